@@ -1,0 +1,47 @@
+# Sourced by the scripts beside it: makes .venv and installs Photon into it.
+# Sets PYTHON to the environment's interpreter. Leaves a torch that is there alone.
+
+say() { printf '==> %s\n' "$*"; }
+
+find_python() {
+    local candidate
+    for candidate in "${PHOTON_PYTHON:-}" python3.12 python3.11 python3.13 python3; do
+        if [ -n "$candidate" ] && "$candidate" -c \
+            'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "photon: needs Python 3.11, 3.12 or 3.13; install one or name it in PHOTON_PYTHON" >&2
+    return 2
+}
+
+has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; }
+
+# install EXTRAS: Photon from this checkout with its extras (".[test]" for "[test]").
+install() {
+    local extras=$1 python options=()
+    PYTHON=$ROOT/.venv/bin/python
+    if [ ! -x "$PYTHON" ]; then
+        python=$(find_python) || return
+        say "making .venv with $("$python" --version)"
+        "$python" -m venv "$ROOT/.venv" || return
+    fi
+    if [ -n "${PHOTON_TORCH_INDEX:-}" ]; then
+        options+=(--extra-index-url "$PHOTON_TORCH_INDEX")
+    elif ! has_gpu && ! "$PYTHON" -c 'import torch' 2>/dev/null; then
+        options+=(--constraint "$ROOT/constraints.txt")
+    fi
+    if up_to_date "$extras"; then
+        say "Photon$extras is installed"
+        return
+    fi
+    say "installing Photon$extras (PyTorch makes this take a few minutes the first time)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check "${options[@]}" \
+        --editable "$ROOT$extras" || return
+    stamp "$extras" >"$ROOT/.venv/photon-installed"
+}
+
+stamp() { echo "$1 $(cksum <"$ROOT/pyproject.toml") $("$PYTHON" --version)"; }
+
+up_to_date() { [ "$(cat "$ROOT/.venv/photon-installed" 2>/dev/null)" = "$(stamp "$1")" ]; }

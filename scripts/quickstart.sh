@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# From a fresh clone to a trained model: installs, prepares the embedded corpus, trains a federation
+# of eight clients and its baselines, evaluates, and shows the result. Run it again to start anew.
+# Arguments are overrides: bash scripts/quickstart.sh fl.n_rounds=4
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$ROOT/scripts/environment.sh"
+
+install ""
+cd "$ROOT"
+run=quickstart
+if [ -e "runs/$run" ]; then
+    run=quickstart-$(date +%Y%m%d-%H%M%S)
+    say "runs/quickstart is there already; this run is runs/$run"
+fi
+say "training eight clients, then the centralised twin and one client alone: about 4 minutes on 2 cores"
+"$PYTHON" -m photon train --progress recipe=quickstart run_uuid="$run" "$@"

@@ -1,0 +1,1 @@
+"""The `photon` command: parse, compose, print."""

@@ -1,0 +1,33 @@
+"""`photon generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="generate")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("prompt")
+@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0))
+@click.option("--seed", default=0, show_default=True)
+def command(
+    checkpoint: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int
+) -> None:
+    """Continue PROMPT with the model of CHECKPOINT: a run folder or one of its checkpoints.
+
+    \b
+    photon generate runs/quickstart "def read("
+    photon generate runs/quickstart/checkpoints/round_000024.json "import " --temperature 0
+    """
+    from photon.runtime.inference import continue_text, load_language_model
+
+    model = load_language_model(checkpoint)
+    click.echo(prompt, nl=False)
+    for piece in continue_text(
+        model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    ):
+        click.echo(piece, nl=False)
+    click.echo()

@@ -1,0 +1,108 @@
+"""Entry point: finds the command, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from importlib import import_module
+
+import click
+
+import photon
+
+COMMANDS = {
+    "train": ("photon.cli.train", "Train a model: federated, or centralised."),
+    "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
+    "generate": ("photon.cli.generate", "Continue a text with a trained model."),
+    "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is called, so that help never waits for PyTorch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return import_module(COMMANDS[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        import difflib
+
+        name = args[0]
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"no command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(photon.__version__, prog_name="photon")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Pre-train a language model across sites that never share their data.
+
+    \b
+    photon train                          eight clients on an embedded corpus
+    photon train fl.n_rounds=4            any key can be set; `photon config` shows them
+    photon train --resume runs/NAME       go on with a run that was stopped
+    photon train --centralized            the same trainer without a federation
+
+    Exit codes: 0 success, 1 internal error, 2 something you can mend, 3 training diverged,
+    4 a round failed, 130 and 143 stopped by a signal with everything saved.
+    """
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line.
+
+    Returns:
+        The exit code.
+    """
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return cli.main(arguments, prog_name="photon", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, photon.PhotonError):
+        _say(str(error))
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        _say(f"{error.filename or 'disk'}: {error.strerror}; free some space and run it again")
+        return 2
+    if isinstance(error, PermissionError):
+        _say(f"{error.filename}: {error.strerror}")
+        return 2
+    _say(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+    return 1
+
+
+def _say(message: str) -> None:
+    click.echo(f"photon: {message}", err=True)

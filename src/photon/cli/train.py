@@ -1,0 +1,59 @@
+"""`photon train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(name="train")
+@click.option("--centralized", is_flag=True, help="No federation: one trainer on all the data.")
+@click.option(
+    "--resume",
+    "resume_from",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
+@click.option(
+    "--progress/--no-progress", default=None, help="A line per round; default: on a terminal."
+)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(
+    centralized: bool,
+    resume_from: Path | None,
+    as_json: bool,
+    progress: bool | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train a model: federated by default, centralised on request.
+
+    \b
+    photon train                                  the default federation on the embedded corpus
+    photon train recipe=quickstart                with its baselines, for the final table
+    photon train fl.strategy_name=fedavg llm_config.local_steps=32ba
+    photon train --resume runs/quickstart fl.n_rounds=60
+    photon train --centralized centralized.stream_id=0     one client alone
+    """
+    from dataclasses import asdict
+
+    from photon.config import load_config
+    from photon.report import Console, report
+    from photon.runtime.experiment import resume, train
+
+    config = None if resume_from is not None else load_config(overrides)
+    console = Console(progress=False if as_json else progress, quiet=as_json)
+    if resume_from is not None:
+        if centralized:
+            raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
+        result = resume(resume_from, overrides, say=console.say, console=console.tracker)
+    else:
+        assert config is not None
+        result = train(config, centralized=centralized, say=console.say, console=console.tracker)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=1))
+    else:
+        report(result, console)

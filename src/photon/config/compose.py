@@ -1,0 +1,142 @@
+"""From override strings to a validated `Config`: Hydra composes, pydantic types and checks."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from photon.config.schema import Config
+from photon.errors import ConfigError
+
+GROUPS = ("llm_config", "dataset", "recipe")
+_DEFAULTS = ["_self_", {"llm_config": "llama-tiny"}, {"dataset": "embedded"}, {"recipe": None}]
+
+
+def load_config(overrides: Sequence[str] = ()) -> Config:
+    """Compose the configuration from defaults, groups, a recipe and overrides, in that order.
+
+    Args:
+        overrides: Hydra override strings, `key=value`, `group=option`, `++key=value`, `~key`.
+
+    Raises:
+        ConfigError: an unknown key or option (the nearest known one is named), a value of the
+            wrong type or out of range, or an override that does not parse.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    check_overrides(overrides)
+    node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
+    ConfigStore.instance().store(name="base", node=node)
+    try:
+        with initialize_config_module("photon.config.groups", version_base="1.3"):
+            composed = compose("base", overrides=list(overrides))
+        values = OmegaConf.to_container(composed, resolve=True)
+        return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def _null_where_deleted(values: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Read `~key` as `key=null`: the feature is off, not back at its default."""
+    return {
+        **values,
+        **{
+            name: (
+                _null_where_deleted(values[name], default)
+                if isinstance(default, dict) and isinstance(values.get(name), dict)
+                else values.get(name)
+            )
+            for name, default in defaults.items()
+        },
+    }
+
+
+def validate(values: Any) -> Config:
+    """Type and check plain values.
+
+    Raises:
+        ConfigError: naming the first offending key, what was wrong and what was given.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
+        reason = first["msg"].removeprefix("Value error, ")
+        given = first.get("input")
+        shown = "" if isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
+        prefix = f"{key}: " if key else ""
+        raise ConfigError(f"{prefix}{reason}{shown if 'got' not in reason else ''}") from error
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the configuration, sections included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if (section := section_type(field.annotation)) is not None:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def section_type(annotation: Any) -> type[BaseModel] | None:
+    """The section class in an annotation such as `GradientClipping | None`, if there is one."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse unknown keys before Hydra sees them, so that the message can name the nearest one.
+
+    Raises:
+        ConfigError: a string that is no override, or a key that does not exist.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    known = set(known_keys())
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            raise ConfigError(f"{text!r} is no override; write key=value") from error
+        key = override.key_or_group
+        if key not in known and key not in GROUPS:
+            raise ConfigError(f"unknown key {key!r}; {_nearest(key, known)}")
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    same_leaf = [name for name in sorted(known) if name.split(".")[-1] == key.split(".")[-1]]
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6) or same_leaf
+    near = near or difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return hint + "`photon config --keys` lists all keys"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if match := re.search(
+        r"Could not find '([^']+)'\n.*?Available options in '[^']+':\n(.*?)\nConfig",
+        str(error),
+        re.S,
+    ):
+        return f"no such option {match[1]!r}; there are: {', '.join(match[2].split())}"
+    return lines[0] if lines else type(error).__name__
+
+
+def described_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, meaning) of every leaf."""
+    for name, field in model.model_fields.items():
+        section = section_type(field.annotation)
+        if section is not None:
+            yield from described_keys(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name, f"{field.description or ''} [default: {field.default}]".strip()

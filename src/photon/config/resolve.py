@@ -1,0 +1,151 @@
+"""What a configuration becomes when a run starts, and what may change when it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from photon.config.compose import check_overrides, validate
+from photon.config.schema import Config
+from photon.errors import ConfigError, MismatchedCheckpoint
+
+MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
+"""Keys that may be raised on resume (never lowered): the length of the run."""
+
+MAY_CHANGE = (
+    "photon.",
+    "compare.",
+    "fl.eval_period",
+    "llm_config.eval_interval",
+    "llm_config.eval_subset_num_batches",
+    "llm_config.device_eval_batch_size",
+    "llm_config.save_interval",
+    "llm_config.save_num_checkpoints_to_keep",
+    "dataset.train.root_local",
+)
+"""Prefixes of keys that may change on resume: where, how often, on what; never the mathematics."""
+
+
+def resolve(config: Config, *, cores: int, accelerator: bool, run_uuid: str) -> Config:
+    """Put a number in the place of every `null` and `auto` that the result depends on.
+
+    Args:
+        cores: CPU cores of this machine.
+        accelerator: whether a GPU does the training.
+        run_uuid: name to use where the configuration has none.
+    """
+    steps = config.llm_config.max_duration or config.total_steps
+    schedule = config.llm_config.scheduler.schedulers.lr
+    t_max = schedule.t_max or steps
+    warmup = schedule.t_warmup if schedule.t_warmup is not None else -(-t_max // 10)
+    if warmup > t_max:
+        raise ConfigError(
+            f"llm_config.scheduler.schedulers.lr.t_warmup: {warmup} is more than t_max={t_max}"
+        )
+    workers = config.photon.workers
+    if workers == "auto":
+        workers = 0 if accelerator or cores == 1 else min(cores, config.fl.cohort_size)
+    threads = config.photon.threads
+    if threads in ("auto", 0):
+        threads = max(1, cores // max(1, workers))
+    microbatch = config.llm_config.device_train_microbatch_size
+    if microbatch == "auto":
+        microbatch = config.llm_config.global_train_batch_size
+    return replace_keys(
+        config,
+        {
+            "run_uuid": config.run_uuid or run_uuid,
+            "photon.workers": workers,
+            "photon.threads": threads,
+            "llm_config.max_duration": steps,
+            "llm_config.device_train_microbatch_size": microbatch,
+            "llm_config.scheduler.schedulers.lr.t_max": t_max,
+            "llm_config.scheduler.schedulers.lr.t_warmup": warmup,
+        },
+    )
+
+
+def replace_keys(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of the configuration with some dotted keys replaced, validated again."""
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        *path, leaf = key.split(".")
+        section = tree
+        for part in path:
+            section = section[part]
+        section[leaf] = value
+    return validate(tree)
+
+
+def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
+    """The configuration of a run that goes on: the saved one with the permitted overrides.
+
+    Raises:
+        ConfigError: an unknown key or a malformed value.
+        MismatchedCheckpoint: a key that changes the mathematics; the message names it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    check_overrides(overrides)
+    values = {}
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        if override.is_delete() or override.key_or_group in ("llm_config", "dataset", "recipe"):
+            raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
+        values[override.key_or_group] = override.value()
+    changed = replace_keys(saved, values)
+    check_resumable(saved, changed)
+    if changed.fl.n_rounds > saved.fl.n_rounds:
+        changed = replace_keys(
+            changed,
+            {
+                "llm_config.max_duration": max(
+                    changed.total_steps, changed.llm_config.max_duration or 0
+                )
+            },
+        )
+    return changed
+
+
+def check_resumable(saved: Config, changed: Config) -> None:
+    """Refuse changes that would alter what the run computes.
+
+    Raises:
+        MismatchedCheckpoint: the first key that may not change, with both values.
+    """
+    before, after = dict(flatten(saved)), dict(flatten(changed))
+    for key, value in before.items():
+        if after[key] == value or key.startswith(MAY_CHANGE):
+            continue
+        if key in MAY_RISE and after[key] > value:
+            continue
+        rule = "may only be raised" if key in MAY_RISE else "may not change"
+        raise MismatchedCheckpoint(
+            f"{key}: {rule} when a run is resumed (saved {value!r}, given {after[key]!r}); "
+            "start a new run for that"
+        )
+
+
+def flatten(config: Config) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
+
+    def walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    yield from walk(config.model_dump(mode="json"), "")
+
+
+def digest(config: Config) -> str:
+    """Hex digest of the keys that decide what the run computes (those that may not change)."""
+    fixed = {
+        key: value
+        for key, value in flatten(config)
+        if not key.startswith(MAY_CHANGE) and key not in MAY_RISE and key != "run_uuid"
+    }
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

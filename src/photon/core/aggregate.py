@@ -1,0 +1,44 @@
+"""The mean of a round's updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from photon.core.tree import CHUNK_ELEMENTS, Tree
+
+
+def weighted_mean(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Weighted mean, leaf by leaf and chunk by chunk: sum_k w_k x_k / sum_k w_k.
+
+    The sum runs in float64 in the order of `trees`, so the caller fixes the bits by fixing the
+    order; the extra memory is one chunk, whatever the number of trees. Leaves may be lazy or
+    memory-mapped, and of any float type.
+
+    Returns:
+        float32 leaves of the same names and shapes.
+
+    Raises:
+        ValueError: no trees, or weights that do not sum to a positive number.
+    """
+    total = float(sum(weights))
+    if not trees or not total > 0:
+        raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
+    mean: dict[str, Tensor] = {}
+    for name in trees[0]:
+        leaves = [tree[name].contiguous().view(-1) for tree in trees]
+        result = torch.empty(leaves[0].numel(), dtype=torch.float32)
+        for start in range(0, result.numel(), CHUNK_ELEMENTS):
+            parts = [leaf[start : start + CHUNK_ELEMENTS] for leaf in leaves]
+            result[start : start + CHUNK_ELEMENTS] = _mean_of_chunk(parts, weights, total)
+        mean[name] = result.view(trees[0][name].shape)
+    return mean
+
+
+def _mean_of_chunk(parts: Sequence[Tensor], weights: Sequence[float], total: float) -> Tensor:
+    accumulator = torch.zeros(parts[0].numel(), dtype=torch.float64)
+    for part, weight in zip(parts, weights, strict=True):
+        accumulator.add_(part.to(torch.float64), alpha=weight)
+    return accumulator.div_(total)

@@ -1,0 +1,52 @@
+"""Why an update is refused. A refused update leaves no trace but its reason in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from photon.core.messages import Moments, RoundPlan, Update
+from photon.core.tree import Tree, all_finite, mismatch
+
+
+def refusal(
+    update: Update, plan: RoundPlan, params: Tree, moments: Moments, taken: Collection[int]
+) -> str | None:
+    """The reason to refuse an update, or None to accept it.
+
+    Args:
+        update: as it arrived.
+        plan: the open round.
+        params: the global parameters, for names and shapes.
+        moments: moments of the shape that is expected; those of an update already accepted, or the
+            update's own if it is the first.
+        taken: clients whose update this round already has.
+    """
+    if update.client not in plan.cohort:
+        return f"not in the cohort of round {plan.round}"
+    if update.round != plan.round or update.run != plan.instructions[update.client].run:
+        return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
+    if update.client in taken:
+        return "duplicate"
+    if update.base_digest != plan.base_digest:
+        return f"trained from other parameters ({update.base_digest[:8]})"
+    if update.num_tokens <= 0:
+        return f"trained on {update.num_tokens} tokens"
+    return _tensor_fault("pseudo-gradient", update.gradient, params) or _moment_fault(
+        update.moments, moments, params
+    )
+
+
+def _moment_fault(moments: Moments, like: Moments, params: Tree) -> str | None:
+    if list(moments) != list(like):
+        return f"moments {', '.join(moments) or 'none'}, expected {', '.join(like) or 'none'}"
+    for name, tree in moments.items():
+        shapes = {n: params[n] for n in like[name] if n in params}
+        if fault := _tensor_fault(name, tree, shapes):
+            return fault
+    return None
+
+
+def _tensor_fault(what: str, tree: Tree, like: Tree) -> str | None:
+    if reason := mismatch(tree, like):
+        return f"{what}: {reason}"
+    return None if all_finite(tree) else f"{what} is not finite"

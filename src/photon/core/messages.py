@@ -1,0 +1,158 @@
+"""The values that travel between server and clients, and those that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from photon.core.outer import OuterState
+from photon.core.tree import Tree
+
+Moments = Mapping[str, Tree]
+"""Inner-optimizer moments by name (`exp_avg`, ...), each over the parameters that have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamState:
+    """Position of a client in its shuffled rows: a few integers, exact at any time."""
+
+    epoch: int = 0
+    cursor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruction:
+    """What one client does in one round.
+
+    Attributes:
+        run: the run's name.
+        round: the round that is open, counted from 1.
+        client: who trains.
+        first_step: steps of the run done before this round; the schedule counts from here.
+        local_steps: optimizer steps to take.
+        base_digest: digest of the global parameters that the client must start from.
+        last_accepted: the round of this client's last accepted update, 0 if none; the client
+            starts from the state that it had after that round.
+    """
+
+    run: str
+    round: int
+    client: int
+    first_step: int
+    local_steps: int
+    base_digest: str
+    last_accepted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
+
+    Attributes:
+        gradient: global - local, in the wire's number format, names and shapes of the parameters.
+        moments: inner moments in the wire's number format; empty if they stay with the client.
+        num_tokens: target tokens trained on in this round; the weight in the mean.
+        num_steps: optimizer steps taken.
+        base_digest: digest of the parameters that training started from.
+        num_bytes: bytes of all tensors as sent.
+        metrics: `train_loss` and other numbers of the round.
+        state_lost: whether the client had to start from a fresh state.
+    """
+
+    run: str
+    round: int
+    client: int
+    gradient: Tree
+    moments: Moments
+    num_tokens: int
+    num_steps: int
+    base_digest: str
+    num_bytes: int
+    metrics: Mapping[str, float]
+    state_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientState:
+    """What a client keeps between rounds.
+
+    Attributes:
+        round: the round after which this was the state; 0 before the first.
+        stream: position in the data.
+        moments: inner moments; empty if they travel or are reset.
+        optimizer_step: steps that the moments have seen (AdamW's bias correction).
+    """
+
+    round: int
+    stream: StreamState
+    moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    optimizer_step: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """Everything a run needs to go on: a committed round is this value and nothing else.
+
+    Attributes:
+        round: rounds closed.
+        step: local steps of the run done.
+        params: global parameters, float32.
+        outer: the outer optimizer's moments.
+        moments: averaged inner moments as sent to clients; empty unless they are averaged.
+        num_tokens: target tokens trained on by all clients so far.
+        last_accepted: client -> round of its last accepted update.
+        bytes_up, bytes_down: payload bytes so far, clients to server and back.
+        train_seconds: wall time of all rounds so far.
+    """
+
+    round: int
+    step: int
+    params: Mapping[str, Tensor]
+    outer: OuterState
+    moments: Moments = field(default_factory=dict)
+    num_tokens: int = 0
+    last_accepted: Mapping[int, int] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    train_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """An open round: its number, its cohort in ascending order and one instruction each."""
+
+    round: int
+    cohort: tuple[int, ...]
+    instructions: Mapping[int, Instruction]
+    base_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundReport:
+    """What happened in a round.
+
+    Attributes:
+        accepted: clients whose updates went into the mean, in cohort order.
+        refused: client -> reason.
+        num_tokens, num_steps: of this round: tokens summed, steps the most of any client.
+        bytes_up, bytes_down: payload bytes of this round.
+        train_loss: token-weighted mean of the clients' training losses, in nats.
+        gradient_norm: norm of the mean pseudo-gradient.
+        client_norms, client_cosines: per accepted client: norm, cosine to the mean.
+        state_lost: clients that had to start from a fresh state.
+    """
+
+    round: int
+    accepted: tuple[int, ...]
+    refused: Mapping[int, str]
+    num_tokens: int
+    num_steps: int
+    bytes_up: int
+    bytes_down: int
+    train_loss: float
+    gradient_norm: float
+    client_norms: Mapping[int, float]
+    client_cosines: Mapping[int, float]
+    state_lost: tuple[int, ...] = ()

@@ -1,0 +1,106 @@
+"""Outer optimizers: what the server does with the mean pseudo-gradient.
+
+An `OuterOptimizer` is two pure functions. `init(params)` gives the state; `step(params, gradient,
+state)` gives new parameters and new state. The pseudo-gradient is global - local and is used
+exactly like a gradient, so a positive entry lowers its parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from photon.core.tree import Tree, zeros_like
+
+OuterState = dict[str, dict[str, Tensor]]
+"""Moments by name (`momentum`, `second`), each a tree like the parameters; may be empty."""
+
+
+class OuterOptimizer(NamedTuple):
+    init: Callable[[Tree], OuterState]
+    step: Callable[[Tree, Tree, OuterState], tuple[dict[str, Tensor], OuterState]]
+
+
+def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOptimizer:
+    """FedAvg (lr 1, momentum 0), FedAvgM, and DiLoCo's Nesterov; equal to `torch.optim.SGD`.
+
+    v <- mu v + g;  x <- x - lr (g + mu v) with Nesterov, x - lr v without.
+    Source: Sutskever et al. 2013; as an outer optimizer, Douillard et al. 2023, arXiv:2311.08105.
+    FedMom (Huo et al. 2020, arXiv:2002.02090), started at the initial parameters, gives the same
+    iterates as the Nesterov form.
+    """
+
+    def init(params: Tree) -> OuterState:
+        return {"momentum": zeros_like(params)} if momentum else {}
+
+    def step(params: Tree, gradient: Tree, state: OuterState):
+        if not momentum:
+            return {n: p.add(gradient[n], alpha=-lr) for n, p in params.items()}, state
+        new_params, velocity = {}, {}
+        for name, value in params.items():
+            v = state["momentum"][name].mul(momentum).add_(gradient[name])
+            direction = gradient[name].add(v, alpha=momentum) if nesterov else v
+            new_params[name], velocity[name] = value.add(direction, alpha=-lr), v
+        return new_params, {"momentum": velocity}
+
+    return OuterOptimizer(init, step)
+
+
+def adaptive(
+    rule: Literal["adagrad", "adam", "yogi"],
+    *,
+    lr: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.99,
+    tau: float = 1e-3,
+) -> OuterOptimizer:
+    """FedAdagrad, FedAdam and FedYogi: Reddi et al. 2020, arXiv:2003.00295, algorithm 2.
+
+    m <- b1 m + (1 - b1) g;  v by the rule;  x <- x - lr m / (sqrt(v) + tau). As in the paper there
+    is no bias correction and v starts at tau^2.
+    """
+
+    def init(params: Tree) -> OuterState:
+        second = {name: torch.full_like(value, tau**2) for name, value in params.items()}
+        return {"momentum": zeros_like(params), "second": second}
+
+    def step(params: Tree, gradient: Tree, state: OuterState):
+        new_params, first, second = {}, {}, {}
+        for name, value in params.items():
+            g = gradient[name]
+            m = state["momentum"][name].mul(beta_1).add_(g, alpha=1 - beta_1)
+            v = _second_moment(rule, state["second"][name], g * g, beta_2)
+            new_params[name] = value.addcdiv(m, v.sqrt().add_(tau), value=-lr)
+            first[name], second[name] = m, v
+        return new_params, {"momentum": first, "second": second}
+
+    return OuterOptimizer(init, step)
+
+
+def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tensor:
+    if rule == "adagrad":
+        return v + square
+    if rule == "adam":
+        return v.mul(beta_2).add_(square, alpha=1 - beta_2)
+    return v.sub(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
+
+
+def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimizer:
+    """The outer optimizer that a configuration names.
+
+    Args:
+        strategy: a key of `photon.config.schema.STRATEGIES`.
+        arguments: its arguments, complete (`FederationConfig.outer_arguments`).
+    """
+    if strategy.startswith("FEDAD") or strategy == "FEDYOGI":
+        rule: Literal["adagrad", "adam", "yogi"] = strategy.removeprefix("FED").lower()  # pyright: ignore[reportAssignmentType]
+        others = {key: value for key, value in arguments.items() if key != "eta"}
+        return adaptive(rule, lr=arguments["eta"], **others)
+    return sgd(
+        lr=arguments["server_learning_rate"],
+        momentum=arguments.get("server_momentum", 0.0),
+        nesterov=strategy in ("NESTEROV", "FEDMOM"),
+    )

@@ -1,0 +1,84 @@
+"""Arithmetic on named tensors.
+
+A tree is a mapping from parameter name to tensor, each tied weight once. Names keep the order of
+`named_parameters()`; two trees are compatible when names, shapes and that order agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+Tree = Mapping[str, Tensor]
+
+CHUNK_ELEMENTS = 1 << 20
+"""Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
+
+
+def subtract(left: Tree, right: Tree) -> dict[str, Tensor]:
+    """Left - right, leaf by leaf."""
+    return {name: value - right[name] for name, value in left.items()}
+
+
+def zeros_like(tree: Tree) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(value) for name, value in tree.items()}
+
+
+def clone(tree: Tree) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in tree.items()}
+
+
+def num_elements(tree: Tree) -> int:
+    return sum(value.numel() for value in tree.values())
+
+
+def num_bytes(tree: Tree) -> int:
+    return sum(value.numel() * value.element_size() for value in tree.values())
+
+
+def mismatch(tree: Tree, like: Tree) -> str | None:
+    """Why `tree` cannot be combined with `like`, in one phrase, or None if it can."""
+    if list(tree) != list(like):
+        odd = sorted(set(tree) ^ set(like))
+        return f"parameter {odd[0]} is on one side only" if odd else "parameters in another order"
+    for name, value in tree.items():
+        if value.shape != like[name].shape:
+            return f"{name} has shape {list(value.shape)}, expected {list(like[name].shape)}"
+    return None
+
+
+def chunks(value: Tensor) -> Iterator[Tensor]:
+    """Views of the flattened tensor, `CHUNK_ELEMENTS` at a time; writing to them writes to it."""
+    yield from value.view(-1).split(CHUNK_ELEMENTS)
+
+
+def dot(left: Tree, right: Tree) -> float:
+    """Inner product, accumulated in float64 chunk by chunk."""
+    total = 0.0
+    for name, value in left.items():
+        for a, b in zip(chunks(value), chunks(right[name]), strict=True):
+            total += float(torch.dot(a.double(), b.double()))
+    return total
+
+
+def norm(tree: Tree) -> float:
+    """Euclidean norm of all leaves together."""
+    return dot(tree, tree) ** 0.5
+
+
+def all_finite(tree: Tree) -> bool:
+    """Whether no element is NaN or infinite."""
+    return all(bool(torch.isfinite(part).all()) for v in tree.values() for part in chunks(v))
+
+
+def digest(tree: Tree) -> str:
+    """Hex digest of names, dtypes, shapes and bytes: equal only for trees equal bit for bit."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, value in tree.items():
+        flat = value.detach().cpu().contiguous().view(-1)
+        state.update(f"{name}:{value.dtype}:{list(value.shape)};".encode())
+        state.update(flat.view(torch.uint8).numpy().data)
+    return state.hexdigest()

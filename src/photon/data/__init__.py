@@ -1,0 +1,1 @@
+"""From text to token rows on disk, and back in an addressed order."""

@@ -1,0 +1,51 @@
+"""The embedded corpus: the source of the running Python's own standard library."""
+
+from __future__ import annotations
+
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from photon.errors import DataError
+
+_LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib"}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document: a stable name, the source it comes from, and its text."""
+
+    name: str
+    source: str
+    text: str
+
+
+def standard_library(max_bytes: int, root: Path | None = None) -> list[Document]:
+    """The library's modules in the order of their paths; a module's package is its source.
+
+    Args:
+        max_bytes: stop before the text would grow beyond this.
+        root: folder to read; the running Python's library if not given.
+
+    Raises:
+        DataError: no Python source is there (some embedded Pythons ship only bytecode).
+    """
+    root = root or Path(sysconfig.get_paths()["stdlib"])
+    documents: list[Document] = []
+    total = 0
+    for path in sorted(root.rglob("*.py")):
+        relative = path.relative_to(root)
+        if _LEFT_OUT & set(relative.parts):
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        size = len(text.encode())
+        if not text.strip():
+            continue
+        if total + size > max_bytes:
+            break
+        source = relative.parts[0] if len(relative.parts) > 1 else "top-level"
+        documents.append(Document(relative.as_posix(), source, text))
+        total += size
+    if not documents:
+        raise DataError(f"{root}: no Python source for the embedded corpus")
+    return documents

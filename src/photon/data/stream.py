@@ -1,0 +1,91 @@
+"""Ordered, resumable reading: (seed, epoch, cursor) -> rows.
+
+The order of an epoch is an addressed permutation, so the position is two integers and resuming
+costs nothing, wherever it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from photon.core.messages import StreamState
+from photon.core.seeds import derive_seed
+from photon.data.shards import Rows
+from photon.errors import DataError
+
+
+class Stream:
+    """One client's rows in an addressed random order, epoch after epoch.
+
+    Args:
+        rows: the client's rows.
+        seed: address of the order; None keeps the order on disk.
+        client: part of the address.
+    """
+
+    def __init__(self, rows: Rows, *, seed: int | None, client: int) -> None:
+        self.rows, self.seed, self.client = rows, seed, client
+        self._epoch = -1
+        self._order = np.arange(len(rows))
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if self.seed is not None and epoch != self._epoch:
+            address = derive_seed(self.seed, "shuffle", self.client, epoch)
+            self._order = np.random.Generator(np.random.Philox(address)).permutation(len(self.rows))
+        self._epoch = epoch
+        return self._order
+
+    def read(self, state: StreamState, count: int) -> tuple[np.ndarray, StreamState]:
+        """The next rows and the position after them.
+
+        Returns:
+            [count, L + 1], int64; a batch may run over the end of an epoch.
+        """
+        parts: list[np.ndarray] = []
+        epoch, cursor = state.epoch, state.cursor
+        while count:
+            take = min(count, len(self.rows) - cursor)
+            parts.append(self._order_of(epoch)[cursor : cursor + take])
+            cursor, count = cursor + take, count - take
+            if cursor == len(self.rows):
+                epoch, cursor = epoch + 1, 0
+        indices = np.concatenate(parts)
+        return self.rows.read(indices), StreamState(epoch=epoch, cursor=cursor)
+
+
+class JoinedStream:
+    """Several clients' streams read side by side: a batch is the clients' batches joined.
+
+    This is what data-parallel training on the union of the data sees.
+
+    Args:
+        streams: one per client, in client order.
+
+    Raises:
+        DataError: no stream.
+    """
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        if not streams:
+            raise DataError("a stream needs at least one client")
+        self.streams = tuple(streams)
+
+    def start(self) -> tuple[StreamState, ...]:
+        return tuple(StreamState() for _ in self.streams)
+
+    def read(
+        self, states: Sequence[StreamState], count: int
+    ) -> tuple[np.ndarray, tuple[StreamState, ...]]:
+        """The next batch: count / K rows of each of the K streams (the first ones take one more
+        where K does not divide count) and the positions after it.
+        """
+        base, extra = divmod(count, len(self.streams))
+        parts, after = [], []
+        for number, (stream, state) in enumerate(zip(self.streams, states, strict=True)):
+            share = base + (number < extra)
+            rows, new_state = stream.read(state, share) if share else (None, state)
+            parts += [] if rows is None else [rows]
+            after.append(new_state)
+        return np.concatenate(parts), tuple(after)

@@ -1,0 +1,67 @@
+"""Byte-level BPE, trained and run by the `tokenizers` library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from photon.errors import DataError
+
+SEPARATOR = "<|endoftext|>"
+"""The token between documents."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer: every text has an encoding, and decoding gives it back.
+
+    Raises:
+        DataError: the text is too small for the vocabulary.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise DataError(
+            f"the text yields a vocabulary of {tokenizer.get_vocab_size()} tokens, fewer than "
+            f"vocab_size={vocab_size}; ask for fewer or give more text"
+        )
+    return tokenizer
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`.
+
+    Raises:
+        DataError: it is missing or no tokenizer.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path}: cannot read the tokenizer ({error})") from error
+
+
+def tokenizer_digest(path: Path) -> str:
+    """Hex digest of a tokenizer file; shards and runs name the tokenizer by it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def separator_id(tokenizer: Tokenizer) -> int:
+    """Id of the token between documents.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
+    token = tokenizer.token_to_id(SEPARATOR)
+    if token is None:
+        raise DataError(f"the tokenizer has no token {SEPARATOR}")
+    return token

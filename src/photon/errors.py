@@ -1,0 +1,79 @@
+"""Every error that Photon raises on purpose, and the exit code that the command gives it.
+
+PhotonError                    2   something the user can mend; the message says how
+|-- ConfigError                2   a key or a value of the configuration
+|-- DataError                  2   text, tokens, shards
+|-- CheckpointError            2   a saved state
+|   |-- CorruptCheckpoint      2   the bytes are not what was written
+|   `-- MismatchedCheckpoint   2   a good checkpoint, but of another run, model or optimizer
+|-- RunFolderError             2   the run folder is missing, taken, or in use by another process
+|-- StorageError               2   the disk is full or refuses to write
+|-- DeviceError                2   out of memory, device missing
+|-- NonFiniteLoss              3   training diverged
+|-- RoundFailed                4   fewer updates than the quorum, or a worker that keeps dying
+`-- Interrupted          130/143   SIGINT or SIGTERM; everything is saved
+"""
+
+
+class PhotonError(Exception):
+    """Base class: one line that names what was wrong, where, and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(PhotonError):
+    """A key or value of the configuration is wrong; the message starts with the dotted key."""
+
+
+class DataError(PhotonError):
+    """Text, tokens or shards are missing, too few or damaged; the message names the file."""
+
+
+class CheckpointError(PhotonError):
+    """A saved state cannot be used."""
+
+
+class CorruptCheckpoint(CheckpointError):
+    """The bytes on disk are not those that were written."""
+
+
+class MismatchedCheckpoint(CheckpointError):
+    """A sound checkpoint that belongs to another run, model or optimizer."""
+
+
+class RunFolderError(PhotonError):
+    """The run folder is missing, already taken, or in use by another process."""
+
+
+class StorageError(PhotonError):
+    """The disk is full or refuses to write."""
+
+
+class DeviceError(PhotonError):
+    """The device is missing or out of memory."""
+
+
+class NonFiniteLoss(PhotonError):
+    """Training diverged: the loss is not a finite number."""
+
+    exit_code = 3
+
+
+class RoundFailed(PhotonError):
+    """A round closed with fewer accepted updates than the quorum."""
+
+    exit_code = 4
+
+
+class Interrupted(PhotonError):
+    """SIGINT or SIGTERM arrived; the state is saved.
+
+    Args:
+        signum: the signal's number; the exit code is 128 + signum.
+        message: one line for the user.
+    """
+
+    def __init__(self, signum: int, message: str = "interrupted") -> None:
+        super().__init__(message)
+        self.signum = signum
+        self.exit_code = 128 + signum

@@ -1,0 +1,1 @@
+"""Scoring: how good is a model."""

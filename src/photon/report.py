@@ -1,0 +1,179 @@
+"""What the user sees: a line per round, the final table, a loss plot, a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from photon.config.schema import Config
+from photon.runtime.results import TrainResult
+from photon.runtime.trackers import Tracker, read_lines
+
+SAMPLE_PROMPT = "def "
+
+
+class Console:
+    """The terminal.
+
+    Args:
+        progress: print a line per round; None: only on a terminal.
+        quiet: print nothing at all.
+    """
+
+    def __init__(self, progress: bool | None = None, quiet: bool = False) -> None:
+        self.rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.rich.is_terminal:
+            self.rich.width = 100
+        self.progress = self.rich.is_terminal if progress is None else progress
+
+    def say(self, line: str) -> None:
+        if self.progress:
+            self.rich.print(line, markup=False)
+
+    def print(self, value: Any) -> None:
+        self.rich.print(value)
+
+    def tracker(self, config: Config, label: str) -> Tracker:
+        """A tracker that prints records as they come."""
+
+        def track(record: Mapping[str, Any]) -> None:
+            if self.progress:
+                self.rich.print(progress_line(record, label), markup=False)
+
+        return track
+
+
+def progress_line(record: Mapping[str, Any], label: str) -> str:
+    """One line for one round, or for one interval of a centralised run."""
+    is_round = "round" in record
+    what = (
+        f"round {record['round']:>3}/{record['rounds']}"
+        if is_round
+        else f"{label} {record['step']:>5}/{record['steps']}"
+    )
+    parts = [what, f"loss {record['train_loss']:.3f}"]
+    if "val_loss" in record:
+        parts.append(
+            f"val {record['val_loss']:.3f} ppl {record['val_perplexity']:.1f} "
+            f"bpb {record['val_bits_per_byte']:.3f}"
+        )
+    parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
+    if is_round:
+        sent = record["bytes_up"] + record["bytes_down"]
+        parts.append(f"{format_bytes(sent)}, {record['bytes_ddp'] / sent:.1f}x less than DDP")
+    parts.append(f"{record['seconds']:.1f} s")
+    for client, why in record.get("refused", {}).items():
+        parts.append(f"client {client} refused: {why}")
+    return "  ".join(parts)
+
+
+def format_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def final_table(result: TrainResult) -> Table:
+    """Federated, centralised, alone and unigram side by side."""
+    table = Table(
+        title=f"{result.run}: validation on the common set",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("", "loss", "ppl", "bits/byte", "tokens", "steps", "lr", "seconds"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    rows = {
+        "federated": result.federated,
+        "centralised": result.centralized,
+        "one client alone": result.alone,
+        "unigram model": result.unigram,
+    }
+    for name, score in rows.items():
+        if score is None:
+            continue
+        table.add_row(
+            name,
+            f"{score.val_loss:.3f}",
+            f"{score.perplexity:.1f}",
+            f"{score.bits_per_byte:.3f}",
+            f"{score.tokens:,}" if score.tokens else "-",
+            str(score.steps or "-"),
+            f"{score.learning_rate:g}" if score.learning_rate else "-",
+            f"{score.seconds:.0f}" if score.seconds else "-",
+        )
+    return table
+
+
+def ratio_lines(result: TrainResult) -> list[str]:
+    """The comparison in words: loss ratios, and bytes against data-parallel training."""
+    lines = []
+    fed = result.federated
+    if fed and result.centralized and result.alone:
+        lines.append(
+            f"federated loss is {fed.val_loss / result.centralized.val_loss:.3f} x centralised and "
+            f"{fed.val_loss / result.alone.val_loss:.3f} x one client alone"
+        )
+    if fed and (sent := result.bytes_up + result.bytes_down):
+        lines.append(
+            f"sent {format_bytes(result.bytes_up)} up and {format_bytes(result.bytes_down)} down; "
+            f"data-parallel training would have sent {format_bytes(result.bytes_ddp)} "
+            f"({result.bytes_ddp / sent:.1f} x as much)"
+        )
+    return lines
+
+
+def report(result: TrainResult, console: Console) -> None:
+    """Print the table, a sample and where everything lies; draw the loss plot."""
+    folder = Path(result.folder)
+    console.print(final_table(result))
+    for line in ratio_lines(result):
+        console.print(line)
+    console.rich.print(f"\nsample: {sample(folder)!r}\n", markup=False)
+    plot = draw_losses(folder)
+    console.rich.print(f"summary   {folder / 'summary.json'}", markup=False)
+    console.rich.print(f"metrics   {folder / 'metrics.jsonl'}", markup=False)
+    console.rich.print(f"plot      {plot}", markup=False)
+    console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}", markup=False)
+
+
+def sample(folder: Path) -> str:
+    """A short text from the run's newest checkpoint."""
+    from photon.runtime.inference import continue_text, load_language_model
+
+    model = load_language_model(folder)
+    return SAMPLE_PROMPT + "".join(continue_text(model, SAMPLE_PROMPT, max_new_tokens=48))
+
+
+def draw_losses(folder: Path) -> Path:
+    """Draw validation loss against tokens for a run and its baselines.
+
+    Returns:
+        Path of the PNG in the run folder.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
+    for path in [folder / "metrics.jsonl", *sorted(folder.glob("baselines/*/metrics.jsonl"))]:
+        points = [(r["tokens"], r["val_loss"]) for r in read_lines(path) if "val_loss" in r]
+        if points:
+            name = path.parent.name if path.parent != folder else folder.name
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    target = folder / "loss.png"
+    figure.savefig(target)
+    plt.close(figure)
+    return target

@@ -1,0 +1,77 @@
+"""Centralised training: the clients' trainer in segments, without an outer step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from photon.config.schema import Config
+from photon.data.stream import JoinedStream
+from photon.evaluation.loss import LossReport
+from photon.runtime.checkpoint import prune_checkpoints, save_train_state
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.server import loss_record
+from photon.runtime.trackers import Tracker
+from photon.training.loop import Trainer, TrainState
+
+
+def train_centralized(
+    config: Config,
+    trainer: Trainer,
+    stream: JoinedStream,
+    *,
+    seconds: float,
+    checkpoints: Path,
+    validate: Callable[[], LossReport],
+    track: Tracker,
+    stop: StopRequest,
+) -> tuple[TrainState, float]:
+    """Take the steps that are left, saving and validating between segments.
+
+    Args:
+        trainer: holds the state to go on from.
+        seconds: training time of the segments before.
+
+    Returns:
+        The last state and the training time of the whole run in seconds.
+
+    Raises:
+        Interrupted: a signal arrived; the current step ended and its state is saved.
+    """
+    total = config.llm_config.max_duration
+    assert total is not None  # resolved
+    while trainer.state.step < total:
+        step = trainer.state.step
+        begun, tokens, loss_sum = time.monotonic(), trainer.state.num_tokens, trainer.state.loss_sum
+        state = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        elapsed = time.monotonic() - begun
+        seconds += elapsed
+        new_tokens = state.num_tokens - tokens
+        if new_tokens:
+            record = {
+                "step": state.step,
+                "steps": total,
+                "tokens": state.num_tokens,
+                "train_loss": (state.loss_sum - loss_sum) / new_tokens,
+                "seconds": elapsed,
+                "tokens_per_second": new_tokens / elapsed,
+            }
+            due = _is_due(config, state.step, total)
+            track(record | loss_record(validate() if due else None))
+            save_train_state(
+                checkpoints, f"step_{state.step:06d}", trainer.snapshot(), {"seconds": seconds}
+            )
+            prune_checkpoints(checkpoints, config.llm_config.save_num_checkpoints_to_keep)
+        stop.raise_if_asked(f"stopped after step {state.step}")
+    return trainer.state, seconds
+
+
+def _next_boundary(config: Config, step: int, total: int) -> int:
+    intervals = [config.llm_config.save_interval, config.llm_config.eval_interval or total]
+    return min(total, *(step - step % interval + interval for interval in intervals))
+
+
+def _is_due(config: Config, step: int, total: int) -> bool:
+    interval = config.llm_config.eval_interval
+    return step == total or bool(interval and step % interval == 0)

@@ -1,0 +1,227 @@
+"""The states of `core.messages` and `training.loop` as artifacts on disk, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from photon.core.messages import ClientState, ServerState, StreamState, Update
+from photon.core.tree import Tree, mismatch
+from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.runtime import artifact
+from photon.training.loop import TrainState
+
+
+def pack(trees: Mapping[str, Tree | Mapping[str, Tree]]) -> dict[str, Tensor]:
+    """Flatten named trees into one level: `params/blocks.0...`, `moments/exp_avg/...`."""
+    flat: dict[str, Tensor] = {}
+    for prefix, tree in trees.items():
+        for name, value in tree.items():
+            if isinstance(value, Tensor):
+                flat[f"{prefix}/{name}"] = value.contiguous()
+            else:
+                flat.update(pack({f"{prefix}/{name}": value}))
+    return flat
+
+
+def unpack(tensors: Tree, prefix: str, order: list[str]) -> dict[str, Tensor]:
+    """One tree back, its names in the given order (safetensors files sort by name)."""
+    return {name: tensors[f"{prefix}/{name}"] for name in order}
+
+
+def _names(moments: Mapping[str, Tree]) -> dict[str, list[str]]:
+    return {moment: list(tree) for moment, tree in moments.items()}
+
+
+def _moments(tensors: Tree, prefix: str, names: Mapping[str, list[str]]):
+    return {moment: unpack(tensors, f"{prefix}/{moment}", order) for moment, order in names.items()}
+
+
+def save_server_state(folder: Path, state: ServerState) -> Path:
+    """Commit a round: once this returns, it has happened."""
+    tensors = pack({"params": state.params, "outer": state.outer, "moments": state.moments})
+    facts = {
+        "kind": "server",
+        "names": list(state.params),
+        "outer": _names(state.outer),
+        "moments": _names(state.moments),
+        "round": state.round,
+        "step": state.step,
+        "num_tokens": state.num_tokens,
+        "last_accepted": {str(client): r for client, r in state.last_accepted.items()},
+        "bytes_up": state.bytes_up,
+        "bytes_down": state.bytes_down,
+        "train_seconds": state.train_seconds,
+    }
+    return artifact.save(folder, f"round_{state.round:06d}", tensors, facts)
+
+
+def load_server_state(path: Path) -> ServerState:
+    """Read a committed round; `path` is its manifest."""
+    tensors, facts = _load(path, "server")
+    order = facts["names"]
+    return ServerState(
+        round=facts["round"],
+        step=facts["step"],
+        params=unpack(tensors, "params", order),
+        outer=_moments(tensors, "outer", facts["outer"]),
+        moments=_moments(tensors, "moments", facts["moments"]),
+        num_tokens=facts["num_tokens"],
+        last_accepted={int(client): r for client, r in facts["last_accepted"].items()},
+        bytes_up=facts["bytes_up"],
+        bytes_down=facts["bytes_down"],
+        train_seconds=facts["train_seconds"],
+    )
+
+
+def save_train_state(
+    folder: Path, name: str, state: TrainState, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Save what the training loop needs to go on.
+
+    Args:
+        extra: facts of the caller (round, base digest, seconds), given back on loading.
+    """
+    facts = {
+        "kind": "train",
+        "names": list(state.params),
+        "moments": _names(state.moments),
+        "optimizer_step": state.optimizer_step,
+        "step": state.step,
+        "steps_done": state.steps_done,
+        "num_tokens": state.num_tokens,
+        "loss_sum": state.loss_sum,
+        "streams": [asdict(stream) for stream in state.streams],
+        "extra": dict(extra or {}),
+    }
+    tensors = pack({"params": state.params, "moments": state.moments})
+    return artifact.save(folder, name, tensors, facts)
+
+
+def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
+    """The saved state and the caller's facts."""
+    tensors, facts = _load(path, "train")
+    state = TrainState(
+        params=unpack(tensors, "params", facts["names"]),
+        moments=_moments(tensors, "moments", facts["moments"]),
+        optimizer_step=facts["optimizer_step"],
+        step=facts["step"],
+        steps_done=facts["steps_done"],
+        num_tokens=facts["num_tokens"],
+        loss_sum=facts["loss_sum"],
+        streams=tuple(StreamState(**stream) for stream in facts["streams"]),
+    )
+    return state, facts["extra"]
+
+
+def save_client_state(folder: Path, state: ClientState) -> Path:
+    facts = {
+        "kind": "client",
+        "round": state.round,
+        "stream": asdict(state.stream),
+        "moments": _names(state.moments),
+        "optimizer_step": state.optimizer_step,
+    }
+    return artifact.save(
+        folder, f"state_{state.round:06d}", pack({"moments": state.moments}), facts
+    )
+
+
+def load_client_state(path: Path) -> ClientState:
+    tensors, facts = _load(path, "client")
+    return ClientState(
+        round=facts["round"],
+        stream=StreamState(**facts["stream"]),
+        moments=_moments(tensors, "moments", facts["moments"]),
+        optimizer_step=facts["optimizer_step"],
+    )
+
+
+def save_update(folder: Path, update: Update) -> Path:
+    facts = {
+        "kind": "update",
+        "names": list(update.gradient),
+        "moments": _names(update.moments),
+        **{
+            key: getattr(update, key)
+            for key in (
+                "run",
+                "round",
+                "client",
+                "num_tokens",
+                "num_steps",
+                "base_digest",
+                "num_bytes",
+                "metrics",
+                "state_lost",
+            )
+        },
+    }
+    tensors = pack({"gradient": update.gradient, "moments": update.moments})
+    return artifact.save(folder, "update", tensors, facts)
+
+
+def load_update(path: Path) -> Update:
+    """An update with memory-mapped tensors."""
+    tensors, facts = _load(path, "update")
+    facts.pop("kind")
+    order = facts.pop("names")
+    return Update(
+        gradient=unpack(tensors, "gradient", order),
+        moments=_moments(tensors, "moments", facts.pop("moments")),
+        **facts,
+    )
+
+
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, facts = artifact.load(path)
+    if facts.get("kind") != kind:
+        raise CheckpointError(f"{path}: holds a {facts.get('kind')} state, not a {kind} state")
+    return tensors, facts
+
+
+def load_parameters(path: Path) -> dict[str, Tensor]:
+    """Parameters of a server's or a centralised run's checkpoint."""
+    tensors, facts = artifact.load(path)
+    if facts.get("kind") not in ("server", "train"):
+        raise CheckpointError(f"{path}: holds no model")
+    return unpack(tensors, "params", facts["names"])
+
+
+def require_same_model(params: Tree, like: Tree, path: Path) -> None:
+    """Refuse a checkpoint whose parameters are not those of the configured model.
+
+    Raises:
+        MismatchedCheckpoint: naming the first parameter that differs.
+    """
+    if reason := mismatch(params, like):
+        raise MismatchedCheckpoint(f"{path}: is of another model: {reason}")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Manifests of a checkpoint folder, oldest first."""
+    found = [path for path in folder.glob("*.json") if re.fullmatch(r"(round|step)_\d+", path.stem)]
+    return sorted(found, key=lambda path: int(path.stem.split("_")[1]))
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest manifest of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = list_checkpoints(folder)
+    if not found:
+        raise CheckpointError(f"{folder}: no checkpoint here")
+    return found[-1]
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints."""
+    for path in list_checkpoints(folder)[:-keep]:
+        artifact.remove(folder, path.stem)

@@ -1,0 +1,214 @@
+"""Nodes of this machine: in this process, or as workers that are replaced when they die."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from photon import errors
+from photon.core.messages import RoundPlan, ServerState, Update
+from photon.errors import PhotonError, RoundFailed
+from photon.runtime import frames
+from photon.runtime.checkpoint import load_update
+from photon.runtime.node import Node, Stopped
+from photon.runtime.run_folder import RunFolder
+
+MAX_ATTEMPTS = 3
+"""How often a client is tried in a round before the run gives up on it."""
+
+
+class Engine(Protocol):
+    """Delivers instructions and yields updates in the order in which they arrive.
+
+    An iteration that ends early was stopped by `should_stop`; finished updates are kept.
+    """
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]: ...
+
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """One node in this process; clients train one after the other."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        for client in plan.cohort:
+            try:
+                path = self.node.train(
+                    plan.instructions[client], state.params, state.moments, should_stop
+                )
+            except Stopped:
+                return
+            yield load_update(path)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen
+    connection: socket.socket
+    client: int | None = None
+    ready: bool = False
+    heard: float = field(default_factory=time.monotonic)
+
+
+class WorkerPool:
+    """Worker processes that share the clients of a round.
+
+    Args:
+        folder: the open run; workers inherit its lock.
+        size: worker processes.
+        timeout: seconds of silence after which a worker counts as dead.
+    """
+
+    def __init__(self, folder: RunFolder, size: int, timeout: float) -> None:
+        self.folder, self.timeout = folder, timeout
+        self.selector = selectors.DefaultSelector()
+        self.workers: list[_Worker] = []
+        for _ in range(size):
+            self._start()
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        waiting = deque(plan.cohort)
+        attempts = dict.fromkeys(plan.cohort, 0)
+        left, stopping = len(plan.cohort), False
+        while left and not (stopping and not self._busy()):
+            if should_stop() and not stopping:
+                stopping = True
+                self._ask_to_stop()
+            if not stopping:
+                self._hand_out(waiting, attempts, plan, base)
+            for worker, reply in self._replies():
+                client, worker.client = worker.client, None
+                if reply is None:
+                    self._replace(worker)
+                    if client is not None:
+                        _may_retry(client, attempts[client], plan.round)
+                        waiting.append(client)
+                elif "error" in reply:
+                    _raise_from(reply)
+                elif "update" in reply:
+                    left -= 1
+                    yield load_update(Path(reply["update"]))
+
+    def close(self) -> None:
+        for worker in list(self.workers):
+            self._end(worker)
+        self.selector.close()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        descriptors = (theirs.fileno(), self.folder.lock_fd)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "photon.runtime.worker", str(theirs.fileno()),
+             str(self.folder.path)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.photon.threads)},
+        )  # fmt: skip
+        theirs.close()
+        worker = _Worker(process, ours)
+        self.workers.append(worker)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _hand_out(
+        self, waiting: deque[int], attempts: dict[int, int], plan: RoundPlan, base: Path
+    ) -> None:
+        for worker in self.workers:
+            if not waiting:
+                return
+            if worker.ready and worker.client is None:
+                client = waiting.popleft()
+                attempts[client] += 1
+                worker.client, worker.heard = client, time.monotonic()
+                instruction = asdict(plan.instructions[client])
+                _try_send(worker, {"instruction": instruction, "base": str(base)})
+
+    def _replies(self) -> Iterator[tuple[_Worker, dict | None]]:
+        """Messages that end a client's turn; None stands for a dead or silent worker."""
+        for key, _ in self.selector.select(timeout=0.2):
+            worker: _Worker = key.data
+            message = frames.receive(worker.connection)
+            worker.heard = time.monotonic()
+            if message is None:
+                yield worker, None
+            elif "ready" in message:
+                worker.ready = True
+            elif "beat" not in message:
+                yield worker, message
+        silent = time.monotonic() - self.timeout
+        for worker in [w for w in self.workers if w.heard < silent and (w.client is not None)]:
+            yield worker, None
+
+    def _busy(self) -> bool:
+        return any(worker.client is not None for worker in self.workers)
+
+    def _ask_to_stop(self) -> None:
+        for worker in self.workers:
+            if worker.client is not None:
+                _try_send(worker, {"stop": True})
+
+    def _replace(self, worker: _Worker) -> None:
+        ever_ready = worker.ready
+        self._end(worker)
+        if not ever_ready:
+            raise RoundFailed(
+                f"a worker process ended with code {worker.process.returncode} before it was ready;"
+                " its message is above"
+            )
+        self._start()
+
+    def _end(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        self.selector.unregister(worker.connection)
+        worker.connection.close()
+        try:
+            worker.process.wait(timeout=0.0 if worker.client is not None else 10.0)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _try_send(worker: _Worker, message: dict) -> None:
+    try:
+        frames.send(worker.connection, message)
+    except OSError:
+        return  # its death is seen when the socket is read
+
+
+def _may_retry(client: int, attempts: int, round_number: int) -> None:
+    if attempts >= MAX_ATTEMPTS:
+        raise RoundFailed(
+            f"round {round_number}: the worker training client {client} died {attempts} times; "
+            "out of memory? Everything finished so far is kept: resume to try again"
+        )
+
+
+def _raise_from(reply: dict) -> None:
+    """Raise a worker's error here, as the same class where it is one of ours."""
+    kind = getattr(errors, reply["error"], None)
+    text = f"client {reply['client']}: {reply['message']}"
+    if isinstance(kind, type) and issubclass(kind, PhotonError):
+        raise kind(text)
+    raise RuntimeError(f"{reply['error']} in a worker, {text}")

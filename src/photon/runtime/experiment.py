@@ -1,0 +1,216 @@
+"""`train` and `resume`: a run from its configuration to its summary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from photon.config.compose import load_config
+from photon.config.resolve import apply_resume_overrides, replace_keys, resolve
+from photon.config.schema import Config
+from photon.data.prepare import embedded_settings, prepare_embedded
+from photon.data.shards import read_manifest
+from photon.errors import DataError, Interrupted, MismatchedCheckpoint
+from photon.runtime.device import choose_device, num_cores
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.node import data_root
+from photon.runtime.results import TrainResult, write_summary
+from photon.runtime.run_folder import RunFolder, read_run, run_facts
+from photon.runtime.runs import CENTRALIZED, FEDERATED, Say, TrackerFactory, train_in
+
+
+def train(
+    config: Config | Sequence[str] = (),
+    *,
+    centralized: bool = False,
+    say: Say = lambda line: None,
+    console: TrackerFactory | None = None,
+) -> TrainResult:
+    """Train a model: a federated run, or a centralised one.
+
+    Args:
+        config: a configuration, or override strings for the default one.
+        centralized: no federation: one trainer on the clients' joined batches
+            (`centralized.stream_id` picks one client's data instead).
+        say: takes lines for the user.
+        console: gives a tracker that shows progress.
+
+    Returns:
+        The result; the same is in `summary.json` of the run folder.
+
+    Raises:
+        PhotonError: its subclasses, each with one line that says what to do.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    kind = CENTRALIZED if centralized else FEDERATED
+    name = time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    device = choose_device(config.photon.device)
+    config = resolve(config, cores=num_cores(), accelerator=device.type != "cpu", run_uuid=name)
+    config, data = prepare(config, say)
+    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    return _run(path, config, data, kind, say, console)
+
+
+def resume(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    say: Say = lambda line: None,
+    console: TrackerFactory | None = None,
+) -> TrainResult:
+    """Go on with a run from its last commit, bit for bit.
+
+    Args:
+        path: the run folder.
+        overrides: keys that may change: the run's length may be raised; evaluation, system and
+            comparison keys may be set.
+
+    Raises:
+        MismatchedCheckpoint: an override, or the data, would change the mathematics.
+        RunFolderError: no run there, or another process is at it.
+    """
+    saved, facts = read_run(path)
+    config = apply_resume_overrides(saved, overrides)
+    config, data = prepare(config, say)
+    if data["digest"] != facts["data_digest"]:
+        raise MismatchedCheckpoint(
+            f"{data_root(config)}: is not the data that {path} was trained on; a run is resumed "
+            "with the same data"
+        )
+    return _run(path, config, data, facts["kind"], say, console, existing=True)
+
+
+def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
+    """Find the prepared data, or prepare the embedded corpus on first use.
+
+    Returns:
+        The configuration with the data folder filled in, and the data's manifest.
+
+    Raises:
+        DataError: the folder is missing, or holds fewer clients or other rows than configured.
+    """
+    clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
+    if config.dataset.train.root_local is None:
+        settings = embedded_settings(config.dataset.embedded, clients, length)
+        address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
+        data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
+    else:
+        root = Path(config.dataset.train.root_local).resolve()
+        data = read_manifest(root)
+    _check_data(config, data, root)
+    return replace_keys(config, {"dataset.train.root_local": str(root)}), data
+
+
+def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
+    settings = data["settings"]
+    if settings["num_clients"] < config.fl.n_total_clients:
+        raise DataError(
+            f"{root}: prepared for {settings['num_clients']} clients, but fl.n_total_clients="
+            f"{config.fl.n_total_clients}"
+        )
+    if settings["sequence_length"] != config.llm_config.max_seq_len:
+        raise DataError(
+            f"{root}: prepared with rows of {settings['sequence_length']}, but "
+            f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
+        )
+    if settings["vocab_size"] > config.llm_config.model.vocab_size:
+        raise DataError(
+            f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
+            f"llm_config.model.vocab_size={config.llm_config.model.vocab_size}"
+        )
+
+
+def _run(
+    path: Path,
+    config: Config,
+    data: Mapping[str, Any],
+    kind: str,
+    say: Say,
+    console: TrackerFactory | None,
+    existing: bool = False,
+) -> TrainResult:
+    """Train in a new or existing folder, then the baselines that the configuration asks for."""
+    with StopRequest() as stop:
+        try:
+            with _folder(path, config, data, kind, existing) as folder:
+                result = train_in(folder, config, say, console, stop)
+                if kind == FEDERATED:
+                    result = _with_baselines(folder, result, config, data, say, console, stop)
+                write_summary(folder.path, result)
+        except Interrupted as error:
+            raise Interrupted(
+                error.signum, f"{error}; go on with: photon train --resume {path}"
+            ) from error
+    return result
+
+
+def _folder(
+    path: Path, config: Config, data: Mapping[str, Any], kind: str, existing: bool
+) -> RunFolder:
+    if not existing:
+        tokenizer = data_root(config) / "tokenizer.json"
+        return RunFolder.create(path, config, kind, tokenizer, run_facts(config, data))
+    folder = RunFolder.open(path)
+    folder.save_config(config)
+    return folder
+
+
+def _with_baselines(
+    folder: RunFolder,
+    result: TrainResult,
+    config: Config,
+    data: Mapping[str, Any],
+    say: Say,
+    console: TrackerFactory | None,
+    stop: StopRequest,
+) -> TrainResult:
+    """Train the data-parallel twin and the control in folders of their own, or go on with them."""
+    for label, changes in baselines(config).items():
+        path = folder.path / "baselines" / label
+        twin = replace_keys(config, changes)
+        existing = (path / "run.json").exists()
+        with _folder(path, twin, data, CENTRALIZED, existing) as home:
+            trained = train_in(home, twin, say, console, stop)
+            write_summary(path, trained)
+        result = replace(result, **{label: getattr(trained, label)})
+    return result
+
+
+def baselines(config: Config) -> dict[str, dict[str, Any]]:
+    """The baselines that a configuration asks for, as changes of its keys.
+
+    The centralised twin joins the cohort's batches, so it sees the same number of tokens in the
+    same number of steps; the control is one client with its own batch and its own learning rate.
+    """
+    steps = config.total_steps
+    shared = {
+        "llm_config.max_duration": steps,
+        "photon.workers": 0,
+        "photon.threads": num_cores(),
+        "compare.centralized": False,
+        "compare.alone": False,
+    }
+    batch = config.llm_config.global_train_batch_size
+    wanted: dict[str, dict[str, Any]] = {}
+    if config.compare.centralized:
+        joined = batch * config.fl.cohort_size
+        wanted["centralized"] = {
+            "run_uuid": "centralized",
+            "llm_config.global_train_batch_size": joined,
+            "llm_config.device_train_microbatch_size": joined,
+        }
+    if config.compare.alone:
+        wanted["alone"] = {
+            "run_uuid": "alone",
+            "centralized.stream_id": 0,
+            "llm_config.optimizer.lr": config.compare.alone_learning_rate
+            or config.llm_config.optimizer.lr,
+        }
+    return {label: {**shared, **changes} for label, changes in wanted.items()}

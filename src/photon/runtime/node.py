@@ -1,0 +1,194 @@
+"""The clients of this machine: their data, their states, their training.
+
+A node keeps the model built and swaps clients' states in and out. Whatever happens to it, a client
+is trained exactly once per round: an open round goes on from its last segment, a finished one
+answers with the update that was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from photon.config.schema import Config
+from photon.core.codec import decode, encode
+from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
+from photon.core.tree import Tree, num_bytes, subtract
+from photon.data.shards import Rows
+from photon.data.stream import JoinedStream, Stream
+from photon.errors import MismatchedCheckpoint
+from photon.runtime import artifact, checkpoint
+from photon.training.loop import Trainer, TrainState
+
+
+class Stopped(Exception):
+    """Training stopped between two steps, as asked; the open state is saved."""
+
+
+class Node:
+    """Hosts clients on one device.
+
+    Args:
+        config: resolved.
+        folder: where the clients' states live, one folder each.
+        device: where the model lives.
+    """
+
+    def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
+        self.config, self.folder = config, folder
+        self.trainer = Trainer(config.llm_config, config.seed, device)
+        self._streams: dict[int, JoinedStream] = {}
+
+    def train(
+        self,
+        instruction: Instruction,
+        params: Tree,
+        moments: Moments,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Path:
+        """Carry out an instruction.
+
+        Args:
+            params: global parameters, those of `instruction.base_digest`.
+            moments: averaged inner moments; empty unless they are averaged.
+            should_stop: asked between steps.
+
+        Returns:
+            Path of the update, which stays until the next round's takes its place.
+
+        Raises:
+            Stopped: `should_stop` said so; the open state is saved.
+        """
+        home = self.folder / f"client_{instruction.client}"
+        if self._answers(home, instruction):
+            return home / "update.json"
+        before, lost = self._state_before(home, instruction)
+        state = self._resume(home, instruction) or self._begin(instruction, before, params, moments)
+        self.trainer.load(state)
+        self._run_segments(home, instruction, should_stop)
+        return self._finish(home, instruction, params, lost)
+
+    def _answers(self, home: Path, instruction: Instruction) -> bool:
+        """Whether the update on disk is the answer to this very instruction."""
+        if not artifact.exists(home, "update"):
+            return False
+        facts = artifact.load_facts(home / "update.json")
+        return all(facts[k] == getattr(instruction, k) for k in ("run", "round", "base_digest"))
+
+    def _state_before(self, home: Path, instruction: Instruction) -> tuple[ClientState, bool]:
+        """The state after the last accepted update; a fresh one, and True, if that is lost."""
+        version = instruction.last_accepted
+        fresh = ClientState(round=0, stream=StreamState())
+        if version == 0:
+            return fresh, False
+        path = home / f"state_{version:06d}.json"
+        if not path.exists():
+            return fresh, True
+        return checkpoint.load_client_state(path), False
+
+    def _resume(self, home: Path, instruction: Instruction) -> TrainState | None:
+        """The open state of this round, if a segment of it was saved."""
+        if not artifact.exists(home, "train"):
+            return None
+        state, extra = checkpoint.load_train_state(home / "train.json")
+        return state if extra == asdict(instruction) else None
+
+    def _begin(
+        self, instruction: Instruction, before: ClientState, params: Tree, moments: Moments
+    ) -> TrainState:
+        fl = self.config.fl
+        own = {} if fl.reset_optimizer else before.moments
+        step = 0 if fl.reset_optimizer else before.optimizer_step
+        if fl.aggregate_momenta:
+            own = {name: decode(tree) for name, tree in moments.items()}
+            step = instruction.first_step
+        return TrainState(
+            params=params,
+            moments=own,
+            optimizer_step=step,
+            step=instruction.first_step,
+            streams=(before.stream,),
+        )
+
+    def _run_segments(
+        self, home: Path, instruction: Instruction, should_stop: Callable[[], bool]
+    ) -> None:
+        stream = self._stream(instruction.client)
+        while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
+            state = self.trainer.train(
+                stream, min(left, self.config.llm_config.save_interval), should_stop
+            )
+            if state.steps_done < instruction.local_steps:
+                snapshot = self.trainer.snapshot()
+                checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
+                if should_stop():
+                    raise Stopped
+
+    def _finish(self, home: Path, instruction: Instruction, params: Tree, lost: bool) -> Path:
+        """Keep the new client state, then the update; the update is what makes it happen."""
+        state, fl = self.trainer.snapshot(), self.config.fl
+        gradient = encode(subtract(params, state.params), fl.compression)
+        keep = {} if fl.aggregate_momenta or fl.reset_optimizer else state.moments
+        sent = state.moments if fl.aggregate_momenta else {}
+        moments = {name: encode(tree, fl.compression) for name, tree in sent.items()}
+        client_state = ClientState(
+            round=instruction.round,
+            stream=state.streams[0],
+            moments=keep,
+            optimizer_step=state.optimizer_step,
+        )
+        checkpoint.save_client_state(home, client_state)
+        update = Update(
+            run=instruction.run,
+            round=instruction.round,
+            client=instruction.client,
+            gradient=gradient,
+            moments=moments,
+            num_tokens=state.num_tokens,
+            num_steps=state.steps_done,
+            base_digest=instruction.base_digest,
+            num_bytes=num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values()),
+            metrics={"train_loss": state.train_loss},
+            state_lost=lost,
+        )
+        path = checkpoint.save_update(home, update)
+        artifact.remove(home, "train")
+        _forget_states(home, keep={instruction.last_accepted, instruction.round})
+        return path
+
+    def _stream(self, client: int) -> JoinedStream:
+        if client not in self._streams:
+            self._streams[client] = JoinedStream([client_stream(self.config, client)])
+        return self._streams[client]
+
+
+def _forget_states(home: Path, keep: set[int]) -> None:
+    for path in home.glob("state_*.json"):
+        if int(path.stem.split("_")[1]) not in keep:
+            artifact.remove(home, path.stem)
+
+
+def client_stream(config: Config, client: int) -> Stream:
+    """A client's training rows in their addressed order.
+
+    Raises:
+        DataError: its data is missing.
+        MismatchedCheckpoint: rows of another length than the model's.
+    """
+    rows = Rows(data_root(config) / f"client_{client}" / "train")
+    if rows.sequence_length != config.llm_config.max_seq_len:
+        raise MismatchedCheckpoint(
+            f"llm_config.max_seq_len={config.llm_config.max_seq_len}, but {rows.folder} has "
+            f"rows of {rows.sequence_length}; prepare the data again or change the key"
+        )
+    split = config.dataset.train
+    return Stream(rows, seed=split.shuffle_seed if split.shuffle else None, client=client)
+
+
+def data_root(config: Config) -> Path:
+    """Folder of the prepared data of a resolved configuration."""
+    assert config.dataset.train.root_local is not None
+    return Path(config.dataset.train.root_local)

@@ -1,0 +1,167 @@
+"""A run's folder: its configuration, its lock, its metrics.
+
+config.json      the resolved configuration
+run.json         name, kind, digests, versions
+tokenizer.json   copy, so that the checkpoints speak for themselves
+checkpoints/     committed rounds (federated) or steps (centralised)
+clients/         states of the clients hosted here
+metrics.jsonl    one line per round or interval
+summary.json     the result
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.config.compose import validate
+from photon.config.resolve import digest
+from photon.config.schema import Config
+from photon.data.shards import write_json
+from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
+
+LOCK_WAIT_SECONDS = 10.0
+"""How long to wait for the workers of a killed process to notice that it is gone."""
+
+
+class RunFolder:
+    """An open run folder; holds its lock until closed or until the process and its workers end."""
+
+    def __init__(self, path: Path, config: Config, kind: str) -> None:
+        self.path, self.config, self.kind = path, config, kind
+        self.lock_fd = _lock(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Config, kind: str, tokenizer: Path, facts: Mapping[str, Any]
+    ) -> RunFolder:
+        """Start a run in a new folder.
+
+        Raises:
+            RunFolderError: the folder already holds a run.
+            StorageError: it cannot be written.
+        """
+        if (path / "run.json").exists():
+            raise RunFolderError(
+                f"{path}: already holds a run; go on with `photon train --resume {path}` or "
+                "choose another run_uuid"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder = cls(path, config, kind)
+            shutil.copyfile(tokenizer, path / "tokenizer.json")
+            folder.save_config(config)
+            write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot create the run folder ({error.strerror})"
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run.
+
+        Raises:
+            RunFolderError: no run there, or another process is at it.
+            CorruptCheckpoint: its configuration is unreadable.
+        """
+        config, facts = read_run(path)
+        return cls(path, config, facts["kind"])
+
+    def save_config(self, config: Config) -> None:
+        self.config = config
+        write_json(self.path / "config.json", config.model_dump(mode="json"))
+
+    def facts(self) -> dict[str, Any]:
+        return read_run(self.path)[1]
+
+    def close(self) -> None:
+        os.close(self.lock_fd)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration and facts of a run, without locking it.
+
+    Raises:
+        RunFolderError: no run there.
+        CorruptCheckpoint: a file of it is unreadable.
+    """
+    if not (path / "run.json").exists():
+        raise RunFolderError(f"{path}: no run here (no run.json)")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path}: unreadable config.json or run.json ({error})") from error
+    return validate(config), facts
+
+
+def _lock(path: Path) -> int:
+    """Take the folder's lock: an open file that workers inherit, so it lasts as long as they do."""
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline or _owner_alive(descriptor):
+                os.close(descriptor)
+                raise RunFolderError(
+                    f"{path}: another process is running this run; stop it first"
+                ) from None
+            time.sleep(0.1)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _owner_alive(descriptor: int) -> bool:
+    owner = os.pread(descriptor, 32, 0)
+    return owner.isdigit() and Path(f"/proc/{owner.decode()}").exists()
+
+
+def _versions() -> dict[str, Any]:
+    import numpy
+    import torch
+
+    import photon
+
+    return {
+        "photon": photon.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def run_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that a resumed run must find unchanged: digests of configuration and data."""
+    return {"config_digest": digest(config), "data_digest": data["digest"]}

@@ -1,0 +1,214 @@
+"""One run in its folder: build or load its state, train it to its end, score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from photon.config.schema import Config
+from photon.core.diagnostics import data_parallel_bytes
+from photon.core.messages import ServerState
+from photon.core.outer import outer_optimizer
+from photon.core.tree import Tree, num_elements
+from photon.data.shards import Rows
+from photon.data.stream import JoinedStream
+from photon.evaluation.loss import LossReport, bytes_per_token, evaluate_loss
+from photon.model.decoder import Decoder, build_model, load_parameters, parameters_of
+from photon.runtime import checkpoint
+from photon.runtime.centralized import train_centralized
+from photon.runtime.device import choose_device
+from photon.runtime.engines.local import InProcess, WorkerPool
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.node import Node, client_stream, data_root
+from photon.runtime.results import Score, TrainResult, unigram_score
+from photon.runtime.run_folder import RunFolder
+from photon.runtime.server import initial_state, serve
+from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
+from photon.training.loop import Trainer
+
+FEDERATED, CENTRALIZED = "federated", "centralized"
+
+Say = Callable[[str], None]
+TrackerFactory = Callable[[Config, str], Tracker]
+"""Gives the console's tracker for a run and what it is called."""
+
+
+def train_in(
+    folder: RunFolder,
+    config: Config,
+    say: Say,
+    console: TrackerFactory | None,
+    stop: StopRequest,
+) -> TrainResult:
+    """Train the run of an open folder from its last commit, or from the start, to its end.
+
+    Raises:
+        Interrupted: a signal arrived; everything is saved.
+    """
+    label = run_label(config, folder.kind)
+    size = num_elements(parameters_of(_empty_model(config)))
+    say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    result = TrainResult(
+        run=str(config.run_uuid),
+        folder=str(folder.path),
+        parameters=size,
+        rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
+        unigram=unigram_score(config),
+    )
+    shown = [console(config, label)] if console else []
+    if folder.kind == FEDERATED:
+        return _federated(folder, config, shown, stop, result)
+    return replace(result, **{label: _centralized(folder, config, shown, stop)})
+
+
+def run_label(config: Config, kind: str) -> str:
+    """The field of `TrainResult` that a run fills: federated, centralized or alone."""
+    if kind == FEDERATED or config.centralized.stream_id is None:
+        return kind
+    return "alone"
+
+
+def _federated(
+    folder: RunFolder,
+    config: Config,
+    shown: list[Tracker],
+    stop: StopRequest,
+    result: TrainResult,
+) -> TrainResult:
+    device = choose_device(config.photon.device)
+    model = build_model(config.llm_config.model, config.llm_config.max_seq_len, config.seed)
+    state = _server_state(folder, config, parameters_of(model))
+    track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
+    model = model.to(device)
+    validation = Rows(data_root(config) / "validation")
+
+    def validate(params: Tree) -> LossReport:
+        load_parameters(model, params)
+        return _evaluate(config, model, validation)
+
+    with _engine(folder, config, device) as engine:
+        state = serve(
+            config,
+            state,
+            checkpoints=folder.checkpoints,
+            engine=engine,
+            validate=validate,
+            track=track,
+            stop=stop,
+        )
+    report = _last_validation(folder) or validate(state.params)
+    return replace(
+        result,
+        federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
+        bytes_up=state.bytes_up,
+        bytes_down=state.bytes_down,
+        bytes_ddp=data_parallel_bytes(result.parameters, config.fl.cohort_size, state.step),
+    )
+
+
+def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerState:
+    """The last committed state, or the first one, committed."""
+    if checkpoint.list_checkpoints(folder.checkpoints):
+        newest = checkpoint.newest_checkpoint(folder.checkpoints)
+        state = checkpoint.load_server_state(newest)
+        checkpoint.require_same_model(state.params, params, newest)
+        return state
+    outer = outer_optimizer(config.fl.strategy_name, config.fl.outer_arguments)
+    state = initial_state(params, outer)
+    checkpoint.save_server_state(folder.checkpoints, state)
+    return state
+
+
+@contextmanager
+def _engine(
+    folder: RunFolder, config: Config, device: torch.device
+) -> Iterator[InProcess | WorkerPool]:
+    assert isinstance(config.photon.workers, int)
+    assert isinstance(config.photon.threads, int)
+    if config.photon.workers == 0:
+        torch.set_num_threads(config.photon.threads)
+        engine = InProcess(Node(config, folder.clients, device))
+    else:
+        engine = WorkerPool(folder, config.photon.workers, config.photon.worker_timeout)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _centralized(
+    folder: RunFolder, config: Config, shown: list[Tracker], stop: StopRequest
+) -> Score:
+    assert isinstance(config.photon.threads, int)
+    torch.set_num_threads(config.photon.threads)
+    only = config.centralized.stream_id
+    clients = range(config.fl.n_total_clients) if only is None else [only]
+    stream = JoinedStream([client_stream(config, client) for client in clients])
+    trainer = Trainer(config.llm_config, config.seed, choose_device(config.photon.device))
+    seconds = _load_trainer(folder, trainer, stream)
+    track = to_all([JsonlTracker(folder.metrics, "step", trainer.state.step), *shown])
+    validation = Rows(data_root(config) / "validation")
+
+    def validate() -> LossReport:
+        return _evaluate(config, trainer.model, validation)
+
+    state, seconds = train_centralized(
+        config,
+        trainer,
+        stream,
+        seconds=seconds,
+        checkpoints=folder.checkpoints,
+        validate=validate,
+        track=track,
+        stop=stop,
+    )
+    report = _last_validation(folder) or validate()
+    return _score(config, report, state.num_tokens, state.step, seconds)
+
+
+def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:
+    """Put the last committed state into the trainer, or the first; gives the seconds so far."""
+    if not checkpoint.list_checkpoints(folder.checkpoints):
+        trainer.load(replace(trainer.state, streams=stream.start()))
+        return 0.0
+    newest = checkpoint.newest_checkpoint(folder.checkpoints)
+    state, extra = checkpoint.load_train_state(newest)
+    checkpoint.require_same_model(state.params, trainer.state.params, newest)
+    trainer.load(state)
+    return extra["seconds"]
+
+
+def _evaluate(config: Config, model: torch.nn.Module, rows: Rows) -> LossReport:
+    llm = config.llm_config
+    return evaluate_loss(
+        model, rows, batch_size=llm.device_eval_batch_size, max_batches=llm.eval_subset_num_batches
+    )
+
+
+def _last_validation(folder: RunFolder) -> LossReport | None:
+    """The validation of the last record, if it has one: the run's end was already scored."""
+    last = (read_lines(folder.metrics) or [{}])[-1]
+    if "val_loss" not in last:
+        return None
+    rows = Rows(data_root(folder.config) / "validation")
+    return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
+
+
+def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds: float) -> Score:
+    return Score(
+        val_loss=report.loss,
+        perplexity=report.perplexity,
+        bits_per_byte=report.bits_per_byte,
+        tokens=tokens,
+        steps=steps,
+        seconds=seconds,
+        learning_rate=config.llm_config.optimizer.lr,
+    )
+
+
+def _empty_model(config: Config) -> torch.nn.Module:
+    with torch.device("meta"):
+        return Decoder(config.llm_config.model, config.llm_config.max_seq_len)

@@ -1,0 +1,59 @@
+"""Metrics on their way out: a JSON line per round, and a line on the console."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Tracker = Callable[[Mapping[str, Any]], None]
+"""Takes the record of one round (or of one interval of a centralised run)."""
+
+
+class JsonlTracker:
+    """Appends records to a file; the file never runs ahead of the last commit for long.
+
+    Args:
+        path: the metrics file.
+        key: the counter of a record, `round` or `step`.
+        committed: value of that counter at the last commit; later lines are cut.
+    """
+
+    def __init__(self, path: Path, key: str, committed: int) -> None:
+        self.path = path
+        kept = [line for line in read_lines(path) if line.get(key, 0) <= committed]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        temporary.replace(path)
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(dict(record)) + "\n"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a metrics file; a line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def to_all(trackers: Sequence[Tracker]) -> Tracker:
+    """One tracker that hands its records to several."""
+
+    def track(record: Mapping[str, Any]) -> None:
+        for tracker in trackers:
+            tracker(record)
+
+    return track

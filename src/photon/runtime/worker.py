@@ -1,0 +1,113 @@
+"""A worker process: one trainer that carries out instructions sent by its parent.
+
+It ends when the parent does: between two steps it looks whether the socket has closed, so a parent
+killed with -9 leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+BEAT_SECONDS = 2.0
+"""How often a worker says that it is alive while it trains."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `python -m photon.runtime.worker SOCKET_FD RUN_FOLDER`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(arguments[0]))
+    path = Path(arguments[1])
+
+    import torch
+
+    from photon.runtime.device import choose_device
+    from photon.runtime.node import Node
+    from photon.runtime.run_folder import read_run
+
+    config, _ = read_run(path)
+    assert isinstance(config.photon.threads, int)
+    torch.set_num_threads(config.photon.threads)
+    node = Node(config, path / "clients", choose_device(config.photon.device))
+    return _serve(connection, node)
+
+
+def _serve(connection: socket.socket, node: Any) -> int:
+    from photon.runtime import frames
+    from photon.runtime.node import Stopped
+
+    frames.send(connection, {"ready": True})
+    base = _Base()
+    while (message := frames.receive(connection)) is not None:
+        if "instruction" not in message:
+            continue
+        instruction = message["instruction"]
+        try:
+            path = _train(connection, node, base.load(message["base"]), instruction)
+            reply = {"client": instruction["client"], "update": str(path)}
+        except Stopped:
+            reply = {"client": instruction["client"], "stopped": True}
+        except Exception as error:
+            reply = {
+                "client": instruction["client"],
+                "error": type(error).__name__,
+                "message": str(error),
+            }
+        try:
+            frames.send(connection, reply)
+        except OSError:
+            return 0
+    return 0
+
+
+class _Base:
+    """The server state of the open round, read once for all clients that train from it."""
+
+    def __init__(self) -> None:
+        self._path, self._state = "", None
+
+    def load(self, path: str) -> Any:
+        from photon.runtime.checkpoint import load_server_state
+
+        if path != self._path:
+            self._path, self._state = path, load_server_state(Path(path))
+        return self._state
+
+
+def _train(connection: socket.socket, node: Any, state: Any, instruction: dict[str, Any]) -> Path:
+    from photon.core.messages import Instruction
+
+    stop = _StopOrBeat(connection)
+    return node.train(Instruction(**instruction), state.params, state.moments, stop)
+
+
+class _StopOrBeat:
+    """Asked between steps: says that the worker is alive, and whether the parent wants it to stop.
+
+    Anything that arrives while training, the end of the connection included, means stop.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.last = connection, time.monotonic()
+
+    def __call__(self) -> bool:
+        from photon.runtime import frames
+
+        if select.select([self.connection], [], [], 0)[0]:
+            return True
+        if time.monotonic() - self.last > BEAT_SECONDS:
+            self.last = time.monotonic()
+            try:
+                frames.send(self.connection, {"beat": True})
+            except OSError:
+                return True
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Local training: the inner loop, its optimizer and its schedule."""

@@ -1,0 +1,101 @@
+"""Inner optimizers, and their moments as named trees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Muon, Optimizer
+
+from photon.config.schema import OptimizerConfig
+from photon.core.tree import Tree
+
+_MOMENTS = {AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",), SGD: ()}
+
+
+class InnerOptimizer:
+    """torch's own optimizers over disjoint parameters, stepped together.
+
+    `muon` orthogonalises the updates of the matrices between embedding and logits (Jordan et al.
+    2024), scaled to AdamW's update size so that both share one learning rate (Liu et al. 2025,
+    arXiv:2502.16982, eq. 4), and leaves the rest to AdamW.
+
+    Args:
+        model: its parameters are trained; weight decay applies to matrices only.
+        config: which optimizer, and its numbers.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self._parameters = dict(model.named_parameters())
+        hidden = [
+            p for n, p in self._parameters.items() if p.dim() == 2 and not n.startswith("embedding")
+        ]
+        matrices = [p for p in model.parameters() if p.dim() >= 2]
+        vectors = [p for p in model.parameters() if p.dim() < 2]
+        self._parts: list[Optimizer] = []
+        if config.name == "muon":
+            self._parts.append(_muon(hidden, config))
+            taken = set(map(id, hidden))
+            matrices = [p for p in matrices if id(p) not in taken]
+        groups = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        if config.name == "sgd":
+            self._parts.append(SGD(groups, lr=config.lr))
+        else:
+            self._parts.append(
+                AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+            )
+
+    def step(self, lr: float) -> None:
+        """Update the parameters from their gradients."""
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """Moments by name, each over the parameters that have it; zeros before the first step.
+
+        Views, not copies.
+        """
+        trees: dict[str, dict[str, Tensor]] = {}
+        for part in self._parts:
+            for moment in _MOMENTS[type(part)]:
+                trees[moment] = {
+                    name: part.state[p].get(moment, torch.zeros_like(p)).detach()
+                    for name, p in self._owned(part)
+                }
+        return trees
+
+    @torch.no_grad()
+    def load(self, moments: Mapping[str, Tree], step: int) -> None:
+        """Replace the moments; they are copied.
+
+        Args:
+            moments: as `moments()` gives them; empty starts afresh.
+            step: steps that they have seen; decides AdamW's bias correction.
+        """
+        for part in self._parts:
+            part.state.clear()
+            names = _MOMENTS[type(part)] if moments else ()
+            for name, p in self._owned(part) if names else ():
+                part.state[p] = {m: moments[m][name].to(p, copy=True) for m in names}
+                if isinstance(part, AdamW):
+                    part.state[p]["step"] = torch.tensor(float(step), device=p.device)
+
+    def _owned(self, part: Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
+        owned = {id(p) for group in part.param_groups for p in group["params"]}
+        return [(name, p) for name, p in self._parameters.items() if id(p) in owned]
+
+
+def _muon(hidden: list[nn.Parameter], config: OptimizerConfig) -> Muon:
+    return Muon(
+        hidden,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
