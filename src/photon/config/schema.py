@@ -225,7 +225,7 @@ class OptimizerConfig(Section):
     lr: float = Field(default=8e-3, gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.95), description="AdamW's decay rates")
     eps: float = Field(default=1e-8, gt=0, description="AdamW's epsilon")
-    momentum: float = Field(default=0.95, ge=0, lt=1, description="Muon's momentum (Nesterov)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Muon's momentum (Nesterov)")
     weight_decay: float = Field(default=0.1, ge=0, description="decoupled decay of matrices")
 
     @field_validator("betas")

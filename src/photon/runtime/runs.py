@@ -19,7 +19,7 @@ from photon.evaluation.loss import LossReport, bytes_per_token, evaluate_loss
 from photon.model.decoder import Decoder, build_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import train_centralized
-from photon.runtime.device import choose_device
+from photon.runtime.device import choose_device, keep_freed_memory
 from photon.runtime.engines.local import InProcess, WorkerPool
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.node import Node, client_stream, data_root
@@ -48,6 +48,7 @@ def train_in(
     Raises:
         Interrupted: a signal arrived; everything is saved.
     """
+    keep_freed_memory()
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(_empty_model(config)))
     say(f"{label:<12}{size:,} parameters, run folder {folder.path}")

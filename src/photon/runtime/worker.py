@@ -26,11 +26,12 @@ def main(arguments: list[str]) -> int:
 
     import torch
 
-    from photon.runtime.device import choose_device
+    from photon.runtime.device import choose_device, keep_freed_memory
     from photon.runtime.node import Node
     from photon.runtime.run_folder import read_run
 
     config, _ = read_run(path)
+    keep_freed_memory()
     assert isinstance(config.photon.threads, int)
     torch.set_num_threads(config.photon.threads)
     node = Node(config, path / "clients", choose_device(config.photon.device))
@@ -41,8 +42,9 @@ def _serve(connection: socket.socket, node: Any) -> int:
     from photon.runtime import frames
     from photon.runtime.node import Stopped
 
-    frames.send(connection, {"ready": True})
     base = _Base()
+    if not _told(connection, {"ready": True}):
+        return 0
     while (message := frames.receive(connection)) is not None:
         if "instruction" not in message:
             continue
@@ -58,11 +60,20 @@ def _serve(connection: socket.socket, node: Any) -> int:
                 "error": type(error).__name__,
                 "message": str(error),
             }
-        try:
-            frames.send(connection, reply)
-        except OSError:
+        if not _told(connection, reply):
             return 0
     return 0
+
+
+def _told(connection: socket.socket, message: dict[str, Any]) -> bool:
+    """Send a message; False if the parent is gone."""
+    from photon.runtime import frames
+
+    try:
+        frames.send(connection, message)
+    except OSError:
+        return False
+    return True
 
 
 class _Base:
@@ -96,17 +107,12 @@ class _StopOrBeat:
         self.connection, self.last = connection, time.monotonic()
 
     def __call__(self) -> bool:
-        from photon.runtime import frames
-
         if select.select([self.connection], [], [], 0)[0]:
             return True
-        if time.monotonic() - self.last > BEAT_SECONDS:
-            self.last = time.monotonic()
-            try:
-                frames.send(self.connection, {"beat": True})
-            except OSError:
-                return True
-        return False
+        if time.monotonic() - self.last <= BEAT_SECONDS:
+            return False
+        self.last = time.monotonic()
+        return not _told(self.connection, {"beat": True})
 
 
 if __name__ == "__main__":

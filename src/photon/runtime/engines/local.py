@@ -183,8 +183,9 @@ class WorkerPool:
         self.workers.remove(worker)
         self.selector.unregister(worker.connection)
         worker.connection.close()
+        idle = worker.ready and worker.client is None
         try:
-            worker.process.wait(timeout=0.0 if worker.client is not None else 10.0)
+            worker.process.wait(timeout=10.0 if idle else 0.0)
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()

@@ -1,0 +1,207 @@
+"""The gate: federated against centralised, one client alone and the unigram model, seed by seed.
+
+    python benchmarks/gate.py grid                  learning rates of the baselines, one seed
+    python benchmarks/gate.py gate --seeds 1 2 3    the default recipe against its baselines
+    python benchmarks/gate.py recipes --seeds 1     other recipes beside it
+    python benchmarks/gate.py broken --seeds 1      aggregators broken on purpose: must fail
+    python benchmarks/gate.py table                 print the results as a table
+
+Every run appends a line to benchmarks/results/gate.jsonl; finished runs are not repeated. The
+configuration is that of `recipe=quickstart`, the data the quickstart's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import photon
+from photon.runtime.results import Score
+
+RESULTS = Path(__file__).parent / "results"
+LOG = RESULTS / "gate.jsonl"
+
+FEDAVG = [
+    "fl.strategy_name=fedavg",
+    "fl.strategy_kwargs.server_learning_rate=1.0",
+    "fl.strategy_kwargs.server_momentum=null",
+]
+RECIPES = {
+    "FedAvg, moments kept by clients": [*FEDAVG, "fl.aggregate_momenta=false"],
+    "FedAvg, moments averaged": FEDAVG,
+    "Nesterov 0.7 / 0.6, moments kept": ["fl.aggregate_momenta=false"],
+    "default, H = 32": ["llm_config.local_steps=32", "fl.n_rounds=12", "fl.eval_period=2"],
+    "default, fp32 on the wire": ["fl.compression=fp32"],
+}
+ADAMW = ["llm_config.optimizer.name=adamw", "llm_config.optimizer.lr=0.008"]
+ADAMW_RECIPES = {
+    "AdamW: FedAvg, moments kept": [*FEDAVG, "fl.aggregate_momenta=false", *ADAMW],
+    "AdamW: Nesterov 0.7 / 0.6, moments averaged": ADAMW,
+}
+GRID = {
+    "centralised": [0.006, 0.009, 0.012, 0.018],
+    "alone": [0.002, 0.004, 0.006, 0.009, 0.012],
+}
+BROKEN = ("updates dropped", "wrong sign", "first client only")
+
+
+def centralised(*extra: str) -> list[str]:
+    config = photon.load_config(["recipe=quickstart", *extra])
+    batch = config.llm_config.global_train_batch_size * config.fl.cohort_size
+    return [f"llm_config.global_train_batch_size={batch}", "photon.workers=0", *extra]
+
+
+def alone(*extra: str) -> list[str]:
+    config = photon.load_config(["recipe=quickstart", *extra])
+    rate = config.compare.alone_learning_rate
+    return [
+        "centralized.stream_id=0",
+        "photon.workers=0",
+        f"llm_config.optimizer.lr={rate}",
+        *extra,
+    ]
+
+
+def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> None:
+    """Train one arm and log its score, unless the log has it."""
+    done = {(line["arm"], line["seed"]) for line in lines()}
+    if (arm, seed) in done:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
+        off = ["compare.centralized=false", "compare.alone=false", "fl.eval_period=null",
+               "llm_config.eval_interval=null", "llm_config.eval_subset_num_batches=-1"]  # fmt: skip
+        begun = time.monotonic()
+        result = photon.train([*common, *off, *overrides], centralized=central)
+    score = result.federated or result.centralized or result.alone
+    assert isinstance(score, Score)
+    record = {
+        "arm": arm,
+        "seed": seed,
+        "val_loss": score.val_loss,
+        "unigram": result.unigram.val_loss,
+        "steps": score.steps,
+        "tokens": score.tokens,
+        "train_seconds": round(score.seconds, 1),
+        "wall_seconds": round(time.monotonic() - begun, 1),
+        "bytes": result.bytes_up + result.bytes_down,
+        "bytes_ddp": result.bytes_ddp,
+        "overrides": overrides,
+        "python": platform.python_version(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    with open(LOG, "a") as file:
+        file.write(json.dumps(record) + "\n")
+    print(f"{arm:<46} seed {seed}  {score.val_loss:.4f}  {record['wall_seconds']} s", flush=True)
+
+
+def lines() -> list[dict]:
+    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
+
+
+@contextlib.contextmanager
+def broken(how: str) -> Iterator[None]:
+    """Break the server's mean on purpose."""
+    from photon.core import round as rounds
+
+    mean = rounds.weighted_mean
+
+    def wrong(trees, weights):
+        if how == "first client only":
+            return mean(trees[:1], weights[:1])
+        factor = {"updates dropped": 0.0, "wrong sign": -1.0}[how]
+        return {name: value * factor for name, value in mean(trees, weights).items()}
+
+    with mock.patch.object(rounds, "weighted_mean", wrong):
+        yield
+
+
+def grid(seed: int) -> None:
+    for rate in GRID["centralised"]:
+        lr = [f"llm_config.optimizer.lr={rate}"]
+        run(f"centralised, lr {rate}", seed, centralised(*lr), central=True)
+    for rate in GRID["alone"]:
+        lr = [f"llm_config.optimizer.lr={rate}"]
+        run(f"alone, lr {rate}", seed, alone(*lr), central=True)
+
+
+def gate(seed: int) -> None:
+    run("federated", seed, [])
+    run("centralised", seed, centralised(), central=True)
+    run("alone", seed, alone(), central=True)
+
+
+def recipes(seed: int) -> None:
+    for name, overrides in {**RECIPES, **ADAMW_RECIPES}.items():
+        run(name, seed, overrides)
+    run("AdamW: centralised", seed, centralised(*ADAMW), central=True)
+
+
+def broken_aggregators(seed: int) -> None:
+    for how in BROKEN:
+        with broken(how):
+            run(f"broken: {how}", seed, [])
+
+
+PARTS = {"grid": grid, "gate": gate, "recipes": recipes, "broken": broken_aggregators}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=[*PARTS, "table"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    arguments = parser.parse_args()
+    if arguments.what == "table":
+        print(table())
+        return
+    for seed in arguments.seeds:
+        PARTS[arguments.what](seed)
+
+
+def table() -> str:
+    """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
+    by_arm: dict[str, dict[int, dict]] = {}
+    for line in lines():
+        by_arm.setdefault(line["arm"], {})[line["seed"]] = line
+    seeds = sorted(by_arm["federated"])
+    out = [
+        "| arm | " + " | ".join(f"seed {s}" for s in seeds)
+        + " | mean | / centralised | / alone | bytes vs DDP | gate |",
+        "|---|" + "---|" * (len(seeds) + 5),
+    ]  # fmt: skip
+    for arm, runs in by_arm.items():
+        out.append(row(arm, runs, by_arm, seeds))
+    return "\n".join(out) + "\n"
+
+
+def row(arm: str, runs: dict[int, dict], by_arm: dict, seeds: list[int]) -> str:
+    cells = [f"{runs[s]['val_loss']:.3f}" if s in runs else "" for s in seeds]
+    mean = statistics.mean(line["val_loss"] for line in runs.values())
+    shared = [s for s in seeds if s in runs and s in by_arm["centralised"] and s in by_arm["alone"]]
+    central = [runs[s]["val_loss"] / by_arm["centralised"][s]["val_loss"] for s in shared]
+    lonely = [runs[s]["val_loss"] / by_arm["alone"][s]["val_loss"] for s in shared]
+    floor = [by_arm["centralised"][s]["val_loss"] / runs[s]["unigram"] for s in shared]
+    ratios = [span(central), span(lonely)] if shared else ["", ""]
+    line = next(iter(runs.values()))
+    traffic = f"{line['bytes_ddp'] / line['bytes']:.1f} x less" if line["bytes"] else "-"
+    is_federated = bool(line["bytes"])
+    holds = all(x <= 1.15 for x in central) and all(x <= 0.85 for x in lonely)
+    verdict = ("holds" if holds and all(x <= 0.75 for x in floor) else "fails") if shared else ""
+    verdict = verdict if is_federated else "-"
+    return f"| {arm} | " + " | ".join([*cells, f"{mean:.3f}", *ratios, traffic, verdict]) + " |"
+
+
+def span(values: list[float]) -> str:
+    return f"{min(values):.3f} .. {max(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+if __name__ == "__main__":
+    main()

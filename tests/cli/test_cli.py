@@ -1,0 +1,223 @@
+"""The command: one clear line and a documented exit code for every mistake."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from photon.cli.main import run
+from photon.runtime import checkpoint
+
+
+@pytest.fixture
+def photon_command(data_root, tmp_path, capsys, monkeypatch):
+    """Runs a command line in the test's folder; gives exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str):
+        code = run(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def smoke_arguments(data_root) -> list[str]:
+    return ["train", "recipe=smoke", f"dataset.train.root_local={data_root}", "run_uuid=r"]
+
+
+def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
+    code, out, err = photon_command(
+        *smoke_arguments, "compare.centralized=true", "compare.alone=true"
+    )
+    assert (code, err) == (0, "")
+    for word in (
+        "federated",
+        "centralised",
+        "one client alone",
+        "unigram model",
+        "bits/byte",
+        "x centralised",
+        "data-parallel training would have sent",
+        "sample: 'def ",
+    ):
+        assert word in out
+    assert "round" not in out.split("validation on")[0], "quiet when not a terminal"
+    assert (tmp_path / "runs/r/loss.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "runs/r/summary.json").read_text())
+    assert summary["federated"]["val_loss"] > 0
+    code, text, _ = photon_command("generate", "runs/r", "def f(", "--max-new-tokens", "5")
+    assert code == 0
+    assert text.startswith("def f(")
+    newest = checkpoint.newest_checkpoint(Path("runs/r/checkpoints"))
+    arguments = ("generate", str(newest), "def f(", "--max-new-tokens", "5")
+    assert photon_command(*arguments)[1] == text
+    assert photon_command("generate", "runs/r", "", "--max-new-tokens", "3")[0] == 0
+
+
+def test_progress_lines_on_request(photon_command, smoke_arguments):
+    _, out, _ = photon_command(*smoke_arguments, "--progress")
+    lines = [line for line in out.splitlines() if line.startswith("round")]
+    assert len(lines) == 2
+    for word in ("loss", "val", "ppl", "bpb", "tok/s", "less than DDP", " s"):
+        assert word in lines[0]
+
+
+def test_json_output_is_the_summary(photon_command, smoke_arguments, tmp_path):
+    code, out, _ = photon_command(*smoke_arguments, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "runs/r/summary.json").read_text())
+
+
+def test_centralized_and_resume(photon_command, smoke_arguments, tmp_path):
+    code, out, _ = photon_command(*smoke_arguments, "--centralized", "llm_config.max_duration=4ba")
+    assert code == 0
+    assert "centralised" in out
+    assert "federated" not in out
+    code, _, err = photon_command("train", "--resume", "runs/r", "llm_config.max_duration=3ba")
+    assert code == 2
+    assert "may only be raised" in err
+    code, _, _ = photon_command("train", "--resume", "runs/r", "llm_config.max_duration=6ba")
+    assert code == 0
+    assert json.loads((tmp_path / "runs/r/summary.json").read_text())["centralized"]["steps"] == 6
+
+
+def test_prepare_then_train_by_source(photon_command):
+    keys = (
+        "recipe=smoke",
+        "dataset.embedded.partition=source",
+        "dataset.embedded.max_bytes=1500000",
+    )
+    code, out, _ = photon_command("prepare", "--out", "mine", *keys)
+    assert code == 0
+    assert "folder      mine" in out
+    assert photon_command("prepare", "--out", "mine", *keys)[0] == 0
+    code, _, err = photon_command("prepare", "--out", "mine", "recipe=smoke", keys[2])
+    assert code == 2
+    assert "prepared with partition=source, asked for partition=iid" in err
+    code, _, err = photon_command("train", "recipe=smoke", "dataset.train.root_local=mine")
+    assert code == 0, err
+
+
+def test_config_shows_what_overrides_compose(photon_command):
+    code, out, _ = photon_command("config", "fl.n_rounds=3", "recipe=smoke")
+    assert code == 0
+    assert "n_rounds: 3" in out
+    code, out, _ = photon_command("config", "--keys")
+    assert "fl.strategy_kwargs.server_momentum" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "fl.n_roundz=3"], "did you mean 'fl.n_rounds'"),
+        (["train", "fl.n_rounds=many"], "fl.n_rounds: Input should be a valid integer"),
+        (["train", "dataset.train.root_local=/no/such/folder"], "/no/such/folder: no prepared"),
+        (["train", "--resume", "runs/none"], "runs/none: no run here"),
+        (["train", "photon.device=cuda:7"], "photon.device=cuda:7: PyTorch sees"),
+        (["train", "photon.device=toaster"], "photon.device=toaster: not a device"),
+        (["generate", "runs/none", "x"], "runs/none: no such run folder or checkpoint"),
+        (
+            ["train", "recipe=smoke", "dataset.embedded.max_bytes=90000", "fl.n_total_clients=8"],
+            "too small for 8 clients",
+        ),
+        (
+            ["prepare", "recipe=smoke", "dataset.embedded.vocab_size=60000"],
+            "fewer than vocab_size=60000",
+        ),
+        (["traim"], "did you mean 'train'"),
+        (["train", "--resume", "x", "--centralized"], "leave --centralized out"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(photon_command, tmp_path, arguments, message):
+    code, out, err = photon_command(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    if "Usage" not in err:
+        assert len(err.strip().splitlines()) == 1
+    assert "folder" not in out
+    assert not list(tmp_path.glob("runs/*/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fl.n_total_clients=3", "prepared for 2 clients"),
+        ("llm_config.max_seq_len=64", "prepared with rows of 32"),
+        ("llm_config.model.vocab_size=299", "its tokenizer has 300 tokens"),
+    ],
+)
+def test_data_that_does_not_fit_the_model(photon_command, smoke_arguments, override, message):
+    code, _, err = photon_command(*smoke_arguments, override)
+    assert code == 2
+    assert message in err
+
+
+def test_damaged_runs_are_named(photon_command, smoke_arguments, tmp_path):
+    assert photon_command(*smoke_arguments)[0] == 0
+    code, _, err = photon_command(*smoke_arguments)
+    assert code == 2
+    assert "already holds a run" in err
+    newest = checkpoint.newest_checkpoint(tmp_path / "runs/r/checkpoints")
+    text = newest.read_text()
+    newest.write_text(text.replace('"round": 2', '"round": 1'))
+    for arguments in (
+        ("train", "--resume", "runs/r", "fl.n_rounds=3"),
+        ("generate", "runs/r", "x"),
+    ):
+        code, _, err = photon_command(*arguments)
+        assert code == 2
+        assert "the manifest is not what was written" in err
+    newest.write_text(text)
+    (tmp_path / "runs/r/config.json").write_text("{")
+    code, _, err = photon_command("train", "--resume", "runs/r")
+    assert code == 2
+    assert "unreadable config.json" in err
+
+
+def test_a_full_disk_is_one_line(photon_command, smoke_arguments, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        code, _, err = photon_command(*smoke_arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 2
+    assert "cannot write" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_divergence_has_its_own_exit_code(photon_command, smoke_arguments):
+    code, _, err = photon_command(
+        *smoke_arguments, "llm_config.optimizer.lr=1e30", "llm_config.optimizer.name=adamw"
+    )
+    assert code == 3
+    assert "the training loss is" in err
+
+
+def test_internal_errors_hide_the_traceback_unless_asked(photon_command, monkeypatch):
+    from photon.config import compose
+
+    def fault(overrides):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(compose, "check_overrides", fault)
+    code, _, err = photon_command("config")
+    assert code == 1
+    assert err == "photon: internal error: ZeroDivisionError: boom (--debug shows where)\n"
+    with pytest.raises(ZeroDivisionError):
+        photon_command("--debug", "config")
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "photon", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("photon, version")

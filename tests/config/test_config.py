@@ -1,0 +1,162 @@
+"""Defaults run, overrides compose, mistakes are named, resume keeps the mathematics."""
+
+from __future__ import annotations
+
+import pytest
+
+from photon.config import load_config
+from photon.config.compose import described_keys, known_keys
+from photon.config.resolve import apply_resume_overrides, digest, resolve
+from photon.errors import ConfigError, MismatchedCheckpoint
+
+RECIPES = ["smoke", "quickstart"]
+
+
+def resolved(*overrides: str, cores: int = 2, accelerator: bool = False):
+    config = load_config(overrides)
+    return resolve(config, cores=cores, accelerator=accelerator, run_uuid="r")
+
+
+def test_defaults_and_groups_compose():
+    config = load_config(["fl.n_rounds=3", "dataset=embedded-by-source"])
+    assert config.fl.n_rounds == 3
+    assert config.dataset.embedded.partition == "source"
+    assert config.llm_config.name == "llama-tiny"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_compose_and_overrides_win(recipe):
+    config = load_config([f"recipe={recipe}", "fl.n_rounds=7"])
+    assert config.fl.n_rounds == 7
+    assert resolve(config, cores=2, accelerator=False, run_uuid="r").run_uuid
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fl.n_round=3", "unknown key 'fl.n_round'; did you mean 'fl.n_rounds'?"),
+        ("lr=0.1", "did you mean 'llm_config.optimizer.lr'?"),
+        ("++fl.n_clients=3", "unknown key 'fl.n_clients'"),
+        ("~fl.n_clients", "unknown key 'fl.n_clients'"),
+        ("llm_config.optimizer.lr=fast", "llm_config.optimizer.lr: Input should be a valid number"),
+        ("llm_config.optimizer.lr=-1", "llm_config.optimizer.lr: .*greater than 0"),
+        ("llm_config.optimizer.lr=nan", "llm_config.optimizer.lr: .*finite"),
+        ("fl.n_rounds=2.5", "fl.n_rounds: Input should be a valid integer"),
+        ("fl.n_rounds=0", "fl.n_rounds: .*greater than or equal to 1"),
+        ("fl.strategy_name=fedsgd", "unknown strategy 'fedsgd'; known: FEDAVG"),
+        ("fl.strategy_kwargs.eta=1", "eta is no argument of NESTEROV; it takes server_learning"),
+        ("fl.n_clients_per_round=9", "n_clients_per_round=9 is more than n_total_clients=8"),
+        ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),
+        ("fl.reset_optimizer=true", "aggregate_momenta"),
+        ("llm_config.local_steps=2ep", "counted in batches"),
+        ("llm_config.model.n_heads=5", "d_model=96 must be an even multiple"),
+        ("llm_config.optimizer.name=sgd", "needs an inner optimizer with moments"),
+        ("llm_config.optimizer.betas=[1.0,0.9]", "betas"),
+        ("centralized.stream_id=8", "names no client"),
+        ("llm_config=llama-huge", "no such option 'llm_config/llama-huge'; there are: llama-tiny"),
+        ("run_uuid=../escape", "run_uuid"),
+        ("not an override", "is no override"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config([override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NESTOROV", "nesterov", "Nestorov"])
+def test_strategy_names_in_any_case_and_the_original_spelling(name):
+    assert load_config([f"fl.strategy_name={name}"]).fl.strategy_name == "NESTEROV"
+
+
+def test_strategy_arguments_have_defaults():
+    given = load_config(["fl.strategy_kwargs.server_momentum=0.9"]).fl.outer_arguments
+    assert given == {"server_learning_rate": 0.7, "server_momentum": 0.9}
+    assert load_config(["fl.strategy_name=fedavg"]).fl.outer_arguments == {
+        "server_learning_rate": 1.0
+    }
+
+
+def test_durations_are_batches():
+    config = load_config(["llm_config.local_steps=1_280ba"])
+    assert config.llm_config.local_steps == 1280
+
+
+def test_deleting_a_key_turns_it_off():
+    config = load_config(["~llm_config.algorithms.gradient_clipping"])
+    assert config.llm_config.algorithms.gradient_clipping is None
+
+
+def test_every_leaf_has_a_description():
+    undescribed = [key for key, text in described_keys() if text.startswith("[default")]
+    fixed = {"llm_config.scheduler.schedulers.lr.name"}
+    assert set(undescribed) <= fixed | {
+        "llm_config.algorithms.gradient_clipping.clipping_type",
+    }
+    assert "fl.strategy_kwargs.server_momentum" in set(known_keys())
+
+
+def test_resolving_fills_in_what_the_result_depends_on():
+    config = resolved("fl.n_rounds=5", "llm_config.local_steps=20")
+    schedule = config.llm_config.scheduler.schedulers.lr
+    assert (schedule.t_max, schedule.t_warmup) == (100, 10)
+    assert config.llm_config.max_duration == 100
+    assert (config.photon.workers, config.photon.threads) == (2, 1)
+    assert config.llm_config.device_train_microbatch_size == 4
+    assert config.run_uuid == "r"
+
+
+def test_resolving_by_machine():
+    assert resolved(cores=1).photon.workers == 0
+    assert resolved(cores=8, accelerator=True).photon.workers == 0
+    assert resolved("fl.n_total_clients=3", cores=8).photon.workers == 3
+    assert resolved("photon.workers=0", cores=8).photon.threads == 8
+
+
+def test_warmup_longer_than_the_schedule_is_refused():
+    with pytest.raises(ConfigError, match=r"t_warmup: 50 is more than t_max=10"):
+        resolved(
+            "llm_config.scheduler.schedulers.lr.t_warmup=50ba",
+            "llm_config.scheduler.schedulers.lr.t_max=10ba",
+        )
+
+
+def test_resume_takes_what_leaves_the_mathematics_alone():
+    saved = resolved("fl.n_rounds=5")
+    changed = apply_resume_overrides(
+        saved, ["fl.n_rounds=9", "photon.workers=0", "fl.eval_period=1", "compare.alone=true"]
+    )
+    assert changed.fl.n_rounds == 9
+    before, after = (c.llm_config.scheduler.schedulers.lr for c in (saved, changed))
+    assert after == before, "the schedule belongs to the run as it was started"
+    assert changed.llm_config.max_duration == 9 * 16
+    assert digest(changed) == digest(saved)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("fl.n_rounds=4", "fl.n_rounds: may only be raised"),
+        ("llm_config.model.n_layers=4", "llm_config.model.n_layers: may not change"),
+        ("llm_config.optimizer.lr=0.1", "llm_config.optimizer.lr: may not change"),
+        ("llm_config.optimizer.name=adamw", "llm_config.optimizer.name: may not change"),
+        ("fl.strategy_name=fedavg", "fl.strategy_name: may not change"),
+        ("fl.compression=fp32", "fl.compression: may not change"),
+        ("seed=1", "seed: may not change"),
+        ("llm_config=llama-tiny", "key=value overrides only"),
+    ],
+)
+def test_resume_refuses_what_changes_the_mathematics(override, message):
+    with pytest.raises(MismatchedCheckpoint, match=message):
+        apply_resume_overrides(resolved("fl.n_rounds=5"), [override])
+
+
+def test_resume_names_unknown_keys_too():
+    with pytest.raises(ConfigError, match=r"did you mean 'fl.n_rounds'"):
+        apply_resume_overrides(resolved(), ["fl.rounds=9"])
+
+
+def test_digest_follows_the_mathematics():
+    base = digest(resolved())
+    assert digest(resolved("photon.saving_path=/elsewhere", "fl.eval_period=2")) == base
+    assert digest(resolved("llm_config.optimizer.lr=0.001")) != base

@@ -1,0 +1,97 @@
+"""Outer optimizers against torch.optim, the papers' recursions, and two laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from photon.config.schema import STRATEGIES
+from photon.core.outer import adaptive, outer_optimizer, sgd
+
+SHAPES = {"a": (3, 4), "b": (5,)}
+
+
+def tree(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov"), [(0.0, False), (0.7, False), (0.9, True), (0.7, True)]
+)
+def test_sgd_family_is_torch_sgd(momentum, nesterov):
+    params = tree(0)
+    theirs = {name: torch.nn.Parameter(value.clone()) for name, value in params.items()}
+    reference = torch.optim.SGD(theirs.values(), lr=0.7, momentum=momentum, nesterov=nesterov)
+    outer = sgd(lr=0.7, momentum=momentum, nesterov=nesterov)
+    state = outer.init(params)
+    for step in range(6):
+        gradient = tree(step + 1)
+        for name, parameter in theirs.items():
+            parameter.grad = gradient[name].clone()
+        reference.step()
+        params, state = outer.step(params, gradient, state)
+    for name in params:
+        torch.testing.assert_close(params[name], theirs[name].detach())
+
+
+def test_fedmom_is_the_recursion_of_its_paper():
+    """Huo et al. 2020: w = x - lr g; x' = w + mu (w - w_before), w_before = x_0 at the start."""
+    lr, mu = 0.7, 0.6
+    outer = outer_optimizer("FEDMOM", {"server_learning_rate": lr, "server_momentum": mu})
+    params = {"a": torch.tensor([1.0, -2.0], dtype=torch.float64)}
+    state = outer.init(params)
+    x = before = params["a"].numpy().copy()
+    for step in range(5):
+        g = np.array([0.3, -0.1]) * (step + 1)
+        w = x - lr * g
+        x, before = w + mu * (w - before), w
+        params, state = outer.step(params, {"a": torch.from_numpy(g)}, state)
+        np.testing.assert_allclose(params["a"].numpy(), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["adagrad", "adam", "yogi"])
+def test_adaptive_family_is_reddi_et_al(rule):
+    lr, b1, b2, tau = 0.1, 0.9, 0.99, 1e-2
+    outer = adaptive(rule, lr=lr, beta_1=b1, beta_2=b2, tau=tau)
+    params = {"a": torch.tensor([1.0, -1.0], dtype=torch.float64)}
+    state = outer.init(params)
+    x, m, v = np.array([1.0, -1.0]), np.zeros(2), np.full(2, tau**2)
+    for step in range(4):
+        g = np.array([0.5, -0.02]) / (step + 1)
+        m = b1 * m + (1 - b1) * g
+        v = {
+            "adagrad": v + g**2,
+            "adam": b2 * v + (1 - b2) * g**2,
+            "yogi": v - (1 - b2) * g**2 * np.sign(v - g**2),
+        }[rule]
+        x = x - lr * m / (np.sqrt(v) + tau)
+        params, state = outer.step(params, {"a": torch.from_numpy(g)}, state)
+        np.testing.assert_allclose(params["a"].numpy(), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_zero_changes_nothing_and_positive_lowers(strategy):
+    outer = outer_optimizer(strategy, STRATEGIES[strategy])
+    params = tree(0)
+    zero = {name: torch.zeros_like(value) for name, value in params.items()}
+    same, _ = outer.step(params, zero, outer.init(params))
+    assert all(torch.equal(same[name], params[name]) for name in params)
+    ones = {name: torch.ones_like(value) for name, value in params.items()}
+    lower, _ = outer.step(params, ones, outer.init(params))
+    assert all(bool((lower[name] < params[name]).all()) for name in params)
+
+
+def test_a_step_leaves_its_arguments_alone():
+    for strategy, arguments in STRATEGIES.items():
+        outer = outer_optimizer(strategy, arguments)
+        params, gradient = tree(0), tree(1)
+        state = outer.init(params)
+        before = [v.clone() for v in (*params.values(), *gradient.values())]
+        moments = {m: {n: v.clone() for n, v in t.items()} for m, t in state.items()}
+        outer.step(params, gradient, state)
+        after = [*params.values(), *gradient.values()]
+        assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+        for name, kept in moments.items():
+            assert all(torch.equal(kept[n], state[name][n]) for n in kept)

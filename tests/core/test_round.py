@@ -1,0 +1,215 @@
+"""A round: the mean against numpy, order, weights, refusals, quorum, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+from photon.core import aggregate
+from photon.core.aggregate import weighted_mean
+from photon.core.codec import decode, encode
+from photon.core.cohort import choose_cohort
+from photon.core.diagnostics import cosine, data_parallel_bytes
+from photon.core.messages import ServerState, Update
+from photon.core.outer import sgd
+from photon.core.round import close_round, open_round
+from photon.core.seeds import derive_seed
+from photon.core.tree import digest, norm, num_bytes
+from photon.errors import RoundFailed
+
+SHAPES = {"w": (7, 5), "b": (3,)}
+
+
+def tree(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {n: torch.randn(s, generator=generator).to(dtype) for n, s in SHAPES.items()}
+
+
+def state() -> ServerState:
+    return ServerState(round=0, step=0, params=tree(0), outer={})
+
+
+def plan_for(server: ServerState, clients: int = 4):
+    return open_round(
+        server, run="r", seed=1, alive=range(clients), cohort_size=clients, local_steps=5
+    )
+
+
+def update_of(plan, client_id: int, /, **changes) -> Update:
+    gradient = encode(tree(100 + client_id), "bf16")
+    base = Update(
+        run="r",
+        round=plan.round,
+        client=client_id,
+        gradient=gradient,
+        moments={},
+        num_tokens=10 + client_id,
+        num_steps=5,
+        base_digest=plan.base_digest,
+        num_bytes=num_bytes(gradient),
+        metrics={"train_loss": 1.0 + client_id},
+    )
+    return replace(base, **changes)
+
+
+def close(server, plan, updates, quorum=1):
+    return close_round(server, plan, updates, outer=sgd(lr=1.0), quorum=quorum, compression="bf16")
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
+def test_mean_is_numpy_in_float64(chunk, monkeypatch):
+    monkeypatch.setattr(aggregate, "CHUNK_ELEMENTS", chunk)
+    trees, weights = [tree(s) for s in range(5)], [1.0, 7.0, 2.5, 100.0, 3.0]
+    mean = weighted_mean(trees, weights)
+    for name in SHAPES:
+        stacked = np.stack([t[name].numpy().astype(np.float64) for t in trees])
+        expected = np.average(stacked, axis=0, weights=weights).astype(np.float32)
+        np.testing.assert_allclose(mean[name].numpy(), expected, rtol=1e-7)
+        assert mean[name].dtype == torch.float32
+
+
+def test_mean_needs_weight():
+    with pytest.raises(ValueError, match="positive total weight"):
+        weighted_mean([tree(0)], [0.0])
+    with pytest.raises(ValueError, match="positive total weight"):
+        weighted_mean([], [])
+
+
+def test_any_arrival_order_gives_the_same_bits():
+    server = state()
+    plan = plan_for(server)
+    updates = [update_of(plan, client) for client in range(4)]
+    digests = {digest(close(server, plan, order)[0].params) for order in permutations(updates)}
+    assert len(digests) == 1
+
+
+def test_weights_are_the_tokens_of_the_round():
+    server = state()
+    plan = plan_for(server, 2)
+    updates = [update_of(plan, 0, num_tokens=300), update_of(plan, 1, num_tokens=100)]
+    new, report = close(server, plan, updates)
+    a, b = (decode(u.gradient) for u in updates)
+    for name in SHAPES:
+        expected = server.params[name].double() - (3 * a[name].double() + b[name].double()) / 4
+        torch.testing.assert_close(new.params[name], expected.float())
+    assert report.train_loss == pytest.approx((3 * 1.0 + 2.0) / 4)
+    assert new.num_tokens == 400
+    assert new.step == 5
+    assert new.last_accepted == {0: 1, 1: 1}
+
+
+def test_moments_are_averaged_and_not_stepped():
+    server = state()
+    plan = plan_for(server, 2)
+    moments = [{"exp_avg": encode(tree(7 + c), "fp32")} for c in range(2)]
+    updates = [update_of(plan, c, moments=moments[c], num_tokens=50) for c in range(2)]
+    outer = sgd(lr=0.5, momentum=0.9)
+    server = replace(server, outer=outer.init(server.params))
+    new, _ = close_round(server, plan, updates, outer=outer, quorum=2, compression="fp32")
+    for name in SHAPES:
+        expected = (moments[0]["exp_avg"][name] + moments[1]["exp_avg"][name]) / 2
+        torch.testing.assert_close(new.moments["exp_avg"][name], expected)
+
+
+def spoiled(value: float) -> dict[str, torch.Tensor]:
+    gradient = tree(3)
+    gradient["w"][2, 2] = value
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"round": 9}, "stale"),
+        ({"run": "other"}, "stale"),
+        ({"client": 77}, "not in the cohort"),
+        ({"base_digest": "0" * 32}, "other parameters"),
+        ({"num_tokens": 0}, "0 tokens"),
+        ({"gradient": spoiled(float("nan"))}, "not finite"),
+        ({"gradient": spoiled(float("inf"))}, "not finite"),
+        ({"gradient": {"w": torch.zeros(7, 5)}}, "b is on one side only"),
+        ({"gradient": {"w": torch.zeros(5, 7), "b": torch.zeros(3)}}, "shape"),
+        ({"moments": {"exp_avg": {"w": torch.zeros(2)}}}, "moments"),
+    ],
+)
+def test_a_refused_update_leaves_no_trace(changes, reason):
+    server = state()
+    plan = plan_for(server)
+    good = [update_of(plan, client) for client in range(1, 4)]
+    bad = update_of(plan, 0, **changes)
+    new, report = close(server, plan, [*good, bad], quorum=3)
+    clean, _ = close(server, plan, good, quorum=3)
+    assert digest(new.params) == digest(clean.params)
+    assert reason in report.refused[bad.client]
+    assert bad.client not in new.last_accepted
+
+
+def test_a_second_update_of_a_client_is_ignored():
+    server = state()
+    plan = plan_for(server, 2)
+    updates = [update_of(plan, 0), update_of(plan, 0, num_tokens=999), update_of(plan, 1)]
+    new, report = close(server, plan, updates)
+    assert new.num_tokens == 10 + 11
+    assert report.accepted == (0, 1)
+
+
+def test_too_few_updates_fail_the_round_with_reasons():
+    server = state()
+    plan = plan_for(server, 2)
+    bad = update_of(plan, 1, num_tokens=0)
+    with pytest.raises(RoundFailed, match=r"1 of 2 updates .*client 1: trained on 0 tokens"):
+        close(server, plan, [update_of(plan, 0), bad], quorum=2)
+
+
+def test_bytes_are_counted():
+    server = state()
+    plan = plan_for(server, 2)
+    _, report = close(server, plan, [update_of(plan, c) for c in range(2)])
+    assert report.bytes_up == 2 * 2 * (35 + 3)
+    assert report.bytes_down == 2 * 4 * (35 + 3)
+    assert data_parallel_bytes(100, 8, 3) == 3 * 8 * int(2 * 7 / 8 * 2 * 100)
+    assert data_parallel_bytes(100, 1, 3) == 0
+
+
+def test_norms_and_cosines_by_hand():
+    a, b = {"x": torch.tensor([3.0, 0.0])}, {"x": torch.tensor([4.0, 4.0])}
+    assert norm(a) == 3.0
+    assert cosine(a, b) == pytest.approx(2**-0.5)
+    assert cosine(a, {"x": torch.zeros(2)}) == 0.0
+
+
+def test_codec_is_exact_for_fp32_and_bounded_for_bf16():
+    small = {"x": tree(5)["w"] * 1e-9}
+    assert torch.equal(decode(encode(small, "fp32"))["x"], small["x"])
+    error = (decode(encode(small, "bf16"))["x"] - small["x"]).abs()
+    assert bool((error <= small["x"].abs() * 2**-8).all())
+    assert num_bytes(encode(small, "bf16")) == 2 * 35
+
+
+def test_seeds_are_addresses():
+    assert derive_seed(1, "cohort", 3) == derive_seed(1, "cohort", 3)
+    addresses = {derive_seed(s, p, r) for s in (1, 2) for p in ("a", "b") for r in range(5)}
+    assert len(addresses) == 20
+    assert all(0 <= address < 2**63 for address in addresses)
+
+
+def test_cohorts_depend_on_their_address_only():
+    first = [choose_cohort(5, r, range(20), 6) for r in range(1, 30)]
+    assert first == [choose_cohort(5, r, list(reversed(range(20))), 6) for r in range(1, 30)]
+    assert all(len(set(c)) == 6 and c == tuple(sorted(c)) for c in first)
+    assert len(set(first)) > 25
+    counts = np.bincount([c for cohort in first for c in cohort], minlength=20)
+    assert counts.min() > 0
+    assert choose_cohort(5, 1, [3, 1], 6) == (1, 3)
+
+
+def test_digest_sees_every_bit():
+    a = tree(1)
+    b = {n: v.clone() for n, v in a.items()}
+    assert digest(a) == digest(b)
+    b["w"][0, 0] = torch.nextafter(b["w"][0, 0], torch.tensor(100.0))
+    assert digest(a) != digest(b)

@@ -1,0 +1,74 @@
+"""Losses by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from photon.config.schema import ModelConfig
+from photon.data.shards import Rows, write_shards
+from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
+from photon.model.decoder import build_model
+
+
+@pytest.fixture
+def rows(tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 20, 8 * 11 + 1)
+    facts = {
+        "text_bytes": 400,
+        "text_tokens": 100,
+        "unigram": np.bincount(tokens, minlength=20).tolist(),
+    }
+    write_shards(tmp_path / "v", tokens, 8, facts)
+    return Rows(tmp_path / "v")
+
+
+@pytest.fixture
+def model():
+    shape = ModelConfig(d_model=8, n_heads=2, n_layers=1, ffn_hidden_size=8, vocab_size=20)
+    return build_model(shape, 8, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_loss_is_the_mean_over_all_tokens(rows, model, batch_size):
+    report = evaluate_loss(model, rows, batch_size=batch_size)
+    everything = torch.from_numpy(rows.read(np.arange(len(rows))))
+    logits = model(everything[:, :-1]).flatten(0, 1)
+    targets = everything[:, 1:].flatten()
+    assert report.loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+    assert report.accuracy == pytest.approx(float((logits.argmax(-1) == targets).float().mean()))
+    assert report.num_tokens == 88
+
+
+@torch.no_grad()
+def test_a_subset_is_spread_over_the_rows(rows, model):
+    report = evaluate_loss(model, rows, batch_size=2, max_batches=2)
+    chosen = torch.from_numpy(rows.read([0, 2, 5, 8]))
+    logits = model(chosen[:, :-1]).flatten(0, 1)
+    expected = float(F.cross_entropy(logits, chosen[:, 1:].flatten()))
+    assert report.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_derived_numbers():
+    report = LossReport(loss=math.log(16), accuracy=0.5, num_tokens=10, bytes_per_token=4.0)
+    assert report.perplexity == pytest.approx(16)
+    assert report.bits_per_byte == pytest.approx(1.0)
+    assert LossReport(1e4, 0, 1, 1.0).perplexity == math.inf
+
+
+def test_evaluation_leaves_the_mode_alone(rows, model):
+    model.train()
+    evaluate_loss(model, rows, batch_size=4)
+    assert model.training
+
+
+def test_unigram_by_hand(rows):
+    counts = np.asarray(rows.manifest["unigram"], dtype=float) + 1
+    p = counts / counts.sum()
+    targets = rows.read(np.arange(len(rows)))[:, 1:]
+    assert unigram_loss([rows], rows) == pytest.approx(float(-np.log(p[targets]).mean()))

@@ -1,0 +1,74 @@
+"""Runs a training that kills itself with -9 at a chosen moment. Used by test_resume.py.
+
+python crash.py MOMENT COUNT KIND OVERRIDES...: at the COUNT-th occurrence of MOMENT.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import torch
+
+import photon
+from photon.runtime import artifact, server
+from photon.training.loop import Trainer
+
+
+class Bomb:
+    """Kills the process at its COUNT-th tick."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def tick(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before(self, function):
+        def wrapped(*args, **kwargs):
+            self.tick()
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    def after(self, function):
+        def wrapped(*args, **kwargs):
+            result = function(*args, **kwargs)
+            self.tick()
+            return result
+
+        return wrapped
+
+    def halfway(self, save_file):
+        def wrapped(tensors, path):
+            save_file(tensors, path)
+            os.truncate(path, os.path.getsize(path) // 2)
+            self.tick()
+            save_file(tensors, path)
+
+        return wrapped
+
+
+PLACES = {
+    "step": (Trainer, "_step", Bomb.before),
+    "tensors written, manifest not": (artifact, "_write_manifest", Bomb.before),
+    "manifest written": (artifact, "_write_manifest", Bomb.after),
+    "in the middle of writing tensors": (artifact, "save_file", Bomb.halfway),
+    "between rounds": (server, "prune_checkpoints", Bomb.after),
+}
+
+
+def arm(moment: str, count: int) -> None:
+    """Wrap the function that the moment names."""
+    owner, name, wrap = PLACES[moment]
+    setattr(owner, name, wrap(Bomb(count), getattr(owner, name)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    arm(sys.argv[1], int(sys.argv[2]))
+    photon.train(sys.argv[4:], centralized=sys.argv[3] == "centralized")
+    raise SystemExit("survived: the moment did not occur so often")

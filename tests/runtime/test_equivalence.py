@@ -1,0 +1,113 @@
+"""What a federation must equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import photon
+from photon.core.tree import digest
+from photon.runtime import checkpoint
+from photon.runtime.trackers import read_lines
+
+FEDAVG = ["fl.strategy_name=fedavg", "fl.compression=fp32", "fl.aggregate_momenta=false"]
+
+
+def final_params(result):
+    return checkpoint.load_parameters(
+        checkpoint.newest_checkpoint(Path(result.folder) / "checkpoints")
+    )
+
+
+def difference(a, b) -> float:
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_one_client_is_centralised_training(smoke, optimizer):
+    """Outer SGD with lr 1 and kept inner state: 200 steps, losses to 1e-5."""
+    shared = ["fl.n_total_clients=1", "llm_config.local_steps=20", "fl.n_rounds=10",
+              f"llm_config.optimizer.name={optimizer}", "llm_config.optimizer.lr=0.002",
+              "llm_config.save_interval=20", "llm_config.eval_interval=20", *FEDAVG]  # fmt: skip
+    federated = photon.train(smoke(*shared, "run_uuid=fed"))
+    central = photon.train(smoke(*shared, "run_uuid=cen"), centralized=True)
+    assert federated.federated is not None
+    assert central.centralized is not None
+    assert federated.federated.tokens == central.centralized.tokens
+    losses = [
+        [line["val_loss"] for line in read_lines(Path(r.folder) / "metrics.jsonl")]
+        for r in (federated, central)
+    ]
+    assert len(losses[0]) == 10
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][-1] < losses[0][0] - 0.2, "it learned, so the comparison means something"
+
+
+def test_clients_with_one_sgd_step_are_one_data_parallel_step(smoke):
+    shared = ["llm_config.optimizer.name=sgd", "llm_config.optimizer.lr=0.5",
+              "llm_config.local_steps=1", "fl.n_rounds=6", "llm_config.max_duration=6",
+              "llm_config.algorithms.gradient_clipping=null", *FEDAVG]  # fmt: skip
+    federated = photon.train(smoke(*shared, "run_uuid=fed"))
+    joined = ["llm_config.global_train_batch_size=4"]
+    central = photon.train(smoke(*shared, *joined, "run_uuid=cen"), centralized=True)
+    assert difference(final_params(federated), final_params(central)) < 1e-6
+    untrained = photon.train(smoke(*shared, "run_uuid=one", "fl.n_rounds=1"))
+    assert difference(final_params(untrained), final_params(central)) > 1e-3
+
+
+@pytest.mark.parametrize("extra", [[], ["llm_config.optimizer.name=muon"], FEDAVG])
+def test_worker_processes_give_the_bits_of_one_process(smoke, extra):
+    shared = ["fl.n_total_clients=2", "fl.n_rounds=3", *extra]
+    here = photon.train(smoke(*shared, "run_uuid=here"))
+    workers = photon.train(smoke(*shared, "run_uuid=workers", "photon.workers=2"))
+    assert digest(final_params(here)) == digest(final_params(workers))
+
+
+def test_partial_participation_and_bytes(smoke, data_root):
+    result = photon.train(
+        smoke("fl.n_clients_per_round=1", "fl.n_rounds=4", "fl.aggregate_momenta=false")
+    )
+    lines = read_lines(Path(result.folder) / "metrics.jsonl")
+    assert {tuple(line["accepted"]) for line in lines} == {(0,), (1,)}
+    assert result.bytes_up == 4 * 2 * result.parameters
+    assert result.bytes_down == 4 * 4 * result.parameters
+    assert result.federated is not None
+    assert result.federated.tokens == 4 * 3 * 2 * 32
+
+
+def test_moments_travel_and_are_counted(smoke):
+    """AdamW's two moments triple what goes up; Muon has one for its matrices."""
+    adamw = photon.train(smoke("run_uuid=a", "fl.n_rounds=1", "llm_config.optimizer.name=adamw"))
+    assert adamw.bytes_up == 2 * 3 * 2 * adamw.parameters
+    muon = photon.train(smoke("run_uuid=m", "fl.n_rounds=1", "llm_config.optimizer.name=muon"))
+    vectors_and_embedding = 300 * 16 + 3 * 16
+    matrices = muon.parameters - vectors_and_embedding
+    assert muon.bytes_up == 2 * 2 * (muon.parameters + matrices + 2 * vectors_and_embedding)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "nesterov", "fedmom", "fedadagrad",
+                                      "fedadam", "fedyogi"])  # fmt: skip
+def test_every_strategy_trains(smoke, strategy):
+    shared = ["fl.n_rounds=6", "llm_config.local_steps=6", "llm_config.optimizer.lr=0.01"]
+    result = photon.train(smoke(*shared, f"fl.strategy_name={strategy}"))
+    assert result.federated is not None
+    losses = [x["val_loss"] for x in read_lines(Path(result.folder) / "metrics.jsonl")]
+    assert losses[-1] < 5.65, "below the loss of the untrained model, ln 300 = 5.70"
+
+
+def test_the_summary_is_the_result(smoke):
+    from dataclasses import asdict
+
+    from photon.runtime.results import read_summary
+
+    result = photon.train(smoke("compare.centralized=true", "compare.alone=true",
+                                "compare.alone_learning_rate=0.001"))  # fmt: skip
+    assert read_summary(Path(result.folder)) == asdict(result)
+    assert result.federated is not None
+    assert result.centralized is not None
+    assert result.alone is not None
+    assert result.centralized.tokens == result.federated.tokens == 2 * result.alone.tokens
+    assert result.centralized.steps == result.federated.steps == result.alone.steps
+    assert result.alone.learning_rate == 0.001
+    assert 2 < result.unigram.val_loss < 5.7

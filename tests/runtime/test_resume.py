@@ -1,0 +1,364 @@
+"""Stop anywhere and go on: the bits of the uninterrupted run, and nothing trained twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import photon
+from photon.core.tree import digest
+from photon.errors import (
+    CorruptCheckpoint,
+    Interrupted,
+    MismatchedCheckpoint,
+    RunFolderError,
+    StorageError,
+)
+from photon.runtime import checkpoint, server
+from photon.runtime.trackers import read_lines
+from photon.training.loop import Trainer
+
+CRASH = Path(__file__).with_name("crash.py")
+SHAPE = ["fl.n_rounds=4", "llm_config.local_steps=5", "llm_config.save_interval=2",
+         "llm_config.eval_interval=7", "llm_config.max_duration=20"]  # fmt: skip
+
+
+def overrides(data_root: Path, saving: Path, *more: str) -> list[str]:
+    return ["recipe=smoke", f"dataset.train.root_local={data_root}",
+            f"photon.saving_path={saving}", "run_uuid=run", *SHAPE, *more]  # fmt: skip
+
+
+def outcome(run: Path) -> tuple[str, list[dict]]:
+    """Digest of the final parameters, and the metrics without times."""
+    newest = checkpoint.newest_checkpoint(run / "checkpoints")
+    lines = [
+        {k: v for k, v in line.items() if "second" not in k}
+        for line in read_lines(run / "metrics.jsonl")
+    ]
+    return digest(checkpoint.load_parameters(newest)), lines
+
+
+VARIANTS = {
+    "moments averaged": [],
+    "moments kept": ["fl.aggregate_momenta=false", "llm_config.optimizer.name=adamw"],
+    "centralized": [],
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_root, tmp_path_factory) -> dict[str, tuple[str, list[dict]]]:
+    results = {}
+    for name, more in VARIANTS.items():
+        home = tmp_path_factory.mktemp("whole")
+        photon.train(overrides(data_root, home, *more), centralized=name == "centralized")
+        results[name] = outcome(home / "run")
+    return results
+
+
+KILLS = [
+    ("moments averaged", "step", 1),
+    ("moments averaged", "step", 24),
+    ("moments kept", "step", 33),
+    ("centralized", "step", 12),
+    ("moments averaged", "between rounds", 2),
+    ("moments kept", "between rounds", 3),
+    ("moments averaged", "in the middle of writing tensors", 9),
+    ("moments kept", "in the middle of writing tensors", 23),
+    ("centralized", "in the middle of writing tensors", 4),
+    *(("moments kept", "tensors written, manifest not", n) for n in (1, 4, 5, 12, 13)),
+    *(("moments averaged", "manifest written", n) for n in (3, 4, 5, 10)),
+    ("centralized", "manifest written", 3),
+]
+
+
+@pytest.mark.parametrize(("variant", "moment", "count"), KILLS)
+def test_killed_at_any_moment(data_root, tmp_path, uninterrupted, variant, moment, count):
+    kind = "centralized" if variant == "centralized" else "federated"
+    given = overrides(data_root, tmp_path, *VARIANTS[variant])
+    command = [sys.executable, str(CRASH), moment, str(count), kind, *given]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    photon.resume(tmp_path / "run")
+    parameters, lines = outcome(tmp_path / "run")
+    expected_parameters, expected_lines = uninterrupted[variant]
+    assert parameters == expected_parameters
+    assert lines == expected_lines
+    leftovers = [p for p in (tmp_path / "run").rglob("*") if p.name.endswith(".tmp")]
+    assert not leftovers
+
+
+def steps_taken(monkeypatch) -> list[int]:
+    taken: list[int] = []
+    step = Trainer._step
+
+    def counted(self, rows, number):
+        taken.append(number)
+        return step(self, rows, number)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+    return taken
+
+
+def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp_path, monkeypatch):
+    """Killed in the second client's first segment of round 2: that client's steps are all left."""
+    given = overrides(data_root, tmp_path)
+    command = [sys.executable, str(CRASH), "step", "16", "federated", *given]
+    subprocess.run(command, capture_output=True)
+    taken = steps_taken(monkeypatch)
+    photon.resume(tmp_path / "run")
+    assert len(taken) == 4 * 2 * 5 - 15
+    assert taken[:5] == [5, 6, 7, 8, 9]
+
+
+def test_at_most_one_segment_of_one_client_is_lost(data_root, tmp_path, monkeypatch):
+    """Killed in the fifth step of a client: the four steps of two segments are kept."""
+    given = overrides(data_root, tmp_path)
+    command = [sys.executable, str(CRASH), "step", "15", "federated", *given]
+    subprocess.run(command, capture_output=True)
+    taken = steps_taken(monkeypatch)
+    photon.resume(tmp_path / "run")
+    assert taken[0] == 9
+    assert len(taken) == 4 * 2 * 5 - 14
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("after", [0, 3, 17])
+def test_a_stop_request_saves_and_resumes(
+    data_root, tmp_path, uninterrupted, monkeypatch, variant, after
+):
+    counter = itertools.count()
+    step = Trainer._step
+
+    def step_then_signal(self, rows, number):
+        if next(counter) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, rows, number)
+
+    monkeypatch.setattr(Trainer, "_step", step_then_signal)
+    with pytest.raises(Interrupted, match=r"photon train --resume .*run") as caught:
+        photon.train(
+            overrides(data_root, tmp_path, *VARIANTS[variant]),
+            centralized=variant == "centralized",
+        )
+    assert caught.value.exit_code == 143
+    monkeypatch.setattr(Trainer, "_step", step)
+    taken = steps_taken(monkeypatch)
+    photon.resume(tmp_path / "run")
+    total = 20 if variant == "centralized" else 40
+    assert len(taken) == total - (after + 1), "the current step ended and none is repeated"
+    parameters, lines = outcome(tmp_path / "run")
+    assert parameters == uninterrupted[variant][0]
+    if variant != "centralized":
+        assert lines == uninterrupted[variant][1]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path, signum, code):
+    given = overrides(data_root, tmp_path, "photon.workers=2")
+    given += ["llm_config.local_steps=1000000", "llm_config.save_interval=50"]
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "photon", "train", *given]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        workers = wait_for_workers(process.pid, 2)
+        wait_until(lambda: len(list(run.rglob("train.json"))) == 2)
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert f"photon train --resume {run}" in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    saved = [json.loads(p.read_text())["facts"]["steps_done"] for p in run.rglob("train.json")]
+    assert len(saved) == 2
+    assert all(steps >= 50 for steps in saved)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within a minute"
+        time.sleep(0.05)
+
+
+def wait_for_workers(pid: int, count: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    wait_until(lambda: len(children.read_text().split()) >= count)
+    return [int(child) for child in children.read_text().split()]
+
+
+def test_workers_end_when_their_parent_is_killed_and_the_run_goes_on(
+    data_root, tmp_path, uninterrupted
+):
+    given = overrides(data_root, tmp_path, "photon.workers=2", "llm_config.local_steps=5")
+    process = subprocess.Popen([sys.executable, "-m", "photon", "train", *given])
+    workers = wait_for_workers(process.pid, 2)
+    wait_until((tmp_path / "run/metrics.jsonl").exists)
+    process.kill()
+    process.wait()
+    photon.resume(tmp_path / "run")
+    assert outcome(tmp_path / "run")[0] == uninterrupted["moments averaged"][0]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_a_killed_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeypatch):
+    from photon.runtime.engines import local
+
+    hand_out = local.WorkerPool._hand_out
+    kills = iter([1, 3])
+    due, count = next(kills), 0
+
+    def hand_out_and_kill(pool, *args):
+        nonlocal due, count
+        hand_out(pool, *args)
+        busy = [w for w in pool.workers if w.client is not None]
+        if busy:
+            count += 1
+            if count == due:
+                due = next(kills, 0)
+                busy[0].process.kill()
+
+    monkeypatch.setattr(local.WorkerPool, "_hand_out", hand_out_and_kill)
+    photon.train(overrides(data_root, tmp_path, "photon.workers=2"))
+    assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
+
+
+def test_more_rounds_on_resume_keep_the_schedule(data_root, tmp_path, uninterrupted):
+    photon.train(overrides(data_root, tmp_path))
+    result = photon.resume(tmp_path / "run", ["fl.n_rounds=6"])
+    assert result.rounds == 6
+    lines = outcome(tmp_path / "run")[1]
+    strip = ("rounds",)
+    before = [{k: v for k, v in x.items() if k not in strip} for x in lines[:4]]
+    expected = [
+        {k: v for k, v in x.items() if k not in strip} for x in uninterrupted["moments averaged"][1]
+    ]
+    assert before == expected
+    assert len(lines) == 6
+    again = photon.resume(tmp_path / "run")
+    assert again.federated == result.federated, "resuming a finished run is a no-op"
+
+
+def test_a_changed_model_or_data_is_refused_and_nothing_is_lost(data_root, tmp_path, smoke):
+    photon.train(overrides(data_root, tmp_path))
+    run = tmp_path / "run"
+    before = outcome(run)
+    for override in ("llm_config.model.d_model=32", "llm_config.optimizer.lr=1.0"):
+        with pytest.raises(MismatchedCheckpoint, match=override.split("=")[0]):
+            photon.resume(run, [override])
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**facts, "data_digest": "other"}))
+    with pytest.raises(MismatchedCheckpoint, match="is not the data"):
+        photon.resume(run, ["fl.n_rounds=6"])
+    (run / "run.json").write_text(json.dumps(facts))
+    assert outcome(run) == before
+
+
+def test_a_corrupt_checkpoint_is_refused(data_root, tmp_path):
+    photon.train(overrides(data_root, tmp_path))
+    run = tmp_path / "run"
+    newest = checkpoint.newest_checkpoint(run / "checkpoints")
+    tensors = newest.parent / json.loads(newest.read_text())["file"]
+    data = bytearray(tensors.read_bytes())
+    data[-3] ^= 1
+    tensors.write_bytes(data)
+    with pytest.raises(CorruptCheckpoint, match="are not those that were written"):
+        photon.resume(run, ["fl.n_rounds=6"])
+    assert (run / "summary.json").exists()
+
+
+def test_one_process_a_run_folder(data_root, tmp_path):
+    photon.train(overrides(data_root, tmp_path))
+    run = tmp_path / "run"
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        photon.train(overrides(data_root, tmp_path))
+    code = f"""
+import pathlib, time
+from photon.runtime.run_folder import RunFolder
+folder = RunFolder.open(pathlib.Path({str(run)!r}))
+print("held", flush=True)
+time.sleep(60)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RunFolderError, match="another process is running this run"):
+            photon.resume(run)
+        holder.kill()
+    photon.resume(run)
+
+
+def test_no_run_there(tmp_path):
+    with pytest.raises(RunFolderError, match=r"no run here \(no run.json\)"):
+        photon.resume(tmp_path / "nothing")
+
+
+def test_a_full_disk_keeps_the_last_round(data_root, tmp_path, uninterrupted, monkeypatch):
+    """The third commit cannot be written; after space is made the run ends as if nothing was."""
+    import resource
+
+    saved, soft_hard = [], resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = checkpoint.save_server_state
+
+    def save_until_full(folder, state):
+        if state.round == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, soft_hard[1]))
+        saved.append(state.round)
+        return save(folder, state)
+
+    monkeypatch.setattr(server, "save_server_state", save_until_full)
+    try:
+        with pytest.raises(StorageError, match="earlier checkpoints are intact"):
+            photon.train(overrides(data_root, tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft_hard)
+        monkeypatch.setattr(server, "save_server_state", save)
+    assert saved == [1, 2, 3]
+    taken = steps_taken(monkeypatch)
+    photon.resume(tmp_path / "run")
+    assert len(taken) == 10, "round 3's clients had finished; only round 4 is trained"
+    assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
+
+
+def test_a_lost_client_state_starts_fresh_and_is_reported(data_root, tmp_path):
+    photon.train(overrides(data_root, tmp_path, *VARIANTS["moments kept"]))
+    run = tmp_path / "run"
+    for path in (run / "clients/client_1").iterdir():
+        path.unlink()
+    photon.resume(run, ["fl.n_rounds=5"])
+    assert read_lines(run / "metrics.jsonl")[-1]["state_lost"] == [1]
+
+
+def test_metrics_are_cut_back_to_the_last_commit(data_root, tmp_path, uninterrupted):
+    given = overrides(data_root, tmp_path)
+    command = [sys.executable, str(CRASH), "between rounds", "2", "federated", *given]
+    subprocess.run(command, capture_output=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    with open(metrics, "a") as file:
+        file.write('{"round": 3, "uncommitted": true}\n{"round": 4, "cut sho')
+    photon.resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
+
+
+def test_a_client_that_keeps_killing_its_worker_fails_the_round(data_root, tmp_path, monkeypatch):
+    from photon.errors import RoundFailed
+    from photon.runtime.engines import local
+
+    hand_out = local.WorkerPool._hand_out
+
+    def hand_out_and_kill(pool, *args):
+        hand_out(pool, *args)
+        for worker in pool.workers:
+            if worker.client == 1:
+                worker.process.kill()
+
+    monkeypatch.setattr(local.WorkerPool, "_hand_out", hand_out_and_kill)
+    with pytest.raises(RoundFailed, match="client 1 died 3 times"):
+        photon.train(overrides(data_root, tmp_path, "photon.workers=1"))
