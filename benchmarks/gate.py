@@ -43,7 +43,7 @@ RECIPES = {
 }
 ADAMW = ["llm_config.optimizer.name=adamw", "llm_config.optimizer.lr=0.008"]
 ADAMW_RECIPES = {
-    "AdamW: FedAvg, moments kept": [*FEDAVG, "fl.aggregate_momenta=false", *ADAMW],
+    "AdamW: FedAvg, moments kept": RECIPES["FedAvg, moments kept by clients"] + ADAMW,
     "AdamW: Nesterov 0.7 / 0.6, moments averaged": ADAMW,
 }
 GRID = {
@@ -77,8 +77,13 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
         return
     with tempfile.TemporaryDirectory() as folder:
         common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
-        off = ["compare.centralized=false", "compare.alone=false", "fl.eval_period=null",
-               "llm_config.eval_interval=null", "llm_config.eval_subset_num_batches=-1"]  # fmt: skip
+        off = [
+            "compare.centralized=false",
+            "compare.alone=false",
+            "fl.eval_period=null",
+            "llm_config.eval_interval=null",
+            "llm_config.eval_subset_num_batches=-1",
+        ]
         begun = time.monotonic()
         result = photon.train([*common, *off, *overrides], centralized=central)
     score = result.federated or result.centralized or result.alone

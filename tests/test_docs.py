@@ -1,0 +1,50 @@
+"""What the documents say is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import photon
+from photon.config import load_config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_round_in_the_readme_is_the_real_code():
+    code = (ROOT / "src/photon/core/round.py").read_text()
+    shown = next(block for block in blocks("python") if "weighted_mean" in block)
+    for line in shown.strip().splitlines():
+        assert line.split("  #")[0].strip() in code
+
+
+def test_overrides_in_the_readme_compose():
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [line.split("#")[0].split() for line in lines if line.startswith("photon train")]
+    assert len(commands) >= 4
+    for words in commands:
+        load_config([word for word in words[2:] if "=" in word])
+
+
+def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
+    source = next(block for block in blocks("python") if "photon.train(" in block)
+    train = photon.train
+    small = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
+    monkeypatch.setattr(photon, "train", lambda keys: train([*small, *keys]), raising=False)
+    monkeypatch.chdir(tmp_path)
+    exec(source, {})
+
+
+def test_the_version_is_stated_once():
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'version = "{photon.__version__}"' in project
+
+
+def test_every_path_in_the_readme_exists():
+    for path in re.findall(r"`((?:src|scripts|docs|benchmarks|tests)/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
