@@ -47,8 +47,8 @@ ADAMW_RECIPES = {
     "AdamW: Nesterov 0.7 / 0.6, moments averaged": ADAMW,
 }
 GRID = {
-    "centralised": [0.006, 0.009, 0.012, 0.018],
-    "alone": [0.002, 0.004, 0.006, 0.009, 0.012],
+    "centralised": [0.006, 0.009, 0.012, 0.018, 0.027],
+    "alone": [0.002, 0.004, 0.006, 0.009, 0.012, 0.018, 0.027],
 }
 BROKEN = ("updates dropped", "wrong sign", "first client only")
 
@@ -77,6 +77,7 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
         return
     with tempfile.TemporaryDirectory() as folder:
         common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
+        common += [f"dataset.train.shuffle_seed={9175 + seed}"]  # 9176 is the default
         off = [
             "compare.centralized=false",
             "compare.alone=false",

@@ -24,13 +24,19 @@ def difference(a, b) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+@pytest.mark.parametrize("averaged", ["false", "true"])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_one_client_is_centralised_training(smoke, optimizer):
-    """Outer SGD with lr 1 and kept inner state: 200 steps, losses to 1e-5."""
+def test_one_client_is_centralised_training(smoke, optimizer, averaged):
+    """Outer SGD with lr 1: 200 steps, losses to 1e-5.
+
+    The inner state is kept by the client, or travels to the server and comes back as the mean of
+    one.
+    """
     shared = ["fl.n_total_clients=1", "llm_config.local_steps=20", "fl.n_rounds=10",
               f"llm_config.optimizer.name={optimizer}", "llm_config.optimizer.lr=0.002",
               "llm_config.save_interval=20", "llm_config.eval_interval=20", *FEDAVG]  # fmt: skip
-    federated = photon.train(smoke(*shared, "run_uuid=fed"))
+    travel = f"fl.aggregate_momenta={averaged}"
+    federated = photon.train(smoke(*shared, travel, "run_uuid=fed"))
     central = photon.train(smoke(*shared, "run_uuid=cen"), centralized=True)
     assert federated.federated is not None
     assert central.centralized is not None
@@ -69,7 +75,14 @@ def test_partial_participation_and_bytes(smoke, data_root):
         smoke("fl.n_clients_per_round=1", "fl.n_rounds=4", "fl.aggregate_momenta=false")
     )
     lines = read_lines(Path(result.folder) / "metrics.jsonl")
-    assert {tuple(line["accepted"]) for line in lines} == {(0,), (1,)}
+    chosen = [line["accepted"] for line in lines]
+    assert {tuple(clients) for clients in chosen} == {(0,), (1,)}
+    assert all(line["state_lost"] == [] for line in lines)
+    for client in (0, 1):
+        newest = sorted((Path(result.folder) / f"clients/client_{client}").glob("state_*.json"))[-1]
+        state = checkpoint.load_client_state(newest)
+        assert state.stream.cursor == chosen.count([client]) * 3 * 2, "each row was read once"
+        assert state.optimizer_step == chosen.count([client]) * 3
     assert result.bytes_up == 4 * 2 * result.parameters
     assert result.bytes_down == 4 * 4 * result.parameters
     assert result.federated is not None

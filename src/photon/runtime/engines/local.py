@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -91,13 +92,15 @@ class WorkerPool:
     ) -> Iterator[Update]:
         waiting = deque(plan.cohort)
         attempts = dict.fromkeys(plan.cohort, 0)
-        left, stopping = len(plan.cohort), False
-        while left and not (stopping and not self._busy()):
-            if should_stop() and not stopping:
-                stopping = True
+        left, give_up = len(plan.cohort), math.inf
+        while left and time.monotonic() < give_up:
+            if should_stop() and give_up == math.inf:
+                give_up = time.monotonic() + self.timeout
                 self._ask_to_stop()
-            if not stopping:
+            if give_up == math.inf:
                 self._hand_out(waiting, attempts, plan, base)
+            elif not self._busy():
+                return
             for worker, reply in self._replies():
                 client, worker.client = worker.client, None
                 if reply is None:
