@@ -131,6 +131,8 @@ def test_config_shows_what_overrides_compose(photon_command):
             ["prepare", "recipe=smoke", "dataset.embedded.vocab_size=60000"],
             "fewer than vocab_size=60000",
         ),
+        (["prepare", "--out", __file__, "recipe=smoke"], "holds no prepared data"),
+        (["generate", __file__, "x"], "no such run folder or checkpoint"),
         (["traim"], "did you mean 'train'"),
         (["train", "--resume", "x", "--centralized"], "leave --centralized out"),
     ],

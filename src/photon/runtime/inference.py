@@ -35,10 +35,12 @@ def load_language_model(path: Path) -> LanguageModel:
     """
     if path.is_dir():
         run, manifest = path, checkpoint.newest_checkpoint(path / "checkpoints")
-    elif path.exists():
+    elif path.is_file() and path.parent.name == "checkpoints":
         run, manifest = path.parent.parent, path
     else:
-        raise CheckpointError(f"{path}: no such run folder or checkpoint")
+        raise CheckpointError(
+            f"{path}: no such run folder or checkpoint (RUN or RUN/checkpoints/NAME.json)"
+        )
     config, _ = read_run(run)
     model = build_model(config.llm_config.model, config.llm_config.max_seq_len, config.seed)
     params = checkpoint.load_parameters(manifest)

@@ -60,14 +60,11 @@ class RunFolder:
             RunFolderError: the folder already holds a run.
             StorageError: it cannot be written.
         """
-        if (path / "run.json").exists():
-            raise RunFolderError(
-                f"{path}: already holds a run; go on with `photon train --resume {path}` or "
-                "choose another run_uuid"
-            )
+        _refuse_existing(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder = cls(path, config, kind)
+            _refuse_existing(path)  # somebody else may have been quicker
             shutil.copyfile(tokenizer, path / "tokenizer.json")
             folder.save_config(config)
             write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
@@ -103,6 +100,14 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _refuse_existing(path: Path) -> None:
+    if (path / "run.json").exists():
+        raise RunFolderError(
+            f"{path}: already holds a run; go on with `photon train --resume {path}` or choose "
+            "another run_uuid"
+        )
 
 
 def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
