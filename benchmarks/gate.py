@@ -175,6 +175,8 @@ def main() -> None:
 def table() -> str:
     """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
     by_arm: dict[str, dict[int, dict]] = {}
+    if not lines():
+        raise SystemExit(f"{LOG} holds no results yet; run `gate` first")
     for line in lines():
         by_arm.setdefault(line["arm"], {})[line["seed"]] = line
     seeds = sorted(by_arm["federated"])

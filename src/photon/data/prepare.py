@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def embedded_settings(
 ) -> dict[str, Any]:
     """What decides the bytes of an embedded data set; equal settings, equal data."""
     return {
-        "corpus": "standard-library",
+        "corpus": f"standard library of Python {platform.python_version()}",
         "num_clients": num_clients,
         "sequence_length": sequence_length,
         **corpus.model_dump(),
