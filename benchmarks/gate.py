@@ -24,6 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import photon
+from photon.errors import NonFiniteLoss
 from photon.runtime.results import Score
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,7 +87,11 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
             "llm_config.eval_subset_num_batches=-1",
         ]
         begun = time.monotonic()
-        result = photon.train([*common, *off, *overrides], centralized=central)
+        try:
+            result = photon.train([*common, *off, *overrides], centralized=central)
+        except NonFiniteLoss as error:
+            log({"arm": arm, "seed": seed, "diverged": str(error), "overrides": overrides})
+            return
     score = result.federated or result.centralized or result.alone
     assert isinstance(score, Score)
     record = {
@@ -103,10 +108,15 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
         "overrides": overrides,
         "python": platform.python_version(),
     }
+    log(record)
+
+
+def log(record: dict) -> None:
     RESULTS.mkdir(exist_ok=True)
     with open(LOG, "a") as file:
         file.write(json.dumps(record) + "\n")
-    print(f"{arm:<46} seed {seed}  {score.val_loss:.4f}  {record['wall_seconds']} s", flush=True)
+    result = record.get("diverged") or f"{record['val_loss']:.4f}  {record['wall_seconds']} s"
+    print(f"{record['arm']:<46} seed {record['seed']}  {result}", flush=True)
 
 
 def lines() -> list[dict]:
@@ -186,6 +196,9 @@ def table() -> str:
         "|---|" + "---|" * (len(seeds) + 5),
     ]  # fmt: skip
     for arm, runs in by_arm.items():
+        if any("diverged" in line for line in runs.values()):
+            out.append(f"| {arm} | diverged" + " |" * (len(seeds) + 3) + " | fails |")
+            continue
         out.append(row(arm, runs, by_arm, seeds))
     return "\n".join(out) + "\n"
 
