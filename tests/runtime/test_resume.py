@@ -362,3 +362,23 @@ def test_a_client_that_keeps_killing_its_worker_fails_the_round(data_root, tmp_p
     monkeypatch.setattr(local.WorkerPool, "_hand_out", hand_out_and_kill)
     with pytest.raises(RoundFailed, match="client 1 died 3 times"):
         photon.train(overrides(data_root, tmp_path, "photon.workers=1"))
+
+
+def test_a_silent_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeypatch):
+    """Frozen, not dead: it is killed after the timeout, and its client goes on elsewhere."""
+    from photon.runtime.engines import local
+
+    hand_out = local.WorkerPool._hand_out
+    frozen = []
+
+    def hand_out_and_freeze(pool, *args):
+        hand_out(pool, *args)
+        busy = [w for w in pool.workers if w.client is not None]
+        if busy and not frozen:
+            frozen.append(busy[0].process.pid)
+            os.kill(frozen[0], signal.SIGSTOP)
+
+    monkeypatch.setattr(local.WorkerPool, "_hand_out", hand_out_and_freeze)
+    photon.train(overrides(data_root, tmp_path, "photon.workers=1", "photon.worker_timeout=8"))
+    assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
+    assert not Path(f"/proc/{frozen[0]}").exists()

@@ -70,6 +70,11 @@ class _Worker:
     ready: bool = False
     heard: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it owes a message: that it is ready, or its client's update."""
+        return not self.ready or self.client is not None
+
 
 class WorkerPool:
     """Worker processes that share the clients of a round.
@@ -161,7 +166,7 @@ class WorkerPool:
             elif "beat" not in message:
                 yield worker, message
         silent = time.monotonic() - self.timeout
-        for worker in [w for w in self.workers if w.heard < silent and (w.client is not None)]:
+        for worker in [w for w in self.workers if w.heard < silent and w.is_awaited]:
             yield worker, None
 
     def _busy(self) -> bool:
