@@ -151,8 +151,14 @@ def sample(folder: Path) -> str:
     return SAMPLE_PROMPT + "".join(continue_text(model, SAMPLE_PROMPT, max_new_tokens=48))
 
 
+def _curve_name(path: Path, folder: Path, record: Mapping[str, Any]) -> str:
+    if path.parent != folder:
+        return path.parent.name
+    return "federated" if "round" in record else folder.name
+
+
 def draw_losses(folder: Path) -> Path:
-    """Draw validation loss against tokens for a run and its baselines.
+    """Draw validation loss against steps for a run and its baselines.
 
     Returns:
         Path of the PNG in the run folder.
@@ -164,11 +170,16 @@ def draw_losses(folder: Path) -> Path:
 
     figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
     for path in [folder / "metrics.jsonl", *sorted(folder.glob("baselines/*/metrics.jsonl"))]:
-        points = [(r["tokens"], r["val_loss"]) for r in read_lines(path) if "val_loss" in r]
+        lines = read_lines(path)
+        points = [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
         if points:
-            name = path.parent.name if path.parent != folder else folder.name
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes.set_xlabel("tokens")
+            axes.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                markersize=3,
+                label=_curve_name(path, folder, lines[0]),
+            )
+    axes.set_xlabel("optimizer steps of the run")
     axes.set_ylabel("validation loss (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()
