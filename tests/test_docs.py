@@ -37,7 +37,9 @@ def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
     small = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
     monkeypatch.setattr(photon, "train", lambda keys: train([*small, *keys]), raising=False)
     monkeypatch.chdir(tmp_path)
-    exec(source, {})
+    namespace: dict = {}
+    exec(source, namespace)
+    assert namespace["result"].federated.val_loss > 0
 
 
 def test_the_version_is_stated_once():
