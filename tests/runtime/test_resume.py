@@ -63,6 +63,12 @@ def uninterrupted(data_root, tmp_path_factory) -> dict[str, tuple[str, list[dict
     return results
 
 
+def train_until_killed(moment: str, count: int, kind: str, given: list[str]) -> None:
+    command = [sys.executable, str(CRASH), moment, str(count), kind, *given]
+    killed = subprocess.run(command, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 KILLS = [
     ("moments averaged", "step", 1),
     ("moments averaged", "step", 24),
@@ -83,9 +89,7 @@ KILLS = [
 def test_killed_at_any_moment(data_root, tmp_path, uninterrupted, variant, moment, count):
     kind = "centralized" if variant == "centralized" else "federated"
     given = overrides(data_root, tmp_path, *VARIANTS[variant])
-    command = [sys.executable, str(CRASH), moment, str(count), kind, *given]
-    killed = subprocess.run(command, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    train_until_killed(moment, count, kind, given)
     photon.resume(tmp_path / "run")
     parameters, lines = outcome(tmp_path / "run")
     expected_parameters, expected_lines = uninterrupted[variant]
@@ -110,8 +114,7 @@ def steps_taken(monkeypatch) -> list[int]:
 def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp_path, monkeypatch):
     """Killed in the second client's first segment of round 2: that client's steps are all left."""
     given = overrides(data_root, tmp_path)
-    command = [sys.executable, str(CRASH), "step", "16", "federated", *given]
-    subprocess.run(command, capture_output=True)
+    train_until_killed("step", 16, "federated", given)
     taken = steps_taken(monkeypatch)
     photon.resume(tmp_path / "run")
     assert len(taken) == 4 * 2 * 5 - 15
@@ -121,8 +124,7 @@ def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp
 def test_at_most_one_segment_of_one_client_is_lost(data_root, tmp_path, monkeypatch):
     """Killed in the fifth step of a client: the four steps of two segments are kept."""
     given = overrides(data_root, tmp_path)
-    command = [sys.executable, str(CRASH), "step", "15", "federated", *given]
-    subprocess.run(command, capture_output=True)
+    train_until_killed("step", 15, "federated", given)
     taken = steps_taken(monkeypatch)
     photon.resume(tmp_path / "run")
     assert taken[0] == 9
@@ -295,6 +297,19 @@ time.sleep(60)
     photon.resume(run)
 
 
+def test_a_run_that_could_not_be_created_leaves_no_lock(data_root, tmp_path, monkeypatch):
+    from photon.runtime import run_folder
+
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "write_json", full)
+    with pytest.raises(StorageError, match="cannot create the run folder"):
+        photon.train(overrides(data_root, tmp_path))
+    monkeypatch.undo()
+    photon.train(overrides(data_root, tmp_path))
+
+
 def test_no_run_there(tmp_path):
     with pytest.raises(RunFolderError, match=r"no run here \(no run.json\)"):
         photon.resume(tmp_path / "nothing")
@@ -338,8 +353,7 @@ def test_a_lost_client_state_starts_fresh_and_is_reported(data_root, tmp_path):
 
 def test_metrics_are_cut_back_to_the_last_commit(data_root, tmp_path, uninterrupted):
     given = overrides(data_root, tmp_path)
-    command = [sys.executable, str(CRASH), "between rounds", "2", "federated", *given]
-    subprocess.run(command, capture_output=True)
+    train_until_killed("between rounds", 2, "federated", given)
     metrics = tmp_path / "run/metrics.jsonl"
     with open(metrics, "a") as file:
         file.write('{"round": 3, "uncommitted": true}\n{"round": 4, "cut sho')

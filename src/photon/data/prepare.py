@@ -69,7 +69,7 @@ def prepare_embedded(
         validation_fraction=corpus.validation_fraction,
         seed=corpus.seed,
     )
-    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ summary.json     the result
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -63,11 +64,14 @@ class RunFolder:
         _refuse_existing(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder = cls(path, config, kind)
-            _refuse_existing(path)  # somebody else may have been quicker
-            shutil.copyfile(tokenizer, path / "tokenizer.json")
-            folder.save_config(config)
-            write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
+            with contextlib.ExitStack() as unlock_on_failure:
+                folder = cls(path, config, kind)
+                unlock_on_failure.callback(folder.close)
+                _refuse_existing(path)  # somebody else may have been quicker
+                shutil.copyfile(tokenizer, path / "tokenizer.json")
+                folder.save_config(config)
+                write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
+                unlock_on_failure.pop_all()
         except OSError as error:
             raise StorageError(
                 f"{path}: cannot create the run folder ({error.strerror})"
