@@ -49,11 +49,11 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),
         ("fl.reset_optimizer=true", "aggregate_momenta"),
         ("llm_config.local_steps=2ep", "counted in batches"),
-        ("llm_config.model.n_heads=5", "d_model=96 must be an even multiple"),
+        ("llm_config.model.n_heads=5", "d_model=96 must be a multiple of n_heads=5"),
         ("llm_config.optimizer.name=sgd", "needs an inner optimizer with moments"),
         ("llm_config.optimizer.betas=[1.0,0.9]", "betas"),
         ("centralized.stream_id=8", "names no client"),
-        ("llm_config=llama-huge", "no such option 'llm_config/llama-huge'; there are: llama-tiny"),
+        ("llm_config=llama-huge", "no such option 'llm_config/llama-huge'; there are: llama-125m"),
         ("run_uuid=../escape", "run_uuid"),
         ("not an override", "is no override"),
     ],
@@ -102,7 +102,8 @@ def test_resolving_fills_in_what_the_result_depends_on():
     assert (schedule.t_max, schedule.t_warmup) == (100, 10)
     assert config.llm_config.max_duration == 100
     assert (config.photon.workers, config.photon.threads) == (2, 1)
-    assert config.llm_config.device_train_microbatch_size == 4
+    assert config.llm_config.compile is False
+    assert config.llm_config.model.max_seq_len == 128
     assert config.run_uuid == "r"
 
 
@@ -114,7 +115,7 @@ def test_resolving_by_machine():
 
 
 def test_warmup_longer_than_the_schedule_is_refused():
-    with pytest.raises(ConfigError, match=r"t_warmup: 50 is more than t_max=10"):
+    with pytest.raises(ConfigError, match=r"t_warmup=50 is more than t_max=10"):
         resolved(
             "llm_config.scheduler.schedulers.lr.t_warmup=50ba",
             "llm_config.scheduler.schedulers.lr.t_max=10ba",

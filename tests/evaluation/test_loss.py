@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from photon.config.schema import ModelConfig
+from photon.config.llm import LlmConfig
+from photon.config.model import ModelConfig
 from photon.data.shards import Rows, write_shards
 from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
-from photon.model.decoder import build_model
+from photon.model.build import build_model
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def rows(tmp_path):
 @pytest.fixture
 def model():
     shape = ModelConfig(d_model=8, n_heads=2, n_layers=1, ffn_hidden_size=8, vocab_size=20)
-    return build_model(shape, 8, 1)
+    return build_model(LlmConfig(model=shape, max_seq_len=8), 1)
 
 
 @torch.no_grad()

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from photon.config.resolve import replace_keys, resolve
 from photon.core.tree import digest
 from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import NonFiniteLoss
-from photon.model.decoder import build_model, cross_entropy_sum, parameters_of
-from photon.training.loop import Trainer, accumulate_gradient
+from photon.model.build import build_model, parameters_of
+from photon.training.gradient import accumulate_gradient
+from photon.training.loop import Trainer
+from photon.training.parallel import ALONE, build_parallel
 from photon.training.schedule import cosine_with_warmup
 
 CPU = torch.device("cpu")
@@ -47,13 +50,13 @@ def stream(data_root: Path) -> JoinedStream:
 
 def trainer_for(config, stream) -> Trainer:
     trainer = Trainer(config.llm_config, config.seed, CPU)
-    trainer.load(replace(trainer.state, streams=stream.start()))
+    trainer.load(replace(trainer.snapshot(), moments={}, streams=stream.start()))
     return trainer
 
 
 def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tensor]:
     llm = config.llm_config
-    model = build_model(llm.model, llm.max_seq_len, config.seed)
+    model = build_model(llm, config.seed)
     optimizers = make_optimizer(model)
     states = stream.start()
     for step in range(steps):
@@ -61,7 +64,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
         batch = torch.from_numpy(rows)
         logits = model(batch[:, :-1])
         targets = batch[:, 1:].flatten()
-        loss = cross_entropy_sum(logits.flatten(0, 1), targets) / targets.numel()
+        loss = F.cross_entropy(logits.flatten(0, 1), targets)
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -117,12 +120,12 @@ def test_the_loop_is_a_plain_torch_loop(config, stream, make):
 def test_segments_and_a_moved_state_give_the_same_bits(config, stream, optimizer):
     config = replace_keys(config, {"llm_config.optimizer.name": optimizer})
     whole = trainer_for(config, stream)
-    expected = whole.train(stream, 7)
+    expected = whole.train(stream, 7).state
     first = trainer_for(config, stream)
     first.train(stream, 3)
     second = Trainer(config.llm_config, 999, CPU)
     second.load(first.snapshot())
-    state = second.train(stream, 4)
+    state = second.train(stream, 4).state
     assert digest(second.snapshot().params) == digest(whole.snapshot().params)
     assert (state.loss_sum, state.num_tokens, state.streams) == (
         expected.loss_sum, expected.num_tokens, expected.streams,
@@ -144,10 +147,11 @@ def test_a_fresh_state_starts_afresh(config, stream):
 @pytest.mark.parametrize("microbatch", [1, 2, 3])
 def test_microbatches_are_one_batch(config, stream, microbatch):
     rows = torch.from_numpy(stream.read(stream.start(), 4)[0])
-    model = build_model(config.llm_config.model, 32, 0)
-    whole = accumulate_gradient(model, rows, 4)
+    parallel = build_parallel(config.llm_config, 0, CPU, ALONE)
+    model = parallel.model
+    whole = accumulate_gradient(parallel, rows, microbatch=4)
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    parts = accumulate_gradient(model, rows, microbatch)
+    parts = accumulate_gradient(parallel, rows, microbatch=microbatch)
     assert float(parts) == pytest.approx(float(whole), rel=1e-6)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7)
@@ -156,7 +160,7 @@ def test_microbatches_are_one_batch(config, stream, microbatch):
 def test_stopping_ends_between_two_steps(config, stream):
     trainer = trainer_for(config, stream)
     answers = iter([False, False, True])
-    state = trainer.train(stream, 10, lambda: next(answers))
+    state = trainer.train(stream, 10, lambda: next(answers)).state
     assert (state.step, state.steps_done, state.optimizer_step) == (2, 2, 2)
     assert state.num_tokens == 2 * 4 * 32
 
@@ -165,6 +169,6 @@ def test_divergence_is_named_with_its_steps(config, stream):
     trainer = trainer_for(config, stream)
     with torch.no_grad():
         trainer.model.embedding.weight.fill_(float("nan"))
-    with pytest.raises(NonFiniteLoss, match="nan between steps 1 and 3"):
+    with pytest.raises(NonFiniteLoss, match=r"step 1: the training loss is nan.* client 0: "):
         trainer.train(stream, 3)
     assert trainer.state.step == 0

@@ -13,6 +13,8 @@ from photon.config.schema import Config
 from photon.errors import ConfigError
 
 GROUPS = ("llm_config", "dataset", "recipe")
+FREE = ("llm_config.model.config_overrides.",)
+"""Below these, keys are those of somebody else's configuration."""
 _DEFAULTS = ["_self_", {"llm_config": "llama-tiny"}, {"dataset": "embedded"}, {"recipe": None}]
 
 
@@ -32,6 +34,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = [_lower_case_size(text) for text in overrides]
     check_overrides(overrides)
     node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
     ConfigStore.instance().store(name="base", node=node)
@@ -42,6 +45,11 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
+
+
+def _lower_case_size(text: str) -> str:
+    """Read `llm_config=mpt-125M` as `llm_config=mpt-125m`."""
+    return text.lower() if re.match(r"[+]*llm_config=", text) else text
 
 
 def _null_where_deleted(values: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
         except HydraException as error:
             raise ConfigError(f"{text!r} is no override; write key=value") from error
         key = override.key_or_group
-        if key not in known and key not in GROUPS:
+        if key not in known and key not in GROUPS and not key.startswith(FREE):
             raise ConfigError(f"unknown key {key!r}; {_nearest(key, known)}")
 
 

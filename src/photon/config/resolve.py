@@ -28,31 +28,29 @@ MAY_CHANGE = (
 """Prefixes of keys that may change on resume: where, how often, on what; never the mathematics."""
 
 
-def resolve(config: Config, *, cores: int, accelerator: bool, run_uuid: str) -> Config:
-    """Put a number in the place of every `null` and `auto` that the result depends on.
+def resolve(
+    config: Config, *, cores: int, accelerator: bool, run_uuid: str, centralized: bool = False
+) -> Config:
+    """Put a number in the place of every `null` and `auto` that follows from other keys.
+
+    What depends on memory (`device_train_microbatch_size=auto`) is measured where training happens.
 
     Args:
         cores: CPU cores of this machine.
         accelerator: whether a GPU does the training.
         run_uuid: name to use where the configuration has none.
+        centralized: the run ends after `max_duration`, not after `n_rounds` rounds.
     """
-    steps = config.llm_config.max_duration or config.total_steps
-    schedule = config.llm_config.scheduler.schedulers.lr
-    t_max = schedule.t_max or steps
-    warmup = schedule.t_warmup if schedule.t_warmup is not None else -(-t_max // 10)
-    if warmup > t_max:
-        raise ConfigError(
-            f"llm_config.scheduler.schedulers.lr.t_warmup: {warmup} is more than t_max={t_max}"
-        )
     workers = config.photon.workers
     if workers == "auto":
         workers = 0 if accelerator or cores == 1 else min(cores, config.fl.cohort_size)
     threads = config.photon.threads
     if threads in ("auto", 0):
         threads = max(1, cores // max(1, workers))
-    microbatch = config.llm_config.device_train_microbatch_size
-    if microbatch == "auto":
-        microbatch = config.llm_config.global_train_batch_size
+    compiled = config.llm_config.compile
+    steps = config.llm_config.max_duration if centralized else None
+    steps = steps or config.total_steps
+    lr = "llm_config.scheduler.schedulers.lr"
     return replace_keys(
         config,
         {
@@ -60,10 +58,39 @@ def resolve(config: Config, *, cores: int, accelerator: bool, run_uuid: str) -> 
             "photon.workers": workers,
             "photon.threads": threads,
             "llm_config.max_duration": steps,
-            "llm_config.device_train_microbatch_size": microbatch,
-            "llm_config.scheduler.schedulers.lr.t_max": t_max,
-            "llm_config.scheduler.schedulers.lr.t_warmup": warmup,
+            "llm_config.compile": accelerator if compiled == "auto" else compiled,
+            "llm_config.model.max_seq_len": config.llm_config.positions,
+            **{f"{lr}.{key}": value for key, value in _schedule(config, steps).items()},
         },
+    )
+
+
+def _schedule(config: Config, steps: int) -> dict[str, int]:
+    """The schedule's lengths in steps, each a tenth of the whole where it is not given."""
+    schedule = config.llm_config.scheduler.schedulers.lr
+    t_max = schedule.t_max or steps
+    lengths = {
+        name: -(-t_max // 10) if value is None else value
+        for name, value in (("t_warmup", schedule.t_warmup), ("t_cooldown", schedule.t_cooldown))
+    }
+    if schedule.name == "cosine_with_warmup":
+        lengths["t_cooldown"] = 0
+    if sum(lengths.values()) > t_max:
+        shown = " + ".join(f"{name}={value}" for name, value in lengths.items() if value)
+        raise ConfigError(f"llm_config.scheduler.schedulers.lr: {shown} is more than t_max={t_max}")
+    return {"t_max": t_max, **lengths}
+
+
+def schedule_warning(config: Config) -> str | None:
+    """What to tell the user if the (resolved) run goes on after its schedule has ended."""
+    schedule = config.llm_config.scheduler.schedulers.lr
+    steps = config.llm_config.max_duration
+    if schedule.t_max is None or steps is None or steps <= schedule.t_max:
+        return None
+    floor = config.llm_config.optimizer.lr * (schedule.alpha_f or 0.0)
+    return (
+        f"the schedule ends at t_max={schedule.t_max}, the run at step {steps}: from there on the "
+        f"learning rate stays at {floor:g}"
     )
 
 

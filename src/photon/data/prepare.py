@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from photon.config.schema import EmbeddedCorpus
+from photon.config.dataset import EmbeddedCorpus
 from photon.data.corpus import Document, standard_library
 from photon.data.partition import Partition, partition_documents
 from photon.data.shards import FORMAT, MANIFEST, read_manifest, write_json, write_shards

@@ -6,7 +6,7 @@ costs nothing, wherever it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class Stream:
         Returns:
             [count, L + 1], int64; a batch may run over the end of an epoch.
         """
+        indices, after = self.indices(state, count)
+        return self.rows.read(indices), after
+
+    def indices(self, state: StreamState, count: int) -> tuple[np.ndarray, StreamState]:
+        """Which rows come next, by their number on disk, and the position after them."""
         parts: list[np.ndarray] = []
         epoch, cursor = state.epoch, state.cursor
         while count:
@@ -51,8 +56,7 @@ class Stream:
             cursor, count = cursor + take, count - take
             if cursor == len(self.rows):
                 epoch, cursor = epoch + 1, 0
-        indices = np.concatenate(parts)
-        return self.rows.read(indices), StreamState(epoch=epoch, cursor=cursor)
+        return np.concatenate(parts), StreamState(epoch=epoch, cursor=cursor)
 
 
 class JoinedStream:
@@ -81,11 +85,26 @@ class JoinedStream:
         """The next batch: count / K rows of each of the K streams (the first ones take one more
         where K does not divide count) and the positions after it.
         """
-        base, extra = divmod(count, len(self.streams))
         parts, after = [], []
-        for number, (stream, state) in enumerate(zip(self.streams, states, strict=True)):
-            share = base + (number < extra)
+        for stream, state, share in self._shares(states, count):
             rows, new_state = stream.read(state, share) if share else (None, state)
             parts += [] if rows is None else [rows]
             after.append(new_state)
         return np.concatenate(parts), tuple(after)
+
+    def _shares(
+        self, states: Sequence[StreamState], count: int
+    ) -> Iterator[tuple[Stream, StreamState, int]]:
+        base, extra = divmod(count, len(self.streams))
+        for number, (stream, state) in enumerate(zip(self.streams, states, strict=True)):
+            yield stream, state, base + (number < extra)
+
+    def describe(self, states: Sequence[StreamState], count: int) -> str:
+        """Which rows `read` would give, for people: by client, numbered as on disk."""
+        shown = []
+        for stream, state, share in self._shares(states, count):
+            if share:
+                rows, _ = stream.indices(state, share)
+                more = ", ..." if share > 8 else ""
+                shown.append(f"client {stream.client}: {', '.join(map(str, rows[:8]))}{more}")
+        return "; ".join(shown)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from photon.data.shards import Rows
-from photon.model.decoder import cross_entropy_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def evaluate_loss(
         targets = part[:, 1:].flatten()
         logits = model(part[:, :-1]).flatten(0, 1)
         correct += int((logits.argmax(-1) == targets).sum())
-        total += float(cross_entropy_sum(logits, targets))
+        total += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
         tokens += targets.numel()
     model.train(was_training)
     return LossReport(total / tokens, correct / tokens, tokens, bytes_per_token(rows))

@@ -1,163 +1,255 @@
-"""A decoder-only Transformer of the Llama family.
+"""A decoder-only Transformer: the MPT and the Llama family.
 
-Pre-norm blocks of causal attention with rotary positions and a SwiGLU layer, RMSNorm, no biases,
-tied embeddings. Shapes: B rows, T positions, D width, H heads, V vocabulary.
+Pre-norm blocks of causal attention and a feed-forward layer. MPT: LayerNorm, GELU, learned
+positions or linear biases, biases or none. Llama: RMSNorm, SwiGLU, rotary positions, grouped
+queries. Shapes: B rows, T positions, D width, H heads, V vocabulary.
 """
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from photon.config.schema import ModelConfig
-from photon.core.seeds import derive_seed
-from photon.core.tree import Tree
-
-
-def rotary_table(config: ModelConfig, max_seq_len: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions: [T, D / H] each (Su et al. 2021, eq. 34)."""
-    head_dim = config.d_model // config.n_heads
-    inverse = config.rope_theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), inverse)
-    table = torch.cat([angles, angles], dim=-1)
-    return table.cos().float(), table.sin().float()
+from photon.config.llm import LlmConfig
+from photon.config.model import ModelConfig
+from photon.errors import DataError
+from photon.model.cache import KeyValueCache, LayerCache
+from photon.model.loss import TokenLoss, linear_cross_entropy, logits_gradient
+from photon.model.positions import alibi_slopes, causal_bias, rotary_table, rotate
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to x: [B, H, T, D / H]; the two halves of a head form the pairs."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+class Place(NamedTuple):
+    """Where the tokens of a forward pass stand; the same for all blocks.
+
+    Attributes:
+        cos, sin: rotary tables of these positions, [T, D / H]; None without rotary positions.
+        bias: added to the scores; None is plain causal attention.
+        is_causal: mask the future where there is no bias; false for a single cached token.
+    """
+
+    cos: Tensor | None
+    sin: Tensor | None
+    bias: Tensor | None
+    is_causal: bool
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm that runs in the precision of autocast, as MPT's does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        kind = input.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(input)
+        dtype = torch.get_autocast_dtype(kind)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast(kind, enabled=False):
+            return F.layer_norm(
+                input.to(dtype), self.normalized_shape, self.weight.to(dtype), bias, self.eps
+            )
+
+
+def make_norm(config: ModelConfig, width: int) -> nn.Module:
+    if config.is_mpt:
+        return LayerNorm(width, eps=config.norm_eps, bias=config.has_bias)
+    return nn.RMSNorm(width, eps=config.norm_eps)
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, written out; [B, H, T, d]."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+    bias = place.bias
+    if bias is None and place.is_causal:
+        bias = causal_bias(q.shape[2], k.shape[2], None, q.device)
+    if bias is not None:
+        scores = scores + bias
+    return scores.float().softmax(dim=-1).to(v.dtype) @ v
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+    """The same by PyTorch's fused kernels."""
+    bias = None if place.bias is None else place.bias.to(q.dtype)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=bias is None and place.is_causal, enable_gqa=grouped
+    )
 
 
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.head_dim = config.head_dim
+        self.sizes = [config.d_model, *2 * [config.kv_heads * config.head_dim]]
+        self.attend = (
+            fused_attention if config.attn_config.attn_impl == "flash" else plain_attention
+        )
+        self.qkv = nn.Linear(config.d_model, sum(self.sizes), bias=config.has_bias)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.has_bias)
+        self.q_norm = self.k_norm = None
+        if config.attn_config.qk_norm:
+            self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, place: Place, cache: LayerCache | None = None) -> Tensor:
         b, t, d = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        parts = self.qkv(x).split(self.sizes, dim=-1)
+        q, k, v = (part.view(b, t, -1, self.head_dim).transpose(1, 2) for part in parts)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = (norm(x.float()).to(v.dtype) for norm, x in ((self.q_norm, q), (self.k_norm, k)))
+        if place.cos is not None and place.sin is not None:
+            q, k = rotate(q, place.cos, place.sin), rotate(k, place.cos, place.sin)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        y = self.attend(q, k, v, place)
         return self.out(y.transpose(1, 2).reshape(b, t, d))
 
 
 class SwiGLU(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.d_model, 2 * config.ffn_hidden_size, bias=False)
-        self.down = nn.Linear(config.ffn_hidden_size, config.d_model, bias=False)
+        self.gate_up = nn.Linear(config.d_model, 2 * config.ffn_width, bias=False)
+        self.down = nn.Linear(config.ffn_width, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 
+class GeluMLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.approximate = "tanh" if config.ffn_act == "gelu_tanh" else "none"
+        self.up = nn.Linear(config.d_model, config.ffn_width, bias=config.has_bias)
+        self.down = nn.Linear(config.ffn_width, config.d_model, bias=config.has_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
+
+
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention_norm = make_norm(config, config.d_model)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.ffn = SwiGLU(config)
+        self.ffn_norm = make_norm(config, config.d_model)
+        self.ffn = GeluMLP(config) if config.is_mpt else SwiGLU(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
+    def forward(self, x: Tensor, place: Place, cache: LayerCache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), place, cache)
         return x + self.ffn(self.ffn_norm(x))
 
 
 class Decoder(nn.Module):
-    """The language model: token ids to logits."""
+    """The language model: token ids to logits, or to the loss of given targets."""
 
-    def __init__(self, config: ModelConfig, max_seq_len: int) -> None:
+    cos: Tensor | None
+    sin: Tensor | None
+    slopes: Tensor | None
+
+    def __init__(self, llm: LlmConfig) -> None:
         super().__init__()
-        self.max_seq_len = max_seq_len
+        config = self.config = llm.model
+        self.max_seq_len = llm.positions
+        self.vocab_size = config.vocab_size
+        self.checkpoints_activations = bool(
+            llm.fsdp_config and llm.fsdp_config.activation_checkpointing
+        )
+        self.z_loss = llm.z_loss
+        self.loss_chunk = max(1, llm.max_logits_bytes // (4 * config.vocab_size))
+        self.gradient_of = logits_gradient
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = None
+        if config.is_mpt and not config.attn_config.alibi:
+            self.positions = nn.Embedding(self.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        cos, sin = rotary_table(config, max_seq_len)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.norm = make_norm(config, config.d_model)
+        self.head = None
+        if not config.tie_word_embeddings:
+            self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.add_tables()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits [B, T, V] for tokens [B, T]; position t predicts token t + 1."""
-        t = tokens.shape[1]
-        cos, sin = self.get_buffer("cos")[:t], self.get_buffer("sin")[:t]
+    def add_tables(self, device: torch.device | None = None) -> None:
+        """Tables of positions: buffers that are computed, so neither saved nor sent."""
+        config = self.config
+        cos = sin = slopes = None
+        if not config.is_mpt:
+            theta = config.attn_config.rope_theta
+            cos, sin = rotary_table(config.head_dim, self.max_seq_len, theta)
+        elif config.attn_config.alibi:
+            slopes = alibi_slopes(config.n_heads, config.attn_config.alibi_bias_max)
+        for name, table in (("cos", cos), ("sin", sin), ("slopes", slopes)):
+            self.register_buffer(
+                name, None if table is None else table.to(device=device), persistent=False
+            )
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Matrix that turns hidden states into logits: [V, D]."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, cache: KeyValueCache | None = None
+    ) -> Tensor | TokenLoss:
+        """Logits [B, T, V] for tokens [B, T], or the summed loss of targets [B, T].
+
+        Args:
+            cache: keys and values of the tokens before these; gains those of these.
+
+        Raises:
+            DataError: more tokens than the model has positions.
+        """
+        hidden = self.norm(self._blocks(tokens, cache))
+        if targets is None:
+            return F.linear(hidden, self.output_weight)
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.output_weight,
+            targets.flatten(),
+            z_loss=self.z_loss,
+            chunk=self.loss_chunk,
+            gradient_of=self.gradient_of,
+        )
+
+    def _blocks(self, tokens: Tensor, cache: KeyValueCache | None) -> Tensor:
+        past = 0 if cache is None else cache.length
+        place = self._place(past, tokens.shape[1], tokens.device)
         x = self.embedding(tokens)
+        if self.positions is not None:
+            x = x + self.positions.weight[past : past + tokens.shape[1]]
+        for number, block in enumerate(self.blocks):
+            if cache is not None:
+                x = block(x, place, cache.layers[number])
+            elif self.checkpoints_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, place, use_reentrant=False)
+            else:
+                x = block(x, place)
+        return x
+
+    def _place(self, past: int, count: int, device: torch.device) -> Place:
+        end = past + count
+        if end > self.max_seq_len:
+            raise DataError(
+                f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
+                "the model; shorten it"
+            )
+        cos, sin, slopes = self.cos, self.sin, self.slopes
+        bias = None
+        if slopes is not None or (past and count > 1):
+            bias = causal_bias(count, end, slopes, device)
+        tables = (None, None) if cos is None or sin is None else (cos[past:end], sin[past:end])
+        return Place(*tables, bias, is_causal=count > 1)
+
+    def new_cache(self, rows: int = 1) -> KeyValueCache:
+        """An empty cache for `rows` sequences."""
+        return KeyValueCache(self.config.n_layers)
+
+    def compile_blocks(self) -> None:
+        """Compile the repeated block once, and the loss's pass over the logits."""
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return F.linear(self.norm(x), self.embedding.weight)
-
-
-@torch.no_grad()
-def initialize(model: nn.Module, config: ModelConfig, seed: int) -> None:
-    """Seeded weights: N(0, std), residual projections divided by sqrt(2 n_layers), norms one.
-
-    Each parameter has its own address, so the result does not depend on the order of layers or
-    on the number of processes.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
-            parameter.fill_(1.0)
-            continue
-        generator = torch.Generator().manual_seed(derive_seed(seed, f"init:{name}"))
-        residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
-        std = config.init_std / math.sqrt(2 * config.n_layers) if residual else config.init_std
-        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
-
-
-def build_model(config: ModelConfig, max_seq_len: int, seed: int) -> Decoder:
-    """A seeded model on the CPU in float32."""
-    model = Decoder(config, max_seq_len)
-    initialize(model, config, seed)
-    return model
-
-
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """The model's parameters by name, tied weights once, without gradients; views, not copies."""
-    return {name: value.detach() for name, value in model.named_parameters()}
-
-
-@torch.no_grad()
-def load_parameters(model: nn.Module, params: Tree) -> None:
-    """Copy a tree into the model's parameters, in place."""
-    own = dict(model.named_parameters())
-    for name, value in params.items():
-        own[name].copy_(value)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Sum of token losses; turns the log-probabilities into the gradient in the same memory."""
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        log_probs = F.log_softmax(logits.float(), dim=-1)
-        index = targets.unsqueeze(-1)
-        loss = -log_probs.gather(-1, index).sum()
-        gradient = log_probs.exp_()
-        gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1.0))
-        ctx.save_for_backward(gradient.to(logits.dtype))
-        return loss
-
-    @staticmethod
-    def backward(ctx, grad_output: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,) = ctx.saved_tensors
-        return gradient.mul_(grad_output), None
-
-
-def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over tokens of -log p(target), in nats.
-
-    Equal to `F.cross_entropy(..., reduction="sum")`, but the backward pass needs one multiplication
-    instead of a second pass over exponentials. It supports one backward pass.
-
-    Args:
-        logits: [N, V], any float type.
-        targets: [N], int64.
-    """
-    return _CrossEntropy.apply(logits, targets)  # pyright: ignore[reportReturnType]
+            block.compile()
+        self.gradient_of = torch.compile(logits_gradient)

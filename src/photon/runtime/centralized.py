@@ -13,7 +13,8 @@ from photon.runtime.checkpoint import prune_checkpoints, save_train_state
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.server import loss_record
 from photon.runtime.trackers import Tracker
-from photon.training.loop import Trainer, TrainState
+from photon.training.loop import Trainer
+from photon.training.state import TrainState
 
 
 def train_centralized(
@@ -43,19 +44,21 @@ def train_centralized(
     assert total is not None  # resolved
     while trainer.state.step < total:
         step = trainer.state.step
-        begun, tokens, loss_sum = time.monotonic(), trainer.state.num_tokens, trainer.state.loss_sum
-        state = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        begun = time.monotonic()
+        segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed
-        new_tokens = state.num_tokens - tokens
-        if new_tokens:
+        if state.step > step:
             record = {
                 "step": state.step,
                 "steps": total,
                 "tokens": state.num_tokens,
-                "train_loss": (state.loss_sum - loss_sum) / new_tokens,
+                "train_loss": segment.train_loss,
+                "gradient_norm": segment.gradient_norm,
+                "learning_rate": segment.learning_rates[-1],
                 "seconds": elapsed,
-                "tokens_per_second": new_tokens / elapsed,
+                "tokens_per_second": segment.num_tokens / elapsed,
             }
             due = _is_due(config, state.step, total)
             track(record | loss_record(validate() if due else None))

@@ -14,7 +14,8 @@ from photon.core.messages import ClientState, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.runtime import artifact
-from photon.training.loop import TrainState
+from photon.training.precision import LossScale
+from photon.training.state import TrainState
 
 
 def pack(trees: Mapping[str, Tree | Mapping[str, Tree]]) -> dict[str, Tensor]:
@@ -96,6 +97,8 @@ def save_train_state(
         "steps_done": state.steps_done,
         "num_tokens": state.num_tokens,
         "loss_sum": state.loss_sum,
+        "skipped_steps": state.skipped_steps,
+        "loss_scale": asdict(state.loss_scale),
         "streams": [asdict(stream) for stream in state.streams],
         "extra": dict(extra or {}),
     }
@@ -114,6 +117,8 @@ def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
         steps_done=facts["steps_done"],
         num_tokens=facts["num_tokens"],
         loss_sum=facts["loss_sum"],
+        skipped_steps=facts["skipped_steps"],
+        loss_scale=LossScale(**facts["loss_scale"]),
         streams=tuple(StreamState(**stream) for stream in facts["streams"]),
     )
     return state, facts["extra"]

@@ -51,7 +51,13 @@ def train(
     kind = CENTRALIZED if centralized else FEDERATED
     name = time.strftime(f"{kind}-%Y%m%d-%H%M%S")
     device = choose_device(config.photon.device)
-    config = resolve(config, cores=num_cores(), accelerator=device.type != "cpu", run_uuid=name)
+    config = resolve(
+        config,
+        cores=num_cores(),
+        accelerator=device.type != "cpu",
+        run_uuid=name,
+        centralized=centralized,
+    )
     config, data = prepare(config, say)
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     return _run(path, config, data, kind, say, console)

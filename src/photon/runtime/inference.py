@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from photon.data.tokenizer import load_tokenizer, separator_id
 from photon.errors import CheckpointError
-from photon.model.decoder import Decoder, build_model, load_parameters, parameters_of
+from photon.model.build import LanguageModel, build_model, load_parameters, parameters_of
 from photon.model.generate import generate
 from photon.runtime import checkpoint
 from photon.runtime.device import choose_device
@@ -18,12 +18,12 @@ from photon.runtime.run_folder import read_run
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageModel:
-    model: Decoder
+class Writer:
+    model: LanguageModel
     tokenizer: Tokenizer
 
 
-def load_language_model(path: Path) -> LanguageModel:
+def load_language_model(path: Path) -> Writer:
     """Load a checkpoint.
 
     Args:
@@ -42,16 +42,16 @@ def load_language_model(path: Path) -> LanguageModel:
             f"{path}: no such run folder or checkpoint (RUN or RUN/checkpoints/NAME.json)"
         )
     config, _ = read_run(run)
-    model = build_model(config.llm_config.model, config.llm_config.max_seq_len, config.seed)
+    model = build_model(config.llm_config, config.seed)
     params = checkpoint.load_parameters(manifest)
     checkpoint.require_same_model(params, parameters_of(model), manifest)
     load_parameters(model, params)
     model.to(choose_device(config.photon.device)).eval()
-    return LanguageModel(model, load_tokenizer(run / "tokenizer.json"))
+    return Writer(model, load_tokenizer(run / "tokenizer.json"))
 
 
 def continue_text(
-    language_model: LanguageModel,
+    writer: Writer,
     prompt: str,
     *,
     max_new_tokens: int,
@@ -62,13 +62,13 @@ def continue_text(
 
     A piece is held back while it ends in the middle of a character.
     """
-    tokenizer = language_model.tokenizer
+    tokenizer = writer.tokenizer
     end = separator_id(tokenizer)
     prompt_ids = tokenizer.encode(prompt).ids or [end]
     new: list[int] = []
     shown = ""
     for token in generate(
-        language_model.model,
+        writer.model,
         prompt_ids,
         max_new_tokens=max_new_tokens,
         temperature=temperature,

@@ -21,7 +21,8 @@ from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
 from photon.runtime import artifact, checkpoint
-from photon.training.loop import Trainer, TrainState
+from photon.training.loop import Trainer
+from photon.training.state import TrainState
 
 
 class Stopped(Exception):
@@ -118,10 +119,10 @@ class Node:
     ) -> None:
         stream = self._stream(instruction.client)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
-            state = self.trainer.train(
+            segment = self.trainer.train(
                 stream, min(left, self.config.llm_config.save_interval), should_stop
             )
-            if state.steps_done < instruction.local_steps:
+            if segment.state.steps_done < instruction.local_steps:
                 snapshot = self.trainer.snapshot()
                 checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
                 if should_stop():

@@ -16,7 +16,7 @@ from photon.core.tree import Tree, num_elements
 from photon.data.shards import Rows
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport, bytes_per_token, evaluate_loss
-from photon.model.decoder import Decoder, build_model, load_parameters, parameters_of
+from photon.model.build import build_model, empty_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import train_centralized
 from photon.runtime.device import choose_device, keep_freed_memory
@@ -50,7 +50,7 @@ def train_in(
     """
     keep_freed_memory()
     label = run_label(config, folder.kind)
-    size = num_elements(parameters_of(_empty_model(config)))
+    size = num_elements(parameters_of(empty_model(config.llm_config)))
     say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
     result = TrainResult(
         run=str(config.run_uuid),
@@ -80,7 +80,7 @@ def _federated(
     result: TrainResult,
 ) -> TrainResult:
     device = choose_device(config.photon.device)
-    model = build_model(config.llm_config.model, config.llm_config.max_seq_len, config.seed)
+    model = build_model(config.llm_config, config.seed)
     state = _server_state(folder, config, parameters_of(model))
     track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
     model = model.to(device)
@@ -208,8 +208,3 @@ def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds:
         seconds=seconds,
         learning_rate=config.llm_config.optimizer.lr,
     )
-
-
-def _empty_model(config: Config) -> torch.nn.Module:
-    with torch.device("meta"):
-        return Decoder(config.llm_config.model, config.llm_config.max_seq_len)

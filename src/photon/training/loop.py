@@ -7,64 +7,49 @@ centralised run use the same `Trainer`; the latter merely has no outer step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from photon.config.schema import LlmConfig
+from photon.config.llm import LlmConfig
 from photon.core.messages import StreamState
-from photon.core.tree import Tree, clone
 from photon.data.stream import JoinedStream
-from photon.errors import DeviceError, NonFiniteLoss
-from photon.model.decoder import build_model, cross_entropy_sum, load_parameters, parameters_of
+from photon.errors import NonFiniteLoss
+from photon.model.build import load_parameters, parameters_of
+from photon.model.sharding import full_tensor
+from photon.training.gradient import accumulate_gradient, unscale_and_clip
 from photon.training.optim import InnerOptimizer
-from photon.training.schedule import cosine_with_warmup
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainState:
-    """What the loop saves and resumes.
-
-    Attributes:
-        params, moments: trees on the CPU.
-        optimizer_step: steps that the moments have seen.
-        step: the next step of the run; the schedule reads it.
-        steps_done, num_tokens, loss_sum: since training of this round (or run) began; the sum is
-            over tokens, in nats.
-        streams: positions in the data.
-    """
-
-    params: Tree
-    moments: Mapping[str, Tree] = field(default_factory=dict)
-    optimizer_step: int = 0
-    step: int = 0
-    steps_done: int = 0
-    num_tokens: int = 0
-    loss_sum: float = 0.0
-    streams: tuple[StreamState, ...] = ()
-
-    @property
-    def train_loss(self) -> float:
-        """Mean training loss in nats per token; NaN before the first step."""
-        return self.loss_sum / self.num_tokens if self.num_tokens else math.nan
+from photon.training.parallel import ALONE, World, build_parallel
+from photon.training.schedule import lr_factor
+from photon.training.state import Segment, TrainState
 
 
 class Trainer:
     """A model and its inner optimizer, resident on a device; states are swapped in and out.
 
+    With several processes all of them call each method together. States are whole: `load` cuts one
+    up, `snapshot` gathers one, on the first process only.
+
     Args:
         config: resolved (no `auto`, no null in the schedule).
         seed: address of the initial weights.
         device: where the model lives.
+        world: the processes that train together.
     """
 
-    def __init__(self, config: LlmConfig, seed: int, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.model = build_model(config.model, config.max_seq_len, seed).to(device)
+    def __init__(
+        self, config: LlmConfig, seed: int, device: torch.device, world: World = ALONE
+    ) -> None:
+        self.config, self.device, self.world = config, device, world
+        self.parallel = build_parallel(config, seed, device, world)
+        self.model = self.parallel.model
         self.optimizer = InnerOptimizer(self.model, config.optimizer)
-        self.state = TrainState(params=clone(parameters_of(self.model)))
+        self.state = TrainState()
+        self._scaled = config.precision == "amp_fp16"
+        # Only these may leave a step out, so only they wait for the device after every step.
+        self._may_skip = self._scaled or config.nonfinite_loss == "skip"
 
     def load(self, state: TrainState) -> None:
         """Make `state` the live one; its tensors are copied."""
@@ -73,104 +58,111 @@ class Trainer:
         self.state = state
 
     def snapshot(self) -> TrainState:
-        """Copy the live state, its tensors to the CPU."""
-        moments = self.optimizer.moments()
+        """Copy the live state, its tensors to the CPU, one at a time."""
         return replace(
             self.state,
-            params={n: v.cpu().clone() for n, v in parameters_of(self.model).items()},
-            moments={
-                m: {n: v.cpu().clone() for n, v in tree.items()} for m, tree in moments.items()
-            },
+            params=self._copy(parameters_of(self.model)),
+            moments={name: self._copy(tree) for name, tree in self.optimizer.moments().items()},
         )
+
+    def _copy(self, tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        copies = {}
+        for name, value in tree.items():
+            whole = full_tensor(value)
+            if self.world.is_first:
+                copies[name] = whole.to("cpu", copy=True)
+        return copies
 
     def train(
         self,
         stream: JoinedStream,
         steps: int,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> TrainState:
+    ) -> Segment:
         """Take up to `steps` optimizer steps; fewer if `should_stop` says so between two of them.
 
         Returns:
-            The live state; its tensors are those of the last `load` (`snapshot` copies the new
-            ones).
+            What each step measured, and the live state; its tensors are those of the last `load`
+            (`snapshot` copies the new ones).
 
         Raises:
-            NonFiniteLoss: the segment's loss is NaN or infinite.
+            NonFiniteLoss: a loss or gradient was NaN or infinite, and `nonfinite_loss` is `stop`.
             DeviceError: out of memory.
         """
-        state, tokens = self.state, 0
-        # One running sum from the state on, so that its bits do not depend on the segments.
-        loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=self.device)
-        streams, done = state.streams, 0
+        state, batch = self.state, self.config.global_train_batch_size
+        measured = torch.zeros(2, steps, dtype=torch.float64, device=self.device)
+        rates: list[float] = []
+        taken: list[bool] = []
+        places = [state.streams]
         self.model.train()
-        while done < steps and not should_stop():
-            rows, streams = stream.read(streams, self.config.global_train_batch_size)
-            loss_sum += self._step(torch.from_numpy(rows), state.step + done)
-            tokens += rows.shape[0] * (rows.shape[1] - 1)
-            done += 1
-        total = float(loss_sum)
-        if not math.isfinite(total):
-            raise NonFiniteLoss(
-                f"the training loss is {total} between steps {state.step + 1} and "
-                f"{state.step + done}; lower llm_config.optimizer.lr or check the data"
-            )
-        self.state = replace(
-            state,
-            optimizer_step=state.optimizer_step + done,
-            step=state.step + done,
-            steps_done=state.steps_done + done,
-            num_tokens=state.num_tokens + tokens,
-            loss_sum=total,
-            streams=streams,
+        while len(taken) < steps and not should_stop():
+            rows, after = stream.read(places[-1], batch)
+            loss, norm = self._gradient(torch.from_numpy(rows), state.loss_scale.factor)
+            measured[:, len(taken)] = torch.stack([loss, norm.double()])
+            rates.append(self.config.optimizer.lr * self._lr_factor(state.step))
+            taken.append(not self._may_skip or self._is_good(loss, norm))
+            if taken[-1]:
+                self.optimizer.step(rates[-1])
+            tokens = rows.shape[0] * (rows.shape[1] - 1)
+            state = state.after_step(tokens, after, taken=taken[-1], scaled=self._scaled)
+            places.append(after)
+        segment = self._close(state, measured, rates, taken)
+        if (bad := segment.first_bad_step()) is not None:
+            raise self._diverged(segment, bad, stream, places[bad])
+        self.state = segment.state
+        return segment
+
+    def _gradient(self, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Set the gradient of a step; gives this process's summed loss and the gradient's norm."""
+        scale = scale if self._scaled else 1.0
+        part = self.world.part(rows)
+        microbatch = self.config.device_train_microbatch_size
+        loss = accumulate_gradient(
+            self.parallel,
+            part.to(self.device, non_blocking=True),
+            microbatch=len(part) if microbatch == "auto" else microbatch,
+            scale=scale,
+            precision=self.config.precision,
         )
-        return self.state
+        clipping = self.config.algorithms.gradient_clipping
+        threshold = clipping.clipping_threshold if clipping else None
+        return loss, unscale_and_clip(self.model, scale, threshold)
 
-    def _step(self, rows: Tensor, step: int) -> Tensor:
-        """One optimizer step on rows [B, L + 1]; gives the summed loss of its tokens."""
-        schedule = self.config.scheduler.schedulers.lr
-        assert schedule.t_warmup is not None  # resolved
-        assert schedule.t_max is not None
-        factor = cosine_with_warmup(
-            step, t_warmup=schedule.t_warmup, t_max=schedule.t_max, alpha_f=schedule.alpha_f
+    def _lr_factor(self, step: int) -> float:
+        return lr_factor(self.config.scheduler.schedulers.lr, step)
+
+    def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether to take the step; a bad loss counts as taken where it should stop the run."""
+        if self.config.nonfinite_loss == "stop" and not math.isfinite(float(loss)):
+            return True
+        return math.isfinite(float(norm)) and math.isfinite(float(loss))
+
+    def _close(
+        self, state: TrainState, measured: Tensor, rates: Sequence[float], taken: Sequence[bool]
+    ) -> Segment:
+        """Read what the steps measured: the one wait for the device in a segment."""
+        self.world.sum(measured[0])
+        sums, norms = measured[:, : len(taken)].tolist()
+        total = self.state.loss_sum
+        for loss, counts in zip(sums, taken, strict=True):
+            total += loss if counts else 0.0
+        tokens = self.config.global_train_batch_size * self.config.max_seq_len
+        return Segment(
+            state=replace(state, loss_sum=total),
+            num_tokens=state.num_tokens - self.state.num_tokens,
+            losses=[loss / tokens for loss in sums],
+            gradient_norms=norms,
+            learning_rates=rates,
+            taken=taken,
         )
-        loss = accumulate_gradient(self.model, rows.to(self.device), self._microbatch())
-        if clipping := self.config.algorithms.gradient_clipping:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clipping.clipping_threshold)
-        self.optimizer.step(self.config.optimizer.lr * factor)
-        return loss
 
-    def _microbatch(self) -> int:
-        size = self.config.device_train_microbatch_size
-        return self.config.global_train_batch_size if size == "auto" else size
-
-
-def accumulate_gradient(model: torch.nn.Module, rows: Tensor, microbatch: int) -> Tensor:
-    """Set the gradient of the mean token loss of `rows`, microbatch by microbatch.
-
-    Every token has the same weight, so the result does not depend on the microbatch beyond
-    rounding.
-
-    Args:
-        rows: [B, L + 1], int64, on the model's device.
-        microbatch: rows of one forward pass.
-
-    Returns:
-        Summed token loss in nats, float64, on the device.
-    """
-    tokens = rows.shape[0] * (rows.shape[1] - 1)
-    total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for parameter in model.parameters():
-        parameter.grad = None
-    try:
-        for part in rows.split(microbatch):
-            logits = model(part[:, :-1])
-            loss = cross_entropy_sum(logits.flatten(0, 1), part[:, 1:].flatten())
-            (loss / tokens).backward()
-            total += loss.detach()
-    except torch.OutOfMemoryError as error:
-        raise DeviceError(
-            f"out of memory with {microbatch} rows in one forward pass; lower "
-            "llm_config.device_train_microbatch_size"
-        ) from error
-    return total
+    def _diverged(
+        self, segment: Segment, index: int, stream: JoinedStream, place: Sequence[StreamState]
+    ) -> NonFiniteLoss:
+        loss, norm = segment.losses[index], segment.gradient_norms[index]
+        rows = stream.describe(place, self.config.global_train_batch_size)
+        return NonFiniteLoss(
+            f"step {self.state.step + index + 1}: the training loss is {loss} and the gradient's "
+            f"norm {norm}; its rows: {rows}; lower llm_config.optimizer.lr, check these rows, or "
+            "set llm_config.nonfinite_loss=skip"
+        )

@@ -8,18 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
-from photon.config.schema import OptimizerConfig
+from photon.config.llm import OptimizerConfig
 from photon.core.tree import Tree
+from photon.model.flops import embedding_names
+from photon.model.sharding import like_parameter
+from photon.training.adopt import Adopt
 
-_MOMENTS = {AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",), SGD: ()}
+_MOMENTS = {
+    AdamW: ("exp_avg", "exp_avg_sq"),
+    Adopt: ("exp_avg", "exp_avg_sq"),
+    Muon: ("momentum_buffer",),
+    SGD: (),
+}
 
 
 class InnerOptimizer:
-    """torch's own optimizers over disjoint parameters, stepped together.
+    """torch's own optimizers (and ADOPT) over disjoint parameters, stepped together.
 
     `muon` orthogonalises the updates of the matrices between embedding and logits (Jordan et al.
     2024), scaled to AdamW's update size so that both share one learning rate (Liu et al. 2025,
-    arXiv:2502.16982, eq. 4), and leaves the rest to AdamW.
+    arXiv:2502.16982, eq. 4), and leaves the rest to AdamW. `decoupled_adamw` decays by
+    weight_decay x lr / peak lr (Loshchilov and Hutter 2019, algorithm 2), which is AdamW with the
+    decay divided by the peak.
 
     Args:
         model: its parameters are trained; weight decay applies to matrices only.
@@ -28,26 +38,23 @@ class InnerOptimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = dict(model.named_parameters())
-        hidden = [
-            p for n, p in self._parameters.items() if p.dim() == 2 and not n.startswith("embedding")
-        ]
-        matrices = [p for p in model.parameters() if p.dim() >= 2]
-        vectors = [p for p in model.parameters() if p.dim() < 2]
+        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
+        vectors = [p for p in self._parameters.values() if p.dim() < 2]
         self._parts: list[Optimizer] = []
         if config.name == "muon":
+            embeddings = embedding_names(model)
+            hidden = [
+                p for n, p in self._parameters.items() if p.dim() == 2 and n not in embeddings
+            ]
             self._parts.append(_muon(hidden, config))
             taken = set(map(id, hidden))
             matrices = [p for p in matrices if id(p) not in taken]
+        decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
         groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": matrices, "weight_decay": decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        if config.name == "sgd":
-            self._parts.append(SGD(groups, lr=config.lr))
-        else:
-            self._parts.append(
-                AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-            )
+        self._parts.append(_elementwise([g for g in groups if g["params"]], config))
 
     def step(self, lr: float) -> None:
         """Update the parameters from their gradients."""
@@ -76,19 +83,28 @@ class InnerOptimizer:
 
         Args:
             moments: as `moments()` gives them; empty starts afresh.
-            step: steps that they have seen; decides AdamW's bias correction.
+            step: steps that they have seen; decides the bias correction.
         """
         for part in self._parts:
             part.state.clear()
             names = _MOMENTS[type(part)] if moments else ()
             for name, p in self._owned(part) if names else ():
-                part.state[p] = {m: moments[m][name].to(p, copy=True) for m in names}
-                if isinstance(part, AdamW):
-                    part.state[p]["step"] = torch.tensor(float(step), device=p.device)
+                part.state[p] = {m: like_parameter(moments[m][name], p) for m in names}
+                if isinstance(part, AdamW | Adopt):
+                    device = p.device if isinstance(part, AdamW) else "cpu"
+                    part.state[p]["step"] = torch.tensor(float(step), device=device)
 
     def _owned(self, part: Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
         owned = {id(p) for group in part.param_groups for p in group["params"]}
         return [(name, p) for name, p in self._parameters.items() if id(p) in owned]
+
+
+def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
+    if config.name == "sgd":
+        return SGD(groups, lr=config.lr)
+    if config.name == "adopt":
+        return Adopt(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def _muon(hidden: list[nn.Parameter], config: OptimizerConfig) -> Muon:

@@ -1,0 +1,39 @@
+"""Keys of the data: where it comes from, how it is dealt out, in which order it is read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from photon.config.base import Section
+
+
+class EmbeddedCorpus(Section):
+    """The default corpus: the source of the running Python's own standard library."""
+
+    vocab_size: int = Field(default=2048, ge=257, description="size of the tokenizer trained on it")
+    partition: Literal["iid", "source"] = Field(
+        default="iid",
+        description="documents at random, or whole packages (heterogeneous) to a client",
+    )
+    validation_fraction: float = Field(
+        default=0.05, gt=0, lt=0.5, description="documents of the common validation set"
+    )
+    max_bytes: int = Field(default=16_000_000, ge=1, description="most text taken from the library")
+    seed: int = Field(default=9176, description="address of the split's random numbers")
+
+
+class SplitConfig(Section):
+    root_local: str | None = Field(
+        default=None,
+        description="prepared data folder; null: the embedded corpus, made on first use",
+    )
+    shuffle: bool = Field(default=True, description="visit the rows in an addressed random order")
+    shuffle_seed: int = Field(default=9176, description="address of that order")
+
+
+class DatasetConfig(Section):
+    name: str = Field(default="embedded", description="name of the preset")
+    embedded: EmbeddedCorpus = EmbeddedCorpus()
+    train: SplitConfig = SplitConfig()

@@ -1,0 +1,197 @@
+"""Keys of `llm_config`: the model, the inner optimizer and the local round."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from photon.config.base import Batches, Section
+from photon.config.model import ModelConfig
+
+SCHEDULES = (
+    "cosine_with_warmup",
+    "constant_with_linear_cooldown_with_warmup",
+    "constant_with_sqrt_cooldown_with_warmup",
+    "warmup_stable_decay",
+)
+
+
+class LrSchedule(Section):
+    """Learning-rate schedule, counted in steps of the run (not of the round)."""
+
+    name: Literal[
+        "cosine_with_warmup",
+        "constant_with_linear_cooldown_with_warmup",
+        "constant_with_sqrt_cooldown_with_warmup",
+        "warmup_stable_decay",
+    ] = Field(default="cosine_with_warmup", description=f"one of {', '.join(SCHEDULES)}")
+    t_warmup: Batches | None = Field(
+        default=None, ge=0, description="warm-up; null: a tenth of t_max"
+    )
+    t_max: Batches | None = Field(
+        default=None, ge=1, description="end of the schedule; null: the run's end"
+    )
+    t_cooldown: Batches | None = Field(
+        default=None,
+        ge=0,
+        description="last part, in which the constant schedules fall; null: a tenth of t_max",
+    )
+    alpha_f: float | None = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="final lr as a fraction of the peak; null: 0",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_floor(self) -> LrSchedule:
+        if self.name == "warmup_stable_decay" and not self.alpha_f:
+            raise ValueError(
+                "warmup_stable_decay falls exponentially to alpha_f, which must be > 0"
+            )
+        return self
+
+
+class Schedulers(Section):
+    lr: LrSchedule = LrSchedule()
+
+
+class SchedulerConfig(Section):
+    schedulers: Schedulers = Schedulers()
+
+
+class OptimizerConfig(Section):
+    """The inner optimizer."""
+
+    name: Literal["adamw", "decoupled_adamw", "adopt", "muon", "sgd"] = Field(
+        default="adamw", description="inner optimizer; muon leaves embeddings and norms to adamw"
+    )
+    lr: float = Field(default=8e-3, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay rates of moments")
+    eps: float = Field(default=1e-8, gt=0, description="added to (adopt: least) root of the moment")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Muon's momentum (Nesterov)")
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0,
+        description="decay of matrices: times lr (adamw, adopt, muon), times lr / peak "
+        "(decoupled_adamw), or added to the gradient (sgd)",
+    )
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"betas must lie in [0, 1), got {list(value)}")
+        return value
+
+
+class GradientClipping(Section):
+    clipping_type: Literal["norm"] = "norm"
+    clipping_threshold: float = Field(
+        default=1.0, gt=0, description="largest gradient norm of a step"
+    )
+
+
+class Algorithms(Section):
+    gradient_clipping: GradientClipping | None = GradientClipping()
+
+
+class FsdpConfig(Section):
+    """How the devices of one job share the model; one device needs none of it."""
+
+    sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"] = Field(
+        default="FULL_SHARD",
+        description="FSDP2, resharded after each forward pass or not; NO_SHARD: DDP",
+    )
+    mixed_precision: Literal["PURE", "DEFAULT"] = Field(
+        default="PURE",
+        description="FSDP2 sums gradients in the precision of the step (PURE) or in fp32 (DEFAULT)",
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="recompute each block in the backward pass (any device count)"
+    )
+
+
+class LlmConfig(Section):
+    """Model, inner optimizer and the local round."""
+
+    name: str = Field(default="llama-tiny", description="name of the preset")
+    max_seq_len: int = Field(default=128, ge=2, description="positions of one row")
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    algorithms: Algorithms = Algorithms()
+    precision: Literal["amp_bf16", "amp_fp16", "fp32"] = Field(
+        default="fp32",
+        description="arithmetic of a step; weights and moments stay fp32",
+    )
+    fsdp_config: FsdpConfig | None = Field(
+        default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"
+    )
+    compile: bool | Literal["auto"] = Field(
+        default="auto", description="torch.compile the blocks; auto: on a GPU only"
+    )
+    z_loss: float = Field(
+        default=0.0, ge=0, description="weight of the squared log-normaliser added to the loss"
+    )
+    max_logits_bytes: int = Field(
+        default=1 << 30,
+        ge=1 << 10,
+        description="fp32 logits held at once; larger ones are made in chunks",
+    )
+    nonfinite_loss: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="a step with a NaN or infinite loss or gradient: stop, or leave it out",
+    )
+    local_steps: Batches = Field(
+        default=16, ge=1, description="optimizer steps of a client in a round"
+    )
+    max_duration: Batches | None = Field(
+        default=None, ge=1, description="steps of a centralised run; null: n_rounds * local_steps"
+    )
+    global_train_batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="rows of one optimizer step (of a client, or of a centralised run)",
+    )
+    device_train_microbatch_size: int | Literal["auto"] = Field(
+        default="auto", description="rows of one forward pass; auto takes what fits into memory"
+    )
+    device_eval_batch_size: int = Field(default=32, ge=1, description="rows of one validation pass")
+    eval_subset_num_batches: int = Field(
+        default=-1, ge=-1, description="validation batches; -1 takes the whole validation set"
+    )
+    eval_interval: Batches | None = Field(
+        default=64,
+        ge=1,
+        description="validate a centralised run every so many steps; null: at its end",
+    )
+    save_interval: Batches = Field(
+        default=64, ge=1, description="longest segment: steps that a kill -9 can lose"
+    )
+    save_num_checkpoints_to_keep: int = Field(
+        default=2, ge=1, description="newest checkpoints kept"
+    )
+
+    @field_validator("device_train_microbatch_size")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _rows_fit_the_model(self) -> LlmConfig:
+        positions = self.model.max_seq_len
+        if positions is not None and self.max_seq_len > positions:
+            raise ValueError(
+                f"max_seq_len={self.max_seq_len} is longer than the {positions} positions of the "
+                "model (llm_config.model.max_seq_len)"
+            )
+        return self
+
+    @property
+    def positions(self) -> int:
+        """Positions of the model."""
+        return self.model.max_seq_len or self.max_seq_len

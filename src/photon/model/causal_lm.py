@@ -1,0 +1,144 @@
+"""Any causal language model that `transformers` can build, behind the interface of `Decoder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from photon.config.llm import LlmConfig
+from photon.config.model import ModelConfig
+from photon.errors import ConfigError, DataError
+from photon.model.loss import TokenLoss, logits_loss
+
+INSTALL = "needs the transformers package: pip install 'photon-pretraining[hf]'"
+
+
+class HuggingFaceLM(nn.Module):
+    """A model of `transformers`; parameter names are those of its own checkpoints.
+
+    Args:
+        llm: resolved by `read_config`, so that the whole architecture is in it.
+        seed: of the new weights.
+
+    Raises:
+        ConfigError: transformers is missing, or the model cannot be trained here.
+    """
+
+    def __init__(self, llm: LlmConfig, seed: int) -> None:
+        super().__init__()
+        transformers = _transformers()
+        entries = dict(llm.model.hf_config)
+        config = transformers.AutoConfig.for_model(entries.pop("model_type"), **entries)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = transformers.AutoModelForCausalLM.from_config(config).float()
+        self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
+        self.z_loss = llm.z_loss
+        self._refuse_learned_buffers()
+        if llm.fsdp_config and llm.fsdp_config.activation_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def _refuse_learned_buffers(self) -> None:
+        named = self.model.named_parameters(remove_duplicate=False)
+        persistent = set(self.model.state_dict()) - {name for name, _ in named}
+        if persistent:
+            raise ConfigError(
+                f"llm_config.model: {type(self.model).__name__} keeps state in buffers "
+                f"({sorted(persistent)[0]}), which are never sent; choose another model"
+            )
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The repeated layers: the longest list of modules."""
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
+        return list(max(lists, key=len)) if lists else []
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, cache: Any = None
+    ) -> Tensor | TokenLoss:
+        """As `Decoder.forward`; the logits are made in one piece, since each model makes its own.
+
+        Raises:
+            DataError: more tokens than the model has positions.
+        """
+        end = tokens.shape[1] + (cache.length if cache is not None else 0)
+        if end > self.max_seq_len:
+            raise DataError(
+                f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
+                "the model; shorten it"
+            )
+        past = None if cache is None else cache.states
+        logits = self.model(
+            input_ids=tokens, past_key_values=past, use_cache=cache is not None
+        ).logits
+        if targets is None:
+            return logits
+        return logits_loss(logits.flatten(0, 1), targets.flatten(), self.z_loss)
+
+    def new_cache(self, rows: int = 1) -> HuggingFaceCache:
+        return HuggingFaceCache()
+
+    def compile_blocks(self) -> None:
+        for block in self.blocks:
+            block.compile()
+
+
+class HuggingFaceCache:
+    """`transformers`' own cache."""
+
+    def __init__(self) -> None:
+        self.states = _transformers().DynamicCache()
+
+    @property
+    def length(self) -> int:
+        return self.states.get_seq_length()
+
+
+def read_config(model: ModelConfig) -> ModelConfig:
+    """Put the architecture of the named folder into the configuration.
+
+    After this the run needs the folder no more. Dropout is switched off: its masks would be drawn
+    from a global generator, and pre-training does without.
+
+    Raises:
+        ConfigError: the folder is missing or holds no causal language model.
+    """
+    if model.hf_config:
+        return model
+    name = model.pretrained_model_name_or_path
+    assert name is not None  # validated
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, **model.config_overrides)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        where = "" if Path(name).exists() else "; there is no such folder"
+        raise ConfigError(
+            f"llm_config.model.pretrained_model_name_or_path={name}: cannot read a config.json "
+            f"there ({reason}){where}"
+        ) from error
+    entries = {
+        key: 0.0 if ("dropout" in key or "pdrop" in key) and isinstance(value, float) else value
+        for key, value in config.to_dict().items()
+    }
+    sizes = {
+        "d_model": getattr(config, "hidden_size", None),
+        "n_layers": getattr(config, "num_hidden_layers", None),
+        "n_heads": getattr(config, "num_attention_heads", None),
+        "vocab_size": config.vocab_size,
+        "max_seq_len": model.max_seq_len or getattr(config, "max_position_embeddings", None),
+        "tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
+        "hf_config": entries,
+    }
+    return model.model_copy(update={k: v for k, v in sizes.items() if v is not None})
+
+
+def _transformers():
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(f"llm_config.model.name=hf_causal_lm {INSTALL}") from error
+    return transformers

@@ -1,0 +1,117 @@
+"""Several devices that train one model together; a single device is the trivial case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from photon.config.llm import LlmConfig
+from photon.errors import ConfigError
+from photon.model.build import LanguageModel, build_model
+from photon.training.precision import DTYPES
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes of one job, one per device.
+
+    Attributes:
+        rank: this process; 0 saves and prints.
+        size: processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def part(self, rows: Tensor) -> Tensor:
+        """This process's rows of a batch.
+
+        Raises:
+            ConfigError: the batch does not divide.
+        """
+        if len(rows) % self.size:
+            raise ConfigError(
+                f"llm_config.global_train_batch_size={len(rows)} must be a multiple of the "
+                f"{self.size} processes of the job"
+            )
+        share = len(rows) // self.size
+        return rows[self.rank * share : (self.rank + 1) * share]
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+
+ALONE = World()
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelModel:
+    """A model as the loop sees it.
+
+    Attributes:
+        model: names and holds the parameters.
+        call: what is called; averages gradients over the processes.
+        defer: context in which a backward pass leaves the averaging to the last microbatch.
+    """
+
+    model: LanguageModel
+    call: Callable[..., Any]
+    defer: Callable[[], AbstractContextManager]
+
+
+def build_parallel(llm: LlmConfig, seed: int, device: torch.device, world: World) -> ParallelModel:
+    """Build a seeded model on one device, replicated (DDP), or sharded (FSDP2).
+
+    Sharding happens before the weights take memory, and each weight is drawn whole and cut, so that
+    the model is the same bits for any number of processes.
+    """
+
+    def shard(model: nn.Module) -> None:
+        _fully_shard(model, llm, device)
+
+    model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world) else None)
+    if llm.compile is True:
+        model.compile_blocks()
+    if world.size == 1 or is_sharded(llm, world):
+        return ParallelModel(model, model, nullcontext)
+    from torch.nn.parallel import DistributedDataParallel
+
+    replica = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return ParallelModel(model, replica, replica.no_sync)
+
+
+def is_sharded(llm: LlmConfig, world: World) -> bool:
+    """Whether a job of this size shards the model (FSDP2) rather than replicating it."""
+    fsdp = llm.fsdp_config
+    return world.size > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
+
+
+def _fully_shard(model: nn.Module, llm: LlmConfig, device: torch.device) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    fsdp = llm.fsdp_config
+    assert fsdp is not None
+    dtype = DTYPES.get(llm.precision)
+    reduce = dtype if fsdp.mixed_precision == "PURE" else torch.float32
+    options = {
+        "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),
+        "reshard_after_forward": fsdp.sharding_strategy == "FULL_SHARD",
+        "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=dtype and reduce),
+    }
+    for block in model.blocks:  # pyright: ignore
+        fully_shard(block, **options)
+    fully_shard(model, **options)

@@ -1,0 +1,41 @@
+"""Number formats of a step: autocast, and the scale of the loss in fp16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+
+DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
+GROWTH_INTERVAL = 2000
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Context of forward and backward passes."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossScale:
+    """Factor on the loss that keeps small fp16 gradients from vanishing (Micikevicius et al. 2018).
+
+    Halved when a gradient overflows (that step is left out), doubled after 2000 steps without.
+
+    Attributes:
+        factor: now.
+        good_steps: steps since it changed.
+    """
+
+    factor: float = 65536.0
+    good_steps: int = 0
+
+    def after(self, finite: bool) -> LossScale:
+        """The scale for the next step."""
+        if not finite:
+            return LossScale(factor=self.factor / 2)
+        if self.good_steps + 1 == GROWTH_INTERVAL:
+            return LossScale(factor=self.factor * 2)
+        return replace(self, good_steps=self.good_steps + 1)
