@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from photon.config.llm import LlmConfig
 from photon.errors import ConfigError
 from photon.model.build import LanguageModel, build_model
-from photon.training.precision import DTYPES
+from photon.model.precision import DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class World:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true for one of the processes; asked on the CPU, so no device waits."""
+        return bool(self.sum(torch.tensor(int(flag))))
 
 
 ALONE = World()
