@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
+    "model": ("photon.cli.model", "Show what a model costs before it is trained."),
     "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
 }
 

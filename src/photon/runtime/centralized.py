@@ -11,6 +11,7 @@ from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport
 from photon.runtime.checkpoint import prune_checkpoints, save_train_state
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.measure import SegmentMeter
 from photon.runtime.server import loss_record
 from photon.runtime.trackers import Tracker
 from photon.training.loop import Trainer
@@ -40,6 +41,7 @@ def train_centralized(
     Raises:
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
+    measure = SegmentMeter(trainer)
     total = config.llm_config.max_duration
     assert total is not None  # resolved
     while trainer.state.step < total:
@@ -54,11 +56,7 @@ def train_centralized(
                 "step": state.step,
                 "steps": total,
                 "tokens": state.num_tokens,
-                "train_loss": segment.train_loss,
-                "gradient_norm": segment.gradient_norm,
-                "learning_rate": segment.learning_rates[-1],
-                "seconds": elapsed,
-                "tokens_per_second": segment.num_tokens / elapsed,
+                **measure(segment, elapsed),
             }
             due = _is_due(config, state.step, total)
             track(record | loss_record(validate() if due else None))

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from photon.core.loss_scale import LossScale
 from photon.core.messages import ClientState, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.runtime import artifact
-from photon.training.loss_scale import LossScale
 from photon.training.state import TrainState
 
 
@@ -131,6 +131,7 @@ def save_client_state(folder: Path, state: ClientState) -> Path:
         "stream": asdict(state.stream),
         "moments": _names(state.moments),
         "optimizer_step": state.optimizer_step,
+        "loss_scale": asdict(state.loss_scale),
     }
     return artifact.save(
         folder, f"state_{state.round:06d}", pack({"moments": state.moments}), facts
@@ -144,6 +145,7 @@ def load_client_state(path: Path) -> ClientState:
         stream=StreamState(**facts["stream"]),
         moments=_moments(tensors, "moments", facts["moments"]),
         optimizer_step=facts["optimizer_step"],
+        loss_scale=LossScale(**facts["loss_scale"]),
     )
 
 

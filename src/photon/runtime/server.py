@@ -114,6 +114,7 @@ def _record(
         "gradient_norm": report.gradient_norm,
         "client_norms": {str(c): v for c, v in report.client_norms.items()},
         "client_cosines": {str(c): v for c, v in report.client_cosines.items()},
+        "client_metrics": {str(c): dict(v) for c, v in report.client_metrics.items()},
         "accepted": list(report.accepted),
         "refused": {str(c): why for c, why in report.refused.items()},
         "state_lost": list(report.state_lost),
