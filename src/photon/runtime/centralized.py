@@ -9,7 +9,11 @@ from pathlib import Path
 from photon.config.schema import Config
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport
-from photon.runtime.checkpoint import prune_checkpoints, save_train_state
+from photon.runtime.checkpoint import (
+    naming_last_good,
+    prune_checkpoints,
+    save_train_state,
+)
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.measure import SegmentMeter
 from photon.runtime.server import loss_record
@@ -47,7 +51,8 @@ def train_centralized(
     while trainer.state.step < total:
         step = trainer.state.step
         begun = time.monotonic()
-        segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        with naming_last_good(checkpoints):
+            segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
         state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed
