@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from photon.runtime.device import peak_flops
+from photon.runtime.device import peak_flops, precision_warning
 
 GPU = torch.device("cuda:0")
 
@@ -43,3 +43,13 @@ def test_peaks_of_the_data_sheets(monkeypatch, name, bf16, fp16, fp32):
 
 def test_a_cpu_has_no_entry():
     assert peak_flops(torch.device("cpu"), "fp32") is None
+
+
+def test_an_emulated_precision_is_said(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    warning = precision_warning(torch.device("cpu"), "amp_bf16")
+    assert warning is not None
+    assert "set llm_config.precision=fp32" in warning
+    assert precision_warning(torch.device("cpu"), "fp32") is None
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert precision_warning(torch.device("cpu"), "amp_bf16") is None

@@ -79,7 +79,10 @@ def _schedule(config: Config, steps: int) -> dict[str, int]:
         lengths["t_cooldown"] = 0
     if sum(lengths.values()) > t_max:
         shown = " + ".join(f"{name}={value}" for name, value in lengths.items() if value)
-        raise ConfigError(f"llm_config.scheduler.schedulers.lr: {shown} is more than t_max={t_max}")
+        raise ConfigError(
+            f"llm_config.scheduler.schedulers.lr: {shown} is more than t_max={t_max}; shorten these "
+            "or train for more steps"
+        )
     return {"t_max": t_max, **lengths}
 
 

@@ -83,6 +83,18 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     return 1e12 * (full if precision == "fp32" else half)
 
 
+def precision_warning(device: torch.device, precision: str) -> str | None:
+    """What to tell the user if the precision is emulated here: it costs ten times fp32 and more."""
+    if device.type != "cpu" or precision == "fp32":
+        return None
+    if "AVX512" in torch.backends.cpu.get_cpu_capability():
+        return None
+    return (
+        f"this CPU has no arithmetic for {precision}, which makes it many times slower than fp32; "
+        "set llm_config.precision=fp32"
+    )
+
+
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,7 +21,7 @@ from photon.config.schema import Config
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.shards import read_manifest
 from photon.errors import DataError, Interrupted, MismatchedCheckpoint
-from photon.runtime.device import num_cores
+from photon.runtime.device import num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import CENTRALIZED, FEDERATED, Job, Say, TrackerFactory, open_job
 from photon.runtime.node import data_root
@@ -169,8 +169,12 @@ def _run(
     existing: bool = False,
 ) -> TrainResult:
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
-    if warning := schedule_warning(config):
-        job.say(f"warning     {warning}")
+    for warning in (
+        schedule_warning(config),
+        precision_warning(job.device, config.llm_config.precision),
+    ):
+        if warning:
+            job.say(f"warning     {warning}")
     try:
         with _folder(path, config, data, kind, job, existing) as folder:
             result = train_in(folder, config, job)
