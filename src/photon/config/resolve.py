@@ -80,8 +80,8 @@ def _schedule(config: Config, steps: int) -> dict[str, int]:
     if sum(lengths.values()) > t_max:
         shown = " + ".join(f"{name}={value}" for name, value in lengths.items() if value)
         raise ConfigError(
-            f"llm_config.scheduler.schedulers.lr: {shown} is more than t_max={t_max}; shorten these "
-            "or train for more steps"
+            f"llm_config.scheduler.schedulers.lr: {shown} is more than t_max={t_max}; "
+            "shorten these or train for more steps"
         )
     return {"t_max": t_max, **lengths}
 
