@@ -37,7 +37,6 @@ class HuggingFaceLM(nn.Module):
             config = hf_config(llm.model)
             self.model = transformers.AutoModelForCausalLM.from_config(config).float()
         self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
-        self._cache_argument = _cache_argument(self.model)
         self.z_loss = llm.z_loss
         self._refuse_learned_buffers()
         if llm.fsdp_config and llm.fsdp_config.activation_checkpointing:
@@ -72,7 +71,7 @@ class HuggingFaceLM(nn.Module):
                 f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
                 "the model; shorten it"
             )
-        past = {} if cache is None else {self._cache_argument: cache.states}
+        past = {} if cache is None else {cache.argument: cache.states}
         logits = self.model(input_ids=tokens, use_cache=cache is not None, **past).logits
         if targets is None:
             return logits
@@ -80,7 +79,9 @@ class HuggingFaceLM(nn.Module):
 
     def new_cache(self, rows: int = 1) -> HuggingFaceCache | None:
         """An empty cache; None for a model that keeps another kind of state."""
-        return HuggingFaceCache(self.model.config) if self._cache_argument else None
+        known = inspect.signature(self.model.forward).parameters
+        argument = next((name for name in HuggingFaceCache.ARGUMENTS if name in known), None)
+        return HuggingFaceCache(self.model.config, argument) if argument else None
 
     def compile_blocks(self) -> None:
         for block in self.blocks:
@@ -88,9 +89,18 @@ class HuggingFaceLM(nn.Module):
 
 
 class HuggingFaceCache:
-    """`transformers`' own cache."""
+    """`transformers`' own cache.
 
-    def __init__(self, config: Any) -> None:
+    Args:
+        config: of the model.
+        argument: what the model's forward calls it.
+    """
+
+    ARGUMENTS = ("cache", "past_key_values")
+    """Its names in newer and in older versions of `transformers`."""
+
+    def __init__(self, config: Any, argument: str) -> None:
+        self.argument = argument
         self.states = _transformers().DynamicCache(config=config)
 
     @property
@@ -138,10 +148,9 @@ def hf_config(model: ModelConfig) -> Any:
 def _read(model: ModelConfig) -> Any:
     name = model.pretrained_model_name_or_path
     assert name is not None  # validated
+    read: Any = _transformers().AutoConfig.from_pretrained
     try:
-        config, unknown = _transformers().AutoConfig.from_pretrained(
-            name, return_unused_kwargs=True, **model.config_overrides
-        )
+        config, unknown = read(name, return_unused_kwargs=True, **model.config_overrides)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         where = "" if Path(name).exists() else "; there is no such folder"
@@ -176,12 +185,6 @@ def _without_dropout(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _first(config: Any, *names: str) -> int | None:
     return next((value for n in names if (value := getattr(config, n, None)) is not None), None)
-
-
-def _cache_argument(model: Any) -> str | None:
-    """What the model calls its cache: `cache` in newer transformers, `past_key_values` in older."""
-    known = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in known), None)
 
 
 def _transformers():

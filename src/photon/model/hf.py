@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from photon.config.llm import LlmConfig
@@ -146,23 +145,15 @@ def import_model(
     if layout is _GPT2 and fields["no_bias"]:
         fields["no_bias"] = not _has_bias(tensors)  # it may have learned some since its export
         tensors = {k: v for k, v in tensors.items() if not (fields["no_bias"] and _is_bias(k))}
-    llm = _validated(fields)
+    model = ModelConfig.model_validate(fields)
+    llm = LlmConfig(model=model, max_seq_len=fields["max_seq_len"])
     params, used = {}, set()
     for name, like in parameters_of(empty_model(llm)).items():
-        expected = _to_theirs(layout, llm.model, name, like)
+        expected = _to_theirs(layout, model, name, like)
         params[name] = _to_ours(layout, name, [_take(tensors, *item) for item in expected.items()])
         used.update(expected)
-    _refuse_rest(llm.model, {k: v for k, v in tensors.items() if k not in used}, params)
+    _refuse_rest(model, {k: v for k, v in tensors.items() if k not in used}, params)
     return fields, params
-
-
-def _validated(fields: dict[str, Any]) -> LlmConfig:
-    try:
-        return LlmConfig(model=ModelConfig(**fields), max_seq_len=fields["max_seq_len"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"config.json: no model of ours: {key} {first['msg']}") from error
 
 
 def _theirs(layout: Layout, name: str) -> tuple[str, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
 from photon.errors import CheckpointError, ConfigError
@@ -164,9 +166,15 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
             raise _unlike(key, value)
     try:
         read = {"gpt2": _gpt2_fields, "mpt": _mpt_fields}.get(kind, _llama_fields)
-        return {"vocab_size": config["vocab_size"], **read(config)}
+        fields = {"vocab_size": config["vocab_size"], **read(config)}
+        ModelConfig.model_validate(fields)
     except KeyError as error:
         raise CheckpointError(f"config.json: has no entry {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"config.json: no model of ours: {key} {first['msg']}") from error
+    return fields
 
 
 def _entry(config: Mapping[str, Any], dotted: str, default: Any) -> Any:
