@@ -30,7 +30,7 @@ from photon.runtime.process_group import from_first
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
-from photon.runtime.warm_start import check_warm_start
+from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 
 
 def train(
@@ -125,6 +125,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=kind == CENTRALIZED,
     )
     config, data = prepare(config, job.say)
+    if warning := tokenizer_warning(config):
+        job.say(f"warning     {warning}")
     return with_microbatch(config, job.device, job.world.size), data
 
 

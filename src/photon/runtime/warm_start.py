@@ -10,10 +10,12 @@ from torch import Tensor
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
 from photon.core.tree import Tree
+from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.causal_lm import read_config
 from photon.runtime import checkpoint
 from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
+from photon.runtime.node import data_root
 from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.run_folder import read_run
 from photon.runtime.saved_model import resolve_checkpoint
@@ -61,6 +63,27 @@ def check_warm_start(config: Config) -> None:
                 f"{path}: holds another architecture: llm_config.model.{key} is "
                 f"{theirs.get(key)!r} there, {value!r} here"
             )
+
+
+def tokenizer_warning(config: Config) -> str | None:
+    """What to tell the user if the data was tokenised by another tokenizer than the start's.
+
+    Args:
+        config: of a run whose data is there.
+    """
+    source = _source(config)
+    if source is None:
+        return None
+    path = Path(source)
+    folder = resolve_checkpoint(path)[0] if _is_run(source) else path
+    theirs, ours = folder / "tokenizer.json", data_root(config) / "tokenizer.json"
+    if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
+        return None
+    return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    return load_tokenizer(path).get_vocab()
 
 
 def _source(config: Config) -> str | None:
