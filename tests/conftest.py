@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test reaches a network
 
 from photon.config import Config, load_config
 from photon.data.prepare import prepare_embedded

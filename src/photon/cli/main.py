@@ -16,6 +16,8 @@ COMMANDS = {
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
     "model": ("photon.cli.model", "Show what a model costs before it is trained."),
+    "export": ("photon.cli.export", "Write a checkpoint as a Hugging Face folder."),
+    "import": ("photon.cli.import_", "Make a run folder of a Hugging Face folder."),
     "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,9 @@ class HuggingFaceLM(nn.Module):
     def __init__(self, llm: LlmConfig, seed: int) -> None:
         super().__init__()
         transformers = _transformers()
-        entries = dict(llm.model.hf_config)
-        config = transformers.AutoConfig.for_model(entries.pop("model_type"), **entries)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            config = hf_config(llm.model)
             self.model = transformers.AutoModelForCausalLM.from_config(config).float()
         self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
         self.z_loss = llm.z_loss
@@ -70,16 +71,17 @@ class HuggingFaceLM(nn.Module):
                 f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
                 "the model; shorten it"
             )
-        past = None if cache is None else cache.states
-        logits = self.model(
-            input_ids=tokens, past_key_values=past, use_cache=cache is not None
-        ).logits
+        past = {} if cache is None else {cache.argument: cache.states}
+        logits = self.model(input_ids=tokens, use_cache=cache is not None, **past).logits
         if targets is None:
             return logits
         return logits_loss(logits.flatten(0, 1), targets.flatten(), self.z_loss)
 
-    def new_cache(self, rows: int = 1) -> HuggingFaceCache:
-        return HuggingFaceCache()
+    def new_cache(self, rows: int = 1) -> HuggingFaceCache | None:
+        """An empty cache; None for a model that keeps another kind of state."""
+        known = inspect.signature(self.model.forward).parameters
+        argument = next((name for name in HuggingFaceCache.ARGUMENTS if name in known), None)
+        return HuggingFaceCache(self.model.config, argument) if argument else None
 
     def compile_blocks(self) -> None:
         for block in self.blocks:
@@ -87,10 +89,19 @@ class HuggingFaceLM(nn.Module):
 
 
 class HuggingFaceCache:
-    """`transformers`' own cache."""
+    """`transformers`' own cache.
 
-    def __init__(self) -> None:
-        self.states = _transformers().DynamicCache()
+    Args:
+        config: of the model.
+        argument: what the model's forward calls it.
+    """
+
+    ARGUMENTS = ("cache", "past_key_values")
+    """Its names in newer and in older versions of `transformers`."""
+
+    def __init__(self, config: Any, argument: str) -> None:
+        self.argument = argument
+        self.states = _transformers().DynamicCache(config=config)
 
     @property
     def length(self) -> int:
@@ -104,15 +115,42 @@ def read_config(model: ModelConfig) -> ModelConfig:
     from a global generator, and pre-training does without.
 
     Raises:
-        ConfigError: the folder is missing or holds no causal language model.
+        ConfigError: the folder is missing or holds no causal language model, an override is no
+            entry of its config, or more positions are asked for than it has.
     """
     if model.hf_config:
         return model
+    config = _read(model)
+    positions = _first(config, "max_position_embeddings", "n_positions", "max_seq_len")
+    if model.max_seq_len and positions and model.max_seq_len > positions:
+        raise ConfigError(
+            f"llm_config.model.max_seq_len={model.max_seq_len}: the model of "
+            f"{model.pretrained_model_name_or_path} has {positions} positions"
+        )
+    sizes = {
+        "d_model": _first(config, "hidden_size", "n_embd"),
+        "n_layers": _first(config, "num_hidden_layers"),
+        "n_heads": _first(config, "num_attention_heads"),
+        "vocab_size": _first(config, "vocab_size"),
+        "max_seq_len": model.max_seq_len or positions,
+        "tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
+        "hf_config": _entries(config),
+    }
+    return model.model_copy(update={k: v for k, v in sizes.items() if v is not None})
+
+
+def hf_config(model: ModelConfig) -> Any:
+    """The configuration object of `transformers` that `read_config` has recorded."""
+    entries = dict(model.hf_config)
+    return _transformers().AutoConfig.for_model(entries.pop("model_type"), **entries)
+
+
+def _read(model: ModelConfig) -> Any:
     name = model.pretrained_model_name_or_path
     assert name is not None  # validated
-    transformers = _transformers()
+    read: Any = _transformers().AutoConfig.from_pretrained
     try:
-        config = transformers.AutoConfig.from_pretrained(name, **model.config_overrides)
+        config, unknown = read(name, return_unused_kwargs=True, **model.config_overrides)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         where = "" if Path(name).exists() else "; there is no such folder"
@@ -120,20 +158,33 @@ def read_config(model: ModelConfig) -> ModelConfig:
             f"llm_config.model.pretrained_model_name_or_path={name}: cannot read a config.json "
             f"there ({reason}){where}"
         ) from error
-    entries = {
-        key: 0.0 if ("dropout" in key or "pdrop" in key) and isinstance(value, float) else value
-        for key, value in config.to_dict().items()
-    }
-    sizes = {
-        "d_model": getattr(config, "hidden_size", None),
-        "n_layers": getattr(config, "num_hidden_layers", None),
-        "n_heads": getattr(config, "num_attention_heads", None),
-        "vocab_size": config.vocab_size,
-        "max_seq_len": model.max_seq_len or getattr(config, "max_position_embeddings", None),
-        "tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
-        "hf_config": entries,
-    }
-    return model.model_copy(update={k: v for k, v in sizes.items() if v is not None})
+    if unknown:
+        raise ConfigError(
+            f"llm_config.model.config_overrides.{sorted(unknown)[0]}: is no entry of the "
+            f"{config.model_type} config of {name}"
+        )
+    return config
+
+
+def _entries(config: Any) -> dict[str, Any]:
+    """All of the config as JSON values, without dropout and without the place it was read from."""
+    entries = json.loads(config.to_json_string(use_diff=False))
+    entries.pop("_name_or_path", None)
+    return _without_dropout(entries)
+
+
+def _without_dropout(entries: dict[str, Any]) -> dict[str, Any]:
+    clean: dict[str, Any] = {}
+    for key, value in entries.items():
+        is_rate = ("dropout" in key or "pdrop" in key) and isinstance(value, float)
+        if isinstance(value, dict):
+            value = _without_dropout(value)
+        clean[key] = 0.0 if is_rate else value
+    return clean
+
+
+def _first(config: Any, *names: str) -> int | None:
+    return next((value for n in names if (value := getattr(config, n, None)) is not None), None)
 
 
 def _transformers():

@@ -20,7 +20,8 @@ from photon.config.resolve import (
 from photon.config.schema import Config
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.shards import read_manifest
-from photon.errors import DataError, Interrupted, MismatchedCheckpoint
+from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.model.causal_lm import read_config
 from photon.runtime.device import num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import CENTRALIZED, FEDERATED, Job, Say, TrackerFactory, open_job
@@ -29,6 +30,7 @@ from photon.runtime.process_group import from_first
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
+from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 
 
 def train(
@@ -79,9 +81,14 @@ def resume(
 
     Raises:
         MismatchedCheckpoint: an override, or the data, would change the mathematics.
-        RunFolderError: no run there, or another process is at it.
+        RunFolderError: no run there, an imported model, or another process is at it.
     """
     saved, facts = read_run(path)
+    if facts["kind"] not in (FEDERATED, CENTRALIZED):
+        raise RunFolderError(
+            f"{path}: is an imported model, not a run; train from it with "
+            f"pretrained_model_path={path}"
+        )
     changed = apply_resume_overrides(saved, overrides)
     with open_job(changed.photon.device, facts["kind"], say, console) as job:
         config, data = _agree(job, lambda: prepare(changed, job.say))
@@ -108,6 +115,8 @@ def _agree(
 
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
     """Resolve a new run's configuration and find or make its data."""
+    config = _with_architecture(config)
+    check_warm_start(config)
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
@@ -116,7 +125,17 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=kind == CENTRALIZED,
     )
     config, data = prepare(config, job.say)
+    if warning := tokenizer_warning(config):
+        job.say(f"warning     {warning}")
     return with_microbatch(config, job.device, job.world.size), data
+
+
+def _with_architecture(config: Config) -> Config:
+    """Put the config.json that `hf_causal_lm` names into the run's own configuration."""
+    if config.llm_config.model.name != "hf_causal_lm":
+        return config
+    model = read_config(config.llm_config.model)
+    return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
 
 
 def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from photon.data.tokenizer import load_tokenizer, separator_id
-from photon.errors import CheckpointError
-from photon.model.build import LanguageModel, build_model, load_parameters, parameters_of
+from photon.model.build import LanguageModel, build_model, load_parameters
 from photon.model.generate import generate
-from photon.runtime import checkpoint
 from photon.runtime.device import choose_device
-from photon.runtime.run_folder import read_run
+from photon.runtime.saved_model import load_saved_model
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
+    """Attributes: `end` is the id of the token that ends a text."""
+
     model: LanguageModel
     tokenizer: Tokenizer
+    end: int
 
 
 def load_language_model(path: Path) -> Writer:
@@ -33,21 +33,11 @@ def load_language_model(path: Path) -> Writer:
         CheckpointError: nothing of that kind is there.
         CorruptCheckpoint: the bytes are not what was written.
     """
-    if path.is_dir():
-        run, manifest = path, checkpoint.newest_checkpoint(path / "checkpoints")
-    elif path.is_file() and path.parent.name == "checkpoints":
-        run, manifest = path.parent.parent, path
-    else:
-        raise CheckpointError(
-            f"{path}: no such run folder or checkpoint (RUN or RUN/checkpoints/NAME.json)"
-        )
-    config, _ = read_run(run)
-    model = build_model(config.llm_config, config.seed)
-    params = checkpoint.load_parameters(manifest)
-    checkpoint.require_same_model(params, parameters_of(model), manifest)
-    load_parameters(model, params)
-    model.to(choose_device(config.photon.device)).eval()
-    return Writer(model, load_tokenizer(run / "tokenizer.json"))
+    saved = load_saved_model(path)
+    model = build_model(saved.config.llm_config, saved.config.seed)
+    load_parameters(model, saved.params)
+    model.to(choose_device(saved.config.photon.device)).eval()
+    return Writer(model, saved.tokenizer, saved.end)
 
 
 def continue_text(
@@ -60,13 +50,13 @@ def continue_text(
 ) -> Iterator[str]:
     """Yield the continuation piece by piece; an empty prompt starts a new document.
 
-    A piece is held back while it ends in the middle of a character.
+    A piece is held back while it ends in the middle of a character. The prompt is decoded with the
+    new tokens, since some tokenizers drop the space before the first word of what they decode.
     """
-    tokenizer = writer.tokenizer
-    end = separator_id(tokenizer)
+    tokenizer, end = writer.tokenizer, writer.end
     prompt_ids = tokenizer.encode(prompt).ids or [end]
-    new: list[int] = []
-    shown = ""
+    tokens = list(prompt_ids)
+    shown = tokenizer.decode(tokens)
     for token in generate(
         writer.model,
         prompt_ids,
@@ -75,8 +65,8 @@ def continue_text(
         seed=seed,
         stop=end,
     ):
-        new.append(token)
-        text = tokenizer.decode(new)
+        tokens.append(token)
+        text = tokenizer.decode(tokens)
         if not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text

@@ -28,6 +28,7 @@ from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.server import initial_state, serve
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
+from photon.runtime.warm_start import initial_parameters
 from photon.training.loop import Trainer
 from photon.training.parallel import ALONE, World
 
@@ -101,7 +102,7 @@ def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerStat
         checkpoint.require_same_model(state.params, params, newest)
         return state
     outer = outer_optimizer(config.fl.strategy_name, config.fl.outer_arguments)
-    state = initial_state(params, outer)
+    state = initial_state(initial_parameters(config, params) or params, outer)
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
 
@@ -161,6 +162,8 @@ def _step_tracker(folder: RunFolder, config: Config, step: int, job: Job) -> Tra
 def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:
     """Put the last committed state into the trainer, or the first; gives the seconds so far."""
     if not checkpoint.list_checkpoints(folder.checkpoints):
+        warm = initial_parameters(folder.config, parameters_of(trainer.model))
+        load_parameters(trainer.model, warm or {})
         trainer.state = replace(trainer.state, streams=stream.start())
         return 0.0
     newest = checkpoint.newest_checkpoint(folder.checkpoints)

@@ -1,0 +1,23 @@
+"""`photon export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="export")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+def command(checkpoint: Path, folder: Path) -> None:
+    """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.
+
+    \b
+    photon export runs/quickstart quickstart-hf
+    photon export runs/quickstart/checkpoints/round_000024.json quickstart-hf
+    """
+    from photon.runtime.exchange import export_folder
+
+    export_folder(checkpoint, folder)
+    click.echo(f"folder      {folder}")

@@ -1,0 +1,145 @@
+"""Where a run's first parameters come from, if not from its seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from photon.config.model import ModelConfig
+from photon.config.schema import Config
+from photon.core.tree import Tree
+from photon.data.tokenizer import load_tokenizer
+from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.model.causal_lm import read_config
+from photon.runtime import checkpoint
+from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
+from photon.runtime.node import data_root
+from photon.runtime.pretrained import pretrained_parameters
+from photon.runtime.run_folder import read_run
+from photon.runtime.saved_model import resolve_checkpoint
+
+
+def initial_parameters(config: Config, like: Tree) -> dict[str, Tensor] | None:
+    """The parameters that a new run starts from; None if the seed gives them.
+
+    Args:
+        config: of the run, resolved.
+        like: parameters of its model.
+
+    Raises:
+        CheckpointError: nothing to start from at the named place.
+        MismatchedCheckpoint: another architecture; the message names the place and what differs.
+    """
+    source = _source(config)
+    if source is None:
+        return None
+    check_warm_start(config)
+    model = config.llm_config.model
+    if model.name == "hf_causal_lm" and not _is_run(source):
+        params = pretrained_parameters(model, source)
+    elif is_hugging_face_folder(Path(source)):
+        params = read_model(Path(source))[1]
+    else:
+        params = checkpoint.load_parameters(resolve_checkpoint(Path(source))[1])
+    checkpoint.require_same_model(params, like, Path(source))
+    return params
+
+
+def check_warm_start(config: Config) -> None:
+    """Refuse a start from another architecture before anything is written or read in full.
+
+    Raises:
+        CheckpointError, MismatchedCheckpoint: as `initial_parameters`.
+    """
+    if config.pretrained_model_path is None:
+        return  # the configuration itself comes from the folder that hf_causal_lm names
+    path, ours = Path(config.pretrained_model_path), config.llm_config.model
+    theirs = _architecture(_model_at(path, ours))
+    for key, value in _architecture(ours).items():
+        if theirs.get(key) != value:
+            raise MismatchedCheckpoint(
+                f"{path}: holds another architecture: llm_config.model.{key} is "
+                f"{theirs.get(key)!r} there, {value!r} here"
+            )
+
+
+def tokenizer_warning(config: Config) -> str | None:
+    """What to tell the user if the data was tokenised by another tokenizer than the start's.
+
+    Args:
+        config: of a run whose data is there.
+    """
+    source = _source(config)
+    if source is None:
+        return None
+    path = Path(source)
+    folder = resolve_checkpoint(path)[0] if _is_run(source) else path
+    theirs, ours = folder / "tokenizer.json", data_root(config) / "tokenizer.json"
+    if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
+        return None
+    return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    return load_tokenizer(path).get_vocab()
+
+
+def _source(config: Config) -> str | None:
+    model = config.llm_config.model
+    own = model.pretrained_model_name_or_path if model.pretrained else None
+    return config.pretrained_model_path or (own if model.name == "hf_causal_lm" else None)
+
+
+def _is_run(source: str) -> bool:
+    path = Path(source)
+    return path.exists() and not is_hugging_face_folder(path)
+
+
+def _model_at(path: Path, ours: ModelConfig) -> ModelConfig:
+    """The model that lies at a path, as a configuration."""
+    if not is_hugging_face_folder(path):
+        try:
+            run = resolve_checkpoint(path)[0]
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"pretrained_model_path={error}, or Hugging Face folder"
+            ) from error
+        return read_run(run)[0].llm_config.model
+    if ours.name != "hf_causal_lm":
+        return ModelConfig.model_validate(read_fields(path))
+    there = {"pretrained_model_name_or_path": str(path), "hf_config": {}, "max_seq_len": None}
+    return read_config(ours.model_copy(update=there))
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    """What the parameters' shapes do not tell, or tell less clearly: by key of the model."""
+    attention = model.attn_config
+    shared = {
+        "name": model.name,
+        "d_model": model.d_model,
+        "n_heads": model.n_heads,
+        "n_layers": model.n_layers,
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tie_word_embeddings,
+    }
+    if model.name == "hf_causal_lm":
+        return {**shared, "hf_config.model_type": model.hf_config.get("model_type")}
+    shared["norm_eps"] = model.norm_eps
+    if model.is_mpt:
+        return {
+            **shared,
+            "expansion_ratio": model.expansion_ratio,
+            "ffn_act": model.ffn_act,
+            "no_bias": model.no_bias,
+            "attn_config.alibi": attention.alibi,
+            "attn_config.alibi_bias_max": attention.alibi_bias_max if attention.alibi else None,
+        }
+    return {
+        **shared,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "attn_config.kv_n_heads": model.kv_heads,
+        "attn_config.qk_norm": attention.qk_norm,
+        "attn_config.rope_theta": attention.rope_theta,
+    }
