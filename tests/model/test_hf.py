@@ -124,6 +124,8 @@ def logits(fields: dict, params: dict) -> torch.Tensor:
 @pytest.mark.parametrize("case", FOREIGN)
 def test_a_model_of_transformers_computes_the_same_here(case):
     kind, entries = FOREIGN[case]
+    if "rope_parameters" in entries and transformers.__version__.startswith("4."):
+        pytest.skip("transformers 4 does not know this form")
     model = foreign(kind, entries)
     fields, params = import_model({"model_type": kind, **entries}, dict(model.named_parameters()))
     with torch.no_grad():
