@@ -12,6 +12,8 @@ PhotonError                    2   something the user can mend; the message says
 |-- NonFiniteLoss              3   training diverged
 |-- RoundFailed                4   fewer updates than the quorum, or a worker that keeps dying
 `-- Interrupted          130/143   SIGINT or SIGTERM; everything is saved
+
+PhotonWarning is a `UserWarning`: the run goes on.
 """
 
 
@@ -77,3 +79,7 @@ class Interrupted(PhotonError):
         super().__init__(message)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class PhotonWarning(UserWarning):
+    """Something that works but is hardly what was meant; one line that says what to do."""

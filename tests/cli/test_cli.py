@@ -223,3 +223,10 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "photon", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("photon, version")
+
+
+def test_a_warning_is_one_line_and_the_run_goes_on(photon_command, smoke_arguments):
+    code, _, err = photon_command(*smoke_arguments, "llm_config.scheduler.schedulers.lr.t_max=3")
+    assert code == 0
+    assert err.count("\n") == 1
+    assert err.startswith("photon: warning: the schedule ends at t_max=3, the run at step")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import photon
 from photon.core.tree import digest
 from photon.data.tokenizer import train_tokenizer
-from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint
+from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
 from photon.model.build import build_model, parameters_of
 from photon.model.generate import generate
 from photon.runtime import checkpoint
@@ -127,15 +128,13 @@ def test_a_place_without_weights_is_named(train, tmp_path, place):
 
 def test_another_tokenizer_is_worth_a_warning(smoke, train, tmp_path):
     source = train("source", "fl.n_rounds=1")
-    said: list[str] = []
-    config = smoke("run_uuid=same", f"pretrained_model_path={source}", "fl.n_rounds=1")
-    photon.train(config, say=said.append)
-    assert not any("another tokenizer" in line for line in said)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhotonWarning)
+        train("same", f"pretrained_model_path={source}", "fl.n_rounds=1")
     other = train_tokenizer(["The wind blew through the tall grass of the steppe. "], 270)
     other.save(str(source / "tokenizer.json"))
-    config = smoke("run_uuid=other", f"pretrained_model_path={source}", "fl.n_rounds=1")
-    photon.train(config, say=said.append)
-    assert sum("has another tokenizer" in line for line in said) == 1
+    with pytest.warns(PhotonWarning, match="has another tokenizer"):
+        train("other", f"pretrained_model_path={source}", "fl.n_rounds=1")
 
 
 KINDS = {

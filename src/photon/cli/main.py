@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from importlib import import_module
+from typing import Any
 
 import click
 
 import photon
+import photon.errors
 from photon.cli.processes import is_first_process
 
 COMMANDS = {
@@ -76,6 +79,8 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    warnings.simplefilter("always", photon.errors.PhotonWarning)
+    warnings.showwarning = _show_warning
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
@@ -106,6 +111,14 @@ def _explain(error: Exception) -> int:
         return 2
     _say(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
     return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Ours as one line for people; those of others as Python prints them."""
+    if issubclass(category, photon.errors.PhotonWarning):
+        _say(f"warning: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 
 
 def _say(message: str) -> None:

@@ -125,8 +125,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=kind == CENTRALIZED,
     )
     config, data = prepare(config, job.say)
-    if warning := tokenizer_warning(config):
-        job.say(f"warning     {warning}")
+    job.warn(tokenizer_warning(config))
     return with_microbatch(config, job.device, job.world.size), data
 
 
@@ -188,12 +187,10 @@ def _run(
     existing: bool = False,
 ) -> TrainResult:
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
-    for warning in (
+    job.warn(
         schedule_warning(config),
         precision_warning(job.device, config.llm_config.precision),
-    ):
-        if warning:
-            job.say(f"warning     {warning}")
+    )
     try:
         with _folder(path, config, data, kind, job, existing) as folder:
             result = train_in(folder, config, job)

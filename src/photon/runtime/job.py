@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from photon.config.schema import Config
-from photon.errors import ConfigError
+from photon.errors import ConfigError, PhotonWarning
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.process_group import AgreedStop, process_group
 from photon.runtime.trackers import Tracker
@@ -38,6 +39,12 @@ class Job:
     stop: StopRequest
     say: Say
     console: TrackerFactory | None
+
+    def warn(self, *messages: str | None) -> None:
+        """Warn of what is not None, once for all processes."""
+        for message in messages:
+            if message is not None and self.world.is_first:
+                warnings.warn(message, PhotonWarning, stacklevel=3)
 
     def trackers(self, config: Config, label: str) -> list[Tracker]:
         return [self.console(config, label)] if self.console and self.world.is_first else []
