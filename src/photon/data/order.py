@@ -81,13 +81,10 @@ class EpochOrder:
         if self._block is None or self._block[:2] != (epoch.number, number):
             assert self.seed is not None
             address = (self.client, epoch.number, *([number] if len(epoch.blocks) > 1 else []))
-            shards = epoch.blocks[number]
-            rows = np.concatenate(
-                [
-                    np.arange(self._first_rows[s], self._first_rows[s] + self._shard_rows[s])
-                    for s in shards
-                ]
-            )
+            shards = epoch.blocks[number].tolist()
+            firsts = self._first_rows.tolist()
+            sizes = self._shard_rows.tolist()
+            rows = np.concatenate([np.arange(firsts[s], firsts[s] + sizes[s]) for s in shards])
             rows = rows[_permutation(len(rows), self.seed, "shuffle", *address)]
             self._block = (epoch.number, number, rows)
         return self._block[2]

@@ -32,8 +32,10 @@ def push(
     if remote.exists(MANIFEST):
         if remote.read(MANIFEST) == (root / MANIFEST).read_bytes():
             return 0
-        raise DataError(f"{remote.url}: holds other data (digest differs from {root}'s, "
-                        f"{manifest.get('digest')}); choose another prefix")
+        raise DataError(
+            f"{remote.url}: holds other data (digest differs from {root}'s, "
+            f"{manifest.get('digest')}); choose another prefix"
+        )
     sent = 0
     for path in _files(root):
         remote.write(path.relative_to(root).as_posix(), path)

@@ -109,17 +109,17 @@ class RemoteFolder:
 def _open_store(url: str, scheme: str, retry: int, timeout: float) -> Any:
     try:
         from obstore.exceptions import BaseError
-        from obstore.store import from_url
+        from obstore.store import LocalStore, S3Store
     except ImportError as error:
         raise DataError(
             f"{url}: needs obstore; install it with: pip install 'photon-pretraining[s3]'"
         ) from error
     try:
         if scheme == "file":
-            return from_url(url)
-        return from_url(
+            return LocalStore.from_url(url)
+        return S3Store.from_url(
             url,
-            config=_profile(),
+            config=_profile(),  # pyright: ignore[reportArgumentType]
             client_options={
                 "timeout": timedelta(seconds=timeout),
                 "connect_timeout": timedelta(seconds=min(timeout, 10.0)),
@@ -140,7 +140,9 @@ def _profile() -> dict[str, Any]:
     environment = os.environ
     name = environment.get("AWS_PROFILE", "default")
     secrets = _section("AWS_SHARED_CREDENTIALS_FILE", "credentials", name)
-    settings = _section("AWS_CONFIG_FILE", "config", name if name == "default" else f"profile {name}")
+    settings = _section(
+        "AWS_CONFIG_FILE", "config", name if name == "default" else f"profile {name}"
+    )
     found: dict[str, Any] = {}
     if "AWS_ACCESS_KEY_ID" not in environment:
         for key in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):

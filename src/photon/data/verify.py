@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from photon.data.checksum import BLOCK_BYTES, Checksum
 from photon.data.shards import MANIFEST, read_manifest
@@ -79,7 +76,7 @@ def verify(root: Path, progress: Progress = lambda shard, size: None) -> list[Da
     return folders
 
 
-def require_tokenizer(folder: Path, manifest: dict[str, Any], digest: str) -> None:
+def require_tokenizer(folder: Path, manifest: Mapping[str, Any], digest: str) -> None:
     """Refuse a tokenizer that the tokens were not made with.
 
     Raises:
@@ -87,8 +84,8 @@ def require_tokenizer(folder: Path, manifest: dict[str, Any], digest: str) -> No
     """
     if manifest.get("tokenizer", digest) != digest:
         raise DataError(
-            f"{folder}: its tokens were made with tokenizer {manifest['tokenizer']}, not with this "
-            f"tokenizer.json ({digest}); put the right one back or prepare the data again"
+            f"{folder}: its tokens were made with tokenizer {manifest['tokenizer']}, but "
+            f"tokenizer.json is {digest}; put the right one back or prepare the data again"
         )
 
 
@@ -113,7 +110,7 @@ def verify_shard(
         raise DataError(f"{path}: {where} ({error.strerror}); {_REMEDY}") from error
     if checksum.size != entry["bytes"]:
         raise DataError(
-            f"{path}: ends at offset {checksum.size:,}, the manifest says {entry['bytes']:,} bytes; "
+            f"{path}: ends at offset {checksum.size:,}, the manifest says {entry['bytes']:,}; "
             f"{_REMEDY}"
         )
     if checksum.sha256 != entry["sha256"]:
@@ -132,10 +129,3 @@ def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum, offset
         raise DataError(
             f"{path}: damaged between offset {offset:,} and {checksum.size:,}; {_REMEDY}"
         )
-
-
-def largest_token(path: Path, dtype: np.dtype) -> int:
-    """The largest id in a shard."""
-    tokens = np.memmap(path, dtype=dtype, mode="r")
-    pieces = itertools.pairwise([*range(0, len(tokens), BLOCK_BYTES), len(tokens)])
-    return max(int(tokens[a:b].max()) for a, b in pieces)

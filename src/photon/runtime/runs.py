@@ -22,8 +22,9 @@ from photon.runtime.centralized import train_centralized
 from photon.runtime.device import choose_device, keep_freed_memory
 from photon.runtime.engines.local import InProcess, WorkerPool
 from photon.runtime.interrupt import StopRequest
-from photon.runtime.node import Node, client_stream, data_root
+from photon.runtime.node import Node, client_stream
 from photon.runtime.results import Score, TrainResult, unigram_score
+from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.server import initial_state, serve
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
@@ -84,7 +85,7 @@ def _federated(
     state = _server_state(folder, config, parameters_of(model))
     track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
     model = model.to(device)
-    validation = Rows(data_root(config) / "validation")
+    validation = open_rows(config, VALIDATION)
 
     def validate(params: Tree) -> LossReport:
         load_parameters(model, params)
@@ -151,7 +152,7 @@ def _centralized(
     trainer = Trainer(config.llm_config, config.seed, choose_device(config.photon.device))
     seconds = _load_trainer(folder, trainer, stream)
     track = to_all([JsonlTracker(folder.metrics, "step", trainer.state.step), *shown])
-    validation = Rows(data_root(config) / "validation")
+    validation = open_rows(config, VALIDATION)
 
     def validate() -> LossReport:
         return _evaluate(config, trainer.model, validation)
@@ -194,7 +195,7 @@ def _last_validation(folder: RunFolder) -> LossReport | None:
     last = (read_lines(folder.metrics) or [{}])[-1]
     if "val_loss" not in last:
         return None
-    rows = Rows(data_root(folder.config) / "validation")
+    rows = open_rows(folder.config, VALIDATION)
     return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
 
 
