@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 import photon
+from photon.cli.processes import is_first_process
 
 COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
@@ -105,4 +106,5 @@ def _explain(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo(f"photon: {message}", err=True)
+    if is_first_process():
+        click.echo(f"photon: {message}", err=True)

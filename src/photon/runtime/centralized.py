@@ -63,12 +63,17 @@ def train_centralized(
             }
             due = _is_due(config, state.step, total)
             track(record | loss_record(validate() if due else None))
-            save_train_state(
-                checkpoints, f"step_{state.step:06d}", trainer.snapshot(), {"seconds": seconds}
-            )
-            prune_checkpoints(checkpoints, config.llm_config.save_num_checkpoints_to_keep)
+            _save(config, trainer, checkpoints, seconds)
         stop.raise_if_asked(f"stopped after step {state.step}")
     return trainer.state, seconds
+
+
+def _save(config: Config, trainer: Trainer, checkpoints: Path, seconds: float) -> None:
+    """Save the live state; several processes gather it together, the first one writes."""
+    state = trainer.snapshot()
+    if trainer.world.is_first:
+        save_train_state(checkpoints, f"step_{state.step:06d}", state, {"seconds": seconds})
+        prune_checkpoints(checkpoints, config.llm_config.save_num_checkpoints_to_keep)
 
 
 def _next_boundary(config: Config, step: int, total: int) -> int:

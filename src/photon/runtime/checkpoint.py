@@ -14,7 +14,7 @@ from photon.core.messages import ClientState, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.runtime import artifact
-from photon.training.precision import LossScale
+from photon.training.loss_scale import LossScale
 from photon.training.state import TrainState
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from photon.core.messages import StreamState
 from photon.core.tree import Tree
-from photon.training.precision import LossScale
+from photon.training.loss_scale import LossScale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
