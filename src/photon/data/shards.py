@@ -1,8 +1,8 @@
 """Token rows on disk: flat little-endian files, read by memory map, described by a manifest.
 
 Row i of a shard is tokens [i S, i S + L], both ends included: L inputs and, one to the right, L
-targets. With the stride S = L neighbours share one token, so no target is lost; S = L + 1 where rows
-do not run on over documents. The manifest is written last: a folder without one is no data set.
+targets. With the stride S = L neighbours share one token, so no target is lost; S = L + 1 where
+rows do not run on over documents. The manifest is written last: a folder without one is no data.
 """
 
 from __future__ import annotations
