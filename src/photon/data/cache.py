@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from photon.data.checksum import Checksum
+from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.remote import RemoteFolder
-from photon.data.shards import MANIFEST, read_manifest
 from photon.errors import DataError, StorageError
 
 PIECE_BYTES = 1 << 24

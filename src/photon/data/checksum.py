@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from pathlib import Path
+from typing import Any
 
 BLOCK_BYTES = 1 << 24
 """Bytes that one CRC-32 covers; a damaged shard is named with the offset of its block."""
@@ -40,3 +42,18 @@ class Checksum:
     @property
     def blocks(self) -> list[int]:
         return list(self._blocks)
+
+
+def shard_entry(path: Path, rows: int) -> dict[str, Any]:
+    """What a manifest says about a shard that is on disk."""
+    checksum = Checksum()
+    with open(path, "rb") as file:
+        while data := file.read(BLOCK_BYTES):
+            checksum.update(data)
+    return {
+        "file": path.name,
+        "rows": rows,
+        "bytes": checksum.size,
+        "sha256": checksum.sha256,
+        "block_crc32": checksum.blocks,
+    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.remote import RemoteFolder
-from photon.data.shards import MANIFEST, read_manifest
 from photon.data.verify import data_folders
 from photon.errors import DataError
 

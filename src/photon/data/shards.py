@@ -1,34 +1,33 @@
 """Token rows on disk: flat little-endian files, read by memory map, described by a manifest.
 
-A shard holds `rows * sequence_length + 1` tokens. Row i is tokens [i L, (i + 1) L], both ends
-included: L inputs and, one to the right, L targets; neighbours share one token, so no target is
-lost. The manifest is written last: a folder without one is no data set.
+Row i of a shard is tokens [i S, i S + L], both ends included: L inputs and, one to the right, L
+targets. With the stride S = L neighbours share one token, so no target is lost; S = L + 1 where
+rows do not run on over documents. The manifest is written last: a folder without one is no data.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from photon.data.checksum import Checksum
-from photon.errors import DataError, StorageError
+from photon.data.cache import Cache
+from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
+from photon.data.writer import SHARD_TOKENS, ShardWriter
+from photon.errors import DataError
 
-if TYPE_CHECKING:
-    from photon.data.cache import Cache
-
-MANIFEST = "manifest.json"
-SHARD_TOKENS = 1 << 26
-FORMAT = 1
+__all__ = ["FORMAT", "MANIFEST", "Rows", "read_manifest", "write_json", "write_shards"]
 
 
 def write_shards(
-    folder: Path, tokens: np.ndarray, sequence_length: int, facts: dict[str, Any]
+    folder: Path,
+    tokens: np.ndarray,
+    sequence_length: int,
+    facts: dict[str, Any],
+    vocab_size: int | None = None,
 ) -> dict[str, Any]:
     """Write a token stream as shards and a manifest.
 
@@ -37,6 +36,7 @@ def write_shards(
         tokens: [N], any integer type.
         sequence_length: L, targets of a row.
         facts: further entries of the manifest (tokenizer digest, bytes of text, ...).
+        vocab_size: decides the width of a token; one more than the largest token if not given.
 
     Returns:
         The manifest.
@@ -45,88 +45,14 @@ def write_shards(
         DataError: not even one row.
         StorageError: the disk is full.
     """
-    rows = (len(tokens) - 1) // sequence_length
-    if rows < 1:
-        raise DataError(
-            f"{folder}: {len(tokens)} tokens do not fill one row of {sequence_length} + 1; "
-            "the text is too small for this many clients or this sequence length"
-        )
-    dtype = np.dtype("<u2") if int(tokens.max()) < 1 << 16 else np.dtype("<u4")
+    vocab_size = vocab_size or int(tokens.max(initial=0)) + 1
     per_shard = max(1, SHARD_TOKENS // sequence_length)
+    writer = ShardWriter(folder, sequence_length, vocab_size, rows_per_shard=per_shard)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shards = []
-        for first in range(0, rows, per_shard):
-            count = min(per_shard, rows - first)
-            start = first * sequence_length
-            part = tokens[start : start + count * sequence_length + 1].astype(dtype)
-            shards.append(_write_shard(folder / f"shard_{len(shards):05d}.bin", part, count))
-        manifest = {
-            "format": FORMAT,
-            "dtype": dtype.str,
-            "sequence_length": sequence_length,
-            "rows": rows,
-            "tokens": rows * sequence_length,
-            "remainder_tokens": len(tokens) - 1 - rows * sequence_length,
-            "shards": shards,
-            **facts,
-        }
-        write_json(folder / MANIFEST, manifest)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot write shards ({error.strerror})") from error
-    return manifest
-
-
-def _write_shard(path: Path, tokens: np.ndarray, rows: int) -> dict[str, Any]:
-    data = tokens.tobytes()
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    checksum = Checksum()
-    checksum.update(data)
-    return shard_entry(path.name, rows, checksum)
-
-
-def shard_entry(name: str, rows: int, checksum: Checksum) -> dict[str, Any]:
-    """What a manifest says about a shard."""
-    return {
-        "file": name,
-        "rows": rows,
-        "bytes": checksum.size,
-        "sha256": checksum.sha256,
-        "block_crc32": checksum.blocks,
-    }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically and durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a data folder.
-
-    Raises:
-        DataError: the folder or its manifest is missing or unreadable.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        missing = folder if not folder.exists() else path
-        raise DataError(f"{missing}: no prepared data here; run `photon prepare` first") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable manifest ({error}); prepare the data again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path}: not a manifest of format {FORMAT}; prepare the data again")
-    return manifest
+        writer.append(tokens)
+        return writer.finish(facts)
+    finally:
+        writer.close()
 
 
 class Rows:
@@ -152,6 +78,7 @@ class Rows:
         self.manifest = read_manifest(folder)
         self.sequence_length = int(self.manifest["sequence_length"])
         self.num_rows = int(self.manifest["rows"])
+        self._stride = int(self.manifest.get("row_stride", self.sequence_length))
         self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
         if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
             raise DataError(
@@ -189,16 +116,16 @@ class Rows:
             yield self._view(path, entry)
 
     def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
-        """A shard as its rows, [rows, L + 1], neighbours overlapping by one token."""
-        length, size = self.sequence_length, self._dtype.itemsize
-        if entry["bytes"] != (entry["rows"] * length + 1) * size:
+        """A shard as its rows, [rows, L + 1]; neighbours overlap where the stride is L."""
+        length, stride, size = self.sequence_length, self._stride, self._dtype.itemsize
+        if entry["bytes"] != ((entry["rows"] - 1) * stride + length + 1) * size:
             raise DataError(
                 f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {length} + 1 "
                 "tokens; prepare the data again"
             )
         tokens = np.asarray(_open_shard(path, entry, self._dtype))
         return np.lib.stride_tricks.as_strided(
-            tokens, (entry["rows"], length + 1), (length * size, size), writeable=False
+            tokens, (entry["rows"], length + 1), (stride * size, size), writeable=False
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.data.checksum import BLOCK_BYTES, Checksum
-from photon.data.shards import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import DataError
 

@@ -9,9 +9,10 @@ from typing import Any
 from photon.config.dataset import StorageConfig
 from photon.config.schema import Config
 from photon.data.cache import Cache
+from photon.data.manifest import read_manifest
 from photon.data.order import BLOCK_ROWS
 from photon.data.remote import RemoteFolder
-from photon.data.shards import Rows, read_manifest
+from photon.data.shards import Rows
 from photon.data.verify import require_tokenizer
 from photon.errors import ConfigError
 
