@@ -95,6 +95,9 @@ class Cache:
                     return
 
     def _ensure(self, path: Path, entry: dict[str, Any]) -> None:
+        if path.exists():
+            return
+        self._require_size(path, entry["bytes"])
         part = path.with_name(f"{path.name}.{entry['bytes']}.part")
         patience = _Patience(self.remote.timeout * (self.remote.retry + 1))
         while not path.exists():
@@ -153,6 +156,15 @@ class Cache:
             f"{self.remote.retry + 1} times; push the data again"
         )
 
+    def _require_size(self, path: Path, size: int) -> None:
+        found = self.remote.size(self._name(path))
+        if found != size:
+            what = "no such object" if found is None else f"has {found:,} bytes"
+            raise DataError(
+                f"{self.remote.url}/{self._name(path)}: {what}, the manifest says {size:,} bytes; "
+                "push the data again"
+            )
+
     def _fill(self, descriptor: int, path: Path, size: int) -> Checksum:
         checksum, name = Checksum(), self._name(path)
         have = os.fstat(descriptor).st_size
@@ -162,8 +174,6 @@ class Cache:
         while checksum.size < size:
             start = checksum.size
             piece = self.remote.read_range(name, start, min(start + PIECE_BYTES, size))
-            if not piece:
-                break
             _write_all(descriptor, piece)
             checksum.update(piece)
         return checksum

@@ -28,14 +28,11 @@ def push(
         DataError: the folder is no prepared data, the store does not answer or refuses, or it holds
             other data there.
     """
-    manifest = read_manifest(root)
-    if remote.exists(MANIFEST):
+    read_manifest(root)
+    if remote.size(MANIFEST) is not None:
         if remote.read(MANIFEST) == (root / MANIFEST).read_bytes():
             return 0
-        raise DataError(
-            f"{remote.url}: holds other data (digest differs from {root}'s, "
-            f"{manifest.get('digest')}); choose another prefix"
-        )
+        raise DataError(f"{remote.url}: holds other data than {root}; choose another prefix")
     sent = 0
     for path in _files(root):
         remote.write(path.relative_to(root).as_posix(), path)

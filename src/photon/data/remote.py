@@ -59,17 +59,15 @@ class RemoteFolder:
         with self._explained(name):
             return bytes(obstore.get_range(self._store, name, start=start, end=end))
 
-    def exists(self, name: str) -> bool:
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if there is none of that name."""
         import obstore
 
         with self._explained(name):
             try:
-                obstore.head(self._store, name)
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise
-                return False
-        return True
+                return int(obstore.head(self._store, name)["size"])
+            except FileNotFoundError:
+                return None
 
     def write(self, name: str, source: Path | bytes) -> None:
         """Create or replace an object; a file goes up in pieces."""
