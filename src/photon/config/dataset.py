@@ -52,7 +52,7 @@ class SplitConfig(StorageConfig):
         default=None,
         ge=1,
         description="rows shuffled at a time, from whole shards in a random order; with a "
-        "cache_limit, what the cache must hold at once; null: 4,194,304",
+        "cache_limit, what the cache must hold at once; null: 1,048,576",
     )
 
 

@@ -59,7 +59,7 @@ def train_centralized(
                 "learning_rate": segment.learning_rates[-1],
                 "seconds": elapsed,
                 "tokens_per_second": segment.num_tokens / elapsed,
-                "data_wait": segment.data_wait / elapsed,
+                "data_wait_seconds": segment.data_wait,
             }
             due = _is_due(config, state.step, total)
             track(record | loss_record(validate() if due else None))
