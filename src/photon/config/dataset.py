@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from photon.config.base import Section
+from photon.config.prepare import PrepareConfig
 
 
 class EmbeddedCorpus(Section):
@@ -36,4 +37,5 @@ class SplitConfig(Section):
 class DatasetConfig(Section):
     name: str = Field(default="embedded", description="name of the preset")
     embedded: EmbeddedCorpus = EmbeddedCorpus()
+    prepare: PrepareConfig = PrepareConfig()
     train: SplitConfig = SplitConfig()

@@ -20,6 +20,7 @@ from typing import Any
 from photon.data.encode import Encoder
 from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.pipeline import JOURNAL, Layout, Phase, Pipeline, Progress, read_journal
+from photon.data.routing import Position
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
 from photon.errors import DataError, PhotonError, StorageError
 
@@ -61,14 +62,16 @@ class Plan:
         phases: where documents come from and go.
         make_tokenizer: writes the tokenizer's file.
         make_encoder: from the tokenizer.
-        describe_files: files that were read, as the manifest names them; called at the end.
+        describe_files: the source's files as the manifest names them, from where phases ended.
+        copies: documents left out because their text is another's.
     """
 
     layout: Layout
     phases: Sequence[Phase]
     make_tokenizer: Callable[[Path], None]
     make_encoder: Callable[[Path], Encoder]
-    describe_files: Callable[[], list[dict[str, Any]]] = list
+    describe_files: Callable[[Sequence[Position | None]], list[dict[str, Any]]] = lambda ends: []
+    copies: int = 0
 
 
 def assemble(
@@ -152,7 +155,7 @@ def _make(
     pipeline = Pipeline(folder, replace(plan.layout, vocab_size=size), key)
     try:
         pipeline.run(plan.phases, plan.make_encoder(path), report)
-        files, digest = plan.describe_files(), tokenizer_digest(path)
+        files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
         parts = pipeline.finish({"tokenizer": digest})
     finally:
         pipeline.close()
@@ -161,7 +164,7 @@ def _make(
         "settings": {"vocab_size": size, **inputs.settings},
         "tokenizer": digest,
         "files": files,
-        "totals": {**asdict(pipeline.totals), **_sums(parts)},
+        "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},
         "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
         "digest": _digest(parts),
     }

@@ -19,7 +19,7 @@ import numpy as np
 from photon.data.encode import Encoder, encode_in_order
 from photon.data.manifest import sync
 from photon.data.part import Part
-from photon.data.routing import Route, Routed
+from photon.data.routing import Position, Route, Routed
 from photon.errors import DataError, StorageError
 
 JOURNAL = "journal.msgpack"
@@ -85,18 +85,36 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far preparation is: counts, seconds of this process, and the share that is done."""
+    """How far preparation is.
+
+    Attributes:
+        documents, tokens: so far.
+        new_documents, new_tokens, seconds: since this process began.
+        share: of the whole that is done, and that was done when this process began; None: unknown.
+    """
 
     documents: int
     tokens: int
-    seconds: float
     new_documents: int
     new_tokens: int
+    seconds: float
     share: float | None
+    share_before: float | None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed of this process so far."""
+        if self.share is None or self.share <= (self.share_before or 0.0):
+            return None
+        speed = (self.share - (self.share_before or 0.0)) / max(self.seconds, 1e-9)
+        return max(0.0, 1.0 - self.share) / speed
 
 
 class Pipeline:
     """A data set in the making, in a folder of its own.
+
+    Attributes:
+        ends: of each finished phase, the position behind the last document that was taken.
 
     Args:
         folder: where its parts lie, and the journal.
@@ -108,8 +126,15 @@ class Pipeline:
 
     def __init__(self, folder: Path, layout: Layout, key: Mapping[str, Any]) -> None:
         self.folder, self.layout, self.key = folder, layout, dict(key)
-        journal = read_journal(folder) or {"phase": 0, "position": None, "totals": {}, "parts": {}}
+        journal = read_journal(folder) or {
+            "phase": 0,
+            "position": None,
+            "ends": [],
+            "totals": {},
+            "parts": {},
+        }
         self.phase, self.position = journal["phase"], journal["position"]
+        self.ends: list[Position | None] = journal["ends"]
         self.totals = Totals(**journal["totals"])
         self.parts = {
             name: Part(
@@ -122,6 +147,7 @@ class Pipeline:
             for name in layout.parts
         }
         self._begun = time.monotonic()
+        self._share_before: float | None = None
         self._before = (self.totals.documents, self.totals.text_tokens)
         self._saved = self._reported = self._begun
 
@@ -146,6 +172,7 @@ class Pipeline:
                 self._take(item, tokens)
                 self.position = item.behind
                 self._when_due(phase.route, report)
+            self.ends.append(self.position)
             self.phase, self.position = self.phase + 1, None
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -175,6 +202,7 @@ class Pipeline:
             "key": self.key,
             "phase": self.phase,
             "position": self.position,
+            "ends": self.ends,
             "totals": asdict(self.totals),
             "parts": {name: part.position() for name, part in self.parts.items()},
         }
@@ -227,13 +255,18 @@ class Pipeline:
 
     def _progress(self, share: float | None) -> Progress:
         totals, (documents, tokens) = self.totals, self._before
+        shares = [s for s in (share, self._share_of_rows()) if s is not None]
+        done = max(shares, default=None)
+        if self._share_before is None:
+            self._share_before = done if documents else 0.0
         return Progress(
             totals.documents,
             totals.text_tokens,
-            time.monotonic() - self._begun,
             totals.documents - documents,
             totals.text_tokens - tokens,
-            max([s for s in (share, self._share_of_rows()) if s is not None], default=None),
+            time.monotonic() - self._begun,
+            done,
+            self._share_before,
         )
 
     def _share_of_rows(self) -> float | None:

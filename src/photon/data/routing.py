@@ -49,6 +49,10 @@ class Route(Protocol):
         """How much of the source lies before a position, roughly; None if that is unknown."""
         ...
 
+    def files_read(self, position: Position | None) -> list[int]:
+        """Numbers of the source's files that were opened before a position."""
+        ...
+
 
 def text_digest(text: str) -> int:
     """63 bits that name a text."""
@@ -83,6 +87,9 @@ class ListedRoute:
 
     def share(self, position: Position) -> float | None:
         return position[0] / len(self._items)
+
+    def files_read(self, position: Position | None) -> list[int]:
+        return [index for _, index in self._items]
 
 
 class StreamRoute:
@@ -120,6 +127,12 @@ class StreamRoute:
 
     def share(self, position: Position) -> float | None:
         return self.source.share(self._files, position[1])
+
+    def files_read(self, position: Position | None) -> list[int]:
+        if position is None:
+            return []
+        _, file, place, taken = position
+        return list(self._files[: file + (place > 0 or taken > 0)])
 
     def first_block(self) -> list[Document]:
         return self._read_block(0, 0)[0]

@@ -65,14 +65,33 @@ class LocalSource:
     Args:
         files: in their order.
         columns: which columns of their records hold what.
+        copies: further files with the content of one of them, not read.
     """
 
-    def __init__(self, files: Sequence[SourceFile], columns: Columns) -> None:
-        self.files, self.columns = tuple(files), columns
+    def __init__(
+        self, files: Sequence[SourceFile], columns: Columns, copies: Sequence[SourceFile] = ()
+    ) -> None:
+        self.files, self.columns, self.copies = tuple(files), columns, tuple(copies)
         self._share_of_file = 0.0
 
     def describe(self) -> list[dict[str, Any]]:
-        return [{"file": f.name, "bytes": f.size, "mtime_ns": f.mtime_ns} for f in self.files]
+        return [_description(file) for file in self.files]
+
+    def described_as_read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The files once they were read, those with these numbers by their SHA-256 too.
+
+        Raises:
+            DataError: one was changed meanwhile.
+        """
+        read = {self.files[number].name for number in numbers} | {c.name for c in self.copies}
+        described = []
+        for file in (*self.files, *self.copies):
+            facts = file.path.stat() if file.path.exists() else None
+            if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
+            digest = {"sha256": file_digest(file.path)} if file.name in read else {}
+            described.append({**_description(file), **digest})
+        return described
 
     def num_files(self) -> int:
         return len(self.files)
@@ -91,6 +110,19 @@ class LocalSource:
 
     def _note_share(self, share: float) -> None:
         self._share_of_file = share
+
+
+def _description(file: SourceFile) -> dict[str, Any]:
+    return {"file": file.name, "bytes": file.size, "mtime_ns": file.mtime_ns}
+
+
+def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Files with different content, of equal ones the first; and the others."""
+    first: dict[str, SourceFile] = {}
+    for file in files:
+        first.setdefault(file_digest(file.path), file)
+    different = list(first.values())
+    return different, [file for file in files if file not in different]
 
 
 def list_files(root: Path) -> list[SourceFile]:
