@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from photon.config.base import Bytes, Section
+from photon.config.prepare import PrepareConfig
 
 
 class EmbeddedCorpus(Section):
@@ -59,6 +60,7 @@ class SplitConfig(StorageConfig):
 class DatasetConfig(Section):
     name: str = Field(default="embedded", description="name of the preset")
     embedded: EmbeddedCorpus = EmbeddedCorpus()
+    prepare: PrepareConfig = PrepareConfig()
     train: SplitConfig = SplitConfig()
     val: StorageConfig = Field(
         default=StorageConfig(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from photon.errors import DataError
 
@@ -19,9 +19,14 @@ def write_json(path: Path, value: Any) -> None:
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, sort_keys=True)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
     os.replace(temporary, path)
+
+
+def sync(file: IO[Any]) -> None:
+    """Bring what was written to an open file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ process, go on from there to the same bytes; the manifest comes last.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from photon.data.checksum import shard_entry
-from photon.data.manifest import FORMAT, MANIFEST, write_json
+from photon.data.manifest import FORMAT, MANIFEST, sync, write_json
 from photon.errors import DataError, StorageError
 
 SHARD_TOKENS = 1 << 26
@@ -105,8 +104,7 @@ class ShardWriter:
         self._flush()
         with _storage(self.folder):
             if self._file is not None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+                sync(self._file)
         return {
             "shards": list(self._shards),
             "in_shard": self._in_shard,
@@ -236,8 +234,7 @@ class ShardWriter:
     def _close_durably(self, size: int) -> None:
         assert self._file is not None
         self._file.truncate(size)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         self._file.close()
         self._file, self._in_shard = None, 0
 
