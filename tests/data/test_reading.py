@@ -137,7 +137,6 @@ def test_an_order_in_blocks_is_a_permutation_of_whole_shards(block):
             part = order.rows(epoch, len(rows), 36)
             assert len(set(shard_of[part])) == 1 or len(part) <= block
             touched = set(shard_of[part].tolist())
-            assert set(order.shards(epoch, len(rows))) == touched
             assert len(part) == sum(sizes[shard] for shard in touched), "whole shards"
             rows += part.tolist()
         assert sorted(rows) == list(range(36))

@@ -58,14 +58,6 @@ class EpochOrder:
         first = cursor - (int(self._epoch.ends[number]) - len(order))
         return order[first : first + count]
 
-    def shards(self, epoch: int, cursor: int) -> list[int]:
-        """Shards that the block at a place reads, in the order of their numbers."""
-        if self.seed is None:
-            return [int(np.searchsorted(self._first_rows, cursor, side="right")) - 1]
-        plan = self._plan(epoch)
-        number = int(np.searchsorted(plan.ends, cursor, side="right"))
-        return sorted(int(shard) for shard in plan.blocks[number])
-
     def _plan(self, epoch: int) -> _Epoch:
         if self.num_rows <= self._block_rows or self.seed is None:
             everything = np.arange(len(self._shard_rows))
