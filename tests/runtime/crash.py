@@ -53,7 +53,7 @@ class Bomb:
 
 
 PLACES = {
-    "step": (Trainer, "_step", Bomb.before),
+    "step": (Trainer, "_gradient", Bomb.before),
     "tensors written, manifest not": (artifact, "_write_manifest", Bomb.before),
     "manifest written": (artifact, "_write_manifest", Bomb.after),
     "in the middle of writing tensors": (artifact, "save_file", Bomb.halfway),

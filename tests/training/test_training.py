@@ -11,30 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from photon.config.resolve import replace_keys, resolve
+from photon.core.loss_scale import LossScale
+from photon.core.messages import StreamState
 from photon.core.tree import digest
 from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
-from photon.errors import NonFiniteLoss
+from photon.errors import DeviceError, NonFiniteLoss
 from photon.model.build import build_model, parameters_of
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.parallel import ALONE, build_parallel
-from photon.training.schedule import cosine_with_warmup
+from photon.training.schedule import cosine_with_warmup, lr_factor
 
 CPU = torch.device("cpu")
-
-
-def test_schedule_is_its_closed_form():
-    def factor(step):
-        return cosine_with_warmup(step, t_warmup=10, t_max=110, alpha_f=0.1)
-
-    assert factor(0) == pytest.approx(0.1)
-    assert factor(9) == 1.0
-    assert factor(10) == 1.0
-    assert factor(60) == pytest.approx(0.1 + 0.9 / 2)
-    assert factor(35) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
-    assert factor(110) == factor(5000) == pytest.approx(0.1)
-    assert cosine_with_warmup(0, t_warmup=0, t_max=1, alpha_f=0.5) == 1.0
 
 
 @pytest.fixture
@@ -165,10 +154,127 @@ def test_stopping_ends_between_two_steps(config, stream):
     assert state.num_tokens == 2 * 4 * 32
 
 
-def test_divergence_is_named_with_its_steps(config, stream):
+def spoil(trainer, at: int, value: float = math.nan) -> None:
+    """Make one gradient element of the step number `at` not finite."""
+    original, calls = trainer.parallel.call, iter(range(1000))
+
+    def call(*batch):
+        loss = original(*batch)
+        if next(calls) != at:
+            return loss
+        bad = trainer.model.norm.weight.sum() * value
+        return loss._replace(objective=loss.objective + bad)
+
+    trainer.parallel = replace(trainer.parallel, call=call)
+
+
+def test_divergence_is_named_with_its_step_and_rows(config, stream):
+    trainer = trainer_for(config, stream)
+    spoil(trainer, at=2)
+    trainer.train(stream, 1)
+    rows, _ = stream.streams[0].indices(StreamState(epoch=0, cursor=8), 4)
+    with pytest.raises(NonFiniteLoss, match="step 3: ") as caught:
+        trainer.train(stream, 4)
+    assert f"client 0: {', '.join(map(str, rows))};" in str(caught.value)
+    assert "nonfinite_loss=skip" in str(caught.value)
+    assert trainer.state.step == 1, "the state is that of the last segment"
+
+
+def test_a_nan_loss_stops_too(config, stream):
     trainer = trainer_for(config, stream)
     with torch.no_grad():
-        trainer.model.embedding.weight.fill_(float("nan"))
-    with pytest.raises(NonFiniteLoss, match=r"step 1: the training loss is nan.* client 0: "):
+        trainer.model.embedding.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteLoss, match=r"step 1: the training loss is nan"):
         trainer.train(stream, 3)
-    assert trainer.state.step == 0
+
+
+def test_skipping_leaves_out_just_that_step(config, stream):
+    """As if the optimizer had not been called: the reference leaves it out by hand."""
+    config = replace_keys(
+        config, {"llm_config.nonfinite_loss": "skip", "llm_config.optimizer.name": "adamw"}
+    )
+    trainer = trainer_for(config, stream)
+    spoil(trainer, at=2)
+    segment = trainer.train(stream, 5)
+    state = segment.state
+    assert (state.step, state.skipped_steps, state.optimizer_step) == (5, 1, 4)
+    assert segment.taken == [True, True, False, True, True]
+    assert state.num_tokens == segment.num_tokens == 4 * 4 * 32
+    taken = [loss for loss, kept in zip(segment.losses, segment.taken, strict=True) if kept]
+    assert state.train_loss == pytest.approx(sum(taken) / 4)
+    reference = trainer_for(config, stream)
+    step = reference.optimizer.step
+    calls = iter(range(5))
+    reference.optimizer.step = lambda lr: step(lr) if next(calls) != 2 else None
+    reference.train(stream, 5)
+    assert digest(trainer.snapshot().params) == digest(reference.snapshot().params)
+
+
+def test_fp16_scales_the_loss_and_counts_overflows(config, stream):
+    """The gradient is that of fp32 up to rounding; a huge scale overflows and is halved."""
+    changes = {"llm_config.precision": "amp_fp16", "llm_config.optimizer.name": "sgd",
+               "fl.aggregate_momenta": False, "llm_config.optimizer.lr": 0.1}  # fmt: skip
+    half = trainer_for(replace_keys(config, changes), stream)
+    full = trainer_for(replace_keys(config, {**changes, "llm_config.precision": "fp32"}), stream)
+    ours, theirs = half.train(stream, 3), full.train(stream, 3)
+    assert ours.state.loss_scale.good_steps == 3
+    assert ours.losses == pytest.approx(theirs.losses, rel=5e-3)
+    assert ours.gradient_norms == pytest.approx(theirs.gradient_norms, rel=2e-2)
+    half.state = replace(ours.state, loss_scale=LossScale(factor=2.0**40))
+    before = half.snapshot().params
+    segment = half.train(stream, 2)
+    assert segment.taken == [False, False]
+    assert segment.state.skipped_steps == 2
+    assert segment.state.loss_scale.factor == 2.0**38
+    assert digest(half.snapshot().params) == digest(before)
+
+
+def test_the_loss_scale_grows_after_2000_good_steps():
+    scale = LossScale(factor=8.0)
+    for _ in range(1999):
+        scale = scale.after(True)
+    assert (scale.factor, scale.good_steps) == (8.0, 1999)
+    assert scale.after(True) == LossScale(factor=16.0)
+    assert scale.after(False) == LossScale(factor=4.0)
+
+
+@pytest.mark.parametrize("precision", ["amp_bf16", "amp_fp16"])
+def test_precision_changes_the_products_and_not_the_weights(config, stream, precision):
+    trainer = trainer_for(replace_keys(config, {"llm_config.precision": precision}), stream)
+    exact = trainer_for(config, stream)
+    losses, reference = trainer.train(stream, 3).losses, exact.train(stream, 3).losses
+    assert losses != pytest.approx(reference, rel=1e-7)
+    assert losses == pytest.approx(reference, rel=1e-2)
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_the_segment_says_what_each_step_did(config, stream):
+    trainer = trainer_for(config, stream)
+    segment = trainer.train(stream, 4)
+    schedule = config.llm_config.scheduler.schedulers.lr
+    lr = config.llm_config.optimizer.lr
+    assert segment.learning_rates == [lr * lr_factor(schedule, step) for step in range(4)]
+    rows, _ = stream.read(stream.start(), 4)
+    model = build_model(config.llm_config, config.seed)
+    batch = torch.from_numpy(rows)
+    loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    assert segment.losses[0] == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert segment.gradient_norms[0] == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("microbatch", "advice"),
+    [(2, "lower llm_config.device_train_microbatch_size"), (1, "activation_checkpointing=true")],
+)
+def test_out_of_memory_is_one_line(config, stream, microbatch, advice):
+    changes = {"llm_config.device_train_microbatch_size": microbatch}
+    trainer = trainer_for(replace_keys(config, changes), stream)
+
+    def exhausted(*batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.parallel = replace(trainer.parallel, call=exhausted)
+    with pytest.raises(DeviceError, match=f"out of memory with {microbatch} rows of 32.*{advice}"):
+        trainer.train(stream, 1)

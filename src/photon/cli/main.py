@@ -9,11 +9,13 @@ from importlib import import_module
 import click
 
 import photon
+from photon.cli.processes import is_first_process
 
 COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
+    "model": ("photon.cli.model", "Show what a model costs before it is trained."),
     "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
 }
 
@@ -105,4 +107,5 @@ def _explain(error: Exception) -> int:
 
 
 def _say(message: str) -> None:
-    click.echo(f"photon: {message}", err=True)
+    if is_first_process():
+        click.echo(f"photon: {message}", err=True)

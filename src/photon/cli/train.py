@@ -37,15 +37,18 @@ def command(
     photon train fl.strategy_name=fedavg llm_config.local_steps=32ba
     photon train --resume runs/quickstart fl.n_rounds=60
     photon train --centralized centralized.stream_id=0     one client alone
+    torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
     from dataclasses import asdict
 
+    from photon.cli.processes import is_first_process
     from photon.config import load_config
     from photon.report import Console, report
     from photon.runtime.experiment import resume, train
 
     config = None if resume_from is not None else load_config(overrides)
-    console = Console(progress=False if as_json else progress, quiet=as_json)
+    first = is_first_process()
+    console = Console(progress=False if as_json else progress, quiet=as_json or not first)
     if resume_from is not None:
         if centralized:
             raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
@@ -53,6 +56,8 @@ def command(
     else:
         assert config is not None
         result = train(config, centralized=centralized, say=console.say, console=console.tracker)
+    if not first:
+        return
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
     else:

@@ -42,7 +42,9 @@ def resolve(
         centralized: the run ends after `max_duration`, not after `n_rounds` rounds.
     """
     workers = config.photon.workers
-    if workers == "auto":
+    if centralized:
+        workers = 0
+    elif workers == "auto":
         workers = 0 if accelerator or cores == 1 else min(cores, config.fl.cohort_size)
     threads = config.photon.threads
     if threads in ("auto", 0):

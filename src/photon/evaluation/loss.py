@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from photon.data.shards import Rows
+from photon.model.precision import autocast
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +51,78 @@ def bytes_per_token(rows: Rows) -> float:
     return rows.manifest["text_bytes"] / rows.manifest["text_tokens"]
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which batches this process scores, of the processes that score together.
+
+    Attributes:
+        add: sums a tensor over the processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    add: Callable[[Tensor], Tensor] = lambda sums: sums
+
+
 @torch.no_grad()
 def evaluate_loss(
-    model: nn.Module, rows: Rows, *, batch_size: int, max_batches: int = -1
+    model: nn.Module,
+    rows: Rows,
+    *,
+    batch_size: int,
+    max_batches: int = -1,
+    precision: str = "fp32",
+    share: Share = Share(),
 ) -> LossReport:
     """Score a model on rows in their order on disk.
 
     Args:
         batch_size: rows of one forward pass.
         max_batches: -1 scores all rows, else evenly spread rows that fill so many batches.
+        precision: of the forward pass; the loss is summed in fp32.
     """
     device = next(model.parameters()).device
-    total, correct, tokens = 0.0, 0, 0
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
-    for batch in _batches(rows, batch_size, max_batches):
+    for batch, counts in _shared_batches(rows, batch_size, max_batches, share):
         part = torch.from_numpy(batch).to(device)
-        targets = part[:, 1:].flatten()
-        logits = model(part[:, :-1]).flatten(0, 1)
-        correct += int((logits.argmax(-1) == targets).sum())
-        total += float(F.cross_entropy(logits.float(), targets, reduction="sum"))
-        tokens += targets.numel()
+        with autocast(precision, device):
+            logits = model(part[:, :-1]).flatten(0, 1)
+        if counts:
+            sums += _score(logits, part[:, 1:].flatten())
     model.train(was_training)
-    return LossReport(total / tokens, correct / tokens, tokens, bytes_per_token(rows))
+    total, correct, tokens = share.add(sums).tolist()
+    return LossReport(total / tokens, correct / tokens, int(tokens), bytes_per_token(rows))
 
 
-def _batches(rows: Rows, batch_size: int, max_batches: int) -> Iterator[np.ndarray]:
+def _score(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed loss, likeliest tokens that were right, tokens: float64."""
+    loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+    correct = (logits.argmax(-1) == targets).sum()
+    return torch.stack([loss.double(), correct.double(), torch.full_like(loss, targets.numel())])
+
+
+def _shared_batches(
+    rows: Rows, batch_size: int, max_batches: int, share: Share
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """This process's batches and whether they count.
+
+    All processes get the same number, since a sharded model's forward pass needs all of them: where
+    they do not come out even, the last batch is scored once more and dropped.
+    """
+    parts = _indices(rows, batch_size, max_batches)
+    for first in range(0, len(parts), share.size):
+        turn = first + share.rank
+        yield rows.read(parts[min(turn, len(parts) - 1)]), turn < len(parts)
+
+
+def _indices(rows: Rows, batch_size: int, max_batches: int) -> list[np.ndarray]:
     indices = np.arange(len(rows))
     if 0 < max_batches * batch_size < len(rows):
         count = max_batches * batch_size
         indices = np.arange(count) * len(rows) // count
-    for start in range(0, len(indices), batch_size):
-        yield rows.read(indices[start : start + batch_size])
+    return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 
 def unigram_loss(train: Sequence[Rows], validation: Rows) -> float:
@@ -93,7 +134,8 @@ def unigram_loss(train: Sequence[Rows], validation: Rows) -> float:
     counts = np.asarray(counts) + 1.0
     log_probs = np.log(counts / counts.sum())
     total, tokens = 0.0, 0
-    for batch in _batches(validation, 1024, -1):
+    for indices in _indices(validation, 1024, -1):
+        batch = validation.read(indices)
         total -= float(log_probs[batch[:, 1:]].sum())
         tokens += batch[:, 1:].size
     return total / tokens

@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import load_config
-from photon.config.resolve import apply_resume_overrides, replace_keys, resolve
+from photon.config.compose import load_config, validate
+from photon.config.resolve import (
+    apply_resume_overrides,
+    replace_keys,
+    resolve,
+    schedule_warning,
+)
 from photon.config.schema import Config
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.shards import read_manifest
 from photon.errors import DataError, Interrupted, MismatchedCheckpoint
-from photon.runtime.device import choose_device, num_cores
-from photon.runtime.interrupt import StopRequest
+from photon.runtime.device import num_cores
+from photon.runtime.fit import with_microbatch
+from photon.runtime.job import CENTRALIZED, FEDERATED, Job, Say, TrackerFactory, open_job
 from photon.runtime.node import data_root
+from photon.runtime.process_group import from_first
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
-from photon.runtime.runs import CENTRALIZED, FEDERATED, Say, TrackerFactory, train_in
+from photon.runtime.runs import train_in
 
 
 def train(
@@ -36,7 +43,8 @@ def train(
     Args:
         config: a configuration, or override strings for the default one.
         centralized: no federation: one trainer on the clients' joined batches
-            (`centralized.stream_id` picks one client's data instead).
+            (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
+            process per device.
         say: takes lines for the user.
         console: gives a tracker that shows progress.
 
@@ -46,21 +54,13 @@ def train(
     Raises:
         PhotonError: its subclasses, each with one line that says what to do.
     """
-    if not isinstance(config, Config):
-        config = load_config(config)
+    given = config if isinstance(config, Config) else load_config(config)
     kind = CENTRALIZED if centralized else FEDERATED
-    name = time.strftime(f"{kind}-%Y%m%d-%H%M%S")
-    device = choose_device(config.photon.device)
-    config = resolve(
-        config,
-        cores=num_cores(),
-        accelerator=device.type != "cpu",
-        run_uuid=name,
-        centralized=centralized,
-    )
-    config, data = prepare(config, say)
-    path = Path(config.photon.saving_path) / str(config.run_uuid)
-    return _run(path, config, data, kind, say, console)
+
+    with open_job(given.photon.device, kind, say, console) as job:
+        config, data = _agree(job, lambda: _begin(given, kind, job))
+        path = Path(config.photon.saving_path) / str(config.run_uuid)
+        return _run(path, config, data, kind, job)
 
 
 def resume(
@@ -82,14 +82,41 @@ def resume(
         RunFolderError: no run there, or another process is at it.
     """
     saved, facts = read_run(path)
-    config = apply_resume_overrides(saved, overrides)
-    config, data = prepare(config, say)
-    if data["digest"] != facts["data_digest"]:
-        raise MismatchedCheckpoint(
-            f"{data_root(config)}: is not the data that {path} was trained on; a run is resumed "
-            "with the same data"
-        )
-    return _run(path, config, data, facts["kind"], say, console, existing=True)
+    changed = apply_resume_overrides(saved, overrides)
+    with open_job(changed.photon.device, facts["kind"], say, console) as job:
+        config, data = _agree(job, lambda: prepare(changed, job.say))
+        if data["digest"] != facts["data_digest"]:
+            raise MismatchedCheckpoint(
+                f"{data_root(config)}: is not the data that {path} was trained on; a run is "
+                "resumed with the same data"
+            )
+        return _run(path, config, data, facts["kind"], job, existing=True)
+
+
+def _agree(
+    job: Job, compute: Callable[[], tuple[Config, dict[str, Any]]]
+) -> tuple[Config, dict[str, Any]]:
+    """Configuration and data manifest as the first process finds them, on all processes."""
+
+    def plain() -> dict[str, Any]:
+        config, data = compute()
+        return {"config": config.model_dump(mode="json"), "data": data}
+
+    agreed = from_first(job.world, plain)
+    return validate(agreed["config"]), agreed["data"]
+
+
+def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
+    """Resolve a new run's configuration and find or make its data."""
+    config = resolve(
+        config,
+        cores=max(1, num_cores() // job.world.size),
+        accelerator=job.device.type != "cpu",
+        run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
+        centralized=kind == CENTRALIZED,
+    )
+    config, data = prepare(config, job.say)
+    return with_microbatch(config, job.device, job.world.size), data
 
 
 def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
@@ -138,52 +165,54 @@ def _run(
     config: Config,
     data: Mapping[str, Any],
     kind: str,
-    say: Say,
-    console: TrackerFactory | None,
+    job: Job,
     existing: bool = False,
 ) -> TrainResult:
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
-    with StopRequest() as stop:
-        try:
-            with _folder(path, config, data, kind, existing) as folder:
-                result = train_in(folder, config, say, console, stop)
-                if kind == FEDERATED:
-                    result = _with_baselines(folder, result, config, data, say, console, stop)
+    if warning := schedule_warning(config):
+        job.say(f"warning     {warning}")
+    try:
+        with _folder(path, config, data, kind, job, existing) as folder:
+            result = train_in(folder, config, job)
+            if kind == FEDERATED:
+                result = _with_baselines(folder, result, config, data, job)
+            if job.world.is_first:
                 write_summary(folder.path, result)
-        except Interrupted as error:
-            raise Interrupted(
-                error.signum, f"{error}; go on with: photon train --resume {path}"
-            ) from error
+    except Interrupted as error:
+        raise Interrupted(
+            error.signum, f"{error}; go on with: photon train --resume {path}"
+        ) from error
     return result
 
 
 def _folder(
-    path: Path, config: Config, data: Mapping[str, Any], kind: str, existing: bool
+    path: Path, config: Config, data: Mapping[str, Any], kind: str, job: Job, existing: bool
 ) -> RunFolder:
-    if not existing:
+    """The run's folder, made or opened and locked by the first process."""
+    opened: list[RunFolder] = []
+
+    def open_or_create() -> None:
+        if existing:
+            opened.append(RunFolder.open(path))
+            opened[0].save_config(config)
+            return
         tokenizer = data_root(config) / "tokenizer.json"
-        return RunFolder.create(path, config, kind, tokenizer, run_facts(config, data))
-    folder = RunFolder.open(path)
-    folder.save_config(config)
-    return folder
+        opened.append(RunFolder.create(path, config, kind, tokenizer, run_facts(config, data)))
+
+    from_first(job.world, open_or_create)
+    return opened[0] if opened else RunFolder(path, config, kind, locked=False)
 
 
 def _with_baselines(
-    folder: RunFolder,
-    result: TrainResult,
-    config: Config,
-    data: Mapping[str, Any],
-    say: Say,
-    console: TrackerFactory | None,
-    stop: StopRequest,
+    folder: RunFolder, result: TrainResult, config: Config, data: Mapping[str, Any], job: Job
 ) -> TrainResult:
     """Train the data-parallel twin and the control in folders of their own, or go on with them."""
     for label, changes in baselines(config).items():
         path = folder.path / "baselines" / label
-        twin = replace_keys(config, changes)
+        twin = with_microbatch(replace_keys(config, changes), job.device)
         existing = (path / "run.json").exists()
-        with _folder(path, twin, data, CENTRALIZED, existing) as home:
-            trained = train_in(home, twin, say, console, stop)
+        with _folder(path, twin, data, CENTRALIZED, job, existing) as home:
+            trained = train_in(home, twin, job)
             write_summary(path, trained)
         result = replace(result, **{label: getattr(trained, label)})
     return result
@@ -210,7 +239,7 @@ def baselines(config: Config) -> dict[str, dict[str, Any]]:
         wanted["centralized"] = {
             "run_uuid": "centralized",
             "llm_config.global_train_batch_size": joined,
-            "llm_config.device_train_microbatch_size": joined,
+            "llm_config.device_train_microbatch_size": "auto",
         }
     if config.compare.alone:
         wanted["alone"] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from photon.errors import DeviceError
+from photon.errors import DeviceError, PhotonError
 from photon.runtime.device import choose_device
+from photon.runtime.interrupt import StopRequest
 from photon.training.parallel import ALONE, World
 
 TIMEOUT = timedelta(minutes=30)
@@ -46,26 +48,50 @@ def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield World(dist.get_rank(), dist.get_world_size()), device
     finally:
         dist.destroy_process_group()
 
 
-def from_first(world: World, value: Any, device: torch.device) -> Any:
-    """The first process's JSON value, on all of them."""
+def from_first(world: World, compute: Callable[[], Any]) -> Any:
+    """What the first process computes, on all of them; a JSON value.
+
+    Raises:
+        PhotonError: what `compute` raised, on the first process; the others leave quietly.
+    """
     if world.size == 1:
-        return value
-    body = torch.tensor(
-        list(json.dumps(value).encode()) if world.is_first else [], dtype=torch.uint8
-    )
-    length = torch.tensor([len(body)], device=device)
+        return compute()
+    try:
+        answer = {"value": compute()} if world.is_first else {}
+    except PhotonError as error:
+        _broadcast(world, {"exit_code": error.exit_code})
+        raise
+    answer = _broadcast(world, answer)
+    if "exit_code" in answer:
+        raise SystemExit(answer["exit_code"])
+    return answer["value"]
+
+
+def _broadcast(world: World, value: dict[str, Any]) -> dict[str, Any]:
+    body = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    length = torch.tensor([len(body)])
     dist.broadcast(length, 0)
-    buffer = (
-        body.to(device)
-        if world.is_first
-        else torch.empty(int(length), dtype=torch.uint8, device=device)
-    )
+    buffer = body if world.is_first else torch.empty(int(length), dtype=torch.uint8)
     dist.broadcast(buffer, 0)
-    return json.loads(bytes(buffer.tolist()))
+    return json.loads(buffer.numpy().tobytes())
+
+
+class AgreedStop(StopRequest):
+    """A stop request of any process of the job, heard by all of them at the same step."""
+
+    def __init__(self, own: StopRequest, world: World) -> None:
+        super().__init__()
+        self.own, self.world = own, world
+
+    def __call__(self) -> bool:
+        if not self.signum and self.world.any(self.own()):
+            self.signum = self.own.signum or signal.SIGTERM
+        return self.signum != 0

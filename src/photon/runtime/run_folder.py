@@ -33,11 +33,15 @@ LOCK_WAIT_SECONDS = 10.0
 
 
 class RunFolder:
-    """An open run folder; holds its lock until closed or until the process and its workers end."""
+    """An open run folder; holds its lock until closed or until the process and its workers end.
 
-    def __init__(self, path: Path, config: Config, kind: str) -> None:
+    Args:
+        locked: False for a process of a job whose first process holds the lock.
+    """
+
+    def __init__(self, path: Path, config: Config, kind: str, *, locked: bool = True) -> None:
         self.path, self.config, self.kind = path, config, kind
-        self.lock_fd = _lock(path)
+        self.lock_fd = _lock(path) if locked else None
 
     @property
     def checkpoints(self) -> Path:
@@ -97,7 +101,8 @@ class RunFolder:
         return read_run(self.path)[1]
 
     def close(self) -> None:
-        os.close(self.lock_fd)
+        if self.lock_fd is not None:
+            os.close(self.lock_fd)
 
     def __enter__(self) -> RunFolder:
         return self

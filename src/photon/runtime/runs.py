@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,34 +15,24 @@ from photon.core.outer import outer_optimizer
 from photon.core.tree import Tree, num_elements
 from photon.data.shards import Rows
 from photon.data.stream import JoinedStream
-from photon.evaluation.loss import LossReport, bytes_per_token, evaluate_loss
+from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
 from photon.model.build import build_model, empty_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import train_centralized
-from photon.runtime.device import choose_device, keep_freed_memory
+from photon.runtime.device import keep_freed_memory
 from photon.runtime.engines.local import InProcess, WorkerPool
-from photon.runtime.interrupt import StopRequest
+from photon.runtime.job import FEDERATED, Job
 from photon.runtime.node import Node, client_stream, data_root
+from photon.runtime.process_group import from_first
 from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.server import initial_state, serve
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
 from photon.training.loop import Trainer
-
-FEDERATED, CENTRALIZED = "federated", "centralized"
-
-Say = Callable[[str], None]
-TrackerFactory = Callable[[Config, str], Tracker]
-"""Gives the console's tracker for a run and what it is called."""
+from photon.training.parallel import ALONE, World
 
 
-def train_in(
-    folder: RunFolder,
-    config: Config,
-    say: Say,
-    console: TrackerFactory | None,
-    stop: StopRequest,
-) -> TrainResult:
+def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     """Train the run of an open folder from its last commit, or from the start, to its end.
 
     Raises:
@@ -51,7 +41,7 @@ def train_in(
     keep_freed_memory()
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(empty_model(config.llm_config)))
-    say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
     result = TrainResult(
         run=str(config.run_uuid),
         folder=str(folder.path),
@@ -59,10 +49,9 @@ def train_in(
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
         unigram=unigram_score(config),
     )
-    shown = [console(config, label)] if console else []
     if folder.kind == FEDERATED:
-        return _federated(folder, config, shown, stop, result)
-    return replace(result, **{label: _centralized(folder, config, shown, stop)})
+        return _federated(folder, config, job, result)
+    return replace(result, **{label: _centralized(folder, config, job)})
 
 
 def run_label(config: Config, kind: str) -> str:
@@ -72,25 +61,19 @@ def run_label(config: Config, kind: str) -> str:
     return "alone"
 
 
-def _federated(
-    folder: RunFolder,
-    config: Config,
-    shown: list[Tracker],
-    stop: StopRequest,
-    result: TrainResult,
-) -> TrainResult:
-    device = choose_device(config.photon.device)
+def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult) -> TrainResult:
     model = build_model(config.llm_config, config.seed)
     state = _server_state(folder, config, parameters_of(model))
+    shown = job.trackers(config, FEDERATED)
     track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
-    model = model.to(device)
+    model = model.to(job.device)
     validation = Rows(data_root(config) / "validation")
 
     def validate(params: Tree) -> LossReport:
         load_parameters(model, params)
         return _evaluate(config, model, validation)
 
-    with _engine(folder, config, device) as engine:
+    with _engine(folder, config, job.device) as engine:
         state = serve(
             config,
             state,
@@ -98,7 +81,7 @@ def _federated(
             engine=engine,
             validate=validate,
             track=track,
-            stop=stop,
+            stop=job.stop,
         )
     report = _last_validation(folder) or validate(state.params)
     return replace(
@@ -140,21 +123,18 @@ def _engine(
         engine.close()
 
 
-def _centralized(
-    folder: RunFolder, config: Config, shown: list[Tracker], stop: StopRequest
-) -> Score:
+def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
     assert isinstance(config.photon.threads, int)
     torch.set_num_threads(config.photon.threads)
     only = config.centralized.stream_id
     clients = range(config.fl.n_total_clients) if only is None else [only]
     stream = JoinedStream([client_stream(config, client) for client in clients])
-    trainer = Trainer(config.llm_config, config.seed, choose_device(config.photon.device))
+    trainer = Trainer(config.llm_config, config.seed, job.device, job.world)
     seconds = _load_trainer(folder, trainer, stream)
-    track = to_all([JsonlTracker(folder.metrics, "step", trainer.state.step), *shown])
     validation = Rows(data_root(config) / "validation")
 
     def validate() -> LossReport:
-        return _evaluate(config, trainer.model, validation)
+        return _evaluate(config, trainer.model, validation, job.world)
 
     state, seconds = train_centralized(
         config,
@@ -163,29 +143,44 @@ def _centralized(
         seconds=seconds,
         checkpoints=folder.checkpoints,
         validate=validate,
-        track=track,
-        stop=stop,
+        track=_step_tracker(folder, config, trainer.state.step, job),
+        stop=job.stop,
     )
-    report = _last_validation(folder) or validate()
+    done = from_first(job.world, lambda: _last_validation(folder) is not None)
+    report = (_last_validation(folder) if done else None) or validate()
     return _score(config, report, state.num_tokens, state.step, seconds)
+
+
+def _step_tracker(folder: RunFolder, config: Config, step: int, job: Job) -> Tracker:
+    if not job.world.is_first:
+        return to_all([])
+    shown = job.trackers(config, run_label(config, folder.kind))
+    return to_all([JsonlTracker(folder.metrics, "step", step), *shown])
 
 
 def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:
     """Put the last committed state into the trainer, or the first; gives the seconds so far."""
     if not checkpoint.list_checkpoints(folder.checkpoints):
-        trainer.load(replace(trainer.state, streams=stream.start()))
+        trainer.state = replace(trainer.state, streams=stream.start())
         return 0.0
     newest = checkpoint.newest_checkpoint(folder.checkpoints)
     state, extra = checkpoint.load_train_state(newest)
-    checkpoint.require_same_model(state.params, trainer.state.params, newest)
+    checkpoint.require_same_model(state.params, parameters_of(trainer.model), newest)
     trainer.load(state)
     return extra["seconds"]
 
 
-def _evaluate(config: Config, model: torch.nn.Module, rows: Rows) -> LossReport:
+def _evaluate(
+    config: Config, model: torch.nn.Module, rows: Rows, world: World = ALONE
+) -> LossReport:
     llm = config.llm_config
     return evaluate_loss(
-        model, rows, batch_size=llm.device_eval_batch_size, max_batches=llm.eval_subset_num_batches
+        model,
+        rows,
+        batch_size=llm.device_eval_batch_size,
+        max_batches=llm.eval_subset_num_batches,
+        precision=llm.precision,
+        share=Share(world.rank, world.size, world.sum),
     )
 
 

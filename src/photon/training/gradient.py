@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from photon.errors import DeviceError
+from photon.model.precision import autocast
 from photon.model.sharding import full_tensor
 from photon.training.parallel import ParallelModel
-from photon.training.precision import autocast
 
 
 def accumulate_gradient(

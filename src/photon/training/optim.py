@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,15 @@ from torch.optim import SGD, AdamW, Muon, Optimizer
 from photon.config.llm import OptimizerConfig
 from photon.core.tree import Tree
 from photon.model.flops import embedding_names
-from photon.model.sharding import like_parameter
+from photon.model.sharding import is_sharded, like_parameter
 from photon.training.adopt import Adopt
+from photon.training.sharded_muon import ShardedMuon
 
 _MOMENTS = {
     AdamW: ("exp_avg", "exp_avg_sq"),
     Adopt: ("exp_avg", "exp_avg_sq"),
     Muon: ("momentum_buffer",),
+    ShardedMuon: ("momentum_buffer",),
     SGD: (),
 }
 
@@ -107,11 +110,6 @@ def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def _muon(hidden: list[nn.Parameter], config: OptimizerConfig) -> Muon:
-    return Muon(
-        hidden,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        adjust_lr_fn="match_rms_adamw",
-    )
+def _muon(hidden: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    make = ShardedMuon if is_sharded(hidden[0]) else partial(Muon, adjust_lr_fn="match_rms_adamw")
+    return make(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)

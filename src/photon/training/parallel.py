@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from photon.config.llm import LlmConfig
 from photon.errors import ConfigError
 from photon.model.build import LanguageModel, build_model
-from photon.training.precision import DTYPES
+from photon.model.precision import DTYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true for one of the processes; asked on the CPU, so no device waits."""
+        return bool(self.sum(torch.tensor(int(flag))))
+
 
 ALONE = World()
 
@@ -87,10 +93,18 @@ def build_parallel(llm: LlmConfig, seed: int, device: torch.device, world: World
         model.compile_blocks()
     if world.size == 1 or is_sharded(llm, world):
         return ParallelModel(model, model, nullcontext)
-    from torch.nn.parallel import DistributedDataParallel
-
-    replica = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
+
+
+def _replicate(model: nn.Module):
+    """DDP; buffers are tables that every process computes alike, so they are not sent."""
+    from torch.nn.parallel import DistributedDataParallel as Replica
+
+    make = partial(Replica, model, gradient_as_bucket_view=True)
+    if "forward_sync_buffers" in inspect.signature(Replica.__init__).parameters:
+        return make(forward_sync_buffers=False)  # pyright: ignore[reportCallIssue]
+    return make(broadcast_buffers=False)
 
 
 def is_sharded(llm: LlmConfig, world: World) -> bool:

@@ -126,6 +126,7 @@ class WorkerPool:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        assert self.folder.lock_fd is not None
         descriptors = (theirs.fileno(), self.folder.lock_fd)
         process = subprocess.Popen(
             [sys.executable, "-m", "photon.runtime.worker", str(theirs.fileno()),

@@ -1,21 +1,10 @@
-"""Number formats of a step: autocast, and the scale of the loss in fp16."""
+"""The factor on the loss in fp16."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
-import torch
-
-DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
 GROWTH_INTERVAL = 2000
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    """Context of forward and backward passes."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

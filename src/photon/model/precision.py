@@ -1,0 +1,16 @@
+"""Number formats of forward and backward passes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """Context in which matrix products run in the configured precision; weights stay fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])

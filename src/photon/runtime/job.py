@@ -1,0 +1,61 @@
+"""Who runs: the processes of a job, this one's device, and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from photon.config.schema import Config
+from photon.errors import ConfigError
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.process_group import AgreedStop, process_group
+from photon.runtime.trackers import Tracker
+from photon.training.parallel import World
+
+FEDERATED, CENTRALIZED = "federated", "centralized"
+
+Say = Callable[[str], None]
+TrackerFactory = Callable[[Config, str], Tracker]
+"""Gives the console's tracker for a run and what it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command, in one process or in several that `torchrun` has started.
+
+    Attributes:
+        world: the processes; the first one writes files and speaks.
+        device: where this process trains.
+        stop: asked between steps.
+        say, console: for the user.
+    """
+
+    world: World
+    device: torch.device
+    stop: StopRequest
+    say: Say
+    console: TrackerFactory | None
+
+    def trackers(self, config: Config, label: str) -> list[Tracker]:
+        return [self.console(config, label)] if self.console and self.world.is_first else []
+
+
+@contextmanager
+def open_job(device: str, kind: str, say: Say, console: TrackerFactory | None) -> Iterator[Job]:
+    """Join the processes, choose the device, listen for signals.
+
+    Raises:
+        ConfigError: several processes for a federated run.
+        DeviceError: no such device.
+    """
+    with process_group(device) as (world, chosen), StopRequest() as own:
+        if world.size > 1 and kind == FEDERATED:
+            raise ConfigError(
+                "torchrun starts centralised runs (--centralized); a federated run starts its own "
+                "workers: set photon.workers"
+            )
+        stop = AgreedStop(own, world) if world.size > 1 else own
+        yield Job(world, chosen, stop, say if world.is_first else lambda line: None, console)

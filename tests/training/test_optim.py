@@ -1,0 +1,146 @@
+"""Inner optimizers against trajectories computed by hand, element by element in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from photon.config.llm import OptimizerConfig
+from photon.training.adopt import Adopt
+from photon.training.optim import InnerOptimizer
+
+STEPS = 7
+BETAS = (0.9, 0.99)
+
+
+class Toy(nn.Module):
+    """A matrix and a vector, and the gradients that they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = nn.Parameter(torch.randn(3, 4, generator=generator))
+        self.vector = nn.Parameter(torch.randn(5, generator=generator))
+        self.gradients = [
+            {n: torch.randn(p.shape, generator=generator) * 3 for n, p in self.named_parameters()}
+            for _ in range(STEPS)
+        ]
+
+
+def rates() -> list[float]:
+    return [0.1 * (step + 1) / STEPS for step in range(STEPS)]
+
+
+def trained(config: OptimizerConfig, split: int | None = None) -> dict[str, torch.Tensor]:
+    """Parameters after STEPS updates; with `split` the moments move to a second optimizer there."""
+    toy = Toy()
+    optimizer = InnerOptimizer(toy, config)
+    for step, lr in enumerate(rates()):
+        if step == split:
+            moments, optimizer = optimizer.moments(), InnerOptimizer(toy, config)
+            optimizer.load(moments, step)
+        for name, p in toy.named_parameters():
+            p.grad = toy.gradients[step][name].clone()
+        optimizer.step(lr)
+    return {n: p.detach() for n, p in toy.named_parameters()}
+
+
+def by_hand(rule, decay: float) -> dict[str, torch.Tensor]:
+    """Apply `rule(weight, gradients so far, lr, decay, memory)` to every element by itself."""
+    toy = Toy()
+    result = {}
+    for name, p in toy.named_parameters():
+        flat = p.detach().double().flatten().tolist()
+        streams = [g[name].double().flatten().tolist() for g in toy.gradients]
+        for index in range(len(flat)):
+            memory: dict[str, float] = {}
+            for step, lr in enumerate(rates()):
+                own = decay if p.dim() >= 2 else 0.0
+                flat[index] = rule(flat[index], streams[step][index], step, lr, own, memory)
+        result[name] = torch.tensor(flat).view(p.shape)
+    return result
+
+
+def adamw_rule(w, g, step, lr, decay, memory):
+    b1, b2 = BETAS
+    memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+    memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * g * g
+    m_hat = memory["m"] / (1 - b1 ** (step + 1))
+    v_hat = memory["v"] / (1 - b2 ** (step + 1))
+    return w - lr * decay * w - lr * m_hat / (math.sqrt(v_hat) + 1e-8)
+
+
+def decoupled_rule(w, g, step, lr, decay, memory):
+    """The decay follows the schedule but not the peak: lr / peak times the decay."""
+    return adamw_rule(w, g, step, lr, 0.0, memory) - lr / 0.1 * decay * w
+
+
+def adopt_rule(w, g, step, lr, decay, memory):
+    b1, b2 = BETAS
+    if step == 0:
+        memory["m"], memory["v"] = 0.0, g * g
+        return w
+    clip = step**0.25
+    n = max(-clip, min(clip, g / max(math.sqrt(memory["v"]), 1e-8)))
+    memory["m"] += (1 - b1) * (n - memory["m"])
+    memory["v"] = b2 * memory["v"] + (1 - b2) * g * g
+    return w - lr * decay * w - lr * memory["m"]
+
+
+RULES = {"adamw": adamw_rule, "decoupled_adamw": decoupled_rule, "adopt": adopt_rule}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+@pytest.mark.parametrize("name", RULES)
+def test_trajectories_are_the_formulas(name, decay):
+    config = OptimizerConfig(name=name, lr=0.1, betas=BETAS, eps=1e-8, weight_decay=decay)
+    ours, expected = trained(config), by_hand(RULES[name], decay)
+    for key, value in expected.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "decoupled_adamw", "adopt", "muon", "sgd"])
+@pytest.mark.parametrize("split", [1, 4])
+def test_moments_can_move_to_another_optimizer(name, split):
+    config = OptimizerConfig(name=name, lr=0.1, betas=BETAS, weight_decay=0.05)
+    whole, moved = trained(config), trained(config, split=split)
+    for key, value in whole.items():
+        assert torch.equal(moved[key], value)
+
+
+def test_adopt_clips_what_is_normed():
+    """A gradient a hundred times the last one moves the weight by the clip, not by a hundred."""
+    weight = nn.Parameter(torch.zeros(1))
+    adopt = Adopt([weight], lr=1.0, betas=(0.0, 0.99))
+    for gradient, expected in ((1.0, 0.0), (100.0, -1.0), (1e6, -1.0 - 2**0.25)):
+        weight.grad = torch.tensor([gradient])
+        adopt.step()
+        assert float(weight.detach()) == pytest.approx(expected)
+
+
+def test_parameters_without_a_gradient_stay():
+    toy = Toy()
+    before = toy.vector.detach().clone()
+    optimizer = InnerOptimizer(toy, OptimizerConfig(name="adopt"))
+    for _ in range(2):
+        toy.matrix.grad = torch.ones_like(toy.matrix)
+        optimizer.step(0.1)
+    assert torch.equal(toy.vector, before)
+
+
+def test_muon_leaves_embeddings_and_an_untied_head_to_adamw():
+    from photon.config.llm import LlmConfig
+    from photon.config.model import ModelConfig
+    from photon.model.build import build_model
+
+    for shape in ({"name": "mpt_causal_lm"}, {"tie_word_embeddings": False}):
+        model = build_model(LlmConfig(model=ModelConfig(**shape, vocab_size=50, n_layers=1)), 0)
+        moments = InnerOptimizer(model, OptimizerConfig(name="muon")).moments()
+        tables = {n for n in moments["exp_avg"] if n.endswith("weight") and "norm" not in n}
+        assert tables == {"embedding.weight", "positions.weight", "head.weight"} & set(
+            dict(model.named_parameters())
+        )
+        assert all(n.startswith("blocks.") for n in moments["momentum_buffer"])
