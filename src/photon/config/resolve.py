@@ -23,7 +23,13 @@ MAY_CHANGE = (
     "llm_config.device_eval_batch_size",
     "llm_config.save_interval",
     "llm_config.save_num_checkpoints_to_keep",
-    "dataset.train.root_local",
+    *(
+        f"dataset.{split}.{key}"
+        for split in ("train", "val")
+        for key in ("root_local", "root_remote", "cache_limit", "download_retry")
+    ),
+    "dataset.train.download_timeout",
+    "dataset.val.download_timeout",
 )
 """Prefixes of keys that may change on resume: where, how often, on what; never the mathematics."""
 

@@ -7,12 +7,14 @@ rows do not run on over documents. The manifest is written last: a folder withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from photon.data.cache import Cache
 from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.writer import SHARD_TOKENS, ShardWriter
 from photon.errors import DataError
@@ -54,38 +56,77 @@ def write_shards(
 
 
 class Rows:
-    """Random access to the rows of a data folder.
+    """Random access to the rows of a data folder, here or in an object store.
 
     Attributes:
         num_rows: rows in all shards.
+        shard_rows: rows of each shard.
         sequence_length: L.
 
+    Args:
+        folder: the data folder; behind a cache, its place there.
+        cache: who brings the files; shards of a local folder are opened at once.
+
     Raises:
-        DataError: a shard is missing, or its size is not what the manifest says.
+        DataError: no rows, a shard is missing, or its size is not what the manifest says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
+        self.folder, self._cache = folder, cache
+        if cache is not None:
+            cache.bring(folder / MANIFEST)
         self.manifest = read_manifest(folder)
         self.sequence_length = int(self.manifest["sequence_length"])
         self.num_rows = int(self.manifest["rows"])
         self._stride = int(self.manifest.get("row_stride", self.sequence_length))
-        dtype = np.dtype(self.manifest["dtype"])
-        self._maps = [_open_shard(folder / s["file"], s, dtype) for s in self.manifest["shards"]]
-        self._ends = np.cumsum([s["rows"] for s in self.manifest["shards"]])
+        self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
+        if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
+            raise DataError(
+                f"{folder / MANIFEST}: {self.num_rows} rows in all, {sum(self.shard_rows)} in its "
+                "shards; prepare the data again"
+            )
+        self._dtype = np.dtype(self.manifest["dtype"])
+        self._ends = np.cumsum(self.shard_rows)
+        entries = self.manifest["shards"] if cache is None else []
+        self._open = [self._view(folder / entry["file"], entry) for entry in entries]
 
     def __len__(self) -> int:
         return self.num_rows
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
-        length, stride = self.sequence_length, self._stride
-        batch = np.empty((len(indices), length + 1), dtype=np.int64)
+        indices = np.asarray(indices, dtype=np.int64)
+        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
         shards = np.searchsorted(self._ends, indices, side="right")
-        for position, (index, shard) in enumerate(zip(indices, shards, strict=True)):
-            first = index - (int(self._ends[shard - 1]) if shard else 0)
-            batch[position] = self._maps[shard][first * stride : first * stride + length + 1]
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            first = self._ends[shard] - self.shard_rows[shard]
+            with self._shard(shard) as rows:
+                batch[places] = rows[indices[places] - first]
         return batch
+
+    @contextmanager
+    def _shard(self, number: int) -> Iterator[np.ndarray]:
+        if self._cache is None:
+            yield self._open[number]
+            return
+        entry = self.manifest["shards"][number]
+        path = self.folder / entry["file"]
+        with self._cache.hold(path, entry):
+            yield self._view(path, entry)
+
+    def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
+        """A shard as its rows, [rows, L + 1]; neighbours overlap where the stride is L."""
+        length, stride, size = self.sequence_length, self._stride, self._dtype.itemsize
+        if entry["bytes"] != ((entry["rows"] - 1) * stride + length + 1) * size:
+            raise DataError(
+                f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {length} + 1 "
+                "tokens; prepare the data again"
+            )
+        tokens = np.asarray(_open_shard(path, entry, self._dtype))
+        return np.lib.stride_tricks.as_strided(
+            tokens, (entry["rows"], length + 1), (stride * size, size), writeable=False
+        )
 
 
 def _open_shard(path: Path, entry: dict[str, Any], dtype: np.dtype) -> np.ndarray:

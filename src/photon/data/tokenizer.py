@@ -53,8 +53,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def tokenizer_digest(path: Path) -> str:
-    """Hex digest of a tokenizer file; shards and runs name the tokenizer by it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """Hex digest of a tokenizer file; shards and runs name the tokenizer by it.
+
+    Raises:
+        DataError: it is missing or unreadable.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
 
 
 def separator_id(tokenizer: Tokenizer, text: str | None = None) -> int:

@@ -6,13 +6,13 @@ process, go on from there to the same bytes; the manifest comes last.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from photon.data.checksum import shard_entry
 from photon.data.manifest import FORMAT, MANIFEST, sync, write_json
 from photon.errors import DataError, StorageError
 
@@ -229,9 +229,7 @@ class ShardWriter:
         if rows < 1:
             path.unlink()
             return
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        self._shards.append({"file": path.name, "rows": rows, "bytes": size, "sha256": digest})
+        self._shards.append(shard_entry(path, rows))
 
     def _close_durably(self, size: int) -> None:
         assert self._file is not None
