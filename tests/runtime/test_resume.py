@@ -36,11 +36,14 @@ def overrides(data_root: Path, saving: Path, *more: str) -> list[str]:
             f"photon.saving_path={saving}", "run_uuid=run", *SHAPE, *more]  # fmt: skip
 
 
+MACHINE = {"client_metrics", "peak_memory"}
+
+
 def outcome(run: Path) -> tuple[str, list[dict]]:
-    """Digest of the final parameters, and the metrics without times."""
+    """Digest of the final parameters, and the metrics without times and memory."""
     newest = checkpoint.newest_checkpoint(run / "checkpoints")
     lines = [
-        {k: v for k, v in line.items() if "second" not in k}
+        {k: v for k, v in line.items() if "second" not in k and k not in MACHINE}
         for line in read_lines(run / "metrics.jsonl")
     ]
     return digest(checkpoint.load_parameters(newest)), lines

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from photon.config.resolve import replace_keys, resolve
+from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
 from photon.core.tree import digest
 from photon.data.shards import Rows
@@ -19,7 +20,6 @@ from photon.errors import DeviceError, NonFiniteLoss
 from photon.model.build import build_model, parameters_of
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
-from photon.training.loss_scale import LossScale
 from photon.training.parallel import ALONE, build_parallel
 from photon.training.schedule import cosine_with_warmup, lr_factor
 

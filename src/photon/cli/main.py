@@ -16,6 +16,7 @@ COMMANDS = {
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
+    "model": ("photon.cli.model", "Show what a model costs before it is trained."),
     "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
 }
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from photon.config.base import Bytes, Section
 from photon.config.prepare import PrepareConfig
+from photon.config.streams import ClientStreams
 
 
 class EmbeddedCorpus(Section):
@@ -43,6 +44,11 @@ class StorageConfig(Section):
     download_retry: int = Field(default=2, ge=0, description="attempts after the first")
     download_timeout: float = Field(
         default=60.0, gt=0, description="seconds for one request, a piece of a shard"
+    )
+    streams: list[ClientStreams] | None = Field(
+        default=None,
+        description="which folders below the root each client reads; a file of them by "
+        "dataset/streams@dataset.train.streams=8_clients; null: client_0, client_1, ...",
     )
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from photon.config.compose import check_overrides, validate
+from photon.config.compose import GROUPS, check_overrides, validate
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
 
@@ -127,7 +127,7 @@ def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
     values = {}
     for text in overrides:
         override = OverridesParser.create().parse_override(text)
-        if override.is_delete() or override.key_or_group in ("llm_config", "dataset", "recipe"):
+        if override.is_delete() or override.key_or_group in GROUPS:
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
     changed = replace_keys(saved, values)

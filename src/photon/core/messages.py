@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from photon.core.loss_scale import LossScale
 from photon.core.outer import OuterState
 from photon.core.tree import Tree
 
@@ -83,12 +84,14 @@ class ClientState:
         stream: position in the data.
         moments: inner moments; empty if they travel or are reset.
         optimizer_step: steps that the moments have seen (AdamW's bias correction).
+        loss_scale: of fp16.
     """
 
     round: int
     stream: StreamState
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     optimizer_step: int = 0
+    loss_scale: LossScale = field(default_factory=LossScale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,7 @@ class RoundReport:
         train_loss: token-weighted mean of the clients' training losses, in nats.
         gradient_norm: norm of the mean pseudo-gradient.
         client_norms, client_cosines: per accepted client: norm, cosine to the mean.
+        client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
     """
 
@@ -155,4 +159,5 @@ class RoundReport:
     gradient_norm: float
     client_norms: Mapping[int, float]
     client_cosines: Mapping[int, float]
+    client_metrics: Mapping[int, Mapping[str, float]]
     state_lost: tuple[int, ...] = ()

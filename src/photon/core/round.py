@@ -138,5 +138,6 @@ def _report(
         gradient_norm=norm(gradient),
         client_norms={u.client: norm(u.gradient) for u in taken},
         client_cosines={u.client: cosine(u.gradient, gradient) for u in taken},
+        client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
     )

@@ -18,12 +18,13 @@ from photon.data.partition import (
     Placement,
     Rule,
     Sized,
+    apportion,
     partition_documents,
     source_shares,
 )
 from photon.data.pipeline import Layout, Phase, Progress
 from photon.data.readers import Columns
-from photon.data.routing import ListedRoute, Position, Route, StreamRoute
+from photon.data.routing import ListedRoute, Position, Route, StreamRoute, text_digest
 from photon.data.sources import (
     LocalSource,
     Source,
@@ -122,11 +123,11 @@ class _Work:
         sources = [LocalSource(part, self.columns) for part in (train, validation) if part]
         if not train:
             raise DataError(f"{self.keys.source}: has files for validation only; add training text")
-        return self._plan(
-            self._streamed(sources[0], sources[1] if validation else None, _sizes(train)),
-            say,
-            sources,
-        )
+        if not validation and (small := self._small(sources[0])) is not None:
+            return self._plan(*small, say, sources)
+        validation_source = sources[1] if validation else None
+        phases = self._streamed(sources[0], validation_source, _sizes(train))
+        return self._plan(phases, 0, say, sources)
 
     def _hub(self, say: Say) -> Plan:
         assert self.keys.source is not None
@@ -136,10 +137,10 @@ class _Work:
         )
         own = validation if has_split(validation) else None
         say(f"source      {train.title}, streamed")
-        return self._plan(self._streamed(train, own, None), say, [])
+        return self._plan(self._streamed(train, own, None), 0, say, [])
 
     def _plan(
-        self, phases: list[Phase], say: Say, sources: Sequence[LocalSource], copies: int = 0
+        self, phases: list[Phase], copies: int, say: Say, sources: Sequence[LocalSource]
     ) -> Plan:
         def describe(ends: Sequence[Position | None]) -> list[dict[str, Any]]:
             routes = zip(sources, phases, ends, strict=True) if sources else ()
@@ -162,8 +163,21 @@ class _Work:
         partition = partition_documents(
             different, self.rule, validation_fraction=self.keys.validation_fraction
         )
-        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1])
-        return self._plan([Phase(route)], say, [source], len(copies))
+        files_read = range(source.num_files())
+        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1], files_read)
+        return self._plan([Phase(route)], len(copies), say, [source])
+
+    def _small(self, source: LocalSource) -> tuple[list[Phase], int] | None:
+        """Records that fit one block are all known too: how to deal them out, and their copies."""
+        documents = self._route(source, 0.0, 0.0, {}).whole()
+        if documents is None:
+            return None
+        different = list({text_digest(d.text): d for d in reversed(documents)}.values())[::-1]
+        partition = partition_documents(
+            different, self.rule, validation_fraction=self.keys.validation_fraction
+        )
+        route = ListedRoute(partition, different.__getitem__, range(source.num_files()))
+        return [Phase(route)], len(documents) - len(different)
 
     def _streamed(
         self, train: Source, validation: Source | None, sizes: dict[str, int] | None
@@ -238,15 +252,6 @@ class _Work:
 
     def _make_encoder(self, path: Path) -> Encoder:
         return separated(load_tokenizer(path), self.keys.bos_text, self.keys.eos_text)
-
-
-def apportion(total: int, shares: np.ndarray) -> list[int]:
-    """Whole numbers in the proportion of some shares that sum to a total: largest remainders."""
-    exact = np.asarray(shares, dtype=np.float64) / np.sum(shares) * total
-    counts = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: total - counts.sum()]] += 1
-    return counts.tolist()
 
 
 def _training_texts(route: Route, most_bytes: int) -> Iterator[str]:

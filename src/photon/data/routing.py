@@ -66,15 +66,18 @@ class ListedRoute:
     Args:
         partition: of the documents' numbers.
         load: gives a document by its number.
+        files: numbers of the source's files that they come from.
     """
 
-    def __init__(self, partition: Partition, load: Callable[[int], Document]) -> None:
+    def __init__(
+        self, partition: Partition, load: Callable[[int], Document], files: Sequence[int] = ()
+    ) -> None:
         self._items = [(VALIDATION, index) for index in partition.validation]
         parts = zip(partition.train, partition.held_out, strict=True)
         for client, (train, held_out) in enumerate(parts):
             self._items += [(f"client_{client}/train", index) for index in train]
             self._items += [(f"client_{client}/validation", index) for index in held_out]
-        self._load = load
+        self._load, self._files = load, files
 
     def start(self) -> Position:
         return (0,)
@@ -89,7 +92,7 @@ class ListedRoute:
         return position[0] / len(self._items)
 
     def files_read(self, position: Position | None) -> list[int]:
-        return [index for _, index in self._items]
+        return list(self._files)
 
 
 class StreamRoute:
@@ -136,6 +139,11 @@ class StreamRoute:
 
     def first_block(self) -> list[Document]:
         return self._read_block(0, 0)[0]
+
+    def whole(self) -> list[Document] | None:
+        """All documents, if they fit one block."""
+        documents, (file, _) = self._read_block(0, 0)
+        return documents if file == len(self._files) else None
 
     def _routed(self, document: Document, behind: Position) -> Routed:
         digest = text_digest(document.text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.writer import SHARD_TOKENS, ShardWriter
 from photon.errors import DataError
 
-__all__ = ["FORMAT", "MANIFEST", "Rows", "read_manifest", "write_json", "write_shards"]
+__all__ = ["FORMAT", "MANIFEST", "RowSource", "Rows", "read_manifest", "write_json", "write_shards"]
 
 
 def write_shards(
@@ -53,6 +53,28 @@ def write_shards(
         return writer.finish(facts)
     finally:
         writer.close()
+
+
+class RowSource(Protocol):
+    """Random access to rows of one length, wherever they are.
+
+    Attributes:
+        folder: what messages name.
+        manifest: counts, and what the text behind the rows is like.
+        shard_rows: rows of each shard, in order.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    sequence_length: int
+    num_rows: int
+    shard_rows: list[int]
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows by index: [len(indices), L + 1], int64."""
+        ...
 
 
 class Rows:

@@ -12,7 +12,7 @@ import numpy as np
 
 from photon.core.messages import StreamState
 from photon.data.order import EpochOrder
-from photon.data.shards import Rows
+from photon.data.shards import RowSource
 from photon.errors import DataError
 
 
@@ -27,7 +27,7 @@ class Stream:
     """
 
     def __init__(
-        self, rows: Rows, *, seed: int | None, client: int, block_rows: int | None = None
+        self, rows: RowSource, *, seed: int | None, client: int, block_rows: int | None = None
     ) -> None:
         self.rows, self.client = rows, client
         self.order = EpochOrder(rows.shard_rows, seed=seed, client=client, block_rows=block_rows)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from photon.config.llm import LlmConfig
-from photon.core.codec import WIRE_DTYPE, Compression
+from photon.config.schema import FederationConfig
+from photon.core.codec import WIRE_DTYPE
 from photon.core.tree import num_elements
 from photon.model.build import empty_model, parameters_of
 
-MOMENTS_PER_PARAMETER = {"adamw": 2, "decoupled_adamw": 2, "adopt": 2, "muon": 1, "sgd": 0}
-"""Numbers that an inner optimizer keeps per parameter (Muon: per hidden matrix element)."""
+MOMENTS_PER_PARAMETER = {"adamw": 2, "decoupled_adamw": 2, "adopt": 2, "sgd": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +92,6 @@ def training_memory(llm: LlmConfig, rows: int, cost: ModelCost | None = None) ->
     cost = cost or model_cost(llm)
     tokens = rows * llm.max_seq_len
     size = 4 if llm.precision == "fp32" else 2
-    name = llm.optimizer.name
-    moments = MOMENTS_PER_PARAMETER[name] * cost.parameters
-    if name == "muon":
-        moments = cost.hidden_matrices + 2 * (cost.parameters - cost.hidden_matrices)
     per_block = tokens * _block_elements(llm) * size
     stream = tokens * llm.model.d_model * 4
     checkpointed = llm.fsdp_config is not None and llm.fsdp_config.activation_checkpointing
@@ -103,7 +99,7 @@ def training_memory(llm: LlmConfig, rows: int, cost: ModelCost | None = None) ->
     return TrainingMemory(
         weights=4 * cost.parameters,
         gradients=4 * cost.parameters,
-        moments=4 * moments,
+        moments=4 * moment_elements(llm.optimizer.name, cost),
         activations=blocks * stream + per_block if checkpointed else blocks * (stream + per_block),
         logits=_logits_bytes(llm, tokens, size),
     )
@@ -130,6 +126,20 @@ def _logits_bytes(llm: LlmConfig, tokens: int, size: int) -> int:
     return fp32 + 2 * (fp32 // 4) * size
 
 
-def update_bytes(cost: ModelCost, compression: Compression, moments: int = 0) -> int:
-    """Bytes of one client's update: a pseudo-gradient and so many numbers of moments."""
-    return (cost.parameters + moments) * WIRE_DTYPE[compression].itemsize
+def moment_elements(name: str, cost: ModelCost) -> int:
+    """Numbers that the inner optimizer keeps."""
+    if name == "muon":
+        return cost.hidden_matrices + 2 * (cost.parameters - cost.hidden_matrices)
+    return MOMENTS_PER_PARAMETER[name] * cost.parameters
+
+
+def update_cost(llm: LlmConfig, fl: FederationConfig, cost: ModelCost) -> dict[str, int]:
+    """Bytes of one client and round: its update, and what the server sends (parameters in fp32,
+    and the averaged moments where there are any).
+    """
+    size = WIRE_DTYPE[fl.compression].itemsize
+    moments = moment_elements(llm.optimizer.name, cost) if fl.aggregate_momenta else 0
+    return {
+        "up": size * (cost.parameters + moments),
+        "down": 4 * cost.parameters + size * moments,
+    }

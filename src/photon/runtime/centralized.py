@@ -9,8 +9,13 @@ from pathlib import Path
 from photon.config.schema import Config
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport
-from photon.runtime.checkpoint import prune_checkpoints, save_train_state
+from photon.runtime.checkpoint import (
+    naming_last_good,
+    prune_checkpoints,
+    save_train_state,
+)
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.measure import SegmentMeter
 from photon.runtime.server import loss_record
 from photon.runtime.trackers import Tracker
 from photon.training.loop import Trainer
@@ -40,12 +45,14 @@ def train_centralized(
     Raises:
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
+    measure = SegmentMeter(trainer)
     total = config.llm_config.max_duration
     assert total is not None  # resolved
     while trainer.state.step < total:
         step = trainer.state.step
         begun = time.monotonic()
-        segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        with naming_last_good(checkpoints):
+            segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
         state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed
@@ -54,11 +61,7 @@ def train_centralized(
                 "step": state.step,
                 "steps": total,
                 "tokens": state.num_tokens,
-                "train_loss": segment.train_loss,
-                "gradient_norm": segment.gradient_norm,
-                "learning_rate": segment.learning_rates[-1],
-                "seconds": elapsed,
-                "tokens_per_second": segment.num_tokens / elapsed,
+                **measure(segment, elapsed),
                 "data_wait_seconds": segment.data_wait,
             }
             due = _is_due(config, state.step, total)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from photon.core.loss_scale import LossScale
 from photon.core.messages import ClientState, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
-from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.errors import CheckpointError, MismatchedCheckpoint, NonFiniteLoss
 from photon.runtime import artifact
-from photon.training.loss_scale import LossScale
 from photon.training.state import TrainState
 
 
@@ -131,6 +132,7 @@ def save_client_state(folder: Path, state: ClientState) -> Path:
         "stream": asdict(state.stream),
         "moments": _names(state.moments),
         "optimizer_step": state.optimizer_step,
+        "loss_scale": asdict(state.loss_scale),
     }
     return artifact.save(
         folder, f"state_{state.round:06d}", pack({"moments": state.moments}), facts
@@ -144,6 +146,7 @@ def load_client_state(path: Path) -> ClientState:
         stream=StreamState(**facts["stream"]),
         moments=_moments(tensors, "moments", facts["moments"]),
         optimizer_step=facts["optimizer_step"],
+        loss_scale=LossScale(**facts["loss_scale"]),
     )
 
 
@@ -224,6 +227,17 @@ def newest_checkpoint(folder: Path) -> Path:
     if not found:
         raise CheckpointError(f"{folder}: no checkpoint here")
     return found[-1]
+
+
+@contextmanager
+def naming_last_good(folder: Path) -> Iterator[None]:
+    """Add the checkpoint to go back to, if there is one, to the message of a diverged training."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        found = list_checkpoints(folder)
+        last = f"; last good checkpoint: {found[-1]}" if found else ""
+        raise NonFiniteLoss(f"{error}{last}") from error
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:

@@ -139,21 +139,23 @@ def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
         root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
         data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
     else:
-        root, data = find_data(train)
-    _check_data(config, data, root)
+        root, data = find_data(train, clients)
     found = {"dataset.train.root_local": str(root)}
     if config.dataset.val.root_local or config.dataset.val.root_remote:
-        found["dataset.val.root_local"] = str(find_data(config.dataset.val)[0])
-    return replace_keys(config, found), data
+        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
+    config = replace_keys(config, found)
+    _check_data(config, data, data_root(config))
+    return config, data
 
 
 def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
     require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
-    settings = data["settings"]
-    if settings["num_clients"] < config.fl.n_total_clients:
+    settings, streams = data["settings"], config.dataset.train.streams
+    prepared = settings["num_clients"] if streams is None else len(streams)
+    if prepared < config.fl.n_total_clients:
         raise DataError(
-            f"{root}: prepared for {settings['num_clients']} clients, but fl.n_total_clients="
-            f"{config.fl.n_total_clients}"
+            f"{root}: {'streams' if streams else 'prepared'} for {prepared} clients, but "
+            f"fl.n_total_clients={config.fl.n_total_clients}"
         )
     if settings["sequence_length"] != config.llm_config.max_seq_len:
         raise DataError(

@@ -7,6 +7,7 @@ answers with the update that was kept.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,7 @@ from photon.core.tree import Tree, num_bytes, subtract
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
 from photon.runtime import artifact, checkpoint
+from photon.runtime.measure import SegmentMeter
 from photon.runtime.rows import open_rows
 from photon.training.loop import Trainer
 from photon.training.state import TrainState
@@ -41,6 +43,7 @@ class Node:
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
         self.config, self.folder = config, folder
         self.trainer = Trainer(config.llm_config, config.seed, device)
+        self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
     def train(
@@ -69,8 +72,8 @@ class Node:
         before, lost = self._state_before(home, instruction)
         state = self._resume(home, instruction) or self._begin(instruction, before, params, moments)
         self.trainer.load(state)
-        self._run_segments(home, instruction, should_stop)
-        return self._finish(home, instruction, params, lost)
+        metrics = self._run_segments(home, instruction, should_stop)
+        return self._finish(home, instruction, params, lost, metrics)
 
     def _answers(self, home: Path, instruction: Instruction) -> bool:
         """Whether the update on disk is the answer to this very instruction."""
@@ -111,24 +114,37 @@ class Node:
             moments=own,
             optimizer_step=step,
             step=instruction.first_step,
+            loss_scale=before.loss_scale,
             streams=(before.stream,),
         )
 
     def _run_segments(
         self, home: Path, instruction: Instruction, should_stop: Callable[[], bool]
-    ) -> None:
-        stream = self._stream(instruction.client)
+    ) -> dict[str, float]:
+        """Train to the end of the round, saving between segments; gives the last one's numbers."""
+        stream, metrics = self._stream(instruction.client), {}
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
+            begun = time.monotonic()
             segment = self.trainer.train(
                 stream, min(left, self.config.llm_config.save_interval), should_stop
             )
+            if segment.taken:
+                metrics = self._measure(segment, time.monotonic() - begun)
             if segment.state.steps_done < instruction.local_steps:
                 snapshot = self.trainer.snapshot()
                 checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
                 if should_stop():
                     raise Stopped
+        return metrics
 
-    def _finish(self, home: Path, instruction: Instruction, params: Tree, lost: bool) -> Path:
+    def _finish(
+        self,
+        home: Path,
+        instruction: Instruction,
+        params: Tree,
+        lost: bool,
+        metrics: dict[str, float],
+    ) -> Path:
         """Keep the new client state, then the update; the update is what makes it happen."""
         state, fl = self.trainer.snapshot(), self.config.fl
         gradient = encode(subtract(params, state.params), fl.compression)
@@ -140,6 +156,7 @@ class Node:
             stream=state.streams[0],
             moments=keep,
             optimizer_step=state.optimizer_step,
+            loss_scale=state.loss_scale,
         )
         checkpoint.save_client_state(home, client_state)
         update = Update(
@@ -152,7 +169,11 @@ class Node:
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,
             num_bytes=num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values()),
-            metrics={"train_loss": state.train_loss},
+            metrics={
+                **metrics,
+                "train_loss": state.train_loss,
+                "skipped_steps": state.skipped_steps,
+            },
             state_lost=lost,
         )
         path = checkpoint.save_update(home, update)

@@ -13,7 +13,7 @@ from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
 from photon.core.outer import outer_optimizer
 from photon.core.tree import Tree, num_elements
-from photon.data.shards import Rows
+from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
 from photon.model.build import build_model, empty_model, load_parameters, parameters_of
@@ -172,7 +172,7 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
 
 
 def _evaluate(
-    config: Config, model: torch.nn.Module, rows: Rows, world: World = ALONE
+    config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
 ) -> LossReport:
     llm = config.llm_config
     return evaluate_loss(

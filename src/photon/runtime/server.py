@@ -15,7 +15,11 @@ from photon.core.outer import OuterOptimizer, outer_optimizer
 from photon.core.round import close_round, open_round
 from photon.core.tree import Tree, num_elements
 from photon.evaluation.loss import LossReport
-from photon.runtime.checkpoint import prune_checkpoints, save_server_state
+from photon.runtime.checkpoint import (
+    naming_last_good,
+    prune_checkpoints,
+    save_server_state,
+)
 from photon.runtime.engines.local import Engine
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.trackers import Tracker
@@ -66,7 +70,8 @@ def serve(
             cohort_size=fl.cohort_size,
             local_steps=config.llm_config.local_steps,
         )
-        updates = list(engine.run_round(plan, state, base, stop))
+        with naming_last_good(checkpoints):
+            updates = list(engine.run_round(plan, state, base, stop))
         if len(updates) < len(plan.cohort):
             stop.raise_if_asked(
                 f"stopped in round {plan.round}; {len(updates)} of {len(plan.cohort)} clients "
@@ -114,6 +119,7 @@ def _record(
         "gradient_norm": report.gradient_norm,
         "client_norms": {str(c): v for c, v in report.client_norms.items()},
         "client_cosines": {str(c): v for c, v in report.client_cosines.items()},
+        "client_metrics": {str(c): dict(v) for c, v in report.client_metrics.items()},
         "accepted": list(report.accepted),
         "refused": {str(c): why for c, why in report.refused.items()},
         "state_lost": list(report.state_lost),

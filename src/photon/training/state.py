@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
 from photon.core.tree import Tree
-from photon.training.loss_scale import LossScale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

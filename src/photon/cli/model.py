@@ -1,0 +1,82 @@
+"""`photon model`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command(name="model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Show what a model costs: parameters, arithmetic, memory, and the bytes of an update.
+
+    \b
+    photon model llm_config=mpt-125m
+    photon model llm_config=llama-1b llm_config.device_train_microbatch_size=4 --json
+    """
+    from photon.config import load_config
+
+    facts = describe(load_config(overrides))
+    click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
+
+
+def describe(config: Any) -> dict[str, Any]:
+    """Costs of the configured model: counts, FLOPs, bytes."""
+    from photon.model.causal_lm import read_config
+    from photon.model.flops import model_cost, training_memory, update_cost
+
+    llm = config.llm_config
+    if llm.model.name == "hf_causal_lm":
+        llm = llm.model_copy(update={"model": read_config(llm.model)})
+    cost = model_cost(llm)
+    rows = llm.device_train_microbatch_size
+    counts = {1, min(8, llm.global_train_batch_size)} if rows == "auto" else {rows}
+    memory = {str(count): training_memory(llm, count, cost) for count in sorted(counts)}
+    return {
+        "name": llm.name,
+        "family": llm.model.name,
+        "max_seq_len": llm.max_seq_len,
+        "precision": llm.precision,
+        "optimizer": llm.optimizer.name,
+        "parameters": {"total": cost.parameters, "embeddings": cost.embeddings},
+        "flops_per_token": cost.flops_per_token,
+        "training_bytes": {
+            count: {
+                **{part: getattr(m, part) for part in m.__dataclass_fields__},
+                "total": m.total,
+            }
+            for count, m in memory.items()
+        },
+        "update_bytes": update_cost(llm, config.fl, cost),
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    total, embeddings = facts["parameters"].values()
+    update = facts["update_bytes"]
+    lines = [
+        f"model        {facts['name']} ({facts['family']}), rows of {facts['max_seq_len']} tokens",
+        f"parameters   {total:,}, of these {embeddings:,} in embeddings",
+        f"arithmetic   {facts['flops_per_token'] / 1e9:.3g} GFLOPs per token trained",
+    ]
+    for rows, memory in facts["training_bytes"].items():
+        shown = ", ".join(f"{name} {size(memory[name])}" for name in memory if name != "total")
+        plural = "row" if rows == "1" else "rows"
+        lines.append(
+            f"memory       {size(memory['total'])} on one device with {rows} {plural} a pass "
+            f"({facts['precision']}, {facts['optimizer']}): {shown}"
+        )
+    lines.append(
+        f"update       {size(update['up'])} from each client, {size(update['down'])} back, a round"
+    )
+    return lines
+
+
+def size(count: float) -> str:
+    from photon.report import format_bytes
+
+    return format_bytes(count)
