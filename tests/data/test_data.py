@@ -14,7 +14,7 @@ from photon.config import load_config
 from photon.core.messages import StreamState
 from photon.data import corpus, prepare, shards
 from photon.data.corpus import Document, standard_library
-from photon.data.partition import partition_documents
+from photon.data.partition import Rule, partition_documents
 from photon.data.prepare import prepare_embedded
 from photon.data.shards import Rows, read_manifest, write_shards
 from photon.data.stream import JoinedStream, Stream
@@ -31,7 +31,7 @@ def documents(count: int, sources: int = 7) -> list[Document]:
 
 
 def split(docs, clients, by):
-    return partition_documents(docs, clients, by=by, validation_fraction=0.05, seed=3)
+    return partition_documents(docs, Rule(by, clients, seed=3), validation_fraction=0.05)
 
 
 @pytest.mark.parametrize("by", ["iid", "source"])

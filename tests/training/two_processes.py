@@ -20,8 +20,9 @@ from photon.data.shards import Rows
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.runtime.checkpoint import save_train_state
-from photon.runtime.node import client_stream, data_root
+from photon.runtime.node import client_stream
 from photon.runtime.process_group import from_first, process_group
+from photon.runtime.rows import data_root
 from photon.training.loop import Trainer
 from photon.training.parallel import World
 

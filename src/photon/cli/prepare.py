@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from photon.config import Config
 
 
 @click.command(name="prepare")
@@ -13,24 +18,106 @@ import click
     type=click.Path(path_type=Path),
     help="Folder to make; default: data/ with a name that the settings give.",
 )
+@click.option("--source", help="File, folder or Hugging Face dataset; else the embedded corpus.")
+@click.option("--tokenizer", help="tokenizer.json, its folder, or a name on the Hugging Face hub.")
+@click.option(
+    "--train-tokenizer", metavar="vocab_size=N", help="Train a tokenizer of that size on the text."
+)
+@click.option("--partition", help="iid, source, dirichlet or size.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def command(out: Path | None, overrides: tuple[str, ...]) -> None:
-    """Prepare the embedded corpus: the source of the running Python's standard library.
+def command(
+    out: Path | None,
+    source: str | None,
+    tokenizer: str | None,
+    train_tokenizer: str | None,
+    partition: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Turn text into token rows for the clients of a federation.
+
+    Without a source: the source of the running Python's standard library. An interrupted
+    preparation goes on when it is called again; a finished one is left alone.
 
     \b
     photon prepare
     photon prepare --out data/by-package dataset=embedded-by-source fl.n_total_clients=4
-    photon train dataset.train.root_local=data/by-package fl.n_total_clients=4
+    photon prepare --source texts/ --train-tokenizer vocab_size=8192 --out data/mine
+    photon prepare --source c4 --tokenizer EleutherAI/gpt-neox-20b --out fed-c4/c8/en \\
+        dataset=fed-c4 llm_config=mpt-125m
+    photon prepare --source crawl.jsonl.zst --partition dirichlet --out data/skewed \\
+        dataset.prepare.source_column=language dataset.prepare.alpha=0.1
+    photon train dataset.train.root_local=data/mine
     """
     from photon.config import load_config
-    from photon.data.prepare import prepare_embedded
-    from photon.runtime.experiment import prepare
+    from photon.config.resolve import replace_keys
 
-    config = load_config(overrides)
-    if out is not None:
-        clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
-        prepare_embedded(out, config.dataset.embedded, clients, length, click.echo)
-        click.echo(f"folder      {out}")
-    else:
+    if tokenizer is not None and train_tokenizer is not None:
+        raise click.UsageError("--tokenizer and --train-tokenizer exclude each other")
+    given = {
+        "source": source,
+        "tokenizer": tokenizer,
+        "vocab_size": _vocab_size(train_tokenizer),
+        "partition": partition,
+    }
+    values: dict[str, Any] = {
+        f"dataset.prepare.{key}": value for key, value in given.items() if value is not None
+    }
+    if train_tokenizer is not None:
+        values["dataset.prepare.tokenizer"] = None
+    _prepare(replace_keys(load_config(overrides), values), out)
+
+
+def _vocab_size(text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:vocab_size=)?([0-9][0-9_]*)", text)
+    if match is None:
+        raise click.UsageError(f"--train-tokenizer takes vocab_size=N, got {text!r}")
+    return int(match[1].replace("_", ""))
+
+
+def _prepare(config: Config, out: Path | None) -> None:
+    from photon.cli.progress import progress_line
+    from photon.data.prepare import prepare_embedded
+    from photon.data.prepare_text import prepare_text
+    from photon.report import Console
+
+    keys, clients = config.dataset.prepare, config.fl.n_total_clients
+    length = config.llm_config.max_seq_len
+    if keys.source is None and out is None:
+        from photon.runtime.experiment import prepare
+
         config, _ = prepare(config, click.echo)
         click.echo(f"folder      {config.dataset.train.root_local}")
+        return
+    out = out or _default_folder(config)
+    with progress_line(Console().rich) as report:
+        if keys.source is None:
+            data = prepare_embedded(
+                out, config.dataset.embedded, clients, length, click.echo, report
+            )
+        else:
+            data = prepare_text(out, keys, clients, length, click.echo, report)
+    click.echo("\n".join(_summary(data)))
+    click.echo(f"folder      {out}")
+
+
+def _default_folder(config: Config) -> Path:
+    """`fed-c4/c8/en` for eight clients of `dataset=fed-c4`."""
+    root = config.dataset.train.root_local or f"data/{config.dataset.name}"
+    clients = config.fl.n_total_clients
+    return Path(root) / f"c{clients}" / (config.dataset.prepare.name or "text")
+
+
+def _summary(data: dict[str, Any]) -> list[str]:
+    """What became of the text, so that it adds up."""
+    t = data["totals"]
+    return [
+        f"documents   {t['documents']:,} read = {t['written']:,} written + {t['empty']:,} empty + "
+        f"{t['skipped']:,} beyond full parts; {t['copies']:,} copies left out before",
+        f"tokens      {t['text_tokens']:,} = {t['tokens']:,} targets in {t['rows']:,} rows + "
+        f"{t['first_tokens']:,} first + {t['remainder_tokens']:,} left over; "
+        f"{t['cut_tokens']:,} cut at full parts",
+        f"prepared    {data['train_tokens']:,} training tokens for "
+        f"{data['settings']['num_clients']} clients, digest {data['digest']}",
+    ]

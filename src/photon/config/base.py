@@ -22,7 +22,22 @@ def parse_batches(value: Any) -> Any:
     return int(match[1].replace("_", ""))
 
 
+def parse_bytes(value: Any) -> Any:
+    """Turn a size such as `10gb` into a number of bytes; numbers pass through.
+
+    Raises:
+        ValueError: no such unit.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmgt]?)b?\s*", value.lower())
+    if match is None:
+        raise ValueError(f"sizes are bytes, or kb, mb, gb, tb of 1024, as in 10gb; got {value!r}")
+    return int(float(match[1].replace("_", "")) * 1024 ** " kmgt".index(match[2] or " "))
+
+
 Batches = Annotated[int, BeforeValidator(parse_batches)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
 class Section(BaseModel):

@@ -12,10 +12,17 @@ from pydantic import BaseModel, ValidationError
 from photon.config.schema import Config
 from photon.errors import ConfigError
 
-GROUPS = ("llm_config", "dataset", "recipe")
+STREAMS = "dataset/streams"
+GROUPS = ("llm_config", "dataset", STREAMS, "recipe")
 FREE = ("llm_config.model.config_overrides.",)
 """Below these, keys are those of somebody else's configuration."""
-_DEFAULTS = ["_self_", {"llm_config": "llama-tiny"}, {"dataset": "embedded"}, {"recipe": None}]
+_DEFAULTS = [
+    "_self_",
+    {"llm_config": "llama-tiny"},
+    {"dataset": "embedded"},
+    *({f"{STREAMS}@dataset.{split}.streams": None} for split in ("train", "val")),
+    {"recipe": None},
+]
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:

@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from photon.config.base import Section
+from photon.config.base import Bytes, Section
+from photon.config.prepare import PrepareConfig
+from photon.config.streams import ClientStreams
 
 
 class EmbeddedCorpus(Section):
@@ -24,16 +26,49 @@ class EmbeddedCorpus(Section):
     seed: int = Field(default=9176, description="address of the split's random numbers")
 
 
-class SplitConfig(Section):
+class StorageConfig(Section):
+    """Where prepared data is: in a local folder, or behind one in an object store."""
+
     root_local: str | None = Field(
         default=None,
-        description="prepared data folder; null: the embedded corpus, made on first use",
+        description="prepared data folder; null: the embedded corpus, made on first use, or with "
+        "root_remote a cache folder below data/",
     )
+    root_remote: str | None = Field(
+        default=None,
+        description="s3://bucket/prefix or file:///folder of prepared data; root_local caches it",
+    )
+    cache_limit: Bytes | None = Field(
+        default=None, ge=1, description="most bytes of shards cached, for example 10gb; null: all"
+    )
+    download_retry: int = Field(default=2, ge=0, description="attempts after the first")
+    download_timeout: float = Field(
+        default=60.0, gt=0, description="seconds for one request, a piece of a shard"
+    )
+    streams: list[ClientStreams] | None = Field(
+        default=None,
+        description="which folders below the root each client reads; a file of them by "
+        "dataset/streams@dataset.train.streams=8_clients; null: client_0, client_1, ...",
+    )
+
+
+class SplitConfig(StorageConfig):
     shuffle: bool = Field(default=True, description="visit the rows in an addressed random order")
     shuffle_seed: int = Field(default=9176, description="address of that order")
+    shuffle_block_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows shuffled at a time, from whole shards in a random order; with a "
+        "cache_limit, what the cache must hold at once; null: 1,048,576",
+    )
 
 
 class DatasetConfig(Section):
     name: str = Field(default="embedded", description="name of the preset")
     embedded: EmbeddedCorpus = EmbeddedCorpus()
+    prepare: PrepareConfig = PrepareConfig()
     train: SplitConfig = SplitConfig()
+    val: StorageConfig = Field(
+        default=StorageConfig(),
+        description="where the common validation set is; null: beside train",
+    )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from photon.config.compose import check_overrides, validate
+from photon.config.compose import GROUPS, check_overrides, validate
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
 
@@ -23,7 +23,13 @@ MAY_CHANGE = (
     "llm_config.device_eval_batch_size",
     "llm_config.save_interval",
     "llm_config.save_num_checkpoints_to_keep",
-    "dataset.train.root_local",
+    *(
+        f"dataset.{split}.{key}"
+        for split in ("train", "val")
+        for key in ("root_local", "root_remote", "cache_limit", "download_retry")
+    ),
+    "dataset.train.download_timeout",
+    "dataset.val.download_timeout",
 )
 """Prefixes of keys that may change on resume: where, how often, on what; never the mathematics."""
 
@@ -124,7 +130,7 @@ def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
     values = {}
     for text in overrides:
         override = OverridesParser.create().parse_override(text)
-        if override.is_delete() or override.key_or_group in ("llm_config", "dataset", "recipe"):
+        if override.is_delete() or override.key_or_group in GROUPS:
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
     changed = replace_keys(saved, values)

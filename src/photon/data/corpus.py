@@ -19,6 +19,10 @@ class Document:
     source: str
     text: str
 
+    @property
+    def size(self) -> int:
+        return len(self.text)
+
 
 def standard_library(max_bytes: int, root: Path | None = None) -> list[Document]:
     """The library's modules in the order of their paths; a module's package is its source.

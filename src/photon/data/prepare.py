@@ -1,4 +1,4 @@
-"""Text -> tokens -> shards per client, in one pass.
+"""The embedded corpus for a federation: text -> tokens -> rows per client.
 
 <root>/manifest.json                        what was prepared, written last
 <root>/tokenizer.json
@@ -8,23 +8,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import platform
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tokenizers import Tokenizer
-
 from photon.config.dataset import EmbeddedCorpus
-from photon.data.corpus import Document, standard_library
-from photon.data.partition import Partition, partition_documents
-from photon.data.shards import FORMAT, MANIFEST, read_manifest, write_json, write_shards
-from photon.data.tokenizer import separator_id, tokenizer_digest, train_tokenizer
-from photon.errors import DataError, StorageError
+from photon.data.assemble import Inputs, Plan, Say, assemble
+from photon.data.corpus import standard_library
+from photon.data.encode import Encoder, separated
+from photon.data.partition import Rule, partition_documents
+from photon.data.pipeline import Layout, Phase, Progress
+from photon.data.routing import ListedRoute
+from photon.data.tokenizer import load_tokenizer, train_tokenizer
 
 
 def embedded_settings(
@@ -44,7 +40,8 @@ def prepare_embedded(
     corpus: EmbeddedCorpus,
     num_clients: int,
     sequence_length: int,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
+    report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Prepare the standard library for a federation; do nothing if it is there already.
 
@@ -57,102 +54,34 @@ def prepare_embedded(
         DataError: the folder holds other data, or the corpus is too small.
         StorageError: the disk is full; nothing is left behind.
     """
-    settings = embedded_settings(corpus, num_clients, sequence_length)
-    if (root / MANIFEST).exists():
-        return _same_or_refuse(root, settings)
+    inputs = Inputs(embedded_settings(corpus, num_clients, sequence_length))
+
+    def make_plan() -> Plan:
+        return _plan(corpus, num_clients, sequence_length, say)
+
+    return assemble(root, inputs, make_plan, say, report)
+
+
+def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: Say) -> Plan:
     documents = standard_library(corpus.max_bytes)
     say(f"corpus      {len(documents)} modules of the Python standard library")
     partition = partition_documents(
         documents,
-        num_clients,
-        by=corpus.partition,
+        Rule(corpus.partition, num_clients, corpus.seed),
         validation_fraction=corpus.validation_fraction,
-        seed=corpus.seed,
     )
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as work:
-            unfinished = Path(work) / root.name
-            unfinished.mkdir()
-            manifest = _write(unfinished, documents, partition, settings, say)
-            os.rename(unfinished, root)
-    except OSError as error:
-        raise StorageError(f"{root}: cannot write prepared data ({error.strerror})") from error
-    say(f"prepared    {manifest['train_tokens']:,} training tokens for {num_clients} clients")
-    return manifest
-
-
-def _same_or_refuse(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    manifest = read_manifest(root)
-    for key, value in settings.items():
-        if manifest["settings"].get(key) != value:
-            raise DataError(
-                f"{root}: holds data prepared with {key}={manifest['settings'].get(key)}, asked "
-                f"for {key}={value}; name another folder or remove this one"
-            )
-    return manifest
-
-
-def _write(
-    root: Path,
-    documents: Sequence[Document],
-    partition: Partition,
-    settings: dict[str, Any],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
     held_back = set(partition.validation).union(*partition.held_out)
     visible = [d.text for i, d in enumerate(documents) if i not in held_back]
-    tokenizer = train_tokenizer(visible, settings["vocab_size"])
-    tokenizer.save(str(root / "tokenizer.json"))
-    digest = tokenizer_digest(root / "tokenizer.json")
-    say(f"tokenizer   byte-level BPE, {tokenizer.get_vocab_size()} tokens")
-    encoded = _encode(tokenizer, documents)
-    length, vocab = settings["sequence_length"], tokenizer.get_vocab_size()
 
-    def write(name: str, indices: Sequence[int]) -> dict[str, Any]:
-        facts = _facts(documents, indices, encoded, vocab)
-        tokens = np.concatenate([encoded[i] for i in indices])
-        return write_shards(root / name, tokens, length, {"tokenizer": digest, **facts})
+    def make_tokenizer(path: Path) -> None:
+        train_tokenizer(visible, corpus.vocab_size).save(str(path))
 
-    parts = {"validation": write("validation", partition.validation)}
-    for client, (train, held_out) in enumerate(
-        zip(partition.train, partition.held_out, strict=True)
-    ):
-        parts[f"client_{client}/train"] = write(f"client_{client}/train", train)
-        parts[f"client_{client}/validation"] = write(f"client_{client}/validation", held_out)
-    manifest = {
-        "format": FORMAT,
-        "settings": settings,
-        "tokenizer": digest,
-        "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
-        "digest": _digest(parts),
-    }
-    write_json(root / MANIFEST, manifest)
-    return manifest
+    def make_encoder(path: Path) -> Encoder:
+        return separated(load_tokenizer(path))
 
-
-def _encode(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[np.ndarray]:
-    """Token ids of each document with exactly one separator behind it."""
-    end = separator_id(tokenizer)
-    encodings = tokenizer.encode_batch_fast([document.text for document in documents])
-    return [np.array([*encoding.ids, end], dtype=np.uint32) for encoding in encodings]
-
-
-def _facts(
-    documents: Sequence[Document], indices: Sequence[int], encoded: list[np.ndarray], vocab: int
-) -> dict[str, Any]:
-    counts = sum(np.bincount(encoded[i], minlength=vocab) for i in indices)
-    return {
-        "documents": len(indices),
-        "sources": sorted({documents[i].source for i in indices}),
-        "text_bytes": sum(len(documents[i].text.encode()) for i in indices),
-        "text_tokens": int(sum(len(encoded[i]) for i in indices)),
-        "unigram": np.asarray(counts).tolist(),
-    }
-
-
-def _digest(parts: dict[str, dict[str, Any]]) -> str:
-    hashes = [shard["sha256"] for name in sorted(parts) for shard in parts[name]["shards"]]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    return Plan(
+        layout=Layout(num_clients=num_clients, sequence_length=sequence_length, vocab_size=0),
+        phases=[Phase(ListedRoute(partition, documents.__getitem__))],
+        make_tokenizer=make_tokenizer,
+        make_encoder=make_encoder,
+    )

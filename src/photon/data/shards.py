@@ -1,30 +1,33 @@
 """Token rows on disk: flat little-endian files, read by memory map, described by a manifest.
 
-A shard holds `rows * sequence_length + 1` tokens. Row i is tokens [i L, (i + 1) L], both ends
-included: L inputs and, one to the right, L targets; neighbours share one token, so no target is
-lost. The manifest is written last: a folder without one is no data set.
+Row i of a shard is tokens [i S, i S + L], both ends included: L inputs and, one to the right, L
+targets. With the stride S = L neighbours share one token, so no target is lost; S = L + 1 where
+rows do not run on over documents. The manifest is written last: a folder without one is no data.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from photon.errors import DataError, StorageError
+from photon.data.cache import Cache
+from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
+from photon.data.writer import SHARD_TOKENS, ShardWriter
+from photon.errors import DataError
 
-MANIFEST = "manifest.json"
-SHARD_TOKENS = 1 << 26
-FORMAT = 1
+__all__ = ["FORMAT", "MANIFEST", "RowSource", "Rows", "read_manifest", "write_json", "write_shards"]
 
 
 def write_shards(
-    folder: Path, tokens: np.ndarray, sequence_length: int, facts: dict[str, Any]
+    folder: Path,
+    tokens: np.ndarray,
+    sequence_length: int,
+    facts: dict[str, Any],
+    vocab_size: int | None = None,
 ) -> dict[str, Any]:
     """Write a token stream as shards and a manifest.
 
@@ -33,6 +36,7 @@ def write_shards(
         tokens: [N], any integer type.
         sequence_length: L, targets of a row.
         facts: further entries of the manifest (tokenizer digest, bytes of text, ...).
+        vocab_size: decides the width of a token; one more than the largest token if not given.
 
     Returns:
         The manifest.
@@ -41,114 +45,110 @@ def write_shards(
         DataError: not even one row.
         StorageError: the disk is full.
     """
-    rows = (len(tokens) - 1) // sequence_length
-    if rows < 1:
-        raise DataError(
-            f"{folder}: {len(tokens)} tokens do not fill one row of {sequence_length} + 1; "
-            "the text is too small for this many clients or this sequence length"
-        )
-    dtype = np.dtype("<u2") if int(tokens.max()) < 1 << 16 else np.dtype("<u4")
+    vocab_size = vocab_size or int(tokens.max(initial=0)) + 1
     per_shard = max(1, SHARD_TOKENS // sequence_length)
+    writer = ShardWriter(folder, sequence_length, vocab_size, rows_per_shard=per_shard)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shards = []
-        for first in range(0, rows, per_shard):
-            count = min(per_shard, rows - first)
-            start = first * sequence_length
-            part = tokens[start : start + count * sequence_length + 1].astype(dtype)
-            shards.append(_write_shard(folder / f"shard_{len(shards):05d}.bin", part, count))
-        manifest = {
-            "format": FORMAT,
-            "dtype": dtype.str,
-            "sequence_length": sequence_length,
-            "rows": rows,
-            "tokens": rows * sequence_length,
-            "remainder_tokens": len(tokens) - 1 - rows * sequence_length,
-            "shards": shards,
-            **facts,
-        }
-        write_json(folder / MANIFEST, manifest)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot write shards ({error.strerror})") from error
-    return manifest
+        writer.append(tokens)
+        return writer.finish(facts)
+    finally:
+        writer.close()
 
 
-def _write_shard(path: Path, tokens: np.ndarray, rows: int) -> dict[str, Any]:
-    data = tokens.tobytes()
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {
-        "file": path.name,
-        "rows": rows,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
+class RowSource(Protocol):
+    """Random access to rows of one length, wherever they are.
 
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically and durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a data folder.
-
-    Raises:
-        DataError: the folder or its manifest is missing or unreadable.
+    Attributes:
+        folder: what messages name.
+        manifest: counts, and what the text behind the rows is like.
+        shard_rows: rows of each shard, in order.
     """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        missing = folder if not folder.exists() else path
-        raise DataError(f"{missing}: no prepared data here; run `photon prepare` first") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: unreadable manifest ({error}); prepare the data again") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path}: not a manifest of format {FORMAT}; prepare the data again")
-    return manifest
+
+    folder: Path
+    manifest: dict[str, Any]
+    sequence_length: int
+    num_rows: int
+    shard_rows: list[int]
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows by index: [len(indices), L + 1], int64."""
+        ...
 
 
 class Rows:
-    """Random access to the rows of a data folder.
+    """Random access to the rows of a data folder, here or in an object store.
 
     Attributes:
         num_rows: rows in all shards.
+        shard_rows: rows of each shard.
         sequence_length: L.
 
+    Args:
+        folder: the data folder; behind a cache, its place there.
+        cache: who brings the files; shards of a local folder are opened at once.
+
     Raises:
-        DataError: a shard is missing, or its size is not what the manifest says.
+        DataError: no rows, a shard is missing, or its size is not what the manifest says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
+        self.folder, self._cache = folder, cache
+        if cache is not None:
+            cache.bring(folder / MANIFEST)
         self.manifest = read_manifest(folder)
         self.sequence_length = int(self.manifest["sequence_length"])
         self.num_rows = int(self.manifest["rows"])
-        dtype = np.dtype(self.manifest["dtype"])
-        self._maps = [_open_shard(folder / s["file"], s, dtype) for s in self.manifest["shards"]]
-        self._ends = np.cumsum([s["rows"] for s in self.manifest["shards"]])
+        self._stride = int(self.manifest.get("row_stride", self.sequence_length))
+        self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
+        if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
+            raise DataError(
+                f"{folder / MANIFEST}: {self.num_rows} rows in all, {sum(self.shard_rows)} in its "
+                "shards; prepare the data again"
+            )
+        self._dtype = np.dtype(self.manifest["dtype"])
+        self._ends = np.cumsum(self.shard_rows)
+        entries = self.manifest["shards"] if cache is None else []
+        self._open = [self._view(folder / entry["file"], entry) for entry in entries]
 
     def __len__(self) -> int:
         return self.num_rows
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
-        length = self.sequence_length
-        batch = np.empty((len(indices), length + 1), dtype=np.int64)
+        indices = np.asarray(indices, dtype=np.int64)
+        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
         shards = np.searchsorted(self._ends, indices, side="right")
-        for position, (index, shard) in enumerate(zip(indices, shards, strict=True)):
-            first = index - (int(self._ends[shard - 1]) if shard else 0)
-            batch[position] = self._maps[shard][first * length : (first + 1) * length + 1]
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            first = self._ends[shard] - self.shard_rows[shard]
+            with self._shard(shard) as rows:
+                batch[places] = rows[indices[places] - first]
         return batch
+
+    @contextmanager
+    def _shard(self, number: int) -> Iterator[np.ndarray]:
+        if self._cache is None:
+            yield self._open[number]
+            return
+        entry = self.manifest["shards"][number]
+        path = self.folder / entry["file"]
+        with self._cache.hold(path, entry):
+            yield self._view(path, entry)
+
+    def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
+        """A shard as its rows, [rows, L + 1]; neighbours overlap where the stride is L."""
+        length, stride, size = self.sequence_length, self._stride, self._dtype.itemsize
+        if entry["bytes"] != ((entry["rows"] - 1) * stride + length + 1) * size:
+            raise DataError(
+                f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {length} + 1 "
+                "tokens; prepare the data again"
+            )
+        tokens = np.asarray(_open_shard(path, entry, self._dtype))
+        return np.lib.stride_tricks.as_strided(
+            tokens, (entry["rows"], length + 1), (stride * size, size), writeable=False
+        )
 
 
 def _open_shard(path: Path, entry: dict[str, Any], dtype: np.dtype) -> np.ndarray:

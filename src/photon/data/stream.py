@@ -1,7 +1,7 @@
 """Ordered, resumable reading: (seed, epoch, cursor) -> rows.
 
 The order of an epoch is an addressed permutation, so the position is two integers and resuming
-costs nothing, wherever it was.
+costs the making of one block of it, wherever it was.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from photon.core.messages import StreamState
-from photon.core.seeds import derive_seed
-from photon.data.shards import Rows
+from photon.data.order import EpochOrder
+from photon.data.shards import RowSource
 from photon.errors import DataError
 
 
@@ -23,19 +23,14 @@ class Stream:
         rows: the client's rows.
         seed: address of the order; None keeps the order on disk.
         client: part of the address.
+        block_rows: rows shuffled as one block; None: up to `order.BLOCK_ROWS`.
     """
 
-    def __init__(self, rows: Rows, *, seed: int | None, client: int) -> None:
-        self.rows, self.seed, self.client = rows, seed, client
-        self._epoch = -1
-        self._order = np.arange(len(rows))
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        if self.seed is not None and epoch != self._epoch:
-            address = derive_seed(self.seed, "shuffle", self.client, epoch)
-            self._order = np.random.Generator(np.random.Philox(address)).permutation(len(self.rows))
-        self._epoch = epoch
-        return self._order
+    def __init__(
+        self, rows: RowSource, *, seed: int | None, client: int, block_rows: int | None = None
+    ) -> None:
+        self.rows, self.client = rows, client
+        self.order = EpochOrder(rows.shard_rows, seed=seed, client=client, block_rows=block_rows)
 
     def read(self, state: StreamState, count: int) -> tuple[np.ndarray, StreamState]:
         """The next rows and the position after them.
@@ -51,9 +46,9 @@ class Stream:
         parts: list[np.ndarray] = []
         epoch, cursor = state.epoch, state.cursor
         while count:
-            take = min(count, len(self.rows) - cursor)
-            parts.append(self._order_of(epoch)[cursor : cursor + take])
-            cursor, count = cursor + take, count - take
+            part = self.order.rows(epoch, cursor, count)
+            parts.append(part)
+            cursor, count = cursor + len(part), count - len(part)
             if cursor == len(self.rows):
                 epoch, cursor = epoch + 1, 0
         return np.concatenate(parts), StreamState(epoch=epoch, cursor=cursor)

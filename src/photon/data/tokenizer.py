@@ -11,7 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from photon.errors import DataError
 
 SEPARATOR = "<|endoftext|>"
-"""The token between documents."""
+"""The token between documents, of tokenizers trained here."""
+SEPARATORS = (SEPARATOR, "<|end_of_text|>", "</s>", "<eos>")
+"""What other tokenizers call it."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -51,17 +53,54 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def tokenizer_digest(path: Path) -> str:
-    """Hex digest of a tokenizer file; shards and runs name the tokenizer by it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """Hex digest of a tokenizer file; shards and runs name the tokenizer by it.
+
+    Raises:
+        DataError: it is missing or unreadable.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
 
 
-def separator_id(tokenizer: Tokenizer) -> int:
+def separator_id(tokenizer: Tokenizer, text: str | None = None) -> int:
     """Id of the token between documents.
+
+    Args:
+        text: the token; the first of `SEPARATORS` that the tokenizer has if not given.
 
     Raises:
         DataError: the tokenizer has none.
     """
-    token = tokenizer.token_to_id(SEPARATOR)
-    if token is None:
-        raise DataError(f"the tokenizer has no token {SEPARATOR}")
-    return token
+    wanted = (text,) if text is not None else SEPARATORS
+    for token in wanted:
+        if (number := tokenizer.token_to_id(token)) is not None:
+            return number
+    raise DataError(f"the tokenizer has no token {' or '.join(wanted)}")
+
+
+def vocab_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest token id; ids may have holes."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer by its file, its folder, or its name on the Hugging Face hub.
+
+    Raises:
+        DataError: it is missing, no tokenizer, or the hub cannot be reached.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if path.is_file() or path.suffix == ".json" or name.startswith((".", "/", "~")):
+        return load_tokenizer(path)
+    try:
+        return Tokenizer.from_pretrained(name)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(
+            f"tokenizer {name!r}: no such file or folder, and the Hugging Face hub does not give "
+            f"it ({str(error).splitlines()[0]}); name a tokenizer.json or train one with "
+            "--train-tokenizer"
+        ) from error

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from photon.data.shards import Rows
+from photon.data.shards import RowSource
 from photon.model.precision import autocast
 
 
@@ -46,7 +46,7 @@ def bits_per_byte(loss: float, bytes_per_token: float) -> float:
     return loss / (math.log(2) * bytes_per_token)
 
 
-def bytes_per_token(rows: Rows) -> float:
+def bytes_per_token(rows: RowSource) -> float:
     """Bytes of UTF-8 text behind one token of a data folder."""
     return rows.manifest["text_bytes"] / rows.manifest["text_tokens"]
 
@@ -67,7 +67,7 @@ class Share:
 @torch.no_grad()
 def evaluate_loss(
     model: nn.Module,
-    rows: Rows,
+    rows: RowSource,
     *,
     batch_size: int,
     max_batches: int = -1,
@@ -104,7 +104,7 @@ def _score(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _shared_batches(
-    rows: Rows, batch_size: int, max_batches: int, share: Share
+    rows: RowSource, batch_size: int, max_batches: int, share: Share
 ) -> Iterator[tuple[np.ndarray, bool]]:
     """This process's batches and whether they count.
 
@@ -117,7 +117,7 @@ def _shared_batches(
         yield rows.read(parts[min(turn, len(parts) - 1)]), turn < len(parts)
 
 
-def _indices(rows: Rows, batch_size: int, max_batches: int) -> list[np.ndarray]:
+def _indices(rows: RowSource, batch_size: int, max_batches: int) -> list[np.ndarray]:
     indices = np.arange(len(rows))
     if 0 < max_batches * batch_size < len(rows):
         count = max_batches * batch_size
@@ -125,7 +125,7 @@ def _indices(rows: Rows, batch_size: int, max_batches: int) -> list[np.ndarray]:
     return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 
-def unigram_loss(train: Sequence[Rows], validation: Rows) -> float:
+def unigram_loss(train: Sequence[RowSource], validation: RowSource) -> float:
     """Loss in nats of a model that knows only how often each token occurs in the training text.
 
     p(token) = (count + 1) / (N + V): add-one smoothing keeps unseen tokens finite.

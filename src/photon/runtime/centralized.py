@@ -62,6 +62,7 @@ def train_centralized(
                 "steps": total,
                 "tokens": state.num_tokens,
                 **measure(segment, elapsed),
+                "data_wait_seconds": segment.data_wait,
             }
             due = _is_due(config, state.step, total)
             track(record | loss_record(validate() if due else None))

@@ -19,15 +19,16 @@ from photon.config.resolve import (
 )
 from photon.config.schema import Config
 from photon.data.prepare import embedded_settings, prepare_embedded
-from photon.data.shards import read_manifest
+from photon.data.tokenizer import tokenizer_digest
+from photon.data.verify import require_tokenizer
 from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.causal_lm import read_config
 from photon.runtime.device import num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import CENTRALIZED, FEDERATED, Job, Say, TrackerFactory, open_job
-from photon.runtime.node import data_root
 from photon.runtime.process_group import from_first
 from photon.runtime.results import TrainResult, write_summary
+from photon.runtime.rows import data_root, find_data
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
@@ -97,6 +98,7 @@ def resume(
                 f"{data_root(config)}: is not the data that {path} was trained on; a run is "
                 "resumed with the same data"
             )
+        require_tokenizer(data_root(config), data, tokenizer_digest(path / "tokenizer.json"))
         return _run(path, config, data, facts["kind"], job, existing=True)
 
 
@@ -144,27 +146,34 @@ def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
         The configuration with the data folder filled in, and the data's manifest.
 
     Raises:
-        DataError: the folder is missing, or holds fewer clients or other rows than configured.
+        DataError: the folder is missing, or holds fewer clients or other rows than configured, or
+            tokens of another tokenizer; or the store that holds it does not answer.
     """
     clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
-    if config.dataset.train.root_local is None:
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
         settings = embedded_settings(config.dataset.embedded, clients, length)
         address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
         data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
     else:
-        root = Path(config.dataset.train.root_local).resolve()
-        data = read_manifest(root)
-    _check_data(config, data, root)
-    return replace_keys(config, {"dataset.train.root_local": str(root)}), data
+        root, data = find_data(train, clients)
+    found = {"dataset.train.root_local": str(root)}
+    if config.dataset.val.root_local or config.dataset.val.root_remote:
+        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
+    config = replace_keys(config, found)
+    _check_data(config, data, data_root(config))
+    return config, data
 
 
 def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
-    settings = data["settings"]
-    if settings["num_clients"] < config.fl.n_total_clients:
+    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    settings, streams = data["settings"], config.dataset.train.streams
+    prepared = settings["num_clients"] if streams is None else len(streams)
+    if prepared < config.fl.n_total_clients:
         raise DataError(
-            f"{root}: prepared for {settings['num_clients']} clients, but fl.n_total_clients="
-            f"{config.fl.n_total_clients}"
+            f"{root}: {'streams' if streams else 'prepared'} for {prepared} clients, but "
+            f"fl.n_total_clients={config.fl.n_total_clients}"
         )
     if settings["sequence_length"] != config.llm_config.max_seq_len:
         raise DataError(

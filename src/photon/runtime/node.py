@@ -18,11 +18,11 @@ from photon.config.schema import Config
 from photon.core.codec import decode, encode
 from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
 from photon.core.tree import Tree, num_bytes, subtract
-from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
 from photon.runtime import artifact, checkpoint
 from photon.runtime.measure import SegmentMeter
+from photon.runtime.rows import open_rows
 from photon.training.loop import Trainer
 from photon.training.state import TrainState
 
@@ -200,17 +200,16 @@ def client_stream(config: Config, client: int) -> Stream:
         DataError: its data is missing.
         MismatchedCheckpoint: rows of another length than the model's.
     """
-    rows = Rows(data_root(config) / f"client_{client}" / "train")
+    rows = open_rows(config, f"client_{client}/train")
     if rows.sequence_length != config.llm_config.max_seq_len:
         raise MismatchedCheckpoint(
             f"llm_config.max_seq_len={config.llm_config.max_seq_len}, but {rows.folder} has "
             f"rows of {rows.sequence_length}; prepare the data again or change the key"
         )
     split = config.dataset.train
-    return Stream(rows, seed=split.shuffle_seed if split.shuffle else None, client=client)
-
-
-def data_root(config: Config) -> Path:
-    """Folder of the prepared data of a resolved configuration."""
-    assert config.dataset.train.root_local is not None
-    return Path(config.dataset.train.root_local)
+    return Stream(
+        rows,
+        seed=split.shuffle_seed if split.shuffle else None,
+        client=client,
+        block_rows=split.shuffle_block_size,
+    )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.schema import Config
-from photon.data.shards import Rows, write_json
+from photon.data.shards import write_json
 from photon.errors import RunFolderError
 from photon.evaluation.loss import LossReport, bytes_per_token, unigram_loss
-from photon.runtime.node import data_root
+from photon.runtime.rows import VALIDATION, open_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,9 @@ class TrainResult:
 
 def unigram_score(config: Config) -> Score:
     """The floor: token frequencies of all clients' training text, scored on the common set."""
-    root = data_root(config)
-    train_rows = [Rows(root / f"client_{c}" / "train") for c in range(config.fl.n_total_clients)]
-    validation = Rows(root / "validation")
+    clients = range(config.fl.n_total_clients)
+    train_rows = [open_rows(config, f"client_{client}/train") for client in clients]
+    validation = open_rows(config, VALIDATION)
     loss = unigram_loss(train_rows, validation)
     report = LossReport(loss, 0.0, 0, bytes_per_token(validation))
     return Score(val_loss=loss, perplexity=report.perplexity, bits_per_byte=report.bits_per_byte)

@@ -13,7 +13,7 @@ from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
 from photon.core.outer import outer_optimizer
 from photon.core.tree import Tree, num_elements
-from photon.data.shards import Rows
+from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
 from photon.model.build import build_model, empty_model, load_parameters, parameters_of
@@ -22,9 +22,10 @@ from photon.runtime.centralized import train_centralized
 from photon.runtime.device import keep_freed_memory
 from photon.runtime.engines.local import InProcess, WorkerPool
 from photon.runtime.job import FEDERATED, Job
-from photon.runtime.node import Node, client_stream, data_root
+from photon.runtime.node import Node, client_stream
 from photon.runtime.process_group import from_first
 from photon.runtime.results import Score, TrainResult, unigram_score
+from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.server import initial_state, serve
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
@@ -68,7 +69,7 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
     shown = job.trackers(config, FEDERATED)
     track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
     model = model.to(job.device)
-    validation = Rows(data_root(config) / "validation")
+    validation = open_rows(config, VALIDATION)
 
     def validate(params: Tree) -> LossReport:
         load_parameters(model, params)
@@ -132,7 +133,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
     stream = JoinedStream([client_stream(config, client) for client in clients])
     trainer = Trainer(config.llm_config, config.seed, job.device, job.world)
     seconds = _load_trainer(folder, trainer, stream)
-    validation = Rows(data_root(config) / "validation")
+    validation = open_rows(config, VALIDATION)
 
     def validate() -> LossReport:
         return _evaluate(config, trainer.model, validation, job.world)
@@ -174,7 +175,7 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
 
 
 def _evaluate(
-    config: Config, model: torch.nn.Module, rows: Rows, world: World = ALONE
+    config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
 ) -> LossReport:
     llm = config.llm_config
     return evaluate_loss(
@@ -192,7 +193,7 @@ def _last_validation(folder: RunFolder) -> LossReport | None:
     last = (read_lines(folder.metrics) or [{}])[-1]
     if "val_loss" not in last:
         return None
-    rows = Rows(data_root(folder.config) / "validation")
+    rows = open_rows(folder.config, VALIDATION)
     return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
 
 

@@ -15,8 +15,8 @@ from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.causal_lm import read_config
 from photon.runtime import checkpoint
 from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
-from photon.runtime.node import data_root
 from photon.runtime.pretrained import pretrained_parameters
+from photon.runtime.rows import data_root
 from photon.runtime.run_folder import read_run
 from photon.runtime.saved_model import resolve_checkpoint
 

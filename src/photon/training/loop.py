@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from photon.config.llm import LlmConfig
 from photon.core.messages import StreamState
+from photon.data.prefetch import prefetch
 from photon.data.stream import JoinedStream
 from photon.errors import NonFiniteLoss
 from photon.model.build import load_parameters, parameters_of
@@ -95,27 +97,39 @@ class Trainer:
         taken: list[bool] = []
         places = [state.streams]
         self.model.train()
-        while len(taken) < steps and not should_stop():
-            rows, after = stream.read(places[-1], batch)
-            loss, norm = self._gradient(torch.from_numpy(rows), state.loss_scale.factor)
-            measured[:, len(taken)] = torch.stack([loss, norm.double()])
-            rates.append(self.config.optimizer.lr * self._lr_factor(state.step))
-            taken.append(not self._may_skip or self._is_good(loss, norm))
-            if taken[-1]:
-                self.optimizer.step(rates[-1])
-            tokens = rows.shape[0] * (rows.shape[1] - 1)
-            state = state.after_step(tokens, after, taken=taken[-1], scaled=self._scaled)
-            places.append(after)
-        segment = self._close(state, measured, rates, taken)
+        with prefetch(stream, state.streams, batch, self._part) as batches:
+            while len(taken) < steps and not should_stop():
+                rows, after = batches.next()
+                loss, norm = self._gradient(rows, state.loss_scale.factor)
+                measured[:, len(taken)] = torch.stack([loss, norm.double()])
+                rates.append(self.config.optimizer.lr * self._lr_factor(state.step))
+                taken.append(not self._may_skip or self._is_good(loss, norm))
+                if taken[-1]:
+                    self.optimizer.step(rates[-1])
+                tokens = batch * (rows.shape[1] - 1)
+                state = state.after_step(tokens, after, taken=taken[-1], scaled=self._scaled)
+                places.append(after)
+        segment = replace(
+            self._close(state, measured, rates, taken), data_wait=batches.seconds_waited
+        )
         if (bad := segment.first_bad_step()) is not None:
             raise self._diverged(segment, bad, stream, places[bad])
         self.state = segment.state
         return segment
 
-    def _gradient(self, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Set the gradient of a step; gives this process's summed loss and the gradient's norm."""
+    def _part(self, rows: np.ndarray) -> Tensor:
+        """This process's rows of a batch, in memory that a GPU reads without a stop."""
+        part = self.world.part(torch.from_numpy(rows))
+        if self.device.type != "cuda":
+            return part
+        with torch.cuda.device(self.device):
+            return part.pin_memory()
+
+    def _gradient(self, part: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Set the gradient of a step from this process's rows; gives their summed loss and the
+        gradient's norm.
+        """
         scale = scale if self._scaled else 1.0
-        part = self.world.part(rows)
         microbatch = self.config.device_train_microbatch_size
         loss = accumulate_gradient(
             self.parallel,

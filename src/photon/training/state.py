@@ -74,6 +74,7 @@ class Segment:
         gradient_norms: of each step, before clipping.
         learning_rates: of each step.
         taken: of each step: whether the optimizer took it.
+        data_wait: seconds that the steps stood still for their rows, in all.
     """
 
     state: TrainState
@@ -82,6 +83,7 @@ class Segment:
     gradient_norms: Sequence[float]
     learning_rates: Sequence[float]
     taken: Sequence[bool]
+    data_wait: float = 0.0
 
     @property
     def train_loss(self) -> float:

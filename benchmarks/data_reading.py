@@ -1,0 +1,183 @@
+"""Reading token rows: speed against a plain loop, resume at any position, data wait of a run.
+
+    python benchmarks/data_reading.py read         shuffled rows of 2048 from memory-mapped shards
+    python benchmarks/data_reading.py resume       the first batch at random positions, by size
+    python benchmarks/data_reading.py wait         share of the training step that waits for rows
+    python benchmarks/data_reading.py download     rows behind the cache, from a local S3 server
+
+Everything that is compared runs in the same process, in turns; the median of the turns counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from photon.core.messages import StreamState
+from photon.data.order import EpochOrder
+from photon.data.shards import Rows, write_shards
+from photon.data.stream import JoinedStream, Stream
+
+LENGTH = 2048
+
+
+def make_rows(folder: Path, rows: int, length: int = LENGTH) -> Rows:
+    tokens = np.random.default_rng(0).integers(0, 50_000, rows * length + 1, dtype=np.uint16)
+    write_shards(folder, tokens, length, {}, 50_000)
+    return Rows(folder)
+
+
+def read(arguments: argparse.Namespace) -> None:
+    """Tokens per second of `Rows.read` in the order of a stream, and of a loop over rows."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        rows = make_rows(Path(folder) / "d", arguments.rows)
+        maps = [np.memmap(p, dtype="<u2", mode="r") for p in sorted(rows.folder.glob("*.bin"))]
+        ends = np.cumsum(rows.shard_rows)
+
+        def loop(indices: np.ndarray) -> np.ndarray:
+            batch = []
+            for index in indices:
+                shard = int(np.searchsorted(ends, index, side="right"))
+                first = int(index - ends[shard] + rows.shard_rows[shard]) * LENGTH
+                batch.append(maps[shard][first : first + LENGTH + 1].astype(np.int64))
+            return np.stack(batch)
+
+        print(f"{arguments.rows} rows of {LENGTH} in {len(maps)} shards, page cache warm")
+        for batch in (8, 64, 512):
+            fast, slow = _in_turns(rows, batch, [rows.read, loop])
+            print(f"batch {batch:>4}: {fast / 1e6:7.0f} Mtok/s, loop {slow / 1e6:6.0f} Mtok/s, "
+                  f"ratio {fast / slow:.2f}")  # fmt: skip
+
+
+def _in_turns(rows: Rows, batch: int, readers: list[Callable]) -> list[float]:
+    """Tokens per second of each reader: medians over seven turns."""
+    order = EpochOrder(rows.shard_rows, seed=1, client=0).rows(0, 0, len(rows))
+    pieces = [order[i : i + batch] for i in range(0, len(order) - batch + 1, batch)]
+    pieces = pieces[: max(1, 8192 // batch)]
+    speeds: list[list[float]] = [[] for _ in readers]
+    for _ in range(7):
+        for reader, speed in zip(readers, speeds, strict=True):
+            begun = time.perf_counter()
+            for piece in pieces:
+                reader(piece)
+            speed.append(len(pieces) * batch * LENGTH / (time.perf_counter() - begun))
+    return [statistics.median(speed) for speed in speeds]
+
+
+def resume(arguments: argparse.Namespace) -> None:
+    """Seconds from a stored position to the indices of its batch, in a fresh stream."""
+    for size in (10_000, 1_000_000, 4_194_304, 10_000_000, 100_000_000):
+        shards = [32_768] * (size // 32_768) + [size % 32_768] * bool(size % 32_768)
+        seconds = []
+        for place in np.random.default_rng(2).integers(0, size, 5).tolist():
+            begun = time.perf_counter()
+            EpochOrder(shards, seed=1, client=0).rows(3, place, 256)
+            seconds.append(time.perf_counter() - begun)
+        print(f"{size:>12,} rows: {max(seconds):.3f} s at the slowest of 5 positions")
+
+
+def wait(arguments: argparse.Namespace) -> None:
+    """The default model's steps on shards of its own, with and without reading ahead."""
+    import torch
+
+    from photon.config import load_config
+    from photon.config.resolve import resolve as resolve_config
+    from photon.training.loop import Trainer
+
+    torch.set_num_threads(arguments.threads)
+    config = resolve_config(load_config(), cores=arguments.threads, accelerator=False, run_uuid="b")
+    llm = config.llm_config
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        path = Path(folder) / "d"
+        tokens = np.random.default_rng(0).integers(0, 2000, 4096 * llm.max_seq_len + 1)
+        write_shards(path, tokens, llm.max_seq_len, {}, 2048)
+        stream = JoinedStream([Stream(Rows(path), seed=1, client=0)])
+        trainer = Trainer(llm, 0, torch.device("cpu"))
+        trainer.load(replace(trainer.snapshot(), moments={}, streams=stream.start()))
+        trainer.train(stream, 5)
+        begun = time.perf_counter()
+        segment = trainer.train(stream, arguments.steps)
+        step = (time.perf_counter() - begun) / arguments.steps
+        begun = time.perf_counter()
+        for _ in range(arguments.steps):
+            stream.read((StreamState(),), llm.global_train_batch_size)
+        reading = (time.perf_counter() - begun) / arguments.steps
+    waited = segment.data_wait / arguments.steps
+    print(f"step {step * 1e3:.2f} ms; waits {waited * 1e6:.0f} us for its rows "
+          f"({waited / step:.3%}); reading them in line would take {reading * 1e6:.0f} us "
+          f"({reading / step:.3%})")  # fmt: skip
+
+
+def download(arguments: argparse.Namespace) -> None:
+    """Bytes per second from a local S3 server through the cache, hashes checked."""
+    from photon.data.cache import Cache
+    from photon.data.push import push
+    from photon.data.remote import RemoteFolder
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
+                   "AWS_SECRET_ACCESS_KEY": "secret"}  # fmt: skip
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        _make_bucket(f"http://127.0.0.1:{port}/bench")
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            rows = make_rows(Path(folder) / "d", arguments.rows)
+            size = sum(entry["bytes"] for entry in rows.manifest["shards"])
+            remote = RemoteFolder("s3://bench/d")
+            begun = time.perf_counter()
+            push(Path(folder) / "d", remote)
+            sent = time.perf_counter() - begun
+            cache = Cache(remote, Path(folder) / "cache")
+            cache.open()
+            cached = Rows(Path(folder) / "cache", cache)
+            begun = time.perf_counter()
+            cached.read(np.cumsum(rows.shard_rows) - 1)
+            received = time.perf_counter() - begun
+            (speed,) = _in_turns(cached, 64, [cached.read])
+    finally:
+        server.kill()
+        server.wait()
+    print(f"up {size / sent / 1e6:.0f} MB/s, down {size / received / 1e6:.0f} MB/s; "
+          f"cached rows {speed / 1e6:.0f} Mtok/s")  # fmt: skip
+
+
+def _make_bucket(url: str) -> None:
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=10).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit("the S3 server does not answer")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["read", "resume", "wait", "download"])
+    parser.add_argument("--rows", type=int, default=65_536, help="rows of 2048 tokens to make")
+    parser.add_argument("--folder", type=Path, help="where to make them; default: temporary")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    globals()[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()

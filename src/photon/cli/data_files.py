@@ -1,0 +1,98 @@
+"""`photon data verify`, `push` and `import`: whole folders of prepared data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(name="verify")
+@click.argument("folder", type=FOLDER)
+def verify(folder: Path) -> None:
+    """Compare every shard of prepared data with what its manifest says.
+
+    The first shard that differs is named, with the offset of the damage; the exit code is 2.
+    """
+    from photon.data.verify import data_folders
+    from photon.data.verify import verify as verify_data
+
+    total = sum(part.num_bytes for part in data_folders(folder))
+    with progress(total) as advance:
+        parts = verify_data(folder, advance)
+    for part in parts:
+        rows, shards = part.manifest["rows"], len(part.manifest["shards"])
+        click.echo(
+            f"{part.name:<22}{rows:>14,} rows {part.num_bytes:>18,} bytes {shards:>6} shards"
+        )
+    click.echo(f"all as written: {total:,} bytes")
+
+
+@click.command(name="push")
+@click.argument("folder", type=FOLDER)
+@click.argument("url")
+@click.option("--retry", default=2, show_default=True, help="Attempts after the first.")
+@click.option("--timeout", default=60.0, show_default=True, help="Seconds for one request.")
+def push(folder: Path, url: str, retry: int, timeout: float) -> None:
+    """Upload prepared data to an object store, s3://BUCKET/PREFIX.
+
+    \b
+    photon data push data/c4 s3://corpora/c4
+    photon train dataset.train.root_remote=s3://corpora/c4 dataset.train.cache_limit=20gb
+
+    Endpoint and credentials are those of the AWS tools (AWS_ENDPOINT_URL, AWS_PROFILE, ...).
+    """
+    from photon.data.push import push as push_data
+    from photon.data.remote import RemoteFolder
+    from photon.data.verify import data_folders
+
+    total = sum(part.num_bytes for part in data_folders(folder))
+    with progress(total) as advance:
+        sent = push_data(folder, RemoteFolder(url, retry=retry, timeout=timeout), advance)
+    click.echo(f"{url}: {sent:,} bytes sent" if sent else f"{url}: is there already")
+
+
+@click.command(name="import")
+@click.argument("source", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--tokenizer",
+    type=FOLDER,
+    required=True,
+    help="The tokenizer.json that the data was made with, or a folder with one.",
+)
+@click.option(
+    "--held-out",
+    type=click.FloatRange(0, 0.5, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of a client's samples for validation where SOURCE has no validation part.",
+)
+def import_(source: Path, out: Path, tokenizer: Path, held_out: float) -> None:
+    """Convert data prepared for the original Photon (MDS shards) to ours.
+
+    SOURCE is a tree client_*/{train,validation}, or one MDS folder; its samples keep their order
+    and length, one row each.
+    """
+    from photon.data.mds_import import import_mds
+
+    manifest = import_mds(source, out, tokenizer, held_out=held_out, say=click.echo)
+    click.echo(f"imported    {manifest['train_tokens']:,} training tokens to {out}")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar of bytes on a terminal, nothing elsewhere; gives what advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda name, size: bar.update(task, advance=size, description=name)

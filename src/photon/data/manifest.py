@@ -1,0 +1,48 @@
+"""The JSON manifest that describes a data folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from photon.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file atomically and durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=True)
+        file.write("\n")
+        sync(file)
+    os.replace(temporary, path)
+
+
+def sync(file: IO[Any]) -> None:
+    """Bring what was written to an open file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a data folder.
+
+    Raises:
+        DataError: the folder or its manifest is missing or unreadable.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        missing = folder if not folder.exists() else path
+        raise DataError(f"{missing}: no prepared data here; run `photon prepare` first") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: unreadable manifest ({error}); prepare the data again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path}: not a manifest of format {FORMAT}; prepare the data again")
+    return manifest

@@ -1,0 +1,167 @@
+"""A folder in an object store: S3, or a file system that several machines mount.
+
+Endpoint, region and credentials are those of the AWS tools: the environment (`AWS_ENDPOINT_URL`,
+`AWS_ACCESS_KEY_ID`, ...) first, then the profile in `~/.aws`, then the machine's own role.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from photon.errors import DataError
+
+_NO_CREDENTIALS = (
+    "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in "
+    "AWS_PROFILE, or set AWS_SKIP_SIGNATURE=true for a public bucket"
+)
+
+
+class RemoteFolder:
+    """Reads and writes the objects below a URL.
+
+    Args:
+        url: `s3://bucket/prefix` or `file:///folder`.
+        retry: attempts after the first of each request.
+        timeout: seconds for one request, a piece of a file.
+
+    Raises:
+        DataError: no such scheme, `obstore` is missing, no credentials.
+    """
+
+    def __init__(self, url: str, *, retry: int = 2, timeout: float = 60.0) -> None:
+        self.url, self.retry, self.timeout = url.rstrip("/"), retry, timeout
+        scheme, _, rest = self.url.partition("://")
+        if scheme not in ("s3", "file") or not rest:
+            raise DataError(f"{url}: give s3://BUCKET/PREFIX or file:///FOLDER")
+        self._store = _open_store(self.url, scheme, retry, timeout)
+
+    def read(self, name: str) -> bytes:
+        """A whole object; for small ones."""
+        import obstore
+
+        with self._explained(name):
+            return bytes(obstore.get(self._store, name).bytes())
+
+    def read_range(self, name: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of an object; fewer if it is shorter.
+
+        Raises:
+            DataError: it is missing, or the store does not answer or refuses.
+        """
+        import obstore
+
+        with self._explained(name):
+            return bytes(obstore.get_range(self._store, name, start=start, end=end))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of an object; None if there is none of that name."""
+        import obstore
+
+        with self._explained(name):
+            try:
+                return int(obstore.head(self._store, name)["size"])
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, source: Path | bytes) -> None:
+        """Create or replace an object; a file goes up in pieces."""
+        import obstore
+
+        with self._explained(name):
+            obstore.put(self._store, name, source)
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Say in one line what went wrong with an object."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except (BaseError, OSError) as error:
+            raise DataError(f"{self.url}/{name}: {self._reason(str(error))}") from error
+
+    def _reason(self, text: str) -> str:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "the store")
+        if "NoSuchBucket" in text:
+            return f"{endpoint} has no such bucket"
+        if "169.254.169.254" in text or "InstanceMetadata" in text or "latest/api/token" in text:
+            return _NO_CREDENTIALS
+        if "not found" in text:
+            return "no such object; `photon data push` uploads a prepared folder"
+        if "403 Forbidden" in text or "401 Unauthorized" in text:
+            return f"{endpoint} refuses these credentials"
+        if "HTTP error" in text:
+            return (
+                f"cannot reach {endpoint}, {self.retry + 1} attempts of {self.timeout:g} s; check "
+                "the network and AWS_ENDPOINT_URL"
+            )
+        return text.partition("\n")[0]
+
+
+def _open_store(url: str, scheme: str, retry: int, timeout: float) -> Any:
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import LocalStore, S3Store
+    except ImportError as error:
+        raise DataError(
+            f"{url}: needs obstore; install it with: pip install 'photon-pretraining[s3]'"
+        ) from error
+    try:
+        if scheme == "file":
+            return LocalStore.from_url(url)
+        return S3Store.from_url(
+            url,
+            config=_profile(),  # pyright: ignore[reportArgumentType]
+            client_options={
+                "timeout": timedelta(seconds=timeout),
+                "connect_timeout": timedelta(seconds=min(timeout, 10.0)),
+                "allow_http": True,
+            },
+            retry_config={"max_retries": retry, "retry_timeout": timedelta(seconds=timeout)},
+        )
+    except (BaseError, OSError) as error:
+        raise DataError(f"{url}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _profile() -> dict[str, Any]:
+    """What the AWS files add to the environment, in `obstore`'s names.
+
+    Raises:
+        DataError: no credentials anywhere, and the machine's role may not be asked for.
+    """
+    environment = os.environ
+    name = environment.get("AWS_PROFILE", "default")
+    secrets = _section("AWS_SHARED_CREDENTIALS_FILE", "credentials", name)
+    settings = _section(
+        "AWS_CONFIG_FILE", "config", name if name == "default" else f"profile {name}"
+    )
+    found: dict[str, Any] = {}
+    if "AWS_ACCESS_KEY_ID" not in environment:
+        for key in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+            if value := secrets.get(key, settings.get(key)):
+                found[key.removeprefix("aws_")] = value
+    if not {"AWS_REGION", "AWS_DEFAULT_REGION"} & environment.keys():
+        found["region"] = settings.get("region", "us-east-1")
+    if "AWS_ENDPOINT_URL" not in environment and "endpoint_url" in settings:
+        found["endpoint"] = settings["endpoint_url"]
+    unsigned = environment.get("AWS_SKIP_SIGNATURE", "").lower() == "true"
+    known = "AWS_ACCESS_KEY_ID" in environment or "access_key_id" in found or unsigned
+    if not known and environment.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+        raise DataError(_NO_CREDENTIALS)
+    return found
+
+
+def _section(variable: str, file: str, name: str) -> dict[str, str]:
+    path = Path(os.environ.get(variable) or Path.home() / ".aws" / file)
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a file of AWS profiles ({error})") from error
+    return dict(parser[name]) if parser.has_section(name) else {}
