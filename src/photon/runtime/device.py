@@ -4,11 +4,43 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 
 import torch
 
 from photon.errors import DeviceError
+
+# Dense TFLOP/s from the vendors' data sheets: of the matrix units in bf16 or fp16 with fp32 sums,
+# and of fp32 (not TF32). A name is that of the first entry whose words it all holds.
+PEAKS = {
+    "B200": (2250.0, 75.0),
+    "GB200": (2500.0, 80.0),
+    "H200 NVL": (835.0, 60.0),
+    "H200": (989.0, 67.0),
+    "GH200": (990.0, 67.0),
+    "H100 PCIe": (756.0, 51.0),
+    "H100 NVL": (835.0, 60.0),
+    "H100": (989.0, 67.0),
+    "A100": (312.0, 19.5),
+    "A10": (125.0, 31.2),
+    "A10G": (70.0, 35.0),
+    "A40": (149.7, 37.4),
+    "L40S": (362.0, 91.6),
+    "L40": (181.0, 90.5),
+    "L4": (121.0, 30.3),
+    "V100 PCIE": (112.0, 14.0),
+    "V100": (125.0, 15.7),
+    "T4": (65.0, 8.1),
+    "RTX 5090": (209.5, 104.8),
+    "RTX 4090": (165.2, 82.6),
+    "RTX 3090": (71.0, 35.6),
+    "MI300X": (1307.4, 163.4),
+    "MI325X": (1307.4, 163.4),
+}
+WITHOUT_BF16 = frozenset({"V100 PCIE", "V100", "T4"})
+OTHER_CHIPS = frozenset({"Laptop", "Ti", "D", "MIG"})
+"""Words that make of a listed name another chip, or a slice of one."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,6 +60,27 @@ def choose_device(name: str) -> torch.device:
             f"photon.device={name}: PyTorch sees {torch.cuda.device_count()} GPUs; use cpu or auto"
         )
     return device
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Floating-point operations a second that a GPU can do at most, by its data sheet.
+
+    Args:
+        precision: `amp_bf16`, `amp_fp16` or `fp32`.
+
+    Returns:
+        None on a CPU, and for a GPU or a precision of it that is not in the table.
+    """
+    if device.type != "cuda":
+        return None
+    words = set(re.findall(r"\w+", torch.cuda.get_device_name(device)))
+    if words & OTHER_CHIPS:
+        return None
+    name = next((name for name in PEAKS if words.issuperset(name.split())), None)
+    if name is None or (precision == "amp_bf16" and name in WITHOUT_BF16):
+        return None
+    half, full = PEAKS[name]
+    return 1e12 * (full if precision == "fp32" else half)
 
 
 def num_cores() -> int:
