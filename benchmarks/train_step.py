@@ -187,24 +187,26 @@ def main() -> None:
 
 @main.command()
 @click.option("--pairs", default=9, show_default=True)
+@click.option("--threads", type=int, default=num_cores, help="Default: one a core.")
 @click.option("--quick", is_flag=True, help="Three pairs at the small size.")
 @click.option("--only", default="", help="Comparisons whose name holds this text.")
 @click.option("--profile", "profiled", is_flag=True, help="Also: operations of our step.")
 @click.option("--save", "saved", is_flag=True)
-def cpu(pairs: int, quick: bool, only: str, profiled: bool, saved: bool) -> None:
+def cpu(pairs: int, threads: int, quick: bool, only: str, profiled: bool, saved: bool) -> None:
     """Our step and our model against their peers."""
-    torch.set_num_threads(num_cores())
-    print(f"torch {torch.__version__}, {num_cores()} CPU cores, {3 if quick else pairs} pairs")
+    pairs = 3 if quick else pairs
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {num_cores()} CPU cores, {threads} threads, {pairs} pairs")
     print(HEADER)
-    for size in (SMALL,) if quick else (SMALL, LARGE):
+    for size in (SMALL,) if quick else (LARGE, SMALL):
         for family in FAMILIES:
             for comparison in COMPARISONS:
                 if only.lower() not in comparison.name.lower():
                     continue
-                record = compare(comparison, family, size, 3 if quick else pairs)
+                record = compare(comparison, family, size, pairs)
                 print(table_row(record), flush=True)
                 if saved:
-                    save(record | {"torch": torch.__version__, "cores": num_cores()})
+                    save(record | {"torch": torch.__version__, "threads": threads})
             if profiled:
                 arm = our_step(family, size)
                 print(family, size.name, profile(lambda arm=arm, size=size: arm(size.steps)))
