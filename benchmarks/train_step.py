@@ -18,6 +18,7 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -26,7 +27,6 @@ from training_arms import (
     FAMILIES,
     LARGE,
     SMALL,
-    WARM_UP,
     Arm,
     InMemoryRows,
     Seconds,
@@ -47,6 +47,7 @@ from photon.model.flops import model_cost
 from photon.runtime.device import choose_device, keep_freed_memory, num_cores, peak_flops
 
 LOG = Path(__file__).parent / "results" / "train_step.jsonl"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def run_preset(
     rows = InMemoryRows(llm.global_train_batch_size, llm.max_seq_len, llm.model.vocab_size)
     try:
         trainer, stream = trainer_on(llm, rows, device)
-        trainer.train(stream, WARM_UP)
+        trainer.train(stream, 3)  # compiles
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         before = Seconds.now()
@@ -148,7 +149,7 @@ def run_preset(
     except (DeviceError, torch.OutOfMemoryError) as error:
         return record | {"error": str(error).splitlines()[0]}
     if profiled:
-        record["profile"] = profile(lambda: trainer.train(stream, 1))
+        record["profile"] = profile(lambda: trainer.train(stream, 1), device)
     return record | speed(llm, segment.num_tokens / seconds, device)
 
 
@@ -163,15 +164,20 @@ def speed(llm: LlmConfig, tokens_per_second: float, device: torch.device) -> dic
     }
 
 
-def profile(step: Callable[[], object]) -> dict[str, float]:
+def profile(step: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Share of the time of the operations (kernels, on a GPU) that take most of it."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device.type == "cuda"
     kinds = [torch.profiler.ProfilerActivity.CPU]
     kinds += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
     with torch.profiler.profile(activities=kinds) as profiler:
         step()
-    name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    times = {event.key: getattr(event, name) for event in profiler.key_averages()}
+    kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
+    field = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    times = {
+        event.key: getattr(event, field)
+        for event in profiler.key_averages()
+        if event.device_type == kind and not event.is_user_annotation
+    }
     total = sum(times.values())
     top = sorted(times, key=times.__getitem__, reverse=True)[:15]
     return {key[:80]: round(times[key] / total, 4) for key in top}
@@ -211,8 +217,10 @@ def cpu(pairs: int, threads: int, quick: bool, only: str, profiled: bool, saved:
                 if saved:
                     save(record | {"torch": torch.__version__, "threads": threads})
             if profiled:
-                arm = our_step(family, size)
-                print(family, size.name, profile(lambda arm=arm, size=size: arm(size.steps)))
+                shares = profile(partial(our_step(family, size), size.steps), CPU)
+                print(family, size.name, json.dumps(shares))
+                if saved:
+                    save({"profile": shares, "family": family, "size": size.name})
 
 
 @main.command()
