@@ -68,6 +68,7 @@ class InMemoryRows:
 
     def __init__(self, count: int, length: int, vocab: int) -> None:
         self.tokens = np.random.default_rng(0).integers(0, vocab, (count, length + 1))
+        self.shard_rows = [count]
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -70,7 +70,7 @@ def adamw(model):
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)]
+    return [torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-6)]
 
 
 def sgd(model):
@@ -86,9 +86,9 @@ def muon(model):
     return [
         torch.optim.Muon(hidden, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(
-            [model.embedding.weight], betas=(0.9, 0.95), weight_decay=0.1, fused=True
+            [model.embedding.weight], betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1, fused=True
         ),
-        torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        torch.optim.AdamW(vectors, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.0, fused=True),
     ]
 
 
@@ -96,6 +96,7 @@ def muon(model):
 def test_the_loop_is_a_plain_torch_loop(config, stream, make):
     name = make.__name__
     changes = {"llm_config.optimizer.name": name, "llm_config.optimizer.betas": [0.9, 0.95],
+               "llm_config.optimizer.eps": 1e-6,
                "llm_config.optimizer.lr": 0.01, "fl.aggregate_momenta": name != "sgd"}  # fmt: skip
     config = replace_keys(config, changes)
     trainer = trainer_for(config, stream)

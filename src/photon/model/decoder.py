@@ -26,7 +26,7 @@ class Place(NamedTuple):
     """Where the tokens of a forward pass stand; the same for all blocks.
 
     Attributes:
-        cos, sin: rotary tables of these positions, [T, D / H]; None without rotary positions.
+        cos, sin: rotary tables of these positions, [T, D / 2 H]; None without rotary positions.
         bias: added to the scores; None is plain causal attention.
         is_causal: mask the future where there is no bias; false for a single cached token.
     """

@@ -41,16 +41,14 @@ def logits_gradient(
         logits: [N, V], any float type; the sums run in float32.
         targets: [N], int64.
     """
-    gradient = logits.float()
     index = targets.unsqueeze(-1)
-    chosen = gradient.gather(-1, index)
-    gradient = F.log_softmax(gradient, dim=-1)
-    log_p = gradient.gather(-1, index)
-    cross_entropy = -log_p.sum()
-    gradient = gradient.exp_()
+    gradient = torch.softmax(logits, dim=-1, dtype=torch.float32)
+    # The largest probability is at least 1 / V, so its logarithm is safe where others underflow.
+    largest = logits.amax(dim=-1, keepdim=True).float()
+    z = largest - gradient.amax(dim=-1, keepdim=True).log()
+    cross_entropy = (z - logits.gather(-1, index).float()).sum()
     objective = cross_entropy
     if z_loss:
-        z = chosen - log_p
         objective = cross_entropy + z_loss * z.square().sum()
         gradient = gradient.mul_(1.0 + 2.0 * z_loss * z)
     gradient.scatter_add_(-1, index, gradient.new_full(index.shape, -1.0))

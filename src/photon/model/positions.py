@@ -9,17 +9,22 @@ from torch import Tensor
 
 
 def rotary_table(head_dim: int, max_seq_len: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions: [T, head_dim] each (Su et al. 2021, eq. 34)."""
+    """Cosines and sines of the rotary positions: [T, head_dim / 2] (Su et al. 2021, eq. 34)."""
     inverse = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), inverse)
-    table = torch.cat([angles, angles], dim=-1)
-    return table.cos().float(), table.sin().float()
+    return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to x: [B, H, T, D]; the two halves of a head form the pairs."""
+    """Apply rotary positions to x: [B, H, T, D]; the two halves of a head form the pairs.
+
+    Args:
+        cos, sin: of the pairs, [T, D / 2].
+    """
     first, second = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat([-second, first], dim=-1) * sin.to(x.dtype)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    turned = torch.addcmul(first * cos, second, sin, value=-1)
+    return torch.cat([turned, torch.addcmul(second * cos, first, sin)], dim=-1)
 
 
 def alibi_slopes(n_heads: int, bias_max: int) -> Tensor:
