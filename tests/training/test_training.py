@@ -51,9 +51,11 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
     for step in range(steps):
         rows, states = stream.read(states, llm.global_train_batch_size)
         batch = torch.from_numpy(rows)
-        logits = model(batch[:, :-1])
-        targets = batch[:, 1:].flatten()
-        loss = F.cross_entropy(logits.flatten(0, 1), targets)
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        if llm.optimizer.name == "muon":  # its bf16 products magnify the last bit of a gradient
+            loss = model(inputs, targets).objective / targets.numel()
+        else:
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
