@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -78,6 +79,7 @@ class HubSource:
 
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
         datasets = optional("datasets", self.title)
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once
         stream = datasets.load_dataset(self.path, self.name, split=self.split, streaming=True)
         known = stream.column_names
         for column in (self.columns.text, self.columns.source):

@@ -20,7 +20,7 @@ from photon.data.encode import Encoder, separated
 from photon.data.partition import Rule, partition_documents
 from photon.data.pipeline import Layout, Phase, Progress
 from photon.data.routing import ListedRoute
-from photon.data.tokenizer import load_tokenizer, train_tokenizer
+from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 
 def embedded_settings(
@@ -74,7 +74,7 @@ def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: S
     visible = [d.text for i, d in enumerate(documents) if i not in held_back]
 
     def make_tokenizer(path: Path) -> None:
-        train_tokenizer(visible, corpus.vocab_size).save(str(path))
+        save_tokenizer(train_tokenizer(visible, corpus.vocab_size), path)
 
     def make_encoder(path: Path) -> Encoder:
         return separated(load_tokenizer(path))

@@ -38,6 +38,7 @@ from photon.data.splits import Split, choose_splits
 from photon.data.tokenizer import (
     load_tokenizer,
     open_tokenizer,
+    save_tokenizer,
     tokenizer_digest,
     train_tokenizer,
 )
@@ -243,12 +244,12 @@ class _Work:
     def _make_tokenizer(self, path: Path, route: Route, say: Say) -> None:
         keys = self.keys
         if keys.tokenizer is not None:
-            open_tokenizer(keys.tokenizer).save(str(path))
-            return
-        say(f"tokenizer   training {keys.vocab_size:,} tokens")
-        train_tokenizer(_training_texts(route, keys.tokenizer_bytes), keys.vocab_size).save(
-            str(path)
-        )
+            tokenizer = open_tokenizer(keys.tokenizer)
+        else:
+            say(f"tokenizer   training {keys.vocab_size:,} tokens")
+            texts = _training_texts(route, keys.tokenizer_bytes)
+            tokenizer = train_tokenizer(texts, keys.vocab_size)
+        save_tokenizer(tokenizer, path)
 
     def _make_encoder(self, path: Path) -> Encoder:
         return separated(load_tokenizer(path), self.keys.bos_text, self.keys.eos_text)

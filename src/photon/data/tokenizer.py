@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from photon.data.manifest import sync
 from photon.errors import DataError
 
 SEPARATOR = "<|endoftext|>"
@@ -50,6 +51,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: cannot read the tokenizer ({error})") from error
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a `tokenizer.json` durably."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(tokenizer.to_str(pretty=True))
+        sync(file)
 
 
 def tokenizer_digest(path: Path) -> str:

@@ -1,0 +1,100 @@
+"""What each client of a prepared data set holds, and how far it is from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photon.data.manifest import read_manifest
+from photon.data.part import read_digests
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSummary:
+    """One client's own training and validation text.
+
+    Attributes:
+        documents: both parts together.
+        train_tokens, validation_tokens: targets in rows.
+        sources: training documents by source.
+        overlap: documents that another client, or the common validation set, holds as well; None
+            where document hashes were not recorded.
+        divergence: Jensen-Shannon divergence in bits of the training text's unigram distribution
+            from the clients' mean: 0 is like everybody, 1 has no token in common.
+    """
+
+    client: int
+    documents: int
+    train_tokens: int
+    validation_tokens: int
+    sources: dict[str, int]
+    overlap: int | None
+    divergence: float
+
+
+def summarise(root: Path) -> list[ClientSummary]:
+    """A summary of every client.
+
+    Raises:
+        DataError: no prepared data there, or a manifest is unreadable.
+    """
+    num_clients = read_manifest(root)["settings"]["num_clients"]
+    folders = [
+        {part: root / f"client_{client}" / part for part in ("train", "validation")}
+        for client in range(num_clients)
+    ]
+    manifests = [{part: read_manifest(f) for part, f in own.items()} for own in folders]
+    overlaps = _overlaps(folders, root / "validation")
+    unigrams = [_distribution(own["train"]["unigram"]) for own in manifests]
+    mean = np.mean(unigrams, axis=0)
+    return [
+        ClientSummary(
+            client=client,
+            documents=sum(manifest.get("documents", 0) for manifest in own.values()),
+            train_tokens=own["train"]["tokens"],
+            validation_tokens=own["validation"]["tokens"],
+            sources=own["train"].get("source_documents", {}),
+            overlap=overlaps[client],
+            divergence=jensen_shannon(unigrams[client], mean),
+        )
+        for client, own in enumerate(manifests)
+    ]
+
+
+def as_json(summaries: list[ClientSummary]) -> list[dict[str, Any]]:
+    return [
+        {name: getattr(summary, name) for name in ClientSummary.__slots__} for summary in summaries
+    ]
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon divergence in bits: H((p + q) / 2) - (H(p) + H(q)) / 2 (Lin 1991, eq. 4.1).
+
+    Args:
+        p, q: [V], each sums to 1.
+    """
+    return max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
+
+
+def _entropy(p: np.ndarray) -> float:
+    positive = p[p > 0]
+    return float(-(positive * np.log2(positive)).sum())
+
+
+def _distribution(counts: list[int]) -> np.ndarray:
+    values = np.asarray(counts, dtype=np.float64)
+    return values / values.sum()
+
+
+def _overlaps(folders: list[dict[str, Path]], common: Path) -> list[int | None]:
+    """For each client, how many of its documents are also elsewhere."""
+    own = [np.concatenate([read_digests(folder) for folder in f.values()]) for f in folders]
+    if not all(map(len, own)):
+        return [None] * len(own)
+    holders = [np.unique(digests) for digests in (*own, read_digests(common))]
+    values, counts = np.unique(np.concatenate(holders), return_counts=True)
+    shared = values[counts > 1]
+    return [int(np.isin(digests, shared).sum()) for digests in own]

@@ -1,0 +1,80 @@
+"""Mixtures: exact counts, each row as often as it should come."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from photon.core.messages import StreamState
+from photon.data.mixture import Amount, MixedRows, epoch_counts
+from photon.data.shards import Rows
+from photon.data.stream import Stream
+from photon.data.writer import ShardWriter
+from photon.errors import DataError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of 10, 7 and 30 rows; the first token of a row names its folder and number."""
+    found = []
+    for number, rows in enumerate((10, 7, 30)):
+        writer = ShardWriter(tmp_path / str(number), 4, 3000, rows_per_shard=4)
+        writer.append(number * 1000 + np.arange(rows * 4 + 1))
+        writer.finish({"text_bytes": rows * 8, "documents": 1})
+        found.append(Rows(tmp_path / str(number)))
+    return found
+
+
+def times_seen(mixed: MixedRows) -> list[Counter]:
+    seen = [Counter() for _ in mixed.parts]
+    for row in mixed.read(np.arange(len(mixed))):
+        seen[row[0] // 1000][row[0] % 1000 // 4] += 1
+        assert row.tolist() == list(range(row[0], row[0] + 5))
+    return seen
+
+
+def test_without_amounts_every_row_comes_once(folders):
+    seen = times_seen(MixedRows(folders, [Amount()] * 3))
+    assert [dict(c) for c in seen] == [dict.fromkeys(range(len(f)), 1) for f in folders]
+
+
+@pytest.mark.parametrize(
+    ("amounts", "counts"),
+    [
+        ([Amount(repeat=2), Amount(), Amount(choose=5)], [20, 7, 5]),
+        ([Amount(repeat=0.5), Amount(repeat=1.5), Amount(choose=100)], [5, 10, 100]),
+        ([Amount(proportion=1)] * 3, [16, 16, 15]),
+        ([Amount(proportion=2), Amount(proportion=1), Amount(proportion=1)], [23, 12, 12]),
+    ],
+)
+def test_counts_are_exact_and_rows_evenly_used(folders, amounts, counts):
+    assert epoch_counts([10, 7, 30], amounts) == counts
+    mixed = MixedRows(folders, amounts)
+    for seen, rows, count in zip(times_seen(mixed), folders, counts, strict=True):
+        assert sum(seen.values()) == count
+        assert all(seen[i] - count // len(rows) in (0, 1) for i in range(len(rows)))
+    assert sum(mixed.shard_rows) == len(mixed) == sum(counts)
+
+
+def test_a_mixture_is_read_by_a_stream(folders):
+    mixed = MixedRows(folders, [Amount(repeat=2), Amount(), Amount(choose=5)])
+    stream = Stream(mixed, seed=1, client=0)
+    rows, state = stream.read(StreamState(), 32)
+    assert state == StreamState(epoch=1, cursor=0)
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, mixed.read(np.arange(32))))
+    assert mixed.manifest["text_bytes"] == 20 * 8 + 7 * 8 + 5 * 8
+    weights = [2.0, 1.0, 5 / 30]
+    expected = sum(
+        w * np.array(f.manifest["unigram"]) for w, f in zip(weights, folders, strict=False)
+    )
+    np.testing.assert_allclose(mixed.manifest["unigram"], expected)
+
+
+def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
+    writer = ShardWriter(tmp_path / "other", 5, 3000)
+    writer.append(np.arange(100))
+    writer.finish({})
+    with pytest.raises(DataError, match=r"rows of different lengths .4, 5. do not mix"):
+        MixedRows([folders[0], Rows(tmp_path / "other")], [Amount()] * 2)

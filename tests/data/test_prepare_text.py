@@ -1,0 +1,390 @@
+"""`photon prepare` on any text: exact counts, exact resumption, nothing lost, clear refusals."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from photon.config.prepare import PrepareConfig
+from photon.data import pipeline, routing
+from photon.data.assemble import unfinished
+from photon.data.part import read_digests
+from photon.data.prepare_text import prepare_text
+from photon.data.routing import text_digest
+from photon.data.shards import Rows, read_manifest
+from photon.data.tokenizer import load_tokenizer, train_tokenizer
+from photon.errors import DataError, StorageError
+
+WORDS = [f"word{i}" for i in range(300)]
+L = 16
+
+
+def sentence(draw: random.Random) -> str:
+    return " ".join(draw.choices(WORDS, k=draw.randint(3, 40)))
+
+
+def write_c4(folder: Path, files: int = 3, documents: int = 60) -> None:
+    """C4-shaped: lines of {text, timestamp, url}, gzipped, training and validation files."""
+    draw = random.Random(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"c4-train.{i:05d}-of-{files:05d}.json.gz" for i in range(files)]
+    for name in (*names, "c4-validation.00000-of-00001.json.gz"):
+        lines = [
+            {"text": f"{name} {i} {sentence(draw)}", "timestamp": "t", "url": f"u{i % 5}"}
+            for i in range(documents)
+        ]
+        with gzip.open(folder / name, "wt") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> str:
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_tokenizer([sentence(draw) for _ in range(300)], 400).save(str(path))
+    return str(path)
+
+
+@pytest.fixture
+def c4(tmp_path) -> Path:
+    write_c4(tmp_path / "c4")
+    return tmp_path / "c4"
+
+
+@pytest.fixture
+def prepare(tmp_path, tokenizer):
+    def run(source: Path, out: str = "out", clients: int = 2, **keys):
+        keys = {"tokenizer": tokenizer, "shuffle_documents": 25, **keys}
+        config = PrepareConfig(source=str(source), **keys)
+        return prepare_text(tmp_path / out, config, clients, L)
+
+    return run
+
+
+def parts_of(root: Path) -> dict[str, dict]:
+    clients = sorted(path.name for path in root.glob("client_*"))
+    names = ["validation", *(f"{c}/{p}" for c in clients for p in ("train", "validation"))]
+    return {name: read_manifest(root / name) for name in names}
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def documents_in(root: Path, name: str, tokenizer: str) -> list[str]:
+    """Whole documents of a folder, decoded from its rows."""
+    rows = Rows(root / name).read(np.arange(len(Rows(root / name))))
+    stream = [int(rows[0, 0]), *rows[:, 1:].flatten().tolist()]
+    text = load_tokenizer(Path(tokenizer)).decode(stream, skip_special_tokens=False)
+    return text.split("<|endoftext|>")[:-1]
+
+
+def texts_of(folder: Path, kind: str) -> list[str]:
+    found = []
+    for path in sorted(folder.glob(f"*{kind}*")):
+        with gzip.open(path, "rt") as file:
+            found += [json.loads(line)["text"] for line in file]
+    return found
+
+
+def test_every_document_is_somewhere_once_and_the_counts_add_up(prepare, c4, tmp_path, tokenizer):
+    manifest = prepare(c4)
+    parts, totals = parts_of(tmp_path / "out"), manifest["totals"]
+    assert totals["documents"] == 240
+    assert totals["written"] == sum(part["documents"] for part in parts.values()) == 240
+    assert totals["text_tokens"] == sum(part["text_tokens"] for part in parts.values())
+    assert totals["text_tokens"] == (
+        totals["tokens"] + totals["first_tokens"] + totals["remainder_tokens"]
+    )
+    assert totals["text_bytes"] == sum(
+        len(text.encode()) for kind in ("train", "validation") for text in texts_of(c4, kind)
+    )
+    for part in parts.values():
+        assert sum(part["unigram"]) == part["text_tokens"]
+        assert part["unigram"][0] == part["documents"]  # exactly one separator behind each
+    found = {name: documents_in(tmp_path / "out", name, tokenizer) for name in parts}
+    train = texts_of(c4, "train")
+    for name, texts in found.items():
+        assert set(texts) <= set(train if name.endswith("/train") else texts_of(c4, "validation"))
+        assert len(texts) >= parts[name]["documents"] - 1
+    everything = [text for texts in found.values() for text in texts]
+    assert len(everything) == len(set(everything))
+    assert found["client_0/train"] != [t for t in train if t in found["client_0/train"]]  # shuffled
+
+
+def test_document_hashes_are_kept(prepare, c4, tmp_path):
+    prepare(c4)
+    kept = np.concatenate([read_digests(tmp_path / "out" / n) for n in parts_of(tmp_path / "out")])
+    expected = [text_digest(t) for kind in ("train", "validation") for t in texts_of(c4, kind)]
+    assert sorted(kept.tolist()) == sorted(expected)
+
+
+def test_splits_are_cut_to_their_size_and_shared_out(prepare, c4, tmp_path, monkeypatch):
+    from photon.data import splits
+
+    small = splits.Split("train_small", "train", 2)  # of 2048 tokens: 256 rows of 16
+    few = splits.Split("val_xxsmall", "validation", 1)
+    monkeypatch.setitem(splits.SPLITS, "train_small", small)
+    monkeypatch.setitem(splits.SPLITS, "val_xxsmall", few)
+    write_c4(c4, documents=120)
+    manifest = prepare(c4, clients=3, splits=["train_small", "val_xxsmall"])
+    rows = {name: part["rows"] for name, part in parts_of(tmp_path / "out").items()}
+    assert [rows[f"client_{c}/train"] for c in range(3)] == [86, 85, 85]
+    assert rows["validation"] == 128
+    assert [rows[f"client_{c}/validation"] for c in range(3)] == [43, 43, 42]
+    totals = manifest["totals"]
+    assert totals["documents"] == totals["written"] + totals["skipped"] < 480
+    assert totals["remainder_tokens"] == 0
+    assert totals["cut_tokens"] > 0
+
+
+def test_an_unequal_partition_is_cut_as_a_whole(prepare, c4, tmp_path, monkeypatch):
+    from photon.data import splits
+
+    small = splits.Split("train_small", "train", 2)
+    monkeypatch.setitem(splits.SPLITS, "train_small", small)
+    keys = {"splits": ["train_small"], "partition": "dirichlet", "alpha": 1.0}
+    prepare(c4, source_column="url", **keys)
+    rows = {name: part["rows"] for name, part in parts_of(tmp_path / "out").items()}
+    assert sum(count for name, count in rows.items() if name.endswith("/train")) == 256
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from photon.config.prepare import PrepareConfig
+from photon.data import pipeline
+from photon.data.prepare_text import prepare_text
+pipeline.Pipeline._when_due = lambda self, *_: self.totals.documents % 33 or self.save()
+from photon.data import encode
+encode.BATCH_CHARACTERS = 2000
+take, taken = pipeline.Pipeline._take, 0
+def counting(self, *arguments):
+    global taken
+    take(self, *arguments)
+    taken += 1
+    if taken == {after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+pipeline.Pipeline._take = counting
+prepare_text(Path({out!r}), PrepareConfig(**{keys!r}), 2, 16)
+"""
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_killed_preparation_ends_with_the_same_bytes(prepare, c4, tmp_path, tokenizer, wrap):
+    prepare(c4, "whole", wrap=wrap)
+    keys = {
+        "source": str(c4), "tokenizer": tokenizer, "shuffle_documents": 25, "wrap": wrap
+    }  # fmt: skip
+    for after in (70, 140):  # the second one is killed in the validation files
+        code = KILLED.format(out=str(tmp_path / "cut"), keys=keys, after=after)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not (tmp_path / "cut").exists()
+        journal = pipeline.read_journal(unfinished(tmp_path / "cut"))
+        assert journal is not None
+    assert journal["phase"] == 1
+    said: list[str] = []
+    prepare_text(tmp_path / "cut", PrepareConfig(**keys), 2, L, said.append)
+    assert any("resuming    after 198 documents" in line for line in said)
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+    assert os.listdir(tmp_path / "cut") == os.listdir(tmp_path / "whole")
+    assert not unfinished(tmp_path / "cut").exists()
+
+
+def test_interrupted_work_is_not_mixed_with_other_settings(prepare, c4, tmp_path, tokenizer):
+    keys = {"source": str(c4), "tokenizer": tokenizer, "shuffle_documents": 25}
+    code = KILLED.format(out=str(tmp_path / "out"), keys=keys, after=70)
+    subprocess.run([sys.executable, "-c", code], capture_output=True)
+    with pytest.raises(DataError, match=r"interrupted preparation, prepared with seed=9176, asked"):
+        prepare(c4, seed=1)
+    write_c4(c4, documents=61)
+    with pytest.raises(
+        DataError, match=r"interrupted preparation, prepared from other text \(c4-t"
+    ):
+        prepare(c4)
+
+
+def test_a_second_run_changes_nothing_and_refuses_what_changed(prepare, c4, tmp_path, tokenizer):
+    first = prepare(c4)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert prepare(c4) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(DataError, match="prepared with num_clients=2, asked for num_clients=3"):
+        prepare(c4, clients=3)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(json.loads(Path(tokenizer).read_text()) | {"padding": None}))
+    with pytest.raises(DataError, match=r"prepared with tokenizer=tokenizer.json \w+, asked for"):
+        prepare(c4, tokenizer=str(other))
+    (c4 / "c4-train.00003-of-00003.json.gz").write_bytes(gzip.compress(b'{"text": "new"}\n'))
+    with pytest.raises(DataError, match=r"other text \(c4-train.00003-of-00003.json.gz is new\)"):
+        prepare(c4)
+    assert bytes_of(tmp_path / "out")["manifest.json"]
+
+
+def test_touching_a_file_changes_nothing(prepare, c4):
+    first = prepare(c4)
+    for path in c4.iterdir():
+        os.utime(path)
+    assert prepare(c4) == first
+
+
+def write_lines(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def test_empty_documents_and_copies_are_counted(prepare, tmp_path):
+    draw = random.Random(2)
+    texts = [sentence(draw) for _ in range(80)]
+    source = write_lines(tmp_path / "a.jsonl", [*texts, "", "  \n", *texts[:5]])
+    totals = prepare(source, validation_fraction=0.1, shuffle_documents=1000)["totals"]
+    assert (totals["empty"], totals["copies"], totals["written"]) == (2, 5, 80)
+    totals = prepare(source, "stream", validation_fraction=0.2)["totals"]  # four blocks
+    assert (totals["empty"], totals["copies"], totals["written"]) == (2, 0, 85)
+
+
+def test_equal_texts_of_a_stream_share_a_place(prepare, tmp_path):
+    draw = random.Random(3)
+    texts = [sentence(draw) for _ in range(60)] * 3
+    prepare(write_lines(tmp_path / "a.jsonl", texts), validation_fraction=0.2)
+    places = [
+        set(read_digests(tmp_path / "out" / name).tolist()) for name in parts_of(tmp_path / "out")
+    ]
+    assert sum(map(len, places)) == len(set.union(*places)) == 60
+
+
+def test_one_document_longer_than_everything(prepare, tmp_path):
+    draw = random.Random(4)
+    texts = [sentence(draw) for _ in range(80)]
+    texts[40] = " ".join(sentence(draw) for _ in range(3000))
+    manifest = prepare(write_lines(tmp_path / "a.jsonl", texts), validation_fraction=0.2)
+    assert manifest["totals"]["written"] == 80
+    assert manifest["totals"]["text_bytes"] == sum(map(len, texts))
+    with pytest.raises(DataError, match="too small for 2 clients"):
+        prepare(write_lines(tmp_path / "b.jsonl", texts[40:41]), "alone")
+
+
+def test_without_wrap_rows_stay_within_a_document(prepare, c4, tmp_path, tokenizer):
+    prepare(c4, wrap=False)
+    tokens = load_tokenizer(Path(tokenizer))
+    known = {(*tokens.encode(t).ids, 0) for t in texts_of(c4, "train")}
+    expected = {d[i : i + 17] for d in known for i in range(0, len(d) - 16, 16)}
+    rows = Rows(tmp_path / "out/client_0/train")
+    found = {tuple(row) for row in rows.read(np.arange(len(rows))).tolist()}
+    assert found <= expected
+    assert len(found) > 100
+
+
+def test_separators_are_not_doubled(prepare, c4, tmp_path):
+    prepare(c4, "same", bos_text="<|endoftext|>", eos_text="<|endoftext|>")
+    prepare(c4, "plain")
+    name = "client_0/train/shard_00000.bin"
+    assert bytes_of(tmp_path / "same")[name] == bytes_of(tmp_path / "plain")[name]
+    with pytest.raises(DataError, match="has no token <s>"):
+        prepare(c4, "other", bos_text="<s>")
+
+
+def test_text_that_spells_the_separator_is_text(prepare, tmp_path):
+    draw = random.Random(5)
+    texts = [f"{sentence(draw)} <|endoftext|> {sentence(draw)}" for _ in range(60)]
+    prepare(write_lines(tmp_path / "a.jsonl", texts), shuffle_documents=1000)
+    for part in parts_of(tmp_path / "out").values():
+        assert part["unigram"][0] == part["documents"]
+
+
+def test_a_tokenizer_trained_here_never_sees_held_out_text(prepare, tmp_path, monkeypatch):
+    from photon.data import prepare_text as module
+
+    seen: list[str] = []
+    train = module.train_tokenizer
+    monkeypatch.setattr(
+        module, "train_tokenizer", lambda texts, size: train(seen.extend(texts) or seen, size)
+    )
+    draw = random.Random(6)
+    texts = [f"unique{i} {sentence(draw)}" for i in range(120)]
+    manifest = prepare(
+        write_lines(tmp_path / "a.jsonl", texts),
+        tokenizer=None,
+        vocab_size=300,
+        validation_fraction=0.2,
+    )
+    assert manifest["settings"]["vocab_size"] == 300
+    trained = {d for c in range(2) for d in read_digests(tmp_path / f"out/client_{c}/train")}
+    assert {text_digest(text) for text in seen} == trained
+    assert len(trained) < 120
+
+
+def test_fewer_rows_than_clients(prepare, tmp_path, monkeypatch):
+    source = write_lines(tmp_path / "a.jsonl", [f"short {i}" for i in range(60)])
+    with pytest.raises(DataError, match=r"client_0/\w+: \d+ tokens do not fill one row of 16 \+ 1"):
+        prepare(source, clients=8, shuffle_documents=1000)
+    with pytest.raises(DataError, match=r"12800 rows for validation are too few for 20000 clients"):
+        prepare(source, "x", clients=20_000, splits=["train", "val_xxsmall"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
+
+
+def test_a_full_disk_leaves_earlier_output_alone_and_can_go_on(prepare, c4, tmp_path, monkeypatch):
+    prepare(c4, "earlier")
+    before = bytes_of(tmp_path / "earlier")
+    monkeypatch.setattr(pipeline, "JOURNAL_SECONDS", 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
+    try:
+        with pytest.raises(StorageError, match="cannot write"):
+            prepare(c4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "out").exists()
+    prepare(c4)
+    assert bytes_of(tmp_path / "earlier") == before == bytes_of(tmp_path / "out")
+
+
+def test_an_unreadable_journal_is_named(prepare, c4, tmp_path):
+    folder = unfinished(tmp_path / "out")
+    folder.mkdir()
+    (folder / "journal.msgpack").write_bytes(b"\xc1")
+    with pytest.raises(DataError, match=r"journal\.msgpack: unreadable"):
+        prepare(c4)
+
+
+def test_blocks_end_where_memory_does(c4, prepare, tmp_path, monkeypatch):
+    prepare(c4, "whole", shuffle_documents=7)
+    monkeypatch.setattr(routing, "BLOCK_BYTES", 1000)
+    manifest = prepare(c4, "blocks", shuffle_documents=10_000)
+    assert manifest["totals"]["written"] == 240
+
+
+@pytest.mark.parametrize("name", ["none/tokenizer.json", "none.json", "./none"])
+def test_a_missing_tokenizer_is_named(prepare, c4, tmp_path, name):
+    with pytest.raises(DataError, match="cannot read the tokenizer"):
+        prepare(c4, tokenizer=str(tmp_path / name))
+
+
+def test_a_hub_tokenizer_without_a_network_is_one_line(prepare, c4, monkeypatch):
+    from photon.data import tokenizer as module
+
+    class Unreachable:
+        @staticmethod
+        def from_pretrained(name):
+            raise Exception("cannot resolve\nhost")
+
+    monkeypatch.setattr(module, "Tokenizer", Unreachable)
+    with pytest.raises(
+        DataError, match=r"tokenizer 'some/name': no such file .*\(cannot resolve\)"
+    ):
+        prepare(c4, tokenizer="some/name")

@@ -1,0 +1,227 @@
+"""Local files and hub datasets: every document with its address, every fault with its place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import zstandard
+
+from photon.data.hub import HubSource, has_split
+from photon.data.readers import Columns
+from photon.data.sources import LocalSource, by_split, changed_file, list_files, without_copies
+from photon.errors import DataError
+
+TEXT = Columns()
+RECORDS = [{"text": f"text {i} ünï", "language": "en" if i % 2 else "de"} for i in range(7)]
+LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()
+
+
+def write_jsonl(path):
+    path.write_bytes(LINES)
+
+
+def write_gzip(path):
+    with gzip.open(path, "wb") as file:
+        file.write(LINES)
+
+
+def write_zstd(path):
+    pack = zstandard.ZstdCompressor().compress
+    path.write_bytes(pack(LINES[:100]) + pack(LINES[100:]))
+
+
+def write_parquet(path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path, row_group_size=3)
+
+
+FORMATS = {
+    "a.jsonl": write_jsonl,
+    "a.json": write_jsonl,
+    "a.json.gz": write_gzip,
+    "a.jsonl.zst": write_zstd,
+    "a.parquet": write_parquet,
+}
+
+
+def read(root, columns=TEXT, start=0):
+    source = LocalSource(list_files(root), columns)
+    return [
+        (place, document)
+        for file in range(source.num_files())
+        for place, document in source.documents(file, start)
+    ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("start", [0, 3, 4, 7])
+def test_every_format_gives_the_same_documents_from_any_place(tmp_path, name, start):
+    FORMATS[name](tmp_path / name)
+    found = read(tmp_path, Columns("text", "language"), start)
+    assert [d.text for _, d in found] == [r["text"] for r in RECORDS[start:]]
+    assert [d.source for _, d in found] == [r["language"] for r in RECORDS[start:]]
+    assert [place for place, _ in found] == list(range(start + 1, 8))
+
+
+def test_text_files_are_documents_and_folders_sources(tmp_path):
+    (tmp_path / "poe").mkdir()
+    (tmp_path / "poe/raven.txt").write_text("Nevermore")
+    (tmp_path / "austen.v2.md").write_text("Emma")
+    (tmp_path / ".hidden.txt").write_text("x")
+    (tmp_path / "image.png").write_bytes(b"x")
+    found = [d for _, d in read(tmp_path)]
+    assert [(d.name, d.source, d.text) for d in found] == [
+        ("austen.v2.md", "austen", "Emma"),
+        ("poe/raven.txt", "poe", "Nevermore"),
+    ]
+    write_jsonl(tmp_path / "a.jsonl")
+    assert [file.name for file in list_files(tmp_path)] == ["a.jsonl"]  # the README beside it not
+
+
+def test_files_named_validation_are_for_validation(tmp_path):
+    names = ["c4-train.00000.json.gz", "c4-train.00001.json.gz", "c4-validation.00000.json.gz"]
+    for name in names:
+        write_gzip(tmp_path / name)
+    train, validation = by_split(list_files(tmp_path))
+    assert [f.name for f in train] == names[:2]
+    assert [f.name for f in validation] == names[2:]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl:2: broken JSON"),
+        ("a.jsonl", b'{"text": "x"}\n[1]\n', r"a\.jsonl:2: is no JSON object"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: column 'text' holds int, not text"),
+        (
+            "a.jsonl",
+            b'{"body": "x", "id": 1}\n',
+            r"a\.jsonl:1: no column 'text'; there are body, id; set dataset\.prepare\.text_column",
+        ),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl: no UTF-8 at byte 24"),
+        ("a.txt", b"abc\xfe", r"a\.txt: no UTF-8 at byte 3"),
+        ("a.json.gz", b"no gzip", r"a\.json\.gz: damaged or cut off"),
+        ("a.json.gz", gzip.compress(LINES * 50)[:-20], r"a\.json\.gz: damaged or cut off"),
+        ("a.jsonl.zst", b"no zstd, long enough", r"a\.jsonl\.zst: damaged or cut off"),
+        (
+            "a.jsonl.zst",
+            zstandard.ZstdCompressor().compress(LINES * 50)[:-20],
+            r"a\.jsonl\.zst: damaged or cut off",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_place(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot read it"):
+        read(tmp_path)
+    write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column 'body'; there are language, text"):
+        read(tmp_path, Columns("body"))
+
+
+def test_nothing_to_read_is_named(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        list_files(tmp_path / "none")
+    with pytest.raises(DataError, match=r"no text here; it reads \.jsonl"):
+        list_files(tmp_path)
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    import sys
+
+    write_zstd(tmp_path / "a.jsonl.zst")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(DataError, match=r"needs the package zstandard; install .*\[data\]"):
+        read(tmp_path)
+
+
+def test_changes_of_the_files_are_named(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    source = LocalSource(list_files(tmp_path), Columns())
+    recorded = source.described_as_read([0, 1])
+    assert changed_file(list_files(tmp_path), recorded) is None
+    (tmp_path / "a.txt").write_text("a.txt")  # another time, the same content
+    assert changed_file(list_files(tmp_path), recorded) is None
+    (tmp_path / "a.txt").write_text("A.txt")
+    assert changed_file(list_files(tmp_path), recorded) == "a.txt has other content"
+    with pytest.raises(DataError, match=r"a\.txt: was changed while it was read"):
+        source.described_as_read([0])
+    (tmp_path / "a.txt").write_text("longer text")
+    assert changed_file(list_files(tmp_path), recorded) == "a.txt has 11 bytes, had 5"
+    (tmp_path / "a.txt").unlink()
+    assert changed_file(list_files(tmp_path), recorded) == "a.txt is gone"
+    (tmp_path / "c.txt").write_text("c")
+    assert changed_file(list_files(tmp_path)[1:], recorded) == "c.txt is new"
+
+
+def test_copies_are_told_from_different_files(tmp_path):
+    for name, text in (("a.txt", "one"), ("b.txt", "two"), ("c.txt", "one")):
+        (tmp_path / name).write_text(text)
+    different, copies = without_copies(list_files(tmp_path))
+    assert [f.name for f in different] == ["a.txt", "b.txt"]
+    assert [f.name for f in copies] == ["c.txt"]
+
+
+def hub(open_records, columns=TEXT):
+    return HubSource("c4", "en", "train", columns, open_records)
+
+
+def test_hub_documents_have_addresses():
+    source = hub(lambda start: RECORDS[start:])
+    found = list(source.documents(0, 5))
+    assert [(place, d.name, d.source, d.text) for place, d in found] == [
+        (6, "allenai/c4/en/train:6", "en", RECORDS[5]["text"]),
+        (7, "allenai/c4/en/train:7", "en", RECORDS[6]["text"]),
+    ]
+    by_column = hub(lambda start: RECORDS, Columns("text", "language"))
+    assert next(by_column.documents(0, 0))[1].source == "de"
+
+
+def test_a_hub_that_is_out_of_reach_is_one_line():
+    def fail(start):
+        raise ConnectionError("Couldn't reach it\nand more")
+
+    with pytest.raises(DataError) as caught:
+        list(hub(fail).documents(0, 0))
+    assert str(caught.value).startswith("allenai/c4/en/train: the Hugging Face hub does not give")
+    assert "name a local folder with --source" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="does not give"):
+        has_split(hub(fail))
+
+
+def test_a_missing_split_is_told_from_a_fault():
+    def no_split(start):
+        raise ValueError("Bad split: validation. Available splits: ['train']")
+
+    assert not has_split(hub(no_split))
+    assert has_split(hub(lambda start: RECORDS))
+    assert not has_split(hub(lambda start: []))
+
+
+def test_the_datasets_library_streams(tmp_path, monkeypatch):
+    """The library itself, given local files: streaming, skipping and naming the columns."""
+    datasets = pytest.importorskip("datasets")
+    write_jsonl(tmp_path / "a.jsonl")
+    load = datasets.load_dataset
+
+    def local(path, name, *, split, streaming):
+        assert (path, name, split, streaming) == ("allenai/c4", "en", "train", True)
+        return load("json", data_files=str(tmp_path / "a.jsonl"), split=split, streaming=True)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    source = HubSource("c4", "en", "train", Columns())
+    assert [d.text for _, d in source.documents(0, 4)] == [r["text"] for r in RECORDS[4:]]
+    with pytest.raises(DataError, match="no column 'body'; there are language, text"):
+        list(HubSource("c4", "en", "train", Columns("body")).documents(0, 0))
