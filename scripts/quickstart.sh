@@ -14,5 +14,5 @@ if [ -e "runs/$run" ]; then
     say "runs/quickstart is there already; this run is runs/$run"
 fi
 trap 'say "the photon command is in .venv/bin; to use it: source .venv/bin/activate"' EXIT
-say "training eight clients, then the centralised twin and one client alone: about 3 minutes on 2 cores, 15 on a CPU without AVX-512"
+say "training eight clients, then the centralised twin and one client alone: about 3 minutes on 2 cores"
 "$PYTHON" -m photon train --progress recipe=quickstart run_uuid="$run" "$@"

@@ -46,12 +46,10 @@ def test_one_client_is_centralised_training(smoke, family, optimizer, averaged):
     """Outer SGD with lr 1: 200 steps, losses to 1e-5.
 
     The inner state is kept by the client, or travels to the server and comes back as the mean of
-    one. Muon's bf16 products magnify the last bit of global - (global - local), so it takes smaller
-    steps here.
+    one.
     """
-    lr = 0.0005 if optimizer == "muon" else 0.002
     shared = ["fl.n_total_clients=1", "llm_config.local_steps=20", "fl.n_rounds=10",
-              f"llm_config.optimizer.name={optimizer}", f"llm_config.optimizer.lr={lr}",
+              f"llm_config.optimizer.name={optimizer}", "llm_config.optimizer.lr=0.002",
               "llm_config.optimizer.eps=1e-6", *FAMILIES[family],
               "llm_config.save_interval=20", "llm_config.eval_interval=20", *FEDAVG]  # fmt: skip
     travel = f"fl.aggregate_momenta={averaged}"

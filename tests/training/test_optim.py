@@ -10,6 +10,7 @@ from torch import nn
 
 from photon.config.llm import OptimizerConfig
 from photon.training.adopt import Adopt
+from photon.training.muon import Muon
 from photon.training.optim import InnerOptimizer
 
 STEPS = 7
@@ -100,6 +101,49 @@ def test_trajectories_are_the_formulas(name, decay):
     ours, expected = trained(config), by_hand(RULES[name], decay)
     for key, value in expected.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-5, atol=1e-6)
+
+
+def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+    """The quintic of Muon applied to the singular values, in float64."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ torch.diag(s) @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_muon_is_the_polynomial_of_the_singular_values(shape):
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(shape, generator=generator))
+    expected, momentum = weight.detach().double(), torch.zeros(shape, dtype=torch.float64)
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.05, momentum=0.9)
+    for _ in range(4):
+        weight.grad = torch.randn(shape, generator=generator)
+        optimizer.step()
+        momentum = 0.9 * momentum + 0.1 * weight.grad.double()
+        update = orthogonal(0.1 * weight.grad.double() + 0.9 * momentum)
+        expected = expected * (1 - 0.1 * 0.05) - 0.1 * 0.2 * max(shape) ** 0.5 * update
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_muon_is_torchs_to_the_rounding_of_bf16():
+    """torch multiplies in bf16 on every device; the mean difference is that of its rounding."""
+    generator = torch.Generator().manual_seed(0)
+    ours = nn.Parameter(torch.randn(32, 48, generator=generator))
+    theirs = nn.Parameter(ours.detach().clone())
+    numbers = {"lr": 0.1, "weight_decay": 0.05, "momentum": 0.9}
+    optimizers = (
+        Muon([ours], **numbers),
+        torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **numbers),
+    )
+    start = ours.detach().clone()
+    for _ in range(4):
+        ours.grad = torch.randn(32, 48, generator=generator)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.02 * (ours - start).norm()
 
 
 @pytest.mark.parametrize("name", ["adamw", "decoupled_adamw", "adopt", "muon", "sgd"])

@@ -20,6 +20,7 @@ from photon.errors import DeviceError, NonFiniteLoss
 from photon.model.build import build_model, parameters_of
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
+from photon.training.muon import Muon
 from photon.training.parallel import ALONE, build_parallel
 from photon.training.schedule import cosine_with_warmup, lr_factor
 
@@ -52,10 +53,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
         rows, states = stream.read(states, llm.global_train_batch_size)
         batch = torch.from_numpy(rows)
         inputs, targets = batch[:, :-1], batch[:, 1:]
-        if llm.optimizer.name == "muon":  # its bf16 products magnify the last bit of a gradient
-            loss = model(inputs, targets).objective / targets.numel()
-        else:
-            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -86,7 +84,7 @@ def muon(model):
     hidden = [p for n, p in model.named_parameters() if p.dim() == 2 and "embedding" not in n]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     return [
-        torch.optim.Muon(hidden, weight_decay=0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
+        Muon(hidden, lr=1.0, weight_decay=0.1, momentum=0.9),
         torch.optim.AdamW(
             [model.embedding.weight], betas=(0.9, 0.95), eps=1e-6, weight_decay=0.1, fused=True
         ),

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Muon, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from photon.config.llm import OptimizerConfig
 from photon.core.tree import Tree
 from photon.model.flops import embedding_names
-from photon.model.sharding import is_sharded, like_parameter
+from photon.model.sharding import like_parameter
 from photon.training.adopt import Adopt
-from photon.training.sharded_muon import ShardedMuon
+from photon.training.muon import Muon
 
 _MOMENTS = {
     AdamW: ("exp_avg", "exp_avg_sq"),
     Adopt: ("exp_avg", "exp_avg_sq"),
     Muon: ("momentum_buffer",),
-    ShardedMuon: ("momentum_buffer",),
     SGD: (),
 }
 
 
 class InnerOptimizer:
-    """torch's own optimizers (and ADOPT) over disjoint parameters, stepped together.
+    """torch's own optimizers (and ADOPT, Muon) over disjoint parameters, stepped together.
 
     `muon` orthogonalises the updates of the matrices between embedding and logits (Jordan et al.
     2024), scaled to AdamW's update size so that both share one learning rate (Liu et al. 2025,
@@ -49,7 +47,8 @@ class InnerOptimizer:
             hidden = [
                 p for n, p in self._parameters.items() if p.dim() == 2 and n not in embeddings
             ]
-            self._parts.append(_muon(hidden, config))
+            numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
+            self._parts.append(Muon(hidden, **numbers))
             taken = set(map(id, hidden))
             matrices = [p for p in matrices if id(p) not in taken]
         decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
@@ -108,8 +107,3 @@ def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
     if config.name == "adopt":
         return Adopt(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-
-
-def _muon(hidden: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    make = ShardedMuon if is_sharded(hidden[0]) else partial(Muon, adjust_lr_fn="match_rms_adamw")
-    return make(hidden, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum)

@@ -1,9 +1,10 @@
-"""Reading token rows: speed against a plain loop, resume at any position, data wait of a run.
+"""Data: preparation against the bare tokenizer; reading rows, resume, what a run waits.
 
-    python benchmarks/data_reading.py read         shuffled rows of 2048 from memory-mapped shards
-    python benchmarks/data_reading.py resume       the first batch at random positions, by size
-    python benchmarks/data_reading.py wait         share of the training step that waits for rows
-    python benchmarks/data_reading.py download     rows behind the cache, from a local S3 server
+    python benchmarks/data.py prepare      text to rows for eight clients, and the tokenizer alone
+    python benchmarks/data.py read         shuffled rows of 2048 from memory-mapped shards
+    python benchmarks/data.py resume       the first batch at random positions, by size
+    python benchmarks/data.py wait         share of the training step that waits for rows
+    python benchmarks/data.py download     rows behind the cache, from a local S3 server
 
 Everything that is compared runs in the same process, in turns; the median of the turns counts.
 """
@@ -11,6 +12,7 @@ Everything that is compared runs in the same process, in turns; the median of th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -24,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from photon.core.messages import StreamState
 from photon.data.order import EpochOrder
@@ -31,6 +34,68 @@ from photon.data.shards import Rows, write_shards
 from photon.data.stream import JoinedStream, Stream
 
 LENGTH = 2048
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Tokens per second of a whole preparation, and of the same tokenizer on texts in memory."""
+    from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+    texts = _texts(arguments.megabytes * 1_000_000)
+    size = sum(len(text.encode()) for text in texts)
+    ratios = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        root = Path(folder)
+        save_tokenizer(train_tokenizer(texts[:500], arguments.vocab_size), root / "tokenizer.json")
+        tokenizer = load_tokenizer(root / "tokenizer.json")
+        with open(root / "text.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+        print(f"{len(texts)} documents, {size / 1e6:.0f} MB, {arguments.vocab_size} tokens, "
+              f"{os.cpu_count()} cores")  # fmt: skip
+        for pair in range(arguments.pairs):
+            seconds, tokens = _tokenize(tokenizer, texts)
+            whole = _prepare_once(root, root / f"out{pair}", len(texts))
+            ratios.append(seconds / whole)
+            bare, ours = (tokens / t / 1e6 for t in (seconds, whole))
+            print(f"pair {pair}: tokenizer {bare:.2f} Mtok/s, photon prepare {ours:.2f} Mtok/s, "
+                  f"ratio {ratios[-1]:.2f}", flush=True)  # fmt: skip
+    print(f"median ratio {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def _texts(most_bytes: int) -> list[str]:
+    """The modules of the standard library, each made different, until there is enough."""
+    from photon.data.corpus import standard_library
+
+    documents = [document.text for document in standard_library(most_bytes)]
+    texts: list[str] = []
+    size = 0
+    while size < most_bytes:
+        text = f"# {len(texts)}\n{documents[len(texts) % len(documents)]}"
+        size += len(text.encode())
+        texts.append(text)
+    return texts
+
+
+def _tokenize(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, int]:
+    """Seconds and tokens of the library's own batches, on all cores."""
+    begun, tokens = time.perf_counter(), 0
+    for first in range(0, len(texts), 1000):
+        encodings = tokenizer.encode_batch_fast(texts[first : first + 1000])
+        tokens += sum(len(encoding.ids) for encoding in encodings)
+    return time.perf_counter() - begun, tokens
+
+
+def _prepare_once(root: Path, out: Path, documents: int) -> float:
+    from photon.config.prepare import PrepareConfig
+    from photon.data.prepare_text import prepare_text
+
+    keys = PrepareConfig(
+        source=str(root / "text.jsonl"), tokenizer=str(root / "tokenizer.json"), seed=1
+    )
+    begun = time.perf_counter()
+    data = prepare_text(out, keys, 8, LENGTH)
+    seconds = time.perf_counter() - begun
+    assert data["totals"]["documents"] == documents
+    return seconds
 
 
 def make_rows(folder: Path, rows: int, length: int = LENGTH) -> Rows:
@@ -170,8 +235,11 @@ def _make_bucket(url: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["read", "resume", "wait", "download"])
+    parser.add_argument("what", choices=["prepare", "read", "resume", "wait", "download"])
     parser.add_argument("--rows", type=int, default=65_536, help="rows of 2048 tokens to make")
+    parser.add_argument("--megabytes", type=int, default=40, help="text to prepare")
+    parser.add_argument("--vocab-size", type=int, default=32_000)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to make them; default: temporary")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
