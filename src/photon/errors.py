@@ -7,6 +7,7 @@ PhotonError                    2   something the user can mend; the message says
 |   |-- CorruptCheckpoint      2   the bytes are not what was written
 |   `-- MismatchedCheckpoint   2   a good checkpoint, but of another run, model or optimizer
 |-- RunFolderError             2   the run folder is missing, taken, or in use by another process
+|-- PayloadError               2   a message or a payload is not what was sent
 |-- StorageError               2   the disk is full or refuses to write
 |-- DeviceError                2   out of memory, device missing
 |-- NonFiniteLoss              3   training diverged
@@ -45,6 +46,10 @@ class MismatchedCheckpoint(CheckpointError):
 
 class RunFolderError(PhotonError):
     """The run folder is missing, already taken, or in use by another process."""
+
+
+class PayloadError(PhotonError):
+    """A message or payload between server and node is damaged, forged, or of another kind."""
 
 
 class StorageError(PhotonError):

@@ -56,6 +56,8 @@ def progress_line(record: Mapping[str, Any], label: str) -> str:
         if is_round
         else f"{label} {record['step']:>5}/{record['steps']}"
     )
+    if is_round and not record["accepted"]:
+        return f"{what}  skipped: no quorum"
     parts = [what, f"loss {record['train_loss']:.3f}"]
     if "val_loss" in record:
         parts.append(
@@ -67,8 +69,8 @@ def progress_line(record: Mapping[str, Any], label: str) -> str:
         sent = record["bytes_up"] + record["bytes_down"]
         parts.append(f"{format_bytes(sent)}, {record['bytes_ddp'] / sent:.1f}x less than DDP")
     parts.append(f"{record['seconds']:.1f} s")
-    for client, why in record.get("refused", {}).items():
-        parts.append(f"client {client} refused: {why}")
+    parts += [f"client {c} refused: {why}" for c, why in record.get("refused", {}).items()]
+    parts += [f"client {c} missing: {why}" for c, why in record.get("missing", {}).items()]
     return "  ".join(parts)
 
 

@@ -16,6 +16,9 @@ from photon.cli.processes import is_first_process
 
 COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
+    "server": ("photon.cli.server", "Run a federation over several machines."),
+    "node": ("photon.cli.node", "Host clients of a federation on this machine."),
+    "keys": ("photon.cli.keys", "Make the keys that server and nodes know each other by."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),

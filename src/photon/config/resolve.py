@@ -18,6 +18,10 @@ MAY_CHANGE = (
     "photon.",
     "compare.",
     "fl.eval_period",
+    "fl.round_timeout",
+    "fl.straggler_factor",
+    "fl.failed_rounds",
+    "fl.round_attempts",
     "llm_config.eval_interval",
     "llm_config.eval_subset_num_batches",
     "llm_config.device_eval_batch_size",
@@ -35,7 +39,13 @@ MAY_CHANGE = (
 
 
 def resolve(
-    config: Config, *, cores: int, accelerator: bool, run_uuid: str, centralized: bool = False
+    config: Config,
+    *,
+    cores: int,
+    accelerator: bool,
+    run_uuid: str,
+    centralized: bool = False,
+    elsewhere: bool = False,
 ) -> Config:
     """Put a number in the place of every `null` and `auto` that follows from other keys.
 
@@ -46,6 +56,7 @@ def resolve(
         accelerator: whether a GPU does the training.
         run_uuid: name to use where the configuration has none.
         centralized: the run ends after `max_duration`, not after `n_rounds` rounds.
+        elsewhere: other machines train; whether to compile is theirs to say.
     """
     workers = config.photon.workers
     if centralized:
@@ -56,6 +67,8 @@ def resolve(
     if threads in ("auto", 0):
         threads = max(1, cores // max(1, workers))
     compiled = config.llm_config.compile
+    if compiled == "auto" and not elsewhere:
+        compiled = accelerator
     steps = config.llm_config.max_duration if centralized else None
     steps = steps or config.total_steps
     lr = "llm_config.scheduler.schedulers.lr"
@@ -66,7 +79,7 @@ def resolve(
             "photon.workers": workers,
             "photon.threads": threads,
             "llm_config.max_duration": steps,
-            "llm_config.compile": accelerator if compiled == "auto" else compiled,
+            "llm_config.compile": compiled,
             "llm_config.model.max_seq_len": config.llm_config.positions,
             **{f"{lr}.{key}": value for key, value in _schedule(config, steps).items()},
         },
@@ -164,6 +177,13 @@ def check_resumable(saved: Config, changed: Config) -> None:
             f"{key}: {rule} when a run is resumed (saved {value!r}, given {after[key]!r}); "
             "start a new run for that"
         )
+
+
+def fill_open_keys(saved: Config, given: Config) -> Config:
+    """The given configuration with what it leaves open as it is in the saved one."""
+    before = dict(flatten(saved))
+    left_open = {k: before[k] for k, v in flatten(given) if v in (None, "auto")}
+    return replace_keys(given, left_open)
 
 
 def flatten(config: Config) -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,20 @@ class PhotonConfig(Section):
         default=600.0, gt=0, description="seconds of silence after which a worker is replaced"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    n_nodes: int = Field(
+        default=1, ge=1, description="nodes that `photon server` waits for before its first round"
+    )
+    join_timeout: float = Field(
+        default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
+    )
+    transport: Literal["inline", "shm", "s3"] = Field(
+        default="inline",
+        description="how payloads travel between server and nodes: in the messages, through shared "
+        "memory (one host), or through an object store",
+    )
+    transport_url: str | None = Field(
+        default=None, description="s3://bucket/prefix of transport=s3; only the server needs keys"
+    )
 
     @field_validator("workers", "threads")
     @classmethod
@@ -99,6 +113,30 @@ class FederationConfig(Section):
         default=None,
         ge=1,
         description="fewest accepted updates that close a round; null: the cohort",
+    )
+    round_timeout: float = Field(
+        default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
+    )
+    round_timeout_min: float = Field(
+        default=60.0, ge=0, description="seconds that a round waits for stragglers at the least"
+    )
+    straggler_factor: float = Field(
+        default=5.0,
+        gt=0,
+        description="deviations (MAD) beyond the median of the measured durations after which a "
+        "client is late, once fl.quorum updates are here",
+    )
+    failed_rounds: Literal["stop", "retry", "skip"] = Field(
+        default="stop", description="what follows a round with fewer updates than fl.quorum"
+    )
+    round_attempts: int = Field(
+        default=3, ge=1, description="tries of one round before the run stops, if it is retried"
+    )
+    max_norm_ratio: float | None = Field(
+        default=20.0,
+        gt=1,
+        description="an update is refused if its norm is more than so many times the median of "
+        "those accepted lately; null: never",
     )
     eval_period: int | None = Field(
         default=4,

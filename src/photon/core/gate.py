@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from photon.core.messages import Moments, RoundPlan, Update
 from photon.core.tree import Tree, all_finite, mismatch
+
+NORMS_KEPT = 32
+"""Norms of accepted updates that an outlier is judged by."""
+NORMS_NEEDED = 3
 
 
 def refusal(
@@ -50,3 +56,20 @@ def _tensor_fault(what: str, tree: Tree, like: Tree) -> str | None:
     if reason := mismatch(tree, like):
         return f"{what}: {reason}"
     return None if all_finite(tree) else f"{what} is not finite"
+
+
+def norm_fault(norm: float, norms: Sequence[float], max_ratio: float | None) -> str | None:
+    """Why an update is too large, or None.
+
+    Args:
+        norm: of its pseudo-gradient.
+        norms: of those accepted lately and of all of this round, whatever their order; fewer than
+            `NORMS_NEEDED` say nothing.
+        max_ratio: to their median; None: any.
+    """
+    if max_ratio is None or len(norms) < NORMS_NEEDED:
+        return None
+    median = float(np.median(norms))
+    if norm <= max_ratio * median:
+        return None
+    return f"norm {norm:.3g} is more than {max_ratio:g} times the median {median:.3g}"

@@ -108,6 +108,7 @@ class ServerState:
         last_accepted: client -> round of its last accepted update.
         bytes_up, bytes_down: payload bytes so far, clients to server and back.
         train_seconds: wall time of all rounds so far.
+        norms: of the pseudo-gradients accepted lately, oldest first; what an outlier is judged by.
     """
 
     round: int
@@ -120,6 +121,7 @@ class ServerState:
     bytes_up: int = 0
     bytes_down: int = 0
     train_seconds: float = 0.0
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from photon.core.aggregate import weighted_mean
 from photon.core.codec import Compression, encode
 from photon.core.cohort import choose_cohort
 from photon.core.diagnostics import cosine
-from photon.core.gate import refusal
+from photon.core.gate import NORMS_KEPT, norm_fault, refusal
 from photon.core.messages import Instruction, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
 from photon.core.tree import digest, norm, num_bytes
@@ -57,6 +57,7 @@ def close_round(
     outer: OuterOptimizer,
     quorum: int,
     compression: Compression,
+    max_norm_ratio: float | None = None,
 ) -> tuple[ServerState, RoundReport]:
     """Turn the updates of a round into the next state.
 
@@ -65,7 +66,7 @@ def close_round(
     Raises:
         RoundFailed: fewer than `quorum` updates were accepted; each refusal is named.
     """
-    taken, refused = check(state, plan, updates)
+    taken, refused = check(state, plan, updates, max_norm_ratio)
     if len(taken) < quorum:
         reasons = "; ".join(f"client {client}: {why}" for client, why in refused.items())
         raise RoundFailed(
@@ -92,12 +93,35 @@ def close_round(
         last_accepted={**state.last_accepted, **accepted},
         bytes_up=state.bytes_up + report.bytes_up,
         bytes_down=state.bytes_down + report.bytes_down,
+        norms=(*state.norms, *report.client_norms.values())[-NORMS_KEPT:],
     )
     return new_state, report
 
 
+def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
+    """A round without a quorum that is given up: its number passes, the parameters stay."""
+    report = RoundReport(
+        round=state.round + 1,
+        accepted=(),
+        refused={},
+        num_tokens=0,
+        num_steps=0,
+        bytes_up=0,
+        bytes_down=0,
+        train_loss=0.0,
+        gradient_norm=0.0,
+        client_norms={},
+        client_cosines={},
+        client_metrics={},
+    )
+    return replace(state, round=report.round), report
+
+
 def check(
-    state: ServerState, plan: RoundPlan, updates: Sequence[Update]
+    state: ServerState,
+    plan: RoundPlan,
+    updates: Sequence[Update],
+    max_norm_ratio: float | None = None,
 ) -> tuple[list[Update], dict[int, str]]:
     """Split updates into the accepted, in cohort order, and the refused with their reasons."""
     taken: dict[int, Update] = {}
@@ -109,6 +133,12 @@ def check(
             taken[update.client] = update
         elif update.client not in taken:
             refused[update.client] = reason
+    norms = {client: norm(update.gradient) for client, update in taken.items()}
+    seen = [*state.norms, *norms.values()]
+    for client, value in norms.items():
+        if reason := norm_fault(value, seen, max_norm_ratio):
+            refused[client] = reason
+            del taken[client]
     return [taken[client] for client in plan.cohort if client in taken], refused
 
 

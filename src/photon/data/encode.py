@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from photon.data.routing import Routed
 from photon.data.tokenizer import separator_id
 
-BATCH_CHARACTERS = 1 << 20
+BATCH_CHARACTERS = 1 << 21
 _IN_FLIGHT = 2
 """Batches being tokenized at once: the second fills the cores that the tail of the first leaves."""
 _WAITING = 2

@@ -13,14 +13,23 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a JSON file atomically and durably."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.write("\n")
+        file.write(_legible(value))
         sync(file)
     os.replace(temporary, path)
+
+
+def _legible(value: dict[str, Any]) -> str:
+    """Indented for people; a list, such as one count per token, on one line."""
+    lines = [
+        f" {json.dumps(key)}: "
+        + json.dumps(entry, sort_keys=True, indent=None if isinstance(entry, list) else 1)
+        for key, entry in sorted(value.items())
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def sync(file: IO[Any]) -> None:

@@ -76,6 +76,20 @@ class RemoteFolder:
         with self._explained(name):
             obstore.put(self._store, name, source)
 
+    def sign(self, method: str, name: str, valid: timedelta) -> str:
+        """A URL that allows anybody one kind of request (GET, PUT) for an object for a time."""
+        import obstore
+
+        with self._explained(name):
+            return str(obstore.sign(self._store, method, name, valid))  # pyright: ignore
+
+    def delete(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        import obstore
+
+        with self._explained(name):
+            obstore.delete(self._store, name)
+
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         """Say in one line what went wrong with an object."""

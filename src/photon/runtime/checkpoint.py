@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from photon.core.loss_scale import LossScale
-from photon.core.messages import ClientState, ServerState, StreamState, Update
+from photon.core.messages import ClientState, Moments, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
-from photon.errors import CheckpointError, MismatchedCheckpoint, NonFiniteLoss
+from photon.errors import CheckpointError, MismatchedCheckpoint, NonFiniteLoss, PayloadError
 from photon.runtime import artifact
+from photon.runtime.payload import open_payload
 from photon.training.state import TrainState
 
 
@@ -59,6 +60,7 @@ def save_server_state(folder: Path, state: ServerState) -> Path:
         "bytes_up": state.bytes_up,
         "bytes_down": state.bytes_down,
         "train_seconds": state.train_seconds,
+        "norms": list(state.norms),
     }
     return artifact.save(folder, f"round_{state.round:06d}", tensors, facts)
 
@@ -78,6 +80,7 @@ def load_server_state(path: Path) -> ServerState:
         bytes_up=facts["bytes_up"],
         bytes_down=facts["bytes_down"],
         train_seconds=facts["train_seconds"],
+        norms=tuple(facts.get("norms", ())),
     )
 
 
@@ -151,6 +154,11 @@ def load_client_state(path: Path) -> ClientState:
 
 
 def save_update(folder: Path, update: Update) -> Path:
+    return artifact.save(folder, "update", *update_parts(update))
+
+
+def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts that make up an update, on disk and on the wire."""
     facts = {
         "kind": "update",
         "names": list(update.gradient),
@@ -170,20 +178,51 @@ def save_update(folder: Path, update: Update) -> Path:
             )
         },
     }
-    tensors = pack({"gradient": update.gradient, "moments": update.moments})
-    return artifact.save(folder, "update", tensors, facts)
+    return pack({"gradient": update.gradient, "moments": update.moments}), facts
 
 
 def load_update(path: Path) -> Update:
     """An update with memory-mapped tensors."""
-    tensors, facts = _load(path, "update")
-    facts.pop("kind")
-    order = facts.pop("names")
-    return Update(
-        gradient=unpack(tensors, "gradient", order),
-        moments=_moments(tensors, "moments", facts.pop("moments")),
-        **facts,
-    )
+    return update_of(*_load(path, "update"))
+
+
+def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
+    """The update that `update_parts` took apart.
+
+    Raises:
+        PayloadError: these are not the parts of one.
+    """
+    try:
+        fields = {key: value for key, value in facts.items() if key not in ("kind", "names")}
+        moments = _moments(tensors, "moments", fields.pop("moments"))
+        return Update(
+            gradient=unpack(tensors, "gradient", facts["names"]), moments=moments, **fields
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PayloadError(f"not an update: {type(error).__name__} {error}") from None
+
+
+def base_parts(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What clients receive of a server's state: parameters, and averaged moments."""
+    facts = {
+        "kind": "base",
+        "names": list(state.params),
+        "moments": _names(state.moments),
+    }
+    return pack({"params": state.params, "moments": state.moments}), facts
+
+
+def load_base(path: Path) -> tuple[dict[str, Tensor], Moments]:
+    """Parameters and averaged moments of a server's checkpoint, or of the payload made of one."""
+    if path.suffix == ".json":
+        state = load_server_state(path)
+        return dict(state.params), state.moments
+    tensors, facts = open_payload(path)
+    try:
+        params = unpack(tensors, "params", facts["names"])
+        return params, _moments(tensors, "moments", facts["moments"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PayloadError(f"{path}: not a base: {type(error).__name__} {error}") from None
 
 
 def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

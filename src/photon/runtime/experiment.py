@@ -13,6 +13,8 @@ from typing import Any
 from photon.config.compose import load_config, validate
 from photon.config.resolve import (
     apply_resume_overrides,
+    check_resumable,
+    fill_open_keys,
     replace_keys,
     resolve,
     schedule_warning,
@@ -25,7 +27,16 @@ from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolde
 from photon.model.causal_lm import read_config
 from photon.runtime.device import num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
-from photon.runtime.job import CENTRALIZED, FEDERATED, Job, Say, TrackerFactory, open_job
+from photon.runtime.job import (
+    CENTRALIZED,
+    FEDERATED,
+    EngineFactory,
+    Job,
+    Say,
+    TrackerFactory,
+    on_this_machine,
+    open_job,
+)
 from photon.runtime.process_group import from_first
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root, find_data
@@ -40,6 +51,7 @@ def train(
     centralized: bool = False,
     say: Say = lambda line: None,
     console: TrackerFactory | None = None,
+    engine: EngineFactory = on_this_machine,
 ) -> TrainResult:
     """Train a model: a federated run, or a centralised one.
 
@@ -50,6 +62,7 @@ def train(
             process per device.
         say: takes lines for the user.
         console: gives a tracker that shows progress.
+        engine: gives what trains the clients of a federated run; default: this machine.
 
     Returns:
         The result; the same is in `summary.json` of the run folder.
@@ -60,7 +73,7 @@ def train(
     given = config if isinstance(config, Config) else load_config(config)
     kind = CENTRALIZED if centralized else FEDERATED
 
-    with open_job(given.photon.device, kind, say, console) as job:
+    with open_job(given.photon.device, kind, say, console, engine) as job:
         config, data = _agree(job, lambda: _begin(given, kind, job))
         path = Path(config.photon.saving_path) / str(config.run_uuid)
         return _run(path, config, data, kind, job)
@@ -72,6 +85,7 @@ def resume(
     *,
     say: Say = lambda line: None,
     console: TrackerFactory | None = None,
+    engine: EngineFactory = on_this_machine,
 ) -> TrainResult:
     """Go on with a run from its last commit, bit for bit.
 
@@ -85,13 +99,50 @@ def resume(
         RunFolderError: no run there, an imported model, or another process is at it.
     """
     saved, facts = read_run(path)
+    _require_run(path, facts)
+    changed = apply_resume_overrides(saved, overrides)
+    return _go_on(path, changed, facts, say, console, engine)
+
+
+def train_or_resume(
+    config: Config,
+    *,
+    say: Say = lambda line: None,
+    console: TrackerFactory | None = None,
+    engine: EngineFactory = on_this_machine,
+) -> TrainResult:
+    """Start the run of that name, or go on with it: the same command does both.
+
+    Raises:
+        MismatchedCheckpoint: the run that is there computes something else.
+    """
+    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    if not (path / "run.json").exists():
+        return train(config, say=say, console=console, engine=engine)
+    saved, facts = read_run(path)
+    _require_run(path, facts)
+    changed = fill_open_keys(saved, config)
+    check_resumable(saved, changed)
+    return _go_on(path, changed, facts, say, console, engine)
+
+
+def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
     if facts["kind"] not in (FEDERATED, CENTRALIZED):
         raise RunFolderError(
-            f"{path}: is an imported model, not a run; train from it with "
+            f"{path}: is an imported model or a node's folder, not a run; train from a model with "
             f"pretrained_model_path={path}"
         )
-    changed = apply_resume_overrides(saved, overrides)
-    with open_job(changed.photon.device, facts["kind"], say, console) as job:
+
+
+def _go_on(
+    path: Path,
+    changed: Config,
+    facts: Mapping[str, Any],
+    say: Say,
+    console: TrackerFactory | None,
+    engine: EngineFactory,
+) -> TrainResult:
+    with open_job(changed.photon.device, facts["kind"], say, console, engine) as job:
         config, data = _agree(job, lambda: prepare(changed, job.say))
         if data["digest"] != facts["data_digest"]:
             raise MismatchedCheckpoint(
@@ -125,9 +176,12 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         accelerator=job.device.type != "cpu",
         run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
         centralized=kind == CENTRALIZED,
+        elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say)
     job.warn(tokenizer_warning(config))
+    if job.trains_elsewhere:
+        return config, data
     return with_microbatch(config, job.device, job.world.size), data
 
 

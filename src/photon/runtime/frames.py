@@ -1,4 +1,4 @@
-"""Messages over a socket: four bytes of length, then msgpack; bounded, never a pickle."""
+"""Messages over a socket: four bytes of length, then that many bytes; bounded, never a pickle."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import msgpack
 
 MAX_FRAME_BYTES = 1 << 20
-"""Frames carry instructions and paths; tensors travel as files."""
+"""Frames to workers carry instructions and paths; tensors travel as files."""
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message.
+    """Send one message as msgpack.
 
     Raises:
         OSError: the other side is gone.
     """
     body: bytes = msgpack.packb(message)  # pyright: ignore[reportAssignmentType]
-    connection.sendall(struct.pack(">I", len(body)) + body)
+    send_bytes(connection, body)
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
@@ -28,13 +28,7 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     Raises:
         ValueError: a frame that is too long or no message.
     """
-    header = _read(connection, 4)
-    if header is None:
-        return None
-    (length,) = struct.unpack(">I", header)
-    if length > MAX_FRAME_BYTES:
-        raise ValueError(f"frame of {length} bytes; at most {MAX_FRAME_BYTES} are allowed")
-    body = _read(connection, length)
+    body = receive_bytes(connection, MAX_FRAME_BYTES)
     if body is None:
         return None
     message = msgpack.unpackb(body, strict_map_key=False)
@@ -43,14 +37,40 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     return message
 
 
+def send_bytes(connection: socket.socket, body: bytes) -> None:
+    """Send one frame.
+
+    Raises:
+        OSError: the other side is gone.
+    """
+    connection.sendall(struct.pack(">I", len(body)))
+    connection.sendall(body)
+
+
+def receive_bytes(connection: socket.socket, most: int) -> bytes | None:
+    """Read the next frame, or None when the other side has closed.
+
+    Raises:
+        ValueError: it is longer than `most`.
+    """
+    header = _read(connection, 4)
+    if header is None:
+        return None
+    (length,) = struct.unpack(">I", header)
+    if length > most:
+        raise ValueError(f"frame of {length} bytes; at most {most} are allowed")
+    return _read(connection, length)
+
+
 def _read(connection: socket.socket, count: int) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < count:
+    buffer = bytearray(count)
+    view, filled = memoryview(buffer), 0
+    while filled < count:
         try:
-            part = connection.recv(count - len(parts))
+            received = connection.recv_into(view[filled:])
         except ConnectionError:
             return None
-        if not part:
+        if not received:
             return None
-        parts += part
-    return bytes(parts)
+        filled += received
+    return bytes(buffer)

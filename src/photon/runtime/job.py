@@ -11,8 +11,10 @@ import torch
 
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonWarning
+from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.process_group import AgreedStop, process_group
+from photon.runtime.run_folder import RunFolder
 from photon.runtime.trackers import Tracker
 from photon.training.parallel import World
 
@@ -21,6 +23,12 @@ FEDERATED, CENTRALIZED = "federated", "centralized"
 Say = Callable[[str], None]
 TrackerFactory = Callable[[Config, str], Tracker]
 """Gives the console's tracker for a run and what it is called."""
+EngineFactory = Callable[[RunFolder, Config, "Job"], Engine]
+
+
+def on_this_machine(folder: RunFolder, config: Config, job: Job) -> Engine:
+    """The local engine, in this process or with workers."""
+    return local_engine(folder, config, job.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class Job:
         device: where this process trains.
         stop: asked between steps.
         say, console: for the user.
+        engine: gives what trains the clients of a federated run.
     """
 
     world: World
@@ -39,6 +48,11 @@ class Job:
     stop: StopRequest
     say: Say
     console: TrackerFactory | None
+    engine: EngineFactory
+
+    @property
+    def trains_elsewhere(self) -> bool:
+        return self.engine is not on_this_machine
 
     def warn(self, *messages: str | None) -> None:
         """Warn of what is not None, once for all processes."""
@@ -51,7 +65,13 @@ class Job:
 
 
 @contextmanager
-def open_job(device: str, kind: str, say: Say, console: TrackerFactory | None) -> Iterator[Job]:
+def open_job(
+    device: str,
+    kind: str,
+    say: Say,
+    console: TrackerFactory | None,
+    engine: EngineFactory = on_this_machine,
+) -> Iterator[Job]:
     """Join the processes, choose the device, listen for signals.
 
     Raises:
@@ -65,4 +85,6 @@ def open_job(device: str, kind: str, say: Say, console: TrackerFactory | None) -
                 "workers: set photon.workers"
             )
         stop = AgreedStop(own, world) if world.size > 1 else own
-        yield Job(world, chosen, stop, say if world.is_first else lambda line: None, console)
+        yield Job(
+            world, chosen, stop, say if world.is_first else lambda line: None, console, engine
+        )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -20,9 +19,8 @@ from photon.model.build import build_model, empty_model, load_parameters, parame
 from photon.runtime import checkpoint
 from photon.runtime.centralized import train_centralized
 from photon.runtime.device import keep_freed_memory
-from photon.runtime.engines.local import InProcess, WorkerPool
 from photon.runtime.job import FEDERATED, Job
-from photon.runtime.node import Node, client_stream
+from photon.runtime.node import client_stream
 from photon.runtime.process_group import from_first
 from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.rows import VALIDATION, open_rows
@@ -75,7 +73,7 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
         load_parameters(model, params)
         return _evaluate(config, model, validation)
 
-    with _engine(folder, config, job.device) as engine:
+    with closing(job.engine(folder, config, job)) as engine:
         state = serve(
             config,
             state,
@@ -106,23 +104,6 @@ def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerStat
     state = initial_state(initial_parameters(config, params) or params, outer)
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
-
-
-@contextmanager
-def _engine(
-    folder: RunFolder, config: Config, device: torch.device
-) -> Iterator[InProcess | WorkerPool]:
-    assert isinstance(config.photon.workers, int)
-    assert isinstance(config.photon.threads, int)
-    if config.photon.workers == 0:
-        torch.set_num_threads(config.photon.threads)
-        engine = InProcess(Node(config, folder.clients, device))
-    else:
-        engine = WorkerPool(folder, config.photon.workers, config.photon.worker_timeout)
-    try:
-        yield engine
-    finally:
-        engine.close()
 
 
 def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:

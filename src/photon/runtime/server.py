@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from photon.config.schema import Config
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
 from photon.core.outer import OuterOptimizer, outer_optimizer
-from photon.core.round import close_round, open_round
+from photon.core.round import close_round, open_round, skip_round
 from photon.core.tree import Tree, num_elements
+from photon.errors import PhotonWarning, RoundFailed
 from photon.evaluation.loss import LossReport
 from photon.runtime.checkpoint import (
     naming_last_good,
@@ -56,38 +58,94 @@ def serve(
         Interrupted: a signal arrived; committed rounds and finished clients are kept.
         RoundFailed: a round closed below the quorum.
     """
-    fl = config.fl
-    outer = outer_optimizer(fl.strategy_name, fl.outer_arguments)
-    base = checkpoints / f"round_{state.round:06d}.json"
-    while state.round < fl.n_rounds:
-        stop.raise_if_asked(f"stopped after round {state.round}")
+    outer = outer_optimizer(config.fl.strategy_name, config.fl.outer_arguments)
+    attempts = 0
+    while state.round < config.fl.n_rounds:
         begun = time.monotonic()
-        plan = open_round(
-            state,
-            run=config.run_uuid or "",
-            seed=config.seed,
-            alive=range(fl.n_total_clients),
-            cohort_size=fl.cohort_size,
-            local_steps=config.llm_config.local_steps,
-        )
-        with naming_last_good(checkpoints):
-            updates = list(engine.run_round(plan, state, base, stop))
-        if len(updates) < len(plan.cohort):
-            stop.raise_if_asked(
-                f"stopped in round {plan.round}; {len(updates)} of {len(plan.cohort)} clients "
-                "had finished and are kept"
-            )
-        quorum = fl.quorum or len(plan.cohort)
-        state, report = close_round(
-            state, plan, updates, outer=outer, quorum=quorum, compression=fl.compression
-        )
+        try:
+            state, report = _run_round(config, state, outer, checkpoints, engine, stop)
+            attempts = 0
+        except RoundFailed as error:
+            attempts += 1
+            state, report = _after_failure(config, state, attempts, error)
+            if report is None:
+                continue
         seconds = time.monotonic() - begun
         state = replace(state, train_seconds=state.train_seconds + seconds)
         result = validate(state.params) if _is_due(config, state.round) else None
-        track(_record(config, state, report, seconds, result))
-        base = save_server_state(checkpoints, state)
+        track(_record(config, state, report, seconds, result, engine.faults))
+        save_server_state(checkpoints, state)
         prune_checkpoints(checkpoints, config.llm_config.save_num_checkpoints_to_keep)
     return state
+
+
+def _run_round(
+    config: Config,
+    state: ServerState,
+    outer: OuterOptimizer,
+    checkpoints: Path,
+    engine: Engine,
+    stop: StopRequest,
+) -> tuple[ServerState, RoundReport]:
+    """Open, deliver, close.
+
+    Raises:
+        Interrupted, RoundFailed.
+    """
+    fl = config.fl
+    stop.raise_if_asked(f"stopped after round {state.round}")
+    alive = engine.alive(stop)
+    stop.raise_if_asked(f"stopped after round {state.round}")
+    plan = open_round(
+        state,
+        run=config.run_uuid or "",
+        seed=config.seed,
+        alive=alive,
+        cohort_size=fl.cohort_size,
+        local_steps=config.llm_config.local_steps,
+    )
+    base = checkpoints / f"round_{state.round:06d}.json"
+    with naming_last_good(checkpoints):
+        updates = list(engine.run_round(plan, state, base, stop))
+    if len(updates) < len(plan.cohort):
+        stop.raise_if_asked(
+            f"stopped in round {plan.round}; {len(updates)} of {len(plan.cohort)} clients "
+            "had finished and are kept"
+        )
+    try:
+        return close_round(
+            state,
+            plan,
+            updates,
+            outer=outer,
+            quorum=fl.quorum or fl.cohort_size,
+            compression=fl.compression,
+            max_norm_ratio=fl.max_norm_ratio,
+        )
+    except RoundFailed as error:
+        missing = "".join(f"; client {c}: {why}" for c, why in sorted(engine.faults.items()))
+        raise RoundFailed(f"{error}{missing}") from None
+
+
+def _after_failure(
+    config: Config, state: ServerState, attempts: int, error: RoundFailed
+) -> tuple[ServerState, RoundReport | None]:
+    """What `fl.failed_rounds` makes of a round without a quorum.
+
+    Returns:
+        The state and no report to try again; or the next round's with the same parameters.
+
+    Raises:
+        RoundFailed: the run stops.
+    """
+    policy, limit = config.fl.failed_rounds, config.fl.round_attempts
+    if policy == "stop" or (policy == "retry" and attempts >= limit):
+        raise error
+    message = f"{error}; fl.failed_rounds={policy}"
+    warnings.warn(message, PhotonWarning, stacklevel=2)
+    if policy == "retry":
+        return state, None
+    return skip_round(state)
 
 
 def _is_due(config: Config, round_number: int) -> bool:
@@ -101,6 +159,7 @@ def _record(
     report: RoundReport,
     seconds: float,
     result: LossReport | None,
+    faults: Mapping[int, str],
 ) -> Mapping[str, Any]:
     """One line of metrics.jsonl; the reference lists the keys."""
     size = num_elements(state.params)
@@ -122,6 +181,7 @@ def _record(
         "client_metrics": {str(c): dict(v) for c, v in report.client_metrics.items()},
         "accepted": list(report.accepted),
         "refused": {str(c): why for c, why in report.refused.items()},
+        "missing": {str(c): why for c, why in sorted(faults.items())},
         "state_lost": list(report.state_lost),
     }
     return record | loss_record(result)

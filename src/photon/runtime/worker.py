@@ -77,24 +77,23 @@ def _told(connection: socket.socket, message: dict[str, Any]) -> bool:
 
 
 class _Base:
-    """The server state of the open round, read once for all clients that train from it."""
+    """The base of the open round, read once for all clients that train from it."""
 
     def __init__(self) -> None:
-        self._path, self._state = "", None
+        self._path, self._base = "", None
 
     def load(self, path: str) -> Any:
-        from photon.runtime.checkpoint import load_server_state
+        from photon.runtime.checkpoint import load_base
 
         if path != self._path:
-            self._path, self._state = path, load_server_state(Path(path))
-        return self._state
+            self._path, self._base = path, load_base(Path(path))
+        return self._base
 
 
-def _train(connection: socket.socket, node: Any, state: Any, instruction: dict[str, Any]) -> Path:
+def _train(connection: socket.socket, node: Any, base: Any, instruction: dict[str, Any]) -> Path:
     from photon.core.messages import Instruction
 
-    stop = _StopOrBeat(connection)
-    return node.train(Instruction(**instruction), state.params, state.moments, stop)
+    return node.train(Instruction(**instruction), *base, _StopOrBeat(connection))
 
 
 class _StopOrBeat:

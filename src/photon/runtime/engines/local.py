@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from photon import errors
+from photon.config.schema import Config
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
@@ -30,8 +33,18 @@ MAX_ATTEMPTS = 3
 class Engine(Protocol):
     """Delivers instructions and yields updates in the order in which they arrive.
 
-    An iteration that ends early was stopped by `should_stop`; finished updates are kept.
+    An iteration that ends early was stopped by `should_stop`, or has waited long enough; what is
+    missing is in `faults`. Finished updates are kept.
+
+    Attributes:
+        faults: of the last round: client -> why it has no update.
     """
+
+    faults: dict[int, str]
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        """Clients that can take part in the next round."""
+        ...
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
@@ -40,11 +53,25 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+def local_engine(folder: RunFolder, config: Config, device: torch.device) -> Engine:
+    """The engine for the clients of this machine that `photon.workers` asks for."""
+    workers, threads = config.photon.workers, config.photon.threads
+    assert isinstance(workers, int)
+    assert isinstance(threads, int)
+    if workers == 0:
+        torch.set_num_threads(threads)
+        return InProcess(Node(config, folder.clients, device))
+    return WorkerPool(folder, workers, config.photon.worker_timeout)
+
+
 class InProcess:
     """One node in this process; clients train one after the other."""
 
     def __init__(self, node: Node) -> None:
-        self.node = node
+        self.node, self.faults = node, {}
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        return range(self.node.config.fl.n_total_clients)
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
@@ -86,11 +113,14 @@ class WorkerPool:
     """
 
     def __init__(self, folder: RunFolder, size: int, timeout: float) -> None:
-        self.folder, self.timeout = folder, timeout
+        self.folder, self.timeout, self.faults = folder, timeout, {}
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
         for _ in range(size):
             self._start()
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        return range(self.folder.config.fl.n_total_clients)
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]

@@ -1,0 +1,68 @@
+"""`photon node`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command(name="node")
+@click.option("--server", required=True, metavar="HOST:PORT", help="Where the server listens.")
+@click.option("--clients", required=True, help="Clients whose data is here, as in 0-3,7.")
+@click.option("--name", help="The name that the node is enrolled by; default: the host's.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=Path("keys"),
+    show_default=True,
+    help="Folder with ca.pem and NAME.key.",
+)
+@click.option("--insecure", is_flag=True, help="No TLS and no key; for a server started so.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(
+    server: str,
+    clients: str,
+    name: str | None,
+    keys: Path,
+    insecure: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Host clients of a federation on this machine.
+
+    Only keys of this machine count: paths, devices, workers. The model, the optimizer and all else
+    come with the server's instructions. Runs until it is stopped, for one run after another.
+
+    \b
+    photon node --server server.example.org:8000 --name site-a --clients 0-3 \\
+        dataset.train.root_local=data/mine photon.saving_path=runs photon.device=cuda:0
+    """
+    import socket
+
+    from photon.cli.extras import require_flower
+
+    require_flower()
+    from photon.config import load_config
+    from photon.runtime.enrolment import parse_clients
+    from photon.runtime.federation import find_node_keys, run_node
+    from photon.runtime.superlink import split_address
+
+    name = name or socket.gethostname().split(".")[0]
+    host, port = split_address(server)
+    own = load_config(overrides)
+    found = None if insecure else find_node_keys(keys, name)
+    numbers = parse_clients(clients)
+    if insecure:
+        click.echo("photon: warning: --insecure: nothing is encrypted", err=True)
+    click.echo(f"node {name} hosts clients {clients} for {host}:{port}; stop it with Ctrl-C")
+    code = run_node(
+        f"{host}:{port}",
+        name,
+        numbers,
+        found,
+        own,
+        Path(own.photon.saving_path) / f".node-{name}",
+        lambda line: click.echo(line),
+    )
+    sys.exit(code)

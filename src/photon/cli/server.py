@@ -1,0 +1,62 @@
+"""`photon server`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(name="server")
+@click.option("--listen", default="0.0.0.0:8000", show_default=True, help="HOST:PORT for nodes.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=Path("keys"),
+    show_default=True,
+    help="Folder of `photon keys`.",
+)
+@click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(
+    listen: str, keys: Path, insecure: bool, as_json: bool, overrides: tuple[str, ...]
+) -> None:
+    """Run a federation whose clients train on other machines.
+
+    The same command goes on from the last committed round if the run is there already.
+
+    \b
+    photon keys init --host server.example.org
+    photon keys add site-a --clients 0-3
+    photon server run_uuid=first fl.n_total_clients=8 photon.n_nodes=2
+    photon node --server server.example.org:8000 --name site-a --clients 0-3     on site-a
+    """
+    from dataclasses import asdict
+
+    from photon.cli.extras import require_flower
+
+    require_flower()
+    from photon.config import load_config
+    from photon.config.resolve import replace_keys
+    from photon.report import Console, report
+    from photon.runtime.experiment import train_or_resume
+    from photon.runtime.federation import over_flower
+    from photon.runtime.superlink import split_address
+
+    config = load_config(overrides)
+    config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
+    if insecure:
+        click.echo(
+            "photon: warning: --insecure: nothing is encrypted, and whoever reaches "
+            f"{listen} may take part",
+            err=True,
+        )
+    console = Console(progress=not as_json, quiet=as_json)
+    engine = over_flower(*split_address(listen), None if insecure else keys)
+    result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=1))
+    else:
+        report(result, console)

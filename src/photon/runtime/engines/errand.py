@@ -1,0 +1,89 @@
+"""One node's part in a round: what is said to it, message by message, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from photon.core.messages import Update
+from photon.errors import PayloadError
+from photon.runtime.checkpoint import update_of
+from photon.runtime.engines.depot import Depot, Publication
+from photon.runtime.wire import (
+    Done,
+    Piece,
+    Section,
+    Train,
+    Trained,
+    Verify,
+    pack_request,
+    unpack_reply,
+)
+
+ReplyT = TypeVar("ReplyT", bound=Section)
+Conversation = Generator[bytes, bytes | None, "Outcome"]
+"""Yields messages, takes their answers (None: the node went away), returns what came of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Updates and reasons, by client."""
+
+    updates: dict[int, Update] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def converse(
+    node: str, train: Train, publication: Publication, depot: Depot, verify: Verify | None
+) -> Conversation:
+    """Bring the base, have the clients trained, fetch their updates.
+
+    Args:
+        node: who must answer.
+    """
+    clients = [instruction["client"] for instruction in train.instructions]
+    try:
+        for piece in publication.pieces():
+            yield from _ask(node, piece, Done, verify)
+        trained = yield from _ask(node, train, Trained, verify)
+    except PayloadError as error:
+        return Outcome(failed=dict.fromkeys(clients, str(error)))
+    outcome = Outcome()
+    for client in clients:
+        try:
+            outcome.updates[client] = yield from _fetch(node, client, trained, depot, verify)
+        except PayloadError as error:
+            outcome.failed[client] = str(error)
+    return outcome
+
+
+def _fetch(
+    node: str, client: int, trained: Trained, depot: Depot, verify: Verify | None
+) -> Generator[bytes, bytes | None, Update]:
+    if client not in trained.updates:
+        raise PayloadError(trained.failed.get(client, "no update came"))
+    receiving = depot.receive(client, trained.updates[client])
+    try:
+        wanted = next(receiving)
+        while True:
+            wanted = receiving.send((yield from _ask(node, wanted, Piece, verify)))
+    except StopIteration as done:
+        parts: tuple[Mapping[str, Any], Mapping[str, Any]] = done.value
+    update = update_of(*parts)
+    if update.client != client:
+        raise PayloadError(f"sent client {update.client} in place of client {client}")
+    return update
+
+
+def _ask(
+    node: str, request: Section, kind: type[ReplyT], verify: Verify | None
+) -> Generator[bytes, bytes | None, ReplyT]:
+    message = pack_request(request)
+    answer = yield message
+    if answer is None:
+        raise PayloadError("the node went away")
+    signer, reply = unpack_reply(message, answer, kind, verify)
+    if signer != node:
+        raise PayloadError(f"node {node} is now {signer}")
+    return reply

@@ -1,0 +1,200 @@
+"""Nodes anywhere, over Flower: a SuperLink and two relays; the outer loop stays here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import secrets
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from photon.errors import RoundFailed
+from photon.runtime import frames
+from photon.runtime.enrolment import Register
+from photon.runtime.guard import Guarded
+from photon.runtime.superlink import (
+    APP,
+    Tls,
+    flwr,
+    register_nodes,
+    start_superlink,
+    wait_until,
+    write_connection,
+)
+from photon.runtime.wire import MAX_MESSAGE_BYTES
+
+HEAD = struct.Struct(">cQQ")
+SEND, NODES, ANSWER, LOST = b"S", b"N", b"A", b"L"
+MAX_RESTARTS = 5
+"""How often a dead SuperLink is replaced within `RESTART_WINDOW` seconds."""
+RESTART_WINDOW = 600.0
+
+
+class FlowerLink:
+    """A link over Flower; starts and supervises SuperLink and the server's relay.
+
+    If the SuperLink dies a new one takes its place; requests under way are lost (None), so their
+    clients are asked again, and answer with what they have finished.
+
+    Args:
+        folder: Flower's files and logs.
+        tls: None: insecure.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        host: str,
+        port: int,
+        tls: Tls | None,
+        register: Register,
+        say: Callable[[str], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.folder, self.host, self.port, self.tls = folder, host, port, tls
+        self.register, self.say, self.should_stop = register, say, should_stop
+        self._count = itertools.count(1)
+        self._answers: queue.Queue[tuple[str, bytes | None]] = queue.Queue()
+        self._under_way: set[str] = set()
+        self._nodes: list[str] = []
+        self._starts: list[float] = []
+        self._superlink: Guarded | None = None
+        self._relay: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._start()
+
+    def addresses(self) -> list[str]:
+        self._supervise()
+        return list(self._nodes)
+
+    def send(self, address: str, message: bytes) -> str:
+        name = str(next(self._count))
+        with self._lock:
+            self._under_way.add(name)
+        relay = self._relay
+        try:
+            if relay is None:
+                raise ConnectionError
+            frames.send_bytes(relay, HEAD.pack(SEND, int(name), int(address)) + message)
+        except OSError:
+            self._lose({name})
+        return name
+
+    def answers(self, timeout: float) -> Iterator[tuple[str, bytes | None]]:
+        try:
+            yield self._answers.get(timeout=timeout)
+            while True:
+                yield self._answers.get_nowait()
+        except queue.Empty:
+            return
+
+    def close(self) -> None:
+        if self._relay is not None:
+            self._relay.close()
+        if self._superlink is not None:
+            self._superlink.close()
+
+    def _start(self) -> None:
+        begun = time.monotonic()
+        self._starts = [t for t in self._starts if t > begun - RESTART_WINDOW] + [begun]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_connection(self.folder, self.host, self.port, self.tls)
+        self._superlink = start_superlink(
+            self.folder, self.host, self.port, self.tls, self.should_stop
+        )
+        try:
+            if self.register.has_keys:
+                register_nodes(self.folder, self.register)
+            self._relay = self._submit()
+        except BaseException:
+            self._superlink.close()
+            raise
+        threading.Thread(target=self._read, args=(self._relay,), daemon=True).start()
+        self.say(f"superlink   {self.host}:{self.port}, ready in {time.monotonic() - begun:.1f} s")
+
+    def _submit(self) -> socket.socket:
+        """Start the relays' run, and wait until the server's relay has come.
+
+        The relay proves by a token that it is the one that was started here.
+        """
+        token = secrets.token_hex(16)
+        with tempfile.TemporaryDirectory(prefix="photon-") as home:
+            path = Path(home) / "relay"
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(str(path))
+                listener.listen(1)
+                listener.settimeout(0.1)
+                flwr(self.folder, "run", str(APP), "photon", "--run-config",
+                     f"socket='{path}' token='{token}'")  # fmt: skip
+                return self._accept(listener, token)
+
+    def _accept(self, listener: socket.socket, token: str) -> socket.socket:
+        found: list[socket.socket] = []
+
+        def has_come() -> bool:
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                return False
+            connection.settimeout(None)
+            if frames.receive_bytes(connection, 1024) == token.encode():
+                found.append(connection)
+            return bool(found)
+
+        assert self._superlink is not None
+        log = self.folder / "superlink.log"
+        wait_until(has_come, self._superlink, log, "Flower's ServerApp", self.should_stop)
+        return found[0]
+
+    def _read(self, relay: socket.socket) -> None:
+        """Frames of the relay until it ends; then all that is under way is lost."""
+        while True:
+            try:
+                frame = frames.receive_bytes(relay, MAX_MESSAGE_BYTES + HEAD.size)
+            except (OSError, ValueError):
+                frame = None
+            if frame is None or len(frame) < HEAD.size:
+                break
+            kind, request, _ = HEAD.unpack(frame[: HEAD.size])
+            if kind == NODES:
+                self._nodes = [str(node) for node in json.loads(frame[HEAD.size :])]
+            elif kind == ANSWER:
+                self._settle(str(request), frame[HEAD.size :])
+            elif kind == LOST:
+                self._settle(str(request), None)
+        if relay is self._relay:
+            self._nodes, self._relay = [], None
+            self._lose(set(self._under_way))
+
+    def _settle(self, name: str, answer: bytes | None) -> None:
+        with self._lock:
+            if name not in self._under_way:
+                return
+            self._under_way.discard(name)
+        self._answers.put((name, answer))
+
+    def _lose(self, names: set[str]) -> None:
+        for name in names:
+            self._settle(name, None)
+
+    def _supervise(self) -> None:
+        """Replace a SuperLink, or a relay, that has ended."""
+        assert self._superlink is not None
+        if self._superlink.returncode is None and self._relay is not None:
+            return
+        if self.should_stop():
+            return
+        if len(self._starts) > MAX_RESTARTS:
+            raise RoundFailed(
+                f"Flower's SuperLink ended {len(self._starts)} times in {RESTART_WINDOW:.0f} s; "
+                f"see {self.folder / 'superlink.log'}"
+            )
+        self.say("superlink   has ended; starting a new one")
+        self._superlink.close()
+        self._start()

@@ -1,0 +1,189 @@
+"""Nodes elsewhere: instructions go out over a link, updates come back through a transport."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from photon.config.resolve import digest
+from photon.config.schema import Config
+from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.policy import assign, round_deadline
+from photon.errors import RoundFailed
+from photon.runtime.engines.depot import Depot, Publication
+from photon.runtime.engines.errand import Conversation, Outcome, converse
+from photon.runtime.engines.link import Link
+from photon.runtime.engines.roster import Roster
+from photon.runtime.wire import Cancel, Train, pack_request
+
+MAX_ATTEMPTS = 3
+"""How often a client is tried in a round, on whichever node, before it is left out."""
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A conversation that is under way."""
+
+    address: str
+    node: str
+    clients: tuple[int, ...]
+    conversation: Conversation
+    begun: float
+
+
+@dataclass(slots=True)
+class _OpenRound:
+    """A round in progress: who waits for a node, who is being trained, who has arrived."""
+
+    plan: RoundPlan
+    begun: float
+    waiting: set[int]
+    errands: dict[str, _Errand] = field(default_factory=dict)
+    attempts: dict[int, list[str]] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    arrived: set[int] = field(default_factory=set)
+
+    @property
+    def is_done(self) -> bool:
+        return not self.waiting and not self.errands
+
+
+class RemoteEngine:
+    """Trains the cohort on the nodes of a roster; see `Engine`.
+
+    Attributes:
+        faults: of the last round: client -> why it has no update.
+
+    Args:
+        config: resolved; it travels to the nodes.
+        data: what their data must agree with.
+        say: takes lines for the user.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: dict[str, Any],
+        link: Link,
+        roster: Roster,
+        depot: Depot,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.data, self.say = config, data, say
+        self.link, self.roster, self.depot = link, roster, depot
+        self.faults: dict[int, str] = {}
+        self._durations: list[float] = []
+        self._all_came = False
+
+    def alive(self, should_stop: Callable[[], bool]) -> list[int]:
+        """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum.
+
+        Raises:
+            RoundFailed: too few have come within `photon.join_timeout` seconds.
+        """
+        fl, photon = self.config.fl, self.config.photon
+        needed = fl.quorum or fl.cohort_size
+        deadline = time.monotonic() + photon.join_timeout
+        while not should_stop():
+            self._listen(None)
+            here = sorted(c for c in self.roster.clients() if c < fl.n_total_clients)
+            nodes = len(self.roster.members)
+            if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
+                self._all_came = True
+                return here
+            if time.monotonic() > deadline:
+                raise RoundFailed(
+                    f"{nodes} nodes with {len(here)} clients are here after "
+                    f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.n_nodes} nodes "
+                    f"(photon.n_nodes) and {needed} clients (fl.quorum) are needed"
+                )
+        return []
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        current = _OpenRound(plan, time.monotonic(), set(plan.cohort))
+        self.faults = current.reasons
+        publication = self.depot.publish(plan, state)
+        while not current.is_done and not self._is_over(current) and not should_stop():
+            self._hand_out(current, publication)
+            yield from self._listen(current)
+        for client in set(plan.cohort) - current.arrived - current.reasons.keys():
+            current.reasons[client] = "late"
+        for errand in current.errands.values():
+            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.run_uuid))))
+
+    def close(self) -> None:
+        self.link.close()
+        self.depot.close()
+
+    def _is_over(self, current: _OpenRound) -> bool:
+        """Whether the round has waited long enough for those that are missing."""
+        fl, waited = self.config.fl, time.monotonic() - current.begun
+        if len(current.arrived) < (fl.quorum or len(current.plan.cohort)):
+            return waited > fl.round_timeout
+        return waited > round_deadline(
+            self._durations,
+            factor=fl.straggler_factor,
+            shortest=min(fl.round_timeout_min, fl.round_timeout),
+            longest=fl.round_timeout,
+        )
+
+    def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
+        busy = {errand.address for errand in current.errands.values()}
+        idle = {a: c for a, c in self.roster.hosting().items() if a not in busy}
+        for address, clients in assign(current.waiting, idle, {}, current.attempts).items():
+            train = Train(
+                run=str(self.config.run_uuid),
+                round=current.plan.round,
+                config=self.config.model_dump(mode="json"),
+                config_digest=digest(self.config),
+                data=self.data,
+                base=publication.ticket,
+                instructions=[asdict(current.plan.instructions[c]) for c in clients],
+                upload={c: self.depot.grant(current.plan, len(clients)) for c in clients},
+            )
+            node, verify = self.roster.members[address].name, self.roster.verify
+            conversation = converse(node, train, publication, self.depot, verify)
+            current.waiting -= set(clients)
+            for client in clients:
+                current.attempts.setdefault(client, []).append(address)
+            errand = _Errand(address, node, tuple(clients), conversation, time.monotonic())
+            current.errands[self.link.send(address, next(conversation))] = errand
+
+    def _listen(self, current: _OpenRound | None) -> list[Update]:
+        """Take what has come in, greet who is new; gives the updates of the open round."""
+        updates: list[Update] = []
+        self.roster.refresh()
+        for name, answer in self.link.answers(POLL_SECONDS):
+            errand = current.errands.pop(name, None) if current else None
+            if current is None or errand is None:
+                self.roster.take(name, answer)
+                continue
+            if answer is None:
+                self.roster.lost(errand.address)
+            try:
+                message = errand.conversation.send(answer)
+                current.errands[self.link.send(errand.address, message)] = errand
+            except StopIteration as done:
+                updates += self._settle(current, errand, done.value)
+        return updates
+
+    def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
+        """Count what came of an errand; clients without an update wait for another attempt."""
+        for client in outcome.updates:
+            current.arrived.add(client)
+            current.reasons.pop(client, None)
+            self._durations.append(time.monotonic() - errand.begun)
+        for client, reason in outcome.failed.items():
+            current.reasons[client] = f"node {errand.node}: {reason}"
+            may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
+            what = "trying again" if may_retry else "left out of this round"
+            self.say(f"client {client} on node {errand.node}: {reason}; {what}")
+            if may_retry:
+                current.waiting.add(client)
+        return list(outcome.updates.values())

@@ -1,0 +1,169 @@
+"""What `photon server` and `photon node` run: the parts of a federation put together."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from photon.config.schema import Config
+from photon.data.manifest import read_manifest
+from photon.errors import ConfigError, RoundFailed
+from photon.runtime.engines.depot import Depot
+from photon.runtime.engines.flower import FlowerLink
+from photon.runtime.engines.link import Link, SocketLink
+from photon.runtime.engines.local import Engine
+from photon.runtime.engines.remote import RemoteEngine
+from photon.runtime.engines.roster import Roster
+from photon.runtime.enrolment import REGISTER, Register, read_register, signer
+from photon.runtime.hosted_run import data_facts
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.job import EngineFactory, Job
+from photon.runtime.node_service import NodeService
+from photon.runtime.rows import data_root
+from photon.runtime.run_folder import RunFolder
+from photon.runtime.superlink import Tls, start_supernode
+from photon.runtime.transport import open_transport
+
+Say = Callable[[str], None]
+MAX_RESTARTS, RESTART_WINDOW = 5, 600.0
+
+
+def over_flower(host: str, port: int, keys: Path | None) -> EngineFactory:
+    """An engine whose nodes come over Flower.
+
+    Args:
+        keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
+    """
+    register = Register(None) if keys is None else read_register(keys / REGISTER)
+    tls = None if keys is None else Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
+    if tls is not None:
+        tls.require()
+
+    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
+        link = FlowerLink(folder.path / "flower", host, port, tls, register, job.say, job.stop)
+        return remote_engine(folder, config, job, link, register)
+
+    return make
+
+
+def over_sockets(sockets: Path) -> EngineFactory:
+    """An engine whose nodes are services of this machine, each behind a Unix socket."""
+
+    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
+        return remote_engine(folder, config, job, SocketLink(sockets), Register(None))
+
+    return make
+
+
+def remote_engine(
+    folder: RunFolder, config: Config, job: Job, link: Link, register: Register
+) -> RemoteEngine:
+    """The engine of a server, over any link."""
+    root = data_root(config)
+    data = data_facts(root, read_manifest(root)["settings"])
+    depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
+    return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """What a node proves itself by: the server's authority, and its own private key."""
+
+    authority: Path
+    key: Path
+
+
+def find_node_keys(folder: Path, name: str) -> NodeKeys:
+    """The files of `photon keys` on a node.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    keys = NodeKeys(folder / "ca.pem", folder / f"{name}.key")
+    for path in (keys.authority, keys.key):
+        if not path.is_file():
+            raise ConfigError(
+                f"{path}: no such file; `photon keys add {name} --clients ...` makes it on the "
+                "server: copy it here, or name its folder with --keys"
+            )
+    return keys
+
+
+def run_node(
+    server: str,
+    name: str | None,
+    clients: Sequence[int],
+    keys: NodeKeys | None,
+    own: Config,
+    folder: Path,
+    say: Say,
+) -> int:
+    """Host clients until SIGINT or SIGTERM.
+
+    Args:
+        server: HOST:PORT.
+        folder: logs of Flower's SuperNode.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RoundFailed: the SuperNode ends again and again.
+    """
+    name = name or socket.gethostname().split(".")[0]
+    sign = signer(keys.key) if keys else None
+    with StopRequest() as stop, tempfile.TemporaryDirectory(prefix="photon-") as home:
+        path = Path(home) / f"{name}.sock"
+        service = NodeService(name, list(clients), own, path, sign, say)
+        connection = Connection(server, path, keys, folder, say)
+        try:
+            service.serve(lambda: connection.tend() or stop())
+        finally:
+            connection.close()
+    say("stopped; what was trained is kept")
+    return 128 + stop.signum
+
+
+class Connection:
+    """A SuperNode that is started once the service listens, and anew when it ends."""
+
+    def __init__(
+        self, server: str, path: Path, keys: NodeKeys | None, folder: Path, say: Say
+    ) -> None:
+        self.server, self.path, self.folder, self.say = server, path, folder, say
+        self._tls = (keys.authority, keys.key) if keys else None
+        self._starts: list[float] = []
+        self._process = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def tend(self) -> bool:
+        """Start the SuperNode if it is not running; never asks to stop.
+
+        Raises:
+            RoundFailed: it has ended too often.
+        """
+        if self._process is not None and self._process.returncode is None:
+            return False
+        now = time.monotonic()
+        self._starts = [t for t in self._starts if t > now - RESTART_WINDOW]
+        if len(self._starts) > MAX_RESTARTS:
+            raise RoundFailed(
+                f"the SuperNode ended {len(self._starts)} times in {RESTART_WINDOW:.0f} s; see "
+                f"{self.folder / 'supernode.log'}"
+            )
+        if self._starts and now - self._starts[-1] < min(2.0 ** len(self._starts), 30.0):
+            return False
+        if self._process is not None:
+            self._process.close()
+            self.say("supernode   has ended; starting a new one")
+        self._starts.append(now)
+        self._process = start_supernode(self.folder, self.server, self.path, self._tls)
+        return False
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()

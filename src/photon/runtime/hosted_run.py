@@ -1,0 +1,207 @@
+"""A run as one of its nodes sees it: its folder here, its engine, the payloads that come and go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from photon.config.compose import validate
+from photon.config.resolve import digest, flatten, replace_keys
+from photon.config.schema import Config
+from photon.core.messages import Instruction, RoundPlan, ServerState, Update
+from photon.core.tree import digest as tree_digest
+from photon.data.tokenizer import tokenizer_digest
+from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
+from photon.runtime import checkpoint
+from photon.runtime.device import choose_device, num_cores
+from photon.runtime.engines.local import Engine, local_engine
+from photon.runtime.experiment import prepare
+from photon.runtime.fit import with_microbatch
+from photon.runtime.mailbox import Mailbox
+from photon.runtime.payload import write_payload
+from photon.runtime.rows import data_root
+from photon.runtime.run_folder import RunFolder, read_run
+from photon.runtime.wire import Get, Piece, Put, Ticket, Train, Trained
+
+NODE = "node"
+"""Kind of a run folder that hosts clients for a server elsewhere."""
+
+MICROBATCH = "llm_config.device_train_microbatch_size"
+OWN_KEYS = ("photon.", "dataset.train.root", "dataset.val.root", "dataset.train.cache_limit")
+"""Prefixes of keys that are the node's; all else comes with the server's instruction."""
+
+Say = Callable[[str], None]
+
+
+class HostedRun:
+    """Trains the clients of this node, one request at a time.
+
+    Attributes:
+        name: the run's.
+    """
+
+    def __init__(self, folder: RunFolder, engine: Engine, config_digest: str, say: Say) -> None:
+        self.folder, self.engine, self.say = folder, engine, say
+        self.name = str(folder.config.run_uuid)
+        self._digest = config_digest
+        self._mailbox = Mailbox(folder.path / "mail")
+        self._stop = threading.Event()
+
+    @classmethod
+    def open(cls, request: Train, own: Config, say: Say) -> HostedRun:
+        """Make or reopen the folder of the run that a request names.
+
+        Raises:
+            MismatchedCheckpoint: configuration, tokenizer or data differ from the server's.
+            PhotonError: data missing, folder in use.
+        """
+        if digest(validate(request.config)) != request.config_digest:
+            raise MismatchedCheckpoint(
+                "the configuration has another digest here than on the server: the versions of "
+                "photon differ; install the same on both"
+            )
+        config = node_config(request.config, own)
+        config, data = prepare(config, say)
+        _require_same_data(data_root(config), data["settings"], request.data)
+        device = choose_device(config.photon.device)
+        folder = _open_folder(config, request.config_digest, device)
+        try:
+            engine = local_engine(folder, folder.config, device)
+        except BaseException:
+            folder.close()
+            raise
+        say(f"run         {request.run}, folder {folder.path}")
+        return cls(folder, engine, request.config_digest, say)
+
+    def is_that_of(self, request: Train) -> bool:
+        return (self.name, self._digest) == (request.run, request.config_digest)
+
+    def cancel(self) -> None:
+        """Stop between two steps; the open clients' states are saved."""
+        self._stop.set()
+
+    def close(self) -> None:
+        self.engine.close()
+        self._mailbox.close()
+        self.folder.close()
+
+    def take(self, piece: Put) -> None:
+        """Put a piece of a payload aside."""
+        self._mailbox.take(piece)
+
+    def give(self, wanted: Get) -> Piece:
+        """A piece of an update that is ready."""
+        return self._mailbox.give(wanted)
+
+    def train(self, request: Train) -> Trained:
+        """Train the clients of a request and make their updates available."""
+        self._stop.clear()
+        plan = _plan(request)
+        path, params, moments = self._mailbox.bring_base(request.base)
+        if tree_digest(params) != plan.base_digest:
+            raise PayloadError("the base is not that of the instruction")
+        state = ServerState(
+            round=plan.round - 1,
+            step=plan.instructions[plan.cohort[0]].first_step,
+            params=params,
+            outer={},
+            moments=moments,
+        )
+        updates: dict[int, Ticket] = {}
+        failed: dict[int, str] = {}
+        try:
+            for update in self.engine.run_round(plan, state, path, self._stop.is_set):
+                updates[update.client] = self._offer(update, request.upload.get(update.client, {}))
+                self.say(f"round {plan.round:>4}  client {update.client}  {_loss(update)}")
+            reason = "stopped before it was done"
+        except PhotonError as error:
+            reason = f"{type(error).__name__}: {error}"
+        failed = {client: reason for client in plan.cohort if client not in updates}
+        return Trained(updates=updates, failed=failed)
+
+    def _offer(self, update: Update, grant: Ticket) -> Ticket:
+        path = self._mailbox.folder / f"client_{update.client}.payload"
+        tensors, facts = checkpoint.update_parts(update)
+        return self._mailbox.offer(path, write_payload(path, tensors, facts), grant)
+
+
+def _plan(request: Train) -> RoundPlan:
+    try:
+        instructions = [Instruction(**fields) for fields in request.instructions]
+    except TypeError as error:
+        raise PayloadError(f"instruction: {error}") from None
+    if not instructions:
+        raise PayloadError("instructs no client")
+    return RoundPlan(
+        round=request.round,
+        cohort=tuple(sorted(i.client for i in instructions)),
+        instructions={i.client: i for i in instructions},
+        base_digest=instructions[0].base_digest,
+    )
+
+
+def node_config(server: dict[str, Any], own: Config) -> Config:
+    """The server's configuration with the node's own keys in their place."""
+    mine = {key: value for key, value in flatten(own) if key.startswith(OWN_KEYS)}
+    config = replace_keys(validate(server), mine)
+    workers, threads = config.photon.workers, config.photon.threads
+    compiled = config.llm_config.compile
+    accelerator = choose_device(config.photon.device).type != "cpu"
+    if workers == "auto":
+        workers = 0 if accelerator else 1
+    if threads in ("auto", 0):
+        threads = max(1, num_cores() // max(1, int(workers)))
+    return replace_keys(
+        config,
+        {
+            "photon.workers": workers,
+            "photon.threads": threads,
+            "llm_config.compile": accelerator if compiled == "auto" else compiled,
+        },
+    )
+
+
+def _require_same_data(root: Path, settings: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuse data that the server's model cannot learn from together with the others'."""
+    found = data_facts(root, settings)
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise MismatchedCheckpoint(
+                f"{root}: has {key} {found.get(key)}, the server {value}; prepare the data with "
+                "the server's tokenizer.json and sequence length"
+            )
+
+
+def data_facts(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a server asks nodes to agree with."""
+    return {
+        "tokenizer": tokenizer_digest(root / "tokenizer.json"),
+        "sequence_length": settings["sequence_length"],
+    }
+
+
+def _open_folder(config: Config, config_digest: str, device: torch.device) -> RunFolder:
+    """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
+    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    if not (path / "run.json").exists():
+        config = with_microbatch(config, device)
+        facts = {"config_digest": config_digest}
+        return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
+    saved, facts = read_run(path)
+    if facts["kind"] != NODE or facts["config_digest"] != config_digest:
+        raise MismatchedCheckpoint(
+            f"{path}: is of a run with another configuration; give the new run another run_uuid, "
+            "or this node another photon.saving_path"
+        )
+    folder = RunFolder.open(path)
+    microbatch = saved.llm_config.device_train_microbatch_size
+    folder.save_config(replace_keys(config, {MICROBATCH: microbatch}))
+    return folder
+
+
+def _loss(update: Update) -> str:
+    return f"loss {update.metrics['train_loss']:.3f}  {update.num_tokens:,} tokens"

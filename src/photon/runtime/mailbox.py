@@ -1,0 +1,98 @@
+"""Payloads of a node: the base that came, the updates that wait to be fetched."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from photon.core.messages import Moments
+from photon.core.tree import Tree
+from photon.errors import PayloadError
+from photon.runtime.checkpoint import load_base
+from photon.runtime.chunks import ChunkWriter, read_chunk
+from photon.runtime.payload import PayloadRef
+from photon.runtime.transport import SharedMemory, fetch_ticket
+from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
+
+
+class Mailbox:
+    """Args:
+    folder: made anew; nothing in it outlives the process, since every payload can be made again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._arriving: dict[str, ChunkWriter] = {}
+        self._waiting: dict[str, Path] = {}
+        self._shared: SharedMemory | None = None
+
+    def take(self, piece: Put) -> None:
+        """Put a piece of the coming base aside; other unfinished ones are given up."""
+        if piece.digest not in self._arriving:
+            self._arriving = {
+                piece.digest: ChunkWriter(self._base(piece.digest), _ref(piece.digest, piece.size))
+            }
+        self._arriving[piece.digest].write(piece.offset, piece.data)
+
+    def bring_base(self, ticket: Ticket) -> tuple[Path, Tree, Moments]:
+        """The base that a ticket names, verified; earlier ones are deleted.
+
+        Raises:
+            PayloadError: it cannot be had, or is not what its digest says.
+        """
+        ref = PayloadRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        path = self._base(ref.digest)
+        if not path.exists():
+            self._fetch(ticket, ref, path)
+        for other in self.folder.glob("base-*"):
+            if other != path:
+                other.unlink()
+        return path, *load_base(path)
+
+    def offer(self, path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
+        """Make an update available in the way that the server has asked for."""
+        via = grant.get("via", "inline")
+        if via == "s3":
+            from photon.runtime.object_store import upload
+
+            return upload(path, ref, grant)
+        if via == "shm":
+            self._shared = self._shared or SharedMemory.create("node")
+            return self._shared.offer(path, ref)
+        ticket = {"via": "inline", **ref.to_json()}
+        if ref.size <= grant.get("most", MAX_INLINE_BYTES):
+            return ticket | {"data": path.read_bytes()}
+        self._waiting[ref.digest] = path
+        return ticket
+
+    def give(self, wanted: Get) -> Piece:
+        path = self._waiting.get(wanted.digest)
+        if path is None:
+            raise PayloadError(f"payload {wanted.digest[:12]}: not waiting here")
+        return Piece(data=read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES)))
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
+
+    def _base(self, digest: str) -> Path:
+        return self.folder / f"base-{digest}"
+
+    def _fetch(self, ticket: Ticket, ref: PayloadRef, path: Path) -> None:
+        if ticket.get("via") != "inline":
+            fetch_ticket(ticket, path)
+            return
+        if "data" in ticket:
+            writer = ChunkWriter(path, ref)
+            writer.write(0, ticket["data"])
+        else:
+            writer = self._arriving.pop(ref.digest, None)
+        if writer is None:
+            raise PayloadError(f"payload {ref.digest[:12]}: no piece of it has come")
+        writer.finish()
+
+
+def _ref(digest: str, size: int) -> PayloadRef:
+    return PayloadRef.from_json({"digest": digest, "size": size})

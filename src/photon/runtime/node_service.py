@@ -1,0 +1,171 @@
+"""The resident service of one site: answers a server's requests over a Unix socket.
+
+Whoever brings the messages (Flower's ClientApp, or the server itself on the same machine) connects,
+sends one request and waits for its answer. The model, the data and the clients' states stay here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from photon.config.schema import Config
+from photon.errors import PayloadError, PhotonError
+from photon.runtime import frames
+from photon.runtime.hosted_run import HostedRun
+from photon.runtime.wire import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    Cancel,
+    Done,
+    Get,
+    Hello,
+    Introduction,
+    Put,
+    Refused,
+    Request,
+    Section,
+    Sign,
+    Train,
+    Trained,
+    pack_reply,
+    unpack_request,
+)
+
+Say = Callable[[str], None]
+
+
+class NodeService:
+    """Answers requests until told to stop.
+
+    Args:
+        name: of the node, as it is enrolled.
+        clients: whose data is here.
+        own: configuration whose keys of this machine count: paths, devices, workers.
+        path: of the Unix socket.
+        sign: signs replies; None where there are no keys.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        clients: list[int],
+        own: Config,
+        path: Path,
+        sign: Sign | None,
+        say: Say,
+    ) -> None:
+        self.name, self.clients, self.own = name, clients, own
+        self.path, self.sign, self.say = path, sign, say
+        self._run: HostedRun | None = None
+        self._training = threading.Lock()
+        self._stopped = threading.Event()
+
+    def serve(self, should_stop: Callable[[], bool]) -> None:
+        """Answer until `should_stop`; then end the workers, with everything saved."""
+        with _listen(self.path) as listener:
+            while not should_stop():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+        self._stopped.set()
+        self.close()
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+        with self._training:
+            if self._run is not None:
+                self._run.close()
+                self._run = None
+
+    def answer(self, message: bytes) -> bytes:
+        """The reply to a request, whatever it is."""
+        try:
+            reply = self._carry_out(unpack_request(message))
+        except (PhotonError, OSError) as error:
+            reply = Refused(error=str(error))
+        except Exception as error:  # the server must hear of it; the node goes on
+            reply = Refused(error=f"internal error: {type(error).__name__}: {error}")
+        if isinstance(reply, Refused):
+            self.say(f"refused: {reply.error}")
+        return pack_reply(message, self.name, reply, self.sign)
+
+    def _carry_out(self, request: Request) -> Section:
+        match request:
+            case Hello():
+                return Introduction(
+                    name=self.name, clients=self.clients, versions=versions(), protocol=PROTOCOL
+                )
+            case Train():
+                return self._train(request)
+            case Put():
+                self._hosted(None).take(request)
+            case Get():
+                return self._hosted(None).give(request)
+            case Cancel() if self._run is not None and self._run.name == request.run:
+                self._run.cancel()
+        return Done()
+
+    def _train(self, request: Train) -> Trained:
+        """One request trains at a time; a newer one stops the older between two steps."""
+        strange = sorted({i["client"] for i in request.instructions} - set(self.clients))
+        if strange:
+            raise PayloadError(f"has no data of client {strange[0]}")
+        if self._run is not None:
+            self._run.cancel()
+        with self._training:
+            if self._stopped.is_set():
+                raise PayloadError("is shutting down")
+            return self._hosted(request).train(request)
+
+    def _hosted(self, request: Train | None) -> HostedRun:
+        """The run that is hosted now, or the one that a request names."""
+        if request is None:
+            if self._run is None:
+                raise PayloadError("hosts no run yet")
+            return self._run
+        if self._run is None or not self._run.is_that_of(request):
+            if self._run is not None:
+                self._run.close()
+                self._run = None
+            self._run = HostedRun.open(request, self.own, self.say)
+        return self._run
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                message = frames.receive_bytes(connection, MAX_MESSAGE_BYTES)
+                if message is not None:
+                    frames.send_bytes(connection, self.answer(message))
+            except (OSError, ValueError):
+                return  # whoever asked is gone; what was trained is kept
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that only this user may connect to."""
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o077)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    listener.settimeout(0.2)
+    return listener
+
+
+def versions() -> dict[str, str]:
+    """What must agree between the machines of a run."""
+    from importlib.metadata import version
+
+    import photon
+
+    return {"photon": photon.__version__, "torch": version("torch")}

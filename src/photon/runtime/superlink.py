@@ -1,0 +1,220 @@
+"""Flower's own processes: started, probed until they are ready; the one file with their flags."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from photon.errors import ConfigError, RoundFailed
+from photon.runtime.enrolment import Register
+from photon.runtime.guard import Guarded
+
+READY_SECONDS = 90.0
+SUBMIT_SECONDS = 120.0
+APP = Path(__file__).parent / "flower_app"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files that secure the link: certificate authority, server certificate, its key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    def require(self) -> None:
+        """Raises:
+        ConfigError: a file is missing.
+        """
+        for path in (self.authority, self.certificate, self.key):
+            if not path.is_file():
+                raise ConfigError(f"{path}: no such file; make the keys with `photon keys init`")
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment of Flower's processes: its home, no telemetry, no update check, quick polls."""
+    binaries = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home.resolve()),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": os.environ.get(
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.1"
+        ),
+        "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def start_superlink(
+    folder: Path, host: str, port: int, tls: Tls | None, should_stop: Callable[[], bool]
+) -> Guarded:
+    """Start a SuperLink and wait until its port answers.
+
+    Raises:
+        ConfigError: the port is taken.
+        RoundFailed: it ended, or does not answer; its last line says why.
+    """
+    if not _is_free(host, port):
+        raise ConfigError(f"port {port} on {host}: is taken; choose another with --listen")
+    command = [
+        "flower-superlink",
+        "--host", host, "--port", str(port),
+        "--database", str((folder / "superlink.db").resolve()),
+        "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    if tls is None:
+        command.append("--insecure")
+    else:
+        command += ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate),
+                    "--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]  # fmt: skip
+    log = folder / "superlink.log"
+    process = Guarded(command, log, flower_environment(folder))
+    wait_until(lambda: _answers(host, port), process, log, "SuperLink", should_stop)
+    return process
+
+
+def write_connection(folder: Path, host: str, port: int, tls: Tls | None) -> None:
+    """Tell Flower's command line where the SuperLink is."""
+    secure = (
+        "insecure = true" if tls is None else f'root-certificates = "{tls.authority.resolve()}"'
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(
+        '[superlink]\ndefault = "photon"\n\n'
+        f'[superlink.photon]\naddress = "{_reachable(host)}:{port}"\n{secure}\n'
+    )
+
+
+def flwr(folder: Path, *arguments: str) -> None:
+    """Run Flower's command line.
+
+    Raises:
+        RoundFailed: it failed; the message has its last line.
+    """
+    try:
+        done = subprocess.run(
+            ["flwr", *arguments],
+            env=flower_environment(folder),
+            capture_output=True,
+            text=True,
+            timeout=SUBMIT_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RoundFailed(f"flwr {arguments[0]}: no answer in {SUBMIT_SECONDS:.0f} s") from None
+    if done.returncode != 0:
+        lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+        raise RoundFailed(f"flwr {' '.join(arguments[:2])}: {lines[-1]}")
+
+
+def register_nodes(folder: Path, register: Register) -> None:
+    """Tell the SuperLink the public keys of the enrolled nodes."""
+    for name, enrolled in (register.nodes or {}).items():
+        path = folder / f"{name}.pub"
+        path.write_text(enrolled.public_key + "\n")
+        try:
+            flwr(folder, "supernode", "register", str(path), "photon", "--name", name)
+        except RoundFailed as error:
+            if "already" not in str(error):
+                raise
+
+
+def start_supernode(
+    folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
+) -> Guarded:
+    """Start a SuperNode that reaches the node's service by its socket.
+
+    Args:
+        tls: certificate authority and the node's private key; None: insecure.
+    """
+    command = [
+        "flower-supernode", "--superlink", server, "--port", str(free_port()),
+        "--node-config", f"socket='{socket_path}'",
+    ]  # fmt: skip
+    if tls is None:
+        command.append("--insecure")
+    else:
+        command += ["--root-certificates", str(tls[0]),
+                    "--auth-supernode-private-key", str(tls[1])]  # fmt: skip
+    return Guarded(command, folder / "supernode.log", flower_environment(folder))
+
+
+def wait_until(
+    is_ready: Callable[[], bool],
+    process: Guarded,
+    log: Path,
+    what: str,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Probe until something is ready.
+
+    Raises:
+        RoundFailed: the process ended, or the time is over.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while not is_ready():
+        if process.returncode is not None or time.monotonic() > deadline or should_stop():
+            reason = "not ready in time" if process.returncode is None else "it ended"
+            process.close()
+            raise RoundFailed(f"{what}: {reason}: {_last_line(log)} ({log})")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
+    """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT` as host and port.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or (host.count(":") and not host.endswith("]")):
+        host, port = text, str(default_port)
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"address {text!r}: give HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((_reachable(host).strip("[]"), port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "no log"
+    return lines[-1][-300:] if lines else "no output"

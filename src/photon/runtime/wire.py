@@ -1,0 +1,220 @@
+"""What a server asks of a node, and what the node answers: small, typed, bound to each other.
+
+A request carries a nonce. A reply names the hash of its request, so neither an old reply nor one
+from another node can stand in for it, and is signed with the node's key where there are keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgpack
+from pydantic import Field, TypeAdapter, ValidationError
+
+from photon.config.base import Section
+from photon.errors import PayloadError
+
+PROTOCOL = 1
+MAX_INLINE_BYTES = 64 << 20
+"""Payload bytes in one message; larger payloads travel in several, or by another transport."""
+MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
+
+Ticket = dict[str, Any]
+"""Says how to get a payload; which keys, each transport decides."""
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[str, bytes, bytes], bool]
+"""Whether the node of that name has signed those bytes so."""
+
+
+class Hello(Section):
+    """Who are you?"""
+
+    kind: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL
+
+
+class Train(Section):
+    """Train these clients from this base.
+
+    Attributes:
+        config: the server's resolved configuration; the node puts its own paths and devices in.
+        config_digest: of what decides the mathematics.
+        data: what the node's data must agree with: tokenizer, vocab_size, sequence_length.
+        base: the global parameters, and averaged moments if there are any.
+        instructions: by client, as in `core.messages.Instruction`.
+        upload: how updates come back: a grant of the transport, by client.
+    """
+
+    kind: Literal["train"] = "train"
+    run: str
+    round: int
+    config: dict[str, Any]
+    config_digest: str
+    data: dict[str, Any]
+    base: Ticket
+    instructions: list[dict[str, Any]]
+    upload: dict[int, Ticket] = Field(default_factory=dict)
+
+
+class Put(Section):
+    """Take a piece of a payload."""
+
+    kind: Literal["put"] = "put"
+    digest: str
+    size: int
+    offset: int
+    data: bytes
+
+
+class Get(Section):
+    """Give a piece of a payload that was offered inline."""
+
+    kind: Literal["get"] = "get"
+    digest: str
+    offset: int
+    length: int
+
+
+class Cancel(Section):
+    """Stop training: the server has gone on, or ends."""
+
+    kind: Literal["cancel"] = "cancel"
+    run: str
+
+
+Request = Annotated[Hello | Train | Put | Get | Cancel, Field(discriminator="kind")]
+
+
+class Introduction(Section):
+    """A node's answer to `Hello`.
+
+    Attributes:
+        clients: whose data it has.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    clients: list[int]
+    versions: dict[str, str]
+    protocol: int
+
+
+class Trained(Section):
+    """A node's answer to `Train`: of each client an update or a reason.
+
+    Attributes:
+        updates: tickets of payloads by client.
+        failed: why not, by client.
+    """
+
+    updates: dict[int, Ticket] = Field(default_factory=dict)
+    failed: dict[int, str] = Field(default_factory=dict)
+
+
+class Piece(Section):
+    """A node's answer to `Get`."""
+
+    data: bytes
+
+
+class Done(Section):
+    """A node's answer to `Put` and `Cancel`."""
+
+
+class Refused(Section):
+    """A node's answer to what it cannot do."""
+
+    error: str
+
+
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
+ReplyT = TypeVar("ReplyT", bound=Section)
+
+
+def pack_request(request: Section) -> bytes:
+    """A request with a nonce of its own."""
+    return _pack({"nonce": secrets.token_bytes(16), "body": request.model_dump()})
+
+
+def unpack_request(data: bytes) -> Request:
+    """The request in a message.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    envelope = _unpack(data, {"nonce", "body"})
+    try:
+        return _REQUESTS.validate_python(envelope["body"])
+    except ValidationError as error:
+        raise PayloadError(f"request: {_first_fault(error)}") from None
+
+
+def pack_reply(request: bytes, name: str, reply: Section, sign: Sign | None) -> bytes:
+    """A node's reply to the message `request`."""
+    body = _pack({type(reply).__name__: reply.model_dump()})
+    signature = sign(_signed(request, body)) if sign else b""
+    return _pack({"node": name, "body": body, "signature": signature, "to": _hash(request)})
+
+
+def unpack_reply(
+    request: bytes, data: bytes, kind: type[ReplyT], verify: Verify | None
+) -> tuple[str, ReplyT]:
+    """The node's name and its reply to the message `request`.
+
+    Raises:
+        PayloadError: no such reply, or not to this request, or not signed by that node; or the
+            node refuses, with its reason.
+    """
+    envelope = _unpack(data, {"node", "body", "signature", "to"})
+    name, body, signature = (envelope[key] for key in ("node", "body", "signature"))
+    if not (isinstance(name, str) and isinstance(body, bytes) and isinstance(signature, bytes)):
+        raise PayloadError("reply: not a node's envelope")
+    if envelope["to"] != _hash(request):
+        raise PayloadError(f"reply of {name}: answers another request (a replay?)")
+    if verify is not None and not verify(name, _signed(request, body), signature):
+        raise PayloadError(f"reply of {name}: not signed with the key enrolled for that name")
+    known = _unpack(body, None)
+    if "Refused" in known:
+        raise PayloadError(f"node {name}: {_validated(Refused, known['Refused']).error}")
+    if set(known) != {kind.__name__}:
+        raise PayloadError(f"reply of {name}: {', '.join(map(str, known))}, not {kind.__name__}")
+    return name, _validated(kind, known[kind.__name__])
+
+
+def _validated(kind: type[ReplyT], value: Any) -> ReplyT:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise PayloadError(f"reply {kind.__name__}: {_first_fault(error)}") from None
+
+
+def _pack(value: Mapping[str, Any]) -> bytes:
+    packed = msgpack.packb(value)
+    assert packed is not None
+    return packed
+
+
+def _unpack(data: bytes, keys: set[str] | None) -> dict[str, Any]:
+    try:
+        value = msgpack.unpackb(data, strict_map_key=False)
+    except Exception as error:  # msgpack raises many kinds
+        raise PayloadError(f"message of {len(data)} bytes: unreadable ({error})") from None
+    if not isinstance(value, dict) or (keys is not None and set(value) != keys):
+        raise PayloadError(f"message of {len(data)} bytes: not one of ours")
+    return value
+
+
+def _hash(request: bytes) -> bytes:
+    return hashlib.sha256(request).digest()
+
+
+def _signed(request: bytes, body: bytes) -> bytes:
+    return b"photon reply 1\0" + _hash(request) + hashlib.sha256(body).digest()
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
