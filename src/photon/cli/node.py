@@ -62,7 +62,6 @@ def command(
         numbers,
         found,
         own,
-        Path(own.photon.saving_path) / f".node-{name}",
         lambda line: click.echo(line),
     )
     sys.exit(code)

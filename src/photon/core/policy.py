@@ -30,27 +30,26 @@ def round_deadline(
 def assign(
     clients: Collection[int],
     hosts: Mapping[str, Collection[int]],
-    load: Mapping[str, int],
-    avoid: Mapping[int, Collection[str]],
+    busy: Collection[str],
+    tried: Mapping[int, Collection[str]],
 ) -> dict[str, list[int]]:
-    """Spread clients over the nodes that have their data, the least loaded first.
+    """Spread clients over the idle nodes that have their data, evenly.
 
     Args:
         clients: to be placed; those with the fewest hosts choose first.
         hosts: node -> clients whose data it has.
-        load: node -> clients that it trains already.
-        avoid: client -> nodes where it has failed; taken again only if there is no other.
+        busy: nodes that can take nobody now.
+        tried: client -> nodes where it has failed; tried again only where there is no other, so a
+            client rather waits for a busy node that it has not tried.
 
     Returns:
-        node -> its new clients in ascending order; a client without a host is left out.
+        node -> its new clients in ascending order; who cannot be placed now is left out.
     """
-    counts = {node: load.get(node, 0) for node in hosts}
     able = {c: [n for n in sorted(hosts) if c in hosts[n]] for c in clients}
     placed: dict[str, list[int]] = {}
     for client in sorted(able, key=lambda c: (len(able[c]), c)):
-        fresh = [n for n in able[client] if n not in avoid.get(client, ())]
-        if choices := fresh or able[client]:
-            node = min(choices, key=lambda n: counts[n])
-            counts[node] += 1
+        fresh = [n for n in able[client] if n not in tried.get(client, ())]
+        if choices := [n for n in fresh or able[client] if n not in busy]:
+            node = min(choices, key=lambda n: len(placed.get(n, ())))
             placed.setdefault(node, []).append(client)
     return {node: sorted(own) for node, own in placed.items()}

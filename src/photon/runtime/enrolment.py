@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,10 +117,10 @@ def parse_clients(text: str) -> list[int]:
     """
     clients: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        if match is None:
             raise ConfigError(f"clients {text!r}: give numbers and ranges, as in 0-3,7")
-        span = range(int(first), int(last or first) + 1)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1)
         if not span or len(span) > 1_000_000:
             raise ConfigError(f"clients {text!r}: the range {part.strip()} is empty or too long")
         clients.update(span)

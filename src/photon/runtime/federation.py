@@ -99,14 +99,13 @@ def run_node(
     clients: Sequence[int],
     keys: NodeKeys | None,
     own: Config,
-    folder: Path,
     say: Say,
 ) -> int:
     """Host clients until SIGINT or SIGTERM.
 
     Args:
         server: HOST:PORT.
-        folder: logs of Flower's SuperNode.
+        own: configuration whose keys of this machine count.
 
     Returns:
         The exit code.
@@ -119,7 +118,7 @@ def run_node(
     with StopRequest() as stop, tempfile.TemporaryDirectory(prefix="photon-") as home:
         path = Path(home) / f"{name}.sock"
         service = NodeService(name, list(clients), own, path, sign, say)
-        connection = Connection(server, path, keys, folder, say)
+        connection = Connection(server, path, keys, service.home, say)
         try:
             service.serve(lambda: connection.tend() or stop())
         finally:

@@ -25,7 +25,7 @@ from photon.runtime.mailbox import Mailbox
 from photon.runtime.payload import write_payload
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
-from photon.runtime.wire import Get, Piece, Put, Ticket, Train, Trained
+from photon.runtime.wire import Ticket, Train, Trained
 
 NODE = "node"
 """Kind of a run folder that hosts clients for a server elsewhere."""
@@ -44,15 +44,17 @@ class HostedRun:
         name: the run's.
     """
 
-    def __init__(self, folder: RunFolder, engine: Engine, config_digest: str, say: Say) -> None:
+    def __init__(
+        self, folder: RunFolder, engine: Engine, config_digest: str, mailbox: Mailbox, say: Say
+    ) -> None:
         self.folder, self.engine, self.say = folder, engine, say
         self.name = str(folder.config.run_uuid)
         self._digest = config_digest
-        self._mailbox = Mailbox(folder.path / "mail")
+        self._mailbox = mailbox
         self._stop = threading.Event()
 
     @classmethod
-    def open(cls, request: Train, own: Config, say: Say) -> HostedRun:
+    def open(cls, request: Train, own: Config, mailbox: Mailbox, say: Say) -> HostedRun:
         """Make or reopen the folder of the run that a request names.
 
         Raises:
@@ -75,7 +77,7 @@ class HostedRun:
             folder.close()
             raise
         say(f"run         {request.run}, folder {folder.path}")
-        return cls(folder, engine, request.config_digest, say)
+        return cls(folder, engine, request.config_digest, mailbox, say)
 
     def is_that_of(self, request: Train) -> bool:
         return (self.name, self._digest) == (request.run, request.config_digest)
@@ -86,16 +88,7 @@ class HostedRun:
 
     def close(self) -> None:
         self.engine.close()
-        self._mailbox.close()
         self.folder.close()
-
-    def take(self, piece: Put) -> None:
-        """Put a piece of a payload aside."""
-        self._mailbox.take(piece)
-
-    def give(self, wanted: Get) -> Piece:
-        """A piece of an update that is ready."""
-        return self._mailbox.give(wanted)
 
     def train(self, request: Train) -> Trained:
         """Train the clients of a request and make their updates available."""

@@ -16,6 +16,7 @@ from photon.config.schema import Config
 from photon.errors import PayloadError, PhotonError
 from photon.runtime import frames
 from photon.runtime.hosted_run import HostedRun
+from photon.runtime.mailbox import Mailbox
 from photon.runtime.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -60,6 +61,8 @@ class NodeService:
     ) -> None:
         self.name, self.clients, self.own = name, clients, own
         self.path, self.sign, self.say = path, sign, say
+        self.home = Path(own.photon.saving_path) / f".node-{name}"
+        self._mailbox = Mailbox(self.home / "mail")
         self._run: HostedRun | None = None
         self._training = threading.Lock()
         self._stopped = threading.Event()
@@ -83,6 +86,7 @@ class NodeService:
             if self._run is not None:
                 self._run.close()
                 self._run = None
+        self._mailbox.close()
 
     def answer(self, message: bytes) -> bytes:
         """The reply to a request, whatever it is."""
@@ -105,9 +109,9 @@ class NodeService:
             case Train():
                 return self._train(request)
             case Put():
-                self._hosted(None).take(request)
+                self._mailbox.take(request)
             case Get():
-                return self._hosted(None).give(request)
+                return self._mailbox.give(request)
             case Cancel() if self._run is not None and self._run.name == request.run:
                 self._run.cancel()
         return Done()
@@ -124,17 +128,13 @@ class NodeService:
                 raise PayloadError("is shutting down")
             return self._hosted(request).train(request)
 
-    def _hosted(self, request: Train | None) -> HostedRun:
-        """The run that is hosted now, or the one that a request names."""
-        if request is None:
-            if self._run is None:
-                raise PayloadError("hosts no run yet")
-            return self._run
+    def _hosted(self, request: Train) -> HostedRun:
+        """The run that a request names; another one that was hosted until now is put away."""
         if self._run is None or not self._run.is_that_of(request):
             if self._run is not None:
                 self._run.close()
                 self._run = None
-            self._run = HostedRun.open(request, self.own, self.say)
+            self._run = HostedRun.open(request, self.own, self._mailbox, self.say)
         return self._run
 
     def _converse(self, connection: socket.socket) -> None:

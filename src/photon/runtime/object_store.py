@@ -146,7 +146,7 @@ def _retried(url: str, attempt: Callable[[str], None]) -> None:
 
 
 def _put(url: str, path: Path, start: int, length: int) -> None:
-    headers = {"Content-Length": str(length)}
+    headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
     data = _slices(path, start, length)
     request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):

@@ -122,7 +122,7 @@ def parse_payload(
     data: bytes | bytearray, ref: PayloadRef
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As `read_payload`, of bytes in memory."""
-    view = memoryview(data)
+    view = memoryview(bytearray(data))
     if len(view) != ref.size or payload_digest(view) != ref.digest:
         raise PayloadError(f"{len(view)} bytes are not payload {ref.digest[:12]}")
     return _parse(view, "payload")
@@ -136,7 +136,9 @@ def payload_digest(data: memoryview) -> str:
     """
     header = _split(data, "payload")
     body = data[_body_offset(len(header)) :]
-    blocks = (body[i : i + BLOCK_BYTES] for i in range(0, len(body), BLOCK_BYTES))
+    blocks = [body[i : i + BLOCK_BYTES] for i in range(0, len(body), BLOCK_BYTES)]
+    if len(blocks) < 2:
+        return _combine(header, map(_hash, blocks))
     with ThreadPoolExecutor(_HASHERS) as pool:
         return _combine(header, pool.map(_hash, blocks))
 

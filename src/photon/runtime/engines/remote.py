@@ -135,8 +135,8 @@ class RemoteEngine:
 
     def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
         busy = {errand.address for errand in current.errands.values()}
-        idle = {a: c for a, c in self.roster.hosting().items() if a not in busy}
-        for address, clients in assign(current.waiting, idle, {}, current.attempts).items():
+        hosts = self.roster.hosting()
+        for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
                 run=str(self.config.run_uuid),
                 round=current.plan.round,

@@ -1,0 +1,59 @@
+"""A federation on this machine for tests: node services behind Unix sockets, in threads."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import photon
+from photon.config import Config, load_config
+from photon.core.tree import digest
+from photon.runtime import checkpoint
+from photon.runtime.federation import over_sockets
+from photon.runtime.node_service import NodeService
+from photon.runtime.results import TrainResult
+from photon.runtime.wire import Sign
+
+
+@contextmanager
+def nodes(
+    saving: Path,
+    data_root: Path,
+    clients: Mapping[str, list[int]],
+    *overrides: str,
+    sign: Sign | None = None,
+) -> Iterator[Path]:
+    """Services by name; gives the folder of their sockets."""
+    stop, threads = threading.Event(), []
+    with tempfile.TemporaryDirectory(prefix="photon-") as home:
+        for name, own in clients.items():
+            config = load_config(
+                [f"dataset.train.root_local={data_root}", f"photon.saving_path={saving / name}",
+                 "photon.workers=0", "photon.threads=1", *overrides]
+            )  # fmt: skip
+            path = Path(home) / f"{name}.sock"
+            service = NodeService(name, own, config, path, sign, lambda line: None)
+            threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
+            threads[-1].start()
+        try:
+            yield Path(home)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(30)
+                assert not thread.is_alive()
+
+
+def train(config: Config, sockets: Path, lines: list[str] | None = None) -> TrainResult:
+    """The run over those nodes; what it says goes to `lines`."""
+    heard = [] if lines is None else lines
+    return photon.train(config, engine=over_sockets(sockets), say=heard.append)
+
+
+def final_digest(result: TrainResult) -> str:
+    """Digest of a run's last parameters."""
+    newest = checkpoint.newest_checkpoint(Path(result.folder) / "checkpoints")
+    return digest(checkpoint.load_parameters(newest))

@@ -1,0 +1,282 @@
+"""Server and nodes over sockets: the bits of the local engine, whatever carries the payloads."""
+
+from __future__ import annotations
+
+import pytest
+from loopback import final_digest, nodes, train
+
+import photon
+from photon.config import load_config
+from photon.data.prepare import prepare_embedded
+from photon.errors import ConfigError, PayloadError, RoundFailed
+from photon.runtime import mailbox, transport
+from photon.runtime.engines import depot
+from photon.runtime.enrolment import (
+    Enrolled,
+    Register,
+    format_clients,
+    parse_clients,
+    read_register,
+)
+from photon.runtime.trackers import read_lines
+
+SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
+PLACES = {"a": [0, 2], "b": [1, 3]}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Data for four clients."""
+    config = load_config(["recipe=smoke"])
+    root = tmp_path_factory.mktemp("data") / "four"
+    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    return root
+
+
+@pytest.fixture
+def make(four, tmp_path):
+    def configuration(*overrides: str):
+        paths = [f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path / 'server'}"]
+        return load_config(["recipe=smoke", *paths, *SHAPE, *overrides])
+
+    return configuration
+
+
+@pytest.fixture(scope="module")
+def local(four, tmp_path_factory):
+    """The run on the local engine: with moments averaged, and with moments kept."""
+    home = tmp_path_factory.mktemp("local")
+    shared = ["recipe=smoke", f"dataset.train.root_local={four}", f"photon.saving_path={home}",
+              *SHAPE]  # fmt: skip
+    return {
+        "averaged": final_digest(photon.train([*shared, "run_uuid=averaged"])),
+        "kept": final_digest(
+            photon.train([*shared, "run_uuid=kept", "fl.aggregate_momenta=false"])
+        ),
+    }
+
+
+@pytest.mark.parametrize("state", ["averaged", "kept"])
+@pytest.mark.parametrize("via", ["inline", "shm", "s3"])
+def test_remote_nodes_give_the_bits_of_the_local_engine(
+    make, four, local, tmp_path, s3, state, via
+):
+    extra = ["fl.aggregate_momenta=false"] if state == "kept" else []
+    if via == "s3":
+        extra.append(f"photon.transport_url={s3('payloads')}/runs")
+    with nodes(tmp_path, four, PLACES) as sockets:
+        result = train(make("run_uuid=r", f"photon.transport={via}", *extra), sockets)
+    assert final_digest(result) == local[state]
+    assert not list((tmp_path / "server" / "r" / "depot").glob("update*.part"))
+
+
+def test_worker_processes_of_a_node_give_the_same_bits(make, four, local, tmp_path):
+    with nodes(tmp_path, four, PLACES, "photon.workers=2") as sockets:
+        result = train(make("run_uuid=r"), sockets)
+    assert final_digest(result) == local["averaged"]
+
+
+def test_payloads_in_pieces_give_the_same_bits(make, four, local, tmp_path, monkeypatch):
+    """A payload larger than a message goes up and down in several."""
+    for module in (depot, mailbox):
+        monkeypatch.setattr(module, "MAX_INLINE_BYTES", 10_000)
+    with nodes(tmp_path, four, PLACES) as sockets:
+        result = train(make("run_uuid=r"), sockets)
+    assert final_digest(result) == local["averaged"]
+
+
+def test_objects_in_parts_give_the_same_bits(make, four, local, tmp_path, s3, monkeypatch):
+    from photon.runtime import object_store
+
+    monkeypatch.setattr(object_store, "PART_BYTES", 10_000)
+    with nodes(tmp_path, four, PLACES) as sockets:
+        url = f"photon.transport_url={s3('parts')}"
+        result = train(make("run_uuid=r", "photon.transport=s3", url), sockets)
+    assert final_digest(result) == local["averaged"]
+
+
+def test_clients_share_a_node_without_sharing_a_state(make, four, local, tmp_path):
+    """All on one node: states are swapped in and out, and none leaks into another."""
+    with nodes(tmp_path, four, {"only": [0, 1, 2, 3]}) as sockets:
+        config = make("run_uuid=r", "photon.n_nodes=1", "fl.aggregate_momenta=false")
+        assert final_digest(train(config, sockets)) == local["kept"]
+
+
+def test_a_client_that_fails_on_one_node_is_trained_on_another(make, four, local, tmp_path):
+    """Node b has no data of client 1, whatever it says; node a has them all."""
+    empty = tmp_path / "empty"
+    with (
+        nodes(tmp_path, four, {"a": [0, 1, 2, 3]}) as good,
+        nodes(tmp_path, empty, {"b": [1, 3]}) as bad,
+    ):
+        (good / "b.sock").symlink_to(bad / "b.sock")
+        lines: list[str] = []
+        result = train(make("run_uuid=r"), good, lines)
+    assert final_digest(result) == local["averaged"]
+    assert any("on node b" in line and "trying again" in line for line in lines)
+
+
+def test_a_quorum_closes_a_round_and_the_report_says_who_is_missing(make, four, tmp_path):
+    empty = tmp_path / "empty"
+    with (
+        nodes(tmp_path, four, {"a": [0, 1, 2]}) as good,
+        nodes(tmp_path, empty, {"b": [3]}) as bad,
+    ):
+        (good / "b.sock").symlink_to(bad / "b.sock")
+        result = train(make("run_uuid=r", "fl.quorum=3"), good)
+    for record in read_lines(tmp_path / "server" / "r" / "metrics.jsonl"):
+        assert record["accepted"] == [0, 1, 2]
+        assert "node b" in record["missing"]["3"]
+    assert result.federated is not None
+
+
+@pytest.mark.parametrize("policy", ["stop", "retry", "skip"])
+def test_a_round_without_a_quorum_follows_the_policy(make, four, tmp_path, policy):
+    """Client 3 has no data anywhere."""
+    empty = tmp_path / "empty"
+    config = make("run_uuid=r", f"fl.failed_rounds={policy}", "fl.round_attempts=2")
+    with (
+        nodes(tmp_path, four, {"a": [0, 1, 2]}) as good,
+        nodes(tmp_path, empty, {"b": [3]}) as bad,
+    ):
+        (good / "b.sock").symlink_to(bad / "b.sock")
+        lines: list[str] = []
+        if policy == "skip":
+            with pytest.warns(photon.errors.PhotonWarning, match="fl.failed_rounds=skip"):
+                train(config, good, lines)
+        elif policy == "retry":
+            with (
+                pytest.warns(photon.errors.PhotonWarning, match="fl.failed_rounds=retry"),
+                pytest.raises(RoundFailed, match=r"3 of 4 updates .* client 3: node b"),
+            ):
+                train(config, good, lines)
+        else:
+            with pytest.raises(RoundFailed, match=r"3 of 4 updates .* client 3: node b"):
+                train(config, good, lines)
+    records = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
+    assert [r["accepted"] for r in records] == ([[], []] if policy == "skip" else [])
+
+
+def test_nodes_that_do_not_come_end_the_wait(make, tmp_path):
+    (tmp_path / "nobody").mkdir()
+    with pytest.raises(RoundFailed, match=r"0 nodes with 0 clients are here after 1 s"):
+        train(make("photon.join_timeout=1"), tmp_path / "nobody")
+
+
+def test_data_of_another_tokenizer_is_refused(make, tmp_path):
+    config = load_config(["recipe=smoke", "dataset.embedded.vocab_size=290"])
+    other = tmp_path / "other"
+    prepare_embedded(other, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    with (
+        nodes(tmp_path, other, PLACES) as sockets,
+        pytest.raises(RoundFailed, match=r"has tokenizer .*, the server"),
+    ):
+        train(make("run_uuid=r"), sockets)
+
+
+def test_a_run_of_that_name_with_another_configuration_is_refused(make, four, tmp_path):
+    with nodes(tmp_path, four, PLACES) as sockets:
+        train(make("run_uuid=r", "fl.n_rounds=1"), sockets)
+        changed = make("run_uuid=r", "fl.n_rounds=1", "seed=7",
+                       f"photon.saving_path={tmp_path / 'second'}")  # fmt: skip
+        with pytest.raises(RoundFailed, match="is of a run with another configuration"):
+            train(changed, sockets)
+
+
+def test_an_unsigned_node_is_turned_away(make, four, tmp_path, monkeypatch):
+    """A server with keys hears nobody who does not sign with an enrolled one."""
+    from photon.runtime import federation
+    from photon.runtime.keys import enrol, make_authority
+
+    make_authority(tmp_path / "keys", ["localhost"])
+    enrol(tmp_path / "keys", "a", [0, 2])
+    register = read_register(tmp_path / "keys" / "nodes.json")
+    monkeypatch.setattr(federation, "Register", lambda nodes: register)
+    lines: list[str] = []
+    config = make("run_uuid=r", "photon.join_timeout=2")
+    with nodes(tmp_path, four, PLACES) as sockets, pytest.raises(RoundFailed, match="0 nodes"):
+        train(config, sockets, lines)
+    assert any("not signed with the key enrolled for that name" in line for line in lines)
+
+
+def test_a_key_is_bound_to_its_clients(make, four, local, tmp_path, monkeypatch):
+    """Node a signs rightly and offers all clients; it gets those that its key is bound to."""
+    from photon.runtime import federation
+    from photon.runtime.enrolment import signer
+    from photon.runtime.keys import enrol, make_authority
+
+    make_authority(tmp_path / "keys", ["localhost"])
+    sign = {name: signer(enrol(tmp_path / "keys", name, own)) for name, own in PLACES.items()}
+    register = read_register(tmp_path / "keys" / "nodes.json")
+    monkeypatch.setattr(federation, "Register", lambda nodes: register)
+    everyone = [0, 1, 2, 3]
+    lines: list[str] = []
+    with (
+        nodes(tmp_path, four, {"a": everyone}, sign=sign["a"]) as sockets,
+        nodes(tmp_path, four, {"b": everyone}, sign=sign["b"]) as others,
+    ):
+        (sockets / "b.sock").symlink_to(others / "b.sock")
+        result = train(make("run_uuid=r"), sockets, lines)
+    assert final_digest(result) == local["averaged"]
+    assert {"node a hosts clients 0, 2", "node b hosts clients 1, 3"} <= set(lines)
+
+
+def test_clients_are_written_as_ranges():
+    assert parse_clients("0-3,7, 5") == [0, 1, 2, 3, 5, 7]
+    assert format_clients([7, 0, 1, 2, 3, 5]) == "0-3,5,7"
+    for text in ("", "a", "3-1", "1-", "0-99999999", "-1"):
+        with pytest.raises(ConfigError, match="clients"):
+            parse_clients(text)
+
+
+def test_a_register_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "nodes.json"
+    with pytest.raises(ConfigError, match="photon keys init"):
+        read_register(path)
+    for text in (
+        "",
+        "[]",
+        '{"a": {"public_key": "x"}}',
+        '{"a": {"public_key": "x", "clients": []}}',
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="not a register"):
+            read_register(path)
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no node is enrolled"):
+        read_register(path)
+
+
+def test_a_register_without_keys_takes_everybody():
+    assert Register(None).allowed("x", [1, 2]) == {1, 2}
+    bound = Register({"x": Enrolled(public_key="k", clients=[2, 3])})
+    assert bound.allowed("x", [1, 2]) == {2}
+    with pytest.raises(PayloadError, match="is not enrolled"):
+        bound.allowed("y", [2])
+    with pytest.raises(PayloadError, match="bound to 2-3"):
+        bound.allowed("x", [0, 1])
+
+
+def test_folders_of_dead_owners_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(transport, "SHARED", tmp_path)
+    shared = transport.SharedMemory.create("run")
+    dead = tmp_path / "photon-999999999-123-run"
+    recycled = tmp_path / f"photon-1-{int(transport._start_time(1)) + 1}-run"
+    stranger = tmp_path / "somebody-elses"
+    for folder in (dead, recycled, stranger):
+        folder.mkdir()
+    other = transport.SharedMemory.create("another")
+    assert set(tmp_path.iterdir()) == {shared.folder, other.folder, stranger}
+    for each in (shared, other):
+        each.close()
+    assert list(tmp_path.iterdir()) == [stranger]
+
+
+def test_a_ticket_cannot_name_any_other_file(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    for path in (secret, tmp_path / "photon-1-2-3" / ".." / "secret"):
+        ticket = {"via": "shm", "path": str(path), "digest": "a" * 64, "size": 100}
+        with pytest.raises(PayloadError, match="is no place of shared memory"):
+            transport.fetch_ticket(ticket, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
