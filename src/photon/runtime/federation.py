@@ -25,11 +25,11 @@ from photon.runtime.job import EngineFactory, Job
 from photon.runtime.node_service import NodeService
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder
-from photon.runtime.superlink import Tls, start_supernode
+from photon.runtime.superlink import SuperNode, Tls, last_line
 from photon.runtime.transport import open_transport
 
 Say = Callable[[str], None]
-MAX_RESTARTS, RESTART_WINDOW = 5, 600.0
+MAX_RESTARTS, RESTART_WINDOW = 8, 600.0
 
 
 def over_flower(host: str, port: int, keys: Path | None) -> EngineFactory:
@@ -128,7 +128,7 @@ def run_node(
 
 
 class Connection:
-    """A SuperNode that is started once the service listens, and anew when it ends."""
+    """A SuperNode that is started once the service listens, and anew when it ends or hangs."""
 
     def __init__(
         self, server: str, path: Path, keys: NodeKeys | None, folder: Path, say: Say
@@ -136,33 +136,33 @@ class Connection:
         self.server, self.path, self.folder, self.say = server, path, folder, say
         self._tls = (keys.authority, keys.key) if keys else None
         self._starts: list[float] = []
-        self._process = None
+        self._supernode: SuperNode | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def tend(self) -> bool:
-        """Start the SuperNode if it is not running; never asks to stop.
+        """Start the SuperNode if it is not at work; never asks to stop.
 
         Raises:
             RoundFailed: it has ended too often.
         """
-        if self._process is not None and self._process.returncode is None:
+        if self._supernode is not None and self._supernode.is_at_work():
             return False
         now = time.monotonic()
         self._starts = [t for t in self._starts if t > now - RESTART_WINDOW]
         if len(self._starts) > MAX_RESTARTS:
             raise RoundFailed(
-                f"the SuperNode ended {len(self._starts)} times in {RESTART_WINDOW:.0f} s; see "
-                f"{self.folder / 'supernode.log'}"
+                f"the SuperNode ended {len(self._starts)} times in {RESTART_WINDOW:.0f} s: "
+                f"{last_line(self.folder / 'supernode.log', 'ERROR')}"
             )
         if self._starts and now - self._starts[-1] < min(2.0 ** len(self._starts), 30.0):
             return False
-        if self._process is not None:
-            self._process.close()
+        if self._supernode is not None:
+            self._supernode.close()
             self.say("supernode   has ended; starting a new one")
         self._starts.append(now)
-        self._process = start_supernode(self.folder, self.server, self.path, self._tls)
+        self._supernode = SuperNode(self.folder, self.server, self.path, self._tls)
         return False
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.close()
+        if self._supernode is not None:
+            self._supernode.close()

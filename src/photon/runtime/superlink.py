@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from photon.runtime.guard import Guarded
 
 READY_SECONDS = 90.0
 SUBMIT_SECONDS = 120.0
+SILENT_SECONDS = 20.0
+"""How long a SuperNode's own port may be silent before it is replaced."""
+PROBE_SECONDS = 2.0
 APP = Path(__file__).parent / "flower_app"
 
 
@@ -76,7 +80,7 @@ def start_superlink(
                     "--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]  # fmt: skip
     log = folder / "superlink.log"
     process = Guarded(command, log, flower_environment(folder))
-    wait_until(lambda: _answers(host, port), process, log, "SuperLink", should_stop)
+    wait_until(lambda: answers(host, port), process, log, "SuperLink", should_stop)
     return process
 
 
@@ -111,8 +115,8 @@ def flwr(folder: Path, *arguments: str) -> None:
     except subprocess.TimeoutExpired:
         raise RoundFailed(f"flwr {arguments[0]}: no answer in {SUBMIT_SECONDS:.0f} s") from None
     if done.returncode != 0:
-        lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
-        raise RoundFailed(f"flwr {' '.join(arguments[:2])}: {lines[-1]}")
+        words = re.sub(r"[─│╭╮╰╯\s]+", " ", done.stdout + done.stderr).strip()
+        raise RoundFailed(f"flwr {' '.join(arguments[:2])}: {words[-400:] or 'no output'}")
 
 
 def register_nodes(folder: Path, register: Register) -> None:
@@ -127,24 +131,46 @@ def register_nodes(folder: Path, register: Register) -> None:
                 raise
 
 
-def start_supernode(
-    folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
-) -> Guarded:
-    """Start a SuperNode that reaches the node's service by its socket.
+class SuperNode:
+    """A SuperNode that reaches the node's service by its socket.
 
     Args:
         tls: certificate authority and the node's private key; None: insecure.
     """
-    command = [
-        "flower-supernode", "--superlink", server, "--port", str(free_port()),
-        "--node-config", f"socket='{socket_path}'",
-    ]  # fmt: skip
-    if tls is None:
-        command.append("--insecure")
-    else:
-        command += ["--root-certificates", str(tls[0]),
-                    "--auth-supernode-private-key", str(tls[1])]  # fmt: skip
-    return Guarded(command, folder / "supernode.log", flower_environment(folder))
+
+    def __init__(
+        self, folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
+    ) -> None:
+        self._port, self._heard = free_port(), time.monotonic()
+        self._next_probe = 0.0
+        command = [
+            "flower-supernode", "--superlink", server, "--port", str(self._port),
+            "--node-config", f"socket='{socket_path}'",
+        ]  # fmt: skip
+        if tls is None:
+            command.append("--insecure")
+        else:
+            command += ["--root-certificates", str(tls[0]),
+                        "--auth-supernode-private-key", str(tls[1])]  # fmt: skip
+        log = folder / "supernode.log"
+        self._process = Guarded(command, log, flower_environment(folder))
+
+    def is_at_work(self) -> bool:
+        """Whether it runs and its own port speaks: one that lost its server may hang as it ends.
+
+        The port is given `SILENT_SECONDS`, since it opens only after the first contact.
+        """
+        now = time.monotonic()
+        if self._process.returncode is not None:
+            return False
+        if now >= self._next_probe:
+            self._next_probe = now + PROBE_SECONDS
+            if _speaks(self._port):
+                self._heard = now
+        return now - self._heard < SILENT_SECONDS
+
+    def close(self) -> None:
+        self._process.close()
 
 
 def wait_until(
@@ -164,7 +190,7 @@ def wait_until(
         if process.returncode is not None or time.monotonic() > deadline or should_stop():
             reason = "not ready in time" if process.returncode is None else "it ended"
             process.close()
-            raise RoundFailed(f"{what}: {reason}: {_last_line(log)} ({log})")
+            raise RoundFailed(f"{what}: {reason}: {last_line(log)}")
         time.sleep(0.1)
 
 
@@ -204,7 +230,8 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _answers(host: str, port: int) -> bool:
+def answers(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
     try:
         socket.create_connection((_reachable(host).strip("[]"), port), timeout=1.0).close()
     except OSError:
@@ -212,9 +239,21 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _last_line(log: Path) -> str:
+def _speaks(port: int) -> bool:
+    """Whether an HTTP server answers; a process that hangs may still accept connections."""
     try:
-        lines = log.read_text(errors="replace").strip().splitlines()
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return bool(connection.recv(1))
+    except OSError:
+        return False
+
+
+def last_line(log: Path, word: str = "") -> str:
+    """The last line of a log that holds the word, for a message."""
+    try:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     except OSError:
         return "no log"
-    return lines[-1][-300:] if lines else "no output"
+    lines = [line.strip() for line in text.splitlines() if word in line and line.strip()]
+    return f"{lines[-1][-300:]} ({log})" if lines else f"see {log}"

@@ -12,7 +12,7 @@ from photon.runtime.engines.link import Link
 from photon.runtime.enrolment import Register
 from photon.runtime.wire import PROTOCOL, Hello, Introduction, Verify, pack_request, unpack_reply
 
-HELLO_SECONDS = 60.0
+HELLO_SECONDS = 20.0
 """A node that has not answered after so long is asked again."""
 
 

@@ -1,0 +1,24 @@
+"""A node service as a process: python node_process.py SOCKETS NAME CLIENTS OVERRIDES..."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from photon.config import load_config
+from photon.runtime.enrolment import parse_clients
+from photon.runtime.interrupt import StopRequest
+from photon.runtime.node_service import NodeService
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sockets, name, clients = sys.argv[1:4]
+    own = load_config(sys.argv[4:])
+    with StopRequest() as stop:
+        path = Path(sockets) / f"{name}.sock"
+        service = NodeService(
+            name, parse_clients(clients), own, path, None, lambda line: print(line, flush=True)
+        )
+        service.serve(stop)
