@@ -110,7 +110,9 @@ def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
         node("stranger", "0-1", port)
         wait_until(lambda: rounds() >= 1, processes)
         assert "stranger" not in processes.log("server")
-        processes.running.pop("stranger").send_signal(signal.SIGINT)
+        stranger = processes.running.pop("stranger")
+        stranger.send_signal(signal.SIGINT)
+        stranger.wait(30)
 
         processes.kill("b")
         wait_until(lambda: not of_command("flower-supernode", "b.sock"), processes, 20)

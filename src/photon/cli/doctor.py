@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -26,7 +25,7 @@ def command(
     keys: Path,
     insecure: bool,
     overrides: tuple[str, ...],
-) -> None:
+) -> int:
     """Say what would go wrong with a run, before it does.
 
     Versions, device, memory against the model's need, disk, data; and the way to a server: port,
@@ -48,4 +47,4 @@ def command(
     for finding in examine(config, numbers, address, None if insecure else keys / "ca.pem"):
         failed = failed or finding.verdict == "fail"
         click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")
-    sys.exit(2 if failed else 0)
+    return 2 if failed else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from photon.config.resolve import flatten
 from photon.config.schema import Config
-from photon.runtime.enrolment import REGISTER, parse_clients, read_register
+from photon.runtime.enrolment import REGISTER, parse_clients
 from photon.runtime.guard import Guarded
 from photon.runtime.keys import enrol, make_authority
 
@@ -55,8 +55,7 @@ def own_node(clients: str | None, port: int, keys: Path | None, config: Config) 
 def _require_keys(folder: Path, clients: list[int]) -> None:
     if not (folder / REGISTER).exists():
         make_authority(folder, [socket.gethostname(), "localhost", "127.0.0.1", "::1"])
-        enrol(folder, NAME, clients)
-    elif NAME not in (read_register(folder / REGISTER).nodes or {}):
+    if not (folder / f"{NAME}.key").exists():
         enrol(folder, NAME, clients)
 
 
