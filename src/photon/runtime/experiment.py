@@ -15,6 +15,7 @@ from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
     fill_open_keys,
+    idle_warning,
     replace_keys,
     resolve,
     schedule_warning,
@@ -252,6 +253,7 @@ def _run(
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
     job.warn(
         schedule_warning(config),
+        idle_warning(config) if kind == FEDERATED else None,
         precision_warning(job.device, config.llm_config.precision),
     )
     try:
