@@ -43,6 +43,7 @@ from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root, find_data
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
+from photon.runtime.saved_model import IMPORTED
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 
 
@@ -128,11 +129,13 @@ def train_or_resume(
 
 
 def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
-    if facts["kind"] not in (FEDERATED, CENTRALIZED):
+    if facts["kind"] == IMPORTED:
         raise RunFolderError(
-            f"{path}: is an imported model or a node's folder, not a run; train from a model with "
+            f"{path}: is an imported model, not a run; train from it with "
             f"pretrained_model_path={path}"
         )
+    if facts["kind"] not in (FEDERATED, CENTRALIZED):
+        raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
 
 
 def _go_on(
