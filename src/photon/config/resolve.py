@@ -17,6 +17,8 @@ MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
 MAY_CHANGE = (
     "photon.",
     "compare.",
+    "icl_tasks_config.",
+    "eval_gauntlet_config.",
     "fl.eval_period",
     "llm_config.eval_interval",
     "llm_config.eval_subset_num_batches",
