@@ -83,8 +83,8 @@ class IclTasksConfig(Section):
 class Benchmark(Section):
     """A task in a category."""
 
-    name: str
-    num_fewshot: int = Field(ge=0)
+    name: str = Field(description="label of the task")
+    num_fewshot: int = Field(ge=0, description="which of its evaluations")
     random_baseline: float = Field(default=0.0, ge=0, lt=1, description="accuracy by chance")
 
     @property
@@ -95,20 +95,22 @@ class Benchmark(Section):
 class Category(Section):
     """Benchmarks whose weighted mean is a category's score."""
 
-    name: str
-    benchmarks: list[Benchmark] = Field(min_length=1)
+    name: str = Field(description="of the composite score")
+    benchmarks: list[Benchmark] = Field(min_length=1, description="their scores are averaged")
 
 
 class Gauntlet(Section):
     """How accuracies become a few numbers."""
 
-    weighting: Literal["EQUAL", "SAMPLE_SZ", "LOG_SAMPLE_SZ"] = "EQUAL"
-    subtract_random_baseline: bool = True
-    rescale_accuracy: bool = True
+    weighting: Literal["EQUAL", "SAMPLE_SZ", "LOG_SAMPLE_SZ"] = Field(
+        default="EQUAL", description="of the benchmarks of a category"
+    )
+    subtract_random_baseline: bool = Field(default=True, description="score above chance")
+    rescale_accuracy: bool = Field(default=True, description="so that all right is 1")
     averages: dict[str, list[str]] | None = Field(
         default=None, description="means of categories; null: default_average of all"
     )
-    categories: list[Category] = Field(min_length=1)
+    categories: list[Category] = Field(min_length=1, description="the composites")
 
     @model_validator(mode="after")
     def _consistent(self) -> Gauntlet:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from photon.evaluation.likelihood import Progress
-from photon.evaluation.loss import Share
+from photon.evaluation.likelihood import DEFAULT, Passes
 from photon.model.build import LanguageModel
 from photon.model.decoder import Decoder
 from photon.model.generate import generate
@@ -28,27 +27,24 @@ def continuations(
     *,
     max_new_tokens: int,
     end: int,
-    max_tokens: int,
     is_finished: IsFinished = lambda ids: False,
-    precision: str = "fp32",
-    share: Share = Share(),
-    progress: Progress = lambda done: None,
+    passes: Passes = DEFAULT,
 ) -> list[list[int]]:
     """The likeliest token again and again, until `end`.
 
     Args:
         prompts: each with `max_new_tokens` no longer than the model.
-        max_tokens: of the rows that are continued together, with what they become.
         is_finished: told what was written so far, now and then: what follows does not matter.
-        share: splits the prompts over processes.
+        passes: its tokens count those of a prompt and those that it may become.
 
     Returns:
         New ids, without `end`.
     """
+    share = passes.share
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     parts: list[list[int]] = []
     while order:
-        count = max(1, max_tokens // (len(prompts[order[0]]) + max_new_tokens))
+        count = max(1, passes.max_tokens // (len(prompts[order[0]]) + max_new_tokens))
         parts.append(order[:count])
         order = order[count:]
     device = next(model.parameters()).device
@@ -58,11 +54,11 @@ def continuations(
     for number, part in enumerate(parts):
         if number % share.size == share.rank:
             texts = [list(prompts[index]) for index in part]
-            with autocast(precision, device):
+            with autocast(passes.precision, device):
                 made = _together(model, texts, max_new_tokens, end, is_finished)
             for index, ids in zip(part, made, strict=True):
                 written[index, : len(ids)] = torch.tensor(ids, dtype=torch.float64)
-        progress((number + 1) / len(parts))
+        passes.progress((number + 1) / len(parts))
     model.train(was_training)
     if share.size > 1:  # every row was written by one process; the others hold -1
         written = share.add(written) + (share.size - 1)

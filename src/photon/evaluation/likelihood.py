@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from photon.evaluation.loss import Share
+from photon.evaluation.loss import ALL, Share
 from photon.evaluation.packing import Batch, batches, collate, pack_groups
 from photon.evaluation.requests import Request
 from photon.model.build import LanguageModel
@@ -19,6 +20,26 @@ LOGITS_BYTES = 1 << 27
 
 Progress = Callable[[float], None]
 """Takes how much of the work is done, from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How requests go through a model.
+
+    Attributes:
+        max_tokens: of one forward pass, padding counted; one row always goes.
+        precision: of the forward pass; likelihoods are computed in fp32.
+        share: splits the batches over processes.
+        progress: told how far it is.
+    """
+
+    max_tokens: int = 8192
+    precision: str = "fp32"
+    share: Share = ALL
+    progress: Progress = lambda done: None
+
+
+DEFAULT = Passes()
 
 
 class Likelihood(NamedTuple):
@@ -42,24 +63,15 @@ class Likelihood(NamedTuple):
 
 @torch.no_grad()
 def likelihoods(
-    model: LanguageModel,
-    groups: Sequence[Sequence[Request]],
-    *,
-    max_tokens: int,
-    precision: str = "fp32",
-    share: Share = Share(),
-    progress: Progress = lambda done: None,
+    model: LanguageModel, groups: Sequence[Sequence[Request]], passes: Passes = DEFAULT
 ) -> list[list[Likelihood]]:
     """Score all requests of all groups.
 
     Requests of a group that are the same are computed once, so that they tie exactly.
-
-    Args:
-        max_tokens: of one forward pass, padding counted; one row always goes.
-        share: splits the batches over processes.
     """
     unique = [list(dict.fromkeys(group)) for group in groups]
     device = next(model.parameters()).device
+    max_tokens, share = passes.max_tokens, passes.share
     if not model.takes_layout:  # it makes the logits of every token
         max_tokens = min(max_tokens, 8 * LOGITS_BYTES // (4 * model.vocab_size))
     parts = batches(pack_groups(unique, share=model.takes_layout), max_tokens)
@@ -69,10 +81,10 @@ def likelihoods(
     model.eval()
     for part in parts[share.rank :: share.size]:
         batch = collate(part, device)
-        with autocast(precision, device):
+        with autocast(passes.precision, device):
             _add(model, batch, sums)
         done += batch.size * share.size
-        progress(min(1.0, done / total))
+        passes.progress(min(1.0, done / total))
     model.train(was_training)
     return _spread(groups, unique, share.add(sums))
 

@@ -73,7 +73,7 @@ class TextEncoder:
         return self.tokenizer.encode(text, add_special_tokens=True).ids
 
     def opening(self, text: str) -> list[int]:
-        """Ids at the start of a prompt: with the token that begins a text, without one that ends it."""
+        """Ids of a prompt's start: with the token that begins a text, without one that ends it."""
         ids = self.with_specials(text)
         return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
 

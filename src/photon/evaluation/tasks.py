@@ -1,7 +1,7 @@
 """A task's file: its rows, which of them become examples in the prompt, and the texts.
 
-The rules are those of the Eval Gauntlet (Mosaic, llm-foundry v0.22): examples come from the same file
-as the row that is asked, drawn by CPython's `random.Random`, so that the prompts are the same.
+The rules are those of the Eval Gauntlet (Mosaic, llm-foundry v0.22): examples come from the same
+file as the row that is asked, drawn by CPython's `random.Random`, so that the prompts are the same.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
 from photon.errors import DataError
 from photon.model.cache import KeyValueCache, LayerCache
-from photon.model.loss import TokenLoss, linear_cross_entropy, logits_gradient
 from photon.model.layout import Layout
+from photon.model.loss import TokenLoss, linear_cross_entropy, logits_gradient
 from photon.model.positions import alibi_slopes, causal_bias, rotary_table, rotate
 
 
