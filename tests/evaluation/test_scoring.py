@@ -190,7 +190,7 @@ def test_categories_weigh_the_same(make_model, make_task, encoder):
 
 
 def score(nll: float, tokens: int = 1, is_greedy: bool = False) -> Likelihood:
-    return Likelihood(nll, tokens, is_greedy)
+    return Likelihood(nll, tokens, tokens if is_greedy else 0)
 
 
 def test_least_mean_loss_wins():

@@ -48,12 +48,17 @@ class Likelihood(NamedTuple):
     Attributes:
         nll: negative log-likelihood of the whole answer, in nats.
         num_tokens: of the answer.
-        is_greedy: whether every token of it was the likeliest.
+        num_hits: how many of them were the likeliest.
     """
 
     nll: float
     num_tokens: int
-    is_greedy: bool
+    num_hits: int
+
+    @property
+    def is_greedy(self) -> bool:
+        """Every token was the likeliest."""
+        return self.num_hits == self.num_tokens
 
     @property
     def mean(self) -> float:
@@ -114,7 +119,7 @@ def _spread(
     scored = []
     for group, different in zip(groups, unique, strict=True):
         of = {
-            request: Likelihood(nll, request.num_answer, hits == request.num_answer)
+            request: Likelihood(nll, request.num_answer, int(hits))
             for request, (nll, hits) in zip(different, values, strict=False)
         }
         scored.append([of[request] for request in group])
