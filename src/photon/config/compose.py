@@ -14,7 +14,8 @@ from photon.config.standing import without_automatic
 from photon.errors import ConfigError
 
 STREAMS = "dataset/streams"
-GROUPS = ("llm_config", "dataset", STREAMS, "recipe")
+EVALUATION = ("icl_tasks_config", "eval_gauntlet_config")
+GROUPS = ("llm_config", "dataset", STREAMS, "recipe", *EVALUATION)
 FREE = ("llm_config.model.config_overrides.",)
 """Below these, keys are those of somebody else's configuration."""
 _DEFAULTS = [
@@ -22,6 +23,7 @@ _DEFAULTS = [
     {"llm_config": "llama-tiny"},
     {"dataset": "embedded"},
     *({f"{STREAMS}@dataset.{split}.streams": None} for split in ("train", "val")),
+    *({group: "empty"} for group in EVALUATION),
     {"recipe": None},
 ]
 

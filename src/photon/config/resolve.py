@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from photon.config.compose import GROUPS, check_overrides, validate
+from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
 
@@ -17,6 +17,8 @@ MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
 MAY_CHANGE = (
     "photon.",
     "compare.",
+    "icl_tasks_config.",
+    "eval_gauntlet_config.",
     "fl.eval_period",
     "fl.round_timeout",
     "fl.straggler_factor",
@@ -36,6 +38,15 @@ MAY_CHANGE = (
     "dataset.val.download_timeout",
 )
 """Prefixes of keys that may change on resume: where, how often, on what; never the mathematics."""
+
+MAY_CHANGE_EVALUATION = (
+    "photon.",
+    "dataset.",
+    "llm_config.precision",
+    "llm_config.eval_subset_num_batches",
+    "llm_config.device_eval_batch_size",
+)
+"""Prefixes of keys that an evaluation may set besides its own."""
 
 
 def resolve(
@@ -159,6 +170,56 @@ def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
             },
         )
     return changed
+
+
+def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with which a saved model is evaluated.
+
+    Args:
+        overrides: task lists and composites, by their names or as YAML files in the original's
+            form (`icl_tasks_config=my.yaml`), and keys that leave the model alone.
+
+    Raises:
+        ConfigError: an unknown key, a malformed value, an unreadable file, or a key that would
+            change the model.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    check_overrides(overrides)
+    own = [text for text in overrides if text.lstrip("+~").startswith(EVALUATION)]
+    files = dict(text.split("=", 1) for text in own if text.endswith((".yaml", ".yml")))
+    found = load_config([t for t in own if t.split("=")[0] not in files]).model_dump(mode="json")
+    values: dict[str, Any] = {section: found[section] for section in EVALUATION}
+    for section, name in files.items():
+        values[section] |= _section_of_file(section, name)
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        key = override.key_or_group
+        if text in own:
+            continue
+        if override.is_delete() or key in GROUPS or not key.startswith(MAY_CHANGE_EVALUATION):
+            raise ConfigError(
+                f"{key}: does not belong to an evaluation; set tasks, composites, dataset.val, "
+                "photon.*, or the llm_config keys of evaluation"
+            )
+        values[key] = override.value()
+    return replace_keys(saved, values)
+
+
+def _section_of_file(section: str, name: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(name, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"{section}={name}: cannot be read ({reason})") from error
+    if isinstance(values, list):
+        values = {"icl_tasks": values}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{section}={name}: must hold keys of {section}, got {values!r:.60}")
+    return values
 
 
 def check_resumable(saved: Config, changed: Config) -> None:

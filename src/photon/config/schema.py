@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Section
 from photon.config.dataset import DatasetConfig
+from photon.config.evaluation import EvalGauntletConfig, IclTasksConfig
 from photon.config.llm import LlmConfig
 
 
@@ -239,6 +240,8 @@ class Config(Section):
     dataset: DatasetConfig = DatasetConfig()
     centralized: CentralizedConfig = CentralizedConfig()
     compare: CompareConfig = CompareConfig()
+    icl_tasks_config: IclTasksConfig = IclTasksConfig()
+    eval_gauntlet_config: EvalGauntletConfig = EvalGauntletConfig()
 
     @property
     def averages_moments(self) -> bool:

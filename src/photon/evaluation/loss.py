@@ -64,6 +64,10 @@ class Share:
     add: Callable[[Tensor], Tensor] = lambda sums: sums
 
 
+ALL = Share()
+"""One process scores everything."""
+
+
 @torch.no_grad()
 def evaluate_loss(
     model: nn.Module,
@@ -72,7 +76,7 @@ def evaluate_loss(
     batch_size: int,
     max_batches: int = -1,
     precision: str = "fp32",
-    share: Share = Share(),
+    share: Share = ALL,
 ) -> LossReport:
     """Score a model on rows in their order on disk.
 

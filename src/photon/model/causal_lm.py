@@ -29,6 +29,8 @@ class HuggingFaceLM(nn.Module):
         ConfigError: transformers is missing, or the model cannot be trained here.
     """
 
+    takes_layout = False
+
     def __init__(self, llm: LlmConfig, seed: int) -> None:
         super().__init__()
         transformers = _transformers()
@@ -76,6 +78,15 @@ class HuggingFaceLM(nn.Module):
         if targets is None:
             return logits
         return logits_loss(logits.flatten(0, 1), targets.flatten(), self.z_loss)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """As `Decoder.features`, but already the logits, which each model makes its own way."""
+        logits = self(tokens)
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def project(self, features: Tensor) -> Tensor:
+        return features
 
     def new_cache(self, rows: int = 1) -> HuggingFaceCache | None:
         """An empty cache; None for a model that keeps another kind of state."""

@@ -7,7 +7,7 @@ queries. Shapes: B rows, T positions, D width, H heads, V vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
 from photon.errors import DataError
 from photon.model.cache import KeyValueCache, LayerCache
+from photon.model.layout import Layout
 from photon.model.loss import TokenLoss, linear_cross_entropy, logits_gradient
 from photon.model.positions import alibi_slopes, causal_bias, rotary_table, rotate
 
@@ -26,7 +27,8 @@ class Place(NamedTuple):
     """Where the tokens of a forward pass stand; the same for all blocks.
 
     Attributes:
-        cos, sin: rotary tables of these positions, [T, D / 2 H]; None without rotary positions.
+        cos, sin: rotary tables of these positions, [T, D / 2 H], or [B, 1, T, D / 2 H] where rows
+            differ; None without rotary positions.
         bias: added to the scores; None is plain causal attention.
         is_causal: mask the future where there is no bias; false for a single cached token.
     """
@@ -147,6 +149,8 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The language model: token ids to logits, or to the loss of given targets."""
 
+    takes_layout = True
+
     cos: Tensor | None
     sin: Tensor | None
     slopes: Tensor | None
@@ -203,9 +207,9 @@ class Decoder(nn.Module):
         Raises:
             DataError: more tokens than the model has positions.
         """
-        hidden = self.norm(self._blocks(tokens, cache))
+        hidden = self.features(tokens, cache)
         if targets is None:
-            return F.linear(hidden, self.output_weight)
+            return self.project(hidden)
         return linear_cross_entropy(
             hidden.flatten(0, 1),
             self.output_weight,
@@ -215,12 +219,33 @@ class Decoder(nn.Module):
             gradient_of=self.gradient_of,
         )
 
-    def _blocks(self, tokens: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def features(
+        self, tokens: Tensor, cache: KeyValueCache | None = None, layout: Layout | None = None
+    ) -> Tensor:
+        """What the logits are made of, [B, T, D]: to make those that are needed and no others.
+
+        Args:
+            layout: where the tokens stand, if not one after another.
+
+        Raises:
+            DataError: more tokens than the model has positions.
+        """
+        return self.norm(self._blocks(tokens, cache, layout))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Logits [..., V] of features [..., D]."""
+        return F.linear(features, self.output_weight)
+
+    def _blocks(self, tokens: Tensor, cache: KeyValueCache | None, layout: Layout | None) -> Tensor:
         past = 0 if cache is None else cache.length
-        place = self._place(past, tokens.shape[1], tokens.device)
+        at: Any = slice(past, past + tokens.shape[1])
+        if layout is None:
+            place = self._place(past, tokens.shape[1], tokens.device)
+        else:
+            place, at = self._place_by(layout), layout.positions
         x = self.embedding(tokens)
         if self.positions is not None:
-            x = x + self.positions.weight[past : past + tokens.shape[1]]
+            x = x + self.positions.weight[at]
         for number, block in enumerate(self.blocks):
             if cache is not None:
                 x = block(x, place, cache.layers[number])
@@ -243,6 +268,13 @@ class Decoder(nn.Module):
             bias = causal_bias(count, end, slopes, device)
         tables = (None, None) if cos is None or sin is None else (cos[past:end], sin[past:end])
         return Place(*tables, bias, is_causal=count > 1)
+
+    def _place_by(self, layout: Layout) -> Place:
+        at, cos, sin = layout.positions, self.cos, self.sin
+        tables = (None, None)
+        if cos is not None and sin is not None:
+            tables = (cos[at].unsqueeze(1), sin[at].unsqueeze(1))
+        return Place(*tables, layout.bias(self.slopes), is_causal=True)
 
     def new_cache(self, rows: int = 1) -> KeyValueCache:
         """An empty cache for `rows` sequences."""

@@ -76,7 +76,7 @@ def import_folder(source: Path, out: Path) -> None:
         StorageError: it cannot be written.
     """
     fields, params = read_model(source)
-    tokenizer = _read_tokenizer(source)
+    tokenizer = read_tokenizer(source)
     if tokenizer.get_vocab_size() > fields["vocab_size"]:
         raise DataError(
             f"{source}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its model "
@@ -84,7 +84,7 @@ def import_folder(source: Path, out: Path) -> None:
         )
     keys = {"name": source.resolve().name, "max_seq_len": fields["max_seq_len"], "model": fields}
     config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
-    facts = {"end": _end_of_text(source, tokenizer)}
+    facts = {"end": end_of_text(source, tokenizer)}
     with _appearing(out) as folder, tempfile.TemporaryDirectory() as work:
         copy = Path(work) / "tokenizer.json"
         tokenizer.save(str(copy))
@@ -214,7 +214,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> Tokenizer:
     """Its tokenizer.json, or what `transformers` makes of its other files.
 
     Raises:
@@ -236,7 +236,7 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int:
+def end_of_text(folder: Path, tokenizer: Tokenizer) -> int:
     """Id of the token that ends a text: the tokenizer's, the model's, or ours.
 
     Raises:

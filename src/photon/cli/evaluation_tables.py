@@ -1,0 +1,83 @@
+"""Results of evaluations as tables, models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from photon.report import Console
+from photon.runtime.evaluate import Evaluation
+
+
+def print_tables(found: Sequence[Evaluation], console: Console) -> None:
+    """Losses, composites, tasks, failures, and where everything lies."""
+    for table in (loss_table(found), composite_table(found), task_table(found)):
+        if table.row_count:
+            console.print(table)
+    for one in found:
+        for key, reason in one.failures.items():
+            console.rich.print(f"failed    {one.model}  {key}: {reason}", markup=False)
+        console.rich.print(f"results   {one.folder}/results.json", markup=False)
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in left:
+        table.add_column(name, overflow="fold", no_wrap=name in ("task", "score"))
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=len(name) < 12, overflow="fold")
+    return table
+
+
+def loss_table(found: Sequence[Evaluation]) -> Table:
+    columns = ("loss", "ppl", "bits/byte", "accuracy", "above unigram", "tokens")
+    table = _table("losses", ("model", "text"), columns)
+    for one in found:
+        for name, score in one.losses.items():
+            above = "-" if score.above_unigram is None else f"{score.above_unigram:+.3f}"
+            table.add_row(
+                one.model,
+                name,
+                f"{score.loss:.3f}",
+                f"{score.perplexity:.1f}",
+                f"{score.bits_per_byte:.3f}",
+                f"{score.accuracy:.3f}",
+                above,
+                f"{score.tokens:,}",
+            )
+    return table
+
+
+def composite_table(found: Sequence[Evaluation]) -> Table:
+    """Averages and categories; a partial one has a row of its own."""
+    table = _table("composites", ("score",), [one.model for one in found])
+    names = dict.fromkeys(c.name for one in found for c in one.composites)
+    for name in names:
+        cells = []
+        for one in found:
+            score = next((c.score for c in one.composites if c.name == name), None)
+            cells.append("-" if score is None else f"{score:.4f}")
+        table.add_row(name, *cells)
+    return table
+
+
+def task_table(found: Sequence[Evaluation]) -> Table:
+    """Accuracy with its standard error, beside what chance and a constant answer get."""
+    facts = ("chance", "majority", "n", "truncated", "nonfinite")
+    table = _table("tasks", ("task",), [*(one.model for one in found), *facts])
+    keys = dict.fromkeys(key for one in found for key in one.tasks)
+    for key in keys:
+        scores = [one.tasks[key].score if key in one.tasks else None for one in found]
+        one = next(score for score in scores if score is not None)
+        table.add_row(
+            key,
+            *("-" if s is None else f"{s.accuracy:.4f} ±{s.stderr:.4f}" for s in scores),
+            f"{one.chance:.2f}",
+            f"{one.majority:.3f}",
+            f"{one.n:,}",
+            str(one.truncated),
+            str(sum(s.nonfinite for s in scores if s is not None)),
+        )
+    return table

@@ -1,0 +1,145 @@
+"""From texts to token ids: what is scored, after what.
+
+Preamble, context and answer are tokenised apart and joined, never together: an answer has the same
+tokens after every context. (Eval Gauntlet, Mosaic, llm-foundry v0.22.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from photon.config.evaluation import IclTask
+from photon.errors import DataError
+from photon.evaluation.tasks import GENERATION, Prompt, Row, full_answer
+
+ROOM_FOR_REASONING = 10
+"""Tokens that a generated text may have beyond the longest answer, where it reasons first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A text whose end is scored.
+
+    Attributes:
+        ids: context and answer.
+        num_answer: how many of them, at the end, are the answer.
+    """
+
+    ids: tuple[int, ...]
+    num_answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, ready for the model.
+
+    Attributes:
+        requests: one for each pair of its prompt; the prompt alone for generation.
+        gold: index of the right request.
+        answer_bytes: of the right answer's text, as it was tokenised.
+        is_truncated: the beginning of a prompt was cut off.
+        labels: right answers of a generation task.
+    """
+
+    line: int
+    requests: tuple[Request, ...]
+    gold: int
+    answer_bytes: int
+    is_truncated: bool
+    labels: tuple[str, ...] = ()
+
+
+class TextEncoder:
+    """A tokenizer without padding or truncation.
+
+    Args:
+        end: id of the token that ends a text; some tokenizers add it on their own.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.end = end
+        self.needs_space = len(self.ids(" a")) == 1
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def with_specials(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=True).ids
+
+    def opening(self, text: str) -> list[int]:
+        """Ids of a prompt's start: with the token that begins a text, without one that ends it."""
+        ids = self.with_specials(text)
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
+
+    def as_answer(self, text: str) -> str:
+        """A word after a space is another token than the bare word in byte-level tokenizers."""
+        return " " + text if self.needs_space and not text.startswith(" ") else text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a model has written."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text if self.needs_space else " " + text
+
+
+def make_example(encoder: TextEncoder, prompt: Prompt, max_seq_len: int) -> Example:
+    """Tokenise a row whose answers are scored.
+
+    Prompts that are too long lose their beginning.
+
+    Raises:
+        DataError: an answer without tokens, one as long as the model, or an empty context.
+    """
+    opening = encoder.opening(prompt.preamble)
+    contexts = {context: opening + encoder.ids(context) for context, _ in prompt.pairs}
+    requests, truncated = [], False
+    for context, answer in prompt.pairs:
+        ids = encoder.ids(encoder.as_answer(answer))
+        room = max_seq_len - len(ids)
+        if not ids or room <= 0 or not contexts[context]:
+            raise DataError(f"line {prompt.line}: {_why(ids, max_seq_len)}")
+        truncated |= len(contexts[context]) > room
+        requests.append(Request((*contexts[context][-room:], *ids), len(ids)))
+    right = encoder.as_answer(prompt.pairs[prompt.gold][1])
+    return Example(
+        prompt.line, tuple(requests), prompt.gold, len(right.encode()), truncated, prompt.labels
+    )
+
+
+def _why(ids: Sequence[int], max_seq_len: int) -> str:
+    if not ids:
+        return "an answer has no tokens"
+    if len(ids) >= max_seq_len:
+        return f"an answer has {len(ids)} tokens, too many for prompts of {max_seq_len}"
+    return "the context has no tokens, so there is nothing to score the answer after"
+
+
+def make_generation(encoder: TextEncoder, prompt: Prompt, room: int) -> Example:
+    """Tokenise a row whose answer is generated.
+
+    Args:
+        room: most tokens of a prompt.
+    """
+    ((context, _),) = prompt.pairs
+    ids = encoder.opening(prompt.preamble) + encoder.ids(context)
+    if not ids:
+        raise DataError(f"line {prompt.line}: the context has no tokens")
+    request = Request(tuple(ids[-room:]), 0)
+    return Example(prompt.line, (request,), 0, 0, len(ids) > room, prompt.labels)
+
+
+def longest_answer(encoder: TextEncoder, task: IclTask, rows: Sequence[Row]) -> int:
+    """Tokens that a generated answer may have: those of the longest right one."""
+    assert task.icl_task_type == GENERATION
+    texts = {
+        full_answer(task, row, label)
+        for row in rows
+        for label in (row["answer"], *(row.fields.get("aliases") or ()))
+    }
+    longest = max(len(encoder.with_specials(text)) for text in texts)
+    return max(1, longest + (ROOM_FOR_REASONING if task.cot_delimiter else 0))

@@ -1,0 +1,149 @@
+"""A model that is to be evaluated: of a run, or of a folder of `transformers`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from photon.config.evaluation import IclTasksConfig
+from photon.config.resolve import apply_evaluation_overrides, replace_keys
+from photon.config.schema import Config
+from photon.core.tree import digest
+from photon.data.tokenizer import vocab_size
+from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.evaluation.requests import TextEncoder
+from photon.model.build import LanguageModel, build_model, load_parameters
+from photon.model.causal_lm import read_config
+from photon.runtime import artifact
+from photon.runtime.exchange import (
+    end_of_text,
+    is_hugging_face_folder,
+    read_fields,
+    read_model,
+    read_tokenizer,
+)
+from photon.runtime.pretrained import pretrained_parameters
+from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model, and what names it.
+
+    Attributes:
+        name: short, for tables.
+        facts: what the checkpoint is: its digest, and round, step and tokens if it is a run's.
+        tokenizer_digest: of the vocabulary and its rules.
+        config: of the run, or of the model alone, with the evaluation's keys.
+        home: where results go unless told otherwise.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    tokenizer_digest: str
+    config: Config
+    model: LanguageModel
+    encoder: TextEncoder
+    home: Path
+
+
+def require_model(path: Path) -> None:
+    """Refuse a path at which no model is, before any work.
+
+    Raises:
+        CheckpointError: with what would be one.
+    """
+    if is_hugging_face_folder(path):
+        return
+    try:
+        resolve_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, nor a Hugging Face folder with a config.json") from error
+
+
+def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -> Candidate:
+    """Load a model for evaluation.
+
+    Args:
+        path: a run folder (its newest checkpoint), a checkpoint's manifest, or a folder of
+            `transformers`.
+
+    Raises:
+        CheckpointError: no model there.
+        MismatchedCheckpoint: its tokenizer has tokens that the model does not know.
+        ConfigError: an override that does not belong to an evaluation.
+    """
+    require_model(path)
+    if is_hugging_face_folder(path):
+        config, params, tokenizer = _read_folder(path)
+        end, facts = end_of_text(path, tokenizer), {"kind": "hugging face folder"}
+        name, home = path.resolve().name, Path("evaluation") / path.resolve().name
+    else:
+        saved = load_saved_model(path)
+        config, params, tokenizer, end = saved.config, saved.params, saved.tokenizer, saved.end
+        facts = _run_facts(saved.manifest)
+        name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
+        home = saved.run / "evaluation" / saved.manifest.stem
+    _require_fit(path, tokenizer, config)
+    model = build_model(config.llm_config, config.seed)
+    load_parameters(model, params)
+    return Candidate(
+        name=name,
+        facts={**facts, "digest": digest(params)},
+        tokenizer_digest=hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16],
+        config=_evaluation_config(config, overrides, device),
+        model=model.to(device).eval(),
+        encoder=TextEncoder(tokenizer, end),
+        home=home,
+    )
+
+
+def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer]:
+    """By our own decoder where it computes the same, else by `transformers`."""
+    tokenizer = read_tokenizer(path)
+    try:
+        read_fields(path)
+    except CheckpointError:
+        model = {"name": "hf_causal_lm", "pretrained_model_name_or_path": str(path)}
+        config = replace_keys(Config(), {f"llm_config.model.{k}": v for k, v in model.items()})
+        fields = read_config(config.llm_config.model).model_dump(mode="json")
+        params = pretrained_parameters(read_config(config.llm_config.model), str(path))
+    else:
+        fields, params = read_model(path)
+    keys = {"max_seq_len": fields["max_seq_len"], "model": fields, "name": path.resolve().name}
+    config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
+    return config, params, tokenizer
+
+
+def _run_facts(manifest: Path) -> dict[str, Any]:
+    facts = artifact.load_facts(manifest)
+    shown = {key: facts[key] for key in ("kind", "round", "step", "num_tokens") if key in facts}
+    return {**shown, "checkpoint": manifest.stem}
+
+
+def _require_fit(path: Path, tokenizer: Tokenizer, config: Config) -> None:
+    tokens, known = vocab_size(tokenizer), config.llm_config.model.vocab_size
+    if tokens > known:
+        raise MismatchedCheckpoint(
+            f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "
+            "tokenizer.json there that the model was trained with"
+        )
+
+
+def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.device) -> Config:
+    """What the run was trained with does not bind its evaluation: all rows, all threads."""
+    plain = {
+        "photon.threads": "auto",
+        "llm_config.eval_subset_num_batches": -1,
+        "icl_tasks_config": IclTasksConfig().model_dump(mode="json"),
+    }
+    if device.type == "cpu":
+        plain["llm_config.precision"] = "fp32"
+    return apply_evaluation_overrides(replace_keys(config, plain), overrides)

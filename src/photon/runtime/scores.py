@@ -1,0 +1,117 @@
+"""Finished tasks on disk, so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from photon.data.manifest import write_json
+from photon.errors import StorageError
+from photon.evaluation.evaluate import Sample
+from photon.evaluation.scoring import TaskScore
+
+RULES = 1
+"""Raised when the same data would get another score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One task's result.
+
+    Attributes:
+        data: digest of its file.
+        seconds: that it took.
+    """
+
+    score: TaskScore
+    data: str
+    seconds: float
+
+
+class ScoreFolder:
+    """Where the results of one model's evaluation lie.
+
+    Args:
+        identity: what all scores depend on: digests of checkpoint and tokenizer, settings.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = path, {"rules": RULES, **identity}
+
+    def read(self, key: str, facts: Mapping[str, Any], *, samples: bool) -> Finished | None:
+        """A finished task; None if there is none of the same model, settings and data.
+
+        Args:
+            samples: whether its samples are needed too.
+        """
+        try:
+            saved = json.loads(self._file(key).read_text(encoding="utf-8"))
+            if saved["identity"] != self._identity(facts):
+                return None
+            if samples and not self.samples(key).exists():
+                return None
+            return Finished(TaskScore(**saved["score"]), saved["data"], saved["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(
+        self, key: str, facts: Mapping[str, Any], done: Finished, samples: Iterable[Sample]
+    ) -> None:
+        """Keep a finished task: its samples first.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        try:
+            self._file(key).parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.samples(key).with_suffix(".tmp")
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(_plain(key, sample)) + "\n" for sample in samples)
+            os.replace(temporary, self.samples(key))
+            write_json(self._file(key), {"identity": self._identity(facts), **asdict(done)})
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot write results ({error.strerror}); free some space, or name "
+                "another folder by eval_gauntlet_config.destination_dir"
+            ) from error
+
+    def samples(self, key: str) -> Path:
+        return self._file(key).with_suffix(".samples.jsonl")
+
+    def join_samples(self, keys: Iterable[str]) -> Path:
+        """All samples in one file."""
+        path = self.path / "samples.jsonl"
+        with open(path, "w", encoding="utf-8") as out:
+            for key in keys:
+                out.write(self.samples(key).read_text(encoding="utf-8"))
+        return path
+
+    def _file(self, key: str) -> Path:
+        return self.path / "tasks" / (re.sub(r"[^A-Za-z0-9_-]", "_", key) + ".json")
+
+    def _identity(self, facts: Mapping[str, Any]) -> str:
+        both = json.dumps([self.identity, facts], sort_keys=True)
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
+
+
+def _plain(key: str, sample: Sample) -> dict[str, Any]:
+    """A sample as a line of JSON."""
+    return {
+        "task": key,
+        "line": sample.line,
+        "category": sample.category,
+        "gold": sample.gold,
+        "prediction": sample.outcome.prediction,
+        "credit": sample.outcome.credit,
+        "nll": [score.nll for score in sample.scores],
+        "tokens": [score.num_tokens for score in sample.scores],
+        "is_greedy": [score.is_greedy for score in sample.scores],
+        "truncated": sample.is_truncated,
+        "finite": sample.outcome.is_finite,
+    }

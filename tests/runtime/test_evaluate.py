@@ -1,0 +1,344 @@
+"""From a run folder to results: every mistake is one line, and the rest is scored all the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from photon.cli.main import run
+from photon.config.resolve import replace_keys
+from photon.data.tokenizer import train_tokenizer
+from photon.errors import ConfigError
+from photon.evaluation.requests import TextEncoder
+from photon.evaluation.text import evaluate_text, windows
+from photon.model.build import build_model, parameters_of
+from photon.runtime import checkpoint
+from photon.runtime import evaluate as evaluation
+from photon.runtime.evaluate import Wanted, evaluate
+from photon.runtime.exchange import export_folder
+from photon.runtime.inference import load_language_model
+from photon.runtime.run_folder import RunFolder
+from photon.training.state import TrainState
+
+TASKS = {
+    "pick": ("multiple_choice", [
+        {"query": f"x{n}", "choices": ["a", "b"], "gold": n % 2} for n in range(6)]),
+    "say": ("language_modeling", [{"context": f"y{n}", "continuation": "b"} for n in range(4)]),
+    "write": ("generation_task_with_answers", [
+        {"context": f"z{n}", "answer": "b", "aliases": ["c"]} for n in range(3)]),
+}  # fmt: skip
+GAUNTLET = """
+eval_gauntlet:
+  categories:
+    - {name: one, benchmarks: [{name: pick, num_fewshot: 1, random_baseline: 0.5}]}
+    - {name: two, benchmarks: [{name: say, num_fewshot: 0}, {name: gone, num_fewshot: 0}]}
+"""
+
+
+@pytest.fixture
+def make_run(smoke, data_root, tmp_path):
+    def make(label: str = "run", seed: int = 3, tokenizer: Path | None = None) -> Path:
+        config = replace_keys(
+            smoke(f"run_uuid={label}"), {"fl.n_total_clients": 2, "llm_config.max_seq_len": 32}
+        )
+        params = {k: 2 * v for k, v in parameters_of(build_model(config.llm_config, seed)).items()}
+        tokenizer = tokenizer or data_root / "tokenizer.json"
+        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, {}) as folder:
+            checkpoint.save_train_state(
+                folder.checkpoints, "step_000007", TrainState(params=params, step=7)
+            )
+        return folder.path
+
+    return make
+
+
+@pytest.fixture
+def suite(tmp_path) -> Path:
+    """A folder of task files."""
+    root = tmp_path / "suite"
+    root.mkdir()
+    for label, (_, rows) in TASKS.items():
+        (root / f"{label}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def tasks_of(root: Path, *labels: str, **changes: dict) -> list[str]:
+    entries = [
+        {
+            "label": label,
+            "dataset_uri": f"{label}.jsonl",
+            "icl_task_type": TASKS.get(label, ("language_modeling",))[0],
+            "num_fewshot": [1, 0] if label == "pick" else [0],
+            **changes.get(label, {}),
+        }
+        for label in labels
+    ]
+    (root / "tasks.yaml").write_text(json.dumps({"icl_tasks": entries, "root_dir": str(root)}))
+    return [f"icl_tasks_config={root / 'tasks.yaml'}"]
+
+
+def gauntlet_of(root: Path) -> str:
+    (root / "gauntlet.yaml").write_text(GAUNTLET)
+    return f"eval_gauntlet_config={root / 'gauntlet.yaml'}"
+
+
+def results(found) -> dict:
+    return json.loads((Path(found.folder) / "results.json").read_text())
+
+
+def test_a_run_is_scored(make_run, suite):
+    path = make_run()
+    overrides = [*tasks_of(suite, *TASKS), gauntlet_of(suite)]
+    (found,) = evaluate([path], overrides, wanted=Wanted(samples=True))
+    assert found.failures == {}
+    assert list(found.tasks) == ["pick/1-shot", "pick/0-shot", "say/0-shot", "write/0-shot"]
+    assert set(found.losses) == {"validation"}
+    assert found.losses["validation"].above_unigram is not None
+    names = {one.name: one for one in found.composites}
+    above = (found.tasks["pick/1-shot"].score.accuracy - 0.5) / 0.5
+    assert names["one"].score == pytest.approx(above)
+    assert "two" not in names
+    assert names["partial two (1 of 2)"].missing == ("gone/0-shot",)
+    assert names["partial default_average (1 of 2)"].is_average
+    saved = results(found)
+    assert saved["checkpoint"]["step"] == 7
+    assert saved["checkpoint"]["digest"]
+    assert saved["tasks"]["say/0-shot"]["data"]
+    lines = (Path(found.folder) / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert len(samples) == 6 + 6 + 4 + 3
+    picked = [sample for sample in samples if sample["task"] == "pick/1-shot"]
+    mean = sum(sample["credit"] for sample in picked) / 6
+    assert mean == pytest.approx(found.tasks["pick/1-shot"].score.accuracy)
+    for sample in picked:
+        means = [loss / count for loss, count in zip(sample["nll"], sample["tokens"], strict=True)]
+        assert sample["prediction"] == means.index(min(means))
+
+
+def test_a_checkpoint_its_run_and_its_export_score_the_same(make_run, suite, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = make_run()
+    export_folder(path, tmp_path / "hf")
+    places = [path, path / "checkpoints" / "step_000007.json", tmp_path / "hf"]
+    overrides = tasks_of(suite, *TASKS)
+    found = evaluate(places, overrides, wanted=Wanted(fresh=True))
+    scores = [{k: done.score for k, done in one.tasks.items()} for one in found]
+    assert scores[0] == scores[1]
+    for key, score in scores[0].items():
+        assert scores[2][key].accuracy == score.accuracy
+    assert found[2].folder == "evaluation/hf"
+
+
+def test_an_interrupted_evaluation_goes_on_at_its_task(make_run, suite, monkeypatch):
+    path, overrides, real = make_run(), tasks_of(suite, *TASKS), evaluation.evaluate_task
+    begun = []
+
+    def until(limit: int):
+        def scored(model, encoder, task, *rest, **keys):
+            begun.append(task.label)
+            if len(begun) > limit:
+                raise KeyboardInterrupt
+            return real(model, encoder, task, *rest, **keys)
+
+        monkeypatch.setattr(evaluation, "evaluate_task", scored)
+
+    until(2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate([path], overrides)
+    assert begun == ["pick", "pick", "say"]
+    begun.clear()
+    until(99)
+    (resumed,) = evaluate([path], overrides)
+    assert begun == ["say", "write"]
+    begun.clear()
+    (again,) = evaluate([path], overrides)
+    assert begun == []
+    (fresh,) = evaluate([path], overrides, wanted=Wanted(fresh=True))
+    assert len(begun) == 4
+    scores = [{k: done.score for k, done in one.tasks.items()} for one in (resumed, again, fresh)]
+    assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize("change", ["data", "rows", "task", "model"])
+def test_nothing_is_reused_that_would_score_otherwise(make_run, suite, change, monkeypatch):
+    path, overrides = make_run(), tasks_of(suite, "say")
+    evaluate([path], overrides)
+    if change == "data":
+        with open(suite / "say.jsonl", "a") as file:
+            file.write(json.dumps({"context": "q", "continuation": "b"}) + "\n")
+    elif change == "rows":
+        overrides = [*overrides, "icl_tasks_config.limit=2"]
+    elif change == "task":
+        overrides = tasks_of(suite, "say", say={"continuation_delimiter": ":"})
+    else:
+        manifest = path / "checkpoints" / "step_000007.json"
+        params = {k: v + 0.5 for k, v in checkpoint.load_parameters(manifest).items()}
+        checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params))
+    calls = []
+    real = evaluation.evaluate_task
+    monkeypatch.setattr(
+        evaluation, "evaluate_task", lambda *a, **k: calls.append(1) or real(*a, **k)
+    )
+    evaluate([path], overrides)
+    assert calls == [1]
+
+
+def test_one_bad_task_does_not_stop_the_others(make_run, suite):
+    """Whatever is wrong with one task, the others are scored, and the reason is kept."""
+    (suite / "empty.jsonl").touch()
+    (suite / "broken.jsonl").write_text('{"context": "a", "continuation": "b"}\n{"context": 1}\n')
+    (suite / "long.jsonl").write_text(
+        json.dumps({"context": "a", "continuation": "word " * 99}) + "\n"
+    )
+    (suite / "essay.jsonl").write_text("{}\n")
+    overrides = tasks_of(
+        suite, "gone", "empty", "broken", "long", "essay", "say",
+        essay={"icl_task_type": "essay"},
+    )  # fmt: skip
+    (found,) = evaluate([make_run()], overrides)
+    assert list(found.tasks) == ["say/0-shot"]
+    reasons = {key.split("/")[0]: reason for key, reason in found.failures.items()}
+    assert "gone.jsonl: no such task file" in reasons["gone"]
+    assert "has no rows" in reasons["empty"]
+    assert "broken.jsonl:2: 'context' must be a text" in reasons["broken"]
+    assert "long.jsonl: line 1: an answer has" in reasons["long"]
+    assert "unknown icl_task_type 'essay'" in reasons["essay"]
+    assert results(found)["failures"] == found.failures
+
+
+def test_missing_data_is_a_failure_and_no_end(make_run, suite, tmp_path):
+    overrides = [*tasks_of(suite, "say"), f"dataset.train.root_local={tmp_path / 'gone'}"]
+    (found,) = evaluate([make_run()], overrides, wanted=Wanted(texts=(tmp_path / "no.txt",)))
+    assert list(found.tasks) == ["say/0-shot"]
+    assert "no prepared data here" in found.failures["validation"]
+    assert "cannot be read as text" in found.failures[str(tmp_path / "no.txt")]
+
+
+def test_another_tokenizer_is_refused(make_run, suite, tmp_path):
+    other = tmp_path / "other.json"
+    train_tokenizer(["some other text altogether"], 260).save(str(other))
+    (found,) = evaluate([make_run(tokenizer=other)], tasks_of(suite, "say"))
+    assert "another tokenizer" in found.failures["validation"]
+    assert list(found.tasks) == ["say/0-shot"]
+
+
+@pytest.fixture
+def command(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str):
+        code = run(["evaluate", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_shows_models_side_by_side(make_run, suite, command):
+    paths = [str(make_run("a")), str(make_run("b", seed=4))]
+    code, out, err = command(*paths, *tasks_of(suite, "pick", "say"), gauntlet_of(suite))
+    assert (code, err) == (0, "")
+    for word in ("a/step_000007", "b/step_000007", "partial two (1 of 2)", "pick/1-shot",
+                 "majority", "nonfinite", "bits/byte", "results.json", "±"):  # fmt: skip
+        assert word in out
+    code, out, _ = command(*paths, *tasks_of(suite, "say"), "--json")
+    assert code == 0
+    assert [one["model"] for one in json.loads(out)] == ["a/step_000007", "b/step_000007"]
+
+
+def test_the_exit_code_says_that_a_task_failed(make_run, suite, command):
+    path = str(make_run())
+    code, out, err = command(path, *tasks_of(suite, "gone", "say"), "--json")
+    assert code == 2
+    assert list(json.loads(out)["tasks"]) == ["say/0-shot"]
+    assert "1 of 3 scores could not be had" in err
+    assert err.count("\n") == 1
+
+
+def test_nan_is_valid_json(make_run, suite, command):
+    path = make_run()
+    manifest = path / "checkpoints" / "step_000007.json"
+    params = {k: v * math.nan for k, v in checkpoint.load_parameters(manifest).items()}
+    checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params))
+    code, out, _ = command(str(path), *tasks_of(suite, "pick"), "--json")
+    done = json.loads(out, parse_constant=lambda name: pytest.fail(name))
+    assert code == 0
+    assert done["tasks"]["pick/0-shot"]["score"]["nonfinite"] == 6
+    text = (Path(done["folder"]) / "results.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "nothing: no such run folder or checkpoint"),
+        (["icl_tasks_config=light"], "name a run folder"),
+        (["RUN", "icl_tasks_config=heavy"], "no such option 'icl_tasks_config/heavy'"),
+        (
+            ["RUN", "icl_tasks_config=empty", "fl.n_rounds=3"],
+            "fl.n_rounds: does not belong to an evaluation",
+        ),
+        (["RUN", "icl_tasks_config=empty", "icl_tasks_config.max_seq_len=64"], "has 32 positions"),
+        (["RUN", "icl_tasks_config=no.yaml"], "no.yaml: cannot be read"),
+        (
+            ["RUN", "icl_tasks_config=empty", "icl_tasks_config.colour=1"],
+            "unknown key 'icl_tasks_config.colour'",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(make_run, command, arguments, message):
+    path = str(make_run())
+    code, out, err = command(*(path if argument == "RUN" else argument for argument in arguments))
+    assert code == 2
+    assert message in err
+    assert out == ""
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(make_run, command, tmp_path):
+    path = make_run()
+    export_folder(path, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    other = train_tokenizer([" ".join(f"{n} word{n}" for n in range(9999))], 5000)
+    assert other.get_vocab_size() > config["vocab_size"]
+    other.save(str(tmp_path / "hf/tokenizer.json"))
+    code, _, err = command(str(tmp_path / "hf"), "icl_tasks_config=empty")
+    assert code == 2
+    assert "its tokenizer has 5000 tokens" in err
+
+
+def test_without_task_data_there_are_losses_and_a_hint(make_run, command):
+    code, out, _ = command(str(make_run()))
+    assert code == 0
+    assert "no task data in dataset_cache" in out
+    assert "validation" in out
+
+
+def test_one_task_twice_is_refused(make_run, suite):
+    with pytest.raises(ConfigError, match="say/0-shot is there twice"):
+        evaluate([make_run()], tasks_of(suite, "say", "say"))
+
+
+@torch.no_grad()
+def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
+    writer = load_language_model(make_run())
+    encoder = TextEncoder(writer.tokenizer, writer.end)
+    text = "def f(x):\n    return x  # ümlaut\n" * 9
+    ids = encoder.ids(text)
+    length = writer.model.max_seq_len
+    pieces = windows(ids, writer.end, length)
+    assert [token for piece in pieces for token in piece.ids[1:]] == ids
+    total = 0.0
+    for start in range(0, len(ids), length):
+        piece = [writer.end, *ids][start : start + length + 1]
+        logits = writer.model(torch.tensor([piece[:-1]]))[0]
+        total += float(torch.nn.functional.cross_entropy(
+            logits, torch.tensor(piece[1:]), reduction="sum"
+        ))  # fmt: skip
+    report = evaluate_text(writer.model, encoder, text)
+    assert report.num_tokens == len(ids)
+    assert report.loss == pytest.approx(total / len(ids), rel=1e-5)
+    assert report.bits_per_byte == pytest.approx(total / math.log(2) / len(text.encode()), rel=1e-5)
