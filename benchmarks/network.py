@@ -206,7 +206,10 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         service = NodeService(str(client), [client], changed, path, None, lambda line: None)
         threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
         threads[-1].start()
-    link, outer = SocketLink(home / "sockets"), outer_optimizer("FEDAVG", {})
+    link, outer = (
+        SocketLink(home / "sockets"),
+        outer_optimizer("FEDAVG", {"server_learning_rate": 1.0}),
+    )
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
     depot = Depot(home / "depot", open_transport(config.photon, "bench"))
     facts = hosted_run.data_facts(Path(str(config.dataset.train.root_local)), data["settings"])

@@ -50,8 +50,6 @@ AUTOMATIC: dict[str, Automatic] = {
     "wandb": Automatic(_TRACKED),
     "cleanup_checkpoints": Automatic("llm_config.save_num_checkpoints_to_keep are kept"),
     "cleanup_checkpoints_per_round": Automatic("llm_config.save_num_checkpoints_to_keep are kept"),
-    "icl_tasks_config": Automatic("tasks are scored after training", ("empty",)),
-    "eval_gauntlet_config": Automatic("tasks are scored after training", ("empty",)),
     "llm_config.save_folder": Automatic(
         "checkpoints lie in the run folder below photon.saving_path"
     ),
