@@ -168,7 +168,9 @@ def test_a_name_that_is_none_is_refused(value):
 def test_another_payload_in_its_place_is_refused(written, tmp_path):
     path, ref = written
     other = write_payload(tmp_path / "other", {"a": torch.zeros(3)}, {})
-    with pytest.raises(PayloadError, match=f"are not payload {other.digest[:12]}"):
+    with pytest.raises(
+        PayloadError, match=f"not the {other.size} bytes of payload {other.digest[:12]}"
+    ):
         read_payload(path, other)
     with pytest.raises(PayloadError, match="cannot be read"):
         read_payload(tmp_path / "missing", ref)
@@ -238,7 +240,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(payload, "_write_body", interrupted)
+    monkeypatch.setattr(payload, "_write_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_payload(tmp_path / "p", {}, {})
     assert not list(tmp_path.iterdir())

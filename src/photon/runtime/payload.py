@@ -18,9 +18,10 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -83,20 +84,42 @@ def write_payload(path: Path, tensors: Tree, facts: Mapping[str, Any]) -> Payloa
         StorageError: the disk is full or refuses to write.
     """
     header = write_header(tensors, facts)
+    with _new_file(path) as file:
+        file.write(HEAD.pack(MAGIC, VERSION, len(header)) + header)
+        file.write(bytes(-file.tell() % ALIGN))
+        digest = _write_blocks(file, header, _blocks(_pieces(tensors)))
+        return PayloadRef(digest, file.tell())
+
+
+def copy_payload(source: Path, path: Path, ref: PayloadRef) -> None:
+    """Copy a payload and verify what is copied; nothing comes of another one.
+
+    Raises:
+        PayloadError: it is not what `ref` names.
+        StorageError: the disk is full or refuses to write.
+    """
+    data = _map(source)
+    header = _split(data, str(source))
+    start = _body_offset(len(header))
+    with _new_file(path) as file:
+        file.write(data[:start])
+        digest = _write_blocks(file, header, _blocks(iter([data[start:]])))
+        _require(ref, digest, len(data), source)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears when it is complete."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(HEAD.pack(MAGIC, VERSION, len(header)) + header)
-            file.write(bytes(-file.tell() % ALIGN))
-            digest = _write_body(file, header, tensors)
-            size = file.tell()
+            yield file
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         raise StorageError(f"{path}: cannot write ({error.strerror}); free some space") from error
-    return PayloadRef(digest, size)
 
 
 def read_payload(path: Path, ref: PayloadRef) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -106,8 +129,7 @@ def read_payload(path: Path, ref: PayloadRef) -> tuple[dict[str, Tensor], dict[s
         PayloadError: it is not what `ref` names.
     """
     data = _map(path)
-    if len(data) != ref.size or payload_digest(data) != ref.digest:
-        raise PayloadError(f"{path}: {len(data)} bytes are not payload {ref.digest[:12]}")
+    _require(ref, payload_digest(data), len(data), path)
     return _parse(data, str(path))
 
 
@@ -125,8 +147,7 @@ def parse_payload(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As `read_payload`, of bytes in memory."""
     view = memoryview(data if isinstance(data, bytearray) else bytearray(data))
-    if len(view) != ref.size or payload_digest(view) != ref.digest:
-        raise PayloadError(f"{len(view)} bytes are not payload {ref.digest[:12]}")
+    _require(ref, payload_digest(view), len(view), "payload")
     return _parse(view, "payload")
 
 
@@ -145,6 +166,14 @@ def payload_digest(data: memoryview) -> str:
         return _combine(header, pool.map(_hash, blocks))
 
 
+def _require(ref: PayloadRef, digest: str, size: int, where: object) -> None:
+    if (digest, size) != (ref.digest, ref.size):
+        raise PayloadError(
+            f"{where}: {size} bytes of digest {digest[:12]}, not the {ref.size} bytes of payload "
+            f"{ref.digest[:12]}"
+        )
+
+
 def _combine(header: bytes, blocks: Iterable[bytes]) -> str:
     total = hashlib.sha256(_hash(header))
     for block in blocks:
@@ -156,12 +185,12 @@ def _hash(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _write_body(file: Any, header: bytes, tensors: Tree) -> str:
-    """Write the tensors block by block, hashing each block while the next ones are written."""
+def _write_blocks(file: BinaryIO, header: bytes, blocks: Iterable[list[memoryview]]) -> str:
+    """Write a body, hashing each block while the next ones are written; gives the digest."""
 
     def hashes(pool: ThreadPoolExecutor) -> Iterator[bytes]:
         pending = deque()
-        for block in _blocks(_pieces(tensors)):
+        for block in blocks:
             pending.append(pool.submit(_hash_pieces, block))
             for piece in block:
                 file.write(piece)
