@@ -77,3 +77,69 @@ def test_mistakes_are_one_line(arguments, tmp_path):
     done = bash(f'bash "$SCRIPT" {arguments}', tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+SCRIPTS = SCRIPT.parent
+LAUNCHERS = {
+    "photon_llm_125M.sh": "-m photon server --listen",
+    "photon_llm_125M_client_only.sh": "-m photon node --server",
+    "fed_125m_example.sh": "-m photon server --listen",
+}
+
+
+LEFT = "compgen -A function -A variable | grep -i photon | grep -vc PHOTON_PYTHON"
+
+
+def launched(name: str, how: str, cwd: Path, variables: str = "") -> subprocess.CompletedProcess:
+    run = f'set -- -p P --dry-run fl.n_rounds=2; {variables} {how} "{SCRIPTS / name}" "$@"'
+    return bash(f'{run}; echo "$? $- $(pwd)"; false; echo on; {LEFT}', cwd)
+
+
+@pytest.mark.parametrize("how", ["bash", "."])
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launchers_print_their_command_and_leave_the_shell_alone(name, how, tmp_path):
+    done = launched(name, how, tmp_path)
+    lines = done.stdout.splitlines()
+    assert LAUNCHERS[name] in lines[0]
+    assert lines[0].rstrip().endswith("fl.n_rounds=2")
+    code, flags, folder = lines[1].split()
+    assert (code, folder, lines[2]) == ("0", str(tmp_path), "on")
+    assert "e" not in flags
+    assert lines[3] == "0", "the script leaves no variable and no function"
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("arguments", ["--project_path", "--nonsense"])
+def test_mistakes_of_launchers_are_one_line(name, arguments, tmp_path):
+    done = bash(f'bash "{SCRIPTS / name}" {arguments}', tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_published_example_composes_to_its_published_numbers(tmp_path):
+    """Eight clients, 320 rounds of 128 steps, the schedule over 40960: whatever the launcher passes
+    is known here."""
+    from photon.config import load_config
+
+    done = launched("fed_125m_example.sh", "bash", tmp_path, "RUN_UUID=mine")
+    words = done.stdout.splitlines()[0].replace("\\", "").split()
+    overrides = [word for word in words if "=" in word or word.startswith("~")]
+    config = load_config(overrides[:-1])
+    assert (config.run_uuid, config.llm_config.name) == ("mine", "mpt-125m")
+    assert (config.fl.n_total_clients, config.fl.n_rounds, config.total_steps) == (8, 320, 40960)
+    schedule = config.llm_config.scheduler.schedulers.lr
+    assert (schedule.t_max, schedule.t_warmup, schedule.alpha_f) == (40960, 800, 0.1)
+    assert config.llm_config.optimizer.name == "adopt"
+    assert config.fl.outer_arguments == {"server_learning_rate": 1.0, "server_momentum": 0.0}
+    assert not config.fl.reset_optimizer
+    assert config.dataset.train.streams is not None
+    assert len(config.dataset.train.streams) == 8
+
+
+def test_variables_of_the_original_are_read_or_explained(tmp_path):
+    variables = "export DRIVER_API_ADDRESS=x RAY_PORT=1 FLEET_API_ADDRESS=[::]:5 SAVE_PATH=/S;"
+    done = launched("photon_llm_125M.sh", "bash", tmp_path, variables)
+    assert "--listen \\[::\\]:5" in done.stdout
+    assert "photon.saving_path=/S" in done.stdout
+    assert "FLEET_API_ADDRESS" in done.stderr
+    assert "no Ray" in done.stderr

@@ -47,10 +47,8 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("fl.strategy_kwargs.eta=1", "eta is no argument of NESTEROV; it takes server_learning"),
         ("fl.n_clients_per_round=9", "n_clients_per_round=9 is more than n_total_clients=8"),
         ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),
-        ("fl.reset_optimizer=true", "aggregate_momenta"),
         ("llm_config.local_steps=2ep", "counted in batches"),
         ("llm_config.model.n_heads=5", "d_model=96 must be a multiple of n_heads=5"),
-        ("llm_config.optimizer.name=sgd", "needs an inner optimizer with moments"),
         ("llm_config.optimizer.betas=[1.0,0.9]", "betas"),
         ("centralized.stream_id=8", "names no client"),
         ("llm_config=llama-huge", "no such option 'llm_config/llama-huge'; there are: llama-125m"),
@@ -62,6 +60,14 @@ def test_mistakes_are_named_in_one_line(override, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config([override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["fl.reset_optimizer=true", "llm_config.optimizer.name=sgd"])
+def test_moments_are_averaged_unless_there_are_none(key):
+    assert load_config([]).averages_moments
+    assert not load_config([key]).averages_moments
+    with pytest.raises(ConfigError, match="aggregate_momenta=true"):
+        load_config([key, "fl.aggregate_momenta=true"])
 
 
 @pytest.mark.parametrize("name", ["NESTOROV", "nesterov", "Nestorov"])

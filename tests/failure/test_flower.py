@@ -20,7 +20,7 @@ from photon.runtime.superlink import free_port
 from photon.runtime.trackers import read_lines
 
 pytest.importorskip("flwr")
-ROUNDS = 6
+ROUNDS = 5
 
 
 class Processes:
@@ -77,8 +77,8 @@ def wait_until(what, processes: Processes, seconds: float = 120.0) -> None:
 
 
 def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
-    """A node with a key that is not enrolled, a node that is killed, the SuperLink killed, a link
-    that is cut and comes back, the server killed; then the bits of the local engine."""
+    """A stranger's key, a slow and lossy link, a node that is killed, the SuperLink killed, the
+    server killed; then the bits of the local engine."""
     shape = ["recipe=smoke", f"fl.n_rounds={ROUNDS}", "fl.eval_period=null",
              "llm_config.save_interval=1", f"dataset.train.root_local={data_root}"]  # fmt: skip
     local = photon.train([*shape, f"photon.saving_path={tmp_path / 'local'}"])
@@ -110,21 +110,18 @@ def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
         node("stranger", "0-1", port)
         wait_until(lambda: rounds() >= 1, processes)
         assert "stranger" not in processes.log("server")
-        processes.running.pop("stranger").send_signal(signal.SIGINT)
+        stranger = processes.running.pop("stranger")
+        stranger.send_signal(signal.SIGINT)
+        stranger.wait(30)
 
         processes.kill("b")
         wait_until(lambda: not of_command("flower-supernode", "b.sock"), processes, 20)
         node("b", "1", port)
         wait_until(lambda: rounds() >= 2, processes)
 
-        link.cut()
-        time.sleep(3)
-        link.mend()
-        wait_until(lambda: rounds() >= 3, processes)
-
         for pid in of_command("flower-superlink", str(port)):
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: rounds() >= 4, processes)
+        wait_until(lambda: rounds() >= 3, processes)
 
         processes.kill("server")
         wait_until(lambda: not of_command("flower-superlink", str(port)), processes, 20)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from loopback import final_digest, nodes, train
 
 import photon
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
-from photon.errors import ConfigError, PayloadError, RoundFailed
-from photon.runtime import mailbox, transport
+from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
+from photon.runtime import hosted_run, mailbox, transport
 from photon.runtime.engines import depot
 from photon.runtime.enrolment import (
     Enrolled,
@@ -18,6 +20,7 @@ from photon.runtime.enrolment import (
     parse_clients,
     read_register,
 )
+from photon.runtime.federation import over_sockets
 from photon.runtime.trackers import read_lines
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
@@ -155,6 +158,89 @@ def test_a_round_without_a_quorum_follows_the_policy(make, four, tmp_path, polic
                 train(config, good, lines)
     records = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
     assert [r["accepted"] for r in records] == ([[], []] if policy == "skip" else [])
+
+
+def scaled(update, factor: float):
+    gradient = {name: value * factor for name, value in update.gradient.items()}
+    return dataclasses.replace(update, gradient=gradient)
+
+
+TAMPERED = {
+    "nan": (lambda update: scaled(update, float("nan")), "pseudo-gradient is not finite"),
+    "times a thousand": (lambda update: scaled(update, 1000.0), "times the median"),
+    "of another base": (
+        lambda update: dataclasses.replace(update, base_digest="0" * 32),
+        "trained from other parameters",
+    ),
+    "of another round": (lambda update: dataclasses.replace(update, round=7), "stale"),
+    "of another run": (lambda update: dataclasses.replace(update, run="other"), "stale"),
+    "without tokens": (lambda update: dataclasses.replace(update, num_tokens=0), "0 tokens"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_bad_update_leaves_no_trace_but_its_reason(make, four, tmp_path, monkeypatch, how):
+    """The parameters are those of a run in which client 3 has no data at all."""
+    tamper, reason = TAMPERED[how]
+    offer = hosted_run.HostedRun._offer
+
+    def offer_worse(self, update, grant):
+        return offer(self, tamper(update) if update.client == 3 else update, grant)
+
+    shape = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]
+    with nodes(tmp_path, four, {"a": [0, 1, 2]}) as sockets:
+        expected = final_digest(train(make("run_uuid=without", *shape), sockets))
+    monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer_worse)
+    with nodes(tmp_path, four, {"b": [0, 1, 2, 3]}) as sockets:
+        result = train(make("run_uuid=with", *shape), sockets)
+    (record,) = read_lines(tmp_path / "server" / "with" / "metrics.jsonl")
+    assert reason in record["refused"]["3"]
+    assert record["accepted"] == [0, 1, 2]
+    assert final_digest(result) == expected
+
+
+@pytest.mark.parametrize("fault", ["cut short", "another client's", "not there"])
+def test_a_payload_that_is_not_what_its_ticket_says_is_tried_again(
+    make, four, local, tmp_path, monkeypatch, fault
+):
+    """Once, then all is well: the kept update is sent again, and nothing is trained twice."""
+    offer, spoilt = hosted_run.HostedRun._offer, []
+
+    def offer_worse(self, update, grant):
+        if spoilt or update.client != 1:
+            return offer(self, update, grant)
+        spoilt.append(fault)
+        if fault == "another client's":
+            return offer(self, dataclasses.replace(update, client=0), grant)
+        ticket = offer(self, update, grant)
+        if fault == "cut short":
+            return {**ticket, "data": ticket["data"][:-64]}
+        return {key: value for key, value in ticket.items() if key != "data"}
+
+    monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer_worse)
+    lines: list[str] = []
+    with nodes(tmp_path, four, PLACES) as sockets:
+        result = train(make("run_uuid=r"), sockets, lines)
+    assert final_digest(result) == local["averaged"]
+    assert any("client 1 on node b" in line for line in lines)
+
+
+def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, monkeypatch):
+    """An update that finds no room is fetched again when there is some."""
+    write, full = depot.ChunkWriter.write, [True]
+
+    def refuse(self, offset, data):
+        if full and "update-2" in self.path.name:
+            full.pop()
+            raise StorageError(f"{self.path}: cannot write (No space left on device)")
+        write(self, offset, data)
+
+    monkeypatch.setattr(depot.ChunkWriter, "write", refuse)
+    with nodes(tmp_path, four, PLACES) as sockets:
+        with pytest.raises(StorageError, match="No space left"):
+            train(make("run_uuid=r"), sockets)
+        result = photon.resume(tmp_path / "server" / "r", engine=over_sockets(sockets))
+    assert final_digest(result) == local["averaged"]
 
 
 def test_nodes_that_do_not_come_end_the_wait(make, tmp_path):

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
     "server": ("photon.cli.server", "Run a federation over several machines."),
     "node": ("photon.cli.node", "Host clients of a federation on this machine."),
+    "doctor": ("photon.cli.doctor", "Say what would go wrong with a run, before it does."),
     "keys": ("photon.cli.keys", "Make the keys that server and nodes know each other by."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ def command(
     keys: Path,
     insecure: bool,
     overrides: tuple[str, ...],
-) -> None:
+) -> int:
     """Host clients of a federation on this machine.
 
     Only keys of this machine count: paths, devices, workers. The model, the optimizer and all else
@@ -56,7 +55,7 @@ def command(
     if insecure:
         click.echo("photon: warning: --insecure: nothing is encrypted", err=True)
     click.echo(f"node {name} hosts clients {clients} for {host}:{port}; stop it with Ctrl-C")
-    code = run_node(
+    return run_node(
         f"{host}:{port}",
         name,
         numbers,
@@ -64,4 +63,3 @@ def command(
         own,
         lambda line: click.echo(line),
     )
-    sys.exit(code)

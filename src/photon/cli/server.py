@@ -18,10 +18,16 @@ import click
     help="Folder of `photon keys`.",
 )
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
+@click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(
-    listen: str, keys: Path, insecure: bool, as_json: bool, overrides: tuple[str, ...]
+    listen: str,
+    keys: Path,
+    insecure: bool,
+    host_clients: str | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Run a federation whose clients train on other machines.
 
@@ -32,6 +38,7 @@ def command(
     photon keys add site-a --clients 0-3
     photon server run_uuid=first fl.n_total_clients=8 photon.n_nodes=2
     photon node --server server.example.org:8000 --name site-a --clients 0-3     on site-a
+    photon server --host-clients 0-7            one machine: a node of its own, keys made at once
     """
     from dataclasses import asdict
 
@@ -43,6 +50,7 @@ def command(
     from photon.report import Console, report
     from photon.runtime.experiment import train_or_resume
     from photon.runtime.federation import over_flower
+    from photon.runtime.own_node import own_node
     from photon.runtime.superlink import split_address
 
     config = load_config(overrides)
@@ -54,8 +62,10 @@ def command(
             err=True,
         )
     console = Console(progress=not as_json, quiet=as_json)
-    engine = over_flower(*split_address(listen), None if insecure else keys)
-    result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
+    address = split_address(listen)
+    with own_node(host_clients, address[1], None if insecure else keys, config):
+        engine = over_flower(*address, None if insecure else keys)
+        result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
     else:

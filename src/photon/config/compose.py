@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from photon.config.schema import Config
+from photon.config.standing import without_automatic
 from photon.errors import ConfigError
 
 STREAMS = "dataset/streams"
@@ -41,7 +42,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [_lower_case_size(text) for text in overrides]
+    overrides = [_lower_case_size(text) for text in without_automatic(overrides)]
     check_overrides(overrides)
     node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
     ConfigStore.instance().store(name="base", node=node)

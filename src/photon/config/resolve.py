@@ -76,6 +76,7 @@ def resolve(
         config,
         {
             "run_uuid": config.run_uuid or run_uuid,
+            "fl.aggregate_momenta": config.averages_moments,
             "photon.workers": workers,
             "photon.threads": threads,
             "llm_config.max_duration": steps,

@@ -100,8 +100,10 @@ class FederationConfig(Section):
         default="NESTEROV", description=f"outer optimizer: {', '.join(STRATEGIES)}, any case"
     )
     strategy_kwargs: StrategyKwargs = StrategyKwargs()
-    aggregate_momenta: bool = Field(
-        default=True, description="average the clients' AdamW moments too, and send them back"
+    aggregate_momenta: bool | None = Field(
+        default=None,
+        description="average the clients' inner moments too, and send them back; null: unless "
+        "reset_optimizer, or an inner optimizer without moments",
     )
     reset_optimizer: bool = Field(
         default=False, description="start every round with a fresh inner optimizer"
@@ -226,6 +228,13 @@ class Config(Section):
     dataset: DatasetConfig = DatasetConfig()
     centralized: CentralizedConfig = CentralizedConfig()
     compare: CompareConfig = CompareConfig()
+
+    @property
+    def averages_moments(self) -> bool:
+        """Whether the clients' inner moments travel and are averaged."""
+        given = self.fl.aggregate_momenta
+        has_moments = self.llm_config.optimizer.name != "sgd"
+        return (has_moments and not self.fl.reset_optimizer) if given is None else given
 
     @property
     def total_steps(self) -> int:

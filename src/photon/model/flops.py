@@ -138,7 +138,8 @@ def update_cost(llm: LlmConfig, fl: FederationConfig, cost: ModelCost) -> dict[s
     and the averaged moments where there are any).
     """
     size = WIRE_DTYPE[fl.compression].itemsize
-    moments = moment_elements(llm.optimizer.name, cost) if fl.aggregate_momenta else 0
+    averaged = not fl.reset_optimizer if fl.aggregate_momenta is None else fl.aggregate_momenta
+    moments = moment_elements(llm.optimizer.name, cost) if averaged else 0
     return {
         "up": size * (cost.parameters + moments),
         "down": 4 * cost.parameters + size * moments,

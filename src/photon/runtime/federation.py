@@ -29,7 +29,9 @@ from photon.runtime.superlink import SuperNode, Tls, last_line
 from photon.runtime.transport import open_transport
 
 Say = Callable[[str], None]
-MAX_RESTARTS, RESTART_WINDOW = 8, 600.0
+MAX_FAILURES, LONGEST_PAUSE, STEADY_SECONDS = 25, 30.0, 60.0
+"""A SuperNode that ends is started anew after 1, 2, 4 .. 30 s; for some ten minutes, unless it has
+lived for a minute in between."""
 
 
 def over_flower(host: str, port: int, keys: Path | None) -> EngineFactory:
@@ -135,7 +137,7 @@ class Connection:
     ) -> None:
         self.server, self.path, self.folder, self.say = server, path, folder, say
         self._tls = (keys.authority, keys.key) if keys else None
-        self._starts: list[float] = []
+        self._started, self._failures = -LONGEST_PAUSE, 0
         self._supernode: SuperNode | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -143,23 +145,23 @@ class Connection:
         """Start the SuperNode if it is not at work; never asks to stop.
 
         Raises:
-            RoundFailed: it has ended too often.
+            RoundFailed: it has ended too often, and never lived long.
         """
-        if self._supernode is not None and self._supernode.is_at_work():
-            return False
         now = time.monotonic()
-        self._starts = [t for t in self._starts if t > now - RESTART_WINDOW]
-        if len(self._starts) > MAX_RESTARTS:
-            raise RoundFailed(
-                f"the SuperNode ended {len(self._starts)} times in {RESTART_WINDOW:.0f} s: "
-                f"{last_line(self.folder / 'supernode.log', 'ERROR')}"
-            )
-        if self._starts and now - self._starts[-1] < min(2.0 ** len(self._starts), 30.0):
+        if self._supernode is not None and self._supernode.is_at_work():
+            if now - self._started > STEADY_SECONDS:
+                self._failures = 0
+            return False
+        if now - self._started < min(2.0**self._failures, LONGEST_PAUSE):
             return False
         if self._supernode is not None:
             self._supernode.close()
-            self.say("supernode   has ended; starting a new one")
-        self._starts.append(now)
+            self._failures += 1
+            reason = last_line(self.folder / "supernode.log", "ERROR")
+            if self._failures > MAX_FAILURES:
+                raise RoundFailed(f"no contact with {self.server}: {reason}")
+            self.say(f"supernode   has ended, starting a new one: {reason}")
+        self._started = now
         self._supernode = SuperNode(self.folder, self.server, self.path, self._tls)
         return False
 

@@ -18,9 +18,7 @@ from photon.runtime.guard import Guarded
 
 READY_SECONDS = 90.0
 SUBMIT_SECONDS = 120.0
-SILENT_SECONDS = 20.0
-"""How long a SuperNode's own port may be silent before it is replaced."""
-PROBE_SECONDS = 2.0
+ERROR_SECONDS = 10.0
 APP = Path(__file__).parent / "flower_app"
 
 
@@ -141,10 +139,11 @@ class SuperNode:
     def __init__(
         self, folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
     ) -> None:
-        self._port, self._heard = free_port(), time.monotonic()
-        self._next_probe = 0.0
+        self._log = folder / "supernode.log"
+        self._failed_at: float | None = None
+        self._read = self._log.stat().st_size if self._log.exists() else 0
         command = [
-            "flower-supernode", "--superlink", server, "--port", str(self._port),
+            "flower-supernode", "--superlink", server, "--port", str(free_port()),
             "--node-config", f"socket='{socket_path}'",
         ]  # fmt: skip
         if tls is None:
@@ -152,22 +151,25 @@ class SuperNode:
         else:
             command += ["--root-certificates", str(tls[0]),
                         "--auth-supernode-private-key", str(tls[1])]  # fmt: skip
-        log = folder / "supernode.log"
-        self._process = Guarded(command, log, flower_environment(folder))
+        self._process = Guarded(command, self._log, flower_environment(folder))
 
     def is_at_work(self) -> bool:
-        """Whether it runs and its own port speaks: one that lost its server may hang as it ends.
+        """Whether it runs and has reported no error: one that lost its server may hang as it ends.
 
-        The port is given `SILENT_SECONDS`, since it opens only after the first contact.
+        After an error it has `ERROR_SECONDS` to end by itself.
         """
-        now = time.monotonic()
         if self._process.returncode is not None:
             return False
-        if now >= self._next_probe:
-            self._next_probe = now + PROBE_SECONDS
-            if _speaks(self._port):
-                self._heard = now
-        return now - self._heard < SILENT_SECONDS
+        if self._failed_at is None and self._has_new_error():
+            self._failed_at = time.monotonic()
+        return self._failed_at is None or time.monotonic() - self._failed_at < ERROR_SECONDS
+
+    def _has_new_error(self) -> bool:
+        with open(self._log, "rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        self._read += len(new)
+        return b"ERROR" in new
 
     def close(self) -> None:
         self._process.close()
@@ -237,16 +239,6 @@ def answers(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _speaks(port: int) -> bool:
-    """Whether an HTTP server answers; a process that hangs may still accept connections."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            return bool(connection.recv(1))
-    except OSError:
-        return False
 
 
 def last_line(log: Path, word: str = "") -> str:

@@ -1,0 +1,269 @@
+"""What it costs to carry payloads: files, shared memory, an object store; and whole rounds.
+
+    python benchmarks/network.py spans      write + verify + read against plain copies of the bytes
+    python benchmarks/network.py store      put + get through S3 against bare obstore
+    python benchmarks/network.py rounds     rounds without training: server and two nodes, by size
+    python benchmarks/network.py floor      a round of the local engine against its fsyncs
+
+What is compared runs in the same process, in turns; medians of the turns count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from photon.config import load_config
+from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.outer import outer_optimizer
+from photon.core.round import close_round, open_round
+from photon.core.tree import num_bytes
+from photon.runtime import hosted_run
+from photon.runtime.checkpoint import save_server_state
+from photon.runtime.engines.depot import Depot
+from photon.runtime.engines.link import SocketLink
+from photon.runtime.engines.remote import RemoteEngine
+from photon.runtime.engines.roster import Roster
+from photon.runtime.enrolment import Register
+from photon.runtime.node_service import NodeService
+from photon.runtime.payload import read_payload, write_payload
+from photon.runtime.transport import SharedMemory, fetch_ticket, open_transport
+
+PAIRS = 5
+
+
+def tree(megabytes: float) -> dict[str, torch.Tensor]:
+    """Twelve fp32 tensors of so many bytes together."""
+    count = max(1, int(megabytes * 1e6 / 4 / 12))
+    generator = torch.Generator().manual_seed(0)
+    return {f"w{i}": torch.randn(count, generator=generator) for i in range(12)}
+
+
+def seconds(action: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def spans(arguments: argparse.Namespace) -> None:
+    """Bar: at most four plain copies."""
+    tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
+    before = peak_megabytes()
+    source, ref = root / "source", write_payload(root / "source", tensors, {})
+    shared = SharedMemory.create("bench")
+    touched = torch.zeros(1)
+
+    def through_file() -> None:
+        ref = write_payload(root / "p", tensors, {})
+        found, _ = read_payload(root / "p", ref)
+        touched.add_(sum(value[::1024].sum() for value in found.values()))
+
+    def through_memory() -> None:
+        ref = write_payload(root / "p", tensors, {})
+        ticket = shared.offer(root / "p", ref)
+        (root / "q").unlink(missing_ok=True)
+        fetch_ticket(ticket, root / "q")
+        shared.withdraw(ticket)
+
+    data = source.read_bytes()
+
+    def copy() -> None:
+        """From memory to a file: `copyfile` would share blocks where the file system can."""
+        (root / "copy").write_bytes(data)
+        (root / "copy").unlink()
+
+    try:
+        for name, action in (("file", through_file), ("shared memory", through_memory)):
+            ratios = [seconds(action) / seconds(copy) for _ in range(PAIRS)]
+            print(f"{name}, {ref.size / 1e6:.0f} MB: {statistics.median(ratios):.2f} plain copies "
+                  f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
+        print(f"peak memory beyond the tensors: {peak_megabytes() - before:.0f} MB")
+    finally:
+        shared.close()
+        shutil.rmtree(root)
+
+
+def store(arguments: argparse.Namespace) -> None:
+    """Bar: 0.7 of the speed of bare obstore."""
+    import obstore
+    from obstore.store import S3Store
+
+    from photon.runtime.object_store import ObjectStore, fetch, upload
+
+    tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
+    ref = write_payload(root / "p", tensors, {})
+    with s3_server() as bucket:
+        ours = ObjectStore(bucket, "run")
+        options = {"allow_http": True, "timeout": "300s"}
+        bare = S3Store.from_url(bucket, client_options=options, config={"region": "us-east-1"})
+        ours.offer(root / "p", ref)
+
+        def photon() -> None:
+            ticket = upload(root / "p", ref, ours.grant())
+            fetch(ours.locate(ticket), ref, root / "q")
+            ours.withdraw(ticket)
+
+        def plain() -> None:
+            obstore.put(bare, "plain", root / "p")
+            with open(root / "r", "wb") as file:
+                for piece in obstore.get(bare, "plain").stream():
+                    file.write(piece)
+
+        ratios = [seconds(plain) / seconds(photon) for _ in range(PAIRS)]
+    speed = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    print(f"put + get of {ref.size / 1e6:.0f} MB: {speed} of bare obstore's speed")
+    shutil.rmtree(root)
+
+
+class s3_server:  # noqa: N801
+    """moto's server on loopback; gives a bucket's URL."""
+
+    def __enter__(self) -> str:
+        from photon.runtime.superlink import free_port
+
+        sys.path.insert(0, str(Path(__file__).parent))
+        from data import _make_bucket
+
+        port = free_port()
+        os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
+                       "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}  # fmt: skip
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
+        _make_bucket(f"http://127.0.0.1:{port}/bench")
+        return "s3://bench"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Echo:
+    """An engine that answers at once with an update of the base's size."""
+
+    def __init__(self) -> None:
+        self.faults: dict[int, str] = {}
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        for client in plan.cohort:
+            gradient = {name: value + client for name, value in state.params.items()}
+            yield Update(
+                run="bench", round=plan.round, client=client, gradient=gradient, moments={},
+                num_tokens=1, num_steps=1, base_digest=plan.base_digest,
+                num_bytes=num_bytes(gradient), metrics={"train_loss": 1.0},
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def rounds(arguments: argparse.Namespace) -> None:
+    """Seconds of a round, commit and all, for two nodes with one client each."""
+    hosted_run.local_engine = lambda folder, config, device: Echo()
+    torch.set_num_threads(1)
+    with s3_server() as bucket:
+        for megabytes in arguments.sizes:
+            for via in ("inline", "shm", "s3"):
+                with tempfile.TemporaryDirectory(dir=arguments.folder) as home:
+                    taken = _rounds_over(Path(home), megabytes, via, bucket)
+                print(f"{megabytes:>8g} MB  {via:<7} {statistics.median(taken):7.3f} s a round "
+                      f"({min(taken):.3f} to {max(taken):.3f})", flush=True)  # fmt: skip
+    print(f"peak memory of server and both nodes in one process: {peak_megabytes():.0f} MB")
+
+
+def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[float]:
+    own = load_config(["recipe=smoke", f"photon.saving_path={home}", "run_uuid=bench",
+                       f"photon.transport={via}", f"photon.transport_url={bucket}",
+                       "llm_config.device_train_microbatch_size=1"])  # fmt: skip
+    from photon.config.resolve import resolve
+    from photon.runtime.experiment import prepare
+
+    config = resolve(own, cores=1, accelerator=False, run_uuid="bench", elsewhere=True)
+    config, data = prepare(config, lambda line: None)
+    stop, threads = threading.Event(), []
+    for client in (0, 1):
+        changed = own.model_copy(update={"photon": own.photon.model_copy(
+            update={"saving_path": str(home / str(client))})})  # fmt: skip
+        path = home / "sockets" / f"{client}.sock"
+        service = NodeService(str(client), [client], changed, path, None, lambda line: None)
+        threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
+        threads[-1].start()
+    link, outer = SocketLink(home / "sockets"), outer_optimizer("FEDAVG", {})
+    roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
+    depot = Depot(home / "depot", open_transport(config.photon, "bench"))
+    facts = hosted_run.data_facts(Path(str(config.dataset.train.root_local)), data["settings"])
+    engine = RemoteEngine(config, facts, link, roster, depot, print)
+    params = tree(megabytes)
+    state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
+    engine.alive(lambda: False)
+    taken = []
+    for _ in range(PAIRS + 1):
+        begun = time.perf_counter()
+        plan = open_round(state, run="bench", seed=0, alive=[0, 1], cohort_size=2, local_steps=1)
+        updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
+        state, _ = close_round(state, plan, updates, outer=outer, quorum=2, compression="fp32")
+        save_server_state(home / "checkpoints", state)
+        taken.append(time.perf_counter() - begun)
+        for old in sorted((home / "checkpoints").iterdir())[:-2]:
+            old.unlink()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    engine.close()
+    return taken[1:]
+
+
+def floor(arguments: argparse.Namespace) -> None:
+    """Bar: at most 50 ms beyond its fsyncs."""
+    import photon
+
+    synced: list[float] = []
+    fsync = os.fsync
+
+    def timed(descriptor: int) -> None:
+        synced.append(seconds(lambda: fsync(descriptor)))
+
+    os.fsync = timed
+    count = 40
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as home:
+        keys = ["recipe=smoke", f"photon.saving_path={home}", f"fl.n_rounds={count}",
+                "fl.eval_period=null", "llm_config.local_steps=1"]  # fmt: skip
+        photon.train([*keys, "run_uuid=warm", "fl.n_rounds=2"])
+        synced.clear()
+        result = photon.train([*keys, "run_uuid=measured"])
+    assert result.federated is not None
+    each, own = result.federated.seconds / count, sum(synced) / count
+    print(f"a round of two clients and a tiny step: {each * 1e3:.1f} ms, of it {own * 1e3:.1f} ms "
+          f"in {len(synced) / count:.1f} fsyncs; {(each - own) * 1e3:.1f} ms beyond")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("what", choices=["spans", "store", "rounds", "floor"])
+    parser.add_argument("--megabytes", type=float, default=500.0)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1e-6, 1.0, 100.0])
+    parser.add_argument("--folder", type=Path, help="where files are written; default: temporary")
+    arguments = parser.parse_args()
+    globals()[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()

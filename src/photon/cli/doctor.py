@@ -1,0 +1,50 @@
+"""`photon doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="doctor")
+@click.option("--server", metavar="HOST:PORT", help="Check the way to this server too.")
+@click.option("--clients", help="Check that the data of these clients is here, as in 0-3,7.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    default=Path("keys"),
+    show_default=True,
+    help="Folder with ca.pem.",
+)
+@click.option("--insecure", is_flag=True, help="The server has no TLS.")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def command(
+    server: str | None,
+    clients: str | None,
+    keys: Path,
+    insecure: bool,
+    overrides: tuple[str, ...],
+) -> int:
+    """Say what would go wrong with a run, before it does.
+
+    Versions, device, memory against the model's need, disk, data; and the way to a server: port,
+    certificate, clock, bandwidth. Exit code 2 if something fails.
+
+    \b
+    photon doctor llm_config=mpt-1b
+    photon doctor --server server.example.org:8000 --clients 0-3 dataset.train.root_local=data/mine
+    """
+    from photon.config import load_config
+    from photon.runtime.doctor import examine
+    from photon.runtime.enrolment import parse_clients
+    from photon.runtime.superlink import split_address
+
+    config = load_config(overrides)
+    numbers = None if clients is None else parse_clients(clients)
+    address = None if server is None else split_address(server)
+    failed = False
+    for finding in examine(config, numbers, address, None if insecure else keys / "ca.pem"):
+        failed = failed or finding.verdict == "fail"
+        click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")
+    return 2 if failed else 0

@@ -1,0 +1,191 @@
+"""What would go wrong with a run on this machine, found before it starts."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import ssl
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from photon.config.schema import Config
+from photon.data.manifest import read_manifest
+from photon.data.shards import Rows
+from photon.errors import ConfigError, PhotonError
+from photon.model.flops import model_cost, training_memory, update_cost
+from photon.runtime.device import choose_device
+from photon.runtime.experiment import prepare
+from photon.runtime.fit import free_memory
+from photon.runtime.rows import data_root
+
+MAX_CLOCK_SECONDS = 60.0
+PROBE_BYTES = 4_000_000
+TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        verdict: ok; warn: the run may start; fail: it would not.
+    """
+
+    verdict: Literal["ok", "warn", "fail"]
+    what: str
+    text: str
+
+
+def examine(
+    config: Config,
+    clients: list[int] | None,
+    server: tuple[str, int] | None,
+    authority: Path | None,
+) -> Iterator[Finding]:
+    """Findings, as they are made.
+
+    Args:
+        clients: whose data must be here; None: not asked for.
+        server: to be reached; None: not asked for.
+        authority: certificate of the server's authority; None: no TLS.
+    """
+    yield _versions()
+    yield _device(config)
+    yield _memory(config)
+    yield _disk(config)
+    if clients is not None:
+        yield from _data(config, clients)
+    if server is not None:
+        yield from _connection(*server, authority)
+
+
+def _versions() -> Finding:
+    found = []
+    for name in ("photon-pretraining", "torch", "flwr"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} missing")
+    verdict = "warn" if "flwr missing" in found else "ok"
+    return Finding(verdict, "versions", ", ".join(found) + "; the same photon on every machine")
+
+
+def _device(config: Config) -> Finding:
+    try:
+        device = choose_device(config.photon.device)
+    except PhotonError as error:
+        return Finding("fail", "device", str(error))
+    return Finding("ok", "device", str(device))
+
+
+def _memory(config: Config) -> Finding:
+    need = training_memory(config.llm_config, 1).total
+    try:
+        free = free_memory(choose_device(config.photon.device))
+    except PhotonError as error:
+        return Finding("fail", "memory", str(error))
+    text = f"{_size(need)} to train {config.llm_config.name} with 1 row a pass, {_size(free)} free"
+    return Finding("ok" if need <= free else "fail", "memory", text)
+
+
+def _disk(config: Config) -> Finding:
+    """A node keeps of each client an open and a closed state and an update; a server two states."""
+    cost = model_cost(config.llm_config)
+    update = update_cost(config.llm_config, config.fl, cost)
+    kept = config.llm_config.save_num_checkpoints_to_keep + 1
+    need = kept * 3 * 4 * cost.parameters + 4 * (update["up"] + update["down"])
+    path = Path(config.photon.saving_path).resolve()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
+    return Finding("ok" if need <= free else "fail", "disk", text)
+
+
+def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
+    try:
+        config, data = prepare(config, lambda line: None)
+        root = data_root(config)
+        settings = read_manifest(root)["settings"]
+        for client in clients:
+            Rows(root / f"client_{client}" / "train")
+    except PhotonError as error:
+        yield Finding("fail", "data", str(error))
+        return
+    yield Finding(
+        "ok",
+        "data",
+        f"{root}: clients {', '.join(map(str, clients))}; rows of {settings['sequence_length']}, "
+        f"tokenizer {data['tokenizer'][:12]}",
+    )
+
+
+def _connection(host: str, port: int, authority: Path | None) -> Iterator[Finding]:
+    try:
+        delays = [_timed(lambda: socket.create_connection((host, port), 5.0).close())
+                  for _ in range(3)]  # fmt: skip
+    except OSError as error:
+        text = f"{host}:{port}: {error}; is the server up, and the port open to the outside?"
+        yield Finding("fail", "server", text)
+        return
+    yield Finding(
+        "ok", "server", f"{host}:{port} answers in {statistics.median(delays) * 1e3:.1f} ms"
+    )
+    try:
+        date, seconds = _probe(host, port, authority)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        text = f"{host}:{port}: {error}; do both sides have the same ca.pem, or both --insecure?"
+        yield Finding("fail", "TLS" if authority else "HTTP", text)
+        return
+    if authority:
+        yield Finding("ok", "TLS", f"the server's certificate is of {authority}")
+    skew = abs((datetime.now(UTC) - date).total_seconds())
+    verdict = "ok" if skew < MAX_CLOCK_SECONDS else "warn"
+    yield Finding(verdict, "clock", f"{skew:.0f} s from the server's")
+    yield Finding("ok", "bandwidth", f"{PROBE_BYTES / seconds / 1e6:.1f} MB/s to the server")
+
+
+def _probe(host: str, port: int, authority: Path | None) -> tuple[datetime, float]:
+    """The server's clock, and the seconds that some megabytes take on their way to it."""
+    if authority is None:
+        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    else:
+        if not authority.is_file():
+            raise ConfigError(f"{authority}: no such file; copy ca.pem here")
+        context = ssl.create_default_context(cafile=str(authority))
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=TIMEOUT_SECONDS, context=context
+        )
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        response.read()
+        date = parsedate_to_datetime(response.headers["Date"])
+        begun = time.perf_counter()
+        connection.request("POST", "/", body=bytes(PROBE_BYTES))
+        connection.getresponse().read()
+        return date, time.perf_counter() - begun
+    finally:
+        connection.close()
+
+
+def _timed(action: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,89 @@
+"""`photon doctor` against a real server on loopback, with and without TLS."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from photon.cli.main import run
+from photon.config import load_config
+from photon.runtime.doctor import examine
+from photon.runtime.keys import make_authority
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as a web server does that knows no such page."""
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture(params=["TLS", "plain"])
+def server(request, tmp_path):
+    """Address of a server, and the certificate of its authority."""
+    make_authority(tmp_path / "keys", ["localhost"])
+    served = HTTPServer(("127.0.0.1", 0), Handler)
+    if request.param == "TLS":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "keys" / "server.pem", tmp_path / "keys" / "server.key")
+        served.socket = context.wrap_socket(served.socket, server_side=True)
+    thread = threading.Thread(target=served.serve_forever)
+    thread.start()
+    yield (
+        ("localhost", served.server_port),
+        (tmp_path / "keys" / "ca.pem" if request.param == "TLS" else None),
+    )
+    served.shutdown()
+    thread.join()
+    served.server_close()
+
+
+def verdicts(*arguments) -> dict[str, tuple[str, str]]:
+    return {finding.what: (finding.verdict, finding.text) for finding in examine(*arguments)}
+
+
+def test_all_is_well_with_a_server_that_answers(server, smoke):
+    address, authority = server
+    found = verdicts(smoke(), [0, 1], address, authority)
+    assert {verdict for verdict, _ in found.values()} <= {"ok", "warn"}
+    assert {"device", "memory", "disk", "data", "server", "clock", "bandwidth"} <= set(found)
+    assert ("TLS" in found) == (authority is not None)
+
+
+def test_another_authority_is_found(tmp_path, smoke, server):
+    address, authority = server
+    if authority is None:
+        pytest.skip("nothing to verify")
+    make_authority(tmp_path / "others", ["localhost"])
+    verdict, text = verdicts(smoke(), None, address, tmp_path / "others" / "ca.pem")["TLS"]
+    assert verdict == "fail"
+    assert "same ca.pem" in text
+
+
+def test_what_is_missing_is_found(smoke, tmp_path):
+    found = verdicts(smoke(), [0, 7], ("127.0.0.1", 1), None)
+    assert found["data"][0] == "fail"
+    assert "client_7" in found["data"][1]
+    assert found["server"][0] == "fail"
+    large = load_config(["llm_config=mpt-7b", f"photon.saving_path={tmp_path / 'not' / 'yet'}"])
+    found = verdicts(large, None, None, None)
+    assert "to train mpt-7b" in found["memory"][1]
+    assert str(tmp_path) in found["disk"][1]
+
+
+def test_the_command_says_so(capsys, data_root):
+    keys = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
+    assert run(["doctor", "--clients", "0-1", *keys]) == 0
+    assert "ok    data" in capsys.readouterr().out
+    assert run(["doctor", "--clients", "0-9", *keys]) == 2
