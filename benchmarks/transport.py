@@ -1,8 +1,8 @@
 """Transports of payloads against the plain operation that each of them cannot do without.
 
-    python benchmarks/transport.py file      shared memory and files against plain copies
-    python benchmarks/transport.py store     a local S3 server: ours against bare obstore put and get
-    python benchmarks/transport.py memory    peak memory of each, beyond the payload's own tensors
+    python benchmarks/transport.py file     shared memory and files against plain copies
+    python benchmarks/transport.py store    a local S3 server, against bare put and get of obstore
+    python benchmarks/transport.py memory   peak memory of each, beyond the payload's own tensors
 
 What is compared takes turns in one process; medians of the turns' ratios count.
 """
@@ -30,10 +30,12 @@ from torch import Tensor
 
 from photon.runtime.object_store import ObjectStore
 from photon.runtime.payload import PayloadRef, open_payload, read_payload, write_payload
+from photon.runtime.signed_urls import upload
 from photon.runtime.transport import SHARED, SharedMemory, fetch_ticket
 
 FACTS = {"kind": "benchmark"}
 Spans = dict[str, float]
+Tensors = dict[str, Tensor]
 
 
 def main() -> None:
@@ -52,17 +54,18 @@ def main() -> None:
 def file(arguments: argparse.Namespace, disk: Path) -> None:
     """Write, offer, fetch (which verifies) and read, against copies on the same file system."""
     tensors = make_tensors(arguments.megabytes)
+    into = {name: torch.zeros_like(value) for name, value in tensors.items()}
+    shared = SharedMemory.create("bench")
     with tempfile.TemporaryDirectory(dir=SHARED, prefix="photon-bench-") as name:
         memory = Path(name)
-        shared = SharedMemory.create("bench")
         try:
             arms: dict[str, tuple[Path, Callable[[], Spans]]] = {
-                "a file on disk": (disk, lambda: through_file(disk, tensors)),
-                "a file in shared memory": (memory, lambda: through_file(memory, tensors)),
-                "shared memory, written there": (
-                    memory, lambda: through_shared(shared, memory, memory, tensors)),
-                "shared memory, written on disk": (
-                    disk, lambda: through_shared(shared, disk, disk, tensors)),
+                "a file on disk": (disk, lambda: through_file(disk, tensors, into)),
+                "a file in shared memory": (memory, lambda: through_file(memory, tensors, into)),
+                "shared memory, taken over": (
+                    memory, lambda: through_shared(shared, memory, memory, tensors, into)),
+                "shared memory, put aside on disk": (
+                    disk, lambda: through_shared(shared, memory, disk, tensors, into)),
             }  # fmt: skip
             for arm, (place, ours) in arms.items():
                 compare(arm, arguments.pairs, ours, lambda p=place: copy_of(p, tensors))
@@ -91,6 +94,7 @@ def store(arguments: argparse.Namespace, disk: Path) -> None:
                     out.write(piece)
             return {"put": sent - begun, "get": time.perf_counter() - sent}
 
+        ours.withdraw(ours.offer(path, ref))  # tells how large updates may be
         compare("base: signed GET", arguments.pairs, lambda: base(ours, path, ref, target), plain)
         compare(
             "update: signed PUT", arguments.pairs, lambda: update(ours, path, ref, target), plain
@@ -108,9 +112,6 @@ def base(ours: ObjectStore, path: Path, ref: PayloadRef, target: Path) -> Spans:
 
 
 def update(ours: ObjectStore, path: Path, ref: PayloadRef, target: Path) -> Spans:
-    from photon.runtime.object_store import upload
-
-    ours.expect(ref.size)
     begun = time.perf_counter()
     ticket = upload(path, ref, ours.grant())
     sent = time.perf_counter()
@@ -130,8 +131,8 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
     def report(what: str, run: Callable[[], object]) -> None:
         with peak() as grown:
             run()
-        print(f"{what:32s} {grown[0] / 1e6:6.0f} MB of its own, {grown[1] / 1e6:6.0f} MB with mapped "
-              f"files: {grown[0] / 1e9 / payload:.2f} payloads")  # fmt: skip
+        print(f"{what:32s} {grown[0] / 1e6:6.0f} MB of its own, {grown[1] / 1e6:6.0f} MB with "
+              f"mapped files: {grown[1] / 1e9 / payload:.2f} payloads", flush=True)  # fmt: skip
 
     report("write", lambda: write_payload(path, tensors, FACTS))
     report("read (verify)", lambda: read_payload(path, ref))
@@ -148,7 +149,7 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
 PARTS = {"file": file, "store": store, "memory": memory}
 
 
-def make_tensors(megabytes: int) -> dict[str, Tensor]:
+def make_tensors(megabytes: int) -> Tensors:
     """Of a model's sizes: a few large ones, many small ones; random, so that nothing compresses."""
     generator = torch.Generator().manual_seed(0)
     left, tensors = megabytes * 1_000_000 // 4, {}
@@ -163,7 +164,7 @@ def make_tensors(megabytes: int) -> dict[str, Tensor]:
     return tensors
 
 
-def through_file(folder: Path, tensors: dict[str, Tensor]) -> Spans:
+def through_file(folder: Path, tensors: Tensors, into: Tensors) -> Spans:
     path = folder / "payload"
     path.unlink(missing_ok=True)
     begun = time.perf_counter()
@@ -171,13 +172,13 @@ def through_file(folder: Path, tensors: dict[str, Tensor]) -> Spans:
     written = time.perf_counter()
     found, _ = read_payload(path, ref)
     verified = time.perf_counter()
-    read_all(found)
+    read_all(found, into)
     return {"write": written - begun, "verify": verified - written,
             "read": time.perf_counter() - verified}  # fmt: skip
 
 
 def through_shared(
-    shared: SharedMemory, source: Path, goal: Path, tensors: dict[str, Tensor]
+    shared: SharedMemory, source: Path, goal: Path, tensors: Tensors, into: Tensors
 ) -> Spans:
     path, target = source / "payload", goal / "target"
     path.unlink(missing_ok=True)
@@ -189,20 +190,20 @@ def through_shared(
     offered = time.perf_counter()
     fetch_ticket(ticket, target)
     fetched = time.perf_counter()
-    read_all(open_payload(target)[0])
+    read_all(open_payload(target)[0], into)
     read = time.perf_counter()
     shared.withdraw(ticket)
     return {"write": written - begun, "offer": offered - written, "fetch": fetched - offered,
             "read": read - fetched}  # fmt: skip
 
 
-def read_all(tensors: dict[str, Tensor]) -> None:
-    """Every byte, into memory of its own."""
-    for value in tensors.values():
-        value.clone()
+def read_all(tensors: Tensors, into: Tensors) -> None:
+    """Every byte, into tensors that are there, as those of a model are."""
+    for name, value in tensors.items():
+        into[name].copy_(value)
 
 
-def copy_of(folder: Path, tensors: dict[str, Tensor]) -> Spans:
+def copy_of(folder: Path, tensors: Tensors) -> Spans:
     """A plain copy of a payload that lies there, to a new file."""
     source, target = folder / "source", folder / "copy"
     if not source.exists():
