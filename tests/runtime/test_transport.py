@@ -16,7 +16,6 @@ from typing import ClassVar
 import pytest
 import torch
 
-from photon.data.remote import RemoteFolder
 from photon.errors import PayloadError, StorageError
 from photon.runtime import object_store, signed_urls, transport
 from photon.runtime.chunks import ChunkWriter, read_chunk
@@ -243,13 +242,34 @@ def store(s3, monkeypatch, request) -> ObjectStore:
 def test_a_base_goes_down_by_a_signed_url(store, written, tmp_path):
     path, ref = written
     ticket = store.offer(path, ref)
-    assert f"/run/base/{ref.digest}?" in ticket["urls"][0], "the key is the content's digest"
+    assert f"/run/base/{ref.digest}/" in ticket["urls"][0], "the key is the content's digest"
     fetch_ticket(ticket, tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
     assert store.offer(path, ref).keys() == ticket.keys()
     store.withdraw(ticket)
     with pytest.raises(PayloadError, match=r"object store 127\.0\.0\.1:\d+: HTTP Error 404"):
         fetch_ticket(ticket, tmp_path / "again")
+
+
+def test_a_base_that_is_there_is_not_sent_again(store, written, tmp_path, monkeypatch):
+    """Nor are those of its parts that an earlier attempt has put there."""
+    path, ref = written
+    ticket = store.offer(path, ref)
+    sent = []
+
+    def spy(url, path, start, length):
+        sent.append(start)
+        put_part(url, path, start, length)
+
+    put_part = object_store.put_part
+    monkeypatch.setattr(object_store, "put_part", spy)
+    store.offer(path, ref)
+    assert sent == []
+    store._remote.delete(f"base/{ref.digest}/00002")
+    store.offer(path, ref)
+    assert sent == [2 * (64 << 10)]
+    fetch_ticket(ticket, tmp_path / "got")
+    assert_arrived(tmp_path / "got", ref)
 
 
 def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
@@ -444,6 +464,5 @@ def test_a_piece_that_finds_no_room_can_come_again(written, tmp_path, monkeypatc
 def test_a_store_that_is_not_there_is_named(s3, written):
     path, ref = written
     missing = ObjectStore("s3://no-such-bucket/x", "run")
-    with pytest.raises(Exception, match="no such bucket"):
+    with pytest.raises(PayloadError, match=r"object store .*404.*\(NoSuchBucket\)"):
         missing.offer(path, ref)
-    assert isinstance(missing._remote, RemoteFolder)

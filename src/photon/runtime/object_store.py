@@ -1,7 +1,7 @@
 """Payloads through S3: only the server has keys; nodes get URLs that are signed for one object.
 
-A base lies under its digest, so a stale read is impossible. An update goes up in parts, each under
-a name drawn for this one upload, so a part that fails is sent again by itself.
+A base lies under its digest, so a stale read is impossible; an update under a name drawn for it.
+Each goes up in parts that are objects of their own, so a part that fails is sent again by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from photon.data.remote import RemoteFolder
 from photon.errors import DataError, PayloadError
 from photon.runtime.payload import PayloadRef
+from photon.runtime.signed_urls import put_part, side_by_side
 from photon.runtime.wire import Ticket
 
 PART_BYTES = 64 << 20
@@ -40,17 +41,23 @@ class ObjectStore:
         self._granted: dict[str, int] = {}
 
     def offer(self, path: Path, ref: PayloadRef) -> Ticket:
+        """Put a base under its digest; parts that are there from an earlier attempt stay."""
         key = f"base/{ref.digest}"
-        if self._remote.size(key) != ref.size:
-            self._remote.write(key, path)
-        urls = [self._remote.sign("GET", key, VALID)]
-        self._parts = -(-(LARGEST * ref.size + HEADER_ROOM) // PART_BYTES)
-        return {"via": "s3", "urls": urls, "part": ref.size, **ref.to_json()}
+
+        def put(index: int) -> None:
+            name, start = _part(key, index), index * PART_BYTES
+            length = min(PART_BYTES, ref.size - start)
+            if self._remote.size(name) != length:
+                put_part(self._remote.sign("PUT", name, VALID), path, start, length)
+
+        side_by_side(put, range(_count(ref.size)))
+        self._parts = _count(LARGEST * ref.size + HEADER_ROOM)
+        return self._readable(key, ref)
 
     def grant(self) -> Ticket:
         key = f"update/{secrets.token_hex(16)}"
         self._granted[key] = self._parts
-        urls = [self._remote.sign("PUT", f"{key}/{i:05d}", VALID) for i in range(self._parts)]
+        urls = [self._remote.sign("PUT", _part(key, i), VALID) for i in range(self._parts)]
         return {"via": "s3", "key": key, "urls": urls, "part": PART_BYTES}
 
     def locate(self, ticket: Ticket) -> Ticket:
@@ -62,25 +69,35 @@ class ObjectStore:
         key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
         if not isinstance(key, str) or key not in self._granted:
             raise PayloadError(f"payload {ref.digest[:12]}: lies where it was not asked to be put")
-        count = -(-ref.size // PART_BYTES)
-        if count > self._granted[key]:
+        if _count(ref.size) > self._granted[key]:
             raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are more than granted")
-        urls = [self._remote.sign("GET", f"{key}/{i:05d}", VALID) for i in range(count)]
-        return {"via": "s3", "key": key, "urls": urls, "part": PART_BYTES, **ref.to_json()}
+        return {"key": key, **self._readable(key, ref)}
 
     def withdraw(self, ticket: Ticket) -> None:
         key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
         if key is None:
-            self._remote.delete(f"base/{ref.digest}")
+            self._delete(f"base/{ref.digest}", _count(ref.size))
         elif key in self._granted:
-            self._delete(key, -(-ref.size // PART_BYTES))
+            self._delete(key, min(_count(ref.size), self._granted.pop(key)))
 
     def close(self) -> None:
         """Delete what nodes may have put and nobody has fetched."""
         with contextlib.suppress(DataError):  # the run has its result without
-            for key, parts in list(self._granted.items()):
-                self._delete(key, parts)
+            while self._granted:
+                self._delete(*self._granted.popitem())
+
+    def _readable(self, key: str, ref: PayloadRef) -> Ticket:
+        """A ticket with URLs that allow to read a payload's parts."""
+        urls = [self._remote.sign("GET", _part(key, i), VALID) for i in range(_count(ref.size))]
+        return {"via": "s3", "urls": urls, "part": PART_BYTES, **ref.to_json()}
 
     def _delete(self, key: str, parts: int) -> None:
-        for i in range(min(parts, self._granted.pop(key))):
-            self._remote.delete(f"{key}/{i:05d}")
+        side_by_side(self._remote.delete, [_part(key, i) for i in range(parts)])
+
+
+def _part(key: str, index: int) -> str:
+    return f"{key}/{index:05d}"
+
+
+def _count(size: int) -> int:
+    return -(-size // PART_BYTES)

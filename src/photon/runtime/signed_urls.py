@@ -5,7 +5,9 @@ Several requests go on at a time: across a continent, one connection is a fracti
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +24,7 @@ from photon.runtime.wire import Ticket
 CONNECTIONS = 4
 PIECE_BYTES = 1 << 20
 """What is in memory at one time, for each connection."""
-SPAN_BYTES = 32 << 20
+SPAN_BYTES = 64 << 20
 """Of one request for a part of an object."""
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 60.0
@@ -41,12 +43,19 @@ def upload(path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
         raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
 
     def put(start: int) -> None:
-        length = min(part, ref.size - start)
-        url = urls[start // part]
-        _retried(url, lambda: _put(url, path, start, length))
+        put_part(urls[start // part], path, start, min(part, ref.size - start))
 
-    _side_by_side(put, range(0, ref.size, part))
+    side_by_side(put, range(0, ref.size, part))
     return {"via": "s3", "key": grant.get("key"), **ref.to_json()}
+
+
+def put_part(url: str, path: Path, start: int, length: int) -> None:
+    """Put a piece of a file where a signed URL says.
+
+    Raises:
+        PayloadError: the store refuses.
+    """
+    _retried(url, lambda: _put(url, path, start, length))
 
 
 def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
@@ -65,7 +74,7 @@ def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
         index = span[0] // part
         _bring(urls[index], index * part, span, writer)
 
-    _side_by_side(get, list(_cut(writer.missing(), part)))
+    side_by_side(get, list(_cut(writer.missing(), part)))
     writer.finish()
 
 
@@ -89,7 +98,7 @@ def _cut(gaps: list[tuple[int, int]], part: int) -> Iterator[tuple[int, int]]:
             start = stop
 
 
-def _side_by_side(action: Callable, arguments: Iterable) -> None:
+def side_by_side(action: Callable, arguments: Iterable) -> None:
     """Do all, some at a time; after a failure none is begun any more."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         futures = [pool.submit(action, argument) for argument in arguments]
@@ -107,18 +116,23 @@ def _retried(url: str, attempt: Callable[[], None]) -> None:
             attempt()
             return
         except (OSError, http.client.HTTPException) as error:
-            if _is_final(error) or count + 1 == ATTEMPTS:
+            reason, is_final = _judged(error)
+            if is_final or count + 1 == ATTEMPTS:
                 where = urllib.parse.urlsplit(url).netloc
-                raise PayloadError(f"object store {where}: {error}") from None
+                raise PayloadError(f"object store {where}: {reason}") from None
             time.sleep(0.5 * 2**count)
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether the store has answered, and will answer the same again."""
+def _judged(error: Exception) -> tuple[str, bool]:
+    """What went wrong, with the store's own word for it, and whether it would go wrong again."""
     if not isinstance(error, urllib.error.HTTPError):
-        return False
-    error.close()
-    return error.code < 500 and error.code not in BUSY
+        return str(error), False
+    body = b""
+    with contextlib.suppress(OSError, http.client.HTTPException), error:
+        body = error.read(4096)
+    code = re.search(rb"<Code>(\w{1,60})</Code>", body)
+    word = f" ({code[1].decode()})" if code else ""
+    return f"{error}{word}", error.code < 500 and error.code not in BUSY
 
 
 def _put(url: str, path: Path, start: int, length: int) -> None:
