@@ -29,7 +29,13 @@ import torch
 from torch import Tensor
 
 from photon.runtime.object_store import ObjectStore
-from photon.runtime.payload import PayloadRef, open_payload, read_payload, write_payload
+from photon.runtime.payload import (
+    PayloadRef,
+    open_payload,
+    read_payload,
+    verify_payload,
+    write_payload,
+)
 from photon.runtime.signed_urls import upload
 from photon.runtime.transport import SHARED, SharedMemory, fetch_ticket
 
@@ -135,7 +141,8 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
               f"mapped files: {grown[1] / 1e9 / payload:.2f} payloads", flush=True)  # fmt: skip
 
     report("write", lambda: write_payload(path, tensors, FACTS))
-    report("read (verify)", lambda: read_payload(path, ref))
+    report("verify", lambda: verify_payload(path, ref))
+    report("verify and map", lambda: read_payload(path, ref))
     shared = SharedMemory.create("bench")
     report("shared memory, offer", lambda: shared.offer(path, ref))
     report("shared memory, fetch", lambda: fetch_ticket(shared.offer(path, ref), target))

@@ -240,7 +240,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(payload, "_write_blocks", interrupted)
+    monkeypatch.setattr(payload, "_hash_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_payload(tmp_path / "p", {}, {})
     assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime import object_store, signed_urls, transport
+from photon.runtime import object_store, payload, signed_urls, transport
 from photon.runtime.chunks import ChunkWriter, read_chunk
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.object_store import ObjectStore
@@ -199,7 +200,7 @@ def test_full_shared_memory_says_what_to_do(root, written, no_links, monkeypatch
         raise OSError(28, "No space left on device")
 
     shared = SharedMemory.create("run")
-    monkeypatch.setattr("photon.runtime.payload._write_blocks", full)
+    monkeypatch.setattr("photon.runtime.payload._hash_blocks", full)
     with pytest.raises(StorageError, match=r"No space left .* choose another photon\.transport"):
         shared.offer(*written)
     assert not list(shared.folder.iterdir())
@@ -466,3 +467,41 @@ def test_a_store_that_is_not_there_is_named(s3, written):
     missing = ObjectStore("s3://no-such-bucket/x", "run")
     with pytest.raises(PayloadError, match=r"object store .*404.*\(NoSuchBucket\)"):
         missing.offer(path, ref)
+
+
+# ---- memory ----
+
+
+def peak_of(action) -> int:
+    """Bytes that Python and its buffers had at the most during an action, beyond those before."""
+    tracemalloc.start()
+    try:
+        action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypatch):
+    """8 MB, blocks of 64 KiB; tensors and maps of files are not of Python's memory."""
+    monkeypatch.setattr(payload, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(object_store, "PART_BYTES", 2 << 20)
+    monkeypatch.setattr(signed_urls, "PIECE_BYTES", 64 << 10)
+    path, tensors = tmp_path / "p", {"a": torch.zeros(2_000_000)}
+    ref = write_payload(path, tensors, {})
+    store = ObjectStore(s3("memory"), "run")
+
+    def there_and_back():
+        fetch_ticket(store.offer(path, ref), tmp_path / "down")
+        fetch_ticket(store.locate(upload(path, ref, store.grant())), tmp_path / "up")
+
+    ways = {
+        "write": lambda: write_payload(path, tensors, {}),
+        "verify": lambda: payload.verify_payload(path, ref),
+        "map": lambda: read_payload(path, ref),
+        "copy": lambda: payload.copy_payload(path, tmp_path / "copy", ref),
+        "object store": there_and_back,
+    }
+    there_and_back()  # what is imported then is not counted
+    peaks = {name: peak_of(way) for name, way in ways.items()}
+    assert {name: peak for name, peak in peaks.items() if peak > ref.size / 4} == {}

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime.payload import PayloadRef, read_payload
+from photon.runtime.payload import PayloadRef, verify_payload
 
 
 def read_chunk(path: Path, offset: int, length: int) -> bytes:
@@ -94,7 +94,7 @@ class ChunkWriter:
                 f"payload {self.ref.digest[:12]}: bytes {gaps[0][0]} to {gaps[0][1]} have not come"
             )
         try:
-            read_payload(self._part, self.ref)
+            verify_payload(self._part, self.ref)
         except PayloadError:
             self._discard()
             raise

@@ -16,7 +16,7 @@ import os
 import re
 import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +41,7 @@ MAGIC = b"PHOTON\r\n"
 VERSION = 1
 HEAD = struct.Struct(">8sHI")
 BLOCK_BYTES = 8 << 20
+Put = Callable[[memoryview], object]
 _HASHERS = max(2, min(8, os.cpu_count() or 1))
 
 
@@ -87,7 +88,7 @@ def write_payload(path: Path, tensors: Tree, facts: Mapping[str, Any]) -> Payloa
     with _new_file(path) as file:
         file.write(HEAD.pack(MAGIC, VERSION, len(header)) + header)
         file.write(bytes(-file.tell() % ALIGN))
-        digest = _write_blocks(file, header, _blocks(_pieces(tensors)))
+        digest = _hash_blocks(header, _blocks(_pieces(tensors)), file.write)
         return PayloadRef(digest, file.tell())
 
 
@@ -98,13 +99,29 @@ def copy_payload(source: Path, path: Path, ref: PayloadRef) -> None:
         PayloadError: it is not what `ref` names.
         StorageError: the disk is full or refuses to write.
     """
-    data = _map(source)
-    header = _split(data, str(source))
-    start = _body_offset(len(header))
     with _new_file(path) as file:
-        file.write(data[:start])
-        digest = _write_blocks(file, header, _blocks(iter([data[start:]])))
-        _require(ref, digest, len(data), source)
+        _verify(source, ref, file.write)
+
+
+def verify_payload(path: Path, ref: PayloadRef) -> None:
+    """Make sure of a file's bytes, with a few blocks of them in memory.
+
+    Raises:
+        PayloadError: it is not what `ref` names.
+    """
+    _verify(path, ref, len)
+
+
+def _verify(path: Path, ref: PayloadRef, put: Put) -> None:
+    data = _map(path)
+    header = _split(data, str(path))
+    start = _body_offset(len(header))
+    put(data[:start])
+    with open(path, "rb") as file:
+        file.seek(start)
+        blocks = ([memoryview(block)] for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+        digest = _hash_blocks(header, blocks, put)
+        _require(ref, digest, file.tell(), path)
 
 
 @contextmanager
@@ -185,15 +202,15 @@ def _hash(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _write_blocks(file: BinaryIO, header: bytes, blocks: Iterable[list[memoryview]]) -> str:
-    """Write a body, hashing each block while the next ones are written; gives the digest."""
+def _hash_blocks(header: bytes, blocks: Iterable[list[memoryview]], put: Put) -> str:
+    """Digest of a body, each of whose blocks is hashed while it and the next ones are put away."""
 
     def hashes(pool: ThreadPoolExecutor) -> Iterator[bytes]:
         pending = deque()
         for block in blocks:
             pending.append(pool.submit(_hash_pieces, block))
             for piece in block:
-                file.write(piece)
+                put(piece)
             if len(pending) > _HASHERS:  # a block is memory until it is hashed
                 yield pending.popleft().result()
         yield from (future.result() for future in pending)

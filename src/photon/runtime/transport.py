@@ -14,7 +14,7 @@ from typing import Protocol
 
 from photon.config.schema import PhotonConfig
 from photon.errors import ConfigError, PayloadError, StorageError
-from photon.runtime.payload import PayloadRef, copy_payload, read_payload
+from photon.runtime.payload import PayloadRef, copy_payload, verify_payload
 from photon.runtime.wire import Ticket
 
 SHARED = Path("/dev/shm")
@@ -183,7 +183,7 @@ def _fetch_shared(ticket: Mapping[str, object], ref: PayloadRef, path: Path) -> 
         raise PayloadError(f"{source}: cannot be read (no such file)")
     if _link_or_copy(source, path, ref):
         try:
-            read_payload(path, ref)
+            verify_payload(path, ref)
         except PayloadError:
             path.unlink(missing_ok=True)
             raise
