@@ -421,6 +421,23 @@ def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, 
     assert_arrived(tmp_path / "got", ref)
 
 
+def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
+    folder = tmp_path / "mail"
+    base = {"params/w": torch.arange(50_000.0)}
+    ref = write_payload(tmp_path / "base", base, {"kind": "base", "names": ["w"], "moments": {}})
+    Lossy.data = (tmp_path / "base").read_bytes()
+    Mailbox(folder)
+    writer = ChunkWriter(folder / f"base-{ref.digest}", ref, resume=True)
+    writer.write(1000, Lossy.data[1000:100_000])
+    (folder / "client_0.payload").write_bytes(b"of the process that was killed")
+    ticket = {"via": "s3", **lossy, **ref.to_json()}
+    box = Mailbox(folder)
+    _, params, _ = box.bring_base(ticket)
+    assert torch.equal(params["w"], base["params/w"])
+    assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000
+    assert [path.name for path in folder.iterdir()] == [f"base-{ref.digest}"]
+
+
 # ---- pieces ----
 
 

@@ -11,6 +11,10 @@ from photon.errors import PayloadError, StorageError
 from photon.runtime.payload import PayloadRef, verify_payload
 
 
+UNFINISHED = (".part", ".spans")
+"""Suffixes of a payload that is coming: its pieces, and which of them are there."""
+
+
 def read_chunk(path: Path, offset: int, length: int) -> bytes:
     """A piece of a file; shorter at its end.
 
@@ -38,8 +42,7 @@ class ChunkWriter:
 
     def __init__(self, path: Path, ref: PayloadRef, *, resume: bool = False) -> None:
         self.path, self.ref = path, ref
-        self._part = path.with_name(path.name + ".part")
-        self._log = path.with_name(path.name + ".spans")
+        self._part, self._log = (path.with_name(path.name + suffix) for suffix in UNFINISHED)
         self._spans: dict[int, int] = {}
         self._starts: list[int] = []
         self._lock = threading.Lock()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from photon.core.messages import Moments
 from photon.core.tree import Tree
 from photon.errors import PayloadError
 from photon.runtime.checkpoint import load_base
-from photon.runtime.chunks import ChunkWriter, read_chunk
+from photon.runtime.chunks import UNFINISHED, ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef
 from photon.runtime.transport import SharedMemory, fetch_ticket
 from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
@@ -17,13 +16,16 @@ from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
 
 class Mailbox:
     """Args:
-    folder: made anew; nothing in it outlives the process, since every payload can be made again.
+    folder: of what is in it, only a base that was on its way outlives the process, to be gone on
+        with; every other payload can be made again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.suffix not in UNFINISHED:
+                path.unlink()
         self._arriving: dict[str, ChunkWriter] = {}
         self._waiting: dict[str, Path] = {}
         self._shared: SharedMemory | None = None

@@ -117,11 +117,18 @@ def _verify(path: Path, ref: PayloadRef, put: Put) -> None:
     header = _split(data, str(path))
     start = _body_offset(len(header))
     put(data[:start])
-    with open(path, "rb") as file:
-        file.seek(start)
-        blocks = ([memoryview(block)] for block in iter(lambda: file.read(BLOCK_BYTES), b""))
-        digest = _hash_blocks(header, blocks, put)
-        _require(ref, digest, file.tell(), path)
+    digest = _hash_blocks(header, _passing(data, start), put)
+    _require(ref, digest, len(data), path)
+
+
+def _passing(data: memoryview, start: int) -> Iterator[list[memoryview]]:
+    """Blocks of a mapped file; those that have been hashed give their memory back."""
+    mapped = data.obj
+    for at in range(start, len(data), BLOCK_BYTES):
+        yield [data[at : at + BLOCK_BYTES]]
+        done = (at - _HASHERS * BLOCK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
+        if done >= 0 and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED, done, BLOCK_BYTES)
 
 
 @contextmanager
