@@ -10,7 +10,6 @@ from pathlib import Path
 from photon.errors import PayloadError, StorageError
 from photon.runtime.payload import PayloadRef, verify_payload
 
-
 UNFINISHED = (".part", ".spans")
 """Suffixes of a payload that is coming: its pieces, and which of them are there."""
 
