@@ -88,3 +88,7 @@ class Interrupted(PhotonError):
 
 class PhotonWarning(UserWarning):
     """Something that works but is hardly what was meant; one line that says what to do."""
+
+
+class PhotonNote(PhotonWarning):
+    """All is well; one line that says what becomes of something that was asked for."""

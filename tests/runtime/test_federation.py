@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
+import torch
 from loopback import final_digest, nodes, train
 
 import photon
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
 from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
-from photon.runtime import hosted_run, mailbox
+from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
 from photon.runtime.enrolment import (
     Enrolled,
@@ -103,6 +105,35 @@ def test_clients_share_a_node_without_sharing_a_state(make, four, local, tmp_pat
     with nodes(tmp_path, four, {"only": [0, 1, 2, 3]}) as sockets:
         config = make("run_uuid=r", "photon.n_nodes=1", "fl.aggregate_momenta=false")
         assert final_digest(train(config, sockets)) == local["kept"]
+
+
+def test_partial_means_of_nodes_are_the_flat_mean(make, four, tmp_path):
+    """Two sub-federations of unequal size; one round, so that rounding has nothing to grow on."""
+    plain = ["fl.n_rounds=1", "fl.compression=fp32", "fl.strategy_name=fedavg"]
+    with nodes(tmp_path, four, {"a": [0, 1, 2], "b": [3]}) as sockets:
+        flat = train(make("run_uuid=flat", *plain), sockets)
+        folded = train(make("run_uuid=folded", "fl.fold_updates=true", *plain), sockets)
+    ours, theirs = (
+        checkpoint.load_parameters(checkpoint.newest_checkpoint(Path(r.folder) / "checkpoints"))
+        for r in (folded, flat)
+    )
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-6)
+    (record,) = read_lines(tmp_path / "server" / "folded" / "metrics.jsonl")
+    (other,) = read_lines(tmp_path / "server" / "flat" / "metrics.jsonl")
+    assert record["accepted"] == [0, 1, 2, 3]
+    assert record["tokens"] == other["tokens"]
+    assert record["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
+    assert record["bytes_up"] == other["bytes_up"] // 2
+
+
+def test_a_round_with_spare_clients_closes_with_the_first(make, four, tmp_path):
+    shape = ["fl.n_clients_per_round=2", "fl.oversample=2", "fl.n_rounds=1"]
+    with nodes(tmp_path, four, PLACES) as sockets:
+        train(make("run_uuid=r", *shape), sockets)
+    (record,) = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
+    assert len(record["accepted"]) >= 2
+    assert sorted(record["accepted"] + [int(c) for c in record["missing"]]) == [0, 1, 2, 3]
 
 
 def test_a_client_that_fails_on_one_node_is_trained_on_another(make, four, local, tmp_path):

@@ -121,7 +121,8 @@ def _explain(error: Exception) -> int:
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     """Ours as one line for people; those of others as Python prints them."""
     if issubclass(category, photon.errors.PhotonWarning):
-        _say(f"warning: {message}")
+        kind = "note" if issubclass(category, photon.errors.PhotonNote) else "warning"
+        _say(f"{kind}: {message}")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, *where[:2]))
 

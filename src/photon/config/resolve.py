@@ -180,6 +180,17 @@ def check_resumable(saved: Config, changed: Config) -> None:
         )
 
 
+def idle_warning(config: Config) -> str | None:
+    """What to tell the user of a run that changes nothing: ADOPT only looks in its first step."""
+    llm = config.llm_config
+    if llm.optimizer.name == "adopt" and config.fl.reset_optimizer and llm.local_steps == 1:
+        return (
+            "llm_config.local_steps=1 with fl.reset_optimizer=true: ADOPT's first step after a "
+            "reset changes nothing, so no round does; take more steps, or keep the optimizer"
+        )
+    return None
+
+
 def fill_open_keys(saved: Config, given: Config) -> Config:
     """The given configuration with what it leaves open as it is in the saved one."""
     before = dict(flatten(saved))

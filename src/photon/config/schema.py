@@ -116,6 +116,17 @@ class FederationConfig(Section):
         ge=1,
         description="fewest accepted updates that close a round; null: the cohort",
     )
+    oversample: int = Field(
+        default=0,
+        ge=0,
+        description="clients asked beyond the cohort; a round of remote nodes closes with the "
+        "first so many as the cohort has",
+    )
+    fold_updates: bool = Field(
+        default=False,
+        description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
+        "between sites, no numbers of single clients",
+    )
     round_timeout: float = Field(
         default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
     )

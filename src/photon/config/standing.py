@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from photon.errors import ConfigError, PhotonWarning
+from photon.errors import ConfigError, PhotonNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def without_automatic(overrides: Sequence[str]) -> list[str]:
                 f"{text}: cannot be had by this key: {automatic.note}; leave it out or set it to "
                 f"{_shown(automatic.only[0])}"
             )
-        warnings.warn(f"{text}: {automatic.note}", PhotonWarning, stacklevel=3)
+        warnings.warn(f"{text}: {automatic.note}", PhotonNote, stacklevel=3)
     return kept
 
 

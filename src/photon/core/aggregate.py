@@ -1,13 +1,15 @@
-"""The mean of a round's updates."""
+"""The mean of a round's updates, at once or in parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from photon.core.tree import CHUNK_ELEMENTS, Tree
+from photon.core.messages import Update
+from photon.core.tree import CHUNK_ELEMENTS, Tree, num_bytes
 
 
 def weighted_mean(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -42,3 +44,36 @@ def _mean_of_chunk(parts: Sequence[Tensor], weights: Sequence[float], total: flo
     for part, weight in zip(parts, weights, strict=True):
         accumulator.add_(part.to(torch.float64), alpha=weight)
     return accumulator.div_(total)
+
+
+def fold(updates: Sequence[Update]) -> Update:
+    """The updates of one node as one: their weighted mean in fp32, with the summed weight.
+
+    The mean of such means is the mean of all, to the rounding of fp32.
+
+    Raises:
+        ValueError: no updates.
+    """
+    ordered = sorted(updates, key=lambda update: update.client)
+    weights = [float(update.num_tokens) for update in ordered]
+    gradient = weighted_mean([update.gradient for update in ordered], weights)
+    moments = {
+        name: weighted_mean([update.moments[name] for update in ordered], weights)
+        for name in ordered[0].moments
+    }
+    shared = set.intersection(*(set(update.metrics) for update in ordered))
+    total = sum(weights)
+    return replace(
+        ordered[0],
+        gradient=gradient,
+        moments=moments,
+        num_tokens=sum(update.num_tokens for update in ordered),
+        num_steps=max(update.num_steps for update in ordered),
+        num_bytes=num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values()),
+        metrics={
+            key: sum(u.metrics[key] * w for u, w in zip(ordered, weights, strict=True)) / total
+            for key in sorted(shared)
+        },
+        state_lost=any(update.state_lost for update in ordered),
+        covers=tuple(update.client for update in ordered),
+    )

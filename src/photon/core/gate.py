@@ -27,11 +27,11 @@ def refusal(
             update's own if it is the first.
         taken: clients whose update this round already has.
     """
-    if update.client not in plan.cohort:
+    if not set(update.clients) <= set(plan.cohort):
         return f"not in the cohort of round {plan.round}"
     if update.round != plan.round or update.run != plan.instructions[update.client].run:
         return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
-    if update.client in taken:
+    if not set(update.clients).isdisjoint(taken):
         return "duplicate"
     if update.base_digest != plan.base_digest:
         return f"trained from other parameters ({update.base_digest[:8]})"

@@ -60,6 +60,7 @@ class Update:
         num_bytes: bytes of all tensors as sent.
         metrics: `train_loss` and other numbers of the round.
         state_lost: whether the client had to start from a fresh state.
+        covers: clients of whose updates this is the weighted mean; empty: of `client` alone.
     """
 
     run: str
@@ -73,6 +74,12 @@ class Update:
     num_bytes: int
     metrics: Mapping[str, float]
     state_lost: bool = False
+    covers: tuple[int, ...] = ()
+
+    @property
+    def clients(self) -> tuple[int, ...]:
+        """Whose training it carries."""
+        return self.covers or (self.client,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

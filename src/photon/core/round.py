@@ -67,10 +67,11 @@ def close_round(
         RoundFailed: fewer than `quorum` updates were accepted; each refusal is named.
     """
     taken, refused = check(state, plan, updates, max_norm_ratio)
-    if len(taken) < quorum:
+    count = sum(len(update.clients) for update in taken)
+    if count < quorum:
         reasons = "; ".join(f"client {client}: {why}" for client, why in refused.items())
         raise RoundFailed(
-            f"round {plan.round}: {len(taken)} of {quorum} updates needed were accepted"
+            f"round {plan.round}: {count} of {quorum} updates needed were accepted"
             + (f" ({reasons})" if reasons else "")
         )
     weights = [float(update.num_tokens) for update in taken]
@@ -81,7 +82,7 @@ def close_round(
         for name in taken[0].moments
     }
     report = _report(state, plan, taken, refused, gradient)
-    accepted = {update.client: plan.round for update in taken}
+    accepted = dict.fromkeys(report.accepted, plan.round)
     new_state = replace(
         state,
         round=plan.round,
@@ -128,10 +129,11 @@ def check(
     refused: dict[int, str] = {}
     for update in updates:
         first = next(iter(taken.values()), update)
-        reason = refusal(update, plan, state.params, state.moments or first.moments, taken.keys())
+        here = {client for other in taken.values() for client in other.clients}
+        reason = refusal(update, plan, state.params, state.moments or first.moments, here)
         if reason is None:
             taken[update.client] = update
-        elif update.client not in taken:
+        elif update.client not in here:
             refused[update.client] = reason
     norms = {client: norm(update.gradient) for client, update in taken.items()}
     seen = [*state.norms, *norms.values()]
@@ -158,7 +160,7 @@ def _report(
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
     return RoundReport(
         round=plan.round,
-        accepted=tuple(update.client for update in taken),
+        accepted=tuple(sorted(client for update in taken for client in update.clients)),
         refused=refused,
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),

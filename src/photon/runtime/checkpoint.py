@@ -175,6 +175,7 @@ def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "num_bytes",
                 "metrics",
                 "state_lost",
+                "covers",
             )
         },
     }
@@ -195,6 +196,7 @@ def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
     try:
         fields = {key: value for key, value in facts.items() if key not in ("kind", "names")}
         moments = _moments(tensors, "moments", fields.pop("moments"))
+        fields["covers"] = tuple(int(client) for client in fields.get("covers", ()))
         return Update(
             gradient=unpack(tensors, "gradient", facts["names"]), moments=moments, **fields
         )

@@ -15,6 +15,7 @@ from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
     fill_open_keys,
+    idle_warning,
     replace_keys,
     resolve,
     schedule_warning,
@@ -42,6 +43,7 @@ from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root, find_data
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
+from photon.runtime.saved_model import IMPORTED
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 
 
@@ -127,11 +129,13 @@ def train_or_resume(
 
 
 def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
-    if facts["kind"] not in (FEDERATED, CENTRALIZED):
+    if facts["kind"] == IMPORTED:
         raise RunFolderError(
-            f"{path}: is an imported model or a node's folder, not a run; train from a model with "
+            f"{path}: is an imported model, not a run; train from it with "
             f"pretrained_model_path={path}"
         )
+    if facts["kind"] not in (FEDERATED, CENTRALIZED):
+        raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
 
 
 def _go_on(
@@ -252,6 +256,7 @@ def _run(
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
     job.warn(
         schedule_warning(config),
+        idle_warning(config) if kind == FEDERATED else None,
         precision_warning(job.device, config.llm_config.precision),
     )
     try:

@@ -12,6 +12,7 @@ import torch
 from photon.config.compose import validate
 from photon.config.resolve import digest, flatten, replace_keys
 from photon.config.schema import Config
+from photon.core.aggregate import fold
 from photon.core.messages import Instruction, RoundPlan, ServerState, Update
 from photon.core.tree import digest as tree_digest
 from photon.data.tokenizer import tokenizer_digest
@@ -104,16 +105,19 @@ class HostedRun:
             outer={},
             moments=moments,
         )
-        updates: dict[int, Ticket] = {}
-        failed: dict[int, str] = {}
+        done: list[Update] = []
         try:
             for update in self.engine.run_round(plan, state, path, self._stop.is_set):
-                updates[update.client] = self._offer(update, request.upload.get(update.client, {}))
+                done.append(update)
                 self.say(f"round {plan.round:>4}  client {update.client}  {_loss(update)}")
             reason = "stopped before it was done"
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
-        failed = {client: reason for client in plan.cohort if client not in updates}
+        trained = {update.client for update in done}
+        if done and self.folder.config.fl.fold_updates:
+            done = [fold(done)]
+        updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
+        failed = {client: reason for client in plan.cohort if client not in trained}
         return Trained(updates=updates, failed=failed)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:

@@ -101,15 +101,16 @@ def _run_round(
         run=config.run_uuid or "",
         seed=config.seed,
         alive=alive,
-        cohort_size=fl.cohort_size,
+        cohort_size=fl.cohort_size + fl.oversample,
         local_steps=config.llm_config.local_steps,
     )
     base = checkpoints / f"round_{state.round:06d}.json"
     with naming_last_good(checkpoints):
         updates = list(engine.run_round(plan, state, base, stop))
-    if len(updates) < len(plan.cohort):
+    arrived = sum(len(update.clients) for update in updates)
+    if arrived < len(plan.cohort):
         stop.raise_if_asked(
-            f"stopped in round {plan.round}; {len(updates)} of {len(plan.cohort)} clients "
+            f"stopped in round {plan.round}; {arrived} of {len(plan.cohort)} clients "
             "had finished and are kept"
         )
     try:

@@ -51,15 +51,23 @@ def converse(
         return Outcome(failed=dict.fromkeys(clients, str(error)))
     outcome = Outcome()
     for client in clients:
+        if any(client in update.covers for update in outcome.updates.values()):
+            continue
         try:
-            outcome.updates[client] = yield from _fetch(node, client, trained, depot, verify)
+            update = yield from _fetch(node, client, clients, trained, depot, verify)
+            outcome.updates[client] = update
         except PayloadError as error:
             outcome.failed[client] = str(error)
     return outcome
 
 
 def _fetch(
-    node: str, client: int, trained: Trained, depot: Depot, verify: Verify | None
+    node: str,
+    client: int,
+    asked: list[int],
+    trained: Trained,
+    depot: Depot,
+    verify: Verify | None,
 ) -> Generator[bytes, bytes | None, Update]:
     if client not in trained.updates:
         raise PayloadError(trained.failed.get(client, "no update came"))
@@ -71,8 +79,8 @@ def _fetch(
     except StopIteration as done:
         parts: tuple[Mapping[str, Any], Mapping[str, Any]] = done.value
     update = update_of(*parts)
-    if update.client != client:
-        raise PayloadError(f"sent client {update.client} in place of client {client}")
+    if update.client != client or not set(update.covers) <= set(asked):
+        raise PayloadError(f"sent clients {update.clients} in place of client {client}")
     return update
 
 

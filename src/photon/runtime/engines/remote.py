@@ -124,7 +124,9 @@ class RemoteEngine:
     def _is_over(self, current: _OpenRound) -> bool:
         """Whether the round has waited long enough for those that are missing."""
         fl, waited = self.config.fl, time.monotonic() - current.begun
-        if len(current.arrived) < (fl.quorum or len(current.plan.cohort)):
+        if fl.oversample and len(current.arrived) >= fl.cohort_size:
+            return True
+        if len(current.arrived) < (fl.quorum or fl.cohort_size):
             return waited > fl.round_timeout
         return waited > round_deadline(
             self._durations,
@@ -175,7 +177,7 @@ class RemoteEngine:
 
     def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
         """Count what came of an errand; clients without an update wait for another attempt."""
-        for client in outcome.updates:
+        for client in [c for update in outcome.updates.values() for c in update.clients]:
             current.arrived.add(client)
             current.reasons.pop(client, None)
             self._durations.append(time.monotonic() - errand.begun)
