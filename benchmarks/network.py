@@ -104,7 +104,8 @@ def store(arguments: argparse.Namespace) -> None:
     import obstore
     from obstore.store import S3Store
 
-    from photon.runtime.object_store import ObjectStore, fetch, upload
+    from photon.runtime.object_store import ObjectStore
+    from photon.runtime.signed_urls import fetch, upload
 
     tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
     ref = write_payload(root / "p", tensors, {})

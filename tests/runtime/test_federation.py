@@ -13,7 +13,7 @@ import photon
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
 from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
-from photon.runtime import checkpoint, hosted_run, mailbox, transport
+from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
 from photon.runtime.enrolment import (
     Enrolled,
@@ -372,28 +372,3 @@ def test_a_register_without_keys_takes_everybody():
         bound.allowed("y", [2])
     with pytest.raises(PayloadError, match="bound to 2-3"):
         bound.allowed("x", [0, 1])
-
-
-def test_folders_of_dead_owners_are_swept(tmp_path, monkeypatch):
-    monkeypatch.setattr(transport, "SHARED", tmp_path)
-    shared = transport.SharedMemory.create("run")
-    dead = tmp_path / "photon-999999999-123-run"
-    recycled = tmp_path / f"photon-1-{int(transport._start_time(1)) + 1}-run"
-    stranger = tmp_path / "somebody-elses"
-    for folder in (dead, recycled, stranger):
-        folder.mkdir()
-    other = transport.SharedMemory.create("another")
-    assert set(tmp_path.iterdir()) == {shared.folder, other.folder, stranger}
-    for each in (shared, other):
-        each.close()
-    assert list(tmp_path.iterdir()) == [stranger]
-
-
-def test_a_ticket_cannot_name_any_other_file(tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("x")
-    for path in (secret, tmp_path / "photon-1-2-3" / ".." / "secret"):
-        ticket = {"via": "shm", "path": str(path), "digest": "a" * 64, "size": 100}
-        with pytest.raises(PayloadError, match="is no place of shared memory"):
-            transport.fetch_ticket(ticket, tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import os
+import threading
 from pathlib import Path
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime.payload import PayloadRef, read_payload
+from photon.runtime.payload import PayloadRef, verify_payload
+
+UNFINISHED = (".part", ".spans")
+"""Suffixes of a payload that is coming: its pieces, and which of them are there."""
 
 
 def read_chunk(path: Path, offset: int, length: int) -> bytes:
@@ -26,18 +31,25 @@ def read_chunk(path: Path, offset: int, length: int) -> bytes:
 
 
 class ChunkWriter:
-    """Puts a payload together from pieces in any order; memory for one piece only.
+    """Puts a payload together from pieces in any order, from any thread; one piece in memory.
 
     Args:
         path: appears when all is there and verified.
         ref: what it must become.
+        resume: go on with the pieces that an earlier writer was given, in another process too.
     """
 
-    def __init__(self, path: Path, ref: PayloadRef) -> None:
+    def __init__(self, path: Path, ref: PayloadRef, *, resume: bool = False) -> None:
         self.path, self.ref = path, ref
-        self._part = path.with_name(path.name + ".part")
+        self._part, self._log = (path.with_name(path.name + suffix) for suffix in UNFINISHED)
         self._spans: dict[int, int] = {}
-        self._part.unlink(missing_ok=True)
+        self._starts: list[int] = []
+        self._lock = threading.Lock()
+        if not (resume and self._part.exists() and self._recall()):
+            self._discard()
+            if resume:
+                self._note(f"{ref.digest} {ref.size}")
+        self._resumes = resume
 
     def write(self, offset: int, data: bytes) -> None:
         """Add a piece; one that is there already may come again.
@@ -49,25 +61,28 @@ class ChunkWriter:
         end = offset + len(data)
         if offset < 0 or not data or end > self.ref.size:
             raise PayloadError(f"payload {self.ref.digest[:12]}: no room for a piece at {offset}")
-        if self._spans.get(offset) == end:
-            return
-        if any(start < end and offset < stop for start, stop in self._spans.items()):
-            raise PayloadError(f"payload {self.ref.digest[:12]}: pieces overlap at {offset}")
-        try:
-            with open(os.open(self._part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-                file.seek(offset)
-                file.write(data)
-        except OSError as error:
-            raise StorageError(f"{self._part}: cannot write ({error.strerror})") from error
-        self._spans[offset] = end
+        with self._lock:
+            if self._spans.get(offset) == end:
+                return
+            self._add(offset, end)
+            try:
+                with open(os.open(self._part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                    file.seek(offset)
+                    file.write(data)
+                if self._resumes:
+                    self._note(f"{offset} {end}")
+            except OSError as error:
+                self._starts.remove(offset)
+                del self._spans[offset]
+                raise StorageError(f"{self._part}: cannot write ({error.strerror})") from error
 
     def missing(self) -> list[tuple[int, int]]:
         """Spans [start, end) that have not come."""
         gaps, at = [], 0
-        for start, end in sorted(self._spans.items()):
+        for start in self._starts:
             if start > at:
                 gaps.append((at, start))
-            at = end
+            at = self._spans[start]
         return gaps if at == self.ref.size else [*gaps, (at, self.ref.size)]
 
     def finish(self) -> None:
@@ -81,8 +96,40 @@ class ChunkWriter:
                 f"payload {self.ref.digest[:12]}: bytes {gaps[0][0]} to {gaps[0][1]} have not come"
             )
         try:
-            read_payload(self._part, self.ref)
+            verify_payload(self._part, self.ref)
         except PayloadError:
-            self._part.unlink(missing_ok=True)
+            self._discard()
             raise
         os.replace(self._part, self.path)
+        self._log.unlink(missing_ok=True)
+
+    def _add(self, start: int, end: int) -> None:
+        at = bisect.bisect(self._starts, start)
+        before = self._spans[self._starts[at - 1]] if at else 0
+        after = self._starts[at] if at < len(self._starts) else self.ref.size
+        if before > start or end > after:
+            raise PayloadError(f"payload {self.ref.digest[:12]}: pieces overlap at {start}")
+        self._starts.insert(at, start)
+        self._spans[start] = end
+
+    def _note(self, line: str) -> None:
+        with open(self._log, "a") as file:
+            file.write(line + "\n")
+
+    def _recall(self) -> bool:
+        """Whether the pieces that are there are of this payload; a last line may be cut off."""
+        try:
+            first, *lines = self._log.read_text().splitlines(keepends=True)
+            for start, end in (map(int, line.split()) for line in lines if line.endswith("\n")):
+                if not 0 <= start < end <= self.ref.size:
+                    return False
+                self._add(start, end)
+        except (OSError, ValueError, PayloadError):
+            return False
+        return first == f"{self.ref.digest} {self.ref.size}\n"
+
+    def _discard(self) -> None:
+        self._spans.clear()
+        self._starts.clear()
+        self._part.unlink(missing_ok=True)
+        self._log.unlink(missing_ok=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from photon.core.messages import Moments
 from photon.core.tree import Tree
 from photon.errors import PayloadError
 from photon.runtime.checkpoint import load_base
-from photon.runtime.chunks import ChunkWriter, read_chunk
+from photon.runtime.chunks import UNFINISHED, ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef
 from photon.runtime.transport import SharedMemory, fetch_ticket
 from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
@@ -17,16 +16,20 @@ from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
 
 class Mailbox:
     """Args:
-    folder: made anew; nothing in it outlives the process, since every payload can be made again.
+    folder: of what is in it, only a base that was on its way outlives the process, to be gone on
+        with; every other payload can be made again.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.suffix not in UNFINISHED:
+                path.unlink()
         self._arriving: dict[str, ChunkWriter] = {}
         self._waiting: dict[str, Path] = {}
         self._shared: SharedMemory | None = None
+        self._offered: list[Ticket] = []
 
     def take(self, piece: Put) -> None:
         """Put a piece of the coming base aside; other unfinished ones are given up."""
@@ -46,21 +49,32 @@ class Mailbox:
         path = self._base(ref.digest)
         if not path.exists():
             self._fetch(ticket, ref, path)
+            self._forget()
         for other in self.folder.glob("base-*"):
             if other != path:
                 other.unlink()
         return path, *load_base(path)
 
+    def place(self, name: str, grant: Ticket) -> Path:
+        """Where an update is to be written, for it to be offered without a copy."""
+        if grant.get("via") != "shm":
+            return self.folder / name
+        self._shared = self._shared or SharedMemory.create("node")
+        return self._shared.folder / name
+
     def offer(self, path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
         """Make an update available in the way that the server has asked for."""
         via = grant.get("via", "inline")
         if via == "s3":
-            from photon.runtime.object_store import upload
+            from photon.runtime.signed_urls import upload
 
             return upload(path, ref, grant)
         if via == "shm":
             self._shared = self._shared or SharedMemory.create("node")
-            return self._shared.offer(path, ref)
+            ticket = self._shared.offer(path, ref)
+            path.unlink()
+            self._offered.append(ticket)
+            return ticket
         ticket = {"via": "inline", **ref.to_json()}
         if ref.size <= grant.get("most", MAX_INLINE_BYTES):
             return ticket | {"data": path.read_bytes()}
@@ -76,6 +90,14 @@ class Mailbox:
     def close(self) -> None:
         if self._shared is not None:
             self._shared.close()
+
+    def _forget(self) -> None:
+        """With another base, the updates to the last one are of no use to the server."""
+        self._waiting.clear()
+        for ticket in self._offered:
+            assert self._shared is not None
+            self._shared.withdraw(ticket)
+        self._offered.clear()
 
     def _base(self, digest: str) -> Path:
         return self.folder / f"base-{digest}"

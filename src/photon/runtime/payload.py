@@ -3,48 +3,46 @@
     magic (8) | version (2) | header length (4) | header: JSON | zeros to a multiple of 64 | body
 
 The header names each tensor with its format, shape and offset in the body; offsets are multiples of
-64 and leave no room for anything else, so a payload has one form only. Its digest is the SHA-256
-of the header's hash and of the hash of every 8 MiB block of the body: blocks are hashed side by
-side, and while they are written. Nothing is ever unpickled.
+64 and leave no room for anything else, and only the JSON that is written here is read, so a payload
+has one form. Its digest is the SHA-256 of the header's hash and of the hash of every 8 MiB block of
+the body: blocks are hashed side by side, and while they are written. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from photon.core.tree import Tree
 from photon.errors import PayloadError, StorageError
+from photon.runtime.payload_header import (
+    ALIGN,
+    MAX_HEADER_BYTES,
+    Entry,
+    padded,
+    read_header,
+    write_header,
+)
 
 MAGIC = b"PHOTON\r\n"
 VERSION = 1
 HEAD = struct.Struct(">8sHI")
-MAX_HEADER_BYTES = 16 << 20
 BLOCK_BYTES = 8 << 20
-ALIGN = 64
-DTYPES = {
-    "f32": torch.float32,
-    "bf16": torch.bfloat16,
-    "f16": torch.float16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_HASHERS = 2
+Put = Callable[[memoryview], object]
+_HASHERS = max(2, min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ class PayloadRef:
         """Raises:
         PayloadError: it names none.
         """
+        if not isinstance(value, Mapping):
+            raise PayloadError(f"payload: no digest and size in {str(value)[:80]!r}")
         digest, size = value.get("digest"), value.get("size")
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
             raise PayloadError(f"payload digest {str(digest)[:80]!r}: not 64 hexadecimal digits")
@@ -78,23 +78,72 @@ class PayloadRef:
 def write_payload(path: Path, tensors: Tree, facts: Mapping[str, Any]) -> PayloadRef:
     """Write a payload, whole or not at all, without a second copy of the tensors in memory.
 
+    Tensors elsewhere than in this memory come block by block.
+
     Raises:
+        PayloadError: a tensor or a fact is of a kind that does not travel.
         StorageError: the disk is full or refuses to write.
     """
-    values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    header = _header(values, facts)
+    header = write_header(tensors, facts)
+    with _new_file(path) as file:
+        file.write(HEAD.pack(MAGIC, VERSION, len(header)) + header)
+        file.write(bytes(-file.tell() % ALIGN))
+        digest = _hash_blocks(header, _blocks(_pieces(tensors)), file.write)
+        return PayloadRef(digest, file.tell())
+
+
+def copy_payload(source: Path, path: Path, ref: PayloadRef) -> None:
+    """Copy a payload and verify what is copied; nothing comes of another one.
+
+    Raises:
+        PayloadError: it is not what `ref` names.
+        StorageError: the disk is full or refuses to write.
+    """
+    with _new_file(path) as file:
+        _verify(source, ref, file.write)
+
+
+def verify_payload(path: Path, ref: PayloadRef) -> None:
+    """Make sure of a file's bytes, with a few blocks of them in memory.
+
+    Raises:
+        PayloadError: it is not what `ref` names.
+    """
+    _verify(path, ref, len)
+
+
+def _verify(path: Path, ref: PayloadRef, put: Put) -> None:
+    data = _map(path)
+    header = _split(data, str(path))
+    start = _body_offset(len(header))
+    put(data[:start])
+    digest = _hash_blocks(header, _passing(data, start), put)
+    _require(ref, digest, len(data), path)
+
+
+def _passing(data: memoryview, start: int) -> Iterator[list[memoryview]]:
+    """Blocks of a mapped file; those that have been hashed give their memory back."""
+    mapped = data.obj
+    for at in range(start, len(data), BLOCK_BYTES):
+        yield [data[at : at + BLOCK_BYTES]]
+        done = (at - _HASHERS * BLOCK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
+        if done >= 0 and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED, done, BLOCK_BYTES)
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears when it is complete."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(HEAD.pack(MAGIC, VERSION, len(header)) + header)
-            file.write(bytes(-file.tell() % ALIGN))
-            digest = _write_body(file, header, values)
-            size = file.tell()
+            yield file
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(f"{path}: cannot write ({error.strerror}); free some space") from error
-    return PayloadRef(digest, size)
 
 
 def read_payload(path: Path, ref: PayloadRef) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -104,8 +153,7 @@ def read_payload(path: Path, ref: PayloadRef) -> tuple[dict[str, Tensor], dict[s
         PayloadError: it is not what `ref` names.
     """
     data = _map(path)
-    if len(data) != ref.size or payload_digest(data) != ref.digest:
-        raise PayloadError(f"{path}: {len(data)} bytes are not payload {ref.digest[:12]}")
+    _require(ref, payload_digest(data), len(data), path)
     return _parse(data, str(path))
 
 
@@ -122,9 +170,8 @@ def parse_payload(
     data: bytes | bytearray, ref: PayloadRef
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As `read_payload`, of bytes in memory."""
-    view = memoryview(bytearray(data))
-    if len(view) != ref.size or payload_digest(view) != ref.digest:
-        raise PayloadError(f"{len(view)} bytes are not payload {ref.digest[:12]}")
+    view = memoryview(data if isinstance(data, bytearray) else bytearray(data))
+    _require(ref, payload_digest(view), len(view), "payload")
     return _parse(view, "payload")
 
 
@@ -143,7 +190,15 @@ def payload_digest(data: memoryview) -> str:
         return _combine(header, pool.map(_hash, blocks))
 
 
-def _combine(header: bytes, blocks: Any) -> str:
+def _require(ref: PayloadRef, digest: str, size: int, where: object) -> None:
+    if (digest, size) != (ref.digest, ref.size):
+        raise PayloadError(
+            f"{where}: {size} bytes of digest {digest[:12]}, not the {ref.size} bytes of payload "
+            f"{ref.digest[:12]}"
+        )
+
+
+def _combine(header: bytes, blocks: Iterable[bytes]) -> str:
     total = hashlib.sha256(_hash(header))
     for block in blocks:
         total.update(block)
@@ -154,28 +209,21 @@ def _hash(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _header(values: Tree, facts: Mapping[str, Any]) -> bytes:
-    offset, entries = 0, []
-    for name, value in values.items():
-        if value.dtype not in _NAMES:
-            raise PayloadError(f"{name}: {value.dtype} does not travel")
-        entries.append([name, _NAMES[value.dtype], list(value.shape), offset])
-        offset += _padded(value.numel() * value.element_size())
-    header = json.dumps({"facts": facts, "tensors": entries}, allow_nan=False).encode()
-    if len(header) > MAX_HEADER_BYTES:
-        raise PayloadError(f"header of {len(header)} bytes; at most {MAX_HEADER_BYTES}")
-    return header
+def _hash_blocks(header: bytes, blocks: Iterable[list[memoryview]], put: Put) -> str:
+    """Digest of a body, each of whose blocks is hashed while it and the next ones are put away."""
 
-
-def _write_body(file: Any, header: bytes, values: Tree) -> str:
-    """Write the tensors block by block, hashing each block while the next is written."""
-    with ThreadPoolExecutor(_HASHERS) as pool:
-        hashes = []
-        for block in _blocks(_pieces(values)):
-            hashes.append(pool.submit(_hash_pieces, block))
+    def hashes(pool: ThreadPoolExecutor) -> Iterator[bytes]:
+        pending = deque()
+        for block in blocks:
+            pending.append(pool.submit(_hash_pieces, block))
             for piece in block:
-                file.write(piece)
-        return _combine(header, (future.result() for future in hashes))
+                put(piece)
+            if len(pending) > _HASHERS:  # a block is memory until it is hashed
+                yield pending.popleft().result()
+        yield from (future.result() for future in pending)
+
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        return _combine(header, hashes(pool))
 
 
 def _hash_pieces(pieces: list[memoryview]) -> bytes:
@@ -185,11 +233,13 @@ def _hash_pieces(pieces: list[memoryview]) -> bytes:
     return state.digest()
 
 
-def _pieces(values: Tree) -> Iterator[memoryview]:
-    for value in values.values():
-        data = value.view(-1).view(torch.uint8).numpy().data if value.numel() else memoryview(b"")
-        yield data
-        yield memoryview(bytes(-len(data) % ALIGN))
+def _pieces(tensors: Tree) -> Iterator[memoryview]:
+    for value in tensors.values():
+        flat = value.detach().reshape(-1)
+        for part in flat.split(max(1, BLOCK_BYTES // flat.element_size())):
+            if part.numel():
+                yield part.cpu().view(torch.uint8).numpy().data
+        yield memoryview(bytes(-flat.numel() * flat.element_size() % ALIGN))
 
 
 def _blocks(pieces: Iterator[memoryview]) -> Iterator[list[memoryview]]:
@@ -234,52 +284,28 @@ def _split(data: memoryview, where: str) -> bytes:
 
 
 def _body_offset(header_length: int) -> int:
-    return _padded(HEAD.size + header_length)
-
-
-def _padded(size: int) -> int:
-    return -(-size // ALIGN) * ALIGN
+    return padded(HEAD.size + header_length)
 
 
 def _parse(data: memoryview, where: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = _split(data, where)
+    body = data[_body_offset(len(header)) :]
     try:
-        value = json.loads(header, parse_constant=_no_constant)
-        facts, entries = value["facts"], value["tensors"]
-        if set(value) != {"facts", "tensors"} or not isinstance(facts, dict):
-            raise TypeError("other keys")
-        body = data[_body_offset(len(header)) :]
-        tensors, end = {}, 0
-        for name, dtype, shape, offset in entries:
-            if not isinstance(name, str) or name in tensors or offset != end:
-                raise ValueError(f"tensor {name!r} is out of place")
-            tensors[name], size = _tensor(body, DTYPES[dtype], shape, end)
-            end += _padded(size)
-            if any(body[end - _padded(size) + size : end]):
-                raise ValueError(f"something stands behind tensor {name!r}")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise PayloadError(f"{where}: malformed header ({str(error)[:200]})") from None
+        facts, entries = read_header(header)
+    except PayloadError as error:
+        raise PayloadError(f"{where}: {error}") from None
+    end = padded(entries[-1].end) if entries else 0
     if end != len(body):
-        raise PayloadError(f"{where}: {len(body) - end} bytes too many")
-    return tensors, facts
+        raise PayloadError(f"{where}: a body of {len(body)} bytes; {end} are described")
+    for entry in entries:
+        if any(body[entry.end : padded(entry.end)]):
+            raise PayloadError(f"{where}: something stands behind tensor {entry.name[:80]!r}")
+    return {entry.name: _tensor(body, entry) for entry in entries}, facts
 
 
-def _tensor(body: memoryview, dtype: torch.dtype, shape: Any, offset: int) -> tuple[Tensor, int]:
-    """A tensor that shares the body's memory, and its bytes."""
-    if not isinstance(shape, list) or len(shape) > 16:
-        raise ValueError(f"shape {shape!r}")
-    count = 1
-    for length in shape:
-        if not isinstance(length, int) or isinstance(length, bool) or not 0 <= length < 1 << 48:
-            raise ValueError(f"shape {shape!r}")
-        count *= length
-    size = count * dtype.itemsize
-    if offset + size > len(body):
-        raise ValueError(f"a tensor of shape {shape!r} ends beyond the body")
-    if not count:
-        return torch.empty(shape, dtype=dtype), 0
-    return torch.frombuffer(body, dtype=dtype, count=count, offset=offset).view(shape), size
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"number {name}")
+def _tensor(body: memoryview, entry: Entry) -> Tensor:
+    """A tensor that shares the body's memory."""
+    if not entry.count:
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    flat = torch.frombuffer(body, dtype=entry.dtype, count=entry.count, offset=entry.start)
+    return flat.view(entry.shape)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from photon.config.schema import PhotonConfig
 from photon.errors import ConfigError, PayloadError, StorageError
-from photon.runtime.payload import PayloadRef, read_payload
+from photon.runtime.payload import PayloadRef, copy_payload, verify_payload
 from photon.runtime.wire import Ticket
 
 SHARED = Path("/dev/shm")
@@ -22,6 +22,11 @@ SHARED = Path("/dev/shm")
 
 class Transport(Protocol):
     """The server's side of a transport."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where a payload is best written: offered from there, it is not copied; None: anywhere."""
+        ...
 
     def offer(self, path: Path, ref: PayloadRef) -> Ticket:
         """Make a payload available; the ticket travels in the instruction."""
@@ -40,7 +45,7 @@ class Transport(Protocol):
         ...
 
     def withdraw(self, ticket: Ticket) -> None:
-        """Delete what was offered, or what came."""
+        """Delete what was offered, or what has come."""
         ...
 
     def close(self) -> None: ...
@@ -73,7 +78,7 @@ def fetch_ticket(ticket: Ticket, path: Path) -> None:
     if ticket.get("via") == "shm":
         _fetch_shared(ticket, ref, path)
     elif ticket.get("via") == "s3":
-        from photon.runtime.object_store import fetch
+        from photon.runtime.signed_urls import fetch
 
         fetch(ticket, ref, path)
     else:
@@ -83,8 +88,9 @@ def fetch_ticket(ticket: Ticket, path: Path) -> None:
 class SharedMemory:
     """Payloads in a folder in memory, for processes of one host.
 
-    The folder's name holds its owner's process id and start time: whoever makes the next one sweeps
-    those whose owner has ended, so nothing stays behind a kill -9 for long.
+    The folder's name holds its owner: process id, start time and the namespace in which the id
+    counts. Whoever makes the next folder sweeps those whose owner has ended, so nothing stays
+    behind a kill -9 for long.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,25 +98,20 @@ class SharedMemory:
 
     @classmethod
     def create(cls, run: str) -> SharedMemory:
-        root = SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
-        sweep(root)
-        folder = root / f"photon-{os.getpid()}-{_start_time(os.getpid())}-{run}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+        sweep(_root())
+        owner = f"{os.getpid()}-{_start_time(os.getpid())}-{_namespace()}"
+        folder = Path(tempfile.mkdtemp(prefix=f"photon-{owner}-{run}-", dir=_root()))
         return cls(folder)
 
     def offer(self, path: Path, ref: PayloadRef) -> Ticket:
         place = self.folder / ref.digest
-        try:
-            if not place.exists():
-                temporary = place.with_suffix(".tmp")
-                shutil.copyfile(path, temporary)
-                os.replace(temporary, place)
-        except OSError as error:
-            raise StorageError(
-                f"{place}: cannot write ({error.strerror}); shared memory is full? choose another "
-                "photon.transport"
-            ) from error
+        if not place.exists():
+            try:
+                _link_or_copy(path, place, ref)
+            except StorageError as error:
+                raise StorageError(
+                    f"{error}; shared memory is full? choose another photon.transport"
+                ) from error
         return {"via": "shm", "path": str(place), **ref.to_json()}
 
     def grant(self) -> Ticket:
@@ -120,46 +121,85 @@ class SharedMemory:
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
-        (self.folder / PayloadRef.from_json(ticket).digest).unlink(missing_ok=True)
+        """An update's place is a node's; it is this user's all the same."""
+        _place(ticket, PayloadRef.from_json(ticket)).unlink(missing_ok=True)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def sweep(root: Path) -> None:
-    """Delete the folders whose owner has ended."""
-    for folder in root.glob("photon-*-*-*"):
-        _, pid, started, _ = folder.name.split("-", 3)
-        if pid.isdecimal() and _start_time(int(pid)) != started:
+    """Delete the folders whose owner has ended; of other containers' owners nothing is known."""
+    for folder in root.glob("photon-*-*-*-*"):
+        _, pid, started, namespace, _ = folder.name.split("-", 4)
+        if namespace == _namespace() and pid.isdecimal() and _start_time(int(pid)) != started:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_time(pid: int) -> str:
-    """When a process began, in the kernel's ticks; empty if there is none."""
+    """When a process began, in the kernel's ticks (0 where it does not say); empty: it ended."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return ""
-    return stat.rpartition(")")[2].split()[19]
+    except OSError:
+        pass  # another user's
+    return "0"
+
+
+def _namespace() -> str:
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return "0"
+
+
+def _root() -> Path:
+    return SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
+
+
+def _place(ticket: Mapping[str, object], ref: PayloadRef) -> Path:
+    """Where a ticket says that a payload lies.
+
+    Raises:
+        PayloadError: a ticket can name files of that digest in folders of ours, and no other ones.
+    """
+    place = Path(str(ticket.get("path")))
+    folder = place.parent
+    if place.name != ref.digest or folder.parent != _root() or not folder.match("photon-*-*-*-*"):
+        raise PayloadError(f"payload {ref.digest[:12]}: {place} is no place of shared memory")
+    return place
 
 
 def _fetch_shared(ticket: Mapping[str, object], ref: PayloadRef, path: Path) -> None:
-    """Take over the file where the file system allows, else copy it.
-
-    The name must be that of the digest in a folder of ours: a ticket cannot name any other file.
-    """
-    source = Path(str(ticket.get("path")))
-    if source.name != ref.digest or not source.parent.name.startswith("photon-"):
-        raise PayloadError(f"payload {ref.digest[:12]}: {source} is no place of shared memory")
-    try:
+    """Take over the file where the file system allows, else copy it."""
+    source = _place(ticket, ref)
+    if not source.is_file():
+        raise PayloadError(f"{source}: cannot be read (no such file)")
+    if _link_or_copy(source, path, ref):
         try:
-            os.link(source, path)
-        except OSError:
-            shutil.copyfile(source, path)
-    except OSError as error:
-        raise PayloadError(f"{source}: cannot be read ({error.strerror})") from error
+            verify_payload(path, ref)
+        except PayloadError:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _link_or_copy(source: Path, path: Path, ref: PayloadRef) -> bool:
+    """Whether it is a link: nobody has read what it holds. A copy is verified.
+
+    Raises:
+        PayloadError: not what `ref` names.
+        StorageError: no room.
+    """
+    path.unlink(missing_ok=True)
     try:
-        read_payload(path, ref)
-    except PayloadError:
-        path.unlink(missing_ok=True)
-        raise
+        os.link(source, path)
+        return True
+    except OSError:
+        copy_payload(source, path, ref)
+        return False

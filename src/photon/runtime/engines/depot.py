@@ -14,7 +14,7 @@ from photon.core.messages import RoundPlan, ServerState
 from photon.errors import PayloadError
 from photon.runtime.checkpoint import base_parts
 from photon.runtime.chunks import ChunkWriter, read_chunk
-from photon.runtime.payload import PayloadRef, read_payload, write_payload
+from photon.runtime.payload import PayloadRef, open_payload, write_payload
 from photon.runtime.transport import Transport, fetch_ticket
 from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
 
@@ -56,7 +56,8 @@ class Depot:
     def publish(self, plan: RoundPlan, state: ServerState) -> Publication:
         """Make the base of a round available, and forget the last round's payloads."""
         self._forget()
-        path = self.folder / f"base-{plan.round:06d}"
+        own = self.transport.folder if self.transport is not None else None
+        path = (own or self.folder) / f"base-{plan.round:06d}"
         ref = write_payload(path, *base_parts(state))
         if self.transport is not None:
             published = Publication(path, ref, self.transport.offer(path, ref))
@@ -100,7 +101,7 @@ class Depot:
                     raise PayloadError(f"payload {ref.digest[:12]}: a piece of another length")
                 writer.write(offset, piece.data)
             writer.finish()
-        return read_payload(path, ref)
+        return open_payload(path)
 
     def close(self) -> None:
         self._forget()
@@ -110,6 +111,7 @@ class Depot:
     def _forget(self) -> None:
         if self._published is not None and self.transport is not None:
             self.transport.withdraw(self._published.ticket)
+            self._published.path.unlink(missing_ok=True)
         self._published = None
         for path in self.folder.iterdir():
             path.unlink()
