@@ -62,7 +62,7 @@ def pack(requests: Sequence[Request], numbers: Sequence[int]) -> PackedRow:
 
 def common_prefix(texts: Sequence[Sequence[int]]) -> int:
     """How many tokens all of them begin with."""
-    low, high = min(texts), max(texts)
+    low, high = min(map(tuple, texts)), max(map(tuple, texts))
     length = min(len(low), len(high))
     return next((at for at in range(length) if low[at] != high[at]), length)
 

@@ -198,7 +198,7 @@ def full_answer(task: IclTask, row: Row, answer: str | None = None) -> str:
         return row["choices"][row["gold"]]
     if kind != GENERATION:
         return row["continuation"]
-    answer = row["answer"] if answer is None else answer
+    answer = str(row["answer"]) if answer is None else answer
     reasoning = row.fields.get("chain_of_thought")
     return answer if reasoning is None else reasoning + task.cot_delimiter + answer
 
