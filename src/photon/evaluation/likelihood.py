@@ -27,13 +27,14 @@ class Passes:
     """How requests go through a model.
 
     Attributes:
-        max_tokens: of one forward pass, padding counted; one row always goes.
+        max_tokens: of one forward pass, padding counted; one row always goes. A CPU is fastest
+            where a pass fits its caches: measured by benchmarks/evaluate.py.
         precision: of the forward pass; likelihoods are computed in fp32.
         share: splits the batches over processes.
         progress: told how far it is.
     """
 
-    max_tokens: int = 8192
+    max_tokens: int = 512
     precision: str = "fp32"
     share: Share = ALL
     progress: Progress = lambda done: None

@@ -53,6 +53,15 @@ class Candidate:
     encoder: TextEncoder
     home: Path
 
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of one forward pass, as configured or as suits the device."""
+        wanted = self.config.icl_tasks_config.max_batch_tokens
+        if wanted != "auto":
+            return wanted
+        device = next(self.model.parameters()).device
+        return 512 if device.type == "cpu" else 16384
+
 
 def require_model(path: Path) -> None:
     """Refuse a path at which no model is, before any work.

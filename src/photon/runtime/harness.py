@@ -55,8 +55,8 @@ def evaluate_by_harness(
         DataError: the data of a task cannot be had.
     """
     try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
+        import lm_eval  # pyright: ignore[reportMissingImports]
+        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
         from photon.runtime.lm_adapter import PhotonLM
     except ImportError as error:
@@ -66,7 +66,7 @@ def evaluate_by_harness(
     candidate = open_candidate(path, ["icl_tasks_config=empty", *overrides], choose_device("auto"))
     keys = candidate.config.icl_tasks_config
     length = min(keys.max_seq_len or candidate.model.max_seq_len, candidate.model.max_seq_len)
-    passes = Passes(keys.max_batch_tokens, candidate.config.llm_config.precision)
+    passes = Passes(candidate.max_batch_tokens, candidate.config.llm_config.precision)
     manager = TaskManager(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval.api.model import TemplateLM
+from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
 from photon.errors import ConfigError
 from photon.evaluation.generation import continuations
