@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from photon.runtime.evaluate import Evaluation
 
 
 @click.command(name="evaluate")
@@ -133,6 +137,8 @@ def _by_our_rules(
         click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1))
     else:
         print_tables(found, console)
+        for plot in _plots(models, found):
+            console.rich.print(f"plot      {plot}", markup=False)
     failed = sum(len(one.failures) for one in found)
     if failed:
         total = failed + sum(len(one.tasks) + len(one.losses) for one in found)
@@ -140,3 +146,13 @@ def _by_our_rules(
             f"{failed} of {total} scores could not be had: see failures in "
             f"{', '.join(f'{one.folder}/results.json' for one in found if one.failures)}"
         )
+
+
+def _plots(models: list[Path], found: Sequence[Evaluation]) -> list[Path]:
+    """A radar of the categories, and the history of each run that has one."""
+    from photon.cli.evaluation_plots import draw_history, draw_radar
+
+    drawn = [draw_radar(found, Path(found[0].folder) / "radar.png")]
+    runs = {path if path.is_dir() else path.parent.parent for path in models}
+    drawn += [draw_history(run) for run in sorted(runs) if (run / "run.json").exists()]
+    return [path for path in drawn if path is not None]

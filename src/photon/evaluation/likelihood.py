@@ -27,8 +27,7 @@ class Passes:
     """How requests go through a model.
 
     Attributes:
-        max_tokens: of one forward pass, padding counted; one row always goes. A CPU is fastest
-            where a pass fits its caches: measured by benchmarks/evaluate.py.
+        max_tokens: of one forward pass, padding counted; one row always goes.
         precision: of the forward pass; likelihoods are computed in fp32.
         share: splits the batches over processes.
         progress: told how far it is.
@@ -41,6 +40,13 @@ class Passes:
 
 
 DEFAULT = Passes()
+
+
+def tokens_of_a_pass(wanted: int | str, device: torch.device) -> int:
+    """`auto` is what suits the device: the caches of a CPU, or enough to keep a GPU busy."""
+    if isinstance(wanted, int):
+        return wanted
+    return 512 if device.type == "cpu" else 16384
 
 
 class Likelihood(NamedTuple):
