@@ -151,6 +151,20 @@ def test_generated_together_as_alone(make_model, family, max_tokens):
     assert got[2] == []
 
 
+def test_processes_share_the_prompts(make_model):
+    model, prompts = make_model(), [[n, 5] * (n % 3 + 1) for n in range(1, 7)]
+    alone = continuations(model, prompts, max_new_tokens=4, end=-2, passes=Passes(max_tokens=1))
+    parts: list = []
+
+    def shared(rank: int, others: list):
+        share = Share(rank, 2, lambda sums: parts.append(sums) or sum([sums, *others]))
+        passes = Passes(max_tokens=1, share=share)
+        return continuations(model, prompts, max_new_tokens=4, end=-2, passes=passes)
+
+    shared(0, [])
+    assert shared(1, parts[:1]) == alone
+
+
 def test_generation_task(make_model, make_task, encoder):
     model = make_model()
     contexts = ["the cat sat", "a dog ran to"]

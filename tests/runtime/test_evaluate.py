@@ -330,14 +330,15 @@ def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
     ids = encoder.ids(text)
     length = writer.model.max_seq_len
     pieces = windows(ids, writer.end, length)
-    assert [token for piece in pieces for token in piece.ids[1:]] == ids
+    assert [t for piece in pieces for t in piece.ids[len(piece.ids) - piece.num_answer :]] == ids
+    assert len(pieces[-1].ids) == length + 1 > pieces[-1].num_answer + 1
     total = 0.0
     for start in range(0, len(ids), length):
-        piece = [writer.end, *ids][start : start + length + 1]
-        logits = writer.model(torch.tensor([piece[:-1]]))[0]
-        total += float(torch.nn.functional.cross_entropy(
-            logits, torch.tensor(piece[1:]), reduction="sum"
-        ))  # fmt: skip
+        stop = min(start + length, len(ids))
+        seen = torch.tensor([[writer.end, *ids][stop - length : stop + 1]])
+        logits = writer.model(seen[:, :-1])[0, start - stop :]
+        targets = seen[0, start - stop :]
+        total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
     report = evaluate_text(writer.model, encoder, text)
     assert report.num_tokens == len(ids)
     assert report.loss == pytest.approx(total / len(ids), rel=1e-5)

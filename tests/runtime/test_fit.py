@@ -106,7 +106,7 @@ def saved_bytes(llm) -> int:
 
     tokens = torch.zeros(4, llm.max_seq_len, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = model._blocks(tokens, None)
+        hidden = model._blocks(tokens, None, None)
     assert hidden.requires_grad
     return sum(kept.values())
 

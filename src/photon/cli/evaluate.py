@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from photon.runtime.evaluate import Evaluation
 
 
 @click.command(name="evaluate")
@@ -20,19 +25,19 @@ import click
 @click.option("--per-client", is_flag=True, help="Losses on each client's own held-out part, too.")
 @click.option("--samples", is_flag=True, help="Write what the model did with every row.")
 @click.option("--fresh", is_flag=True, help="Score again what was scored before.")
+@click.option("--harness", type=click.Choice(["lm-eval"]), help="Score tasks of lm-eval instead.")
+@click.option("--tasks", metavar="A,B,...", help="The tasks of --harness.")
+@click.option(
+    "--tasks-folder",
+    type=click.Path(path_type=Path),
+    help="Task files of your own for --harness; default: those that come with it.",
+)
+@click.option("--num-fewshot", type=click.IntRange(0), help="Examples in a prompt of --harness.")
 @click.option("--json", "json_only", is_flag=True, help="Print results as JSON and nothing else.")
 @click.option(
     "--progress/--no-progress", default=None, help="How far it is; default: on a terminal."
 )
-def command(
-    arguments: tuple[str, ...],
-    texts: tuple[Path, ...],
-    per_client: bool,
-    samples: bool,
-    fresh: bool,
-    json_only: bool,
-    progress: bool | None,
-) -> None:
+def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> None:
     """Score models: losses, tasks, and the Gauntlet's composites.
 
     MODEL is a run folder (its newest checkpoint), a checkpoint, or a Hugging Face folder. Several
@@ -44,7 +49,75 @@ def command(
     photon evaluate gpt2-folder icl_tasks_config=tasks_v0.3 icl_tasks_config.root_dir=dataset_cache
     photon evaluate runs/a icl_tasks_config=mine.yaml eval_gauntlet_config=my-gauntlet.yaml
     photon evaluate runs/a --text book.txt icl_tasks_config=empty
+    photon evaluate runs/a --harness lm-eval --tasks arc_easy,piqa
     """
+    models = [Path(argument) for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if not models:
+        raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
+    own = {key: options.pop(key) for key in ("texts", "per_client", "fresh", "progress")}
+    named = [key for key in ("tasks", "tasks_folder", "num_fewshot") if options[key] is not None]
+    if harness is None and named:
+        raise click.UsageError(
+            f"--{named[0].replace('_', '-')} needs --harness lm-eval; other tasks are chosen by "
+            "icl_tasks_config"
+        )
+    if harness is None:
+        _by_our_rules(models, overrides, options["samples"], options["json_only"], **own)
+    elif not options["tasks"]:
+        raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
+    else:
+        _by_harness(models, overrides, **options)
+
+
+def _by_harness(
+    models: list[Path],
+    overrides: list[str],
+    *,
+    tasks: str,
+    tasks_folder: Path | None,
+    num_fewshot: int | None,
+    samples: bool,
+    json_only: bool,
+) -> None:
+    from dataclasses import asdict
+
+    from photon.cli.evaluation_tables import harness_table
+    from photon.report import Console
+    from photon.runtime.harness import evaluate_by_harness
+
+    found = [
+        evaluate_by_harness(
+            model,
+            tasks.split(","),
+            overrides,
+            folder=tasks_folder,
+            num_fewshot=num_fewshot,
+            samples=samples,
+        )
+        for model in models
+    ]
+    if json_only:
+        plain = [asdict(one) for one in found]
+        click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1, default=str))
+        return
+    console = Console()
+    console.print(harness_table(found))
+    for one in found:
+        console.rich.print(f"results   {one.folder}/lm_eval.json", markup=False)
+
+
+def _by_our_rules(
+    models: list[Path],
+    overrides: list[str],
+    samples: bool,
+    json_only: bool,
+    *,
+    texts: tuple[Path, ...],
+    per_client: bool,
+    fresh: bool,
+    progress: bool | None,
+) -> None:
     from photon.cli.evaluation_progress import evaluation_progress
     from photon.cli.evaluation_tables import print_tables
     from photon.cli.processes import is_first_process
@@ -52,10 +125,6 @@ def command(
     from photon.report import Console
     from photon.runtime.evaluate import Wanted, as_json, evaluate
 
-    models = [Path(argument) for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    if not models:
-        raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
     first = is_first_process()
     console = Console(progress=progress, quiet=json_only or not first)
     wanted = Wanted(texts, per_client, samples, fresh)
@@ -68,6 +137,8 @@ def command(
         click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1))
     else:
         print_tables(found, console)
+        for plot in _plots(models, found):
+            console.rich.print(f"plot      {plot}", markup=False)
     failed = sum(len(one.failures) for one in found)
     if failed:
         total = failed + sum(len(one.tasks) + len(one.losses) for one in found)
@@ -75,3 +146,13 @@ def command(
             f"{failed} of {total} scores could not be had: see failures in "
             f"{', '.join(f'{one.folder}/results.json' for one in found if one.failures)}"
         )
+
+
+def _plots(models: list[Path], found: Sequence[Evaluation]) -> list[Path]:
+    """A radar of the categories, and the history of each run that has one."""
+    from photon.cli.evaluation_plots import draw_history, draw_radar
+
+    drawn = [draw_radar(found, Path(found[0].folder) / "radar.png")]
+    runs = {path if path.is_dir() else path.parent.parent for path in models}
+    drawn += [draw_history(run) for run in sorted(runs) if (run / "run.json").exists()]
+    return [path for path in drawn if path is not None]

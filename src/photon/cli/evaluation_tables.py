@@ -9,6 +9,7 @@ from rich.table import Table
 
 from photon.report import Console
 from photon.runtime.evaluate import Evaluation
+from photon.runtime.harness import HarnessResult
 
 
 def print_tables(found: Sequence[Evaluation], console: Console) -> None:
@@ -81,3 +82,27 @@ def task_table(found: Sequence[Evaluation]) -> Table:
             str(sum(s.nonfinite for s in scores if s is not None)),
         )
     return table
+
+
+def harness_table(found: Sequence[HarnessResult]) -> Table:
+    """Metrics of lm-eval's tasks, with its standard errors."""
+    table = _table("lm-eval", ("task", "metric"), [*(one.model for one in found), "n"])
+    rows = dict.fromkeys(
+        (task, key)
+        for one in found
+        for task, metrics in one.tasks.items()
+        for key, value in metrics.items()
+        if isinstance(value, float) and "_stderr" not in key
+    )
+    for task, key in rows:
+        name, _, kind = key.partition(",")
+        cells = [_with_error(one.tasks[task], key, f"{name}_stderr,{kind}") for one in found]
+        table.add_row(task, name, *cells, str(found[0].n.get(task, "-")))
+    return table
+
+
+def _with_error(metrics: dict[str, object], key: str, error: str) -> str:
+    value, spread = metrics.get(key), metrics.get(error)
+    if not isinstance(value, float):
+        return "-"
+    return f"{value:.4f} ±{spread:.4f}" if isinstance(spread, float) else f"{value:.4f}"

@@ -72,12 +72,20 @@ class IclTasksConfig(Section):
     limit: int | None = Field(
         default=None, ge=1, description="first rows of a task to score; null: all"
     )
-    max_batch_tokens: int = Field(
-        default=8192, ge=1, description="tokens of one forward pass, padding counted"
+    max_batch_tokens: int | Literal["auto"] = Field(
+        default="auto",
+        description="tokens of one forward pass, padding counted; auto: what suits the device",
     )
     parity: bool = Field(
         default=False, description="score as the original does where ours mends a quirk of it"
     )
+
+    @field_validator("max_batch_tokens")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, or auto")
+        return value
 
 
 class Benchmark(Section):

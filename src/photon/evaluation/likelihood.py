@@ -33,13 +33,20 @@ class Passes:
         progress: told how far it is.
     """
 
-    max_tokens: int = 8192
+    max_tokens: int = 512
     precision: str = "fp32"
     share: Share = ALL
     progress: Progress = lambda done: None
 
 
 DEFAULT = Passes()
+
+
+def tokens_of_a_pass(wanted: int | str, device: torch.device) -> int:
+    """`auto` is what suits the device: the caches of a CPU, or enough to keep a GPU busy."""
+    if isinstance(wanted, int):
+        return wanted
+    return 512 if device.type == "cpu" else 16384
 
 
 class Likelihood(NamedTuple):

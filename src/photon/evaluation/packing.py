@@ -60,7 +60,7 @@ def pack(requests: Sequence[Request], numbers: Sequence[int]) -> PackedRow:
     return PackedRow(tokens, prefix, rests, picks)
 
 
-def common_prefix(texts: Sequence[Sequence[int]]) -> int:
+def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all of them begin with."""
     low, high = min(map(tuple, texts)), max(map(tuple, texts))
     length = min(len(low), len(high))

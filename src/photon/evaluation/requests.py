@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from photon.config.evaluation import IclTask
 from photon.errors import DataError
-from photon.evaluation.tasks import GENERATION, Prompt, Row, full_answer
+from photon.evaluation.tasks import GENERATION, Prompt, Row, with_reasoning
 
 ROOM_FOR_REASONING = 10
 """Tokens that a generated text may have beyond the longest answer, where it reasons first."""
@@ -137,7 +137,7 @@ def longest_answer(encoder: TextEncoder, task: IclTask, rows: Sequence[Row]) -> 
     """Tokens that a generated answer may have: those of the longest right one."""
     assert task.icl_task_type == GENERATION
     texts = {
-        full_answer(task, row, label)
+        with_reasoning(task, row, label)
         for row in rows
         for label in (row["answer"], *(row.fields.get("aliases") or ()))
     }

@@ -191,14 +191,17 @@ def make_prompts(
         yield build(task, row, [rows[index] for index in chosen], parity)
 
 
-def full_answer(task: IclTask, row: Row, answer: str | None = None) -> str:
+def full_answer(task: IclTask, row: Row) -> str:
     """The answer as an example shows it: with its reasoning where the file has that."""
     kind = task.icl_task_type
     if kind == MULTIPLE_CHOICE:
         return row["choices"][row["gold"]]
     if kind != GENERATION:
         return row["continuation"]
-    answer = str(row["answer"]) if answer is None else answer
+    return with_reasoning(task, row, row["answer"])
+
+
+def with_reasoning(task: IclTask, row: Row, answer: str) -> str:
     reasoning = row.fields.get("chain_of_thought")
     return answer if reasoning is None else reasoning + task.cot_delimiter + answer
 

@@ -11,16 +11,18 @@ from photon.model.build import LanguageModel
 
 
 def windows(ids: Sequence[int], before: int, length: int) -> list[Request]:
-    """Pieces of a text in each of which every token is scored after those before it.
+    """Pieces of a text in which every token is scored once, cut as lm-eval cuts them.
 
     Args:
         before: the token that the text's first one is scored after.
-        length: most tokens of a piece; it sees nothing of the pieces before but their last token.
+        length: tokens scored in a piece; the last piece has fewer and sees more before them.
     """
     all_ids = (before, *ids)
-    starts = range(0, len(ids), length)
-    pieces = [all_ids[start : start + length + 1] for start in starts]
-    return [Request(piece, len(piece) - 1) for piece in pieces]
+    stops = [*range(length, len(ids), length), len(ids)]
+    return [
+        Request(all_ids[max(0, stop - length) : stop + 1], stop - start)
+        for start, stop in zip([0, *stops], stops, strict=False)
+    ]
 
 
 def evaluate_text(

@@ -18,6 +18,7 @@ from photon.config.schema import Config
 from photon.core.tree import digest
 from photon.data.tokenizer import vocab_size
 from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.evaluation.likelihood import tokens_of_a_pass
 from photon.evaluation.requests import TextEncoder
 from photon.model.build import LanguageModel, build_model, load_parameters
 from photon.model.causal_lm import read_config
@@ -52,6 +53,12 @@ class Candidate:
     model: LanguageModel
     encoder: TextEncoder
     home: Path
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of one forward pass."""
+        device = next(self.model.parameters()).device
+        return tokens_of_a_pass(self.config.icl_tasks_config.max_batch_tokens, device)
 
 
 def require_model(path: Path) -> None:

@@ -173,7 +173,7 @@ class _Run:
             )
         self.settings = Settings(length, self.tasks.limit, self.tasks.parity)
         self.passes = Passes(
-            max_tokens=self.tasks.max_batch_tokens,
+            max_tokens=candidate.max_batch_tokens,
             precision=config.llm_config.precision,
             share=Share(world.rank, world.size, world.sum),
         )

@@ -25,6 +25,7 @@ from photon.errors import CheckpointError, DataError, RunFolderError, StorageErr
 from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
 from photon.runtime import checkpoint
+from photon.runtime.model_card import model_card
 from photon.runtime.pretrained import CONVERT, quiet, save_pretrained
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.saved_model import IMPORTED, SavedModel, load_saved_model
@@ -51,6 +52,7 @@ def export_folder(source: Path, out: Path) -> None:
     with _appearing(out, replaces=MARKER) as folder:
         _write_model(folder, saved)
         _write_tokenizer(folder, saved)
+        (folder / "README.md").write_text(model_card(saved), encoding="utf-8")
         write_json(
             folder / MARKER,
             {

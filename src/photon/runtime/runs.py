@@ -26,6 +26,7 @@ from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.server import initial_state, serve
+from photon.runtime.task_watch import TaskWatch
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
 from photon.runtime.warm_start import initial_parameters
 from photon.training.loop import Trainer
@@ -65,12 +66,14 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
     model = build_model(config.llm_config, config.seed)
     state = _server_state(folder, config, parameters_of(model))
     shown = job.trackers(config, FEDERATED)
-    track = to_all([JsonlTracker(folder.metrics, "round", state.round), *shown])
+    tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
+    track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", state.round), *shown]))
     model = model.to(job.device)
     validation = open_rows(config, VALIDATION)
 
     def validate(params: Tree) -> LossReport:
         load_parameters(model, params)
+        tasks.score(model)
         return _evaluate(config, model, validation)
 
     with closing(job.engine(folder, config, job)) as engine:
@@ -115,8 +118,15 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
     trainer = Trainer(config.llm_config, config.seed, job.device, job.world)
     seconds = _load_trainer(folder, trainer, stream)
     validation = open_rows(config, VALIDATION)
+    tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
+    if tasks.tasks and job.world.size > 1:
+        job.warn("several processes train this model, so no tasks are scored until it is saved")
 
     def validate() -> LossReport:
+        if tasks.tasks and job.world.size == 1:
+            whole = build_model(config.llm_config, config.seed)  # neither compiled nor sharded
+            load_parameters(whole, parameters_of(trainer.model))
+            tasks.score(whole.to(job.device))
         return _evaluate(config, trainer.model, validation, job.world)
 
     state, seconds = train_centralized(
@@ -126,7 +136,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
         seconds=seconds,
         checkpoints=folder.checkpoints,
         validate=validate,
-        track=_step_tracker(folder, config, trainer.state.step, job),
+        track=tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job)),
         stop=job.stop,
     )
     done = from_first(job.world, lambda: _last_validation(folder) is not None)
