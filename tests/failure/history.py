@@ -57,7 +57,7 @@ def client_faults(
     """
     found = []
     for client, home in homes.items():
-        path = home / f"state_{state.last_accepted.get(client, 0):06d}.json"
+        path = home / f"round_{state.last_accepted.get(client, 0):06d}.json"
         stream = checkpoint.load_client_state(path).stream
         expected = rounds[client] * rows_per_round
         if stream.epoch == 0 and stream.cursor != expected:

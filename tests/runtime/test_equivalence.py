@@ -97,7 +97,7 @@ def test_partial_participation_and_bytes(smoke, data_root):
     assert {tuple(clients) for clients in chosen} == {(0,), (1,)}
     assert all(line["state_lost"] == [] for line in lines)
     for client in (0, 1):
-        newest = sorted((Path(result.folder) / f"clients/client_{client}").glob("state_*.json"))[-1]
+        newest = sorted((Path(result.folder) / f"clients/client_{client}").glob("round_*.json"))[-1]
         state = checkpoint.load_client_state(newest)
         assert state.stream.cursor == chosen.count([client]) * 3 * 2, "each row was read once"
         assert state.optimizer_step == chosen.count([client]) * 3

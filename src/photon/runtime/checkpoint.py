@@ -128,33 +128,35 @@ def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     return state, facts["extra"]
 
 
-def save_client_state(folder: Path, state: ClientState) -> Path:
-    facts = {
-        "kind": "client",
-        "round": state.round,
+def save_answer(folder: Path, update: Update, state: ClientState) -> Path:
+    """Keep what a client did in a round, its update and its state, durably in one artifact."""
+    tensors, facts = update_parts(update)
+    after = {
         "stream": asdict(state.stream),
         "moments": _names(state.moments),
         "optimizer_step": state.optimizer_step,
         "loss_scale": asdict(state.loss_scale),
     }
-    return artifact.save(
-        folder, f"state_{state.round:06d}", pack({"moments": state.moments}), facts
-    )
+    tensors |= pack({"state/moments": state.moments})
+    return artifact.save(folder, answer_name(update.round), tensors, {**facts, "state": after})
+
+
+def answer_name(round_number: int) -> str:
+    """Name of what a client kept of a round."""
+    return f"round_{round_number:06d}"
 
 
 def load_client_state(path: Path) -> ClientState:
-    tensors, facts = _load(path, "client")
+    """A client's state after the round whose answer lies at `path`."""
+    tensors, facts = _load(path, "update")
+    after = facts["state"]
     return ClientState(
         round=facts["round"],
-        stream=StreamState(**facts["stream"]),
-        moments=_moments(tensors, "moments", facts["moments"]),
-        optimizer_step=facts["optimizer_step"],
-        loss_scale=LossScale(**facts["loss_scale"]),
+        stream=StreamState(**after["stream"]),
+        moments=_moments(tensors, "state/moments", after["moments"]),
+        optimizer_step=after["optimizer_step"],
+        loss_scale=LossScale(**after["loss_scale"]),
     )
-
-
-def save_update(folder: Path, update: Update) -> Path:
-    return artifact.save(folder, "update", *update_parts(update))
 
 
 def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -194,7 +196,7 @@ def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
         PayloadError: these are not the parts of one.
     """
     try:
-        fields = {key: value for key, value in facts.items() if key not in ("kind", "names")}
+        fields = {k: v for k, v in facts.items() if k not in ("kind", "names", "state")}
         moments = _moments(tensors, "moments", fields.pop("moments"))
         fields["covers"] = tuple(int(client) for client in fields.get("covers", ()))
         return Update(

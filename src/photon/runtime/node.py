@@ -67,20 +67,14 @@ class Node:
             Stopped: `should_stop` said so; the open state is saved.
         """
         home = self.folder / f"client_{instruction.client}"
-        if self._answers(home, instruction):
-            return home / "update.json"
+        answer = home / f"{checkpoint.answer_name(instruction.round)}.json"
+        if _answers(answer, instruction):
+            return answer
         before, lost = self._state_before(home, instruction)
         state = self._resume(home, instruction) or self._begin(instruction, before, params, moments)
         self.trainer.load(state)
         metrics = self._run_segments(home, instruction, should_stop)
         return self._finish(home, instruction, params, lost, metrics)
-
-    def _answers(self, home: Path, instruction: Instruction) -> bool:
-        """Whether the update on disk is the answer to this very instruction."""
-        if not artifact.exists(home, "update"):
-            return False
-        facts = artifact.load_facts(home / "update.json")
-        return all(facts[k] == getattr(instruction, k) for k in ("run", "round", "base_digest"))
 
     def _state_before(self, home: Path, instruction: Instruction) -> tuple[ClientState, bool]:
         """The state after the last accepted update; a fresh one, and True, if that is lost."""
@@ -88,7 +82,7 @@ class Node:
         fresh = ClientState(round=0, stream=StreamState())
         if version == 0:
             return fresh, False
-        path = home / f"state_{version:06d}.json"
+        path = home / f"{checkpoint.answer_name(version)}.json"
         if not path.exists():
             return fresh, True
         return checkpoint.load_client_state(path), False
@@ -145,7 +139,7 @@ class Node:
         lost: bool,
         metrics: dict[str, float],
     ) -> Path:
-        """Keep the new client state, then the update; the update is what makes it happen."""
+        """Keep the update and the client's new state together: both have happened, or neither."""
         state, fl = self.trainer.snapshot(), self.config.fl
         gradient = encode(subtract(params, state.params), fl.compression)
         keep = {} if fl.aggregate_momenta or fl.reset_optimizer else state.moments
@@ -158,7 +152,6 @@ class Node:
             optimizer_step=state.optimizer_step,
             loss_scale=state.loss_scale,
         )
-        checkpoint.save_client_state(home, client_state)
         update = Update(
             run=instruction.run,
             round=instruction.round,
@@ -176,9 +169,9 @@ class Node:
             },
             state_lost=lost,
         )
-        path = checkpoint.save_update(home, update)
+        path = checkpoint.save_answer(home, update, client_state)
         artifact.remove(home, "train")
-        _forget_states(home, keep={instruction.last_accepted, instruction.round})
+        _forget(home, keep={instruction.last_accepted, instruction.round})
         return path
 
     def _stream(self, client: int) -> JoinedStream:
@@ -187,8 +180,16 @@ class Node:
         return self._streams[client]
 
 
-def _forget_states(home: Path, keep: set[int]) -> None:
-    for path in home.glob("state_*.json"):
+def _answers(path: Path, instruction: Instruction) -> bool:
+    """Whether what is on disk is the answer to this very instruction."""
+    if not path.exists():
+        return False
+    facts = artifact.load_facts(path)
+    return all(facts[k] == getattr(instruction, k) for k in ("run", "round", "base_digest"))
+
+
+def _forget(home: Path, keep: set[int]) -> None:
+    for path in home.glob("round_*.json"):
         if int(path.stem.split("_")[1]) not in keep:
             artifact.remove(home, path.stem)
 

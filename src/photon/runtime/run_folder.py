@@ -28,7 +28,7 @@ from photon.config.schema import Config
 from photon.data.shards import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
 
-LOCK_WAIT_SECONDS = 10.0
+LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
 
 
