@@ -28,7 +28,7 @@ import torch
 from photon.config import load_config
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import outer_optimizer
-from photon.core.round import close_round, open_round
+from photon.core.round import Rules, close_round, open_round
 from photon.core.tree import num_bytes
 from photon.runtime import hosted_run
 from photon.runtime.checkpoint import save_server_state
@@ -195,7 +195,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
                        f"photon.transport={via}", f"photon.transport_url={bucket}",
                        "llm_config.device_train_microbatch_size=1"])  # fmt: skip
     from photon.config.resolve import resolve
-    from photon.runtime.experiment import prepare
+    from photon.runtime.preparation import prepare
 
     config = resolve(own, cores=1, accelerator=False, run_uuid="bench", elsewhere=True)
     config, data = prepare(config, lambda line: None)
@@ -218,12 +218,12 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
     engine.alive(lambda: False)
-    taken = []
+    taken, rules = [], Rules(quorum=2, compression="fp32")
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
-        plan = open_round(state, run="bench", seed=0, alive=[0, 1], cohort_size=2, local_steps=1)
+        plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)
         updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
-        state, _ = close_round(state, plan, updates, outer=outer, quorum=2, compression="fp32")
+        state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
         save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)
         for old in sorted((home / "checkpoints").iterdir())[:-2]:

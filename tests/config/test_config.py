@@ -47,7 +47,7 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("fl.strategy_kwargs.eta=1", "eta is no argument of NESTEROV; it takes server_learning"),
         ("fl.n_clients_per_round=9", "n_clients_per_round=9 is more than n_total_clients=8"),
         ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),
-        ("llm_config.local_steps=2ep", "counted in batches"),
+        ("llm_config.local_steps=2sec", "durations are, for example"),
         ("llm_config.model.n_heads=5", "d_model=96 must be a multiple of n_heads=5"),
         ("llm_config.optimizer.betas=[1.0,0.9]", "betas"),
         ("centralized.stream_id=8", "names no client"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from photon.config.schema import STRATEGIES
+from photon.config.federation import STRATEGIES
 from photon.core.outer import adaptive, outer_optimizer, sgd
 
 SHAPES = {"a": (3, 4), "b": (5,)}

@@ -16,7 +16,7 @@ from photon.core.cohort import choose_cohort
 from photon.core.diagnostics import cosine, data_parallel_bytes
 from photon.core.messages import ServerState, Update
 from photon.core.outer import sgd
-from photon.core.round import close_round, open_round
+from photon.core.round import Rules, close_round, open_round
 from photon.core.seeds import derive_seed
 from photon.core.tree import digest, norm, num_bytes
 from photon.errors import RoundFailed
@@ -35,7 +35,7 @@ def state() -> ServerState:
 
 def plan_for(server: ServerState, clients: int = 4):
     return open_round(
-        server, run="r", seed=1, alive=range(clients), cohort_size=clients, local_steps=5
+        server, run="r", steps=dict.fromkeys(range(clients), 5), rules=Rules(quorum=1)
     )
 
 
@@ -57,7 +57,7 @@ def update_of(plan, client_id: int, /, **changes) -> Update:
 
 
 def close(server, plan, updates, quorum=1):
-    return close_round(server, plan, updates, outer=sgd(lr=1.0), quorum=quorum, compression="bf16")
+    return close_round(server, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=quorum))
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
@@ -112,7 +112,9 @@ def test_moments_are_averaged_and_not_stepped():
     updates = [update_of(plan, c, moments=moments[c], num_tokens=50) for c in range(2)]
     outer = sgd(lr=0.5, momentum=0.9)
     server = replace(server, outer=outer.init(server.params))
-    new, _ = close_round(server, plan, updates, outer=outer, quorum=2, compression="fp32")
+    new, _ = close_round(
+        server, plan, updates, outer=outer, rules=Rules(quorum=2, compression="fp32")
+    )
     for name in SHAPES:
         expected = (moments[0]["exp_avg"][name] + moments[1]["exp_avg"][name]) / 2
         torch.testing.assert_close(new.moments["exp_avg"][name], expected)

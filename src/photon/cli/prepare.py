@@ -85,7 +85,7 @@ def _prepare(config: Config, out: Path | None) -> None:
     keys, clients = config.dataset.prepare, config.fl.n_total_clients
     length = config.llm_config.max_seq_len
     if keys.source is None and out is None:
-        from photon.runtime.experiment import prepare
+        from photon.runtime.preparation import prepare
 
         config, _ = prepare(config, click.echo)
         click.echo(f"folder      {config.dataset.train.root_local}")

@@ -5,21 +5,53 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+DURATION = re.compile(r"\s*([0-9][0-9_]*)\s*([a-z]*)\s*")
+
+
+class Epochs(int):
+    """A number of passes over the data, where batches are counted once the data is known."""
 
 
 def parse_batches(value: Any) -> Any:
-    """Turn a duration such as `40960ba` (batches) into an int; numbers pass through.
+    """Turn a duration such as `40960ba` (batches) or `2ep` (epochs) into a number.
 
     Raises:
-        ValueError: the unit is not `ba`.
+        ValueError: another unit. (`tok` is counted by the section that knows the batch.)
     """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9][0-9_]*)\s*([a-z]*)\s*", value)
-    if match is None or match[2] not in ("", "ba"):
-        raise ValueError(f"durations are counted in batches, for example 16ba; got {value!r}")
-    return int(match[1].replace("_", ""))
+    match = DURATION.fullmatch(value)
+    if match is None or match[2] not in ("", "ba", "ep"):
+        raise ValueError(f"durations are, for example, 16ba, 2ep or 1_000_000tok; got {value!r}")
+    count = int(match[1].replace("_", ""))
+    return Epochs(count) if match[2] == "ep" else count
+
+
+def batches_of_tokens(value: Any, tokens_per_batch: int) -> Any:
+    """Turn a duration in tokens, such as `1_000_000tok`, into batches, rounded up."""
+    match = DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] != "tok":
+        return value
+    return -(-int(match[1].replace("_", "")) // tokens_per_batch)
+
+
+def _duration(value: Any, check: ValidatorFunctionWrapHandler) -> int:
+    parsed = parse_batches(value)
+    number = check(parsed)
+    return Epochs(number) if isinstance(parsed, Epochs) else number
+
+
+def _shown(value: int) -> int | str:
+    return f"{int(value)}ep" if isinstance(value, Epochs) else value
 
 
 def parse_bytes(value: Any) -> Any:
@@ -36,7 +68,11 @@ def parse_bytes(value: Any) -> Any:
     return int(float(match[1].replace("_", "")) * 1024 ** " kmgt".index(match[2] or " "))
 
 
-Batches = Annotated[int, BeforeValidator(parse_batches)]
+Batches = Annotated[
+    int,
+    WrapValidator(_duration),
+    PlainSerializer(_shown),
+]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 

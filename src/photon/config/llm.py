@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Batches, Section
+from photon.config.base import Batches, Section, batches_of_tokens
 from photon.config.model import ModelConfig
 
 SCHEDULES = (
@@ -30,7 +30,7 @@ class LrSchedule(Section):
         default=None, ge=0, description="warm-up; null: a tenth of t_max"
     )
     t_max: Batches | None = Field(
-        default=None, ge=1, description="end of the schedule; null: the run's end"
+        default=None, ge=0, description="end of the schedule; null or 0: the run's end"
     )
     t_cooldown: Batches | None = Field(
         default=None,
@@ -113,6 +113,15 @@ class FsdpConfig(Section):
     )
 
 
+def _in_batches(tree: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
+    return {
+        key: _in_batches(value, tokens_per_batch)
+        if isinstance(value, dict)
+        else batches_of_tokens(value, tokens_per_batch)
+        for key, value in tree.items()
+    }
+
+
 class LlmConfig(Section):
     """Model, inner optimizer and the local round."""
 
@@ -148,7 +157,9 @@ class LlmConfig(Section):
         default=16, ge=1, description="optimizer steps of a client in a round"
     )
     max_duration: Batches | None = Field(
-        default=None, ge=1, description="steps of a centralised run; null: n_rounds * local_steps"
+        default=None,
+        ge=0,
+        description="steps of a centralised run; null or 0: n_rounds * local_steps",
     )
     global_train_batch_size: int = Field(
         default=4,
@@ -173,6 +184,20 @@ class LlmConfig(Section):
     save_num_checkpoints_to_keep: int = Field(
         default=2, ge=1, description="newest checkpoints kept"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_tokens(cls, values: Any) -> Any:
+        """Durations in tokens as batches, here and in the schedule."""
+        if not isinstance(values, dict):
+            return values
+        sizes = [
+            values.get(n, cls.model_fields[n].default)
+            for n in ("global_train_batch_size", "max_seq_len")
+        ]
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            return values  # whoever checks them says what is wrong
+        return _in_batches(values, sizes[0] * sizes[1])
 
     @field_validator("device_train_microbatch_size")
     @classmethod

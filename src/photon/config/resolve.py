@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
+from photon.config.base import Epochs
 from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
@@ -17,9 +20,15 @@ MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
 MAY_CHANGE = (
     "photon.",
     "compare.",
+    "s3_comm_config.",
+    "cleanup_checkpoints",
     "icl_tasks_config.",
     "eval_gauntlet_config.",
     "fl.eval_period",
+    "fl.split_eval",
+    "fl.log_layer_norms",
+    "fl.use_unigram_metrics",
+    "fl.allow_unigram_metrics_failures",
     "fl.round_timeout",
     "fl.straggler_factor",
     "fl.failed_rounds",
@@ -47,6 +56,44 @@ MAY_CHANGE_EVALUATION = (
     "llm_config.device_eval_batch_size",
 )
 """Prefixes of keys that an evaluation may set besides its own."""
+
+
+def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized: bool) -> Config:
+    """Put batches in the place of durations in epochs, and of the other names of `local_steps`.
+
+    An epoch is a pass over a client's rows (of the largest client, where they differ); in a
+    centralised run over those of all clients, or of `centralized.stream_id`.
+
+    Args:
+        rows: gives the rows of each client; called only if something is counted in epochs.
+    """
+    fl, llm = config.fl, config.llm_config
+    if isinstance(llm.local_steps, Epochs):
+        config = replace_keys(config, {"fl.n_local_epochs": int(llm.local_steps)})
+    elif fl.n_local_steps:
+        config = replace_keys(config, {"llm_config.local_steps": fl.n_local_steps})
+    found = {
+        key: v for key, v in _durations(config.llm_config, "llm_config.") if isinstance(v, Epochs)
+    }
+    if config.fl.n_local_epochs is not None:
+        found["llm_config.local_steps"] = Epochs(config.fl.n_local_epochs)
+    if not found:
+        return config
+    counts, only = rows(), config.centralized.stream_id
+    length = max(counts)
+    if centralized:
+        length = sum(counts) if only is None else counts[only]
+    steps = max(1, length // llm.global_train_batch_size)
+    return replace_keys(config, {key: int(value) * steps for key, value in found.items()})
+
+
+def _durations(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _durations(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def resolve(

@@ -6,13 +6,14 @@ working. `None` means "derive it"; `photon.config.resolve` puts the number in be
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Section
 from photon.config.dataset import DatasetConfig
 from photon.config.evaluation import EvalGauntletConfig, IclTasksConfig
+from photon.config.federation import FederationConfig
 from photon.config.llm import LlmConfig
 
 
@@ -35,6 +36,32 @@ class PhotonConfig(Section):
     n_nodes: int = Field(
         default=1, ge=1, description="nodes that `photon server` waits for before its first round"
     )
+    refresh_period: int | None = Field(
+        default=None,
+        ge=1,
+        description="start the worker processes anew after so many rounds, between two of them; "
+        "null: only when one dies",
+    )
+    resume_round: int | None = Field(
+        default=None,
+        description="go on from this round: of the run of that name, of restore_run_uuid, or with "
+        "--resume; -1 is the newest that is kept, -2 the one before; null: a new run",
+    )
+    restore_run_uuid: str | None = Field(
+        default=None,
+        description="begin with a copy of another run: its name below saving_path, or its folder",
+    )
+    copy_client_checkpoints: bool = Field(
+        default=True, description="with restore_run_uuid, copy its clients' states too"
+    )
+    restore_cent_run_uuid: str | None = Field(
+        default=None,
+        description="begin with the parameters of a centralised run: its name below saving_path, "
+        "or its folder",
+    )
+    restore_cent_run_batches: int | None = Field(
+        default=None, ge=0, description="which of its checkpoints, in steps; null: the newest"
+    )
     join_timeout: float = Field(
         default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
     )
@@ -55,152 +82,6 @@ class PhotonConfig(Section):
         return value
 
 
-class StrategyKwargs(Section):
-    """Arguments of the outer optimizer; which of them count depends on `fl.strategy_name`."""
-
-    server_learning_rate: float | None = Field(
-        default=None, gt=0, description="outer lr of the SGD family; default 1.0 (FedAvg) or 0.7"
-    )
-    server_momentum: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="outer momentum of FEDAVGM, FEDMOM and NESTEROV; default 0.7",
-    )
-    eta: float | None = Field(default=None, gt=0, description="outer lr of the adaptive family")
-    beta_1: float | None = Field(default=None, ge=0, lt=1, description="first-moment decay")
-    beta_2: float | None = Field(default=None, ge=0, lt=1, description="second-moment decay")
-    tau: float | None = Field(
-        default=None, gt=0, description="added to the root of the second moment"
-    )
-
-
-STRATEGIES: dict[str, dict[str, float]] = {
-    "FEDAVG": {"server_learning_rate": 1.0},
-    "FEDAVGM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "NESTEROV": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "FEDMOM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "FEDADAGRAD": {"eta": 0.01, "beta_1": 0.0, "tau": 1e-3},
-    "FEDADAM": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
-    "FEDYOGI": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
-}
-"""Outer optimizers and their arguments with defaults (Reddi et al. 2020 for the adaptive ones)."""
-
-_ALIASES = {"NESTOROV": "NESTEROV"}
-
-
-class FederationConfig(Section):
-    """The federation: who takes part, for how long, and the server's outer optimizer."""
-
-    n_total_clients: int = Field(default=8, ge=1, description="population: clients that exist")
-    n_clients_per_round: int | None = Field(
-        default=None, ge=1, description="cohort: clients of one round; null takes all"
-    )
-    n_rounds: int = Field(default=24, ge=1, description="rounds of the run")
-    strategy_name: str = Field(
-        default="NESTEROV", description=f"outer optimizer: {', '.join(STRATEGIES)}, any case"
-    )
-    strategy_kwargs: StrategyKwargs = StrategyKwargs()
-    aggregate_momenta: bool | None = Field(
-        default=None,
-        description="average the clients' inner moments too, and send them back; null: unless "
-        "reset_optimizer, or an inner optimizer without moments",
-    )
-    reset_optimizer: bool = Field(
-        default=False, description="start every round with a fresh inner optimizer"
-    )
-    compression: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="number format in which pseudo-gradients and moments travel"
-    )
-    quorum: int | None = Field(
-        default=None,
-        ge=1,
-        description="fewest accepted updates that close a round; null: the cohort",
-    )
-    oversample: int = Field(
-        default=0,
-        ge=0,
-        description="clients asked beyond the cohort; a round of remote nodes closes with the "
-        "first so many as the cohort has",
-    )
-    fold_updates: bool = Field(
-        default=False,
-        description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
-        "between sites, no numbers of single clients",
-    )
-    round_timeout: float = Field(
-        default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
-    )
-    round_timeout_min: float = Field(
-        default=60.0, ge=0, description="seconds that a round waits for stragglers at the least"
-    )
-    straggler_factor: float = Field(
-        default=5.0,
-        gt=0,
-        description="deviations (MAD) beyond the median of the measured durations after which a "
-        "client is late, once fl.quorum updates are here",
-    )
-    failed_rounds: Literal["stop", "retry", "skip"] = Field(
-        default="stop", description="what follows a round with fewer updates than fl.quorum"
-    )
-    round_attempts: int = Field(
-        default=3, ge=1, description="tries of one round before the run stops, if it is retried"
-    )
-    max_norm_ratio: float | None = Field(
-        default=20.0,
-        gt=1,
-        description="an update is refused if its norm is more than so many times the median of "
-        "those accepted lately; null: never",
-    )
-    eval_period: int | None = Field(
-        default=4,
-        ge=1,
-        description="validate every so many rounds; null validates after the last only",
-    )
-
-    @field_validator("strategy_name", mode="before")
-    @classmethod
-    def _known_strategy(cls, value: Any) -> str:
-        name = str(value).upper()
-        name = _ALIASES.get(name, name)
-        if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy {value!r}; known: {', '.join(STRATEGIES)}")
-        return name
-
-    @model_validator(mode="after")
-    def _consistent(self) -> FederationConfig:
-        given = self.strategy_kwargs.model_dump(exclude_none=True)
-        known = STRATEGIES[self.strategy_name]
-        if unknown := sorted(set(given) - set(known)):
-            raise ValueError(
-                f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
-                f"it takes {', '.join(known)}"
-            )
-        if self.cohort_size > self.n_total_clients:
-            raise ValueError(
-                f"n_clients_per_round={self.cohort_size} is more than "
-                f"n_total_clients={self.n_total_clients}"
-            )
-        if self.quorum is not None and self.quorum > self.cohort_size:
-            raise ValueError(f"quorum={self.quorum} is more than the cohort of {self.cohort_size}")
-        if self.aggregate_momenta and self.reset_optimizer:
-            raise ValueError(
-                "reset_optimizer=true throws away the moments that aggregate_momenta=true averages;"
-                " set one of them to false"
-            )
-        return self
-
-    @property
-    def cohort_size(self) -> int:
-        return self.n_clients_per_round or self.n_total_clients
-
-    @property
-    def outer_arguments(self) -> dict[str, float]:
-        """Arguments of the outer optimizer, defaults filled in."""
-        given = self.strategy_kwargs.model_dump(exclude_none=True)
-        return {**STRATEGIES[self.strategy_name], **given}
-
-
 class CentralizedConfig(Section):
     """Keys of `photon train --centralized`."""
 
@@ -209,6 +90,39 @@ class CentralizedConfig(Section):
         ge=0,
         description="train on this client's data alone; null joins all clients' batches",
     )
+    store_init_model: bool = Field(
+        default=False, description="keep the first parameters as checkpoints/init_model.json"
+    )
+    store_final_model: bool = Field(
+        default=False, description="keep the last parameters as checkpoints/final_model.json"
+    )
+    eval_only: bool = Field(
+        default=False,
+        description="validate the model that pretrained_model_path names, and train nothing",
+    )
+    split_eval: bool = Field(
+        default=False, description="validate on each client's own held-out part too"
+    )
+
+
+class ClientTimeouts(Section):
+    connect_timeout: float = Field(default=60.0, gt=0, description="seconds for a connection")
+    read_timeout: float = Field(default=60.0, gt=0, description="seconds for a request")
+
+
+class BackendKwargs(Section):
+    client_config: ClientTimeouts = ClientTimeouts()
+
+
+class S3Config(Section):
+    """An object store that gets a copy of every checkpoint."""
+
+    bucket_name: str | None = Field(
+        default=None,
+        description="bucket, or bucket/prefix, that mirrors the run folder; null: no copies",
+    )
+    num_attempts: int = Field(default=3, ge=1, description="attempts of each transfer")
+    backend_kwargs: BackendKwargs = BackendKwargs()
 
 
 class CompareConfig(Section):
@@ -234,6 +148,18 @@ class Config(Section):
         default=None,
         description="warm start: a run folder, one of its checkpoints, or a Hugging Face folder",
     )
+    wte_parameters_path: str | None = Field(
+        default=None,
+        description="take the token embedding from there: a run folder, a checkpoint, or a Hugging "
+        "Face folder",
+    )
+    cleanup_checkpoints: bool = Field(
+        default=False, description="at the end, delete all checkpoints but the newest"
+    )
+    cleanup_checkpoints_per_round: bool = Field(
+        default=False, description="keep the newest checkpoint only, all the time"
+    )
+    s3_comm_config: S3Config = S3Config()
     photon: PhotonConfig = PhotonConfig()
     fl: FederationConfig = FederationConfig()
     llm_config: LlmConfig = LlmConfig()
@@ -248,7 +174,16 @@ class Config(Section):
         """Whether the clients' inner moments travel and are averaged."""
         given = self.fl.aggregate_momenta
         has_moments = self.llm_config.optimizer.name != "sgd"
-        return (has_moments and not self.fl.reset_optimizer) if given is None else given
+        fits = has_moments and self.fl.keeps_optimizer and not self.fl.personalized_layers
+        return fits if given is None else given
+
+    @property
+    def checkpoints_kept(self) -> int:
+        return (
+            1
+            if self.cleanup_checkpoints_per_round
+            else self.llm_config.save_num_checkpoints_to_keep
+        )
 
     @property
     def total_steps(self) -> int:
@@ -261,6 +196,22 @@ class Config(Section):
             raise ValueError(
                 "fl.aggregate_momenta=true needs an inner optimizer with moments (any but sgd); "
                 "llm_config.optimizer.name is sgd"
+            )
+        starts = (
+            self.pretrained_model_path, self.photon.restore_run_uuid,
+            self.photon.restore_cent_run_uuid,
+        )  # fmt: skip
+        if sum(start is not None for start in starts) > 1:
+            raise ValueError(
+                "pretrained_model_path, photon.restore_run_uuid and photon.restore_cent_run_uuid "
+                "each name a start; give one"
+            )
+        model = self.llm_config.model
+        loads = model.name == "hf_causal_lm" and model.pretrained
+        if self.centralized.eval_only and not any((*starts, loads)):
+            raise ValueError(
+                "centralized.eval_only=true would evaluate random parameters; name a model with "
+                "pretrained_model_path, or use `photon evaluate`"
             )
         if self.centralized.stream_id is not None and (
             self.centralized.stream_id >= self.fl.n_total_clients

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from photon.core.seeds import derive_seed
 
 
-def choose_cohort(seed: int, round_number: int, alive: Sequence[int], size: int) -> tuple[int, ...]:
-    """Clients of one round: a uniform sample without replacement, in ascending order.
+def choose_cohort(
+    seed: int,
+    round_number: int,
+    alive: Sequence[int],
+    size: int,
+    sizes: Mapping[int, float] | None = None,
+) -> tuple[int, ...]:
+    """Clients of one round: a sample without replacement, in ascending order.
 
     A pure function of its arguments, so a resumed run draws the same cohorts without a replay.
 
@@ -19,9 +25,31 @@ def choose_cohort(seed: int, round_number: int, alive: Sequence[int], size: int)
         round_number: the round that opens, counted from 1.
         alive: clients that can take part.
         size: clients wanted; fewer come back if fewer are alive.
+        sizes: client -> how much data it has: each draw falls on a client with a probability in
+            proportion; None: all alike.
     """
     pool = sorted(alive)
     if size >= len(pool):
         return tuple(pool)
-    generator = np.random.Generator(np.random.Philox(derive_seed(seed, "cohort", round_number)))
-    return tuple(sorted(int(c) for c in generator.choice(pool, size=size, replace=False)))
+    generator = _generator(seed, "cohort", round_number)
+    weights = None if sizes is None else np.array([sizes[c] for c in pool], dtype=np.float64)
+    chances = None if weights is None else weights / weights.sum()
+    return tuple(sorted(int(c) for c in generator.choice(pool, size, replace=False, p=chances)))
+
+
+def available(
+    seed: int, round_number: int, clients: Sequence[int], probability: float
+) -> list[int]:
+    """Clients that are there in a round if each is with a probability, by itself.
+
+    At least one of them is: the one whose draw comes nearest.
+    """
+    if probability >= 1.0 or not clients:
+        return list(clients)
+    draws = {c: _generator(seed, f"available:{c}", round_number).random() for c in clients}
+    here = [client for client, draw in draws.items() if draw < probability]
+    return here or [min(draws, key=lambda client: (draws[client], client))]
+
+
+def _generator(seed: int, purpose: str, round_number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(derive_seed(seed, purpose, round_number)))

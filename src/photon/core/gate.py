@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from photon.core.messages import Moments, RoundPlan, Update
+from photon.core.messages import Moments, RoundPlan, ServerState, Update
 from photon.core.tree import Tree, all_finite, mismatch
 
 NORMS_KEPT = 32
@@ -15,31 +15,47 @@ NORMS_NEEDED = 3
 
 
 def refusal(
-    update: Update, plan: RoundPlan, params: Tree, moments: Moments, taken: Collection[int]
+    update: Update, plan: RoundPlan, state: ServerState, moments: Moments, taken: Collection[int]
 ) -> str | None:
     """The reason to refuse an update, or None to accept it.
 
     Args:
         update: as it arrived.
         plan: the open round.
-        params: the global parameters, for names and shapes.
+        state: before the round; names and shapes are those of its parameters.
         moments: moments of the shape that is expected; those of an update already accepted, or the
             update's own if it is the first.
         taken: clients whose update this round already has.
     """
-    if not set(update.clients) <= set(plan.cohort):
-        return f"not in the cohort of round {plan.round}"
-    if update.round != plan.round or update.run != plan.instructions[update.client].run:
-        return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
     if not set(update.clients).isdisjoint(taken):
         return "duplicate"
-    if update.base_digest != plan.base_digest:
-        return f"trained from other parameters ({update.base_digest[:8]})"
+    if fault := _origin_fault(update, plan, state):
+        return fault
     if update.num_tokens <= 0:
         return f"trained on {update.num_tokens} tokens"
+    params = state.params if plan.trained is None else {n: state.params[n] for n in plan.trained}
     return _tensor_fault("pseudo-gradient", update.gradient, params) or _moment_fault(
         update.moments, moments, params
     )
+
+
+def _origin_fault(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
+    """What is wrong with the round, the run or the base that an update names."""
+    base = plan.bases.get(update.round)
+    run = next(iter(plan.instructions.values())).run
+    if update.round != plan.round and base is not None and update.run == run:
+        applied = [c for c in update.clients if state.last_accepted.get(c, 0) >= update.round]
+        if applied:
+            return f"late, and round {update.round} of client {applied[0]} has been applied"
+    elif not set(update.clients) <= set(plan.cohort):
+        return f"not in the cohort of round {plan.round}"
+    elif update.round != plan.round or update.run != run:
+        return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
+    else:
+        base = plan.base_digest
+    if update.base_digest != base:
+        return f"trained from other parameters ({update.base_digest[:8]})"
+    return None
 
 
 def _moment_fault(moments: Moments, like: Moments, params: Tree) -> str | None:

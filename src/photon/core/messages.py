@@ -36,6 +36,7 @@ class Instruction:
         base_digest: digest of the global parameters that the client must start from.
         last_accepted: the round of this client's last accepted update, 0 if none; the client
             starts from the state that it had after that round.
+        evaluate: whether to score the client's own held-out part, before and after training.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Instruction:
     local_steps: int
     base_digest: str
     last_accepted: int
+    evaluate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,7 @@ class ClientState:
         moments: inner moments; empty if they travel or are reset.
         optimizer_step: steps that the moments have seen (AdamW's bias correction).
         loss_scale: of fp16.
+        layers: parameters of the client's own.
     """
 
     round: int
@@ -99,6 +102,7 @@ class ClientState:
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     optimizer_step: int = 0
     loss_scale: LossScale = field(default_factory=LossScale)
+    layers: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +120,10 @@ class ServerState:
         bytes_up, bytes_down: payload bytes so far, clients to server and back.
         train_seconds: wall time of all rounds so far.
         norms: of the pseudo-gradients accepted lately, oldest first; what an outlier is judged by.
+        bases: round -> digest of the parameters that it started from, of the rounds whose late
+            updates are still taken.
+        speeds: client -> tokens per second, as last measured.
+        noise: running averages of the gradient noise scale; empty unless it is measured.
     """
 
     round: int
@@ -129,16 +137,31 @@ class ServerState:
     bytes_down: int = 0
     train_seconds: float = 0.0
     norms: tuple[float, ...] = ()
+    bases: Mapping[int, str] = field(default_factory=dict)
+    speeds: Mapping[int, float] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
-    """An open round: its number, its cohort in ascending order and one instruction each."""
+    """An open round.
+
+    Attributes:
+        cohort: in ascending order.
+        instructions: one for each of the cohort.
+        base_digest: of the parameters that are sent.
+        trained: parameters that updates carry; None: all.
+        sent: parameters that clients receive; None: all.
+        bases: earlier rounds whose late updates are taken, with what they started from.
+    """
 
     round: int
     cohort: tuple[int, ...]
     instructions: Mapping[int, Instruction]
     base_digest: str
+    trained: tuple[str, ...] | None = None
+    sent: tuple[str, ...] | None = None
+    bases: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +178,9 @@ class RoundReport:
         client_norms, client_cosines: per accepted client: norm, cosine to the mean.
         client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
+        late: client -> rounds that its update was late.
+        gradient: the mean pseudo-gradient; empty if the round was skipped.
+        consensus_distance: root mean square distance of the clients' parameters from their mean.
     """
 
     round: int
@@ -170,3 +196,6 @@ class RoundReport:
     client_cosines: Mapping[int, float]
     client_metrics: Mapping[int, Mapping[str, float]]
     state_lost: tuple[int, ...] = ()
+    late: Mapping[int, int] = field(default_factory=dict)
+    gradient: Tree = field(default_factory=dict)
+    consensus_distance: float = 0.0

@@ -7,6 +7,7 @@ exactly like a gradient, so a positive entry lowers its parameter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -92,7 +93,7 @@ def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimize
     """The outer optimizer that a configuration names.
 
     Args:
-        strategy: a key of `photon.config.schema.STRATEGIES`.
+        strategy: a key of `photon.config.federation.STRATEGIES`.
         arguments: its arguments, complete (`FederationConfig.outer_arguments`).
     """
     if strategy.startswith("FEDAD") or strategy == "FEDYOGI":
@@ -104,3 +105,20 @@ def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimize
         momentum=arguments.get("server_momentum", 0.0),
         nesterov=strategy in ("NESTEROV", "FEDMOM"),
     )
+
+
+def outer_factor(name: str, round_number: int, rounds: int, t_warmup: int, alpha_f: float) -> float:
+    """Factor of the outer learning rate in a round: warm-up, then constant, linear or cosine.
+
+    Args:
+        name: `constant`, `linear` or `cosine`.
+        round_number: counted from 1; the last of `rounds` has the factor `alpha_f`.
+        t_warmup: rounds in which the factor rises to 1.
+    """
+    if round_number <= t_warmup:
+        return round_number / t_warmup
+    if name == "constant" or rounds <= t_warmup:
+        return 1.0
+    done = min(1.0, (round_number - t_warmup) / (rounds - t_warmup))
+    fall = done if name == "linear" else (1.0 - math.cos(math.pi * done)) / 2.0
+    return 1.0 - (1.0 - alpha_f) * fall

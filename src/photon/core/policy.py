@@ -53,3 +53,25 @@ def assign(
             node = min(choices, key=lambda n: len(placed.get(n, ())))
             placed.setdefault(node, []).append(client)
     return {node: sorted(own) for node, own in placed.items()}
+
+
+def steps_by_speed(
+    steps: int, cohort: Collection[int], speeds: Mapping[int, float]
+) -> dict[int, int]:
+    """Steps of each client such that none takes longer than the median one.
+
+    Who is slower than the median takes fewer steps in proportion, at least one. Weights are the
+    tokens trained on, so such a client also counts for less.
+
+    Args:
+        steps: of a client of median speed, or of one not measured yet.
+        speeds: client -> tokens per second.
+    """
+    known = [speeds[client] for client in cohort if client in speeds]
+    if not known:
+        return dict.fromkeys(cohort, steps)
+    median = float(np.median(known))
+    return {
+        client: max(1, min(steps, round(steps * speeds.get(client, median) / median)))
+        for client in cohort
+    }

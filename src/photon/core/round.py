@@ -1,52 +1,93 @@
 """One federated round, on one page.
 
-open_round    state -> cohort and one instruction for each of its clients
+open_round    state and cohort -> one instruction for each of its clients
 (clients train; their updates arrive in any order)
 close_round   check -> weighted mean -> outer step -> new state and a report
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import Compression, encode
-from photon.core.cohort import choose_cohort
-from photon.core.diagnostics import cosine
+from photon.core.diagnostics import consensus_distance, cosine
 from photon.core.gate import NORMS_KEPT, norm_fault, refusal
 from photon.core.messages import Instruction, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
-from photon.core.tree import digest, norm, num_bytes
+from photon.core.tree import Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
+
+Scaling = Literal["none", "sqrt", "linear"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a round is closed.
+
+    Attributes:
+        quorum: fewest clients whose updates close it.
+        compression: number format in which averaged moments go back.
+        max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
+        scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
+        staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
+            al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
+        max_staleness: rounds after which a late update is refused.
+    """
+
+    quorum: int
+    compression: Compression = "bf16"
+    max_norm_ratio: float | None = None
+    scaling: Scaling = "none"
+    staleness_exponent: float | None = None
+    max_staleness: int = 4
 
 
 def open_round(
     state: ServerState,
     *,
     run: str,
-    seed: int,
-    alive: Sequence[int],
-    cohort_size: int,
-    local_steps: int,
+    steps: Mapping[int, int],
+    rules: Rules,
+    trained: Sequence[str] | None = None,
+    sent: Sequence[str] | None = None,
 ) -> RoundPlan:
-    """Choose the cohort of the next round and say what each of its clients does."""
+    """Say what each client of a cohort does in the next round.
+
+    Args:
+        steps: client of the cohort -> optimizer steps to take.
+        trained: parameters that updates carry; None: all.
+        sent: parameters that clients receive; None: all.
+    """
     number = state.round + 1
-    base = digest(state.params)
-    cohort = choose_cohort(seed, number, alive, cohort_size)
+    base = digest(state.params if sent is None else {n: state.params[n] for n in sent})
+    cohort = tuple(sorted(steps))
     instructions = {
         client: Instruction(
             run=run,
             round=number,
             client=client,
             first_step=state.step,
-            local_steps=local_steps,
+            local_steps=steps[client],
             base_digest=base,
             last_accepted=state.last_accepted.get(client, 0),
         )
         for client in cohort
     }
-    return RoundPlan(round=number, cohort=cohort, instructions=instructions, base_digest=base)
+    oldest = number - rules.max_staleness
+    takes_late = rules.staleness_exponent is not None
+    return RoundPlan(
+        round=number,
+        cohort=cohort,
+        instructions=instructions,
+        base_digest=base,
+        trained=None if trained is None else tuple(trained),
+        sent=None if sent is None else tuple(sent),
+        bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
+    )
 
 
 def close_round(
@@ -55,48 +96,78 @@ def close_round(
     updates: Sequence[Update],
     *,
     outer: OuterOptimizer,
-    quorum: int,
-    compression: Compression,
-    max_norm_ratio: float | None = None,
+    rules: Rules,
 ) -> tuple[ServerState, RoundReport]:
     """Turn the updates of a round into the next state.
 
-    Updates may arrive in any order: they are reduced in cohort order, so the bits are the same.
+    Updates may arrive in any order: they are reduced in the order of their clients, so the bits are
+    the same.
 
     Raises:
-        RoundFailed: fewer than `quorum` updates were accepted; each refusal is named.
+        RoundFailed: fewer than the quorum of updates were accepted; each refusal is named.
     """
-    taken, refused = check(state, plan, updates, max_norm_ratio)
+    taken, refused = check(state, plan, updates, rules.max_norm_ratio)
     count = sum(len(update.clients) for update in taken)
-    if count < quorum:
+    if count < rules.quorum:
         reasons = "; ".join(f"client {client}: {why}" for client, why in refused.items())
         raise RoundFailed(
-            f"round {plan.round}: {count} of {quorum} updates needed were accepted"
+            f"round {plan.round}: {count} of {rules.quorum} updates needed were accepted"
             + (f" ({reasons})" if reasons else "")
         )
-    weights = [float(update.num_tokens) for update in taken]
+    weights = [_weight(update, plan, rules) for update in taken]
     gradient = weighted_mean([update.gradient for update in taken], weights)
-    params, moments_outer = outer.step(state.params, gradient, state.outer)
-    moments = {
-        name: encode(weighted_mean([u.moments[name] for u in taken], weights), compression)
-        for name in taken[0].moments
-    }
-    report = _report(state, plan, taken, refused, gradient)
-    accepted = dict.fromkeys(report.accepted, plan.round)
+    report = _report(state, plan, taken, refused, gradient, weights)
     new_state = replace(
-        state,
+        _stepped(state, gradient, outer, _scale(rules.scaling, count)),
+        moments={
+            name: encode(
+                weighted_mean([u.moments[name] for u in taken], weights), rules.compression
+            )
+            for name in taken[0].moments
+        },
         round=plan.round,
         step=state.step + report.num_steps,
-        params=params,
-        outer=moments_outer,
-        moments=moments,
         num_tokens=state.num_tokens + report.num_tokens,
-        last_accepted={**state.last_accepted, **accepted},
+        last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
         bytes_up=state.bytes_up + report.bytes_up,
         bytes_down=state.bytes_down + report.bytes_down,
         norms=(*state.norms, *report.client_norms.values())[-NORMS_KEPT:],
+        bases={**plan.bases, plan.round: plan.base_digest}
+        if rules.staleness_exponent is not None
+        else {},
+        speeds={**state.speeds, **_speeds(taken)},
     )
     return new_state, report
+
+
+def _weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
+    late = plan.round - update.round
+    return update.num_tokens * (1.0 + late) ** -(rules.staleness_exponent or 0.0)
+
+
+def _scale(scaling: Scaling, count: int) -> float:
+    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[scaling]
+
+
+def _stepped(
+    state: ServerState, gradient: Tree, outer: OuterOptimizer, scale: float
+) -> ServerState:
+    """The outer step on the parameters that the gradient has; the others stay as they are."""
+    own = {name: state.params[name] for name in gradient}
+    moments = {key: {n: tree[n] for n in gradient} for key, tree in state.outer.items()}
+    scaled = gradient if scale == 1.0 else {n: value * scale for n, value in gradient.items()}
+    stepped, moments = outer.step(own, scaled, moments)
+    params = {name: stepped.get(name, value) for name, value in state.params.items()}
+    kept = {
+        key: {n: moments[key].get(n, value) for n, value in tree.items()}
+        for key, tree in state.outer.items()
+    }
+    return replace(state, params=params, outer=kept)
+
+
+def _speeds(taken: Sequence[Update]) -> dict[int, float]:
+    measured = {c: u.metrics.get("tokens_per_second", 0.0) for u in taken for c in u.clients}
+    return {client: speed for client, speed in measured.items() if speed > 0}
 
 
 def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -124,13 +195,13 @@ def check(
     updates: Sequence[Update],
     max_norm_ratio: float | None = None,
 ) -> tuple[list[Update], dict[int, str]]:
-    """Split updates into the accepted, in cohort order, and the refused with their reasons."""
+    """Split updates into the accepted, by client, and the refused with their reasons."""
     taken: dict[int, Update] = {}
     refused: dict[int, str] = {}
     for update in updates:
         first = next(iter(taken.values()), update)
         here = {client for other in taken.values() for client in other.clients}
-        reason = refusal(update, plan, state.params, state.moments or first.moments, here)
+        reason = refusal(update, plan, state, state.moments or first.moments, here)
         if reason is None:
             taken[update.client] = update
         elif update.client not in here:
@@ -141,12 +212,13 @@ def check(
         if reason := norm_fault(value, seen, max_norm_ratio):
             refused[client] = reason
             del taken[client]
-    return [taken[client] for client in plan.cohort if client in taken], refused
+    return [taken[client] for client in sorted(taken)], refused
 
 
-def broadcast_bytes(state: ServerState) -> int:
+def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
     """Bytes that one client receives: parameters, and the averaged moments if there are any."""
-    return num_bytes(state.params) + sum(num_bytes(tree) for tree in state.moments.values())
+    params = state.params if sent is None else {n: state.params[n] for n in sent}
+    return num_bytes(params) + sum(num_bytes(tree) for tree in state.moments.values())
 
 
 def _report(
@@ -154,10 +226,12 @@ def _report(
     plan: RoundPlan,
     taken: Sequence[Update],
     refused: Mapping[int, str],
-    gradient: Mapping,
+    gradient: Tree,
+    weights: Sequence[float],
 ) -> RoundReport:
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
+    norms, mean_norm = [norm(update.gradient) for update in taken], norm(gradient)
     return RoundReport(
         round=plan.round,
         accepted=tuple(sorted(client for update in taken for client in update.clients)),
@@ -165,11 +239,14 @@ def _report(
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
         bytes_up=sum(update.num_bytes for update in taken),
-        bytes_down=broadcast_bytes(state) * len(plan.cohort),
+        bytes_down=broadcast_bytes(state, plan.sent) * len(plan.cohort),
         train_loss=loss,
-        gradient_norm=norm(gradient),
-        client_norms={u.client: norm(u.gradient) for u in taken},
+        gradient_norm=mean_norm,
+        client_norms={u.client: n for u, n in zip(taken, norms, strict=True)},
         client_cosines={u.client: cosine(u.gradient, gradient) for u in taken},
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
+        late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
+        gradient=gradient,
+        consensus_distance=consensus_distance(norms, weights, mean_norm),
     )

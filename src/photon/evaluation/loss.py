@@ -34,12 +34,17 @@ class LossReport:
     @property
     def perplexity(self) -> float:
         """Exp of the mean loss; infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+        return perplexity(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
         """Loss / (ln 2 x bytes per token): comparable between tokenizers."""
         return bits_per_byte(self.loss, self.bytes_per_token)
+
+
+def perplexity(loss: float) -> float:
+    """Exp of a mean loss in nats; infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def bits_per_byte(loss: float, bytes_per_token: float) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from photon.config.federation import FederationConfig
 from photon.config.llm import LlmConfig
-from photon.config.schema import FederationConfig
 from photon.core.codec import WIRE_DTYPE
 from photon.core.tree import num_elements
 from photon.model.build import empty_model, parameters_of
@@ -138,7 +138,7 @@ def update_cost(llm: LlmConfig, fl: FederationConfig, cost: ModelCost) -> dict[s
     and the averaged moments where there are any).
     """
     size = WIRE_DTYPE[fl.compression].itemsize
-    averaged = not fl.reset_optimizer if fl.aggregate_momenta is None else fl.aggregate_momenta
+    averaged = fl.keeps_optimizer if fl.aggregate_momenta is None else fl.aggregate_momenta
     moments = moment_elements(llm.optimizer.name, cost) if averaged else 0
     return {
         "up": size * (cost.parameters + moments),

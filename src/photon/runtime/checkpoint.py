@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +61,9 @@ def save_server_state(folder: Path, state: ServerState) -> Path:
         "bytes_down": state.bytes_down,
         "train_seconds": state.train_seconds,
         "norms": list(state.norms),
+        "bases": {str(number): base for number, base in state.bases.items()},
+        "speeds": {str(client): speed for client, speed in state.speeds.items()},
+        "noise": dict(state.noise),
     }
     return artifact.save(folder, f"round_{state.round:06d}", tensors, facts)
 
@@ -81,6 +84,9 @@ def load_server_state(path: Path) -> ServerState:
         bytes_down=facts["bytes_down"],
         train_seconds=facts["train_seconds"],
         norms=tuple(facts.get("norms", ())),
+        bases={int(number): base for number, base in facts.get("bases", {}).items()},
+        speeds={int(client): speed for client, speed in facts.get("speeds", {}).items()},
+        noise=facts.get("noise", {}),
     )
 
 
@@ -136,8 +142,9 @@ def save_answer(folder: Path, update: Update, state: ClientState) -> Path:
         "moments": _names(state.moments),
         "optimizer_step": state.optimizer_step,
         "loss_scale": asdict(state.loss_scale),
+        "layers": list(state.layers),
     }
-    tensors |= pack({"state/moments": state.moments})
+    tensors |= pack({"state/moments": state.moments, "state/layers": state.layers})
     return artifact.save(folder, answer_name(update.round), tensors, {**facts, "state": after})
 
 
@@ -156,6 +163,7 @@ def load_client_state(path: Path) -> ClientState:
         moments=_moments(tensors, "state/moments", after["moments"]),
         optimizer_step=after["optimizer_step"],
         loss_scale=LossScale(**after["loss_scale"]),
+        layers=unpack(tensors, "state/layers", after["layers"]),
     )
 
 
@@ -206,14 +214,18 @@ def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
         raise PayloadError(f"not an update: {type(error).__name__} {error}") from None
 
 
-def base_parts(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What clients receive of a server's state: parameters, and averaged moments."""
-    facts = {
-        "kind": "base",
-        "names": list(state.params),
-        "moments": _names(state.moments),
-    }
-    return pack({"params": state.params, "moments": state.moments}), facts
+def base_parts(
+    state: ServerState, sent: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What clients receive of a server's state: parameters, and averaged moments.
+
+    Args:
+        sent: parameters that clients receive; None: all.
+    """
+    names = list(state.params if sent is None else sent)
+    facts = {"kind": "base", "names": names, "moments": _names(state.moments)}
+    params = {name: state.params[name] for name in names}
+    return pack({"params": params, "moments": state.moments}), facts
 
 
 def load_base(path: Path) -> tuple[dict[str, Tensor], Moments]:

@@ -22,8 +22,8 @@ from photon.data.shards import Rows
 from photon.errors import ConfigError, PhotonError
 from photon.model.flops import model_cost, training_memory, update_cost
 from photon.runtime.device import choose_device
-from photon.runtime.experiment import prepare
 from photon.runtime.fit import free_memory
+from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
 
 MAX_CLOCK_SECONDS = 60.0

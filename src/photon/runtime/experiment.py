@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +12,7 @@ from photon.config.compose import load_config, validate
 from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
+    count_epochs,
     fill_open_keys,
     idle_warning,
     replace_keys,
@@ -21,11 +20,9 @@ from photon.config.resolve import (
     schedule_warning,
 )
 from photon.config.schema import Config
-from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
-from photon.model.causal_lm import read_config
+from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.runtime.device import num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import (
@@ -38,9 +35,12 @@ from photon.runtime.job import (
     on_this_machine,
     open_job,
 )
+from photon.runtime.participation import client_rows
+from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
+from photon.runtime.restore import begin_with_copy, find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
-from photon.runtime.rows import data_root, find_data
+from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
 from photon.runtime.saved_model import IMPORTED
@@ -74,7 +74,8 @@ def train(
     """
     given = config if isinstance(config, Config) else load_config(config)
     kind = CENTRALIZED if centralized else FEDERATED
-
+    if _is_there(given):
+        return _resume_as(given, say, console, engine)
     with open_job(given.photon.device, kind, say, console, engine) as job:
         config, data = _agree(job, lambda: _begin(given, kind, job))
         path = Path(config.photon.saving_path) / str(config.run_uuid)
@@ -106,6 +107,41 @@ def resume(
     return _go_on(path, changed, facts, say, console, engine)
 
 
+def _is_there(config: Config) -> bool:
+    """Whether the configuration goes on with a run (`photon.resume_round`) that is here, or in the
+    mirror; nothing to go on with is an error, but for -1.
+
+    Raises:
+        RunFolderError: no such run.
+    """
+    wanted, name = config.photon.resume_round, config.run_uuid
+    if wanted is None or name is None or config.photon.restore_run_uuid is not None:
+        return False
+    try:
+        find_run(config, name)
+    except RunFolderError:
+        if wanted == -1:
+            return False
+        raise
+    return True
+
+
+def _resume_as(
+    config: Config, say: Say, console: TrackerFactory | None, engine: EngineFactory
+) -> TrainResult:
+    """Go on with the run of that name.
+
+    Raises:
+        MismatchedCheckpoint: the run that is there computes something else.
+    """
+    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    saved, facts = read_run(path)
+    _require_run(path, facts)
+    changed = fill_open_keys(saved, config)
+    check_resumable(saved, changed)
+    return _go_on(path, changed, facts, say, console, engine)
+
+
 def train_or_resume(
     config: Config,
     *,
@@ -121,11 +157,7 @@ def train_or_resume(
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
         return train(config, say=say, console=console, engine=engine)
-    saved, facts = read_run(path)
-    _require_run(path, facts)
-    changed = fill_open_keys(saved, config)
-    check_resumable(saved, changed)
-    return _go_on(path, changed, facts, say, console, engine)
+    return _resume_as(config, say, console, engine)
 
 
 def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
@@ -172,14 +204,16 @@ def _agree(
 
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
     """Resolve a new run's configuration and find or make its data."""
-    config = _with_architecture(config)
+    config = with_start(with_architecture(config))
     check_warm_start(config)
+    centralized = kind == CENTRALIZED
+    config = count_epochs(config, lambda: client_rows(prepare(config, job.say)[0]), centralized)
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
         accelerator=job.device.type != "cpu",
         run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
-        centralized=kind == CENTRALIZED,
+        centralized=centralized,
         elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say)
@@ -187,62 +221,6 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     if job.trains_elsewhere:
         return config, data
     return with_microbatch(config, job.device, job.world.size), data
-
-
-def _with_architecture(config: Config) -> Config:
-    """Put the config.json that `hf_causal_lm` names into the run's own configuration."""
-    if config.llm_config.model.name != "hf_causal_lm":
-        return config
-    model = read_config(config.llm_config.model)
-    return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
-
-
-def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
-    """Find the prepared data, or prepare the embedded corpus on first use.
-
-    Returns:
-        The configuration with the data folder filled in, and the data's manifest.
-
-    Raises:
-        DataError: the folder is missing, or holds fewer clients or other rows than configured, or
-            tokens of another tokenizer; or the store that holds it does not answer.
-    """
-    clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
-    train = config.dataset.train
-    if train.root_local is None and train.root_remote is None:
-        settings = embedded_settings(config.dataset.embedded, clients, length)
-        address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
-        data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
-    else:
-        root, data = find_data(train, clients)
-    found = {"dataset.train.root_local": str(root)}
-    if config.dataset.val.root_local or config.dataset.val.root_remote:
-        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
-    config = replace_keys(config, found)
-    _check_data(config, data, data_root(config))
-    return config, data
-
-
-def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
-    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
-    settings, streams = data["settings"], config.dataset.train.streams
-    prepared = settings["num_clients"] if streams is None else len(streams)
-    if prepared < config.fl.n_total_clients:
-        raise DataError(
-            f"{root}: {'streams' if streams else 'prepared'} for {prepared} clients, but "
-            f"fl.n_total_clients={config.fl.n_total_clients}"
-        )
-    if settings["sequence_length"] != config.llm_config.max_seq_len:
-        raise DataError(
-            f"{root}: prepared with rows of {settings['sequence_length']}, but "
-            f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
-        )
-    if settings["vocab_size"] > config.llm_config.model.vocab_size:
-        raise DataError(
-            f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
-            f"llm_config.model.vocab_size={config.llm_config.model.vocab_size}"
-        )
 
 
 def _run(
@@ -279,13 +257,19 @@ def _folder(
     """The run's folder, made or opened and locked by the first process."""
     opened: list[RunFolder] = []
 
+    kept = replace_keys(config, {"photon.resume_round": None})  # it is said of this command only
+
     def open_or_create() -> None:
         if existing:
             opened.append(RunFolder.open(path))
-            opened[0].save_config(config)
+            if config.photon.resume_round is not None:
+                rewind(path, config.photon.resume_round)
+            opened[0].save_config(kept)
             return
         tokenizer = data_root(config) / "tokenizer.json"
-        opened.append(RunFolder.create(path, config, kind, tokenizer, run_facts(config, data)))
+        opened.append(RunFolder.create(path, kept, kind, tokenizer, run_facts(config, data)))
+        if kind == FEDERATED:
+            begin_with_copy(config, opened[0])
 
     from_first(job.world, open_or_create)
     return opened[0] if opened else RunFolder(path, config, kind, locked=False)

@@ -20,10 +20,10 @@ from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, num_cores
 from photon.runtime.engines.local import Engine, local_engine
-from photon.runtime.experiment import prepare
 from photon.runtime.fit import with_microbatch
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.payload import write_payload
+from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
 from photon.runtime.wire import Ticket, Train, Trained

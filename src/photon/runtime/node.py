@@ -20,9 +20,12 @@ from photon.core.messages import ClientState, Instruction, Moments, StreamState,
 from photon.core.tree import Tree, num_bytes, subtract
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
+from photon.evaluation.loss import evaluate_loss
+from photon.model.build import empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
 from photon.runtime.measure import SegmentMeter
-from photon.runtime.rows import open_rows
+from photon.runtime.rows import VALIDATION, open_rows
+from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.state import TrainState
 
@@ -42,7 +45,9 @@ class Node:
 
     def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
         self.config, self.folder = config, folder
-        self.trainer = Trainer(config.llm_config, config.seed, device)
+        names = list(parameters_of(empty_model(config.llm_config)))
+        self.layers = layers_of(config.fl, names)
+        self.trainer = Trainer(config.llm_config, config.seed, device, frozen=self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
@@ -71,16 +76,33 @@ class Node:
         if _answers(answer, instruction):
             return answer
         before, lost = self._state_before(home, instruction)
-        state = self._resume(home, instruction) or self._begin(instruction, before, params, moments)
-        self.trainer.load(state)
-        metrics = self._run_segments(home, instruction, should_stop)
+        params = {**params, **before.layers}
+        resumed = self._resume(home, instruction)
+        self.trainer.load(resumed or self._begin(instruction, before, params, moments))
+        metrics = {} if resumed else self._score_own(instruction, "val_loss")
+        metrics |= self._run_segments(home, instruction, should_stop)
+        metrics |= self._score_own(instruction, "trained_val_loss")
         return self._finish(home, instruction, params, lost, metrics)
+
+    def _score_own(self, instruction: Instruction, key: str) -> dict[str, float]:
+        """Loss on the client's own held-out part, if the instruction asks for it."""
+        if not instruction.evaluate:
+            return {}
+        rows = open_rows(self.config, f"client_{instruction.client}/{VALIDATION}")
+        report = evaluate_loss(
+            self.trainer.model,
+            rows,
+            batch_size=self.config.llm_config.device_eval_batch_size,
+            max_batches=self.config.llm_config.eval_subset_num_batches,
+            precision=self.config.llm_config.precision,
+        )
+        return {key: report.loss}
 
     def _state_before(self, home: Path, instruction: Instruction) -> tuple[ClientState, bool]:
         """The state after the last accepted update; a fresh one, and True, if that is lost."""
         version = instruction.last_accepted
         fresh = ClientState(round=0, stream=StreamState())
-        if version == 0:
+        if version == 0 or self.config.fl.reset_checkpoint:
             return fresh, False
         path = home / f"{checkpoint.answer_name(version)}.json"
         if not path.exists():
@@ -98,8 +120,8 @@ class Node:
         self, instruction: Instruction, before: ClientState, params: Tree, moments: Moments
     ) -> TrainState:
         fl = self.config.fl
-        own = {} if fl.reset_optimizer else before.moments
-        step = 0 if fl.reset_optimizer else before.optimizer_step
+        own = before.moments if fl.keeps_optimizer else {}
+        step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.aggregate_momenta:
             own = {name: decode(tree) for name, tree in moments.items()}
             step = instruction.first_step
@@ -107,9 +129,9 @@ class Node:
             params=params,
             moments=own,
             optimizer_step=step,
-            step=instruction.first_step,
+            step=0 if fl.reset_timestamp else instruction.first_step,
             loss_scale=before.loss_scale,
-            streams=(before.stream,),
+            streams=(StreamState() if fl.reset_dataset_state else before.stream,),
         )
 
     def _run_segments(
@@ -141,8 +163,9 @@ class Node:
     ) -> Path:
         """Keep the update and the client's new state together: both have happened, or neither."""
         state, fl = self.trainer.snapshot(), self.config.fl
-        gradient = encode(subtract(params, state.params), fl.compression)
-        keep = {} if fl.aggregate_momenta or fl.reset_optimizer else state.moments
+        shared = {name: params[name] for name in self.layers.shared}
+        gradient = encode(subtract(shared, state.params), fl.compression)
+        keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}
         sent = state.moments if fl.aggregate_momenta else {}
         moments = {name: encode(tree, fl.compression) for name, tree in sent.items()}
         client_state = ClientState(
@@ -151,6 +174,7 @@ class Node:
             moments=keep,
             optimizer_step=state.optimizer_step,
             loss_scale=state.loss_scale,
+            layers={name: state.params[name] for name in self.layers.personal},
         )
         update = Update(
             run=instruction.run,
@@ -171,7 +195,7 @@ class Node:
         )
         path = checkpoint.save_answer(home, update, client_state)
         artifact.remove(home, "train")
-        _forget(home, keep={instruction.last_accepted, instruction.round})
+        _forget(home, instruction.last_accepted, newest=self.config.checkpoints_kept + 1)
         return path
 
     def _stream(self, client: int) -> JoinedStream:
@@ -188,10 +212,14 @@ def _answers(path: Path, instruction: Instruction) -> bool:
     return all(facts[k] == getattr(instruction, k) for k in ("run", "round", "base_digest"))
 
 
-def _forget(home: Path, keep: set[int]) -> None:
-    for path in home.glob("round_*.json"):
-        if int(path.stem.split("_")[1]) not in keep:
-            artifact.remove(home, path.stem)
+def _forget(home: Path, accepted: int, newest: int) -> None:
+    """Delete old answers, but not the last accepted one, nor those that a server that goes back to
+    an earlier checkpoint would ask for.
+    """
+    rounds = sorted(int(path.stem.split("_")[1]) for path in home.glob("round_*.json"))
+    for number in rounds[:-newest]:
+        if number != accepted:
+            artifact.remove(home, checkpoint.answer_name(number))
 
 
 def client_stream(config: Config, client: int) -> Stream:

@@ -49,7 +49,7 @@ class TrainResult:
     folder: str
     parameters: int
     rounds: int
-    unigram: Score
+    unigram: Score | None
     federated: Score | None = None
     centralized: Score | None = None
     alone: Score | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -14,23 +16,28 @@ from photon.core.outer import outer_optimizer
 from photon.core.tree import Tree, num_elements
 from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
+from photon.errors import DataError
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
 from photon.model.build import build_model, empty_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import train_centralized
 from photon.runtime.device import keep_freed_memory
 from photon.runtime.job import FEDERATED, Job
+from photon.runtime.mirror import Mirror
 from photon.runtime.node import client_stream
 from photon.runtime.process_group import from_first
+from photon.runtime.records import loss_record
 from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
-from photon.runtime.server import initial_state, serve
+from photon.runtime.server import Server, initial_state
 from photon.runtime.task_watch import TaskWatch
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
 from photon.runtime.warm_start import initial_parameters
+from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.parallel import ALONE, World
+from photon.training.state import TrainState
 
 
 def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
@@ -48,11 +55,25 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         folder=str(folder.path),
         parameters=size,
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
-        unigram=unigram_score(config),
+        unigram=_unigram(config),
     )
     if folder.kind == FEDERATED:
         return _federated(folder, config, job, result)
     return replace(result, **{label: _centralized(folder, config, job)})
+
+
+def _unigram(config: Config) -> Score | None:
+    """The floor; None where token frequencies are missing and the configuration lets them be.
+
+    Raises:
+        DataError: they are missing.
+    """
+    try:
+        return unigram_score(config)
+    except DataError:
+        if not config.fl.allow_unigram_metrics_failures:
+            raise
+        return None
 
 
 def run_label(config: Config, kind: str) -> str:
@@ -71,22 +92,25 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
     model = model.to(job.device)
     validation = open_rows(config, VALIDATION)
 
-    def validate(params: Tree) -> LossReport:
+    def score(params: Tree) -> LossReport:
         load_parameters(model, params)
         tasks.score(model)
         return _evaluate(config, model, validation)
 
+    floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
     with closing(job.engine(folder, config, job)) as engine:
-        state = serve(
-            config,
-            state,
+        server = Server(
+            config=config,
             checkpoints=folder.checkpoints,
             engine=engine,
-            validate=validate,
+            validate=lambda params: loss_record(score(params), floor),
             track=track,
             stop=job.stop,
+            committed=_mirroring(folder, config),
         )
-    report = _last_validation(folder) or validate(state.params)
+        state = server.serve(state)
+    _clean_up(folder, config)
+    report = _last_validation(folder) or score(state.params)
     return replace(
         result,
         federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
@@ -94,6 +118,22 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
         bytes_down=state.bytes_down,
         bytes_ddp=data_parallel_bytes(result.parameters, config.fl.cohort_size, state.step),
     )
+
+
+def _mirroring(folder: RunFolder, config: Config) -> Callable[[], None]:
+    """What follows a commit: the mirror takes it, if there is one."""
+    if config.s3_comm_config.bucket_name is None:
+        return lambda: None
+    return Mirror(folder.path, config.s3_comm_config, str(config.run_uuid)).push
+
+
+def _clean_up(folder: RunFolder, config: Config) -> None:
+    """At the end of a run, delete what only an unfinished one needs, if that is asked for."""
+    if not config.cleanup_checkpoints:
+        return
+    checkpoint.prune_checkpoints(folder.checkpoints, 1)
+    for home in folder.clients.glob("client_*"):
+        checkpoint.prune_checkpoints(home, 1)
 
 
 def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerState:
@@ -115,33 +155,84 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
     only = config.centralized.stream_id
     clients = range(config.fl.n_total_clients) if only is None else [only]
     stream = JoinedStream([client_stream(config, client) for client in clients])
-    trainer = Trainer(config.llm_config, config.seed, job.device, job.world)
+    frozen = layers_of(config.fl, list(parameters_of(empty_model(config.llm_config)))).frozen
+    trainer = Trainer(config.llm_config, config.seed, job.device, job.world, frozen)
     seconds = _load_trainer(folder, trainer, stream)
     validation = open_rows(config, VALIDATION)
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
     if tasks.tasks and job.world.size > 1:
         job.warn("several processes train this model, so no tasks are scored until it is saved")
 
-    def validate() -> LossReport:
+    def score() -> LossReport:
         if tasks.tasks and job.world.size == 1:
             whole = build_model(config.llm_config, config.seed)  # neither compiled nor sharded
             load_parameters(whole, parameters_of(trainer.model))
             tasks.score(whole.to(job.device))
         return _evaluate(config, trainer.model, validation, job.world)
 
-    state, seconds = train_centralized(
-        config,
-        trainer,
-        stream,
-        seconds=seconds,
-        checkpoints=folder.checkpoints,
-        validate=validate,
-        track=tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job)),
-        stop=job.stop,
-    )
+    def record(report: LossReport) -> dict[str, Any]:
+        own = _client_losses(config, trainer.model, job.world)
+        return loss_record(report) | ({"client_val_loss": own} if own else {})
+
+    keys = config.centralized
+    track = tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job))
+    if keys.store_init_model and trainer.state.step == 0:
+        _store(folder, trainer, "init_model")
+    if keys.eval_only:
+        report = score()
+        track({"step": 0, "steps": 0, "tokens": 0, **record(report)})
+        return _score(config, report, 0, 0, 0.0)
+    with checkpoint.naming_last_good(folder.checkpoints):
+        state, seconds = train_centralized(
+            config,
+            trainer,
+            stream,
+            seconds=seconds,
+            validate=lambda: record(score()),
+            track=track,
+            stop=job.stop,
+            commit=_commit(folder, config, trainer),
+        )
+    if keys.store_final_model:
+        _store(folder, trainer, "final_model")
+    if job.world.is_first:
+        _clean_up(folder, config)
     done = from_first(job.world, lambda: _last_validation(folder) is not None)
-    report = (_last_validation(folder) if done else None) or validate()
+    report = (_last_validation(folder) if done else None) or score()
     return _score(config, report, state.num_tokens, state.step, seconds)
+
+
+def _commit(folder: RunFolder, config: Config, trainer: Trainer) -> Callable[[float], None]:
+    """Saves the live state; several processes gather it together, the first one writes."""
+    mirror = _mirroring(folder, config)
+
+    def save(seconds: float) -> None:
+        state = trainer.snapshot()
+        if trainer.world.is_first:
+            name = f"step_{state.step:06d}"
+            checkpoint.save_train_state(folder.checkpoints, name, state, {"seconds": seconds})
+            checkpoint.prune_checkpoints(folder.checkpoints, config.checkpoints_kept)
+            mirror()
+
+    return save
+
+
+def _store(folder: RunFolder, trainer: Trainer, name: str) -> None:
+    """Keep the parameters under a name of their own, beside the checkpoints that come and go."""
+    params = trainer.snapshot().params
+    if trainer.world.is_first:
+        checkpoint.save_train_state(folder.checkpoints, name, TrainState(params=params))
+
+
+def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict[str, float]:
+    """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
+    if not config.centralized.split_eval:
+        return {}
+    parts = {c: f"client_{c}/{VALIDATION}" for c in range(config.fl.n_total_clients)}
+    return {
+        str(client): _evaluate(config, model, open_rows(config, part), world).loss
+        for client, part in parts.items()
+    }
 
 
 def _step_tracker(folder: RunFolder, config: Config, step: int, job: Job) -> Tracker:

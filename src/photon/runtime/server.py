@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from photon.config.schema import Config
-from photon.core.diagnostics import data_parallel_bytes
-from photon.core.messages import RoundReport, ServerState
-from photon.core.outer import OuterOptimizer, outer_optimizer
-from photon.core.round import close_round, open_round, skip_round
-from photon.core.tree import Tree, num_elements
+from photon.core.diagnostics import noise_scale
+from photon.core.messages import RoundPlan, RoundReport, ServerState, Update
+from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
+from photon.core.round import Rules, close_round, open_round, skip_round
+from photon.core.seeds import derive_seed
+from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
-from photon.evaluation.loss import LossReport
+from photon.model.build import build_model, parameters_of
 from photon.runtime.checkpoint import (
+    list_checkpoints,
+    load_parameters,
     naming_last_good,
     prune_checkpoints,
     save_server_state,
 )
 from photon.runtime.engines.local import Engine
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.participation import Participation
+from photon.runtime.records import Phases, round_record
 from photon.runtime.trackers import Tracker
+from photon.training.layers import Layers, layers_of
 
-Validate = Callable[[Tree], LossReport]
+Validate = Callable[[Tree], dict[str, Any]]
+"""Scores parameters; gives the validation keys of a record."""
 
 
 def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
@@ -34,167 +40,226 @@ def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
     return ServerState(round=0, step=0, params=dict(params), outer=outer.init(params))
 
 
-def serve(
-    config: Config,
-    state: ServerState,
-    *,
-    checkpoints: Path,
-    engine: Engine,
-    validate: Validate,
-    track: Tracker,
-    stop: StopRequest,
-) -> ServerState:
-    """Run the rounds that are left.
+@dataclass
+class Server:
+    """Runs the rounds of one run.
 
-    Args:
+    Attributes:
         config: resolved.
-        state: the last committed state; its checkpoint is on disk.
+        checkpoints: folder; the checkpoint of the state that is served is there.
+        engine: trains the clients.
+        validate: scores the global parameters.
+        track: takes a record of each round.
         stop: asked between steps and rounds.
-
-    Returns:
-        The state after the last round.
-
-    Raises:
-        Interrupted: a signal arrived; committed rounds and finished clients are kept.
-        RoundFailed: a round closed below the quorum.
+        committed: called after each commit.
     """
-    outer = outer_optimizer(config.fl.strategy_name, config.fl.outer_arguments)
-    attempts = 0
-    while state.round < config.fl.n_rounds:
-        begun = time.monotonic()
+
+    config: Config
+    checkpoints: Path
+    engine: Engine
+    validate: Validate
+    track: Tracker
+    stop: StopRequest
+    committed: Callable[[], None] = lambda: None
+    _attempts: int = 0
+    _phases: Phases = field(default_factory=Phases)
+
+    def serve(self, state: ServerState) -> ServerState:
+        """Run the rounds that are left.
+
+        Args:
+            state: the last committed state.
+
+        Returns:
+            The state after the last round.
+
+        Raises:
+            Interrupted: a signal arrived; committed rounds and finished clients are kept.
+            RoundFailed: a round closed below the quorum.
+        """
+        config = self.config
+        self._layers = layers_of(config.fl, list(state.params))
+        self._participation = Participation.of(config)
+        self._before = _previous_parameters(self.checkpoints)
+        while state.round < config.fl.n_rounds:
+            self._phases = Phases()
+            done = self._attempt(state)
+            if done is not None:
+                state = self._commit(state, *done)
+        return state
+
+    def _attempt(self, state: ServerState) -> tuple[ServerState, RoundReport] | None:
+        """Run a round; None to try again.
+
+        Raises:
+            Interrupted, RoundFailed.
+        """
         try:
-            state, report = _run_round(config, state, outer, checkpoints, engine, stop)
-            attempts = 0
+            found = self._run_round(self._redrawn(state))
+            self._attempts = 0
+            return found
         except RoundFailed as error:
-            attempts += 1
-            state, report = _after_failure(config, state, attempts, error)
-            if report is None:
-                continue
-        seconds = time.monotonic() - begun
-        state = replace(state, train_seconds=state.train_seconds + seconds)
-        result = validate(state.params) if _is_due(config, state.round) else None
-        track(_record(config, state, report, seconds, result, engine.faults))
-        save_server_state(checkpoints, state)
-        prune_checkpoints(checkpoints, config.llm_config.save_num_checkpoints_to_keep)
-    return state
+            self._attempts += 1
+            return self._after_failure(state, error)
 
+    def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
+        """Open, deliver, close."""
+        self.stop.raise_if_asked(f"stopped after round {state.round}")
+        with self._phases.timing("wait"):
+            alive = self.engine.alive(self.stop)
+        self.stop.raise_if_asked(f"stopped after round {state.round}")
+        plan = self._open(state, alive)
+        with self._phases.timing("train"), naming_last_good(self.checkpoints):
+            updates = self._deliver(plan, state)
+        with self._phases.timing("aggregate"):
+            return self._close(state, plan, updates)
 
-def _run_round(
-    config: Config,
-    state: ServerState,
-    outer: OuterOptimizer,
-    checkpoints: Path,
-    engine: Engine,
-    stop: StopRequest,
-) -> tuple[ServerState, RoundReport]:
-    """Open, deliver, close.
-
-    Raises:
-        Interrupted, RoundFailed.
-    """
-    fl = config.fl
-    stop.raise_if_asked(f"stopped after round {state.round}")
-    alive = engine.alive(stop)
-    stop.raise_if_asked(f"stopped after round {state.round}")
-    plan = open_round(
-        state,
-        run=config.run_uuid or "",
-        seed=config.seed,
-        alive=alive,
-        cohort_size=fl.cohort_size + fl.oversample,
-        local_steps=config.llm_config.local_steps,
-    )
-    base = checkpoints / f"round_{state.round:06d}.json"
-    with naming_last_good(checkpoints):
-        updates = list(engine.run_round(plan, state, base, stop))
-    arrived = sum(len(update.clients) for update in updates)
-    if arrived < len(plan.cohort):
-        stop.raise_if_asked(
-            f"stopped in round {plan.round}; {arrived} of {len(plan.cohort)} clients "
-            "had finished and are kept"
-        )
-    try:
-        return close_round(
+    def _open(self, state: ServerState, alive: Any) -> RoundPlan:
+        config, layers = self.config, self._layers
+        steps = self._participation.choose(state, alive)
+        newcomers = any(client not in state.last_accepted for client in steps)
+        sent = [n for n in state.params if newcomers or n not in layers.personal]
+        plan = open_round(
             state,
-            plan,
-            updates,
-            outer=outer,
-            quorum=fl.quorum or fl.cohort_size,
-            compression=fl.compression,
-            max_norm_ratio=fl.max_norm_ratio,
+            run=str(config.run_uuid),
+            steps=steps,
+            rules=rules_of(config),
+            trained=layers.shared if len(layers.shared) < len(state.params) else None,
+            sent=sent if len(sent) < len(state.params) else None,
         )
-    except RoundFailed as error:
-        missing = "".join(f"; client {c}: {why}" for c, why in sorted(engine.faults.items()))
-        raise RoundFailed(f"{error}{missing}") from None
+        if not self._evaluates_clients(state.round):
+            return plan
+        asked = {c: replace(i, evaluate=True) for c, i in plan.instructions.items()}
+        return replace(plan, instructions=asked)
+
+    def _evaluates_clients(self, base_round: int) -> bool:
+        period = self.config.fl.eval_period
+        return self.config.fl.split_eval and bool(period) and base_round % (period or 1) == 0
+
+    def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
+        base = self.checkpoints / f"round_{state.round:06d}.json"
+        updates = list(self.engine.run_round(plan, state, base, self.stop))
+        arrived = sum(len(u.clients) for u in updates if u.round == plan.round)
+        if arrived < len(plan.cohort):
+            self.stop.raise_if_asked(
+                f"stopped in round {plan.round}; {arrived} of {len(plan.cohort)} clients "
+                "had finished and are kept"
+            )
+        return updates
+
+    def _close(
+        self, state: ServerState, plan: RoundPlan, updates: list[Update]
+    ) -> tuple[ServerState, RoundReport]:
+        fl = self.config.fl
+        try:
+            after, report = close_round(
+                state, plan, updates, outer=outer_of(self.config, plan.round),
+                rules=rules_of(self.config),
+            )  # fmt: skip
+        except RoundFailed as error:
+            missing = "".join(
+                f"; client {c}: {why}" for c, why in sorted(self.engine.faults.items())
+            )
+            raise RoundFailed(f"{error}{missing}") from None
+        if fl.use_noise_scale_metric:
+            norms = list(report.client_norms.values())
+            noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
+            after = replace(after, noise=noise)
+        return after, report
+
+    def _commit(self, before: ServerState, state: ServerState, report: RoundReport) -> ServerState:
+        """Validate, track, save: once the state is on disk, the round has happened."""
+        state = replace(state, train_seconds=state.train_seconds + self._phases.total())
+        result: dict[str, Any] = {}
+        with self._phases.timing("validate"):
+            if _is_due(self.config, state.round):
+                result = self.validate(state.params)
+        record = round_record(
+            self.config, before, state, report, self._before, self.engine.faults, self._phases
+        )
+        self._before = before.params
+        self.track(record | result)
+        save_server_state(self.checkpoints, state)
+        prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)
+        self.committed()
+        return state
+
+    def _after_failure(
+        self, state: ServerState, error: RoundFailed
+    ) -> tuple[ServerState, RoundReport] | None:
+        """What `fl.failed_rounds` makes of a round without a quorum.
+
+        Returns:
+            None to try again; or the next round's state with the same parameters.
+
+        Raises:
+            RoundFailed: the run stops.
+        """
+        policy, limit = self.config.fl.on_failure, self.config.fl.round_attempts
+        if policy == "stop" or (policy == "retry" and self._attempts >= limit):
+            raise error
+        warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
+        return None if policy == "retry" else skip_round(state)
+
+    def _redrawn(self, state: ServerState) -> ServerState:
+        """The state with `fl.random_layers` drawn anew, where that is due; on disk too.
+
+        The draw has an address, so that a run that is resumed here draws the same again.
+        """
+        fl, llm = self.config.fl, self.config.llm_config
+        every = fl.random_init_freq
+        if not self._layers.random or not every or state.step == 0:
+            return state
+        if state.step // every == max(0, state.step - llm.local_steps) // every:
+            return state
+        seed = self.config.seed
+        if fl.truly_random_init:
+            seed = derive_seed(seed, "random_layers", state.round)
+        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)))
+        save_server_state(self.checkpoints, state)
+        return state
 
 
-def _after_failure(
-    config: Config, state: ServerState, attempts: int, error: RoundFailed
-) -> tuple[ServerState, RoundReport | None]:
-    """What `fl.failed_rounds` makes of a round without a quorum.
+def redraw(state: ServerState, layers: Layers, fresh: Tree) -> ServerState:
+    """Replace the random layers; what the outer optimizer remembers of them is forgotten."""
+    names = set(layers.random)
+    params = {n: fresh[n].clone() if n in names else v for n, v in state.params.items()}
+    outer = {
+        key: {n: v.new_full(v.shape, 0) if n in names else v for n, v in tree.items()}
+        for key, tree in state.outer.items()
+    }
+    return replace(state, params=params, outer=outer)
 
-    Returns:
-        The state and no report to try again; or the next round's with the same parameters.
 
-    Raises:
-        RoundFailed: the run stops.
-    """
-    policy, limit = config.fl.failed_rounds, config.fl.round_attempts
-    if policy == "stop" or (policy == "retry" and attempts >= limit):
-        raise error
-    message = f"{error}; fl.failed_rounds={policy}"
-    warnings.warn(message, PhotonWarning, stacklevel=2)
-    if policy == "retry":
-        return state, None
-    return skip_round(state)
+def rules_of(config: Config) -> Rules:
+    fl = config.fl
+    return Rules(
+        quorum=fl.needed,
+        compression=fl.compression,
+        max_norm_ratio=fl.max_norm_ratio,
+        scaling=fl.scaling_fn,
+        staleness_exponent=fl.staleness_exponent,
+        max_staleness=fl.max_staleness,
+    )
+
+
+def outer_of(config: Config, round_number: int) -> OuterOptimizer:
+    """The outer optimizer with the learning rate of a round."""
+    fl, schedule = config.fl, config.fl.outer_schedule
+    factor = outer_factor(
+        schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
+    )
+    arguments = fl.outer_arguments
+    rate = "eta" if "eta" in arguments else "server_learning_rate"
+    return outer_optimizer(fl.strategy_name, {**arguments, rate: arguments[rate] * factor})
+
+
+def _previous_parameters(checkpoints: Path) -> Tree | None:
+    """Parameters of the round before the last committed one, if they are still there."""
+    found = list_checkpoints(checkpoints)
+    return load_parameters(found[-2]) if len(found) > 1 else None
 
 
 def _is_due(config: Config, round_number: int) -> bool:
     period = config.fl.eval_period
     return round_number == config.fl.n_rounds or bool(period and round_number % period == 0)
-
-
-def _record(
-    config: Config,
-    state: ServerState,
-    report: RoundReport,
-    seconds: float,
-    result: LossReport | None,
-    faults: Mapping[int, str],
-) -> Mapping[str, Any]:
-    """One line of metrics.jsonl; the reference lists the keys."""
-    size = num_elements(state.params)
-    workers = len(report.accepted)
-    record: dict[str, Any] = {
-        "round": report.round,
-        "rounds": config.fl.n_rounds,
-        "step": state.step,
-        "tokens": state.num_tokens,
-        "train_loss": report.train_loss,
-        "seconds": seconds,
-        "tokens_per_second": report.num_tokens / seconds,
-        "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down,
-        "bytes_ddp": data_parallel_bytes(size, workers, report.num_steps),
-        "gradient_norm": report.gradient_norm,
-        "client_norms": {str(c): v for c, v in report.client_norms.items()},
-        "client_cosines": {str(c): v for c, v in report.client_cosines.items()},
-        "client_metrics": {str(c): dict(v) for c, v in report.client_metrics.items()},
-        "accepted": list(report.accepted),
-        "refused": {str(c): why for c, why in report.refused.items()},
-        "missing": {str(c): why for c, why in sorted(faults.items())},
-        "state_lost": list(report.state_lost),
-    }
-    return record | loss_record(result)
-
-
-def loss_record(result: LossReport | None) -> dict[str, float]:
-    """Validation keys of a record; none if it was not due."""
-    if result is None:
-        return {}
-    return {
-        "val_loss": result.loss,
-        "val_perplexity": result.perplexity,
-        "val_bits_per_byte": result.bits_per_byte,
-        "val_accuracy": result.accuracy,
-    }

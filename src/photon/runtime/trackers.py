@@ -22,14 +22,19 @@ class JsonlTracker:
 
     def __init__(self, path: Path, key: str, committed: int) -> None:
         self.path = path
-        kept = [line for line in read_lines(path) if line.get(key, 0) <= committed]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        temporary.replace(path)
+        copy_lines(path, path, key, committed)
 
     def __call__(self, record: Mapping[str, Any]) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
+
+
+def copy_lines(source: Path, path: Path, key: str, committed: int) -> None:
+    """The records of a metrics file up to a commit, in place of what is at `path`."""
+    kept = [line for line in read_lines(source) if line.get(key, 0) <= committed]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ centralised run use the same `Trainer`; the latter merely has no outer step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,13 +39,19 @@ class Trainer:
         seed: address of the initial weights.
         device: where the model lives.
         world: the processes that train together.
+        frozen: parameters that stay as they are.
     """
 
     def __init__(
-        self, config: LlmConfig, seed: int, device: torch.device, world: World = ALONE
+        self,
+        config: LlmConfig,
+        seed: int,
+        device: torch.device,
+        world: World = ALONE,
+        frozen: Collection[str] = (),
     ) -> None:
         self.config, self.device, self.world = config, device, world
-        self.parallel = build_parallel(config, seed, device, world)
+        self.parallel = build_parallel(config, seed, device, world, frozen)
         self.model = self.parallel.model
         self.optimizer = InnerOptimizer(self.model, config.optimizer)
         self.state = TrainState()

@@ -33,12 +33,13 @@ class InnerOptimizer:
     decay divided by the peak.
 
     Args:
-        model: its parameters are trained; weight decay applies to matrices only.
+        model: its parameters that need a gradient are trained; weight decay applies to matrices
+            only.
         config: which optimizer, and its numbers.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         matrices = [p for p in self._parameters.values() if p.dim() >= 2]
         vectors = [p for p in self._parameters.values() if p.dim() < 2]
         self._parts: list[Optimizer] = []
@@ -48,7 +49,8 @@ class InnerOptimizer:
                 p for n, p in self._parameters.items() if p.dim() == 2 and n not in embeddings
             ]
             numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
-            self._parts.append(Muon(hidden, **numbers))
+            if hidden:
+                self._parts.append(Muon(hidden, **numbers))
             taken = set(map(id, hidden))
             matrices = [p for p in matrices if id(p) not in taken]
         decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
@@ -56,7 +58,8 @@ class InnerOptimizer:
             {"params": matrices, "weight_decay": decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        self._parts.append(_elementwise([g for g in groups if g["params"]], config))
+        if used := [g for g in groups if g["params"]]:
+            self._parts.append(_elementwise(used, config))
 
     def step(self, lr: float) -> None:
         """Update the parameters from their gradients."""

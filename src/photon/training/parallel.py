@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -78,7 +78,9 @@ class ParallelModel:
     defer: Callable[[], AbstractContextManager]
 
 
-def build_parallel(llm: LlmConfig, seed: int, device: torch.device, world: World) -> ParallelModel:
+def build_parallel(
+    llm: LlmConfig, seed: int, device: torch.device, world: World, frozen: Collection[str] = ()
+) -> ParallelModel:
     """Build a seeded model on one device, replicated (DDP), or sharded (FSDP2).
 
     Sharding happens before the weights take memory, and each weight is drawn whole and cut, so that
@@ -86,15 +88,22 @@ def build_parallel(llm: LlmConfig, seed: int, device: torch.device, world: World
     """
 
     def shard(model: nn.Module) -> None:
+        _freeze(model, frozen)
         _fully_shard(model, llm, device)
 
     model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world) else None)
+    _freeze(model, frozen)
     if llm.compile is True:
         model.compile_blocks()
     if world.size == 1 or is_sharded(llm, world):
         return ParallelModel(model, model, nullcontext)
     replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
+
+
+def _freeze(model: nn.Module, names: Collection[str]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in names)
 
 
 def _replicate(model: nn.Module):

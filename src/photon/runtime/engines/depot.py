@@ -58,7 +58,7 @@ class Depot:
         self._forget()
         own = self.transport.folder if self.transport is not None else None
         path = (own or self.folder) / f"base-{plan.round:06d}"
-        ref = write_payload(path, *base_parts(state))
+        ref = write_payload(path, *base_parts(state, plan.sent))
         if self.transport is not None:
             published = Publication(path, ref, self.transport.offer(path, ref))
         elif ref.size <= MAX_INLINE_BYTES:

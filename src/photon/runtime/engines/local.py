@@ -61,7 +61,7 @@ def local_engine(folder: RunFolder, config: Config, device: torch.device) -> Eng
     if workers == 0:
         torch.set_num_threads(threads)
         return InProcess(Node(config, folder.clients, device))
-    return WorkerPool(folder, workers, config.photon.worker_timeout)
+    return WorkerPool(folder, workers, config.photon.worker_timeout, config.photon.refresh_period)
 
 
 class InProcess:
@@ -110,10 +110,14 @@ class WorkerPool:
         folder: the open run; workers inherit its lock.
         size: worker processes.
         timeout: seconds of silence after which a worker counts as dead.
+        refresh: rounds after which all workers are started anew; None: never.
     """
 
-    def __init__(self, folder: RunFolder, size: int, timeout: float) -> None:
+    def __init__(
+        self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
+    ) -> None:
         self.folder, self.timeout, self.faults = folder, timeout, {}
+        self.refresh, self._rounds = refresh, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
         for _ in range(size):
@@ -125,6 +129,7 @@ class WorkerPool:
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
+        self._refresh()
         waiting = deque(plan.cohort)
         attempts = dict.fromkeys(plan.cohort, 0)
         left, give_up = len(plan.cohort), math.inf
@@ -153,6 +158,15 @@ class WorkerPool:
         for worker in list(self.workers):
             self._end(worker)
         self.selector.close()
+
+    def _refresh(self) -> None:
+        """Between two rounds, start the workers anew if that is due."""
+        if self.refresh and self._rounds == self.refresh:
+            self._rounds = 0
+            for worker in list(self.workers):
+                self._end(worker)
+                self._start()
+        self._rounds += 1
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()

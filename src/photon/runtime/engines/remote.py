@@ -30,6 +30,7 @@ class _Errand:
 
     address: str
     node: str
+    round: int
     clients: tuple[int, ...]
     conversation: Conversation
     begun: float
@@ -78,6 +79,8 @@ class RemoteEngine:
         self.faults: dict[int, str] = {}
         self._durations: list[float] = []
         self._all_came = False
+        self._late: dict[str, _Errand] = {}
+        self._arrived_late: list[Update] = []
 
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
         """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum.
@@ -86,11 +89,13 @@ class RemoteEngine:
             RoundFailed: too few have come within `photon.join_timeout` seconds.
         """
         fl, photon = self.config.fl, self.config.photon
-        needed = fl.quorum or fl.cohort_size
+        needed = fl.needed
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
             self._listen(None)
-            here = sorted(c for c in self.roster.clients() if c < fl.n_total_clients)
+            still_at_it = {client for errand in self._late.values() for client in errand.clients}
+            known = self.roster.clients() - still_at_it
+            here = sorted(client for client in known if client < fl.n_total_clients)
             nodes = len(self.roster.members)
             if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
                 self._all_came = True
@@ -108,25 +113,43 @@ class RemoteEngine:
     ) -> Iterator[Update]:
         current = _OpenRound(plan, time.monotonic(), set(plan.cohort))
         self.faults = current.reasons
+        yield from self._take_late()
         publication = self.depot.publish(plan, state)
         while not current.is_done and not self._is_over(current) and not should_stop():
             self._hand_out(current, publication)
             yield from self._listen(current)
+            yield from self._take_late()
         for client in set(plan.cohort) - current.arrived - current.reasons.keys():
             current.reasons[client] = "late"
-        for errand in current.errands.values():
-            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.run_uuid))))
+        self._late |= current.errands
+        self._give_up(plan.round)
 
     def close(self) -> None:
+        self._cancel(list(self._late))
         self.link.close()
         self.depot.close()
+
+    def _give_up(self, round_number: int) -> None:
+        """Cancel what is late, or, if late updates are taken, what would be refused all the same."""
+        fl = self.config.fl
+        keeps = 0 if fl.staleness_exponent is None else fl.max_staleness
+        self._cancel([n for n, e in self._late.items() if e.round + keeps <= round_number])
+
+    def _cancel(self, names: list[str]) -> None:
+        for name in names:
+            errand = self._late.pop(name)
+            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.run_uuid))))
+
+    def _take_late(self) -> list[Update]:
+        arrived, self._arrived_late = self._arrived_late, []
+        return arrived
 
     def _is_over(self, current: _OpenRound) -> bool:
         """Whether the round has waited long enough for those that are missing."""
         fl, waited = self.config.fl, time.monotonic() - current.begun
         if fl.oversample and len(current.arrived) >= fl.cohort_size:
             return True
-        if len(current.arrived) < (fl.quorum or fl.cohort_size):
+        if len(current.arrived) < fl.needed:
             return waited > fl.round_timeout
         return waited > round_deadline(
             self._durations,
@@ -136,7 +159,8 @@ class RemoteEngine:
         )
 
     def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
-        busy = {errand.address for errand in current.errands.values()}
+        errands = (*current.errands.values(), *self._late.values())
+        busy = {errand.address for errand in errands}
         hosts = self.roster.hosting()
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
@@ -154,7 +178,9 @@ class RemoteEngine:
             current.waiting -= set(clients)
             for client in clients:
                 current.attempts.setdefault(client, []).append(address)
-            errand = _Errand(address, node, tuple(clients), conversation, time.monotonic())
+            errand = _Errand(
+                address, node, current.plan.round, tuple(clients), conversation, time.monotonic()
+            )
             current.errands[self.link.send(address, next(conversation))] = errand
 
     def _listen(self, current: _OpenRound | None) -> list[Update]:
@@ -162,18 +188,29 @@ class RemoteEngine:
         updates: list[Update] = []
         self.roster.refresh()
         for name, answer in self.link.answers(POLL_SECONDS):
-            errand = current.errands.pop(name, None) if current else None
-            if current is None or errand is None:
+            open_errands = current.errands if current and name in current.errands else self._late
+            errand = open_errands.pop(name, None)
+            if errand is None:
                 self.roster.take(name, answer)
                 continue
             if answer is None:
                 self.roster.lost(errand.address)
             try:
                 message = errand.conversation.send(answer)
-                current.errands[self.link.send(errand.address, message)] = errand
+                open_errands[self.link.send(errand.address, message)] = errand
             except StopIteration as done:
-                updates += self._settle(current, errand, done.value)
+                if current is not None and open_errands is current.errands:
+                    updates += self._settle(current, errand, done.value)
+                else:
+                    self._settle_late(errand, done.value)
         return updates
+
+    def _settle_late(self, errand: _Errand, outcome: Outcome) -> None:
+        self._arrived_late += outcome.updates.values()
+        for client, reason in outcome.failed.items():
+            self.say(
+                f"client {client} on node {errand.node}, late in round {errand.round}: {reason}"
+            )
 
     def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
         """Count what came of an errand; clients without an update wait for another attempt."""

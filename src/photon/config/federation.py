@@ -1,0 +1,324 @@
+"""Keys of `fl`: who takes part, what clients keep and send, the server's outer optimizer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from photon.config.base import Batches, Section
+
+
+class StrategyKwargs(Section):
+    """Arguments of the outer optimizer; which of them count depends on `fl.strategy_name`."""
+
+    server_learning_rate: float | None = Field(
+        default=None, gt=0, description="outer lr of the SGD family; default 1.0 (FedAvg) or 0.7"
+    )
+    server_momentum: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="outer momentum of FEDAVGM, FEDMOM and NESTEROV; default 0.7",
+    )
+    eta: float | None = Field(default=None, gt=0, description="outer lr of the adaptive family")
+    beta_1: float | None = Field(default=None, ge=0, lt=1, description="first-moment decay")
+    beta_2: float | None = Field(default=None, ge=0, lt=1, description="second-moment decay")
+    tau: float | None = Field(
+        default=None, gt=0, description="added to the root of the second moment"
+    )
+
+
+STRATEGIES: dict[str, dict[str, float]] = {
+    "FEDAVG": {"server_learning_rate": 1.0},
+    "FEDAVGM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
+    "NESTEROV": {"server_learning_rate": 0.7, "server_momentum": 0.7},
+    "FEDMOM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
+    "FEDADAGRAD": {"eta": 0.01, "beta_1": 0.0, "tau": 1e-3},
+    "FEDADAM": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+    "FEDYOGI": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+}
+"""Outer optimizers and their arguments with defaults (Reddi et al. 2020 for the adaptive ones)."""
+
+_ALIASES = {"NESTOROV": "NESTEROV"}
+
+
+class OuterSchedule(Section):
+    """The outer learning rate, as a factor that depends on the round."""
+
+    name: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="after the warm-up: no decay, or down to alpha_f"
+    )
+    t_warmup: int = Field(default=0, ge=0, description="rounds of linear warm-up")
+    alpha_f: float = Field(default=0.0, ge=0, le=1, description="factor of the last round")
+
+
+class FederationConfig(Section):
+    """The federation: who takes part, for how long, and the server's outer optimizer."""
+
+    n_total_clients: int = Field(default=8, ge=1, description="population: clients that exist")
+    n_clients_per_round: int | None = Field(
+        default=None, ge=1, description="cohort: clients of one round; null takes all"
+    )
+    sampling: Literal["uniform", "by_size"] = Field(
+        default="uniform",
+        description="how a cohort is drawn: all clients alike, or in proportion to their rows",
+    )
+    availability: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="chance that a client can take part in a round, to study partial participation",
+    )
+    n_rounds: int = Field(default=24, ge=1, description="rounds of the run")
+    strategy_name: str = Field(
+        default="NESTEROV", description=f"outer optimizer: {', '.join(STRATEGIES)}, any case"
+    )
+    strategy_kwargs: StrategyKwargs = StrategyKwargs()
+    aggregate_momenta: bool | None = Field(
+        default=None,
+        description="average the clients' inner moments too, and send them back; null: unless "
+        "reset_optimizer, or an inner optimizer without moments",
+    )
+    reset_optimizer: bool = Field(
+        default=False, description="start every round with a fresh inner optimizer"
+    )
+    reset_dataset_state: bool = Field(
+        default=False, description="read each client's data from its beginning in every round"
+    )
+    reset_timestamp: bool = Field(
+        default=False, description="begin the learning-rate schedule anew in every round"
+    )
+    reset_checkpoint: bool = Field(
+        default=False,
+        description="clients keep nothing between rounds: neither optimizer, nor position in the "
+        "data, nor layers of their own",
+    )
+    n_local_steps: int | None = Field(
+        default=None, ge=0, description="another name of llm_config.local_steps; 0: not given"
+    )
+    n_local_epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="passes of each client over its own data in a round, in place of "
+        "llm_config.local_steps",
+    )
+    steps_by_speed: bool = Field(
+        default=False,
+        description="clients slower than the median take fewer steps, so that all are done at "
+        "about the same time; the result then depends on the clock",
+    )
+    scaling_fn: Literal["none", "sqrt", "linear"] = Field(
+        default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
+    )
+    outer_schedule: OuterSchedule = OuterSchedule()
+    frozen_layers: list[str] | None = Field(
+        default=None, description="parameters that stay as they are; names or globs"
+    )
+    unfrozen_layers: list[str] | None = Field(
+        default=None, description="the only parameters that are trained; names or globs"
+    )
+    personalized_layers: list[str] = Field(
+        default=[],
+        description="parameters that stay with their client, neither sent nor averaged; names or "
+        "globs",
+    )
+    random_layers: list[str] = Field(
+        default=[],
+        description="parameters that are drawn anew every random_init_freq steps; names or globs",
+    )
+    random_init_freq: Batches = Field(
+        default=0,
+        ge=0,
+        description="local steps after which random_layers are drawn anew; 0: never",
+    )
+    truly_random_init: bool = Field(
+        default=True,
+        description="random_layers get new numbers each time; false: those of the run's start",
+    )
+    resize_vocab: int | None = Field(
+        default=None,
+        ge=2,
+        description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
+        "keeps the embeddings of the tokens that both have",
+    )
+    compression: Literal["bf16", "fp32"] = Field(
+        default="bf16", description="number format in which pseudo-gradients and moments travel"
+    )
+    quorum: int | None = Field(
+        default=None,
+        ge=1,
+        description="fewest accepted updates that close a round; null: the cohort less "
+        "accept_failures_cnt",
+    )
+    accept_failures_cnt: int = Field(
+        default=0, ge=0, description="clients of a round that may fail, exactly; see quorum"
+    )
+    ignore_failed_rounds: bool = Field(
+        default=False, description="another way to say failed_rounds=skip"
+    )
+    staleness_exponent: float | None = Field(
+        default=None,
+        ge=0,
+        description="take late updates in a later round, weighing (1 + rounds late)^-exponent of "
+        "their tokens; null: refuse them",
+    )
+    max_staleness: int = Field(
+        default=4, ge=1, description="rounds after which a late update is refused all the same"
+    )
+    oversample: int = Field(
+        default=0,
+        ge=0,
+        description="clients asked beyond the cohort; a round of remote nodes closes with the "
+        "first so many as the cohort has",
+    )
+    fold_updates: bool = Field(
+        default=False,
+        description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
+        "between sites, no numbers of single clients",
+    )
+    round_timeout: float = Field(
+        default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
+    )
+    round_timeout_min: float = Field(
+        default=60.0, ge=0, description="seconds that a round waits for stragglers at the least"
+    )
+    straggler_factor: float = Field(
+        default=5.0,
+        gt=0,
+        description="deviations (MAD) beyond the median of the measured durations after which a "
+        "client is late, once fl.quorum updates are here",
+    )
+    failed_rounds: Literal["stop", "retry", "skip"] = Field(
+        default="stop", description="what follows a round with fewer updates than fl.quorum"
+    )
+    round_attempts: int = Field(
+        default=3, ge=1, description="tries of one round before the run stops, if it is retried"
+    )
+    max_norm_ratio: float | None = Field(
+        default=20.0,
+        gt=1,
+        description="an update is refused if its norm is more than so many times the median of "
+        "those accepted lately; null: never",
+    )
+    eval_period: int | None = Field(
+        default=4,
+        ge=1,
+        description="validate every so many rounds; null validates after the last only",
+    )
+
+    split_eval: bool = Field(
+        default=False,
+        description="validate on each client's own held-out part too, with its own layers",
+    )
+    use_noise_scale_metric: bool = Field(
+        default=False, description="measure the gradient noise scale from clients and their mean"
+    )
+    noise_scale_beta: float = Field(
+        default=0.99, ge=0, lt=1, description="decay of its averages over rounds"
+    )
+    use_unigram_metrics: bool = Field(
+        default=False,
+        description="validation loss and perplexity beyond those of token frequencies",
+    )
+    allow_unigram_metrics_failures: bool = Field(
+        default=False,
+        description="go on where token frequencies are missing, without those metrics",
+    )
+    log_layer_norms: bool = Field(
+        default=False, description="norms of pseudo-gradient and parameters of each layer by name"
+    )
+
+    @field_validator("strategy_name", mode="before")
+    @classmethod
+    def _known_strategy(cls, value: Any) -> str:
+        name = str(value).upper()
+        name = _ALIASES.get(name, name)
+        if name not in STRATEGIES:
+            raise ValueError(f"unknown strategy {value!r}; known: {', '.join(STRATEGIES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FederationConfig:
+        given = self.strategy_kwargs.model_dump(exclude_none=True)
+        known = STRATEGIES[self.strategy_name]
+        if unknown := sorted(set(given) - set(known)):
+            raise ValueError(
+                f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
+                f"it takes {', '.join(known)}"
+            )
+        if self.cohort_size > self.n_total_clients:
+            raise ValueError(
+                f"n_clients_per_round={self.cohort_size} is more than "
+                f"n_total_clients={self.n_total_clients}"
+            )
+        self._check_quorum()
+        if self.frozen_layers and self.unfrozen_layers:
+            raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
+        if self.random_layers and not self.random_init_freq:
+            raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
+        if self.n_local_steps and self.n_local_epochs:
+            raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")
+        self._check_personal_layers()
+        if self.aggregate_momenta and self.reset_optimizer:
+            raise ValueError(
+                "reset_optimizer=true throws away the moments that aggregate_momenta=true averages;"
+                " set one of them to false"
+            )
+        return self
+
+    def _check_quorum(self) -> None:
+        if self.quorum is not None and self.quorum > self.cohort_size:
+            raise ValueError(f"quorum={self.quorum} is more than the cohort of {self.cohort_size}")
+        if self.accept_failures_cnt >= self.cohort_size:
+            raise ValueError(
+                f"accept_failures_cnt={self.accept_failures_cnt} leaves nobody of a cohort of "
+                f"{self.cohort_size}"
+            )
+        if self.quorum and self.accept_failures_cnt and self.quorum != self.needed:
+            raise ValueError(
+                f"quorum={self.quorum} and accept_failures_cnt={self.accept_failures_cnt} disagree "
+                f"for a cohort of {self.cohort_size}; give one of them"
+            )
+        if self.ignore_failed_rounds and self.failed_rounds == "retry":
+            raise ValueError("ignore_failed_rounds=true skips rounds, failed_rounds=retry does not")
+
+    def _check_personal_layers(self) -> None:
+        if not self.personalized_layers:
+            return
+        if self.aggregate_momenta:
+            raise ValueError(
+                "personalized_layers stay with the client, so aggregate_momenta=true cannot "
+                "average their moments; leave one of them out"
+            )
+        if self.reset_checkpoint:
+            raise ValueError(
+                "reset_checkpoint=true forgets the personalized_layers after every round; leave "
+                "one of them out"
+            )
+
+    @property
+    def needed(self) -> int:
+        """Fewest accepted updates that close a round."""
+        failures = self.accept_failures_cnt
+        return self.cohort_size - failures if failures or not self.quorum else self.quorum
+
+    @property
+    def on_failure(self) -> Literal["stop", "retry", "skip"]:
+        """What follows a round without a quorum."""
+        return "skip" if self.ignore_failed_rounds else self.failed_rounds
+
+    @property
+    def keeps_optimizer(self) -> bool:
+        """Whether inner moments outlive a round."""
+        return not (self.reset_optimizer or self.reset_checkpoint)
+
+    @property
+    def cohort_size(self) -> int:
+        return self.n_clients_per_round or self.n_total_clients
+
+    @property
+    def outer_arguments(self) -> dict[str, float]:
+        """Arguments of the outer optimizer, defaults filled in."""
+        given = self.strategy_kwargs.model_dump(exclude_none=True)
+        return {**STRATEGIES[self.strategy_name], **given}

@@ -1,0 +1,79 @@
+"""Who takes part in a round, and with how many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from photon.config.schema import Config
+from photon.core.cohort import available, choose_cohort
+from photon.core.messages import ServerState
+from photon.core.policy import steps_by_speed
+from photon.data.shards import RowSource
+from photon.errors import DataError
+from photon.runtime.rows import open_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Participation:
+    """The rules of one run.
+
+    Attributes:
+        rows: of each client, by its number; empty where nothing depends on them.
+    """
+
+    config: Config
+    rows: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, config: Config) -> Participation:
+        """Read the sizes of the clients' data where they count.
+
+        Raises:
+            DataError: a client's data is not here.
+        """
+        fl = config.fl
+        counts = fl.sampling == "by_size" or fl.n_local_epochs is not None
+        return cls(config, client_rows(config) if counts else ())
+
+    def choose(self, state: ServerState, alive: Sequence[int]) -> dict[int, int]:
+        """The cohort of the next round: client -> optimizer steps."""
+        fl, seed, number = self.config.fl, self.config.seed, state.round + 1
+        here = available(seed, number, alive, fl.availability)
+        sizes = dict(enumerate(self.rows)) if fl.sampling == "by_size" else None
+        cohort = choose_cohort(seed, number, here, fl.cohort_size + fl.oversample, sizes)
+        steps = {client: self._steps(client) for client in cohort}
+        if not fl.steps_by_speed:
+            return steps
+        most = steps_by_speed(max(steps.values(), default=1), cohort, state.speeds)
+        return {client: min(steps[client], most[client]) for client in cohort}
+
+    def _steps(self, client: int) -> int:
+        fl, llm = self.config.fl, self.config.llm_config
+        if fl.n_local_epochs is None:
+            return llm.local_steps
+        return epoch_steps(self.rows[client], llm.global_train_batch_size) * fl.n_local_epochs
+
+
+def epoch_steps(rows: int, batch: int) -> int:
+    """Steps of one pass over so many rows; rows short of a batch wait for the next pass."""
+    return max(1, rows // batch)
+
+
+def client_rows(config: Config) -> list[int]:
+    """Rows of each client's training data.
+
+    Raises:
+        DataError: a client's data is not on this machine.
+    """
+    return [_rows(config, client).num_rows for client in range(config.fl.n_total_clients)]
+
+
+def _rows(config: Config, client: int) -> RowSource:
+    try:
+        return open_rows(config, f"client_{client}/train")
+    except DataError as error:
+        raise DataError(
+            f"{error}; fl.n_local_epochs, durations in epochs and fl.sampling=by_size need the "
+            "sizes of all clients' data here: count in batches or tokens instead"
+        ) from error

@@ -1,0 +1,86 @@
+"""What a run needs before it starts: its model's architecture, where it begins, its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.config.resolve import replace_keys
+from photon.config.schema import Config
+from photon.data.prepare import embedded_settings, prepare_embedded
+from photon.data.tokenizer import tokenizer_digest
+from photon.data.verify import require_tokenizer
+from photon.errors import DataError
+from photon.model.causal_lm import read_config
+from photon.runtime.job import Say
+from photon.runtime.restore import start_of_centralized
+from photon.runtime.rows import data_root, find_data
+
+
+def with_architecture(config: Config) -> Config:
+    """Put the config.json that `hf_causal_lm` names into the run's own configuration."""
+    if config.llm_config.model.name != "hf_causal_lm":
+        return config
+    model = read_config(config.llm_config.model)
+    return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
+
+
+def with_start(config: Config) -> Config:
+    """Write out what other keys say of the model and of where it comes from."""
+    found: dict[str, Any] = {}
+    if config.fl.resize_vocab is not None:
+        found["llm_config.model.vocab_size"] = config.fl.resize_vocab
+    if (start := start_of_centralized(config)) is not None:
+        found |= {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
+    return replace_keys(config, found) if found else config
+
+
+def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
+    """Find the prepared data, or prepare the embedded corpus on first use.
+
+    Returns:
+        The configuration with the data folder filled in, and the data's manifest.
+
+    Raises:
+        DataError: the folder is missing, or holds fewer clients or other rows than configured, or
+            tokens of another tokenizer; or the store that holds it does not answer.
+    """
+    clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
+        settings = embedded_settings(config.dataset.embedded, clients, length)
+        address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
+        data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
+    else:
+        root, data = find_data(train, clients)
+    found = {"dataset.train.root_local": str(root)}
+    if config.dataset.val.root_local or config.dataset.val.root_remote:
+        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
+    config = replace_keys(config, found)
+    _check_data(config, data, data_root(config))
+    return config, data
+
+
+def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
+    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    settings, streams = data["settings"], config.dataset.train.streams
+    prepared = settings["num_clients"] if streams is None else len(streams)
+    if prepared < config.fl.n_total_clients:
+        raise DataError(
+            f"{root}: {'streams' if streams else 'prepared'} for {prepared} clients, but "
+            f"fl.n_total_clients={config.fl.n_total_clients}"
+        )
+    if settings["sequence_length"] != config.llm_config.max_seq_len:
+        raise DataError(
+            f"{root}: prepared with rows of {settings['sequence_length']}, but "
+            f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
+        )
+    if settings["vocab_size"] > config.llm_config.model.vocab_size:
+        raise DataError(
+            f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
+            f"llm_config.model.vocab_size={config.llm_config.model.vocab_size}"
+        )

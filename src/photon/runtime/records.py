@@ -1,0 +1,141 @@
+"""What is written down of a round: the keys of a line of metrics.jsonl."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from photon.config.schema import Config
+from photon.core.diagnostics import cosine, data_parallel_bytes, layer_norms
+from photon.core.messages import RoundReport, ServerState
+from photon.core.tree import Tree, norm, num_elements, subtract
+from photon.evaluation.loss import LossReport, perplexity
+
+TRAINING = ("wait", "train", "aggregate")
+"""Phases that count as training time."""
+
+
+@dataclass
+class Phases:
+    """Seconds of a round by what they went into."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+
+    def total(self) -> float:
+        """Seconds that count as training."""
+        return sum(self.seconds.get(name, 0.0) for name in TRAINING)
+
+
+def round_record(
+    config: Config,
+    before: ServerState,
+    state: ServerState,
+    report: RoundReport,
+    last: Tree | None,
+    faults: Mapping[int, str],
+    phases: Phases,
+) -> dict[str, Any]:
+    """One line of metrics.jsonl, without validation.
+
+    Args:
+        before, state: around the round.
+        last: parameters before the round before, if they are known.
+        faults: client -> why it has no update.
+    """
+    size, seconds = num_elements(state.params), phases.total()
+    record: dict[str, Any] = {
+        "round": report.round,
+        "rounds": config.fl.n_rounds,
+        "step": state.step,
+        "tokens": state.num_tokens,
+        "train_loss": report.train_loss,
+        "train_perplexity": perplexity(report.train_loss),
+        "seconds": seconds,
+        "phase_seconds": dict(phases.seconds),
+        "tokens_per_second": report.num_tokens / seconds if seconds else 0.0,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
+        **_norms(config, before, state, report, last),
+        "client_norms": _by_client(report.client_norms),
+        "client_cosines": _by_client(report.client_cosines),
+        "client_metrics": _by_client({c: dict(m) for c, m in report.client_metrics.items()}),
+        "mean_metrics": mean_metrics(report),
+        "accepted": list(report.accepted),
+        "refused": _by_client(report.refused),
+        "missing": _by_client(dict(sorted(faults.items()))),
+        "late": _by_client(report.late),
+        "state_lost": list(report.state_lost),
+    }
+    if "scale" in state.noise:
+        record["noise_scale"] = state.noise["scale"]
+    if "raw" in state.noise and state.noise != before.noise:
+        record["noise_scale_raw"] = state.noise["raw"]
+    return record
+
+
+def _norms(
+    config: Config, before: ServerState, state: ServerState, report: RoundReport, last: Tree | None
+) -> dict[str, Any]:
+    gradient = report.gradient
+    found: dict[str, Any] = {
+        "gradient_norm": report.gradient_norm,
+        "parameter_norm": norm(state.params),
+        "consensus_distance": report.consensus_distance,
+        **{f"outer_{name}_norm": norm(tree) for name, tree in state.outer.items()},
+    }
+    if last is not None and gradient:
+        step = subtract({n: last[n] for n in gradient}, before.params)
+        found["cosine_to_last_step"] = cosine(gradient, step)
+    if config.fl.log_layer_norms:
+        found["gradient_layer_norms"] = layer_norms(gradient)
+        found["parameter_layer_norms"] = layer_norms(state.params)
+    return found
+
+
+def mean_metrics(report: RoundReport) -> dict[str, float]:
+    """Each metric averaged over the clients that have it, all alike."""
+    found: dict[str, list[float]] = {}
+    for metrics in report.client_metrics.values():
+        for key, value in metrics.items():
+            found.setdefault(key, []).append(value)
+    means = {key: sum(values) / len(values) for key, values in found.items()}
+    for key in [key for key in means if key.endswith("val_loss")]:
+        means[key.replace("loss", "perplexity")] = perplexity(means[key])
+    return means
+
+
+def _by_client(values: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(client): value for client, value in values.items()}
+
+
+def loss_record(result: LossReport | None, unigram: float | None = None) -> dict[str, float]:
+    """Validation keys of a record; none if it was not due.
+
+    Args:
+        unigram: loss of token frequencies on the same text, where that is wanted.
+    """
+    if result is None:
+        return {}
+    found = {
+        "val_loss": result.loss,
+        "val_perplexity": result.perplexity,
+        "val_bits_per_byte": result.bits_per_byte,
+        "val_accuracy": result.accuracy,
+    }
+    if unigram is not None:
+        found["val_unigram_loss"] = unigram
+        found["val_unigram_normalized_loss"] = result.loss - unigram
+        found["val_unigram_normalized_perplexity"] = perplexity(result.loss - unigram)
+    return found

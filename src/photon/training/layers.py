@@ -1,0 +1,65 @@
+"""Which parameters are trained, sent, kept by a client, or drawn anew."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from photon.config.federation import FederationConfig
+from photon.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Names of parameters by what becomes of them, each in the model's order.
+
+    Attributes:
+        frozen: never trained.
+        personal: trained, and kept by each client.
+        shared: trained, sent and averaged.
+        random: drawn anew from time to time.
+    """
+
+    frozen: tuple[str, ...]
+    personal: tuple[str, ...]
+    shared: tuple[str, ...]
+    random: tuple[str, ...]
+
+
+def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
+    """Apply the layer keys of a configuration to a model's parameters.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, keys that contradict each other, or nothing
+            left to train or to average.
+    """
+    personal = _matching("fl.personalized_layers", fl.personalized_layers, names)
+    random = _matching("fl.random_layers", fl.random_layers, names)
+    frozen = _matching("fl.frozen_layers", fl.frozen_layers or [], names)
+    if fl.unfrozen_layers:
+        trained = _matching("fl.unfrozen_layers", fl.unfrozen_layers, names)
+        frozen = set(names) - trained
+    if both := sorted(personal & (frozen | random)):
+        other = "frozen" if both[0] in frozen else "random"
+        raise ConfigError(
+            f"fl.personalized_layers: {both[0]} is {other} too; a layer of the client's own is "
+            "trained by that client and by nobody else"
+        )
+    shared = set(names) - frozen - personal
+    if not shared:
+        raise ConfigError("fl.frozen_layers, fl.personalized_layers: leave nothing to average")
+    parts = (frozen, personal, shared, random)
+    return Layers(*(tuple(name for name in names if name in part) for part in parts))
+
+
+def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """Parameters that patterns name: whole names or globs."""
+    found: set[str] = set()
+    for pattern in patterns:
+        here = fnmatch.filter(names, pattern)
+        if not here:
+            shown = ", ".join((*names[:2], names[-1]))
+            raise ConfigError(f"{key}: {pattern!r} matches no parameter; there are {shown}, ...")
+        found.update(here)
+    return found
