@@ -130,7 +130,7 @@ class RemoteEngine:
         self.depot.close()
 
     def _give_up(self, round_number: int) -> None:
-        """Cancel what is late, or, if late updates are taken, what would be refused all the same."""
+        """Cancel what is late; where late updates are taken, what is too late."""
         fl = self.config.fl
         keeps = 0 if fl.staleness_exponent is None else fl.max_staleness
         self._cancel([n for n, e in self._late.items() if e.round + keeps <= round_number])
@@ -208,9 +208,8 @@ class RemoteEngine:
     def _settle_late(self, errand: _Errand, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()
         for client, reason in outcome.failed.items():
-            self.say(
-                f"client {client} on node {errand.node}, late in round {errand.round}: {reason}"
-            )
+            who = f"client {client} on node {errand.node}, late for round {errand.round}"
+            self.say(f"{who}: {reason}")
 
     def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
         """Count what came of an errand; clients without an update wait for another attempt."""
