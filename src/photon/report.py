@@ -56,14 +56,17 @@ def progress_line(record: Mapping[str, Any], label: str) -> str:
         if is_round
         else f"{label} {record['step']:>5}/{record['steps']}"
     )
-    if is_round and not record["accepted"]:
+    if is_round and not record.get("accepted", True):
         return f"{what}  skipped: no quorum"
-    parts = [what, f"loss {record['train_loss']:.3f}"]
+    is_start = "train_loss" not in record
+    parts = [what, "at the start" if is_start else f"loss {record['train_loss']:.3f}"]
     if "val_loss" in record:
         parts.append(
             f"val {record['val_loss']:.3f} ppl {record['val_perplexity']:.1f} "
             f"bpb {record['val_bits_per_byte']:.3f}"
         )
+    if is_start:
+        return "  ".join(parts)
     parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
     if is_round:
         sent = record["bytes_up"] + record["bytes_down"]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from photon.config.schema import Config
-from photon.config.standing import without_automatic
+from photon.config.standing import check_local_work, without_automatic
 from photon.errors import ConfigError
 
 STREAMS = "dataset/streams"
@@ -45,6 +45,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = [_lower_case_size(text) for text in without_automatic(overrides)]
+    check_local_work(overrides)
     check_overrides(overrides)
     node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
     ConfigStore.instance().store(name="base", node=node)

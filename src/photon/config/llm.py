@@ -173,6 +173,9 @@ class LlmConfig(Section):
     eval_subset_num_batches: int = Field(
         default=-1, ge=-1, description="validation batches; -1 takes the whole validation set"
     )
+    eval_first: bool = Field(
+        default=False, description="validate before the first step, or the first round, too"
+    )
     eval_interval: Batches | None = Field(
         default=64,
         ge=1,

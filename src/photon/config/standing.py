@@ -31,16 +31,23 @@ _GO_ON = "a run goes on with `photon train --resume RUN`, a server with the same
 _TRACKED = "metrics.jsonl in the run folder has every number"
 _LOADED = "batches are read ahead from memory-mapped shards"
 
+_IN_ORDER = "validation is read in the order on disk"
+_READING = {
+    "max_seq_len": Automatic("rows have the length that they were prepared with"),
+    "validate_hash": Automatic("shards carry hashes; `photon data verify` checks them"),
+    "keep_zip": Automatic("shards are not compressed"),
+    "epoch_size": Automatic("an epoch is every row once; a stream can `choose` so many", (None,)),
+    "predownload": Automatic("shards come as they are needed, and one ahead"),
+    "partition_algo": Automatic("each process reads its part of every batch"),
+    "num_canonical_nodes": Automatic("the order is the same for any number of processes"),
+    "shuffle_algo": Automatic("the order is one addressed permutation"),
+    "sampling_method": Automatic("streams are mixed by proportion, repeat, choose", ("balanced",)),
+    "sampling_granularity": Automatic("rows are drawn one by one", (1,)),
+    "batching_method": Automatic("a batch mixes the streams at random", ("random",)),
+}
+
 AUTOMATIC: dict[str, Automatic] = {
-    "photon.refresh_period": Automatic("a worker is replaced when it dies, and only then"),
     "photon.checkpoint": Automatic(_SAVED),
-    "photon.copy_client_checkpoints": Automatic("clients' states stay where their data is"),
-    "photon.resume_round": Automatic(_GO_ON, (None,)),
-    "photon.restore_run_uuid": Automatic(_GO_ON, (None,)),
-    "photon.restore_cent_run_uuid": Automatic("pretrained_model_path starts from a run", (None,)),
-    "photon.restore_cent_run_batches": Automatic(
-        "pretrained_model_path takes a checkpoint", (None,)
-    ),
     "photon.comm_stack.s3": Automatic("photon.transport=s3 asks for it", (False,)),
     "photon.comm_stack.shm": Automatic(
         "processes of one machine share files; see photon.transport"
@@ -48,8 +55,6 @@ AUTOMATIC: dict[str, Automatic] = {
     "photon.comm_stack.ray": Automatic("there is no Ray; payloads travel by photon.transport"),
     "use_wandb": Automatic(_TRACKED, (False,)),
     "wandb": Automatic(_TRACKED),
-    "cleanup_checkpoints": Automatic("llm_config.save_num_checkpoints_to_keep are kept"),
-    "cleanup_checkpoints_per_round": Automatic("llm_config.save_num_checkpoints_to_keep are kept"),
     "llm_config.save_folder": Automatic(
         "checkpoints lie in the run folder below photon.saving_path"
     ),
@@ -65,12 +70,40 @@ AUTOMATIC: dict[str, Automatic] = {
     "llm_config.tokenizer": Automatic("the tokenizer is the data's own"),
     "llm_config.train_loader": Automatic(_LOADED),
     "llm_config.eval_loader": Automatic(_LOADED),
-    "llm_config.eval_first": Automatic("validation comes at llm_config.eval_interval"),
     "llm_config.device_eval_microbatch_size": Automatic("llm_config.device_eval_batch_size"),
     "llm_config.tp_config": Automatic("there is no tensor parallelism; see fsdp_config", (None,)),
     "llm_config.data_local": Automatic("dataset.train.root_local says where the data is"),
     "llm_config.data_remote": Automatic("dataset.train.root_remote says where it is", (None,)),
     "llm_config.model.init_device": Automatic("large models are built on the meta device"),
+    "llm_config.global_seed": Automatic("seed is the address of all random numbers", (17,)),
+    "llm_config.seed": Automatic("seed is the address of all random numbers", (17,)),
+    "llm_config.eval_gauntlet": Automatic("eval_gauntlet_config has the composites"),
+    "llm_config.icl_tasks": Automatic("icl_tasks_config has the tasks"),
+    "llm_config.icl_tasks_config": Automatic("icl_tasks_config has the tasks"),
+    "llm_config.fsdp_config.activation_checkpointing_reentrant": Automatic(
+        "blocks are recomputed in the way that is not reentrant", (False,)
+    ),
+    "llm_config.fsdp_config.activation_cpu_offload": Automatic(
+        "activations stay on the device, or are recomputed: activation_checkpointing", (False,)
+    ),
+    "llm_config.fsdp_config.limit_all_gathers": Automatic("FSDP2 limits them by itself"),
+    "centralized.reset_timestamp": Automatic(
+        "a start from other parameters begins at step 0, a resumed run goes on at its step"
+    ),
+    "fl.set_trainer_params_filter_keys": Automatic("parameters go by their names"),
+    "fl.set_trainer_key_to_filter": Automatic(
+        "parameters go by their names; fl.unfrozen_layers chooses some", ("transformer",)
+    ),
+    **{
+        f"dataset.{split}.{key}": automatic
+        for split in ("train", "val")
+        for key, automatic in _READING.items()
+    },
+    "dataset.train.split": Automatic("train is read to train from", ("train",)),
+    "dataset.val.split": Automatic("validation is read to validate", ("validation",)),
+    "dataset.val.shuffle": Automatic(_IN_ORDER),
+    "dataset.val.shuffle_seed": Automatic(_IN_ORDER),
+    "dataset.val.shuffle_block_size": Automatic(_IN_ORDER),
 }
 """By key; a key also stands for all below it."""
 
@@ -112,3 +145,23 @@ def _find(key: str) -> Automatic | None:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower()
+
+
+LOCAL_WORK = ("llm_config.local_steps", "fl.n_local_steps", "fl.n_local_epochs")
+
+
+def check_local_work(overrides: Sequence[str]) -> None:
+    """Refuse two different answers to how much a client trains in a round.
+
+    Raises:
+        ConfigError: naming both keys.
+    """
+    given = [text.lstrip("+") for text in overrides if "=" in text]
+    said = [text for text in given if text.split("=")[0] in LOCAL_WORK]
+    said = [text for text in said if text.split("=")[1] not in ("0", "null")]
+    keys = dict(text.split("=", 1) for text in said)
+    if len(keys) > 1:
+        raise ConfigError(
+            f"{' and '.join(f'{key}={value}' for key, value in keys.items())}: each says how much "
+            "a client trains in a round; give one of them"
+        )

@@ -98,6 +98,9 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
         return _evaluate(config, model, validation)
 
     floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
+    if _begins_with_evaluation(folder, config, state.round):
+        start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
+        track(start | loss_record(score(state.params), floor))
     with closing(job.engine(folder, config, job)) as engine:
         server = Server(
             config=config,
@@ -118,6 +121,11 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
         bytes_down=state.bytes_down,
         bytes_ddp=data_parallel_bytes(result.parameters, config.fl.cohort_size, state.step),
     )
+
+
+def _begins_with_evaluation(folder: RunFolder, config: Config, done: int) -> bool:
+    """Whether the first parameters are to be scored, and have not been."""
+    return config.llm_config.eval_first and done == 0 and not read_lines(folder.metrics)
 
 
 def _mirroring(folder: RunFolder, config: Config) -> Callable[[], None]:
@@ -178,6 +186,9 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
     track = tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job))
     if keys.store_init_model and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
+    if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.eval_only:
+        start = {"step": 0, "steps": config.llm_config.max_duration, "tokens": 0}
+        track(start | record(score()))
     if keys.eval_only:
         report = score()
         track({"step": 0, "steps": 0, "tokens": 0, **record(report)})

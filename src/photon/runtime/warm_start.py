@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from photon.config.model import ModelConfig
@@ -12,6 +13,7 @@ from photon.config.schema import Config
 from photon.core.tree import Tree
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.model.build import empty_model
 from photon.model.causal_lm import read_config
 from photon.runtime import checkpoint
 from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
@@ -32,19 +34,70 @@ def initial_parameters(config: Config, like: Tree) -> dict[str, Tensor] | None:
         CheckpointError: nothing to start from at the named place.
         MismatchedCheckpoint: another architecture; the message names the place and what differs.
     """
+    params = _whole_start(config, like)
+    if config.wte_parameters_path is None:
+        return params
+    name = token_embedding(config)
+    found = _parameters_at(Path(config.wte_parameters_path), config).get(name)
+    if found is None:
+        raise MismatchedCheckpoint(f"wte_parameters_path={config.wte_parameters_path}: no {name}")
+    merged = {**(params or like), name: fit_vocabulary(found, like[name])}
+    place = Path(config.wte_parameters_path)
+    checkpoint.require_same_model({name: merged[name]}, {name: like[name]}, place)
+    return merged
+
+
+def token_embedding(config: Config) -> str:
+    """Name of the token embedding's parameter."""
+    model = empty_model(config.llm_config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    return names[id(max(tables, key=lambda m: m.num_embeddings).weight)]
+
+
+def fit_vocabulary(value: Tensor, like: Tensor) -> Tensor:
+    """A table [V, d] with the rows of another vocabulary where it has them, as they are in `like`
+    where it has none; anything else is left alone.
+    """
+    if value.dim() != 2 or like.dim() != 2 or value.shape[1] != like.shape[1]:
+        return value
+    if value.shape[0] == like.shape[0]:
+        return value
+    fitted, rows = like.clone(), min(len(value), len(like))
+    fitted[:rows] = value[:rows]
+    return fitted
+
+
+def _whole_start(config: Config, like: Tree) -> dict[str, Tensor] | None:
     source = _source(config)
     if source is None:
         return None
     check_warm_start(config)
-    model = config.llm_config.model
-    if model.name == "hf_causal_lm" and not _is_run(source):
-        params = pretrained_parameters(model, source)
-    elif is_hugging_face_folder(Path(source)):
-        params = read_model(Path(source))[1]
-    else:
-        params = checkpoint.load_parameters(resolve_checkpoint(Path(source))[1])
+    params = _parameters_at(Path(source), config)
+    if config.fl.resize_vocab is not None:
+        tables = vocabulary_tables(config)
+        params = {
+            name: fit_vocabulary(value, like[name]) if name in tables else value
+            for name, value in params.items()
+        }
     checkpoint.require_same_model(params, like, Path(source))
     return params
+
+
+def vocabulary_tables(config: Config) -> set[str]:
+    """Names of the parameters with a row for each token."""
+    model, size = empty_model(config.llm_config), config.llm_config.model.vocab_size
+    return {name for name, p in model.named_parameters() if p.dim() == 2 and len(p) == size}
+
+
+def _parameters_at(path: Path, config: Config) -> dict[str, Tensor]:
+    """The parameters of a run, a checkpoint, or a folder of `transformers`."""
+    model = config.llm_config.model
+    if model.name == "hf_causal_lm" and not _is_run(str(path)):
+        return pretrained_parameters(model, str(path))
+    if is_hugging_face_folder(path):
+        return read_model(path)[1]
+    return checkpoint.load_parameters(resolve_checkpoint(path)[1])
 
 
 def check_warm_start(config: Config) -> None:
@@ -58,6 +111,8 @@ def check_warm_start(config: Config) -> None:
     path, ours = Path(config.pretrained_model_path), config.llm_config.model
     theirs = _architecture(_model_at(path, ours))
     for key, value in _architecture(ours).items():
+        if key == "vocab_size" and config.fl.resize_vocab is not None:
+            continue
         if theirs.get(key) != value:
             raise MismatchedCheckpoint(
                 f"{path}: holds another architecture: llm_config.model.{key} is "
