@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from photon.data.shards import RowSource
+from photon.errors import DataError
 from photon.model.precision import autocast
 
 
@@ -138,7 +139,16 @@ def unigram_loss(train: Sequence[RowSource], validation: RowSource) -> float:
     """Loss in nats of a model that knows only how often each token occurs in the training text.
 
     p(token) = (count + 1) / (N + V): add-one smoothing keeps unseen tokens finite.
+
+    Raises:
+        DataError: a part has no counts of its tokens.
     """
+    for rows in train:
+        if "unigram" not in rows.manifest:
+            raise DataError(
+                f"{rows.folder}: its manifest has no token frequencies (unigram); prepare the data "
+                "again, or set fl.allow_unigram_metrics_failures=true"
+            )
     counts = sum(np.asarray(rows.manifest["unigram"], dtype=np.float64) for rows in train)
     counts = np.asarray(counts) + 1.0
     log_probs = np.log(counts / counts.sum())

@@ -1,0 +1,449 @@
+"""What a client keeps, trains and sends: each option against a run that must be the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import photon
+from photon.core.tree import digest
+from photon.errors import CheckpointError, ConfigError, PhotonError, RunFolderError
+from photon.model.build import build_model, parameters_of
+from photon.runtime import checkpoint
+from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
+from photon.runtime.trackers import read_lines
+
+PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
+KEPT = "fl.aggregate_momenta=false"
+LAYERS = "blocks.0.*"
+
+
+def last(result) -> dict[str, torch.Tensor]:
+    return load_parameters(newest_checkpoint(Path(result.folder) / "checkpoints"))
+
+
+def records(result) -> list[dict]:
+    return read_lines(Path(result.folder) / "metrics.jsonl")
+
+
+def state_of(result, client: int):
+    homes = Path(result.folder) / f"clients/client_{client}"
+    return load_client_state(sorted(homes.glob("round_*.json"))[-1])
+
+
+def same(left, right) -> bool:
+    return digest(left) == digest(right)
+
+
+def test_frozen_layers_stay_and_do_not_travel(smoke):
+    config = smoke("run_uuid=f", *PLAIN, KEPT, f"fl.frozen_layers=[{LAYERS}]")
+    first = parameters_of(build_model(config.llm_config, config.seed))
+    result = photon.train(config)
+    params = last(result)
+    frozen = [name for name in params if name.startswith("blocks.0.")]
+    assert frozen
+    assert all(torch.equal(params[n], first[n]) for n in frozen)
+    assert not any(torch.equal(params[n], first[n]) for n in params if n not in frozen)
+    trained = sum(v.numel() for n, v in params.items() if n not in frozen)
+    assert [r["bytes_up"] for r in records(result)] == [2 * 4 * trained] * 2
+
+
+def test_unfrozen_layers_are_the_rest_of_the_frozen(smoke):
+    config = smoke()
+    names = list(parameters_of(build_model(config.llm_config, 0)))
+    rest = ",".join(name for name in names if not name.startswith("blocks.0."))
+    frozen = photon.train(smoke("run_uuid=f", *PLAIN, f"fl.frozen_layers=[{LAYERS}]"))
+    unfrozen = photon.train(smoke("run_uuid=u", *PLAIN, f"fl.unfrozen_layers=[{rest}]"))
+    assert same(last(frozen), last(unfrozen))
+
+
+def test_a_frozen_layer_of_a_centralised_run_stays(smoke):
+    config = smoke("llm_config.max_duration=3", f"fl.frozen_layers=[{LAYERS}]")
+    first = parameters_of(build_model(config.llm_config, config.seed))
+    params = last(photon.train(config, centralized=True))
+    assert all(torch.equal(params[n], first[n]) for n in params if n.startswith("blocks.0."))
+    assert not torch.equal(params["norm.weight"], first["norm.weight"])
+
+
+def test_layers_of_one_client_are_those_of_plain_training(smoke):
+    """With one client and FedAvg, what it keeps and what it sends are together its own model, to
+    the rounding of x - (x - y).
+    """
+    one = ["fl.n_clients_per_round=1", "fl.n_total_clients=1", *PLAIN, KEPT]
+    whole = last(photon.train(smoke("run_uuid=w", *one)))
+    result = photon.train(smoke("run_uuid=p", *one, f"fl.personalized_layers=[{LAYERS}]"))
+    own = state_of(result, 0).layers
+    assert own
+    first = parameters_of(build_model(smoke().llm_config, smoke().seed))
+    for name, value in {**last(result), **own}.items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-4, atol=1e-5)
+        assert not torch.equal(value, first[name])
+
+
+def test_personalized_layers_stay_apart_wherever_they_are_trained(smoke):
+    keys = [*PLAIN, KEPT, f"fl.personalized_layers=[{LAYERS}]", "fl.split_eval=true",
+            "fl.eval_period=1"]  # fmt: skip
+    here = photon.train(smoke("run_uuid=h", *keys))
+    there = photon.train(smoke("run_uuid=t", *keys, "photon.workers=2"))
+    config = smoke()
+    first = parameters_of(build_model(config.llm_config, config.seed))
+    assert same(last(here), last(there))
+    own = [state_of(here, client).layers for client in (0, 1)]
+    assert all(same(own[c], state_of(there, c).layers) for c in (0, 1))
+    assert not same(own[0], own[1])
+    assert all(torch.equal(last(here)[name], first[name]) for name in own[0]), (
+        "server has the first"
+    )
+    sizes = [sum(v.numel() for n, v in first.items() if n not in own[0]),
+             sum(v.numel() for v in first.values())]  # fmt: skip
+    lines = records(here)
+    assert [line["bytes_up"] for line in lines] == [2 * 4 * sizes[0]] * 2
+    assert [line["bytes_down"] for line in lines] == [2 * 4 * sizes[1], 2 * 4 * sizes[0]]
+    for line in lines:
+        for metrics in line["client_metrics"].values():
+            assert metrics["trained_val_loss"] < metrics["val_loss"], "its own part got easier"
+
+
+@pytest.mark.parametrize("truly", [True, False])
+def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
+    """Every 6 steps, after two rounds of 3: the third round begins with other numbers."""
+    keys = ["fl.random_layers=[norm.weight,embedding.weight]", "fl.random_init_freq=6",
+            f"fl.truly_random_init={truly}", *PLAIN, "fl.n_rounds=3", "llm_config.local_steps=3",
+            "llm_config.optimizer.lr=1e-12", "llm_config.optimizer.weight_decay=0",
+            "llm_config.save_num_checkpoints_to_keep=9"]  # fmt: skip
+    result = photon.train(smoke("run_uuid=r", *keys))
+    config = smoke()
+    first = parameters_of(build_model(config.llm_config, config.seed))
+    folder = Path(result.folder) / "checkpoints"
+    found = [load_parameters(folder / f"round_{n:06d}.json")["embedding.weight"] for n in range(4)]
+    assert torch.allclose(found[1], first["embedding.weight"], atol=1e-9)
+    again = torch.allclose(found[3], first["embedding.weight"], atol=1e-9)
+    assert again is not truly
+    deviation = float(first["embedding.weight"].std())
+    assert float(found[3].std()) == pytest.approx(deviation, rel=0.02)
+    other = load_parameters(folder / "round_000003.json")["blocks.0.attention.out.weight"]
+    assert torch.allclose(other, first["blocks.0.attention.out.weight"], atol=1e-9)
+
+
+def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path):
+    keys = ["fl.random_layers=[embedding.weight]", "fl.random_init_freq=3", *PLAIN]
+    whole = photon.train(smoke("run_uuid=w", *keys, "fl.n_rounds=3"))
+    half = photon.train(smoke("run_uuid=h", *keys, "fl.n_rounds=3"))
+    checkpoint_folder = Path(half.folder) / "checkpoints"
+    (checkpoint_folder / "round_000003.json").unlink()
+    assert same(last(photon.resume(Path(half.folder))), last(whole))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["fl.frozen_layers=[nothing.like.it]"], "'nothing.like.it' matches no parameter"),
+        (["fl.unfrozen_layers=[blocks.9*]"], "fl.unfrozen_layers: 'blocks.9*' matches no"),
+        (["fl.frozen_layers=['*']"], "leave nothing to average"),
+        (["fl.frozen_layers=[a]", "fl.unfrozen_layers=[b]"], "exclude each other"),
+        (["fl.random_layers=[norm.weight]"], "set random_init_freq"),
+        (["fl.personalized_layers=[norm.weight]", "fl.aggregate_momenta=true"], "cannot average"),
+        (["fl.personalized_layers=[norm.weight]", "fl.reset_checkpoint=true"], "forgets the"),
+        (["fl.personalized_layers=[norm.weight]", "fl.frozen_layers=[norm.*]"], "is frozen too"),
+        (["fl.personalized_layers=[norm.weight]", "fl.random_layers=[norm.*]",
+          "fl.random_init_freq=3"], "is random too"),
+    ],
+)  # fmt: skip
+def test_layer_keys_that_cannot_be_had(smoke, keys, message):
+    with pytest.raises(ConfigError) as caught:
+        photon.train(smoke("run_uuid=r", *keys))
+    assert message in str(caught.value)
+
+
+def test_a_reset_of_the_data_reads_the_same_rows_again(smoke):
+    result = photon.train(smoke("run_uuid=r", *PLAIN, "fl.reset_dataset_state=true"))
+    assert state_of(result, 0).stream.cursor == 3 * 2
+    assert state_of(photon.train(smoke("run_uuid=o", *PLAIN)), 0).stream.cursor == 2 * 3 * 2
+
+
+def test_a_reset_of_the_timestamp_begins_the_schedule_anew(smoke):
+    def rates(*keys: str) -> list[float]:
+        lines = records(photon.train(smoke(*PLAIN, *keys)))
+        return [line["client_metrics"]["0"]["learning_rate"] for line in lines]
+
+    reset = rates("run_uuid=r", "fl.reset_timestamp=true")
+    plain = rates("run_uuid=p")
+    assert reset[0] == reset[1] == plain[0]
+    assert plain[1] != plain[0]
+
+
+def test_a_reset_checkpoint_is_a_reset_of_optimizer_and_data(smoke):
+    keys = [*PLAIN, KEPT]
+    all_at_once = photon.train(smoke("run_uuid=a", *keys, "fl.reset_checkpoint=true"))
+    both = ["fl.reset_optimizer=true", "fl.reset_dataset_state=true"]
+    assert same(last(all_at_once), last(photon.train(smoke("run_uuid=b", *keys, *both))))
+    assert not same(last(all_at_once), last(photon.train(smoke("run_uuid=c", *keys))))
+
+
+def test_epochs_of_each_client_are_its_own(smoke, data_root):
+    from photon.runtime.rows import open_rows
+
+    config = smoke("run_uuid=e", *PLAIN, "fl.n_rounds=1", "fl.n_local_epochs=1",
+                   "llm_config.global_train_batch_size=64")  # fmt: skip
+    rows = [open_rows(config, f"client_{client}/train").num_rows for client in (0, 1)]
+    result = photon.train(config)
+    (line,) = records(result)
+    assert rows[0] // 64 != rows[1] // 64
+    assert line["tokens"] == sum(count // 64 for count in rows) * 64 * 32
+    assert line["step"] == max(rows) // 64
+    other = photon.train(smoke("run_uuid=o", *PLAIN, "fl.n_rounds=1", "llm_config.local_steps=1ep",
+                               "llm_config.global_train_batch_size=64"))  # fmt: skip
+    assert same(last(result), last(other))
+
+
+def test_other_names_of_the_local_steps(smoke):
+    plain = photon.train(smoke("run_uuid=p", *PLAIN, "llm_config.local_steps=2"))
+    other = photon.train(smoke("run_uuid=o", *PLAIN, "fl.n_local_steps=2"))
+    tokens = photon.train(smoke("run_uuid=t", *PLAIN, "llm_config.local_steps=128tok"))
+    assert same(last(plain), last(other))
+    assert same(last(plain), last(tokens)), "2 steps of 2 rows of 32 tokens"
+    with pytest.raises(ConfigError, match="give one of them"):
+        smoke("fl.n_local_steps=2", "llm_config.local_steps=3ba")
+    with pytest.raises(ConfigError, match="give one of them"):
+        smoke("fl.n_local_epochs=2", "llm_config.local_steps=3ba")
+
+
+def test_a_centralised_run_in_epochs(smoke):
+    from photon.runtime.rows import open_rows
+
+    config = smoke("run_uuid=e", "llm_config.max_duration=1ep",
+                   "llm_config.global_train_batch_size=256")  # fmt: skip
+    rows = sum(open_rows(config, f"client_{client}/train").num_rows for client in (0, 1))
+    result = photon.train(config, centralized=True)
+    assert result.centralized.steps == rows // 256
+    alone = photon.train(smoke("run_uuid=a", "llm_config.max_duration=1ep",
+                               "llm_config.global_train_batch_size=256",
+                               "centralized.stream_id=1"), centralized=True)  # fmt: skip
+    assert alone.alone.steps == open_rows(config, "client_1/train").num_rows // 256
+
+
+def test_numbers_of_a_round_by_hand(smoke):
+    """Norms, drift and the angle to the step before, from the checkpoints."""
+    keys = [*PLAIN, "fl.n_rounds=3", "fl.log_layer_norms=true", "fl.use_noise_scale_metric=true",
+            "fl.strategy_name=nesterov", "llm_config.save_num_checkpoints_to_keep=9"]  # fmt: skip
+    result = photon.train(smoke("run_uuid=n", *keys))
+    folder = Path(result.folder) / "checkpoints"
+    params = [flat(load_parameters(folder / f"round_{n:06d}.json")) for n in range(4)]
+    lines = records(result)
+    for number, line in enumerate(lines, start=1):
+        assert line["parameter_norm"] == pytest.approx(float(params[number].norm()), rel=1e-6)
+        norms = list(line["client_norms"].values())
+        mean_square = sum(norm**2 for norm in norms) / 2
+        drift = (mean_square - line["gradient_norm"] ** 2) ** 0.5
+        assert line["consensus_distance"] == pytest.approx(drift, rel=1e-4)
+        squares = [norm**2 for norm in line["gradient_layer_norms"].values()]
+        assert sum(squares) ** 0.5 == pytest.approx(line["gradient_norm"], rel=1e-6)
+        assert set(line["phase_seconds"]) >= {"wait", "train", "aggregate", "validate"}
+        assert line["outer_momentum_norm"] > 0
+        assert line["train_perplexity"] == pytest.approx(2.718281828 ** line["train_loss"])
+    assert "cosine_to_last_step" not in lines[0]
+    last_step = params[1] - params[2]
+    # Nesterov: x' = x - 0.7 (g + 0.7 v), v = 0.7 v' + g, so g follows from three rounds of x.
+    state = checkpoint.load_server_state(folder / "round_000002.json")
+    momentum = flat(state.outer["momentum"])
+    gradient = ((params[2] - params[3]) / 0.7 - 0.7 * 0.7 * momentum) / 1.7
+    angle = float(torch.dot(gradient, last_step) / gradient.norm() / last_step.norm())
+    assert lines[2]["cosine_to_last_step"] == pytest.approx(angle, abs=2e-3)
+
+
+def flat(tree) -> torch.Tensor:
+    return torch.cat([value.flatten().double() for value in tree.values()])
+
+
+def test_unigram_metrics_are_the_loss_beyond_frequencies(smoke):
+    result = photon.train(smoke("run_uuid=u", *PLAIN, "fl.use_unigram_metrics=true"))
+    line = records(result)[-1]
+    assert line["val_unigram_loss"] == pytest.approx(result.unigram.val_loss)
+    beyond = line["val_loss"] - result.unigram.val_loss
+    assert line["val_unigram_normalized_loss"] == pytest.approx(beyond)
+    assert line["val_unigram_normalized_perplexity"] == pytest.approx(2.718281828**beyond)
+
+
+def test_missing_frequencies_are_an_error_unless_they_may_be(smoke, data_root, tmp_path):
+    import json
+    import shutil
+
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    path = root / "client_1/train/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["unigram"]
+    path.write_text(json.dumps(manifest))
+    keys = [f"dataset.train.root_local={root}", *PLAIN, "fl.use_unigram_metrics=true"]
+    with pytest.raises(PhotonError, match=r"client_1.*token frequencies"):
+        photon.train(smoke("run_uuid=a", *keys))
+    result = photon.train(smoke("run_uuid=b", *keys, "fl.allow_unigram_metrics_failures=true"))
+    assert result.unigram is None
+    assert "val_unigram_loss" not in records(result)[-1]
+
+
+def test_the_first_parameters_are_scored_if_asked_for(smoke):
+    result = photon.train(smoke("run_uuid=f", *PLAIN, "llm_config.eval_first=true"))
+    first = records(result)[0]
+    assert first["round"] == 0
+    assert first["val_loss"] > records(result)[-1]["val_loss"]
+    lone = photon.train(smoke("run_uuid=c", "llm_config.eval_first=true"), centralized=True)
+    assert records(lone)[0]["val_loss"] == pytest.approx(first["val_loss"])
+
+
+@pytest.mark.parametrize("back", [1, -2])
+def test_a_run_that_goes_back_ends_as_it_did(smoke, back):
+    keys = [KEPT, "fl.n_rounds=3", "llm_config.save_num_checkpoints_to_keep=4"]
+    result = photon.train(smoke("run_uuid=r", *keys))
+    folder = Path(result.folder)
+    ended, lines = last(result), len(records(result))
+    again = photon.resume(folder, [f"photon.resume_round={back}"])
+    assert same(last(again), ended)
+    assert len(records(again)) == lines
+    assert all(line["state_lost"] == [] for line in records(again))
+
+
+def test_a_round_that_is_not_kept_is_named_with_those_that_are(smoke):
+    result = photon.train(smoke("run_uuid=r", "fl.n_rounds=3"))
+    with pytest.raises(CheckpointError, match=r"photon.resume_round=1: .* which keeps 2, 3"):
+        photon.resume(Path(result.folder), ["photon.resume_round=1"])
+    assert len(records(result)) == 3, "nothing was lost"
+
+
+def test_the_same_command_goes_on_or_starts(smoke):
+    keys = ["run_uuid=r", "photon.resume_round=-1"]
+    started = photon.train(smoke(*keys, "fl.n_rounds=1"))
+    went_on = photon.train(smoke(*keys, "fl.n_rounds=2"))
+    assert went_on.folder == started.folder
+    assert [line["round"] for line in records(went_on)] == [1, 2]
+    with pytest.raises(RunFolderError, match="no such run"):
+        photon.train(smoke("run_uuid=other", "photon.resume_round=3"))
+
+
+@pytest.mark.parametrize("with_clients", [True, False])
+def test_a_run_that_begins_with_a_copy_ends_as_the_original(smoke, with_clients):
+    keys = [KEPT, *PLAIN]
+    result = photon.train(smoke("run_uuid=one", *keys, "fl.n_rounds=3",
+                                "llm_config.save_num_checkpoints_to_keep=4"))  # fmt: skip
+    copy = photon.train(
+        smoke("run_uuid=two", *keys, "fl.n_rounds=3", "photon.restore_run_uuid=one",
+              "photon.resume_round=1", f"photon.copy_client_checkpoints={with_clients}")
+    )  # fmt: skip
+    assert [line["round"] for line in records(copy)] == [1, 2, 3]
+    assert same(last(copy), last(result)) is with_clients
+    assert all(line["state_lost"] == [] for line in records(copy))
+    with pytest.raises(RunFolderError, match="nosuch: no such run folder"):
+        photon.train(smoke("run_uuid=three", *keys, "photon.restore_run_uuid=nosuch"))
+
+
+def test_a_federation_that_begins_with_a_centralised_run(smoke):
+    central = photon.train(smoke("run_uuid=c", "llm_config.max_duration=4",
+                                 "llm_config.save_interval=2"), centralized=True)  # fmt: skip
+    start = load_parameters(Path(central.folder) / "checkpoints/step_000002.json")
+    keys = ["photon.restore_cent_run_uuid=c", "photon.restore_cent_run_batches=2", *PLAIN]
+    result = photon.train(smoke("run_uuid=f", *keys, "llm_config.save_num_checkpoints_to_keep=9"))
+    first = load_parameters(Path(result.folder) / "checkpoints/round_000000.json")
+    assert same(first, start)
+    with pytest.raises(CheckpointError, match=r"batches=3: not in .* keeps 2, 4"):
+        photon.train(smoke("run_uuid=g", "photon.restore_cent_run_uuid=c",
+                           "photon.restore_cent_run_batches=3"))  # fmt: skip
+
+
+def test_embeddings_of_another_model(smoke):
+    source = photon.train(smoke("run_uuid=s", *PLAIN))
+    config = smoke("run_uuid=e", *PLAIN, f"wte_parameters_path={source.folder}", "seed=5",
+                   "llm_config.save_num_checkpoints_to_keep=9")  # fmt: skip
+    result = photon.train(config)
+    first = load_parameters(Path(result.folder) / "checkpoints/round_000000.json")
+    seeded = parameters_of(build_model(config.llm_config, 5))
+    assert torch.equal(first["embedding.weight"], last(source)["embedding.weight"])
+    assert all(torch.equal(first[n], seeded[n]) for n in seeded if n != "embedding.weight")
+    with pytest.raises(PhotonError, match=r"embedding.weight has shape .*, expected"):
+        photon.train(smoke("run_uuid=x", f"wte_parameters_path={source.folder}",
+                           "llm_config.model.d_model=32"))  # fmt: skip
+
+
+def test_a_larger_vocabulary_keeps_the_rows_of_the_smaller(smoke):
+    source = photon.train(smoke("run_uuid=s", *PLAIN))
+    size = len(last(source)["embedding.weight"])
+    result = photon.train(
+        smoke("run_uuid=v", *PLAIN, f"fl.resize_vocab={size + 20}", "seed=5",
+              f"pretrained_model_path={source.folder}",
+              "llm_config.save_num_checkpoints_to_keep=9")
+    )  # fmt: skip
+    first = load_parameters(Path(result.folder) / "checkpoints/round_000000.json")
+    assert len(last(result)["embedding.weight"]) == size + 20
+    assert torch.equal(first["embedding.weight"][:size], last(source)["embedding.weight"])
+    assert torch.equal(first["norm.weight"], last(source)["norm.weight"])
+
+
+def test_checkpoints_are_cleaned_up_as_asked(smoke):
+    def kept(*keys: str) -> tuple[int, int]:
+        result = photon.train(smoke("fl.n_rounds=4", *keys))
+        folder = Path(result.folder)
+        states = list((folder / "clients/client_0").glob("round_*.json"))
+        return len(checkpoint.list_checkpoints(folder / "checkpoints")), len(states)
+
+    assert kept("run_uuid=a", "llm_config.save_num_checkpoints_to_keep=3") == (3, 4)
+    assert kept("run_uuid=b", "cleanup_checkpoints_per_round=true") == (1, 2)
+    assert kept("run_uuid=c", "cleanup_checkpoints=true") == (1, 1)
+
+
+def test_a_centralised_run_keeps_its_first_and_last_model(smoke):
+    config = smoke("run_uuid=c", "llm_config.max_duration=3", "centralized.store_init_model=true",
+                   "centralized.store_final_model=true", "centralized.split_eval=true")  # fmt: skip
+    result = photon.train(config, centralized=True)
+    folder = Path(result.folder) / "checkpoints"
+    seeded = parameters_of(build_model(config.llm_config, config.seed))
+    assert same(load_parameters(folder / "init_model.json"), seeded)
+    assert same(load_parameters(folder / "final_model.json"), last(result))
+    assert set(records(result)[-1]["client_val_loss"]) == {"0", "1"}
+
+
+def test_eval_only_scores_the_model_that_was_named(smoke):
+    source = photon.train(smoke("run_uuid=s", *PLAIN))
+    result = photon.train(
+        smoke("run_uuid=e", "centralized.eval_only=true", "seed=99",
+              f"pretrained_model_path={source.folder}", "llm_config.max_duration=0ba",
+              "llm_config.scheduler.schedulers.lr.t_max=0ba"),
+        centralized=True,
+    )  # fmt: skip
+    assert result.centralized.val_loss == pytest.approx(source.federated.val_loss, abs=1e-6)
+    assert result.centralized.steps == 0
+
+
+def test_workers_are_started_anew_between_rounds(smoke):
+    from photon.runtime.engines.local import WorkerPool
+
+    started = []
+    original = WorkerPool._start
+
+    def counting(self):
+        started.append(1)
+        original(self)
+
+    WorkerPool._start = counting
+    try:
+        fresh = photon.train(smoke("run_uuid=w", KEPT, "fl.n_rounds=3", "photon.workers=1",
+                                   "photon.refresh_period=2"))  # fmt: skip
+    finally:
+        WorkerPool._start = original
+    assert len(started) == 2
+    assert same(last(fresh), last(photon.train(smoke("run_uuid=p", KEPT, "fl.n_rounds=3"))))
+
+
+def test_a_run_comes_back_from_its_mirror(smoke, s3, tmp_path):
+    import shutil
+
+    bucket = s3("mirror").removeprefix("s3://")
+    keys = [KEPT, "run_uuid=m", f"s3_comm_config.bucket_name={bucket}/runs"]
+    whole = photon.train(smoke(KEPT, "run_uuid=w", "fl.n_rounds=3"))
+    part = photon.train(smoke(*keys, "fl.n_rounds=2", "llm_config.max_duration=9",
+                              "llm_config.scheduler.schedulers.lr.t_max=9"))  # fmt: skip
+    shutil.rmtree(part.folder)
+    back = photon.train(smoke(*keys, "fl.n_rounds=3", "photon.resume_round=-1",
+                              "llm_config.scheduler.schedulers.lr.t_max=9"))  # fmt: skip
+    assert [line["round"] for line in records(back)] == [1, 2, 3]
+    assert same(last(back), last(whole))
