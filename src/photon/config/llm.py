@@ -87,7 +87,9 @@ class OptimizerConfig(Section):
 
 
 class GradientClipping(Section):
-    clipping_type: Literal["norm"] = "norm"
+    clipping_type: Literal["norm"] = Field(
+        default="norm", description="what is held down: the norm of the whole gradient"
+    )
     clipping_threshold: float = Field(
         default=1.0, gt=0, description="largest gradient norm of a step"
     )

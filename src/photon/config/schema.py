@@ -6,7 +6,7 @@ working. `None` means "derive it"; `photon.config.resolve` puts the number in be
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,9 @@ from photon.config.llm import LlmConfig
 class PhotonConfig(Section):
     """This machine: where things are saved and what does the work."""
 
-    saving_path: str = Field(default="runs", description="folder that holds the run folders")
+    saving_path: str = Field(
+        default="runs", description="folder that holds the run folders; null: runs"
+    )
     workers: int | Literal["auto"] = Field(
         default="auto",
         description="worker processes; 0 trains in this process, auto takes one per CPU core "
@@ -73,6 +75,11 @@ class PhotonConfig(Section):
     transport_url: str | None = Field(
         default=None, description="s3://bucket/prefix of transport=s3; only the server needs keys"
     )
+
+    @field_validator("saving_path", mode="before")
+    @classmethod
+    def _somewhere(cls, value: Any) -> Any:
+        return "runs" if value is None else value
 
     @field_validator("workers", "threads")
     @classmethod

@@ -124,7 +124,7 @@ def without_automatic(overrides: Sequence[str]) -> list[str]:
         except HydraException:
             kept.append(text)  # whoever checks them explains it
             continue
-        automatic = _find(override.key_or_group)
+        automatic = standing_of(override.key_or_group)
         if automatic is None:
             kept.append(text)
             continue
@@ -137,7 +137,8 @@ def without_automatic(overrides: Sequence[str]) -> list[str]:
     return kept
 
 
-def _find(key: str) -> Automatic | None:
+def standing_of(key: str) -> Automatic | None:
+    """What is said of a key that is no field; None for any other."""
     parts = key.split(".")
     prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
     return next((AUTOMATIC[prefix] for prefix in prefixes if prefix in AUTOMATIC), None)
