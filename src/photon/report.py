@@ -140,12 +140,14 @@ def report(result: TrainResult, console: Console) -> None:
     console.print(final_table(result))
     for line in ratio_lines(result):
         console.print(line)
-    console.rich.print(f"\nsummary   {folder / 'summary.json'}", markup=False)
+    is_trained = any((folder / "checkpoints").glob("*.json"))
+    if is_trained:
+        console.rich.print(f"\nsample: {sample(folder)!r}\n", markup=False)
+    console.rich.print(f"summary   {folder / 'summary.json'}", markup=False)
     console.rich.print(f"metrics   {folder / 'metrics.jsonl'}", markup=False)
-    if not any((folder / "checkpoints").glob("*.json")):
-        return  # nothing was trained: the model is where it was
+    if not is_trained:
+        return
     console.rich.print(f"plot      {draw_losses(folder)}", markup=False)
-    console.rich.print(f"sample    {sample(folder)!r}", markup=False)
     console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}", markup=False)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from photon.config.federation import STRATEGIES
-from photon.core.outer import adaptive, outer_optimizer, sgd
+from photon.core.outer import adaptive, outer_factor, outer_optimizer, sgd
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 
@@ -95,3 +97,15 @@ def test_a_step_leaves_its_arguments_alone():
         assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
         for name, kept in moments.items():
             assert all(torch.equal(kept[n], state[name][n]) for n in kept)
+
+
+def test_an_outer_schedule_by_hand():
+    warm = [outer_factor("constant", r, 10, 4, 0.0) for r in range(1, 7)]
+    assert warm == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    linear = [outer_factor("linear", r, 6, 2, 0.2) for r in range(1, 7)]
+    assert linear == pytest.approx([0.5, 1.0, 0.8, 0.6, 0.4, 0.2])
+    cosine = [outer_factor("cosine", r, 4, 0, 0.1) for r in range(1, 5)]
+    assert cosine == pytest.approx(
+        [0.1 + 0.9 * (1 + math.cos(math.pi * r / 4)) / 2 for r in range(1, 5)]
+    )
+    assert outer_factor("linear", 9, 6, 2, 0.2) == pytest.approx(0.2), "past the end"

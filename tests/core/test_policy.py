@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from photon.core.cohort import available, choose_cohort
 from photon.core.gate import norm_fault
-from photon.core.policy import assign, round_deadline
+from photon.core.policy import assign, round_deadline, steps_by_speed
 
 BOUNDS = {"shortest": 10.0, "longest": 1000.0}
 
@@ -46,3 +48,25 @@ def test_a_norm_is_judged_by_the_median():
     assert norm_fault(50.0, norms, 20.0) == "norm 50 is more than 20 times the median 1.05"
     assert norm_fault(50.0, norms, None) is None
     assert norm_fault(50.0, [1.0, 50.0], 20.0) is None
+
+
+def test_who_is_slower_than_the_median_takes_fewer_steps():
+    speeds = {0: 100.0, 1: 50.0, 2: 200.0, 3: 1.0}
+    steps = steps_by_speed(16, [0, 1, 2, 3, 4], speeds)
+    assert steps == {0: 16, 1: round(16 * 50 / 75), 2: 16, 3: 1, 4: 16}
+    assert steps_by_speed(16, [7, 8], {}) == {7: 16, 8: 16}
+
+
+def test_cohorts_by_size_fall_on_clients_in_proportion():
+    sizes = {0: 1.0, 1: 3.0, 2: 6.0}
+    drawn = [choose_cohort(7, number, [0, 1, 2], 1, sizes)[0] for number in range(1, 3001)]
+    shares = np.bincount(drawn, minlength=3) / 3000
+    np.testing.assert_allclose(shares, [0.1, 0.3, 0.6], atol=0.03)
+
+
+def test_clients_are_there_as_often_as_was_said():
+    here = [available(7, number, range(10), 0.3) for number in range(1, 1001)]
+    assert sum(map(len, here)) / 10_000 == pytest.approx(0.3, abs=0.02)
+    assert min(map(len, here)) == 1, "a round is never without anybody"
+    assert available(7, 1, [1, 5], 1.0) == [1, 5]
+    assert here[3] == available(7, 4, range(10), 0.3), "an address, not a sequence"

@@ -13,7 +13,12 @@ from photon.core import aggregate
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import decode, encode
 from photon.core.cohort import choose_cohort
-from photon.core.diagnostics import cosine, data_parallel_bytes
+from photon.core.diagnostics import (
+    consensus_distance,
+    cosine,
+    data_parallel_bytes,
+    noise_scale,
+)
 from photon.core.messages import ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
@@ -218,3 +223,113 @@ def test_digest_sees_every_bit():
     assert digest(a) == digest(b)
     b["w"][0, 0] = torch.nextafter(b["w"][0, 0], torch.tensor(100.0))
     assert digest(a) != digest(b)
+
+
+def late_round():
+    """A server after its first round that takes late updates, and the rules."""
+    rules = Rules(quorum=1, staleness_exponent=0.5, max_staleness=2)
+    server = state()
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules)
+    late = update_of(plan, 1, num_tokens=40)
+    server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
+    return server, late, rules
+
+
+def test_a_late_update_weighs_less_and_counts_once():
+    server, late, rules = late_round()
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules)
+    fresh = update_of(plan, 0, num_tokens=40)
+    new, report = close_round(server, plan, [fresh, late], outer=sgd(lr=1.0), rules=rules)
+    weight = 2**-0.5
+    for name in SHAPES:
+        a, b = (decode(u.gradient)[name].double() for u in (fresh, late))
+        expected = server.params[name].double() - (a + weight * b) / (1 + weight)
+        torch.testing.assert_close(new.params[name], expected.float())
+    assert report.late == {1: 1}
+    assert new.last_accepted == {0: 2, 1: 1}, "its state is the one after round 1"
+    plan = open_round(new, run="r", steps={0: 5}, rules=rules)
+    again, report = close_round(
+        new, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
+    )
+    assert "has been applied" in report.refused[1]
+    assert again.last_accepted[1] == 1
+
+
+def test_an_update_that_is_too_late_is_refused():
+    server, late, rules = late_round()
+    for _ in range(2):
+        plan = open_round(server, run="r", steps={0: 5}, rules=rules)
+        server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules)
+    _, report = close_round(
+        server, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
+    )
+    assert "stale" in report.refused[1]
+
+
+def test_late_updates_are_stale_where_nothing_else_is_said():
+    server = state()
+    plan = plan_for(server, 2)
+    late = update_of(plan, 1)
+    server, _ = close(server, plan, [update_of(plan, 0)])
+    plan = plan_for(server, 2)
+    _, report = close(server, plan, [update_of(plan, 0), late])
+    assert "stale" in report.refused[1]
+
+
+@pytest.mark.parametrize(("scaling", "factor"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
+    server = state()
+    plan = plan_for(server)
+    updates = [update_of(plan, client, num_tokens=1) for client in range(4)]
+    rules = Rules(quorum=4, scaling=scaling)
+    new, report = close_round(server, plan, updates, outer=sgd(lr=1.0), rules=rules)
+    moved = {n: server.params[n] - new.params[n] for n in SHAPES}
+    assert norm(moved) == pytest.approx(factor * report.gradient_norm, rel=1e-5)
+
+
+def test_an_update_of_some_parameters_moves_those_only():
+    server = replace(state(), outer={"momentum": tree(5)})
+    rules = Rules(quorum=1)
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules, trained=["b"])
+    update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, "bf16"))
+    outer = sgd(lr=1.0, momentum=0.9)
+    new, _ = close_round(server, plan, [update], outer=outer, rules=rules)
+    assert torch.equal(new.params["w"], server.params["w"])
+    assert torch.equal(new.outer["momentum"]["w"], server.outer["momentum"]["w"])
+    assert not torch.equal(new.params["b"], server.params["b"])
+    assert list(new.params) == list(server.params)
+    _, report = close_round(server, plan, [update, update_of(plan, 0)], outer=outer, rules=rules)
+    assert report.accepted == (0,)
+
+
+def test_drift_is_the_distance_from_the_mean():
+    gradients, weights = [tree(s) for s in range(4)], [1.0, 2.0, 3.0, 4.0]
+    mean = weighted_mean(gradients, weights)
+    squares = [norm({n: g[n] - mean[n] for n in g}) ** 2 for g in gradients]
+    expected = np.average(squares, weights=weights) ** 0.5
+    found = consensus_distance([norm(g) for g in gradients], weights, norm(mean))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_noise_scale_of_known_noise():
+    """g_k = G + noise of variance s^2 in each of d dimensions: the ratio is d s^2 / |G|^2."""
+    generator = np.random.default_rng(3)
+    dimensions, deviation, clients = 400, 0.5, 8
+    signal = generator.normal(size=dimensions)
+    found: dict[str, float] = {}
+    for _ in range(400):
+        gradients = signal + deviation * generator.normal(size=(clients, dimensions))
+        norms = np.linalg.norm(gradients, axis=1)
+        found = noise_scale(found, list(norms), np.linalg.norm(gradients.mean(0)), beta=0.99)
+    expected = dimensions * deviation**2 / float(signal @ signal)
+    assert found["scale"] == pytest.approx(expected, rel=0.02)
+    assert found["rounds"] == 400
+
+
+def test_the_first_noise_scale_is_not_biased_and_one_client_gives_none():
+    first = noise_scale({}, [3.0, 4.0], 3.0, beta=0.99)
+    trace, square = (12.5 - 9) / 0.5, (2 * 9 - 12.5) / 1
+    assert first["raw"] == first["scale"] == pytest.approx(trace / square)
+    assert noise_scale({}, [3.0], 3.0, beta=0.99) == {}
+    assert noise_scale(first, [3.0], 3.0, beta=0.99) == first

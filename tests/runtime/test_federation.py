@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -150,18 +151,50 @@ def test_a_client_that_fails_on_one_node_is_trained_on_another(make, four, local
     assert any("on node b" in line and "trying again" in line for line in lines)
 
 
-def test_a_quorum_closes_a_round_and_the_report_says_who_is_missing(make, four, tmp_path):
+@pytest.mark.parametrize("key", ["fl.quorum=3", "fl.accept_failures_cnt=1"])
+def test_a_quorum_closes_a_round_and_the_report_says_who_is_missing(make, four, tmp_path, key):
     empty = tmp_path / "empty"
     with (
         nodes(tmp_path, four, {"a": [0, 1, 2]}) as good,
         nodes(tmp_path, empty, {"b": [3]}) as bad,
     ):
         (good / "b.sock").symlink_to(bad / "b.sock")
-        result = train(make("run_uuid=r", "fl.quorum=3"), good)
+        result = train(make("run_uuid=r", key), good)
     for record in read_lines(tmp_path / "server" / "r" / "metrics.jsonl"):
         assert record["accepted"] == [0, 1, 2]
         assert "node b" in record["missing"]["3"]
     assert result.federated is not None
+
+
+@pytest.mark.parametrize("exponent", ["null", "0.5"])
+def test_a_straggler_is_refused_or_counts_later(make, four, tmp_path, monkeypatch, exponent):
+    """Client 3 is done with round 1 when round 1 has been closed without it."""
+    metrics = tmp_path / "server" / "r" / "metrics.jsonl"
+    train_now = hosted_run.HostedRun.train
+
+    def slow(self, request):
+        if request.round == 1 and [i["client"] for i in request.instructions] == [3]:
+            deadline = time.monotonic() + 30
+            while not read_lines(metrics) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        return train_now(self, request)
+
+    monkeypatch.setattr(hosted_run.HostedRun, "train", slow)
+    keys = ["fl.quorum=3", "fl.round_timeout=2", "fl.round_timeout_min=2", "fl.n_rounds=4",
+            f"fl.staleness_exponent={exponent}"]  # fmt: skip
+    with nodes(tmp_path, four, {"a": [0, 1, 2], "b": [3]}) as sockets:
+        train(make("run_uuid=r", *keys), sockets)
+    records = read_lines(metrics)
+    assert records[0]["accepted"] == [0, 1, 2]
+    assert records[0]["missing"] == {"3": "late"}
+    late = [record["late"] for record in records]
+    if exponent == "null":
+        assert late == [{}] * 4
+    else:
+        (number,) = [n for n, entry in enumerate(late) if entry]
+        assert late[number] == {"3": number}
+        assert sum(3 in record["accepted"] for record in records) == 4 - number
+    assert sum(len(record["accepted"]) for record in records) * 3 * 2 * 32 == records[-1]["tokens"]
 
 
 @pytest.mark.parametrize("policy", ["stop", "retry", "skip"])
