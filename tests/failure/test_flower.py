@@ -21,6 +21,12 @@ from photon.runtime.trackers import read_lines
 
 pytest.importorskip("flwr")
 ROUNDS = 5
+MANY_OPTIONS = [
+    "fl.personalized_layers=[blocks.0.attention.*]", "fl.frozen_layers=[embedding.weight]",
+    "fl.random_layers=[norm.weight]", "fl.random_init_freq=6", "fl.scaling_fn=sqrt",
+    "fl.outer_schedule.name=cosine", "fl.reset_timestamp=true", "fl.use_noise_scale_metric=true",
+]  # fmt: skip
+"""Options that meet in one run, on the local engine and over Flower."""
 
 
 class Processes:
@@ -79,7 +85,7 @@ def wait_until(what, processes: Processes, seconds: float = 120.0) -> None:
 def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
     """A stranger's key, a slow and lossy link, a node that is killed, the SuperLink killed, the
     server killed; then the bits of the local engine."""
-    shape = ["recipe=smoke", f"fl.n_rounds={ROUNDS}", "fl.eval_period=null",
+    shape = ["recipe=smoke", f"fl.n_rounds={ROUNDS}", "fl.eval_period=null", *MANY_OPTIONS,
              "llm_config.save_interval=1", f"dataset.train.root_local={data_root}"]  # fmt: skip
     local = photon.train([*shape, f"photon.saving_path={tmp_path / 'local'}"])
     port, processes = free_port(), Processes(tmp_path)

@@ -128,6 +128,24 @@ def test_partial_means_of_nodes_are_the_flat_mean(make, four, tmp_path):
     assert record["bytes_up"] == other["bytes_up"] // 2
 
 
+def test_many_options_at_once_give_the_bits_of_the_local_engine(make, four, tmp_path):
+    keys = [
+        "fl.personalized_layers=[blocks.0.attention.*]", "fl.frozen_layers=[embedding.weight]",
+        "fl.random_layers=[norm.weight]", "fl.random_init_freq=3", "fl.scaling_fn=sqrt",
+        "fl.outer_schedule.name=cosine", "fl.reset_timestamp=true", "fl.split_eval=true",
+        "fl.use_noise_scale_metric=true", "fl.sampling=by_size", "fl.n_clients_per_round=3",
+        "fl.availability=0.9", "fl.n_rounds=4", "fl.n_local_epochs=1", "fl.quorum=1",
+        "llm_config.global_train_batch_size=64",
+    ]  # fmt: skip
+    here = photon.train(make("run_uuid=here", *keys))
+    with nodes(tmp_path, four, PLACES) as sockets:
+        there = train(make("run_uuid=there", *keys), sockets)
+    assert final_digest(here) == final_digest(there)
+    ours, theirs = (read_lines(Path(r.folder) / "metrics.jsonl") for r in (here, there))
+    for key in ("accepted", "bytes_up", "bytes_down", "train_loss", "noise_scale", "tokens"):
+        assert [line.get(key) for line in ours] == [line.get(key) for line in theirs], key
+
+
 def test_a_round_with_spare_clients_closes_with_the_first(make, four, tmp_path):
     shape = ["fl.n_clients_per_round=2", "fl.oversample=2", "fl.n_rounds=1"]
     with nodes(tmp_path, four, PLACES) as sockets:
