@@ -42,6 +42,13 @@ def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
     assert namespace["result"].federated.val_loss > 0
 
 
+def test_the_reference_of_the_configuration_is_up_to_date():
+    from photon.config.reference import reference
+
+    written = (ROOT / "docs/reference/configuration.md").read_text()
+    assert written == reference(), "photon config --reference > docs/reference/configuration.md"
+
+
 def test_the_version_is_stated_once():
     project = (ROOT / "pyproject.toml").read_text()
     assert f'version = "{photon.__version__}"' in project

@@ -7,14 +7,20 @@ import click
 
 @click.command(name="config")
 @click.option("--keys", is_flag=True, help="List every key with its type and meaning instead.")
+@click.option("--reference", is_flag=True, help="Print the reference of all keys as Markdown.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def command(keys: bool, overrides: tuple[str, ...]) -> None:
+def command(keys: bool, reference: bool, overrides: tuple[str, ...]) -> None:
     """Show the configuration that these overrides compose, as YAML.
 
     \b
     photon config recipe=quickstart fl.n_rounds=4
     photon config --keys
     """
+    if reference:
+        from photon.config.reference import reference as page
+
+        click.echo(page(), nl=False)
+        return
     if keys:
         click.echo("\n".join(_describe()))
         return

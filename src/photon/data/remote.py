@@ -30,17 +30,21 @@ class RemoteFolder:
         url: `s3://bucket/prefix` or `file:///folder`.
         retry: attempts after the first of each request.
         timeout: seconds for one request, a piece of a file.
+        connect_timeout: seconds for a connection.
 
     Raises:
         DataError: no such scheme, `obstore` is missing, no credentials.
     """
 
-    def __init__(self, url: str, *, retry: int = 2, timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, retry: int = 2, timeout: float = 60.0, connect_timeout: float = 10.0
+    ) -> None:
         self.url, self.retry, self.timeout = url.rstrip("/"), retry, timeout
         scheme, _, rest = self.url.partition("://")
         if scheme not in ("s3", "file") or not rest:
             raise DataError(f"{url}: give s3://BUCKET/PREFIX or file:///FOLDER")
-        self._store = _open_store(self.url, scheme, retry, timeout)
+        seconds = (timeout, min(timeout, connect_timeout))
+        self._store = _open_store(self.url, scheme, retry, *seconds)
 
     def read(self, name: str) -> bytes:
         """A whole object; for small ones."""
@@ -122,7 +126,7 @@ class RemoteFolder:
         return text.partition("\n")[0]
 
 
-def _open_store(url: str, scheme: str, retry: int, timeout: float) -> Any:
+def _open_store(url: str, scheme: str, retry: int, timeout: float, connect_timeout: float) -> Any:
     try:
         from obstore.exceptions import BaseError
         from obstore.store import LocalStore, S3Store
@@ -138,7 +142,7 @@ def _open_store(url: str, scheme: str, retry: int, timeout: float) -> Any:
             config=_profile(),  # pyright: ignore[reportArgumentType]
             client_options={
                 "timeout": timedelta(seconds=timeout),
-                "connect_timeout": timedelta(seconds=min(timeout, 10.0)),
+                "connect_timeout": timedelta(seconds=connect_timeout),
                 "allow_http": True,
             },
             retry_config={"max_retries": retry, "retry_timeout": timedelta(seconds=timeout)},

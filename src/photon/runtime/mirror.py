@@ -99,7 +99,10 @@ def _remote(config: S3Config, run: str) -> RemoteFolder:
     url = bucket if "://" in bucket else f"s3://{bucket}"
     timeouts = config.backend_kwargs.client_config
     return RemoteFolder(
-        f"{url.rstrip('/')}/{run}", retry=config.num_attempts - 1, timeout=timeouts.read_timeout
+        f"{url.rstrip('/')}/{run}",
+        retry=config.num_attempts - 1,
+        timeout=timeouts.read_timeout,
+        connect_timeout=timeouts.connect_timeout,
     )
 
 

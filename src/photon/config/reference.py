@@ -1,0 +1,96 @@
+"""The reference of the configuration as Markdown, from the models themselves."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from photon.config.base import Batches, Bytes
+from photon.config.compose import section_type
+from photon.config.schema import Config
+from photon.config.standing import AUTOMATIC
+
+INTRODUCTION = """# Configuration
+
+Made by `photon config --reference`; `photon config` shows the keys as YAML, `photon config --keys` on one line each.
+
+A key is set by `key=value` on the command line, whole groups by `llm_config=mpt-125m`, `dataset=fed-c4`, `recipe=quickstart`. Durations
+are batches (`16ba`, or just 16), epochs (`2ep`) or tokens (`1_000_000tok`). `null` mostly means: derive it.
+"""
+
+STANDING = """
+## Keys of the original Photon that need no setting
+
+Each is accepted with a note that says what happens in its place. Where values are named, others are refused.
+
+| key | in its place | values |
+|---|---|---|
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for title, model, prefix in _sections(Config, ""):
+        rows = list(_rows(model, prefix))
+        if rows:
+            parts.append(f"\n## {title}\n\n{_meaning_of(model)}")
+            parts.append("| key | type | default | meaning |\n|---|---|---|---|\n" + "".join(rows))
+    parts.append(STANDING)
+    parts += [
+        f"| `{key}` | {one.note} | {', '.join(f'`{_shown(v)}`' for v in one.only)} |\n"
+        for key, one in sorted(AUTOMATIC.items())
+    ]
+    return "".join(parts)
+
+
+def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel], str]]:
+    yield f"`{prefix.rstrip('.')}`" if prefix else "Top level", model, prefix
+    for name, field in model.model_fields.items():
+        section = section_type(field.annotation)
+        if section is not None:
+            yield from _sections(section, f"{prefix}{name}.")
+
+
+def _meaning_of(model: type[BaseModel]) -> str:
+    own = model.__dict__.get("__doc__")
+    return f"{own.strip().splitlines()[0]}\n\n" if own else ""
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if section_type(field.annotation) is None:
+            default = f"`{_shown(field.default)}`"
+            meaning = (field.description or "").replace("|", "\\|")
+            kind = _type(field.annotation, field.metadata).replace("|", "\\|")
+            yield f"| `{prefix}{name}` | {kind} | {default} | {meaning} |\n"
+
+
+def _type(annotation: Any, metadata: Any = ()) -> str:
+    """A type in words: `int or "auto"`."""
+    if annotation in (Batches, Bytes) or any("Validator" in type(m).__name__ for m in metadata):
+        return "size" if annotation == Bytes else "duration" if annotation is not float else "float"
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _type(typing.get_args(annotation)[0], annotation.__metadata__)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type(part) for part in typing.get_args(annotation))
+    if annotation is type(None):
+        return "null"
+    if origin is list:
+        return f"list of {_type(typing.get_args(annotation)[0])}"
+    if origin is tuple:
+        return ", ".join(_type(part) for part in typing.get_args(annotation))
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
