@@ -16,16 +16,19 @@ from photon.config.standing import AUTOMATIC
 
 INTRODUCTION = """# Configuration
 
-Made by `photon config --reference`; `photon config` shows the keys as YAML, `photon config --keys` on one line each.
+Made by `photon config --reference`; `photon config` shows the keys as YAML, `photon config --keys`
+on one line each.
 
-A key is set by `key=value` on the command line, whole groups by `llm_config=mpt-125m`, `dataset=fed-c4`, `recipe=quickstart`. Durations
-are batches (`16ba`, or just 16), epochs (`2ep`) or tokens (`1_000_000tok`). `null` mostly means: derive it.
+A key is set by `key=value` on the command line, whole groups by `llm_config=mpt-125m`,
+`dataset=fed-c4`, `recipe=quickstart`. Durations are batches (`16ba`, or just 16), epochs (`2ep`) or
+tokens (`1_000_000tok`). `null` mostly means: derive it.
 """
 
 STANDING = """
 ## Keys of the original Photon that need no setting
 
-Each is accepted with a note that says what happens in its place. Where values are named, others are refused.
+Each is accepted with a note that says what happens in its place. Where values are named, others are
+refused.
 
 | key | in its place | values |
 |---|---|---|
