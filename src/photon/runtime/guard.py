@@ -1,12 +1,14 @@
 """Runs a command that must not outlive its parent: `python -m photon.runtime.guard COMMAND...`.
 
 Standard input is a pipe from the parent. When it closes (the parent has ended, kill -9 included)
-the command's process group gets SIGTERM, and SIGKILL if that is not enough.
+the command's process group gets SIGTERM, and SIGKILL if that is not enough. What it has started in
+groups of their own ends with it, where the kernel lets a process adopt orphans (Linux).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -58,6 +60,7 @@ class Guarded:
 def main(command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _adopt_orphans()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_default_signals
     )
@@ -65,7 +68,33 @@ def main(command: list[str]) -> int:
         if select.select([sys.stdin], [], [], 0.2)[0] and not os.read(0, 1):
             _end(process)
     _signal_group(process.pid, signal.SIGKILL)
+    _end_adopted()
     return process.returncode
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends: prctl PR_SET_CHILD_SUBREAPER."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def _end_adopted() -> None:
+    """Kill the children that are left, and theirs, which come here in turn."""
+    while children := _children():
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _default_signals() -> None:
