@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from photon.config.base import Epochs
 from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
-from photon.config.schema import Config
+from photon.config.schema import Config, PhotonConfig
 from photon.errors import ConfigError, MismatchedCheckpoint
 
 MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
@@ -100,7 +100,7 @@ def resolve(
     config: Config,
     *,
     cores: int,
-    accelerator: bool,
+    accelerator: int,
     run_uuid: str,
     centralized: bool = False,
     elsewhere: bool = False,
@@ -111,22 +111,20 @@ def resolve(
 
     Args:
         cores: CPU cores of this machine.
-        accelerator: whether a GPU does the training.
+        accelerator: GPUs that train; 0: the CPU does.
         run_uuid: name to use where the configuration has none.
         centralized: the run ends after `max_duration`, not after `n_rounds` rounds.
         elsewhere: other machines train; whether to compile is theirs to say.
     """
-    workers = config.photon.workers
-    if centralized:
-        workers = 0
-    elif workers == "auto":
-        workers = 0 if accelerator or cores == 1 else min(cores, config.fl.cohort_size)
+    workers = 0
+    if not centralized:
+        workers = count_workers(config.photon, cores, accelerator, config.fl.cohort_size)
     threads = config.photon.threads
     if threads in ("auto", 0):
-        threads = max(1, cores // max(1, workers))
+        threads = max(1, cores // max(1, workers * config.photon.devices_per_client))
     compiled = config.llm_config.compile
     if compiled == "auto" and not elsewhere:
-        compiled = accelerator
+        compiled = bool(accelerator)
     steps = config.llm_config.max_duration if centralized else None
     steps = steps or config.total_steps
     lr = "llm_config.scheduler.schedulers.lr"
@@ -143,6 +141,30 @@ def resolve(
             **{f"{lr}.{key}": value for key, value in _schedule(config, steps).items()},
         },
     )
+
+
+def count_workers(photon: PhotonConfig, cores: int, gpus: int, clients: int) -> int:
+    """Worker processes that `photon.workers` asks for; 0: none, this process trains.
+
+    Args:
+        gpus: that train; 0: the cores do.
+        clients: that may train at once.
+
+    Raises:
+        ConfigError: more devices for a client than there are.
+    """
+    each = photon.devices_per_client
+    if gpus and each > gpus:
+        raise ConfigError(f"photon.devices_per_client={each}: PyTorch sees {gpus} GPUs")
+    if photon.workers != "auto":
+        if each > 1 and photon.workers == 0:
+            raise ConfigError(
+                f"photon.devices_per_client={each} needs worker processes: leave photon.workers out"
+            )
+        return photon.workers
+    if each == 1 and (gpus or cores) == 1:
+        return 0
+    return max(1, min((gpus or cores) // each, clients))
 
 
 def _schedule(config: Config, steps: int) -> dict[str, int]:

@@ -26,10 +26,16 @@ class PhotonConfig(Section):
     workers: int | Literal["auto"] = Field(
         default="auto",
         description="worker processes; 0 trains in this process, auto takes one per CPU core "
-        "(one process if a GPU trains)",
+        "or per devices_per_client GPUs",
     )
     threads: int | Literal["auto"] = Field(
         default="auto", description="CPU threads of each trainer; recorded, since sums depend on it"
+    )
+    devices_per_client: int = Field(
+        default=1,
+        ge=1,
+        description="devices that train one client together, by DDP or FSDP2 (see "
+        "llm_config.fsdp_config); on a CPU, processes",
     )
     worker_timeout: float = Field(
         default=600.0, gt=0, description="seconds of silence after which a worker is replaced"

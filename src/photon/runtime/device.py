@@ -62,6 +62,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def count_gpus(name: str) -> int:
+    """GPUs that `photon.device` allows: all that PyTorch sees, the one that is named, or none.
+
+    Raises:
+        DeviceError: as `choose_device`.
+    """
+    if choose_device(name).type != "cuda":
+        return 0
+    return 1 if ":" in name else torch.cuda.device_count()
+
+
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Floating-point operations a second that a GPU can do at most, by its data sheet.
 

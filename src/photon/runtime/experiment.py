@@ -23,7 +23,7 @@ from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
-from photon.runtime.device import num_cores, precision_warning
+from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import (
     CENTRALIZED,
@@ -211,7 +211,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
-        accelerator=job.device.type != "cpu",
+        accelerator=count_gpus(config.photon.device),
         run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
         centralized=centralized,
         elsewhere=job.trains_elsewhere,
@@ -220,7 +220,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     job.warn(tokenizer_warning(config))
     if job.trains_elsewhere:
         return config, data
-    return with_microbatch(config, job.device, job.world.size), data
+    size = job.world.size if centralized else config.photon.devices_per_client
+    return with_microbatch(config, job.device, size), data
 
 
 def _run(

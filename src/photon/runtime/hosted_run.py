@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from photon.config.compose import validate
-from photon.config.resolve import digest, flatten, replace_keys
+from photon.config.resolve import count_workers, digest, flatten, replace_keys
 from photon.config.schema import Config
 from photon.core.aggregate import fold
 from photon.core.messages import Instruction, RoundPlan, ServerState, Update
@@ -18,7 +18,7 @@ from photon.core.tree import digest as tree_digest
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.runtime import checkpoint
-from photon.runtime.device import choose_device, num_cores
+from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
 from photon.runtime.mailbox import Mailbox
@@ -145,19 +145,20 @@ def node_config(server: dict[str, Any], own: Config) -> Config:
     """The server's configuration with the node's own keys in their place."""
     mine = {key: value for key, value in flatten(own) if key.startswith(OWN_KEYS)}
     config = replace_keys(validate(server), mine)
-    workers, threads = config.photon.workers, config.photon.threads
-    compiled = config.llm_config.compile
-    accelerator = choose_device(config.photon.device).type != "cpu"
-    if workers == "auto":
-        workers = 0 if accelerator else 1
+    threads, compiled = config.photon.threads, config.llm_config.compile
+    gpus, each = count_gpus(config.photon.device), config.photon.devices_per_client
+    cores = num_cores() if gpus else each  # a CPU trains one client at a time
+    workers = max(count_workers(config.photon, cores, gpus, config.fl.cohort_size), int(not gpus))
+    if config.photon.workers == 0:
+        workers = 0
     if threads in ("auto", 0):
-        threads = max(1, num_cores() // max(1, int(workers)))
+        threads = max(1, num_cores() // max(1, workers * each))
     return replace_keys(
         config,
         {
             "photon.workers": workers,
             "photon.threads": threads,
-            "llm_config.compile": accelerator if compiled == "auto" else compiled,
+            "llm_config.compile": bool(gpus) if compiled == "auto" else compiled,
         },
     )
 
@@ -185,7 +186,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
     """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
-        config = with_microbatch(config, device)
+        config = with_microbatch(config, device, config.photon.devices_per_client)
         facts = {"config_digest": config_digest}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)

@@ -20,13 +20,14 @@ from photon.core.messages import ClientState, Instruction, Moments, StreamState,
 from photon.core.tree import Tree, num_bytes, subtract
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
-from photon.evaluation.loss import evaluate_loss
+from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
 from photon.runtime.measure import SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
+from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
 
@@ -41,13 +42,16 @@ class Node:
         config: resolved.
         folder: where the clients' states live, one folder each.
         device: where the model lives.
+        world: the processes that train each client together; the first one writes.
     """
 
-    def __init__(self, config: Config, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, folder: Path, device: torch.device, world: World = ALONE
+    ) -> None:
         self.config, self.folder = config, folder
         names = list(parameters_of(empty_model(config.llm_config)))
         self.layers = layers_of(config.fl, names)
-        self.trainer = Trainer(config.llm_config, config.seed, device, frozen=self.layers.frozen)
+        self.trainer = Trainer(config.llm_config, config.seed, device, world, self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
@@ -88,6 +92,7 @@ class Node:
         """Loss on the client's own held-out part, if the instruction asks for it."""
         if not instruction.evaluate:
             return {}
+        world = self.trainer.world
         rows = open_rows(self.config, f"client_{instruction.client}/{VALIDATION}")
         report = evaluate_loss(
             self.trainer.model,
@@ -95,6 +100,7 @@ class Node:
             batch_size=self.config.llm_config.device_eval_batch_size,
             max_batches=self.config.llm_config.eval_subset_num_batches,
             precision=self.config.llm_config.precision,
+            share=Share(world.rank, world.size, world.sum),
         )
         return {key: report.loss}
 
@@ -148,7 +154,8 @@ class Node:
                 metrics = self._measure(segment, time.monotonic() - begun)
             if segment.state.steps_done < instruction.local_steps:
                 snapshot = self.trainer.snapshot()
-                checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
+                if self.trainer.world.is_first:
+                    checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
                 if should_stop():
                     raise Stopped
         return metrics
@@ -163,6 +170,8 @@ class Node:
     ) -> Path:
         """Keep the update and the client's new state together: both have happened, or neither."""
         state, fl = self.trainer.snapshot(), self.config.fl
+        if not self.trainer.world.is_first:
+            return home
         shared = {name: params[name] for name in self.layers.shared}
         gradient = encode(subtract(shared, state.params), fl.compression)
         keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +21,64 @@ BEAT_SECONDS = 2.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run `python -m photon.runtime.worker SOCKET_FD RUN_FOLDER`."""
+    """Run `python -m photon.runtime.worker SOCKET_FD RUN_FOLDER DEVICE FIRST_GPU`.
+
+    With `photon.devices_per_client` it starts others like itself, with `follow` in place of the
+    socket, which train the same client on the other devices.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = socket.socket(fileno=int(arguments[0]))
-    path = Path(arguments[1])
+    socket_fd, path, device = arguments[0], Path(arguments[1]), arguments[2]
 
-    import torch
-
-    from photon.runtime.device import choose_device, keep_freed_memory
-    from photon.runtime.node import Node
     from photon.runtime.run_folder import read_run
+    from photon.runtime.team import end_with_leader, follow, followers
 
     config, _ = read_run(path)
+    if socket_fd == "follow":
+        end_with_leader()
+        with _node(config, path, device) as (node, world):
+            follow(node, world)
+        return 0
+    connection, size = socket.socket(fileno=int(socket_fd)), config.photon.devices_per_client
+    team = followers(size, path, device, int(arguments[3])) if size > 1 else nullcontext()
+    with team, _node(config, path, device) as (node, world):
+        return _serve(connection, node, world)
+
+
+@contextmanager
+def _node(config: Any, path: Path, device: str) -> Iterator[tuple[Any, Any]]:
+    import torch
+
+    from photon.runtime.device import keep_freed_memory
+    from photon.runtime.node import Node
+    from photon.runtime.process_group import process_group
+
     keep_freed_memory()
-    assert isinstance(config.photon.threads, int)
     torch.set_num_threads(config.photon.threads)
-    node = Node(config, path / "clients", choose_device(config.photon.device))
-    return _serve(connection, node)
+    with process_group(device) as (world, chosen):
+        yield Node(config, path / "clients", chosen, world), world
 
 
-def _serve(connection: socket.socket, node: Any) -> int:
+def _serve(connection: socket.socket, node: Any, world: Any) -> int:
+    from photon.core.messages import Instruction
     from photon.runtime import frames
     from photon.runtime.node import Stopped
+    from photon.runtime.team import Leader
 
-    base = _Base()
+    leader = Leader(node, world)
     if not _told(connection, {"ready": True}):
         return 0
     while (message := frames.receive(connection)) is not None:
         if "instruction" not in message:
             continue
-        instruction = message["instruction"]
+        client = message["instruction"]["client"]
         try:
-            path = _train(connection, node, base.load(message["base"]), instruction)
-            reply = {"client": instruction["client"], "update": str(path)}
+            instruction = Instruction(**message["instruction"])
+            path = leader.train(message["base"], instruction, _StopOrBeat(connection))
+            reply = {"client": client, "update": str(path)}
         except Stopped:
-            reply = {"client": instruction["client"], "stopped": True}
+            reply = {"client": client, "stopped": True}
         except Exception as error:
-            reply = {
-                "client": instruction["client"],
-                "error": type(error).__name__,
-                "message": str(error),
-            }
+            reply = {"client": client, "error": type(error).__name__, "message": str(error)}
         if not _told(connection, reply):
             return 0
     return 0
@@ -74,26 +93,6 @@ def _told(connection: socket.socket, message: dict[str, Any]) -> bool:
     except OSError:
         return False
     return True
-
-
-class _Base:
-    """The base of the open round, read once for all clients that train from it."""
-
-    def __init__(self) -> None:
-        self._path, self._base = "", None
-
-    def load(self, path: str) -> Any:
-        from photon.runtime.checkpoint import load_base
-
-        if path != self._path:
-            self._path, self._base = path, load_base(Path(path))
-        return self._base
-
-
-def _train(connection: socket.socket, node: Any, base: Any, instruction: dict[str, Any]) -> Path:
-    from photon.core.messages import Instruction
-
-    return node.train(Instruction(**instruction), *base, _StopOrBeat(connection))
 
 
 class _StopOrBeat:

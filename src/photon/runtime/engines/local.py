@@ -23,6 +23,7 @@ from photon.core.messages import RoundPlan, ServerState, Update
 from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
 from photon.runtime.checkpoint import load_update
+from photon.runtime.device import count_gpus
 from photon.runtime.node import Node, Stopped
 from photon.runtime.run_folder import RunFolder
 
@@ -95,6 +96,7 @@ class _Worker:
     connection: socket.socket
     client: int | None = None
     ready: bool = False
+    place: int = 0
     heard: float = field(default_factory=time.monotonic)
 
     @property
@@ -169,21 +171,30 @@ class WorkerPool:
         self._rounds += 1
 
     def _start(self) -> None:
+        taken = {worker.place for worker in self.workers}
+        place = next(number for number in range(len(taken) + 1) if number not in taken)
         ours, theirs = socket.socketpair()
         assert self.folder.lock_fd is not None
         descriptors = (theirs.fileno(), self.folder.lock_fd)
         process = subprocess.Popen(
             [sys.executable, "-m", "photon.runtime.worker", str(theirs.fileno()),
-             str(self.folder.path)],
+             str(self.folder.path), *self._devices(place)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.photon.threads)},
         )  # fmt: skip
         theirs.close()
-        worker = _Worker(process, ours)
+        worker = _Worker(process, ours, place=place)
         self.workers.append(worker)
         self.selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _devices(self, place: int) -> tuple[str, str]:
+        """`photon.device` of the worker at a place, and the number of its first GPU."""
+        photon = self.folder.config.photon
+        first = place * photon.devices_per_client
+        own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
+        return f"cuda:{first}" if own else photon.device, str(first)
 
     def _hand_out(
         self, waiting: deque[int], attempts: dict[int, int], plan: RoundPlan, base: Path
