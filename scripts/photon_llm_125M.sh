@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A federation of mpt-125m: the server, and one node on this machine for its clients.
-#   bash scripts/photon_llm_125M.sh [--project_path P] [--dry-run] [KEY=VALUE]...
+#   bash scripts/photon_llm_125M.sh [--project_path P] [125M] [--dry-run] [KEY=VALUE]...
 # Variables: RUN_UUID, SAVE_PATH, N_LOCAL_STEPS, N_CLIENTS, EXTERNAL_CONFIGS, FLEET_API_ADDRESS.
 PHOTON_PRESET=(photon.refresh_period=60 photon.checkpoint=true photon.resume_round=null photon.n_nodes=1
     llm_config.save_overwrite=true fl.n_total_clients="${N_CLIENTS:-1}" fl.n_clients_per_round="${N_CLIENTS:-1}"
@@ -13,6 +13,6 @@ PHOTON_PRESET=(photon.refresh_period=60 photon.checkpoint=true photon.resume_rou
     ++llm_config.device_eval_microbatch_size=auto llm_config.device_eval_batch_size=128
     llm_config.device_train_microbatch_size=auto llm_config.model.attn_config.attn_impl=flash
     icl_tasks_config=empty eval_gauntlet_config=empty)
-. "$(dirname "${BASH_SOURCE[0]}")/federation.sh"
-_photon_launch server photon_llm_125M.sh "$@"
-eval "unset -f _photon_launch; unset PHOTON_PRESET; return $? 2>/dev/null || exit $?"
+. "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+_photon_read photon_llm_125M.sh "$@" && _photon_federate server "${PHOTON_PRESET[@]}"
+eval "$(_photon_end $?)"

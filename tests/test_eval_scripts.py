@@ -137,7 +137,7 @@ def test_the_newest_125m_run_is_found(make_run, tmp_path):
 def test_without_a_125m_run_the_command_is_named(tmp_path):
     done = bash('. "$S/eval_125m_example.sh" -p P; echo "code $?"', tmp_path)
     assert done.stdout == "code 2\n"
-    assert "photon train --centralized llm_config=mpt-125m" in done.stderr
+    assert "bash scripts/cen_125m_example.sh --project_path P" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

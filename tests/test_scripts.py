@@ -81,10 +81,44 @@ def test_mistakes_are_one_line(arguments, tmp_path):
 
 SCRIPTS = SCRIPT.parent
 LAUNCHERS = {
+    "centralised_training.sh": "-m photon train --centralized",
+    "cen_125m_example.sh": "-m photon train --centralized",
     "photon_llm_125M.sh": "-m photon server --listen",
     "photon_llm_125M_client_only.sh": "-m photon node --server",
     "fed_125m_example.sh": "-m photon server --listen",
 }
+
+
+ALL = sorted(path.name for path in SCRIPTS.glob("*.sh"))
+WRAPPERS = (
+    "system_setup.sh", "install_env.sh", "convert_c4_dataset.sh", "prepare_eval_dataset.sh",
+    "photon_llm_125M.sh", "photon_llm_125M_client_only.sh", "fed_125m_example.sh",
+    "cen_125m_example.sh", "centralised_training.sh", "eval_gauntlet_only.sh",
+    "eval_125m_example.sh",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shellcheck_has_nothing_to_say(name):
+    command = [Path(sys.executable).with_name("shellcheck"), "--severity=warning", "--shell=bash"]
+    done = subprocess.run(
+        [*command, "--exclude=SC1090,SC1091,SC2034,SC2317", SCRIPTS / name], capture_output=True, text=True
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_are_short(name):
+    assert len((SCRIPTS / name).read_text().splitlines()) <= 30
+
+
+@pytest.mark.parametrize("how", ["bash", "."])
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_help_is_the_header(name, how, tmp_path):
+    done = bash(f'{how} "{SCRIPTS / name}" --help; echo "code $?"; {LEFT}', tmp_path)
+    assert f"bash scripts/{name}" in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["code 0", "0"]
+    assert done.stderr == ""
 
 
 LEFT = "compgen -A function -A variable | grep -i photon | grep -vc PHOTON_PYTHON"
@@ -143,3 +177,98 @@ def test_variables_of_the_original_are_read_or_explained(tmp_path):
     assert "photon.saving_path=/S" in done.stdout
     assert "FLEET_API_ADDRESS" in done.stderr
     assert "no Ray" in done.stderr
+
+
+def composed(name: str, tmp_path: Path, arguments: str = ""):
+    """The configuration that a centralised script asks for."""
+    from photon.config import load_config
+
+    done = bash(f'bash "{SCRIPTS / name}" -p P --dry-run {arguments}', tmp_path)
+    words = done.stdout.replace("\\", "").split()
+    return load_config([word for word in words if "=" in word or word.startswith("~")])
+
+
+def test_the_centralised_twin_sees_the_tokens_of_the_federation(tmp_path):
+    twin = composed("cen_125m_example.sh", tmp_path).llm_config
+    federated = load_federated(tmp_path)
+    assert twin.max_duration == federated.total_steps == 40960
+    assert twin.global_train_batch_size == 8 * federated.llm_config.global_train_batch_size
+    for key in ("optimizer", "scheduler", "algorithms", "max_seq_len", "model"):
+        assert getattr(twin, key) == getattr(federated.llm_config, key), key
+
+
+def load_federated(tmp_path: Path):
+    from photon.config import load_config
+
+    done = launched("fed_125m_example.sh", "bash", tmp_path)
+    words = done.stdout.splitlines()[0].replace("\\", "").split()
+    return load_config([w for w in words if "=" in w or w.startswith("~")][:-1])
+
+
+def test_the_published_centralised_settings(tmp_path):
+    llm = composed("cen_125m_example.sh", tmp_path, "--original").llm_config
+    schedule = llm.scheduler.schedulers.lr
+    assert (llm.max_duration, llm.global_train_batch_size) == (5120, 256)
+    assert schedule.name == "constant_with_sqrt_cooldown_with_warmup"
+    assert (schedule.t_warmup, schedule.t_cooldown, schedule.alpha_f) == (100, 240, None)
+    assert llm.optimizer.name == "decoupled_adamw"
+    assert llm.algorithms.gradient_clipping is None
+
+
+@pytest.mark.parametrize("size", ["125M", "350m", "760m", "1B", "3b", "7b"])
+def test_every_size_trains_its_preset(size, tmp_path):
+    assert (
+        composed("centralised_training.sh", tmp_path, size).llm_config.name == f"mpt-{size.lower()}"
+    )
+
+
+def test_a_size_that_does_not_exist_is_one_line(tmp_path):
+    done = bash(f'bash "{SCRIPTS}/centralised_training.sh" 13b', tmp_path)
+    assert done.returncode == 2
+    assert "unknown argument 13b (sizes are 125m" in done.stderr
+
+
+SETUP = f'bash "{SCRIPTS}/system_setup.sh"'
+
+
+def test_the_setup_leaves_credentials_alone(tmp_path):
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/credentials").write_text("[default]\nmine = 1\n")
+    (tmp_path / ".netrc").write_text("machine other\n")
+    keys = f"HOME={tmp_path} AWS_ACCESS_KEY_ID=k AWS_SECRET_ACCESS_KEY=s WANDB_API_KEY=w"
+    done = bash(f"{keys} {SETUP} --yes --only aws,wandb", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / ".aws/credentials").read_text() == "[default]\nmine = 1\n"
+    netrc = (tmp_path / ".netrc").read_text()
+    assert netrc.startswith("machine other\n")
+    assert "machine api.wandb.ai" in netrc
+    again = bash(f"{keys} {SETUP} --yes --only wandb", tmp_path)
+    assert "nothing to do" in again.stdout
+    assert (tmp_path / ".netrc").read_text() == netrc
+
+
+def test_the_setup_writes_credentials_that_are_missing(tmp_path):
+    keys = f"HOME={tmp_path} AWS_ACCESS_KEY_ID=k AWS_SECRET_ACCESS_KEY=s"
+    assert bash(f"{keys} {SETUP} --yes --only aws", tmp_path).returncode == 0
+    path = tmp_path / ".aws/credentials"
+    assert "aws_access_key_id = k" in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_the_setup_asks_and_can_be_told_what_to_do(tmp_path):
+    home = f"HOME={tmp_path} WANDB_API_KEY=w"
+    refused = bash(f"{home} {SETUP} --only wandb </dev/null", tmp_path)
+    assert "left out" in refused.stdout
+    assert not (tmp_path / ".netrc").exists()
+    checked = bash(f"{home} {SETUP} --check --only wandb,aws", tmp_path)
+    assert checked.returncode == 1
+    assert "wandb: missing" in checked.stdout
+    assert bash(f"{SETUP} --only nonsense", tmp_path).returncode == 2
+    dry = bash(f"{home} {SETUP} --dry-run --only wandb", tmp_path)
+    assert "would add" in dry.stdout
+    assert not (tmp_path / ".netrc").exists()
+
+
+def test_an_environment_is_installed_by_one_command(tmp_path):
+    done = bash(f'bash "{SCRIPTS}/install_env.sh" --dry-run', tmp_path)
+    assert "scripts/install.sh \\[flower" in done.stdout

@@ -13,7 +13,7 @@ from photon.config.schema import Config
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
 from photon.core.outer import outer_optimizer
-from photon.core.tree import Tree, num_elements
+from photon.core.tree import Tree, clone, num_elements
 from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
 from photon.errors import DataError
@@ -85,7 +85,8 @@ def run_label(config: Config, kind: str) -> str:
 
 def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult) -> TrainResult:
     model = build_model(config.llm_config, config.seed)
-    state = _server_state(folder, config, parameters_of(model))
+    # The model scores other parameters later: the state must not share its memory.
+    state = _server_state(folder, config, clone(parameters_of(model)))
     shown = job.trackers(config, FEDERATED)
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
     track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", state.round), *shown]))
