@@ -102,7 +102,9 @@ WRAPPERS = (
 def test_shellcheck_has_nothing_to_say(name):
     command = [Path(sys.executable).with_name("shellcheck"), "--severity=warning", "--shell=bash"]
     done = subprocess.run(
-        [*command, "--exclude=SC1090,SC1091,SC2034,SC2317", SCRIPTS / name], capture_output=True, text=True
+        [*command, "--exclude=SC1090,SC1091,SC2034,SC2317", SCRIPTS / name],
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == ""
 
