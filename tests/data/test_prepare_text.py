@@ -388,3 +388,13 @@ def test_a_hub_tokenizer_without_a_network_is_one_line(prepare, c4, monkeypatch)
         DataError, match=r"tokenizer 'some/name': no such file .*\(cannot resolve\)"
     ):
         prepare(c4, tokenizer="some/name")
+
+
+@pytest.mark.parametrize(
+    "source", ["nosuch/", "nosuch.jsonl", "nosuch.parquet", "./nosuch", "a/b/c"]
+)
+def test_a_path_that_is_not_there_is_no_name_on_the_hub(source):
+    from photon.data.prepare_text import is_local
+
+    assert is_local(source)
+    assert not is_local("allenai/c4")

@@ -22,6 +22,8 @@ COMMANDS = {
     "keys": ("photon.cli.keys", "Make the keys that server and nodes know each other by."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
+    "runs": ("photon.cli.runs", "List runs: how far they are, and whether they run."),
+    "stop": ("photon.cli.stop", "Stop a run from another terminal, with everything saved."),
     "evaluate": ("photon.cli.evaluate", "Score models: losses, tasks, composite scores."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
     "model": ("photon.cli.model", "Show what a model costs before it is trained."),

@@ -67,10 +67,14 @@ def prepare_text(
     return assemble(root, work.inputs(), lambda: work.plan(say), say, report)
 
 
+TEXT_FILES = (".jsonl", ".json", ".gz", ".zst", ".parquet", ".txt", ".md")
+
+
 def is_local(source: str) -> bool:
     """Whether a source is a path: it exists, or it does not look like a name on the hub."""
-    path = Path(source).expanduser()
-    return path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if source.startswith((".", "/", "~")) or source.endswith(("/", *TEXT_FILES)):
+        return True
+    return Path(source).exists() or source.count("/") > 1
 
 
 @dataclass(frozen=True, slots=True)

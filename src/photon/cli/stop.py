@@ -1,0 +1,23 @@
+"""`photon stop`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="stop")
+@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for it to save.")
+@click.argument("run", type=click.Path(path_type=Path))
+def command(wait: float, run: Path) -> None:
+    """Stop a run of this machine from another terminal: its step ends, everything is saved.
+
+    \b
+    photon stop runs/quickstart
+    photon train --resume runs/quickstart          goes on with it
+    """
+    from photon.runtime.listing import stop_run
+
+    pid = stop_run(run, wait)
+    click.echo(f"process {pid} has saved and ended; go on with: photon train --resume {run}")

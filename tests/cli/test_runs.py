@@ -1,0 +1,63 @@
+"""`photon runs` and `photon stop`, on runs that are there and on one that runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import photon
+from photon.cli.main import run
+
+
+def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
+    result = photon.train(smoke("run_uuid=one"))
+    photon.train(smoke("run_uuid=two", "llm_config.max_duration=4"), centralized=True)
+    (tmp_path / "runs" / "stray").mkdir()
+    assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["run"], first["kind"], first["state"]) == ("one", "federated", "ended")
+    assert (first["done"], first["total"]) == (2, 2)
+    assert first["tokens"] == result.federated.tokens
+    assert abs(first["val_loss"] - result.federated.val_loss) < 1e-9
+    assert (second["kind"], second["done"], second["total"]) == ("centralized", 4, 4)
+    assert run(["runs", str(tmp_path / "runs")]) == 0
+    assert "federated" in capsys.readouterr().out
+
+
+def test_an_empty_folder_says_what_makes_a_run(tmp_path, capsys):
+    assert run(["runs", str(tmp_path)]) == 0
+    assert "photon train" in capsys.readouterr().out
+    assert run(["runs", str(tmp_path / "nosuch")]) == 2
+
+
+def test_a_run_is_stopped_from_another_process_and_goes_on(smoke, data_root, tmp_path, capsys):
+    folder = tmp_path / "runs" / "long"
+    command = [sys.executable, "-m", "photon", "train", "recipe=smoke", "run_uuid=long",
+               "fl.n_rounds=100000", f"dataset.train.root_local={data_root}",
+               f"photon.saving_path={tmp_path / 'runs'}"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["state"] == "running"
+        assert run(["stop", str(folder)]) == 0
+        assert f"photon train --resume {folder}" in capsys.readouterr().out
+        assert process.wait(30) == 143
+    finally:
+        process.kill()
+    assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)[0]
+    assert status["state"] == "stopped"
+    assert status["done"] >= 1
+    assert run(["stop", str(folder)]) == 2
+    assert "is not running" in capsys.readouterr().err
+
+
+def test_no_run_to_stop(tmp_path, capsys):
+    assert run(["stop", str(tmp_path)]) == 2
+    assert "no run here" in capsys.readouterr().err
