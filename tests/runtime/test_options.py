@@ -151,10 +151,11 @@ def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path
           "fl.random_init_freq=3"], "is random too"),
     ],
 )  # fmt: skip
-def test_layer_keys_that_cannot_be_had(smoke, keys, message):
+def test_layer_keys_that_cannot_be_had(smoke, tmp_path, keys, message):
     with pytest.raises(ConfigError) as caught:
         photon.train(smoke("run_uuid=r", *keys))
     assert message in str(caught.value)
+    assert not (tmp_path / "runs").exists(), "nothing was begun"
 
 
 def test_a_reset_of_the_data_reads_the_same_rows_again(smoke):

@@ -23,6 +23,7 @@ from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.model.build import empty_model, parameters_of
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import (
@@ -45,6 +46,7 @@ from photon.runtime.run_folder import RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
 from photon.runtime.saved_model import IMPORTED
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
+from photon.training.layers import layers_of
 
 
 def train(
@@ -206,6 +208,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     """Resolve a new run's configuration and find or make its data."""
     config = with_start(with_architecture(config))
     check_warm_start(config)
+    layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
     centralized = kind == CENTRALIZED
     config = count_epochs(config, lambda: client_rows(prepare(config, job.say)[0]), centralized)
     config = resolve(
