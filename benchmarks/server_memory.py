@@ -1,0 +1,151 @@
+"""What a server's memory depends on: the model's size, not the number of clients.
+
+    python benchmarks/server_memory.py [--megabytes 100] [--clients 2 16] [--via inline shm]
+
+The node is another process; it answers at once with updates as large as the base. Anonymous memory
+is counted (what the kernel cannot take back), sampled every 2 ms, beyond what the server had before
+it had a model; each case is a process of its own. Bar: parameters + outer state + one accumulator +
+1.5 payloads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+from network import Echo, tree
+
+from photon.config import load_config
+from photon.config.resolve import resolve
+from photon.config.schema import Config
+from photon.core.messages import ServerState
+from photon.core.outer import outer_optimizer
+from photon.core.round import Rules, close_round, open_round
+from photon.runtime import hosted_run
+from photon.runtime.checkpoint import save_server_state
+from photon.runtime.engines.depot import Depot
+from photon.runtime.engines.link import SocketLink
+from photon.runtime.engines.remote import RemoteEngine
+from photon.runtime.engines.roster import Roster
+from photon.runtime.enrolment import Register
+from photon.runtime.node_service import NodeService
+from photon.runtime.preparation import prepare
+from photon.runtime.transport import open_transport
+
+ROUNDS = 2
+
+
+def configuration(home: Path, clients: int, via: str) -> Config:
+    return load_config(["recipe=smoke", f"photon.saving_path={home}", "run_uuid=bench",
+                        f"photon.transport={via}", f"fl.n_total_clients={clients}",
+                        "dataset.embedded.max_bytes=4000000",
+                        "llm_config.device_train_microbatch_size=1"])  # fmt: skip
+
+
+def anonymous_megabytes() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) / 1024 * 1.048576
+    raise SystemExit("needs a kernel that counts anonymous memory (RssAnon)")
+
+
+class Peak:
+    """Most anonymous megabytes between entry and exit, beyond those at entry."""
+
+    def __enter__(self) -> Peak:
+        self.before = self.most = anonymous_megabytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            self.most = max(self.most, anonymous_megabytes())
+            time.sleep(0.002)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def megabytes(self) -> float:
+        return self.most - self.before
+
+
+def serve_node(home: Path, clients: int, via: str) -> None:
+    """The other process."""
+    hosted_run.local_engine = lambda folder, config, device: Echo()
+    own = configuration(home / "node", clients, via)
+    path = home / "sockets" / "a.sock"
+    NodeService("a", list(range(clients)), own, path, None, lambda line: None).serve(
+        lambda: (home / "done").exists()
+    )
+
+
+def measure(megabytes: float, clients: int, via: str) -> float:
+    """Peak of a server in megabytes."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        config = resolve(configuration(home, clients, via), cores=1, accelerator=0,
+                         run_uuid="bench", elsewhere=True)  # fmt: skip
+        config, data = prepare(config, lambda line: None)
+        arguments = ["--node", folder, "--clients", str(clients), "--via", via]
+        node = subprocess.Popen([sys.executable, __file__, *arguments])
+        link = SocketLink(home / "sockets")
+        roster = Roster(link, Register(None), lambda line: None)
+        depot = Depot(home / "depot", open_transport(config.photon, "bench"))
+        root = Path(str(config.dataset.train.root_local))
+        facts = hosted_run.data_facts(root, data["settings"])
+        engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
+        engine.alive(lambda: False)
+        with Peak() as peak:
+            _rounds(megabytes, clients, engine, home)
+        (home / "done").touch()
+        engine.close()
+        node.wait()
+    return peak.megabytes
+
+
+def _rounds(megabytes: float, clients: int, engine: RemoteEngine, home: Path) -> None:
+    params, outer = tree(megabytes), outer_optimizer("FEDAVG", {"server_learning_rate": 1.0})
+    state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
+    del params
+    rules = Rules(quorum=clients, compression="fp32")
+    for _ in range(ROUNDS):
+        plan = open_round(state, run="bench", steps=dict.fromkeys(range(clients), 1), rules=rules)
+        updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
+        state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
+        save_server_state(home / "checkpoints", state)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--clients", type=int, nargs="+", default=[2, 16])
+    parser.add_argument("--via", nargs="+", default=["inline", "shm"])
+    parser.add_argument("--node", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.node:
+        serve_node(Path(arguments.node), arguments.clients[0], arguments.via[0])
+        return
+    size, cases = arguments.megabytes, [(v, c) for v in arguments.via for c in arguments.clients]
+    for via, clients in cases:
+        if len(cases) > 1:
+            case = ["--megabytes", str(size), "--clients", str(clients), "--via", via]
+            subprocess.run([sys.executable, __file__, *case], check=True)
+        else:
+            peak = measure(size, clients, via)
+            print(f"{via:<7} {clients:>3} clients, {size:g} MB each: {peak:6.0f} MB, "
+                  f"{peak / size:.2f} payloads (bar 3.5)", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
