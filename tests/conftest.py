@@ -21,6 +21,11 @@ from photon.config import Config, load_config
 from photon.data.prepare import prepare_embedded
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first: they wait for processes while others compute."""
+    items.sort(key=lambda item: "failure" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
