@@ -24,9 +24,6 @@ from network import Echo, tree
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
-from photon.core.messages import ServerState
-from photon.core.outer import outer_optimizer
-from photon.core.round import Rules, close_round, open_round
 from photon.runtime import hosted_run
 from photon.runtime.checkpoint import save_server_state
 from photon.runtime.engines.depot import Depot
@@ -34,8 +31,10 @@ from photon.runtime.engines.link import SocketLink
 from photon.runtime.engines.remote import RemoteEngine
 from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import Register
+from photon.runtime.interrupt import StopRequest
 from photon.runtime.node_service import NodeService
 from photon.runtime.preparation import prepare
+from photon.runtime.server import Server, initial_state, outer_of
 from photon.runtime.transport import open_transport
 
 ROUNDS = 2
@@ -44,6 +43,7 @@ ROUNDS = 2
 def configuration(home: Path, clients: int, via: str) -> Config:
     return load_config(["recipe=smoke", f"photon.saving_path={home}", "run_uuid=bench",
                         f"photon.transport={via}", f"fl.n_total_clients={clients}",
+                        f"fl.n_rounds={ROUNDS}", "fl.compression=fp32", "fl.strategy_name=fedavg",
                         "dataset.embedded.max_bytes=4000000",
                         "llm_config.device_train_microbatch_size=1"])  # fmt: skip
 
@@ -107,23 +107,26 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)
         with Peak() as peak:
-            _rounds(megabytes, clients, engine, home)
+            _rounds(megabytes, config, engine, home)
         (home / "done").touch()
         engine.close()
         node.wait()
     return peak.megabytes
 
 
-def _rounds(megabytes: float, clients: int, engine: RemoteEngine, home: Path) -> None:
-    params, outer = tree(megabytes), outer_optimizer("FEDAVG", {"server_learning_rate": 1.0})
-    state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
-    del params
-    rules = Rules(quorum=clients, compression="fp32")
-    for _ in range(ROUNDS):
-        plan = open_round(state, run="bench", steps=dict.fromkeys(range(clients), 1), rules=rules)
-        updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
-        state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
-        save_server_state(home / "checkpoints", state)
+def _rounds(megabytes: float, config: Config, engine: RemoteEngine, home: Path) -> None:
+    """Rounds as a run has them, records and commits included."""
+    states = [initial_state(tree(megabytes), outer_of(config, 1))]
+    save_server_state(home / "checkpoints", states[0])
+    server = Server(
+        config=config,
+        checkpoints=home / "checkpoints",
+        engine=engine,
+        validate=lambda params: {},
+        track=lambda record: None,
+        stop=StopRequest(),
+    )
+    server.serve(states.pop())
 
 
 def main() -> None:

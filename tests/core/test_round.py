@@ -16,6 +16,7 @@ from photon.core.cohort import choose_cohort
 from photon.core.diagnostics import (
     consensus_distance,
     cosine,
+    cosine_to_step,
     data_parallel_bytes,
     noise_scale,
 )
@@ -188,8 +189,12 @@ def test_bytes_are_counted():
 def test_norms_and_cosines_by_hand():
     a, b = {"x": torch.tensor([3.0, 0.0])}, {"x": torch.tensor([4.0, 4.0])}
     assert norm(a) == 3.0
-    assert cosine(a, b) == pytest.approx(2**-0.5)
-    assert cosine(a, {"x": torch.zeros(2)}) == 0.0
+    assert cosine(a, b, norm(a), norm(b)) == pytest.approx(2**-0.5)
+    assert cosine(a, {"x": torch.zeros(2)}, norm(a), 0.0) == 0.0
+    assert cosine_to_step(
+        b, norm(b), {"x": torch.tensor([5.0, 1.0])}, {"x": torch.tensor([2.0, 1.0])}
+    ) == pytest.approx(2**-0.5)
+    assert cosine_to_step(b, norm(b), a, a) == 0.0
 
 
 def test_codec_is_exact_for_fp32_and_bounded_for_bf16():

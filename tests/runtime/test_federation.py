@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from photon.data.prepare import prepare_embedded
 from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
 from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
+from photon.runtime.engines.remote import RemoteEngine
 from photon.runtime.enrolment import (
     Enrolled,
     Register,
@@ -184,6 +187,16 @@ def test_a_quorum_closes_a_round_and_the_report_says_who_is_missing(make, four, 
     assert result.federated is not None
 
 
+@pytest.mark.parametrize(("quorum", "asked"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3])])
+def test_a_client_whose_late_update_waits_is_asked_only_if_needed(make, quorum, asked):
+    everybody = SimpleNamespace(clients=lambda: frozenset(range(4)))
+    config: Any = make(f"fl.quorum={quorum}")
+    nothing: Any = None
+    engine = RemoteEngine(config, {}, nothing, cast(Any, everybody), nothing, print)
+    engine._arrived_late = [cast(Any, SimpleNamespace(clients=(3,)))]
+    assert engine._free() == asked
+
+
 @pytest.mark.parametrize("exponent", ["null", "0.5"])
 def test_a_straggler_is_refused_or_counts_later(make, four, tmp_path, monkeypatch, exponent):
     """Client 3 is done with round 1 when round 1 has been closed without it."""
@@ -212,6 +225,7 @@ def test_a_straggler_is_refused_or_counts_later(make, four, tmp_path, monkeypatc
         (number,) = [n for n, entry in enumerate(late) if entry]
         assert late[number] == {"3": number}
         assert sum(3 in record["accepted"] for record in records) == 4 - number
+        assert not any(record["refused"] for record in records), "nobody trains for nothing"
     assert sum(len(record["accepted"]) for record in records) * 3 * 2 * 32 == records[-1]["tokens"]
 
 

@@ -53,6 +53,7 @@ def test_a_killed_command_leaves_no_orphan(tmp_path):
     wait_for(lambda: not is_alive(pid))
     wait_for(lambda: guarded.returncode is not None)
     guarded.close()
+    assert not is_alive(pid)
 
 
 def test_a_killed_parent_leaves_no_orphan(tmp_path):
@@ -66,3 +67,4 @@ def test_a_killed_parent_leaves_no_orphan(tmp_path):
     parent.kill()
     parent.wait()
     wait_for(lambda: not is_alive(pid))
+    assert not is_alive(pid)

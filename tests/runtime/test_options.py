@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import photon
+from photon.config.resolve import resolve
+from photon.core.messages import Instruction
 from photon.core.tree import digest
 from photon.errors import CheckpointError, ConfigError, PhotonError, RunFolderError
 from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
+from photon.runtime.node import Node
+from photon.runtime.server import initial_state, outer_of, redraw
 from photon.runtime.trackers import read_lines
+from photon.training.layers import layers_of
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
 KEPT = "fl.aggregate_momenta=false"
@@ -106,6 +112,24 @@ def test_personalized_layers_stay_apart_wherever_they_are_trained(smoke):
             assert metrics["trained_val_loss"] < metrics["val_loss"], "its own part got easier"
 
 
+def test_a_client_that_has_lost_its_own_layers_gets_nobody_elses(smoke, tmp_path):
+    """They are not sent any more; it begins with the seeded ones."""
+    keys = [*PLAIN, KEPT, f"fl.personalized_layers=[{LAYERS}]"]
+    config = resolve(smoke(*keys), cores=1, accelerator=0, run_uuid="r")
+    first = parameters_of(build_model(config.llm_config, config.seed))
+    sent = {name: value for name, value in first.items() if not name.startswith("blocks.0.")}
+    task = Instruction(
+        run="r", round=2, client=1, first_step=0, local_steps=3, base_digest="d", last_accepted=1
+    )
+    node = Node(config, tmp_path / "shared", torch.device("cpu"))
+    node.train(replace(task, client=0, last_accepted=0), first, {})
+    after_another = node.train(task, sent, {})
+    alone = Node(config, tmp_path / "alone", torch.device("cpu")).train(task, sent, {})
+    assert checkpoint.load_update(after_another).state_lost
+    ours, theirs = (load_client_state(path).layers for path in (after_another, alone))
+    assert same(ours, theirs), "nothing of client 0 is left"
+
+
 @pytest.mark.parametrize("truly", [True, False])
 def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
     """Every 6 steps, after two rounds of 3: the third round begins with other numbers."""
@@ -125,6 +149,24 @@ def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
     assert float(found[3].std()) == pytest.approx(deviation, rel=0.02)
     other = load_parameters(folder / "round_000003.json")["blocks.0.attention.out.weight"]
     assert torch.allclose(other, first["blocks.0.attention.out.weight"], atol=1e-9)
+
+
+def test_an_outer_optimizer_begins_anew_with_a_redrawn_layer(smoke):
+    """FedAdam's second moment starts at tau squared, not at zero."""
+    config = smoke("fl.strategy_name=fedadam", "fl.strategy_kwargs.tau=0.5",
+                   "fl.random_layers=[norm.weight]", "fl.random_init_freq=3")  # fmt: skip
+    params = parameters_of(build_model(config.llm_config, 1))
+    outer = outer_of(config, 1)
+    state = initial_state(params, outer)
+    used = {key: {n: v + 7 for n, v in tree.items()} for key, tree in state.outer.items()}
+    layers = layers_of(config.fl, list(params))
+    fresh = parameters_of(build_model(config.llm_config, 2))
+    found = redraw(replace(state, outer=used), layers, fresh, outer)
+    assert torch.equal(found.params["norm.weight"], fresh["norm.weight"])
+    assert float(found.outer["second"]["norm.weight"].unique()) == pytest.approx(0.25)
+    assert float(found.outer["momentum"]["norm.weight"].unique()) == 0.0
+    kept = found.outer["second"]["embedding.weight"]
+    assert torch.equal(kept, used["second"]["embedding.weight"])
 
 
 def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path):
@@ -296,13 +338,16 @@ def test_the_first_parameters_are_scored_if_asked_for(smoke):
 
 @pytest.mark.parametrize("back", [1, -2])
 def test_a_run_that_goes_back_ends_as_it_did(smoke, back):
-    keys = [KEPT, "fl.n_rounds=3", "llm_config.save_num_checkpoints_to_keep=4"]
+    keys = [KEPT, "fl.n_rounds=3", "llm_config.save_num_checkpoints_to_keep=4",
+            "fl.use_noise_scale_metric=true"]  # fmt: skip
     result = photon.train(smoke("run_uuid=r", *keys))
     folder = Path(result.folder)
-    ended, lines = last(result), len(records(result))
+    ended, lines = last(result), records(result)
     again = photon.resume(folder, [f"photon.resume_round={back}"])
     assert same(last(again), ended)
-    assert len(records(again)) == lines
+    assert len(records(again)) == len(lines)
+    for key in ("round", "noise_scale", "cosine_to_last_step"):
+        assert [line.get(key) for line in records(again)] == [line.get(key) for line in lines], key
     assert all(line["state_lost"] == [] for line in records(again))
 
 
@@ -321,6 +366,19 @@ def test_the_same_command_goes_on_or_starts(smoke):
     assert [line["round"] for line in records(went_on)] == [1, 2]
     with pytest.raises(RunFolderError, match="no such run"):
         photon.train(smoke("run_uuid=other", "photon.resume_round=3"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["fl.n_local_steps=2", "llm_config.local_steps=1ep", "llm_config.max_duration=0",
+     "fl.resize_vocab=320", "llm_config.local_steps=128tok"],
+)  # fmt: skip
+def test_the_same_command_goes_on_whatever_it_left_open(smoke, key):
+    keys = ["run_uuid=r", "photon.resume_round=-1", "fl.n_rounds=1", key,
+            "llm_config.global_train_batch_size=64"]  # fmt: skip
+    photon.train(smoke(*keys))
+    went_on = photon.train(smoke(*keys))
+    assert [line["round"] for line in records(went_on)] == [1]
 
 
 @pytest.mark.parametrize("with_clients", [True, False])

@@ -6,17 +6,13 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import keys_option
+
 
 @click.command(name="doctor")
 @click.option("--server", metavar="HOST:PORT", help="Check the way to this server too.")
 @click.option("--clients", help="Check that the data of these clients is here, as in 0-3,7.")
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    default=Path("keys"),
-    show_default=True,
-    help="Folder with ca.pem.",
-)
+@keys_option("Folder with ca.pem.")
 @click.option("--insecure", is_flag=True, help="The server has no TLS.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import keys_option
+
 
 @click.command(name="node")
 @click.option("--server", required=True, metavar="HOST:PORT", help="Where the server listens.")
 @click.option("--clients", required=True, help="Clients whose data is here, as in 0-3,7.")
 @click.option("--name", help="The name that the node is enrolled by; default: the host's.")
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    default=Path("keys"),
-    show_default=True,
-    help="Folder with ca.pem and NAME.key.",
-)
+@keys_option("Folder with ca.pem and NAME.key.")
 @click.option("--insecure", is_flag=True, help="No TLS and no key; for a server started so.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(

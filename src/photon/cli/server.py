@@ -7,16 +7,12 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import keys_option
+
 
 @click.command(name="server")
 @click.option("--listen", default="0.0.0.0:8000", show_default=True, help="HOST:PORT for nodes.")
-@click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    default=Path("keys"),
-    show_default=True,
-    help="Folder of `photon keys`.",
-)
+@keys_option("Folder of `photon keys`.")
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")

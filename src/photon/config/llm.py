@@ -44,6 +44,11 @@ class LrSchedule(Section):
         description="final lr as a fraction of the peak; null: 0",
     )
 
+    @field_validator("t_max")
+    @classmethod
+    def _open(cls, value: int | None) -> int | None:
+        return value or None
+
     @model_validator(mode="after")
     def _has_a_floor(self) -> LrSchedule:
         if self.name == "warmup_stable_decay" and not self.alpha_f:
@@ -203,6 +208,11 @@ class LlmConfig(Section):
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             return values  # whoever checks them says what is wrong
         return _in_batches(values, sizes[0] * sizes[1])
+
+    @field_validator("max_duration")
+    @classmethod
+    def _open(cls, value: int | None) -> int | None:
+        return value or None
 
     @field_validator("device_train_microbatch_size")
     @classmethod

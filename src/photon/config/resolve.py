@@ -83,8 +83,13 @@ def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized:
     length = max(counts)
     if centralized:
         length = sum(counts) if only is None else counts[only]
-    steps = max(1, length // llm.global_train_batch_size)
+    steps = epoch_steps(length, llm.global_train_batch_size)
     return replace_keys(config, {key: int(value) * steps for key, value in found.items()})
+
+
+def epoch_steps(rows: int, batch: int) -> int:
+    """Steps of one pass over so many rows; rows short of a batch wait for the next pass."""
+    return max(1, rows // batch)
 
 
 def _durations(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -313,7 +318,7 @@ def check_resumable(saved: Config, changed: Config) -> None:
 def idle_warning(config: Config) -> str | None:
     """What to tell the user of a run that changes nothing: ADOPT only looks in its first step."""
     llm = config.llm_config
-    if llm.optimizer.name == "adopt" and config.fl.reset_optimizer and llm.local_steps == 1:
+    if llm.optimizer.name == "adopt" and not config.fl.keeps_optimizer and llm.local_steps == 1:
         return (
             "llm_config.local_steps=1 with fl.reset_optimizer=true: ADOPT's first step after a "
             "reset changes nothing, so no round does; take more steps, or keep the optimizer"

@@ -5,13 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from photon.core.tree import Tree, dot, norm
+from photon.core.tree import Tree, chunks, dot, norm
 
 
-def cosine(left: Tree, right: Tree) -> float:
-    """Cosine of the angle between two trees; 0 if one of them is zero."""
-    scale = norm(left) * norm(right)
+def cosine(left: Tree, right: Tree, left_norm: float, right_norm: float) -> float:
+    """Cosine of the angle between two trees whose norms are known; 0 if one of them is zero."""
+    scale = left_norm * right_norm
     return dot(left, right) / scale if scale > 0 else 0.0
+
+
+def cosine_to_step(gradient: Tree, gradient_norm: float, older: Tree, newer: Tree) -> float:
+    """Cosine of the angle between a gradient and the step older - newer; 0 if one of them is zero.
+
+    The step is made chunk by chunk, in float64.
+
+    Args:
+        gradient: its parameters count.
+        older, newer: parameters before and after the step; they may be mapped from a file.
+    """
+    product, square = 0.0, 0.0
+    for name, value in gradient.items():
+        parts = (chunks(tree[name]) for tree in (older, newer))
+        for g, before, after in zip(chunks(value), *parts, strict=True):
+            step = before.double() - after.double()
+            product += float(g.double().dot(step))
+            square += float(step.dot(step))
+    scale = gradient_norm * math.sqrt(square)
+    return product / scale if scale > 0 else 0.0
 
 
 def data_parallel_bytes(num_parameters: int, num_workers: int, num_steps: int) -> int:

@@ -106,7 +106,7 @@ def close_round(
     Raises:
         RoundFailed: fewer than the quorum of updates were accepted; each refusal is named.
     """
-    taken, refused = check(state, plan, updates, rules.max_norm_ratio)
+    taken, refused, norms = check(state, plan, updates, rules.max_norm_ratio)
     count = sum(len(update.clients) for update in taken)
     if count < rules.quorum:
         reasons = "; ".join(f"client {client}: {why}" for client, why in refused.items())
@@ -116,7 +116,7 @@ def close_round(
         )
     weights = [_weight(update, plan, rules) for update in taken]
     gradient = weighted_mean([update.gradient for update in taken], weights)
-    report = _report(state, plan, taken, refused, gradient, weights)
+    report = _report(state, plan, taken, refused, gradient, weights, norms)
     new_state = replace(
         _stepped(state, gradient, outer, _scale(rules.scaling, count)),
         moments={
@@ -194,8 +194,12 @@ def check(
     plan: RoundPlan,
     updates: Sequence[Update],
     max_norm_ratio: float | None = None,
-) -> tuple[list[Update], dict[int, str]]:
-    """Split updates into the accepted, by client, and the refused with their reasons."""
+) -> tuple[list[Update], dict[int, str], dict[int, float]]:
+    """Split updates into the accepted, by client, and the refused with their reasons.
+
+    Returns:
+        The accepted, the reasons, and the norm of each accepted pseudo-gradient, by client.
+    """
     taken: dict[int, Update] = {}
     refused: dict[int, str] = {}
     for update in updates:
@@ -212,7 +216,8 @@ def check(
         if reason := norm_fault(value, seen, max_norm_ratio):
             refused[client] = reason
             del taken[client]
-    return [taken[client] for client in sorted(taken)], refused
+    kept = sorted(taken)
+    return [taken[client] for client in kept], refused, {client: norms[client] for client in kept}
 
 
 def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
@@ -228,10 +233,11 @@ def _report(
     refused: Mapping[int, str],
     gradient: Tree,
     weights: Sequence[float],
+    norms: Mapping[int, float],
 ) -> RoundReport:
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
-    norms, mean_norm = [norm(update.gradient) for update in taken], norm(gradient)
+    mean_norm = norm(gradient)
     return RoundReport(
         round=plan.round,
         accepted=tuple(sorted(client for update in taken for client in update.clients)),
@@ -242,11 +248,13 @@ def _report(
         bytes_down=broadcast_bytes(state, plan.sent) * len(plan.cohort),
         train_loss=loss,
         gradient_norm=mean_norm,
-        client_norms={u.client: n for u, n in zip(taken, norms, strict=True)},
-        client_cosines={u.client: cosine(u.gradient, gradient) for u in taken},
+        client_norms=norms,
+        client_cosines={
+            u.client: cosine(u.gradient, gradient, norms[u.client], mean_norm) for u in taken
+        },
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
         late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
         gradient=gradient,
-        consensus_distance=consensus_distance(norms, weights, mean_norm),
+        consensus_distance=consensus_distance(list(norms.values()), weights, mean_norm),
     )

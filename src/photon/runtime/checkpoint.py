@@ -248,9 +248,9 @@ def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def load_parameters(path: Path) -> dict[str, Tensor]:
+def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Parameters of a server's or a centralised run's checkpoint."""
-    tensors, facts = artifact.load(path)
+    tensors, facts = artifact.load(path, verify=verify)
     if facts.get("kind") not in ("server", "train"):
         raise CheckpointError(f"{path}: holds no model")
     return unpack(tensors, "params", facts["names"])

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 from photon.config.schema import Config
-from photon.data.manifest import read_manifest
 from photon.data.shards import Rows
 from photon.errors import ConfigError, PhotonError
 from photon.model.flops import model_cost, training_memory, update_cost
@@ -114,7 +113,6 @@ def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
     try:
         config, data = prepare(config, lambda line: None)
         root = data_root(config)
-        settings = read_manifest(root)["settings"]
         for client in clients:
             Rows(root / f"client_{client}" / "train")
     except PhotonError as error:
@@ -123,7 +121,8 @@ def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
     yield Finding(
         "ok",
         "data",
-        f"{root}: clients {', '.join(map(str, clients))}; rows of {settings['sequence_length']}, "
+        f"{root}: clients {', '.join(map(str, clients))}; rows of "
+        f"{data['settings']['sequence_length']}, "
         f"tokenizer {data['tokenizer'][:12]}",
     )
 

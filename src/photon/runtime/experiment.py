@@ -139,7 +139,8 @@ def _resume_as(
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     saved, facts = read_run(path)
     _require_run(path, facts)
-    changed = fill_open_keys(saved, config)
+    given = _written_out(config, facts["kind"], say)
+    changed = fill_open_keys(saved, given)
     check_resumable(saved, changed)
     return _go_on(path, changed, facts, say, console, engine)
 
@@ -204,13 +205,20 @@ def _agree(
     return validate(agreed["config"]), agreed["data"]
 
 
+def _written_out(config: Config, kind: str, say: Say) -> Config:
+    """A configuration as a run keeps it, but for what is left open."""
+    config = with_start(with_architecture(config))
+    return count_epochs(
+        config, lambda: client_rows(prepare(config, say)[0]), centralized=kind == CENTRALIZED
+    )
+
+
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
     """Resolve a new run's configuration and find or make its data."""
-    config = with_start(with_architecture(config))
+    config = _written_out(config, kind, job.say)
     check_warm_start(config)
     layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
     centralized = kind == CENTRALIZED
-    config = count_epochs(config, lambda: client_rows(prepare(config, job.say)[0]), centralized)
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),

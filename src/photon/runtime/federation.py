@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +96,7 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
 
 def run_node(
     server: str,
-    name: str | None,
+    name: str,
     clients: Sequence[int],
     keys: NodeKeys | None,
     own: Config,
@@ -115,7 +114,6 @@ def run_node(
     Raises:
         RoundFailed: the SuperNode ends again and again.
     """
-    name = name or socket.gethostname().split(".")[0]
     sign = signer(keys.key) if keys else None
     with StopRequest() as stop, tempfile.TemporaryDirectory(prefix="photon-") as home:
         path = Path(home) / f"{name}.sock"

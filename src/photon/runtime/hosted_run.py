@@ -148,9 +148,9 @@ def node_config(server: dict[str, Any], own: Config) -> Config:
     threads, compiled = config.photon.threads, config.llm_config.compile
     gpus, each = count_gpus(config.photon.device), config.photon.devices_per_client
     cores = num_cores() if gpus else each  # a CPU trains one client at a time
-    workers = max(count_workers(config.photon, cores, gpus, config.fl.cohort_size), int(not gpus))
-    if config.photon.workers == 0:
-        workers = 0
+    workers = count_workers(config.photon, cores, gpus, config.fl.cohort_size)
+    if config.photon.workers == "auto" and not gpus:
+        workers = 1
     if threads in ("auto", 0):
         threads = max(1, num_cores() // max(1, workers * each))
     return replace_keys(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Mirror:
             self._push()
         except DataError as error:
             warnings.warn(
-                f"{error}; trying again after the next round", PhotonWarning, stacklevel=2
+                f"{error}; trying again after the next commit", PhotonWarning, stacklevel=2
             )
 
     def _push(self) -> None:
@@ -75,6 +76,7 @@ def fetch_run(folder: Path, config: S3Config, run: str) -> bool:
         return False
     files = json.loads(remote.read(INDEX))["files"]
     beside = folder.with_name(f".{folder.name}.coming")
+    shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was cut off
     for name, size in files.items():
         path = beside / name
         if not path.resolve().is_relative_to(beside.resolve()):

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from photon.config.schema import Config
 from photon.core.codec import decode, encode
@@ -21,11 +22,11 @@ from photon.core.tree import Tree, num_bytes, subtract
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
-from photon.model.build import empty_model, parameters_of
+from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
 from photon.runtime.measure import SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
-from photon.training.layers import layers_of
+from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
 from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
@@ -51,6 +52,7 @@ class Node:
         self.config, self.folder = config, folder
         names = list(parameters_of(empty_model(config.llm_config)))
         self.layers = layers_of(config.fl, names)
+        self._first = first_layers(config, self.layers)
         self.trainer = Trainer(config.llm_config, config.seed, device, world, self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
@@ -80,7 +82,7 @@ class Node:
         if _answers(answer, instruction):
             return answer
         before, lost = self._state_before(home, instruction)
-        params = {**params, **before.layers}
+        params = {**self._first, **params, **before.layers}
         resumed = self._resume(home, instruction)
         self.trainer.load(resumed or self._begin(instruction, before, params, moments))
         metrics = {} if resumed else self._score_own(instruction, "val_loss")
@@ -211,6 +213,14 @@ class Node:
         if client not in self._streams:
             self._streams[client] = JoinedStream([client_stream(self.config, client)])
         return self._streams[client]
+
+
+def first_layers(config: Config, layers: Layers) -> dict[str, Tensor]:
+    """Seeded values of a client's own layers: what one begins with that has lost its own."""
+    if not layers.personal:
+        return {}
+    model = build_model(config.llm_config, config.seed)
+    return {name: parameters_of(model)[name] for name in layers.personal}
 
 
 def _answers(path: Path, instruction: Instruction) -> bool:

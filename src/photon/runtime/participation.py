@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from photon.config.resolve import epoch_steps
 from photon.config.schema import Config
 from photon.core.cohort import available, choose_cohort
 from photon.core.messages import ServerState
@@ -53,11 +54,6 @@ class Participation:
         if fl.n_local_epochs is None:
             return llm.local_steps
         return epoch_steps(self.rows[client], llm.global_train_batch_size) * fl.n_local_epochs
-
-
-def epoch_steps(rows: int, batch: int) -> int:
-    """Steps of one pass over so many rows; rows short of a batch wait for the next pass."""
-    return max(1, rows // batch)
 
 
 def client_rows(config: Config) -> list[int]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from photon.config.schema import Config
-from photon.core.diagnostics import cosine, data_parallel_bytes, layer_norms
+from photon.core.diagnostics import cosine_to_step, data_parallel_bytes, layer_norms
 from photon.core.messages import RoundReport, ServerState
-from photon.core.tree import Tree, norm, num_elements, subtract
+from photon.core.tree import Tree, norm, num_elements
 from photon.evaluation.loss import LossReport, perplexity
 
 TRAINING = ("wait", "train", "aggregate")
@@ -44,16 +44,17 @@ def round_record(
     report: RoundReport,
     last: Tree | None,
     faults: Mapping[int, str],
-    phases: Phases,
+    seconds: float,
 ) -> dict[str, Any]:
-    """One line of metrics.jsonl, without validation.
+    """One line of metrics.jsonl, without validation and the seconds of each phase.
 
     Args:
         before, state: around the round.
         last: parameters before the round before, if they are known.
         faults: client -> why it has no update.
+        seconds: of the round, in training.
     """
-    size, seconds = num_elements(state.params), phases.total()
+    size = num_elements(state.params)
     record: dict[str, Any] = {
         "round": report.round,
         "rounds": config.fl.n_rounds,
@@ -62,7 +63,6 @@ def round_record(
         "train_loss": report.train_loss,
         "train_perplexity": perplexity(report.train_loss),
         "seconds": seconds,
-        "phase_seconds": dict(phases.seconds),
         "tokens_per_second": report.num_tokens / seconds if seconds else 0.0,
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
@@ -96,8 +96,9 @@ def _norms(
         **{f"outer_{name}_norm": norm(tree) for name, tree in state.outer.items()},
     }
     if last is not None and gradient:
-        step = subtract({n: last[n] for n in gradient}, before.params)
-        found["cosine_to_last_step"] = cosine(gradient, step)
+        found["cosine_to_last_step"] = cosine_to_step(
+            gradient, report.gradient_norm, last, before.params
+        )
     if config.fl.log_layer_norms:
         found["gradient_layer_norms"] = layer_norms(gradient)
         found["parameter_layer_norms"] = layer_norms(state.params)

@@ -85,11 +85,13 @@ def run_label(config: Config, kind: str) -> str:
 
 def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult) -> TrainResult:
     model = build_model(config.llm_config, config.seed)
-    # The model scores other parameters later: the state must not share its memory.
-    state = _server_state(folder, config, clone(parameters_of(model)))
+    # The model scores other parameters later: the state must not share its memory. It is held by
+    # nobody else, so that its memory is free once the next one is there.
+    states = [_server_state(folder, config, clone(parameters_of(model)))]
+    done = states[0].round
     shown = job.trackers(config, FEDERATED)
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
-    track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", state.round), *shown]))
+    track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", done), *shown]))
     model = model.to(job.device)
     validation = open_rows(config, VALIDATION)
 
@@ -99,9 +101,9 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
         return _evaluate(config, model, validation)
 
     floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
-    if _begins_with_evaluation(folder, config, state.round):
+    if _begins_with_evaluation(folder, config, done):
         start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
-        track(start | loss_record(score(state.params), floor))
+        track(start | loss_record(score(states[0].params), floor))
     with closing(job.engine(folder, config, job)) as engine:
         server = Server(
             config=config,
@@ -112,7 +114,7 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
             stop=job.stop,
             committed=_mirroring(folder, config),
         )
-        state = server.serve(state)
+        state = server.serve(states.pop())
     _clean_up(folder, config)
     report = _last_validation(folder) or score(state.params)
     return replace(

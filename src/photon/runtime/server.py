@@ -80,27 +80,38 @@ class Server:
         config = self.config
         self._layers = layers_of(config.fl, list(state.params))
         self._participation = Participation.of(config)
-        self._before = _previous_parameters(self.checkpoints)
         while state.round < config.fl.n_rounds:
             self._phases = Phases()
             done = self._attempt(state)
             if done is not None:
-                state = self._commit(state, *done)
+                state = done[0]
+                self._commit(*done)
         return state
 
-    def _attempt(self, state: ServerState) -> tuple[ServerState, RoundReport] | None:
+    def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any]] | None:
         """Run a round; None to try again.
+
+        Returns:
+            The next state and the record: what else came of the round needs no memory any more.
 
         Raises:
             Interrupted, RoundFailed.
         """
         try:
-            found = self._run_round(self._redrawn(state))
+            after, report = self._run_round(self._redrawn(state))
             self._attempts = 0
-            return found
         except RoundFailed as error:
             self._attempts += 1
-            return self._after_failure(state, error)
+            skipped = self._after_failure(state, error)
+            if skipped is None:
+                return None
+            after, report = skipped
+        seconds = self._phases.total()
+        after = replace(after, train_seconds=state.train_seconds + seconds)
+        last = _previous_parameters(self.checkpoints)
+        return after, round_record(
+            self.config, state, after, report, last, self.engine.faults, seconds
+        )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
@@ -133,8 +144,8 @@ class Server:
         return replace(plan, instructions=asked)
 
     def _evaluates_clients(self, base_round: int) -> bool:
-        period = self.config.fl.eval_period
-        return self.config.fl.split_eval and bool(period) and base_round % (period or 1) == 0
+        fl = self.config.fl
+        return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
 
     def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
         base = self.checkpoints / f"round_{state.round:06d}.json"
@@ -167,22 +178,16 @@ class Server:
             after = replace(after, noise=noise)
         return after, report
 
-    def _commit(self, before: ServerState, state: ServerState, report: RoundReport) -> ServerState:
+    def _commit(self, state: ServerState, record: dict[str, Any]) -> None:
         """Validate, track, save: once the state is on disk, the round has happened."""
-        state = replace(state, train_seconds=state.train_seconds + self._phases.total())
         result: dict[str, Any] = {}
         with self._phases.timing("validate"):
             if _is_due(self.config, state.round):
                 result = self.validate(state.params)
-        record = round_record(
-            self.config, before, state, report, self._before, self.engine.faults, self._phases
-        )
-        self._before = before.params
-        self.track(record | result)
+        self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state)
         prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)
         self.committed()
-        return state
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed
@@ -215,20 +220,21 @@ class Server:
         seed = self.config.seed
         if fl.truly_random_init:
             seed = derive_seed(seed, "random_layers", state.round)
-        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)))
+        outer = outer_of(self.config, state.round + 1)
+        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
         save_server_state(self.checkpoints, state)
         return state
 
 
-def redraw(state: ServerState, layers: Layers, fresh: Tree) -> ServerState:
-    """Replace the random layers; what the outer optimizer remembers of them is forgotten."""
-    names = set(layers.random)
-    params = {n: fresh[n].clone() if n in names else v for n, v in state.params.items()}
-    outer = {
-        key: {n: v.new_full(v.shape, 0) if n in names else v for n, v in tree.items()}
-        for key, tree in state.outer.items()
-    }
-    return replace(state, params=params, outer=outer)
+def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimizer) -> ServerState:
+    """Replace the random layers; what the outer optimizer remembers of them begins anew."""
+    drawn = {name: fresh[name].clone() for name in layers.random}
+    forgotten = outer.init(drawn)
+    return replace(
+        state,
+        params={**state.params, **drawn},
+        outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
+    )
 
 
 def rules_of(config: Config) -> Rules:
@@ -255,9 +261,11 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
 
 
 def _previous_parameters(checkpoints: Path) -> Tree | None:
-    """Parameters of the round before the last committed one, if they are still there."""
+    """Parameters of the round before the last committed one, if they are still there: mapped, and
+    not verified, since only a metric depends on them.
+    """
     found = list_checkpoints(checkpoints)
-    return load_parameters(found[-2]) if len(found) > 1 else None
+    return load_parameters(found[-2], verify=False) if len(found) > 1 else None
 
 
 def _is_due(config: Config, round_number: int) -> bool:

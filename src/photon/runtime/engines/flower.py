@@ -16,6 +16,7 @@ from pathlib import Path
 
 from photon.errors import RoundFailed
 from photon.runtime import frames
+from photon.runtime.engines.link import Answer, drain
 from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
 from photon.runtime.superlink import (
@@ -60,7 +61,7 @@ class FlowerLink:
         self.folder, self.host, self.port, self.tls = folder, host, port, tls
         self.register, self.say, self.should_stop = register, say, should_stop
         self._count = itertools.count(1)
-        self._answers: queue.Queue[tuple[str, bytes | None]] = queue.Queue()
+        self._answers: queue.Queue[Answer] = queue.Queue()
         self._under_way: set[str] = set()
         self._nodes: list[str] = []
         self._starts: list[float] = []
@@ -86,13 +87,8 @@ class FlowerLink:
             self._lose({name})
         return name
 
-    def answers(self, timeout: float) -> Iterator[tuple[str, bytes | None]]:
-        try:
-            yield self._answers.get(timeout=timeout)
-            while True:
-                yield self._answers.get_nowait()
-        except queue.Empty:
-            return
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        return drain(self._answers, timeout)
 
     def close(self) -> None:
         if self._relay is not None:

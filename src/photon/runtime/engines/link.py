@@ -17,6 +17,9 @@ from photon.runtime.wire import MAX_MESSAGE_BYTES
 CONNECT_SECONDS = 5.0
 
 
+Answer = tuple[str, bytes | None]
+
+
 class Link(Protocol):
     """Delivers messages, at least once or not at all, in any order."""
 
@@ -28,7 +31,7 @@ class Link(Protocol):
         """Send a message; the id comes back with its answer."""
         ...
 
-    def answers(self, timeout: float) -> Iterator[tuple[str, bytes | None]]:
+    def answers(self, timeout: float) -> Iterator[Answer]:
         """Ids and answers that have come in, waiting at most so long for the first.
 
         None stands for a node that went away before it answered.
@@ -36,6 +39,16 @@ class Link(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def drain(answers: queue.Queue[Answer], timeout: float) -> Iterator[Answer]:
+    """What is in a queue, waiting at most so long for the first."""
+    try:
+        yield answers.get(timeout=timeout)
+        while True:
+            yield answers.get_nowait()
+    except queue.Empty:
+        return
 
 
 class SocketLink:
@@ -47,7 +60,7 @@ class SocketLink:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._answers: queue.Queue[tuple[str, bytes | None]] = queue.Queue()
+        self._answers: queue.Queue[Answer] = queue.Queue()
         self._count = itertools.count()
 
     def addresses(self) -> list[str]:
@@ -58,13 +71,8 @@ class SocketLink:
         threading.Thread(target=self._exchange, args=(name, address, message), daemon=True).start()
         return name
 
-    def answers(self, timeout: float) -> Iterator[tuple[str, bytes | None]]:
-        try:
-            yield self._answers.get(timeout=timeout)
-            while True:
-                yield self._answers.get_nowait()
-        except queue.Empty:
-            return
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        return drain(self._answers, timeout)
 
     def close(self) -> None:
         """Nothing to end: an exchange ends with its node."""

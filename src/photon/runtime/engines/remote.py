@@ -93,9 +93,7 @@ class RemoteEngine:
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
             self._listen(None)
-            still_at_it = {client for errand in self._late.values() for client in errand.clients}
-            known = self.roster.clients() - still_at_it
-            here = sorted(client for client in known if client < fl.n_total_clients)
+            here = self._free()
             nodes = len(self.roster.members)
             if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
                 self._all_came = True
@@ -107,6 +105,17 @@ class RemoteEngine:
                     f"(photon.n_nodes) and {needed} clients (fl.quorum) are needed"
                 )
         return []
+
+    def _free(self) -> list[int]:
+        """Clients that may be asked: not those who are still at an earlier round, nor, while there
+        are enough others, those whose late update has come and is not applied yet.
+        """
+        fl = self.config.fl
+        at_it = {client for errand in self._late.values() for client in errand.clients}
+        known = self.roster.clients() - at_it
+        here = {client for client in known if client < fl.n_total_clients}
+        fresh = here - {client for update in self._arrived_late for client in update.clients}
+        return sorted(fresh if len(fresh) >= fl.needed else here)
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
