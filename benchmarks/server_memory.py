@@ -26,6 +26,7 @@ from photon.config.resolve import resolve
 from photon.config.schema import Config
 from photon.runtime import hosted_run
 from photon.runtime.checkpoint import save_server_state
+from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.depot import Depot
 from photon.runtime.engines.link import SocketLink
 from photon.runtime.engines.remote import RemoteEngine
@@ -92,6 +93,7 @@ def serve_node(home: Path, clients: int, via: str) -> None:
 def measure(megabytes: float, clients: int, via: str) -> float:
     """Peak of a server in megabytes."""
     torch.set_num_threads(1)
+    return_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         config = resolve(configuration(home, clients, via), cores=1, accelerator=0,

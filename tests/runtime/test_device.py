@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +56,27 @@ def test_an_emulated_precision_is_said(monkeypatch):
     assert precision_warning(torch.device("cpu"), "fp32") is None
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert precision_warning(torch.device("cpu"), "amp_bf16") is None
+
+
+FREES = """
+import sys
+from photon.runtime import device
+getattr(device, sys.argv[1])()
+def anonymous():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) // 1024
+before = anonymous()
+blocks = [bytes(bytearray(2 << 20)) for _ in range(40)]
+del blocks[:-1]  # the last one keeps the others from the end of the heap
+print(anonymous() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.parametrize(("policy", "least", "most"), [
+    ("keep_freed_memory", 70, 200), ("return_freed_memory", 0, 10),
+])  # fmt: skip
+def test_freed_blocks_are_kept_for_training_and_given_back_by_a_server(policy, least, most):
+    command = [sys.executable, "-c", FREES, policy]
+    kept = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert least <= kept <= most

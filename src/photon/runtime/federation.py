@@ -11,6 +11,7 @@ from pathlib import Path
 from photon.config.schema import Config
 from photon.data.manifest import read_manifest
 from photon.errors import ConfigError, RoundFailed
+from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.depot import Depot
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.engines.link import Link, SocketLink
@@ -63,7 +64,8 @@ def over_sockets(sockets: Path) -> EngineFactory:
 def remote_engine(
     folder: RunFolder, config: Config, job: Job, link: Link, register: Register
 ) -> RemoteEngine:
-    """The engine of a server, over any link."""
+    """The engine of a server, over any link; the process trains nothing itself."""
+    return_freed_memory()
     root = data_root(config)
     data = data_facts(root, read_manifest(root)["settings"])
     depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
