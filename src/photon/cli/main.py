@@ -22,6 +22,7 @@ COMMANDS = {
     "keys": ("photon.cli.keys", "Make the keys that server and nodes know each other by."),
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
+    "plan": ("photon.cli.plan", "Say what a federation takes before it is started."),
     "runs": ("photon.cli.runs", "List runs: how far they are, and whether they run."),
     "stop": ("photon.cli.stop", "Stop a run from another terminal, with everything saved."),
     "evaluate": ("photon.cli.evaluate", "Score models: losses, tasks, composite scores."),

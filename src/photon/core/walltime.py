@@ -1,0 +1,172 @@
+"""What a run will cost before it starts: bytes, seconds, utilisation, memory.
+
+The model is that of the paper (*Photon*, arXiv:2411.02908, section 4.3 and appendix): a round is
+local compute, then an exchange whose length depends on the topology and on the slowest link.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Topology = Literal["server", "all_reduce", "ring"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A connection to the others.
+
+    Attributes:
+        up, down: bytes per second.
+        latency: seconds, one way.
+    """
+
+    up: float
+    down: float
+    latency: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One exchange among participants that wait for each other.
+
+    Attributes:
+        topology: `server` (each sends to a server and receives from it), `all_reduce` (each sends
+            to all) or `ring` (reduce-scatter and all-gather around a ring).
+        participants: K.
+        bytes_up, bytes_down: of one participant; only a server's way down is of another size.
+        link: of each participant, or the slowest one's.
+        server: the server's link; None: never the bottleneck.
+        floor: seconds that an exchange of nothing takes.
+    """
+
+    topology: Topology
+    participants: int
+    bytes_up: float
+    bytes_down: float
+    link: Link
+    server: Link | None = None
+    floor: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time from the last local step of a round to the first one of the next.
+
+        With S bytes and B bytes/s: server K S / B each way where its link is the bottleneck, all
+        reduce (K - 1) S / B, ring 2 S (K - 1) / (K B).
+        """
+        k, link = self.participants, self.link
+        narrow = min(link.up, link.down)
+        if self.topology == "server":
+            server = self.server or Link(up=math.inf, down=math.inf)
+            down = max(self.bytes_down / link.down, k * self.bytes_down / server.up)
+            up = max(self.bytes_up / link.up, k * self.bytes_up / server.down)
+            return self.floor + down + up + 2 * (link.latency + server.latency)
+        if self.topology == "all_reduce":
+            return self.floor + (k - 1) * self.bytes_up / narrow + link.latency
+        steps = 2 * (k - 1)
+        return self.floor + steps * (self.bytes_up / k / narrow + link.latency)
+
+    @property
+    def total_bytes(self) -> float:
+        """Sent by all participants and the server in one exchange."""
+        k = self.participants
+        if self.topology == "server":
+            return k * (self.bytes_up + self.bytes_down)
+        return self.bytes_up * (k - 1) * (k if self.topology == "all_reduce" else 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A run of `rounds` rounds.
+
+    Attributes:
+        compute_seconds, exchange_seconds: of one round; what is overlapped counts as compute.
+        round_bytes: of one round, over slow links.
+    """
+
+    rounds: int
+    compute_seconds: float
+    exchange_seconds: float
+    round_bytes: float
+
+    @property
+    def round_seconds(self) -> float:
+        return self.compute_seconds + self.exchange_seconds
+
+    @property
+    def seconds(self) -> float:
+        return self.rounds * self.round_seconds
+
+    @property
+    def total_bytes(self) -> float:
+        return self.rounds * self.round_bytes
+
+    @property
+    def utilization(self) -> float:
+        """Share of the time in which devices compute."""
+        return self.compute_seconds / self.round_seconds
+
+
+def forecast(
+    *,
+    rounds: int,
+    local_steps: int,
+    step_seconds: float,
+    exchange: Exchange,
+    inside: Exchange | None = None,
+    overlap: float = 0.0,
+) -> Forecast:
+    """Predict a run; data-parallel training is one of a single local step a round.
+
+    Args:
+        step_seconds: of one optimizer step of one client.
+        inside: exchange within each participant, before the one among them (a sub-federation).
+        overlap: share of the exchange that is hidden behind compute, 0 to 1.
+    """
+    waited = exchange.seconds + (inside.seconds if inside is not None else 0.0)
+    compute = local_steps * step_seconds
+    hidden = min(overlap * waited, compute)
+    return Forecast(
+        rounds=rounds,
+        compute_seconds=compute,
+        exchange_seconds=waited - hidden,
+        round_bytes=exchange.total_bytes,
+    )
+
+
+def local_steps_for(utilization: float, step_seconds: float, exchange_seconds: float) -> int:
+    """Fewest local steps with which devices compute for such a share of the time.
+
+    Raises:
+        ValueError: the share is not between 0 and 1.
+    """
+    if not 0 < utilization < 1:
+        raise ValueError(f"a utilization is between 0 and 1, not {utilization:g}")
+    needed = utilization / (1 - utilization) * exchange_seconds / step_seconds
+    return max(1, math.ceil(needed - 1e-9))
+
+
+def step_seconds(
+    flops_per_token: float, tokens: float, peak_flops: float, mfu: float, devices: int = 1
+) -> float:
+    """Seconds of one optimizer step at a share `mfu` of the devices' peak."""
+    return flops_per_token * tokens / (peak_flops * mfu * devices)
+
+
+def server_memory(parameters: int, moments: int, payload: float) -> float:
+    """Most bytes of a server: parameters, outer moments, one accumulator, 1.5 payloads.
+
+    Args:
+        moments: trees that the outer optimizer keeps.
+        payload: bytes of one update.
+    """
+    return 4 * parameters * (2 + moments) + 1.5 * payload
+
+
+def server_disk(
+    parameters: int, moments: int, payload: float, clients: int, checkpoints: int
+) -> float:
+    """Most bytes on a server's disk: checkpoints kept, one being written, a round's updates."""
+    return (checkpoints + 1) * 4 * parameters * (1 + moments) + (clients + 1) * payload

@@ -1,0 +1,99 @@
+"""`photon plan`: what is asked comes out, with its units."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from photon.cli.main import run
+from photon.cli.plan import duration
+
+MODEL = ["llm_config=mpt-125m", "fl.aggregate_momenta=false", "fl.n_total_clients=8",
+         "fl.n_rounds=10", "llm_config.local_steps=100"]  # fmt: skip
+
+
+def plan(capsys, *arguments: str) -> dict:
+    assert run(["plan", *MODEL, "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_by_hand(capsys):
+    links = ["--bandwidth", "1Gbit", "--latency", "0", "--floor", "5"]
+    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256"]
+    facts = plan(capsys, *links, *speed, "--price", "2")
+    size = 125_311_488
+    assert facts["update_bytes"] == {"up": 2 * size, "down": 4 * size}
+    assert facts["step_seconds"] == pytest.approx(1.0), "256 rows of 2048 tokens"
+    assert facts["tokens"] == 10 * 100 * 8 * 256 * 2048
+    federated, twin = facts["federated"], facts["data_parallel"]
+    assert federated["exchange_seconds"] == pytest.approx(5 + 8 * 6 * size / 125e6)
+    assert federated["round_bytes"] == 8 * 6 * size
+    assert federated["seconds"] == pytest.approx(10 * (100 + federated["exchange_seconds"]))
+    assert federated["cost"] == pytest.approx(federated["seconds"] / 3600 * 8 * 2)
+    assert (twin["rounds"], twin["compute_seconds"]) == (1000, pytest.approx(1.0))
+    assert twin["exchange_seconds"] == pytest.approx(2 * 2 * size * 7 / 8 / 125e6)
+
+
+def test_the_steps_it_names_reach_the_target(capsys):
+    needed = plan(capsys, "--target", "0.8")["target"]["local_steps"]
+    for steps, reached in ((needed, True), (needed - 1, False)):
+        facts = plan(capsys, f"llm_config.local_steps={steps}")
+        assert (facts["federated"]["utilization"] >= 0.8) == reached
+
+
+def test_sites_send_one_update_each(capsys):
+    flat = plan(capsys)["federated"]
+    nested = plan(capsys, "--sites", "2", "--site-bandwidth", "100Gbit")["federated"]
+    assert nested["round_bytes"] == flat["round_bytes"] / 4
+    assert nested["exchange_seconds"] < flat["exchange_seconds"] / 2.5
+
+
+def test_a_device_at_a_share_of_its_peak(capsys):
+    full = plan(capsys, "--mfu", "0.5")["step_seconds"]
+    assert plan(capsys, "--mfu", "0.25")["step_seconds"] == pytest.approx(2 * full)
+    assert plan(capsys, "--mfu", "0.5", "--device", "A100")["step_seconds"] == pytest.approx(
+        full * 989 / 312
+    )
+    two = plan(capsys, "--mfu", "0.5", "photon.devices_per_client=2")
+    assert (two["step_seconds"], two["devices"]) == (pytest.approx(full / 2), 16)
+
+
+def test_what_does_not_fit_is_said_before_it_is_tried(capsys):
+    assert plan(capsys, "--device-memory", "80GB")["fits_device"] is True
+    assert run(["plan", "llm_config=mpt-7b", "--device-memory", "80GB"]) == 0
+    assert "does not fit: a device has 80.0 GB" in capsys.readouterr().out
+    sharded = ["llm_config.fsdp_config={}", "photon.devices_per_client=8"]
+    assert run(["plan", "llm_config=mpt-7b", *sharded, "--device-memory", "80GB"]) == 0
+    assert "does not fit" not in capsys.readouterr().out
+
+
+def test_people_get_a_table(capsys):
+    assert run(["plan", *MODEL, "--price", "2.5"]) == 0
+    out = capsys.readouterr().out
+    for words in ("data-parallel", "utilization", "cost", "of the time and", "memory    device"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bandwidth", "10"], "'10': write a number and a unit, as in 1Gbit"),
+        (["--bandwidth", "0Gbit"], "write a number and a unit"),
+        (["--device", "X9"], "--device X9: no such entry; there are B200"),
+        (["--sites", "9"], "--sites 9: only 8 clients take part"),
+        (["llm_config.local_steps=2ep"], "needs local steps in batches or tokens, not epochs"),
+        (["fl.n_local_epochs=1"], "needs local steps in batches or tokens, not epochs"),
+    ],
+)
+def test_mistakes_have_an_answer(arguments, message, capsys):
+    assert run(["plan", "fl.n_total_clients=8", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0123, "0.0123 s"), (90, "90 s"), (600, "10 min"), (7200, "2 h"), (864000, "10 d")],
+)
+def test_durations_are_readable(seconds, text):
+    assert duration(seconds) == text
