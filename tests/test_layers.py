@@ -23,6 +23,7 @@ RANK = {
     "runtime": 4,
     "cli": 5,
     "report": 5,
+    "page": 5,
     "__main__": 6,
 }
 STRANGERS = [{"model", "data"}, {"training", "evaluation"}]

@@ -1,0 +1,40 @@
+"""`photon report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="report")
+@click.option("--out", type=click.Path(path_type=Path), help="The page; default: in the run.")
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="RUN...",
+)
+def command(out: Path | None, runs: tuple[Path, ...]) -> None:
+    """Write one HTML page about a run, or one that compares several: it needs no other file.
+
+    \b
+    photon report runs/NAME
+    photon report runs/A runs/B --out comparison.html
+    """
+    from photon.cli.extras import require_plotly
+
+    plotly = require_plotly()
+    from photon.errors import StorageError
+    from photon.page.history import read_history
+    from photon.page.page import render
+
+    page = render([read_history(run) for run in runs], plotly)
+    path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot write ({error.strerror})") from error
+    click.echo(path)

@@ -1,0 +1,1 @@
+"""`photon report`: one HTML page that holds all of a run, or compares several."""
