@@ -63,3 +63,5 @@ def test_help_config_and_a_two_round_training(environment, tmp_path):
     assert "unigram model" in out
     summary = json.loads((tmp_path / "runs/w/summary.json").read_text())
     assert summary["rounds"] == 2
+    page = tmp_path / call(environment, tmp_path, "report", "runs/w").strip()
+    assert "dataset.drawn" in page.read_text()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from importlib.resources import files
+from typing import Any
 
 from photon.page.history import RunHistory, named_apart
 from photon.page.plots import Plot, client_plots, loss_plot, sent_plot, throughput_plot
@@ -84,7 +86,16 @@ def _figures(plots: Sequence[Plot]) -> str:
 
 def _plots_json(plots: Sequence[Plot]) -> str:
     values = [{"key": plot.key, "data": plot.data, "layout": plot.layout} for plot in plots]
-    return json.dumps(values).replace("<", "\\u003c")  # or a name could end the script
+    return json.dumps(_finite(values)).replace("<", "\\u003c")  # or a name could end the script
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have: a diverged loss leaves a gap."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _named(history: RunHistory, name: str) -> RunHistory:

@@ -66,7 +66,7 @@ def loss_plot(curves: Sequence[Curve]) -> Plot:
     layout = _layout(AXES["tokens"], "loss (nats per token)")
     layout["updatemenus"] = [
         {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
-         "buttons": buttons, "showactive": True}
+         "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
     ]  # fmt: skip
     return Plot(key="loss", title="Loss", data=data, layout=layout,
                 note="Against tokens, steps, bytes or time: the buttons choose. A click on a name "

@@ -23,7 +23,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "")
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f'<td class="number">{value:.4g}</td>'
+        shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return f'<td class="number">{shown}</td>'
     if isinstance(value, int) and not isinstance(value, bool):
         return f'<td class="number">{value:,}</td>'
     return f"<td>{escape('-' if value is None else str(value))}</td>"

@@ -1,0 +1,200 @@
+"""The page of a run: what it says is what the run folder says."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import photon
+from photon.cli.main import run
+from photon.errors import RunFolderError
+from photon.page.history import AXES, differing_keys, named_apart, read_history
+from photon.page.page import render
+from photon.page.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
+from photon.page.tables import evaluation_tables, table
+from photon.runtime.trackers import read_lines
+
+CLIENTS = ["fl.n_total_clients=2", "fl.n_rounds=3", "fl.eval_period=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_root) -> Path:
+    """A run of three rounds, with the twin beside it."""
+    root = tmp_path_factory.mktemp("runs")
+    keys = ["recipe=smoke", f"dataset.train.root_local={data_root}", *CLIENTS, "run_uuid=first",
+            "compare.alone=true", "compare.centralized=true",
+            f"photon.saving_path={root}"]  # fmt: skip
+    return Path(photon.train(keys).folder)
+
+
+def figure(plots, title):
+    return next(plot for plot in plots if plot.title == title)
+
+
+def test_losses_stand_at_what_was_spent(trained):
+    records = read_lines(trained / "metrics.jsonl")
+    history = read_history(trained)
+    plot = loss_plot(history.curves)
+    validation, training = plot.data[:2]
+    validated = [record for record in records if "val_loss" in record]
+    assert validation["y"] == [record["val_loss"] for record in validated]
+    assert len(validation["y"]) < len(training["y"]) == 3
+    sums = {"tokens": lambda r: r["tokens"], "steps": lambda r: r["step"]}
+    buttons = {b["label"]: b["args"][0]["x"] for b in plot.layout["updatemenus"][0]["buttons"]}
+    assert list(buttons) == list(AXES)
+    for axis, of in sums.items():
+        assert buttons[axis][0] == [of(record) for record in validated]
+    spent = [record["bytes_up"] + record["bytes_down"] for record in records]
+    assert buttons["bytes"][1] == [sum(spent[: i + 1]) for i in range(3)]
+    seconds = [record["seconds"] for record in records]
+    assert buttons["time"][1] == pytest.approx([sum(seconds[: i + 1]) for i in range(3)])
+
+
+def test_the_baselines_are_curves_of_their_own(trained):
+    names = [curve.name for curve in read_history(trained).curves]
+    assert names == ["first", "first: alone", "first: centralized"]
+
+
+def test_bytes_and_throughput(trained):
+    curves = read_history(trained).curves
+    records = read_lines(trained / "metrics.jsonl")
+    up, down, twin = sent_plot(curves).data
+    assert up["y"][-1] == sum(record["bytes_up"] for record in records)
+    assert down["y"][-1] == sum(record["bytes_down"] for record in records)
+    assert twin["y"][-1] == sum(record["bytes_ddp"] for record in records)
+    assert len(throughput_plot(curves).data) == 3
+
+
+def altered(trained: Path, tmp_path: Path, change) -> Path:
+    """A copy of the run whose records were changed."""
+    folder = tmp_path / "altered"
+    folder.mkdir()
+    for name in ("run.json", "config.json", "summary.json"):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    records = read_lines(trained / "metrics.jsonl")
+    change(records)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return folder
+
+
+def test_who_took_part_and_why_not(trained, tmp_path):
+    def change(records):
+        records[0] |= {"accepted": [0], "refused": {"1": "norm 1000 x the median"}}
+        records[1] |= {"accepted": [1], "missing": {"0": "the node is gone"}}
+        records[2] |= {"accepted": [1], "late": {"0": 1}}
+
+    history = read_history(altered(trained, tmp_path, change))
+    plot = figure(client_plots(history, "run0"), "Who took part")
+    names = list(STATES)
+    cells = [[names[cell] for cell in row] for row in plot.data[0]["z"]]
+    assert cells == [["accepted", "missing", "late"], ["refused", "accepted", "accepted"]]
+    texts = plot.data[0]["text"]
+    assert texts[1][0] == "refused (norm 1000 x the median)"
+    assert texts[0][1] == "missing (the node is gone)"
+    assert texts[0][2] == "late (by 1)"
+
+
+def test_the_spread_is_that_of_the_clients(trained):
+    records = read_lines(trained / "metrics.jsonl")
+    plots = client_plots(read_history(trained), "run0")
+    for title, field in (("Agreement", "client_cosines"), ("Norms", "client_norms")):
+        largest, smallest, _ = figure(plots, title).data
+        assert largest["y"] == [max(record[field].values()) for record in records]
+        assert smallest["y"] == [min(record[field].values()) for record in records]
+    first, second = figure(plots, "Loss of each client").data
+    for line, client in ((first, "0"), (second, "1")):
+        found = [record["client_metrics"][client]["train_loss"] for record in records]
+        assert line["y"] == found
+
+
+def test_runs_of_one_name_are_told_apart(trained, tmp_path):
+    one, other = read_history(trained), read_history(altered(trained, tmp_path, lambda r: None))
+    assert named_apart([one, other]) == ["first", "altered"]
+    assert named_apart([one, one]) == ["first", "first (2)"]
+    assert differing_keys([one, other]) == {}
+
+
+def test_what_differs_between_runs(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: None)
+    config = json.loads((folder / "config.json").read_text())
+    config["fl"]["n_rounds"] = 7
+    (folder / "config.json").write_text(json.dumps(config))
+    found = differing_keys([read_history(trained), read_history(folder)])
+    assert found == {"fl.n_rounds": [3, 7]}
+    assert "<td>fl.n_rounds</td>" in render([read_history(trained), read_history(folder)], "")
+
+
+def test_evaluations_stand_side_by_side(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: None)
+    for name, loss, accuracy in (("round_000001", 2.5, 0.25), ("round_000002", 2.0, 0.5)):
+        path = folder / "evaluation" / name / "results.json"
+        path.parent.mkdir(parents=True)
+        scores = {"losses": {"validation": {"loss": loss}},
+                  "composites": [{"name": "core_average", "score": accuracy / 2}],
+                  "tasks": {"copa": {"score": {"accuracy": accuracy}}}}  # fmt: skip
+        path.write_text(json.dumps(scores))
+    html = evaluation_tables([read_history(folder)])
+    for row in (["validation", "2.5", "2"], ["copa", "0.25", "0.5"], ["core_average", "0.125"]):
+        assert "</td>".join(f'<td class="number">{cell}' for cell in row[1:]) in html, row
+        assert f"<td>{row[0]}</td>" in html
+    assert evaluation_tables([read_history(trained)]) == ""
+
+
+class Links(HTMLParser):
+    """What a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href") and not value.startswith(("#", "data:")):
+                self.found.append(value)
+            if name == "id":
+                self.ids.append(value)
+
+
+def test_the_page_needs_no_other_file_and_names_are_no_markup(trained, tmp_path):
+    evil = "</script><script>document.title='taken'</script>"
+
+    def change(records):
+        records[0] |= {"accepted": [0], "refused": {"1": evil}}
+
+    page = render([read_history(altered(trained, tmp_path, change))], "PLOTLY")
+    links = Links()
+    links.feed(page)
+    assert links.found == []
+    assert len(links.ids) == len(set(links.ids))
+    assert evil not in page
+    assert evil not in table(("key",), [[evil]])
+
+
+def test_numbers_that_json_does_not_have_are_gaps(trained, tmp_path):
+    def change(records):
+        records[1]["train_loss"] = float("nan")
+        records[1]["client_metrics"]["0"]["train_loss"] = float("inf")
+
+    page = render([read_history(altered(trained, tmp_path, change))], "")
+    plots = page.partition('id="plots">')[2].partition("</script>")[0]
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    values = json.loads(plots, parse_constant=refuse)
+    clients = next(plot for plot in values if plot["key"].endswith("clients"))
+    assert clients["data"][0]["y"][1] is None
+
+
+def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run(["report", str(tmp_path / "empty")]) == 2
+    begun = altered(trained, tmp_path, lambda records: records.clear())
+    with pytest.raises(RunFolderError, match="no record yet"):
+        read_history(begun)
+    assert run(["report", str(trained), "--out", "/proc/none/page.html"]) == 2
+    assert "cannot write" in capsys.readouterr().err
