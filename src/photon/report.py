@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from photon.config.schema import Config
 from photon.runtime.results import TrainResult
+from photon.runtime.run_folder import RunFolder
 from photon.runtime.trackers import Tracker, read_lines
 
 SAMPLE_PROMPT = "def "
@@ -23,6 +23,9 @@ class Console:
     Args:
         progress: print a line per round; None: only on a terminal.
         quiet: print nothing at all.
+
+    Attributes:
+        folder: of the run that is under way, or of its baseline.
     """
 
     def __init__(self, progress: bool | None = None, quiet: bool = False) -> None:
@@ -30,6 +33,7 @@ class Console:
         if not self.rich.is_terminal:
             self.rich.width = 100
         self.progress = self.rich.is_terminal if progress is None else progress
+        self.folder: Path | None = None
 
     def say(self, line: str) -> None:
         if self.progress:
@@ -38,8 +42,9 @@ class Console:
     def print(self, value: Any) -> None:
         self.rich.print(value)
 
-    def tracker(self, config: Config, label: str) -> Tracker:
+    def tracker(self, folder: RunFolder, label: str) -> Tracker:
         """A tracker that prints records as they come."""
+        self.folder = folder.path
 
         def track(record: Mapping[str, Any]) -> None:
             if self.progress:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from photon.cli.main import run
-from photon.cli.plan import duration
+from photon.cli.quantities import duration
 
 MODEL = ["llm_config=mpt-125m", "fl.aggregate_momenta=false", "fl.n_total_clients=8",
          "fl.n_rounds=10", "llm_config.local_steps=100"]  # fmt: skip

@@ -24,6 +24,8 @@ COMMANDS = {
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
     "plan": ("photon.cli.plan", "Say what a federation takes before it is started."),
     "runs": ("photon.cli.runs", "List runs: how far they are, and whether they run."),
+    "status": ("photon.cli.status", "Say where a run is, which may run elsewhere."),
+    "watch": ("photon.cli.watch", "Follow a run until it ends."),
     "report": ("photon.cli.report", "Write an HTML page about a run, or comparing several."),
     "stop": ("photon.cli.stop", "Stop a run from another terminal, with everything saved."),
     "evaluate": ("photon.cli.evaluate", "Score models: losses, tasks, composite scores."),

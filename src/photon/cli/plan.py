@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.quantities import Quantity
+from photon.cli.quantities import Quantity, duration
 
 if TYPE_CHECKING:
     from photon.core.walltime import Forecast
@@ -142,11 +142,3 @@ def _table(plan: Plan) -> Any:
 
 def _cost(plan: Plan, forecast: Forecast) -> str:
     return f"{plan.cost(forecast):,.0f}"
-
-
-def duration(seconds: float) -> str:
-    """As people read it: 0.12 s, 3.4 min, 5.6 h, 7.8 d."""
-    for unit, size, most in (("s", 1.0, 120), ("min", 60.0, 120), ("h", 3600.0, 72)):
-        if seconds < most * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86400:.3g} d"

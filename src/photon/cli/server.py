@@ -41,6 +41,7 @@ def command(
     from photon.cli.extras import require_flower
 
     require_flower()
+    from photon.cli.live_view import live_view
     from photon.config import load_config
     from photon.config.resolve import replace_keys
     from photon.report import Console, report
@@ -59,7 +60,8 @@ def command(
         )
     console = Console(progress=not as_json, quiet=as_json)
     address = split_address(listen)
-    with own_node(host_clients, address[1], None if insecure else keys, config):
+    own = own_node(host_clients, address[1], None if insecure else keys, config)
+    with own, live_view(console):
         engine = over_flower(*address, None if insecure else keys)
         result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
     if as_json:

@@ -41,21 +41,22 @@ def command(
     """
     from dataclasses import asdict
 
+    from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
     from photon.config import load_config
     from photon.report import Console, report
     from photon.runtime.experiment import resume, train
 
-    config = None if resume_from is not None else load_config(overrides)
+    if resume_from is not None and centralized:
+        raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
     first = is_first_process()
     console = Console(progress=False if as_json else progress, quiet=as_json or not first)
-    if resume_from is not None:
-        if centralized:
-            raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
-        result = resume(resume_from, overrides, say=console.say, console=console.tracker)
-    else:
-        assert config is not None
-        result = train(config, centralized=centralized, say=console.say, console=console.tracker)
+    tell = {"say": console.say, "console": console.tracker}
+    with live_view(console):
+        if resume_from is not None:
+            result = resume(resume_from, overrides, **tell)
+        else:
+            result = train(load_config(overrides), centralized=centralized, **tell)
     if not first:
         return
     if as_json:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from photon.config.schema import Config
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import perplexity
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.live import Beacon, StepBeacon
 from photon.runtime.measure import SegmentMeter
 from photon.runtime.trackers import Tracker
 from photon.training.loop import Trainer
 from photon.training.state import TrainState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What is done with the world between two segments.
+
+    Attributes:
+        validate: gives the validation keys of a record.
+        commit: saves the trainer's state, given the training time so far in seconds.
+        beacon: says how far training is between two records.
+    """
+
+    validate: Callable[[], dict[str, Any]]
+    track: Tracker
+    commit: Callable[[float], None]
+    beacon: Beacon
 
 
 def train_centralized(
@@ -22,17 +40,14 @@ def train_centralized(
     stream: JoinedStream,
     *,
     seconds: float,
-    validate: Callable[[], dict[str, Any]],
-    track: Tracker,
     stop: StopRequest,
-    commit: Callable[[float], None],
+    effects: Effects,
 ) -> tuple[TrainState, float]:
     """Take the steps that are left, saving and validating between segments.
 
     Args:
         trainer: holds the state to go on from.
         seconds: training time of the segments before.
-        commit: saves the trainer's state, given the training time so far in seconds.
 
     Returns:
         The last state and the training time of the whole run in seconds.
@@ -41,12 +56,20 @@ def train_centralized(
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
     measure = SegmentMeter(trainer)
-    total = config.llm_config.max_duration
+    llm, total = config.llm_config, config.llm_config.max_duration
     assert total is not None  # resolved
+    watched = StepBeacon(
+        effects.beacon,
+        stop,
+        {},
+        done=trainer.state.step,
+        total=total,
+        tokens=llm.global_train_batch_size * llm.max_seq_len,
+    )
     while trainer.state.step < total:
         step = trainer.state.step
         begun = time.monotonic()
-        segment = trainer.train(stream, _next_boundary(config, step, total) - step, stop)
+        segment = trainer.train(stream, _next_boundary(config, step, total) - step, watched)
         state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed
@@ -60,8 +83,8 @@ def train_centralized(
                 "data_wait_seconds": segment.data_wait,
             }
             due = _is_due(config, state.step, total)
-            track(record | (validate() if due else {}))
-            commit(seconds)
+            effects.track(record | (effects.validate() if due else {}))
+            effects.commit(seconds)
         stop.raise_if_asked(f"stopped after step {state.step}")
     return trainer.state, seconds
 

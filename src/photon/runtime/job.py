@@ -21,7 +21,7 @@ from photon.training.parallel import World
 FEDERATED, CENTRALIZED = "federated", "centralized"
 
 Say = Callable[[str], None]
-TrackerFactory = Callable[[Config, str], Tracker]
+TrackerFactory = Callable[[RunFolder, str], Tracker]
 """Gives the console's tracker for a run and what it is called."""
 EngineFactory = Callable[[RunFolder, Config, "Job"], Engine]
 
@@ -60,8 +60,8 @@ class Job:
             if message is not None and self.world.is_first:
                 warnings.warn(message, PhotonWarning, stacklevel=3)
 
-    def trackers(self, config: Config, label: str) -> list[Tracker]:
-        return [self.console(config, label)] if self.console and self.world.is_first else []
+    def trackers(self, folder: RunFolder, label: str) -> list[Tracker]:
+        return [self.console(folder, label)] if self.console and self.world.is_first else []
 
 
 @contextmanager

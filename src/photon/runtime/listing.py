@@ -5,12 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import statistics
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from photon.errors import PhotonError, RunFolderError
+from photon.runtime.live import Live
 from photon.runtime.run_folder import read_run
 from photon.runtime.trackers import read_lines
 
@@ -77,6 +80,49 @@ def run_status(folder: Path) -> RunStatus:
         val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
         updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
     )
+
+
+def seconds_left(
+    status: RunStatus, live: Live, records: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Seconds until the run has ended, if it goes on as it went; None if that is not known.
+
+    A round takes what the last five took, the median of them.
+    """
+    if status.kind != "federated":
+        if not (live.step is not None and live.steps and live.tokens_per_second and status.done):
+            return None
+        tokens = status.tokens / status.done
+        return (live.steps - live.step) * tokens / live.tokens_per_second
+    took = [sum(r["phase_seconds"].values()) for r in records[-5:] if "phase_seconds" in r]
+    if not took:
+        return None
+    open_for = live.phase_seconds if live.phase == "train" else 0.0
+    each = statistics.median(took)
+    return max(0.0, (status.total - status.done) * each - min(open_for, each))
+
+
+def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
+    """Records of a run, those there are and each new one, until no process is at it.
+
+    Args:
+        interval: seconds between two looks.
+
+    Raises:
+        RunFolderError: no run there.
+    """
+    read_run(folder)
+    seen = 0
+    while True:
+        was_running = holder(folder) is not None
+        records = read_lines(folder / "metrics.jsonl")
+        if len(records) < seen:  # resumed from an earlier commit: its last records come again
+            seen = len(records)
+        yield from records[seen:]
+        seen = len(records)
+        if not was_running:
+            return
+        time.sleep(interval)
 
 
 def stop_run(folder: Path, wait_seconds: float) -> int:

@@ -24,6 +24,7 @@ from photon.errors import MismatchedCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
+from photon.runtime.live import Beacon, StepBeacon, client_file
 from photon.runtime.measure import SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
@@ -147,10 +148,12 @@ class Node:
     ) -> dict[str, float]:
         """Train to the end of the round, saving between segments; gives the last one's numbers."""
         stream, metrics = self._stream(instruction.client), {}
+        beacon = Beacon(client_file(home) if self.trainer.world.is_first else None)
+        watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
             segment = self.trainer.train(
-                stream, min(left, self.config.llm_config.save_interval), should_stop
+                stream, min(left, self.config.llm_config.save_interval), watched
             )
             if segment.taken:
                 metrics = self._measure(segment, time.monotonic() - begun)
@@ -160,7 +163,21 @@ class Node:
                     checkpoint.save_train_state(home, "train", snapshot, asdict(instruction))
                 if should_stop():
                     raise Stopped
+        beacon.close()
         return metrics
+
+    def _watched(
+        self, beacon: Beacon, instruction: Instruction, should_stop: Callable[[], bool]
+    ) -> StepBeacon:
+        llm = self.config.llm_config
+        return StepBeacon(
+            beacon,
+            should_stop,
+            {"round": instruction.round},
+            done=self.trainer.state.steps_done,
+            total=instruction.local_steps,
+            tokens=llm.global_train_batch_size * llm.max_seq_len,
+        )
 
     def _finish(
         self,

@@ -20,9 +20,10 @@ from photon.errors import DataError
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
 from photon.model.build import build_model, empty_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
-from photon.runtime.centralized import train_centralized
+from photon.runtime.centralized import Effects, train_centralized
 from photon.runtime.device import keep_freed_memory
 from photon.runtime.job import FEDERATED, Job
+from photon.runtime.live import FILE, Beacon
 from photon.runtime.mirror import Mirror
 from photon.runtime.node import client_stream
 from photon.runtime.process_group import from_first
@@ -89,7 +90,7 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
     # nobody else, so that its memory is free once the next one is there.
     states = [_server_state(folder, config, clone(parameters_of(model)))]
     done = states[0].round
-    shown = job.trackers(config, FEDERATED)
+    shown = job.trackers(folder, FEDERATED)
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
     track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", done), *shown]))
     model = model.to(job.device)
@@ -104,7 +105,8 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
     if _begins_with_evaluation(folder, config, done):
         start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0].params), floor))
-    with closing(job.engine(folder, config, job)) as engine:
+    beacon = Beacon(folder.path / FILE)
+    with closing(job.engine(folder, config, job)) as engine, closing(beacon):
         server = Server(
             config=config,
             checkpoints=folder.checkpoints,
@@ -113,6 +115,7 @@ def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult)
             track=track,
             stop=job.stop,
             committed=_mirroring(folder, config),
+            tell=beacon.tell,
         )
         state = server.serve(states.pop())
     _clean_up(folder, config)
@@ -196,16 +199,20 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
         report = score()
         track({"step": 0, "steps": 0, "tokens": 0, **record(report)})
         return _score(config, report, 0, 0, 0.0)
-    with checkpoint.naming_last_good(folder.checkpoints):
+    beacon = Beacon(folder.path / FILE if job.world.is_first else None)
+    with checkpoint.naming_last_good(folder.checkpoints), closing(beacon):
         state, seconds = train_centralized(
             config,
             trainer,
             stream,
             seconds=seconds,
-            validate=lambda: record(score()),
-            track=track,
             stop=job.stop,
-            commit=_commit(folder, config, trainer),
+            effects=Effects(
+                validate=lambda: record(score()),
+                track=track,
+                commit=_commit(folder, config, trainer),
+                beacon=beacon,
+            ),
         )
     if keys.store_final_model:
         _store(folder, trainer, "final_model")
@@ -252,7 +259,7 @@ def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict
 def _step_tracker(folder: RunFolder, config: Config, step: int, job: Job) -> Tracker:
     if not job.world.is_first:
         return to_all([])
-    shown = job.trackers(config, run_label(config, folder.kind))
+    shown = job.trackers(folder, run_label(config, folder.kind))
     return to_all([JsonlTracker(folder.metrics, "step", step), *shown])
 
 

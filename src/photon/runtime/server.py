@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ class Server:
         track: takes a record of each round.
         stop: asked between steps and rounds.
         committed: called after each commit.
+        tell: takes where the round is: its number, phase, cohort, and whose updates are here.
     """
 
     config: Config
@@ -61,6 +64,7 @@ class Server:
     track: Tracker
     stop: StopRequest
     committed: Callable[[], None] = lambda: None
+    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
     _attempts: int = 0
     _phases: Phases = field(default_factory=Phases)
 
@@ -116,13 +120,13 @@ class Server:
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
         self.stop.raise_if_asked(f"stopped after round {state.round}")
-        with self._phases.timing("wait"):
+        with self._phase("wait", state.round + 1):
             alive = self.engine.alive(self.stop)
         self.stop.raise_if_asked(f"stopped after round {state.round}")
         plan = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             updates = self._deliver(plan, state)
-        with self._phases.timing("aggregate"):
+        with self._phase("aggregate", plan.round):
             return self._close(state, plan, updates)
 
     def _open(self, state: ServerState, alive: Any) -> RoundPlan:
@@ -149,7 +153,12 @@ class Server:
 
     def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
         base = self.checkpoints / f"round_{state.round:06d}.json"
-        updates = list(self.engine.run_round(plan, state, base, self.stop))
+        updates: list[Update] = []
+        begun = time.time()
+        self._tell_training(plan, updates, begun)
+        for update in self.engine.run_round(plan, state, base, self.stop):
+            updates.append(update)
+            self._tell_training(plan, updates, begun)
         arrived = sum(len(u.clients) for u in updates if u.round == plan.round)
         if arrived < len(plan.cohort):
             self.stop.raise_if_asked(
@@ -157,6 +166,15 @@ class Server:
                 "had finished and are kept"
             )
         return updates
+
+    def _tell_training(self, plan: RoundPlan, updates: list[Update], begun: float) -> None:
+        arrived = sorted(c for u in updates if u.round == plan.round for c in u.clients)
+        self.tell({"round": plan.round, "phase": "train", "since": begun,
+                   "cohort": list(plan.cohort), "arrived": arrived})  # fmt: skip
+
+    def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        self.tell({"round": round_number, "phase": name, "since": time.time()})
+        return self._phases.timing(name)
 
     def _close(
         self, state: ServerState, plan: RoundPlan, updates: list[Update]
@@ -181,7 +199,7 @@ class Server:
     def _commit(self, state: ServerState, record: dict[str, Any]) -> None:
         """Validate, track, save: once the state is on disk, the round has happened."""
         result: dict[str, Any] = {}
-        with self._phases.timing("validate"):
+        with self._phase("validate", state.round):
             if _is_due(self.config, state.round):
                 result = self.validate(state.params)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})

@@ -1,0 +1,89 @@
+"""What is under way in a run, drawn from the beacons in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live as Screen
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from photon.cli.quantities import duration
+from photon.report import Console
+from photon.runtime.listing import RunStatus, run_status, seconds_left
+from photon.runtime.live import Live, read_live
+from photon.runtime.trackers import read_lines
+
+MOST_CLIENTS = 16
+"""Clients with a line of their own."""
+PHASES = {"wait": "waiting for nodes", "train": "training", "aggregate": "averaging",
+          "validate": "validating"}  # fmt: skip
+
+
+@contextmanager
+def live_view(console: Console) -> Iterator[None]:
+    """Show below the printed lines what is under way; only on a terminal."""
+    if not (console.progress and console.rich.is_terminal):
+        yield
+        return
+
+    def draw() -> Any:
+        return Text("") if console.folder is None else view(console.folder)
+
+    with Screen(console=console.rich, get_renderable=draw, transient=True, refresh_per_second=2):
+        yield
+
+
+def view(folder: Path) -> Group:
+    """One line for the run, one for each client that trains on this machine."""
+    status, live = run_status(folder), read_live(folder)
+    records = read_lines(folder / "metrics.jsonl")
+    head = Text(headline(status, live, seconds_left(status, live, records)))
+    return Group(head, _clients(live)) if live.clients else Group(head)
+
+
+def headline(status: RunStatus, live: Live, left: float | None) -> str:
+    """Where a run is, in a line."""
+    if status.state != "running":
+        return f"{status.run}: {status.state} after {done(status)}"
+    parts = [f"{status.run}: {_place(status, live)}"]
+    if live.phase == "train" and live.cohort:
+        parts.append(f"{len(live.arrived)} of {len(live.cohort)} clients are done")
+    if live.tokens_per_second:
+        parts.append(f"{live.tokens_per_second:,.0f} tok/s")
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
+    return ", ".join(parts)
+
+
+def done(status: RunStatus) -> str:
+    unit = "round" if status.kind == "federated" else "step"
+    return f"{unit} {status.done} of {status.total}"
+
+
+def _place(status: RunStatus, live: Live) -> str:
+    if live.step is not None:
+        return f"step {live.step} of {live.steps}"
+    if live.round is None or live.phase is None:
+        return done(status)
+    phase = PHASES.get(live.phase, live.phase)
+    return f"round {live.round} of {status.total}, {phase} for {duration(live.phase_seconds)}"
+
+
+def _clients(live: Live) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for client in live.clients[:MOST_CLIENTS]:
+        table.add_row(
+            f"  client {client.client}",
+            ProgressBar(total=client.steps, completed=client.step, width=30),
+            f"{client.step}/{client.steps}",
+            f"{client.tokens_per_second:,.0f} tok/s" if client.tokens_per_second else "",
+        )
+    if (more := len(live.clients) - MOST_CLIENTS) > 0:
+        table.add_row(f"  and {more} more")
+    return table

@@ -1,0 +1,159 @@
+"""What is under way: said in files, read back, and never in the way of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import photon
+from photon.cli.live_view import headline, view
+from photon.cli.main import run
+from photon.runtime import live as live_module
+from photon.runtime.listing import RunStatus, follow, run_status, seconds_left
+from photon.runtime.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
+from photon.runtime.trackers import read_lines
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Every beacon writes at every step."""
+    monkeypatch.setattr(live_module, "BEACON_SECONDS", 0.0)
+
+
+def status(**changes) -> RunStatus:
+    facts = {"run": "r", "folder": "r", "kind": "federated", "state": "running", "done": 4,
+             "total": 10, "tokens": 4000}  # fmt: skip
+    return RunStatus(**facts | changes)
+
+
+def test_each_step_is_said_before_it_is_taken(tmp_path, often):
+    path = tmp_path / FILE
+    asked = []
+    beacon = StepBeacon(Beacon(path), lambda: bool(asked.append(1)), {"round": 3},
+                        done=10, total=14, tokens=64)  # fmt: skip
+    for expected in (10, 11, 12):
+        assert beacon() is False
+        facts = json.loads(path.read_text())
+        assert (facts["round"], facts["step"], facts["steps"]) == (3, expected, 14)
+    assert len(asked) == 3
+    beacon.beacon.close()
+    assert not path.exists()
+
+
+def test_a_beacon_is_no_reason_to_fail_or_to_write_all_the_time(tmp_path):
+    (tmp_path / "file").write_text("")
+    Beacon(tmp_path / "file" / "below" / FILE).tell({"step": 1})
+    beacon = Beacon(tmp_path / FILE)
+    assert beacon.is_due()
+    beacon.tell({})
+    assert not beacon.is_due()
+    assert not Beacon(None).is_due()
+
+
+def test_what_trains_is_seen_from_outside(smoke, tmp_path, often, monkeypatch):
+    """At every step of a real run, its folder says the round, the client and the step."""
+    config = smoke("run_uuid=seen", "fl.n_rounds=2", "llm_config.local_steps=3")
+    folder, seen = tmp_path / "runs" / "seen", []
+    tell = Beacon.tell
+
+    def look_after(self, facts):
+        tell(self, facts)
+        live = read_live(folder)
+        seen.append((live.phase, live.round, tuple(live.arrived), tuple(live.clients)))
+
+    monkeypatch.setattr(Beacon, "tell", look_after)
+    photon.train(config)
+    steps = [(r, arrived, c.client, c.step, c.steps)
+             for _, r, arrived, clients in seen for c in clients]  # fmt: skip
+    expected = [(r, tuple(range(c)), c, s, 3) for r in (1, 2) for c in (0, 1) for s in range(3)]
+    assert steps == expected
+    phases = [phase for phase, *_ in seen]
+    assert list(dict.fromkeys(phases)) == ["wait", "train", "aggregate", "validate"]
+    assert not list(folder.rglob(FILE)), "nothing is under way any more"
+
+
+def test_a_centralised_run_says_its_steps(smoke, tmp_path, often, monkeypatch):
+    seen = []
+    tell = Beacon.tell
+
+    def keep(self, facts):
+        tell(self, facts)
+        seen.append(read_live(tmp_path / "runs" / "c").step)
+
+    monkeypatch.setattr(Beacon, "tell", keep)
+    photon.train(smoke("run_uuid=c", "llm_config.max_duration=5"), centralized=True)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_clients_beacon_is_not_believed(tmp_path):
+    Beacon(tmp_path / FILE).tell({"round": 7, "phase": "train", "cohort": [0, 1], "arrived": [1]})
+    for client, of in ((0, 7), (1, 6)):
+        facts = {"round": of, "step": 1, "steps": 2, "tokens_per_second": 1.0}
+        Beacon(tmp_path / f"clients/client_{client}" / FILE).tell(facts)
+    (tmp_path / "clients/client_2").mkdir()
+    (tmp_path / "clients/client_2" / FILE).write_text('{"round": 7, "st')
+    assert [client.client for client in read_live(tmp_path).clients] == [0]
+
+
+def test_the_time_left():
+    records = [{"phase_seconds": {"train": seconds, "wait": 1.0}} for seconds in (99, 9, 9, 9, 19)]
+    assert seconds_left(status(), Live(), []) is None
+    assert seconds_left(status(), Live(), records) == 6 * 10.0
+    busy = Live(phase="train", phase_seconds=4.0, round=5)
+    assert seconds_left(status(), busy, records) == 56.0
+    late = Live(phase="train", phase_seconds=400.0, round=5)
+    assert seconds_left(status(), late, records) == 50.0, "a round that is late is nearly over"
+    central = status(kind="centralized", done=40, total=100)
+    assert seconds_left(central, Live(step=50, steps=100, tokens_per_second=500.0), []) == 10.0
+
+
+def test_the_headline():
+    busy = Live(phase="train", phase_seconds=65.0, round=5, cohort=[0, 1, 2], arrived=[2])
+    line = headline(status(), busy, 90.0)
+    assert line == ("r: round 5 of 10, training for 65 s, 1 of 3 clients are done, "
+                    "about 90 s left")  # fmt: skip
+    assert headline(status(state="stopped"), Live(), None) == "r: stopped after round 4 of 10"
+
+
+def test_many_clients_are_counted_not_listed(tmp_path, smoke):
+    folder = Path(photon.train(smoke("run_uuid=many", "fl.n_rounds=1")).folder)
+    Beacon(folder / FILE).tell({"round": 2, "phase": "train"})
+    for client in range(20):
+        facts = {"round": 2, "step": 1, "steps": 2, "tokens_per_second": 1.0}
+        Beacon(folder / f"clients/client_{client}" / FILE).tell(facts)
+    assert read_live(folder).clients[19] == ClientLive(19, 2, 1, 2, 1.0)
+    table = view(folder).renderables[1]
+    assert table.row_count == 17
+
+
+def test_the_commands(smoke, tmp_path, capsys):
+    folder = Path(photon.train(smoke("run_uuid=x", "fl.n_rounds=2")).folder)
+    records = read_lines(folder / "metrics.jsonl")
+    assert run(["status", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["record"] == records[-1]
+    assert (facts["status"]["state"], facts["status"]["done"]) == ("ended", 2)
+    assert run(["status", str(folder)]) == 0
+    assert "ended after round 2 of 2" in capsys.readouterr().out
+    assert run(["watch", str(folder), "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in lines] == records
+    assert run(["watch", str(folder)]) == 0
+    assert capsys.readouterr().out.count("round ") == 2
+    for command in ("status", "watch"):
+        assert run([command, str(tmp_path / "none")]) == 2
+    assert run_status(folder).state == "ended"
+
+
+def test_new_records_are_followed_until_nobody_is_at_it(smoke, tmp_path, monkeypatch):
+    folder = Path(photon.train(smoke("run_uuid=y", "fl.n_rounds=3")).folder)
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(lines[0])
+    looks = iter([1, 1, None])
+    monkeypatch.setattr("photon.runtime.listing.holder", lambda folder: next(looks))
+    later = iter(["".join(lines[:2]), "".join(lines)])
+    monkeypatch.setattr("time.sleep", lambda seconds: metrics.write_text(next(later)))
+    assert [record["round"] for record in follow(folder, 0.1)] == [1, 2, 3]
