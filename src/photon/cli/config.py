@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import click
 
+from photon.cli.options import complete_key
+
 
 @click.command(name="config")
-@click.option("--keys", is_flag=True, help="List every key with its type and meaning instead.")
+@click.option("--keys", is_flag=True, help="List every key with its meaning and default instead.")
 @click.option("--reference", is_flag=True, help="Print the reference of all keys as Markdown.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def command(keys: bool, reference: bool, overrides: tuple[str, ...]) -> None:
-    """Show the configuration that these overrides compose, as YAML.
+@click.argument("words", nargs=-1, metavar="[KEY] [KEY=VALUE]...", shell_complete=complete_key)
+def command(keys: bool, reference: bool, words: tuple[str, ...]) -> None:
+    """Show the configuration that these overrides compose, and what set each value.
+
+    A value without a comment is the default. A key without a value is explained instead.
 
     \b
     photon config recipe=quickstart fl.n_rounds=4
+    photon config fl.quorum                    its meaning, type, default
+    photon config fl recipe=quickstart         a whole section, with its values in the recipe
     photon config --keys
     """
+    from photon.config.origin import annotated, explained
+    from photon.config.reference import all_keys
+    from photon.config.reference import reference as page
+
+    overrides = [word for word in words if "=" in word or word.startswith("~")]
+    asked = [word for word in words if word not in overrides]
     if reference:
-        from photon.config.reference import reference as page
-
         click.echo(page(), nl=False)
-        return
-    if keys:
-        click.echo("\n".join(_describe()))
-        return
-    from omegaconf import OmegaConf
-
-    from photon.config import load_config
-
-    config = load_config(overrides)
-    click.echo(OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))), nl=False)
-
-
-def _describe() -> list[str]:
-    from photon.config.compose import described_keys
-
-    return [f"{key:<56}{text}" for key, text in described_keys()]
+    elif keys:
+        for one in all_keys():
+            click.echo(f"{one.key:<56} {one.meaning} [default: {one.default}]")
+    elif asked:
+        click.echo("\n".join(explained(key, overrides) for key in asked))
+    else:
+        click.echo(annotated(overrides), nl=False)

@@ -10,7 +10,14 @@ from photon.cli.data_show import show
 
 @click.group(name="data")
 def command() -> None:
-    """Show, check, move and convert prepared data."""
+    """Show, check, move and convert prepared data.
+
+    \b
+    photon data show data/mine
+    photon data verify data/mine
+    photon data push data/mine s3://bucket/mine
+    photon data import data/mds data/mine
+    """
 
 
 command.add_command(show)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option
+from photon.cli.options import keys_option, overrides_argument
 
 
 @click.command(name="doctor")
@@ -14,7 +14,7 @@ from photon.cli.options import keys_option
 @click.option("--clients", help="Check that the data of these clients is here, as in 0-3,7.")
 @keys_option("Folder with ca.pem.")
 @click.option("--insecure", is_flag=True, help="The server has no TLS.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(
     server: str | None,
     clients: str | None,

@@ -33,7 +33,8 @@ COMMANDS = {
     "model": ("photon.cli.model", "Show what a model costs before it is trained."),
     "export": ("photon.cli.export", "Write a checkpoint as a Hugging Face folder."),
     "import": ("photon.cli.import_", "Make a run folder of a Hugging Face folder."),
-    "config": ("photon.cli.config", "Show the composed configuration, or all its keys."),
+    "config": ("photon.cli.config", "Show the composed configuration, or explain a key."),
+    "completion": ("photon.cli.completion", "Complete words in bash, zsh or fish."),
 }
 
 

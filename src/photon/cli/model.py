@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from photon.cli.options import overrides_argument
+
 
 @click.command(name="model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(as_json: bool, overrides: tuple[str, ...]) -> None:
     """Show what a model costs: parameters, arithmetic, memory, and the bytes of an update.
 

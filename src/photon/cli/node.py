@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option
+from photon.cli.options import keys_option, overrides_argument
 
 
 @click.command(name="node")
@@ -15,7 +15,7 @@ from photon.cli.options import keys_option
 @click.option("--name", help="The name that the node is enrolled by; default: the host's.")
 @keys_option("Folder with ca.pem and NAME.key.")
 @click.option("--insecure", is_flag=True, help="No TLS and no key; for a server started so.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(
     server: str,
     clients: str,

@@ -7,6 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+
+def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Keys and groups that begin so; options of a group and choices of a key after its `=`."""
+    from photon.config.choices import choices_of, words
+
+    key, equals, value = incomplete.partition("=")
+    if not equals:
+        return [CompletionItem(word) for word in words() if word.startswith(incomplete)]
+    found = choices_of(key)
+    return [CompletionItem(f"{key}={one}") for one in found if one.startswith(value)]
+
+
+overrides_argument = click.argument(
+    "overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_key
+)
+"""Any key of the configuration."""
 
 
 def keys_option(text: str) -> Callable[[Any], Any]:

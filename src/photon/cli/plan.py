@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from photon.cli.options import overrides_argument
 from photon.cli.quantities import Quantity, duration
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
               help="Utilization that local steps are found for.")  # fmt: skip
 @click.option("--device-memory", type=SIZE, help="What does not fit in it is said.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: Any) -> None:
     """Say what a federation will take: time, bytes, memory, cost; and the data-parallel twin.
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from photon.cli.options import overrides_argument
+
 if TYPE_CHECKING:
     from photon.config import Config
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     "--train-tokenizer", metavar="vocab_size=N", help="Train a tokenizer of that size on the text."
 )
 @click.option("--partition", help="iid, source, dirichlet or size.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(
     out: Path | None,
     source: str | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option
+from photon.cli.options import keys_option, overrides_argument
 
 
 @click.command(name="server")
@@ -16,7 +16,7 @@ from photon.cli.options import keys_option
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(
     listen: str,
     keys: Path,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import overrides_argument
+
 
 @click.command(name="train")
 @click.option("--centralized", is_flag=True, help="No federation: one trainer on all the data.")
@@ -21,7 +23,7 @@ import click
 @click.option(
     "--progress/--no-progress", default=None, help="A line per round; default: on a terminal."
 )
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overrides_argument
 def command(
     centralized: bool,
     resume_from: Path | None,

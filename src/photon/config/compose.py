@@ -18,10 +18,10 @@ EVALUATION = ("icl_tasks_config", "eval_gauntlet_config")
 GROUPS = ("llm_config", "dataset", STREAMS, "recipe", *EVALUATION)
 FREE = ("llm_config.model.config_overrides.",)
 """Below these, keys are those of somebody else's configuration."""
+DEFAULT_OPTIONS = {"llm_config": "llama-tiny", "dataset": "embedded"}
 _DEFAULTS = [
     "_self_",
-    {"llm_config": "llama-tiny"},
-    {"dataset": "embedded"},
+    *({group: option} for group, option in DEFAULT_OPTIONS.items()),
     *({f"{STREAMS}@dataset.{split}.streams": None} for split in ("train", "val")),
     *({group: "empty"} for group in EVALUATION),
     {"recipe": None},
@@ -129,10 +129,11 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"{text!r} is no override; write key=value") from error
         key = override.key_or_group
         if key not in known and key not in GROUPS and not key.startswith(FREE):
-            raise ConfigError(f"unknown key {key!r}; {_nearest(key, known)}")
+            raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
 
 
-def _nearest(key: str, known: set[str]) -> str:
+def nearest(key: str, known: set[str]) -> str:
+    """A hint for somebody who wrote a key that does not exist."""
     same_leaf = [name for name in sorted(known) if name.split(".")[-1] == key.split(".")[-1]]
     near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6) or same_leaf
     near = near or difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.3)
@@ -149,13 +150,3 @@ def _first_line(error: Exception) -> str:
     ):
         return f"no such option {match[1]!r}; there are: {', '.join(match[2].split())}"
     return lines[0] if lines else type(error).__name__
-
-
-def described_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, meaning) of every leaf."""
-    for name, field in model.model_fields.items():
-        section = section_type(field.annotation)
-        if section is not None:
-            yield from described_keys(section, f"{prefix}{name}.")
-        else:
-            yield prefix + name, f"{field.description or ''} [default: {field.default}]".strip()

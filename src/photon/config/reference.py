@@ -5,14 +5,16 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from photon.config.base import Batches, Bytes
-from photon.config.compose import section_type
+from photon.config.compose import known_keys, nearest, section_type
 from photon.config.schema import Config
 from photon.config.standing import AUTOMATIC
+from photon.errors import ConfigError
 
 INTRODUCTION = """# Configuration
 
@@ -45,7 +47,7 @@ def reference() -> str:
             parts.append("| key | type | default | meaning |\n|---|---|---|---|\n" + "".join(rows))
     parts.append(STANDING)
     parts += [
-        f"| `{key}` | {one.note} | {', '.join(f'`{_shown(v)}`' for v in one.only)} |\n"
+        f"| `{key}` | {one.note} | {', '.join(f'`{shown(v)}`' for v in one.only)} |\n"
         for key, one in sorted(AUTOMATIC.items())
     ]
     return "".join(parts)
@@ -65,12 +67,43 @@ def _meaning_of(model: type[BaseModel]) -> str:
 
 
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for one in _leaves(model, prefix):
+        kind, meaning = (text.replace("|", "\\|") for text in (one.type, one.meaning))
+        yield f"| `{one.key}` | {kind} | `{one.default}` | {meaning} |\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key: its type in words, default and meaning."""
+
+    key: str
+    type: str
+    default: str
+    meaning: str
+
+
+def all_keys() -> list[Key]:
+    return [key for _, model, prefix in _sections(Config, "") for key in _leaves(model, prefix)]
+
+
+def find_keys(wanted: str) -> list[Key]:
+    """A key, or all keys of a section.
+
+    Raises:
+        ConfigError: there is none; the nearest is named.
+    """
+    found = [one for one in all_keys() if f"{one.key}.".startswith(f"{wanted}.")]
+    if not found:
+        raise ConfigError(f"unknown key {wanted!r}; {nearest(wanted, set(known_keys()))}")
+    return found
+
+
+def _leaves(model: type[BaseModel], prefix: str) -> Iterator[Key]:
     for name, field in model.model_fields.items():
         if section_type(field.annotation) is None:
-            default = f"`{_shown(field.default)}`"
-            meaning = (field.description or "").replace("|", "\\|")
-            kind = _type(field.annotation, field.metadata).replace("|", "\\|")
-            yield f"| `{prefix}{name}` | {kind} | {default} | {meaning} |\n"
+            kind = _type(field.annotation, field.metadata)
+            default = "required" if field.is_required() else shown(field.default)
+            yield Key(f"{prefix}{name}", kind, default, field.description or "")
 
 
 def _type(annotation: Any, metadata: Any = ()) -> str:
@@ -93,7 +126,8 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
