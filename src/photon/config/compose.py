@@ -65,7 +65,7 @@ def _lower_case_size(text: str) -> str:
 
 
 def _reaching_null_sections(text: str) -> str:
-    """Hydra refuses `key=value` below a section that is null, and `~key` of one: say both by `++`."""
+    """Say by `++` what Hydra refuses of sections that are null: to set a key below, to delete."""
     key, _, value = text.partition("=")
     if key.lstrip("~") not in set(known_keys()) - set(GROUPS):
         return text

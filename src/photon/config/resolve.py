@@ -312,7 +312,7 @@ def check_resumable(saved: Config, changed: Config) -> None:
         value, other = before.get(key), after.get(key)  # None: its section is left out
         if other == value or key.startswith(MAY_CHANGE):
             continue
-        if key in MAY_RISE and other > value:
+        if key in MAY_RISE and (other or 0) > (value or 0):
             continue
         rule = "may only be raised" if key in MAY_RISE else "may not change"
         raise MismatchedCheckpoint(

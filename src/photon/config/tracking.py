@@ -19,7 +19,7 @@ class WandbSetup(Section):
     )
     group: str | None = Field(default="llm", description="group of the run")
     tags: list[Tag] | None = Field(
-        default=None, description="tags of the run; null: [run_uuid_<run>]"
+        default=None, description="tags of the run; null: [run_uuid_RUN]"
     )
     entity: str | None = Field(default=None, description="user or team; null: your default one")
     mode: Literal["online", "offline", "disabled"] = Field(
