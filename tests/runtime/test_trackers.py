@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import socket
 import struct
+import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,14 +156,19 @@ def test_a_centralised_run_is_tracked_by_steps(smoke, tmp_path):
 
 def test_what_a_crash_kept_from_the_disk_is_written_again(tmp_path):
     lines = [{"round": n, "loss": 1.0 / n} for n in range(1, 7)]
-    first = TensorboardTracker(tmp_path, "round", 0, 4)
+    first = TensorboardTracker(tmp_path, "round", 0, 2)
     metrics = JsonlTracker(tmp_path / "metrics.jsonl", "round", 0)
-    for line in lines[:5]:
+    for line in lines[:3]:
         metrics(line)
         first(line)
-    assert Position(tmp_path / "tensorboard").read() == 4
+    assert Position(tmp_path / "tensorboard").read() == 2
+    shutil.copytree(tmp_path / "tensorboard", tmp_path / "on_disk")
+    for line in lines[3:5]:
+        metrics(line)
+        first(line)
     first.close(finished=False)
-    Position(tmp_path / "tensorboard").write(2)  # as if 3 and 4 had not reached the disk
+    shutil.rmtree(tmp_path / "tensorboard")
+    (tmp_path / "on_disk").rename(tmp_path / "tensorboard")
     metrics = JsonlTracker(tmp_path / "metrics.jsonl", "round", 4)
     again = TensorboardTracker(tmp_path, "round", 4, 4)
     for line in lines[4:]:
@@ -169,6 +176,14 @@ def test_what_a_crash_kept_from_the_disk_is_written_again(tmp_path):
         again(line)
     again.close(finished=True)
     assert scalars(tmp_path / "tensorboard") == expected(lines, "round")
+
+
+def test_a_tracker_that_comes_later_gets_the_whole_run(smoke, tmp_path):
+    photon.train(smoke("run_uuid=l"))
+    photon.resume(tmp_path / "runs/l", [BOARD, "fl.n_rounds=3"])
+    lines = read_lines(tmp_path / "runs/l/metrics.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert scalars(tmp_path / "runs/l/tensorboard") == expected(lines, "round")
 
 
 def test_names_and_kinds(smoke, monkeypatch):
@@ -266,12 +281,14 @@ def test_a_wandb_that_never_answers_does_not_hold_up_a_run(tmp_path, monkeypatch
         config = load_config(["run_uuid=r"])
         (tmp_path / "config.json").write_text("{}")
         init = init_arguments(config.wandb.setup, config, "server")
+        begun = time.monotonic()
         tracker = WandbTracker(tmp_path, "round", init, print)
         for number in range(30_000):  # more than a pipe holds
             tracker({"round": number})
         with pytest.raises(RuntimeError, match="not everything is sent"):
             tracker.close(finished=True)
         assert tracker._process.poll() is not None
+        assert time.monotonic() - begun < 15
 
 
 def test_an_error_of_wandb_comes_back(tmp_path):

@@ -98,9 +98,8 @@ class WandbTracker:
         self._tell("more")
 
     def _tell(self, line: str) -> None:
-        """A full pipe has enough in it to wake the process."""
-        with suppress(BlockingIOError):
-            self._input.write(line.encode() + b"\n")
+        """Into the pipe, unless it is full: then there is enough in it to wake the process."""
+        self._input.write(line.encode() + b"\n")
 
     def _hear(self) -> bool:
         """Whether the process says that it has sent everything.
