@@ -109,5 +109,7 @@ class ExternalTrackers:
             act()
         except Exception as error:
             if name not in self._failed:
-                self._job.warn(f"{name}: {error}; the run goes on, metrics.jsonl has every number")
+                self._job.warn(
+                    f"{name}: {error}; the run is unharmed, metrics.jsonl has every number"
+                )
             self._failed.add(name)
