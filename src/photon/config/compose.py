@@ -47,6 +47,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     overrides = [_lower_case_size(text) for text in without_automatic(overrides)]
     check_local_work(overrides)
     check_overrides(overrides)
+    overrides = [_reaching_null_sections(text) for text in overrides]
     node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
     ConfigStore.instance().store(name="base", node=node)
     try:
@@ -61,6 +62,16 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
 def _lower_case_size(text: str) -> str:
     """Read `llm_config=mpt-125M` as `llm_config=mpt-125m`."""
     return text.lower() if re.match(r"[+]*llm_config=", text) else text
+
+
+def _reaching_null_sections(text: str) -> str:
+    """Say by `++` what Hydra refuses of sections that are null: to set a key below, to delete."""
+    key, _, value = text.partition("=")
+    if key.lstrip("~") not in set(known_keys()) - set(GROUPS):
+        return text
+    if not key.startswith("~"):
+        return f"++{text}"
+    return text if value else f"++{key[1:]}=null"
 
 
 def _null_where_deleted(values: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section, batches_of_tokens
 from photon.config.model import ModelConfig
+from photon.config.tracking import Loggers
 
 SCHEDULES = (
     "cosine_with_warmup",
@@ -194,6 +195,7 @@ class LlmConfig(Section):
     save_num_checkpoints_to_keep: int = Field(
         default=2, ge=1, description="newest checkpoints kept"
     )
+    loggers: Loggers = Loggers()
 
     @model_validator(mode="before")
     @classmethod
@@ -208,6 +210,11 @@ class LlmConfig(Section):
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             return values  # whoever checks them says what is wrong
         return _in_batches(values, sizes[0] * sizes[1])
+
+    @field_validator("loggers", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return {} if value is None else value
 
     @field_validator("max_duration")
     @classmethod

@@ -22,6 +22,9 @@ MAY_CHANGE = (
     "compare.",
     "s3_comm_config.",
     "cleanup_checkpoints",
+    "use_wandb",
+    "wandb.",
+    "llm_config.loggers.",
     "icl_tasks_config.",
     "eval_gauntlet_config.",
     "fl.eval_period",
@@ -211,6 +214,8 @@ def replace_keys(config: Config, values: Mapping[str, Any]) -> Config:
         *path, leaf = key.split(".")
         section = tree
         for part in path:
+            if section[part] is None:
+                section[part] = {}  # a section that was left out
             section = section[part]
         section[leaf] = value
     return validate(tree)
@@ -303,14 +308,15 @@ def check_resumable(saved: Config, changed: Config) -> None:
         MismatchedCheckpoint: the first key that may not change, with both values.
     """
     before, after = dict(flatten(saved)), dict(flatten(changed))
-    for key, value in before.items():
-        if after[key] == value or key.startswith(MAY_CHANGE):
+    for key in before | after:
+        value, other = before.get(key), after.get(key)  # None: its section is left out
+        if other == value or key.startswith(MAY_CHANGE):
             continue
-        if key in MAY_RISE and after[key] > value:
+        if key in MAY_RISE and (other or 0) > (value or 0):
             continue
         rule = "may only be raised" if key in MAY_RISE else "may not change"
         raise MismatchedCheckpoint(
-            f"{key}: {rule} when a run is resumed (saved {value!r}, given {after[key]!r}); "
+            f"{key}: {rule} when a run is resumed (saved {value!r}, given {other!r}); "
             "start a new run for that"
         )
 
@@ -329,7 +335,7 @@ def idle_warning(config: Config) -> str | None:
 def fill_open_keys(saved: Config, given: Config) -> Config:
     """The given configuration with what it leaves open as it is in the saved one."""
     before = dict(flatten(saved))
-    left_open = {k: before[k] for k, v in flatten(given) if v in (None, "auto")}
+    left_open = {k: before[k] for k, v in flatten(given) if v in (None, "auto") and k in before}
     return replace_keys(given, left_open)
 
 

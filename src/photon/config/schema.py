@@ -15,6 +15,7 @@ from photon.config.dataset import DatasetConfig
 from photon.config.evaluation import EvalGauntletConfig, IclTasksConfig
 from photon.config.federation import FederationConfig
 from photon.config.llm import LlmConfig
+from photon.config.tracking import WandbConfig, WandbSetup
 
 
 class PhotonConfig(Section):
@@ -172,6 +173,10 @@ class Config(Section):
     cleanup_checkpoints_per_round: bool = Field(
         default=False, description="keep the newest checkpoint only, all the time"
     )
+    use_wandb: bool = Field(
+        default=False, description="send the metrics to Weights & Biases, as wandb.setup says"
+    )
+    wandb: WandbConfig = WandbConfig()
     s3_comm_config: S3Config = S3Config()
     photon: PhotonConfig = PhotonConfig()
     fl: FederationConfig = FederationConfig()
@@ -189,6 +194,15 @@ class Config(Section):
         has_moments = self.llm_config.optimizer.name != "sgd"
         fits = has_moments and self.fl.keeps_optimizer and not self.fl.personalized_layers
         return fits if given is None else given
+
+    @property
+    def wandb_setup(self) -> WandbSetup | None:
+        """What W&B is told; None for a run that it does not see."""
+        logger = self.llm_config.loggers.wandb
+        if not self.use_wandb and logger is None:
+            return None
+        setup = (logger and logger.init_kwargs) or self.wandb.setup
+        return None if setup.mode == "disabled" else setup
 
     @property
     def checkpoints_kept(self) -> int:

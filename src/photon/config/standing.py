@@ -28,7 +28,6 @@ class Automatic:
 
 _SAVED = "every committed round and every segment is saved, in the run folder"
 _GO_ON = "a run goes on with `photon train --resume RUN`, a server with the same command"
-_TRACKED = "metrics.jsonl in the run folder has every number"
 _LOADED = "batches are read ahead from memory-mapped shards"
 
 _IN_ORDER = "validation is read in the order on disk"
@@ -53,8 +52,6 @@ AUTOMATIC: dict[str, Automatic] = {
         "processes of one machine share files; see photon.transport"
     ),
     "photon.comm_stack.ray": Automatic("there is no Ray; payloads travel by photon.transport"),
-    "use_wandb": Automatic(_TRACKED, (False,)),
-    "wandb": Automatic(_TRACKED),
     "llm_config.save_folder": Automatic(
         "checkpoints lie in the run folder below photon.saving_path"
     ),
@@ -66,7 +63,6 @@ AUTOMATIC: dict[str, Automatic] = {
     "llm_config.log_to_console": Automatic("photon train --progress"),
     "llm_config.console_log_interval": Automatic("a line per round or interval"),
     "llm_config.callbacks": Automatic("speed, memory and gradients are always measured"),
-    "llm_config.loggers": Automatic(_TRACKED),
     "llm_config.tokenizer": Automatic("the tokenizer is the data's own"),
     "llm_config.train_loader": Automatic(_LOADED),
     "llm_config.eval_loader": Automatic(_LOADED),

@@ -25,6 +25,7 @@ from photon.data.verify import require_tokenizer
 from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
 from photon.runtime.device import count_gpus, num_cores, precision_warning
+from photon.runtime.external_trackers import require_trackers
 from photon.runtime.fit import with_microbatch
 from photon.runtime.job import (
     CENTRALIZED,
@@ -182,7 +183,7 @@ def _go_on(
     engine: EngineFactory,
 ) -> TrainResult:
     with open_job(changed.photon.device, facts["kind"], say, console, engine) as job:
-        config, data = _agree(job, lambda: prepare(changed, job.say))
+        config, data = _agree(job, lambda: _again(changed, job))
         if data["digest"] != facts["data_digest"]:
             raise MismatchedCheckpoint(
                 f"{data_root(config)}: is not the data that {path} was trained on; a run is "
@@ -213,8 +214,15 @@ def _written_out(config: Config, kind: str, say: Say) -> Config:
     )
 
 
+def _again(config: Config, job: Job) -> tuple[Config, dict[str, Any]]:
+    """Find or make the data of a run that goes on."""
+    require_trackers(config)
+    return prepare(config, job.say)
+
+
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
     """Resolve a new run's configuration and find or make its data."""
+    require_trackers(config)
     config = _written_out(config, kind, job.say)
     check_warm_start(config)
     layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
@@ -315,6 +323,8 @@ def baselines(config: Config) -> dict[str, dict[str, Any]]:
         "photon.threads": num_cores(),
         "compare.centralized": False,
         "compare.alone": False,
+        "use_wandb": False,  # one run of Photon is one run there
+        "llm_config.loggers.wandb": None,
     }
     batch = config.llm_config.global_train_batch_size
     wanted: dict[str, dict[str, Any]] = {}

@@ -17,6 +17,8 @@ from photon.errors import CheckpointError, DataError, PhotonWarning
 
 INDEX = "index.json"
 LEFT_OUT = (".tmp", ".part", ".spans", ".lock")
+NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
+"""Folders that are no part of a run's state; those of trackers also change while they are sent."""
 CHUNK_BYTES = 64 << 20
 
 
@@ -113,5 +115,5 @@ def _files(folder: Path) -> list[Path]:
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "lock" and not path.name.endswith(LEFT_OUT)
-        and not path.relative_to(folder).parts[0].startswith(("baselines", "depot"))
+        and not path.relative_to(folder).parts[0].startswith(NOT_MIRRORED)
     ]  # fmt: skip

@@ -7,6 +7,8 @@ checkpoints/     committed rounds (federated) or steps (centralised)
 clients/         states of the clients hosted here
 metrics.jsonl    one line per round or interval
 summary.json     the result
+tensorboard/     event files, if llm_config.loggers.tensorboard
+wandb/           what W&B keeps here, if use_wandb
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from photon.model.build import build_model, empty_model, load_parameters, parame
 from photon.runtime import checkpoint
 from photon.runtime.centralized import Effects, train_centralized
 from photon.runtime.device import keep_freed_memory
+from photon.runtime.external_trackers import ExternalTrackers
 from photon.runtime.job import FEDERATED, Job
 from photon.runtime.live import FILE, Beacon
 from photon.runtime.mirror import Mirror
@@ -58,9 +59,10 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
         unigram=_unigram(config),
     )
-    if folder.kind == FEDERATED:
-        return _federated(folder, config, job, result)
-    return replace(result, **{label: _centralized(folder, config, job)})
+    with ExternalTrackers(folder, config, job) as outside:
+        if folder.kind == FEDERATED:
+            return _federated(folder, config, job, result, outside)
+        return replace(result, **{label: _centralized(folder, config, job, outside)})
 
 
 def _unigram(config: Config) -> Score | None:
@@ -84,15 +86,18 @@ def run_label(config: Config, kind: str) -> str:
     return "alone"
 
 
-def _federated(folder: RunFolder, config: Config, job: Job, result: TrainResult) -> TrainResult:
+def _federated(
+    folder: RunFolder, config: Config, job: Job, result: TrainResult, outside: ExternalTrackers
+) -> TrainResult:
     model = build_model(config.llm_config, config.seed)
     # The model scores other parameters later: the state must not share its memory. It is held by
     # nobody else, so that its memory is free once the next one is there.
     states = [_server_state(folder, config, clone(parameters_of(model)))]
     done = states[0].round
-    shown = job.trackers(folder, FEDERATED)
+    lines = JsonlTracker(folder.metrics, "round", done)  # first: the others follow the file
+    shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
-    track = tasks.adding_to(to_all([JsonlTracker(folder.metrics, "round", done), *shown]))
+    track = tasks.adding_to(to_all([lines, *shown]))
     model = model.to(job.device)
     validation = open_rows(config, VALIDATION)
 
@@ -163,7 +168,7 @@ def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerStat
     return state
 
 
-def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
+def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalTrackers) -> Score:
     assert isinstance(config.photon.threads, int)
     torch.set_num_threads(config.photon.threads)
     only = config.centralized.stream_id
@@ -189,7 +194,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job) -> Score:
         return loss_record(report) | ({"client_val_loss": own} if own else {})
 
     keys = config.centralized
-    track = tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job))
+    track = tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job, outside))
     if keys.store_init_model and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
     if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.eval_only:
@@ -256,11 +261,14 @@ def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict
     }
 
 
-def _step_tracker(folder: RunFolder, config: Config, step: int, job: Job) -> Tracker:
+def _step_tracker(
+    folder: RunFolder, config: Config, step: int, job: Job, outside: ExternalTrackers
+) -> Tracker:
     if not job.world.is_first:
         return to_all([])
-    shown = job.trackers(folder, run_label(config, folder.kind))
-    return to_all([JsonlTracker(folder.metrics, "step", step), *shown])
+    lines = JsonlTracker(folder.metrics, "step", step)
+    shown = [*job.trackers(folder, run_label(config, folder.kind)), *outside.begin("step", step)]
+    return to_all([lines, *shown])
 
 
 def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:

@@ -1,8 +1,9 @@
-"""Metrics on their way out: a JSON line per round, and a line on the console."""
+"""Metrics on their way out: a JSON line per round, and what follows from those lines."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,37 @@ def to_all(trackers: Sequence[Tracker]) -> Tracker:
             tracker(record)
 
     return track
+
+
+def numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The finite numbers of a record by name, `client_metrics/3/train_loss`; bools are 0 or 1."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found |= numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            found[f"{prefix}{key}"] = float(value)
+    return found
+
+
+class Position:
+    """How far a tracker outside of the run folder has come, so that it gets each record once.
+
+    Args:
+        home: folder that holds what the tracker wrote; without it, it begins from the start.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "tracked.json"
+
+    def read(self) -> int:
+        """Round or step of the last record; -1: none."""
+        try:
+            return int(json.loads(self.path.read_text(encoding="utf-8"))["last"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1
+
+    def write(self, last: int) -> None:
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text(json.dumps({"last": last}), encoding="utf-8")
+        temporary.replace(self.path)
