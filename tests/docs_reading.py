@@ -23,14 +23,3 @@ def commands(code: str) -> Iterator[list[str]]:
         words = shlex.split(line, comments=True)
         if "photon" in words and words[0] not in ("pip", "bash"):
             yield words[words.index("photon") + 1 :]
-
-
-def shown_commands() -> dict[str, list[str]]:
-    """Every command of every page, once."""
-    return {
-        " ".join(command): command
-        for page in PAGES
-        for language, code in blocks(page)
-        if language == "bash"
-        for command in commands(code)
-    }
