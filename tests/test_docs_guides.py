@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -109,6 +111,18 @@ def _scaled(words: list[str], data_root: Path) -> list[str]:
             keys += ["fl.n_total_clients=2", f"dataset.train.root_local={data_root}"]
     kept = [word.replace("8192", "512") for word in words if not word.startswith("dataset=")]
     return words if resumed else [*kept, *keys]
+
+
+def test_shell_scripts_parse_and_dry_runs_run():
+    scripts = [code for page in PAGES for language, code in blocks(page) if language == "bash"]
+    subprocess.run(["bash", "-n"], input="\n".join(scripts), text=True, check=True)
+    dry = [line for code in scripts for line in code.splitlines() if line.endswith("--dry-run")]
+    assert len(dry) >= 2
+    done = subprocess.run(
+        ["bash", "-e"], input="\n".join(dry), text=True, cwd=ROOT, capture_output=True,
+        env={**os.environ, "PHOTON_PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.stdout.count("photon") >= len(dry), done.stderr
 
 
 def test_keys_that_are_said_to_be_refused_are_refused():
