@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import photon
-from photon.config import load_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -21,14 +20,6 @@ def test_the_round_in_the_readme_is_the_real_code():
     shown = next(block for block in blocks("python") if "weighted_mean" in block)
     for line in shown.strip().splitlines():
         assert line.split("  #")[0].strip() in code
-
-
-def test_overrides_in_the_readme_compose():
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [line.split("#")[0].split() for line in lines if line.startswith("photon train")]
-    assert len(commands) >= 4
-    for words in commands:
-        load_config([word for word in words[2:] if "=" in word])
 
 
 def test_the_python_example_runs(monkeypatch, tmp_path, data_root):

@@ -16,7 +16,7 @@ from photon.data.remote import RemoteFolder
 from photon.errors import CheckpointError, DataError, PhotonWarning
 
 INDEX = "index.json"
-LEFT_OUT = (".tmp", ".part", ".spans", ".lock")
+LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json")
 NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
 """Folders that are no part of a run's state; those of trackers also change while they are sent."""
 CHUNK_BYTES = 64 << 20
