@@ -31,7 +31,9 @@ SMALL = {
 """What scales a command of a guide down; the guide's own keys come first."""
 GUIDES = ["first-run", "your-own-data", "watching-a-run", "evaluate-and-export"]
 
-NOT_HERE = re.compile(r"use_wandb|s3://|--harness|c4|8_clients|icl_tasks_config|--source public|MDS|import")
+NOT_HERE = re.compile(
+    r"use_wandb|s3://|--harness|c4|8_clients|icl_tasks_config|--source public|MDS|import"
+)
 """Commands of the guides below that need a network, a store, or files that a test does not have."""
 
 
