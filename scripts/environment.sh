@@ -26,7 +26,8 @@ install() {
         python=$(find_python) || return
         say "making .venv with $("$python" --version)"
         # A PyTorch that this Python already has is used, not downloaded again.
-        "$python" -c 'import torch' 2>/dev/null && site=--system-site-packages
+        "$python" -c 'import sys, torch; sys.exit(sys.prefix != sys.base_prefix)' 2>/dev/null &&
+            site=--system-site-packages  # of another environment they would not be seen
         "$python" -m venv $site "$ROOT/.venv" || return
     fi
     if up_to_date "$extras"; then

@@ -6,7 +6,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 
-install ""
+install "[report]"
 cd "$ROOT"
 run=quickstart
 if [ -e "runs/$run" ]; then
@@ -16,3 +16,4 @@ fi
 trap 'say "the photon command is in .venv/bin; to use it: source .venv/bin/activate"' EXIT
 say "training eight clients, then the centralised twin and one client alone: about 3 minutes on 2 cores"
 "$PYTHON" -m photon train --progress recipe=quickstart run_uuid="$run" "$@"
+say "the same as a page with plots: $("$PYTHON" -m photon report "runs/$run")"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,15 +12,13 @@ from pathlib import Path
 
 import click
 import pytest
-import torch
 
 import photon
 from docs_reading import DOCS, PAGES, ROOT, blocks, commands
 from photon.cli.main import cli, run
-from photon.config import federation, load_config
+from photon.config import load_config
 from photon.config.resolve import apply_evaluation_overrides
-from photon.core import outer
-from photon.runtime import runs, server
+from photon.runtime.trackers import read_lines
 
 SMALL = {
     "train": ["recipe=smoke", "fl.eval_period=1", "llm_config.max_duration=4"],
@@ -137,23 +134,20 @@ def test_keys_that_are_said_to_be_refused_are_refused():
             load_config([key.replace("...", "x")])
 
 
-def test_the_outer_optimizer_of_the_guide_can_be_added(tmp_path, smoke, monkeypatch):
+def test_the_outer_optimizer_of_the_guide_is_plugged_in(tmp_path, smoke, monkeypatch):
     parts = blocks(DOCS / "guides/outer-optimizer.md")
     rule, toy, test = [code for language, code in parts if language == "python"]
-    exec(rule + toy, {})
-    changed = ("src/photon/config/federation.py", "src/photon/core/outer.py")
-    for name in changed:
-        (tmp_path / name).parent.mkdir(parents=True)
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    diff = next(code for language, code in parts if language == "diff")
-    subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=tmp_path, check=True)
-    with open(tmp_path / changed[1], "a") as file:
-        file.write("\n" + rule)
-    names, rules = (runpy.run_path(str(tmp_path / name)) for name in changed)
-    monkeypatch.setattr(federation, "STRATEGIES", names["STRATEGIES"])
-    for module in (outer, server, runs):
-        monkeypatch.setattr(module, "outer_optimizer", rules["outer_optimizer"])
-    namespace: dict = {"torch": torch}
-    exec(test, namespace)
+    namespace: dict = {}
+    exec(rule + toy + test, namespace)
     namespace["test_sign_momentum_by_hand"]()
-    assert photon.train(smoke("fl.strategy_name=fedsign")).federated
+    (tmp_path / "sign.py").write_text(rule)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "sign", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    shown = next(
+        words for _, code in parts for words in commands(code) if "run_uuid=signs" in words
+    )
+    assert run([*shown, *SMALL["train"]]) == 0
+    norms = [line["outer_momentum_norm"] for line in read_lines(Path("runs/signs/metrics.jsonl"))]
+    assert norms
+    assert min(norms) > 0

@@ -14,6 +14,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_another_source():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
     """A fresh virtual environment that holds the wheel and sees the installed dependencies."""

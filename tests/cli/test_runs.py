@@ -9,6 +9,9 @@ import time
 
 import photon
 from photon.cli.main import run
+from photon.runtime.listing import run_status
+from photon.runtime.run_folder import RunFolder
+from photon.runtime.saved_model import IMPORTED
 
 
 def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
@@ -24,6 +27,12 @@ def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
     assert (second["kind"], second["done"], second["total"]) == ("centralized", 4, 4)
     assert run(["runs", str(tmp_path / "runs")]) == 0
     assert "federated" in capsys.readouterr().out
+
+
+def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
+    folder = tmp_path / "runs" / "imported"
+    RunFolder.create(folder, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()
+    assert run_status(folder).state == "ended"
 
 
 def test_an_empty_folder_says_what_makes_a_run(tmp_path, capsys):

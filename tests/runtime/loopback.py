@@ -21,17 +21,22 @@ from photon.runtime.wire import Sign
 @contextmanager
 def nodes(
     saving: Path,
-    data_root: Path,
+    data_root: Path | Mapping[str, Path],
     clients: Mapping[str, list[int]],
     *overrides: str,
     sign: Sign | None = None,
 ) -> Iterator[Path]:
-    """Services by name; gives the folder of their sockets."""
+    """Services by name; gives the folder of their sockets.
+
+    Args:
+        data_root: of all, or of each.
+    """
     stop, threads = threading.Event(), []
     with tempfile.TemporaryDirectory(prefix="photon-") as home:
         for name, own in clients.items():
+            root = data_root if isinstance(data_root, Path) else data_root[name]
             config = load_config(
-                [f"dataset.train.root_local={data_root}", f"photon.saving_path={saving / name}",
+                [f"dataset.train.root_local={root}", f"photon.saving_path={saving / name}",
                  "photon.workers=0", "photon.threads=1", *overrides]
             )  # fmt: skip
             path = Path(home) / f"{name}.sock"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from loopback import final_digest
 
 import photon
 from photon.config.resolve import resolve
@@ -17,7 +19,8 @@ from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
 from photon.runtime.node import Node
-from photon.runtime.server import initial_state, outer_of, redraw
+from photon.runtime.outer import outer_of
+from photon.runtime.server import initial_state, redraw
 from photon.runtime.trackers import read_lines
 from photon.training.layers import layers_of
 
@@ -506,3 +509,36 @@ def test_a_run_comes_back_from_its_mirror(smoke, s3, tmp_path):
                               "llm_config.scheduler.schedulers.lr.t_max=9"))  # fmt: skip
     assert [line["round"] for line in records(back)] == [1, 2, 3]
     assert same(last(back), last(whole))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere_to_be_found:make", "No module named 'nowhere_to_be_found'"),
+        ("math:nothing", "has no attribute 'nothing'"),
+        ("math:sqrt", "keyword argument"),
+        ("builtins:dict", "must give a photon.core.outer.OuterOptimizer, gave dict"),
+    ],
+)
+def test_an_own_outer_optimizer_that_is_none_is_named_before_the_run(
+    smoke, tmp_path, name, message
+):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        photon.train(smoke(f"fl.strategy_name={name}", "run_uuid=own"))
+    assert not (tmp_path / "runs" / "own").exists()
+
+
+def test_an_own_outer_optimizer_is_scheduled_and_gives_the_bits_of_ours(
+    smoke, tmp_path, monkeypatch
+):
+    (tmp_path / "own_nesterov.py").write_text(
+        "from photon.core.outer import sgd\n"
+        "def make(*, lr, server_momentum):\n"
+        "    return sgd(lr=lr, momentum=server_momentum, nesterov=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = ["fl.strategy_kwargs.server_learning_rate=0.5", "fl.outer_schedule.name=linear",
+            "fl.strategy_kwargs.server_momentum=0.6"]  # fmt: skip
+    ours = photon.train(smoke("fl.strategy_name=nesterov", "run_uuid=ours", *keys))
+    own = photon.train(smoke("fl.strategy_name=own_nesterov:make", "run_uuid=own", *keys))
+    assert final_digest(own) == final_digest(ours)

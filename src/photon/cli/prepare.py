@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--train-tokenizer", metavar="vocab_size=N", help="Train a tokenizer of that size on the text."
 )
+@click.option("--clients", help="Those that this site hosts, as in 4-7; else all, from 0.")
 @click.option("--partition", help="iid, source, dirichlet or size.")
 @overrides_argument
 def command(
@@ -32,6 +33,7 @@ def command(
     source: str | None,
     tokenizer: str | None,
     train_tokenizer: str | None,
+    clients: str | None,
     partition: str | None,
     overrides: tuple[str, ...],
 ) -> None:
@@ -48,6 +50,7 @@ def command(
         dataset=fed-c4 llm_config=mpt-125m
     photon prepare --source crawl.jsonl.zst --partition dirichlet --out data/skewed \\
         dataset.prepare.source_column=language dataset.prepare.alpha=0.1
+    photon prepare --source texts/ --tokenizer tokenizer.json --clients 4-7 --out data/mine
     photon train dataset.train.root_local=data/mine
     """
     from photon.config import load_config
@@ -66,7 +69,20 @@ def command(
     }
     if train_tokenizer is not None:
         values["dataset.prepare.tokenizer"] = None
+    if clients is not None:
+        values |= _own_clients(clients, source)
     _prepare(replace_keys(load_config(overrides), values), out)
+
+
+def _own_clients(text: str, source: str | None) -> dict[str, int]:
+    from photon.runtime.enrolment import parse_clients
+
+    numbers = parse_clients(text)
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise click.UsageError(f"--clients {text}: must be one range; prepare each into a folder")
+    if source is None:
+        raise click.UsageError("--clients: the embedded corpus is prepared for all; give --source")
+    return {"fl.n_total_clients": len(numbers), "dataset.prepare.first_client": numbers[0]}
 
 
 def _vocab_size(text: str | None) -> int | None:
@@ -113,6 +129,9 @@ def _default_folder(config: Config) -> Path:
 
 def _summary(data: dict[str, Any]) -> list[str]:
     """What became of the text, so that it adds up."""
+    from photon.data.manifest import clients_of
+    from photon.runtime.enrolment import format_clients
+
     t = data["totals"]
     return [
         f"documents   {t['documents']:,} read = {t['written']:,} written + {t['empty']:,} empty + "
@@ -121,5 +140,5 @@ def _summary(data: dict[str, Any]) -> list[str]:
         f"{t['first_tokens']:,} first + {t['remainder_tokens']:,} left over; "
         f"{t['cut_tokens']:,} cut at full parts",
         f"prepared    {data['train_tokens']:,} training tokens for "
-        f"{data['settings']['num_clients']} clients, digest {data['digest']}",
+        f"clients {format_clients(clients_of(data))}, digest {data['digest']}",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -40,6 +41,7 @@ STRATEGIES: dict[str, dict[str, float]] = {
 }
 """Outer optimizers and their arguments with defaults (Reddi et al. 2020 for the adaptive ones)."""
 
+_OWN_STRATEGY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _ALIASES = {"NESTOROV": "NESTEROV"}
 
 
@@ -72,7 +74,9 @@ class FederationConfig(Section):
     )
     n_rounds: int = Field(default=24, ge=1, description="rounds of the run")
     strategy_name: str = Field(
-        default="NESTEROV", description=f"outer optimizer: {', '.join(STRATEGIES)}, any case"
+        default="NESTEROV",
+        description=f"outer optimizer: {', '.join(STRATEGIES)}, any case; or your own, as "
+        "module:function",
     )
     strategy_kwargs: StrategyKwargs = StrategyKwargs()
     aggregate_momenta: bool | None = Field(
@@ -232,16 +236,20 @@ class FederationConfig(Section):
     @field_validator("strategy_name", mode="before")
     @classmethod
     def _known_strategy(cls, value: Any) -> str:
+        if _OWN_STRATEGY.fullmatch(str(value)):
+            return str(value)
         name = str(value).upper()
         name = _ALIASES.get(name, name)
         if name not in STRATEGIES:
-            raise ValueError(f"unknown strategy {value!r}; known: {', '.join(STRATEGIES)}")
+            raise ValueError(
+                f"unknown strategy {value!r}; known: {', '.join(STRATEGIES)}, or module:function"
+            )
         return name
 
     @model_validator(mode="after")
     def _consistent(self) -> FederationConfig:
         given = self.strategy_kwargs.model_dump(exclude_none=True)
-        known = STRATEGIES[self.strategy_name]
+        known = given if self.has_own_strategy else STRATEGIES[self.strategy_name]
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(
                 f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
@@ -321,4 +329,10 @@ class FederationConfig(Section):
     def outer_arguments(self) -> dict[str, float]:
         """Arguments of the outer optimizer, defaults filled in."""
         given = self.strategy_kwargs.model_dump(exclude_none=True)
+        if self.has_own_strategy:
+            return {"server_learning_rate": 1.0, **given}
         return {**STRATEGIES[self.strategy_name], **given}
+
+    @property
+    def has_own_strategy(self) -> bool:
+        return ":" in self.strategy_name

@@ -53,6 +53,12 @@ class PrepareConfig(Section):
         description="at random; whole sources to clients; each source in Dirichlet proportions; at "
         "random, sizes by a power law",
     )
+    first_client: int = Field(
+        default=0,
+        ge=0,
+        description="number of the first client whose data this is, where each site prepares its "
+        "own (photon prepare --clients)",
+    )
     alpha: float = Field(default=0.5, gt=0, description="concentration of the Dirichlet draw")
     size_exponent: float = Field(default=1.0, ge=0, description="exponent of the power law")
     validation_fraction: float = Field(

@@ -89,6 +89,13 @@ def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tenso
     return v.sub(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
 
 
+_ADAPTIVE: dict[str, Literal["adagrad", "adam", "yogi"]] = {
+    "FEDADAGRAD": "adagrad",
+    "FEDADAM": "adam",
+    "FEDYOGI": "yogi",
+}
+
+
 def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimizer:
     """The outer optimizer that a configuration names.
 
@@ -96,10 +103,9 @@ def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimize
         strategy: a key of `photon.config.federation.STRATEGIES`.
         arguments: its arguments, complete (`FederationConfig.outer_arguments`).
     """
-    if strategy.startswith("FEDAD") or strategy == "FEDYOGI":
-        rule: Literal["adagrad", "adam", "yogi"] = strategy.removeprefix("FED").lower()  # pyright: ignore[reportAssignmentType]
+    if strategy in _ADAPTIVE:
         others = {key: value for key, value in arguments.items() if key != "eta"}
-        return adaptive(rule, lr=arguments["eta"], **others)
+        return adaptive(_ADAPTIVE[strategy], lr=arguments["eta"], **others)
     return sgd(
         lr=arguments["server_learning_rate"],
         momentum=arguments.get("server_momentum", 0.0),

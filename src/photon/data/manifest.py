@@ -13,6 +13,13 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
+def clients_of(manifest: dict[str, Any]) -> range:
+    """Numbers of the clients that a data set was prepared for."""
+    settings = manifest["settings"]
+    first = settings.get("first_client", 0)
+    return range(first, first + settings["num_clients"])
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a JSON file atomically and durably."""
     temporary = path.with_name(path.name + ".tmp")

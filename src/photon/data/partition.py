@@ -40,6 +40,7 @@ class Rule:
             client i gets a share that falls as (i + 1)^-exponent.
         alpha: concentration of the Dirichlet distribution; the smaller, the more heterogeneous.
         exponent: of the power law.
+        first: number of the first client; all else counts them from 0.
     """
 
     by: str
@@ -47,6 +48,7 @@ class Rule:
     seed: int
     alpha: float = 1.0
     exponent: float = 1.0
+    first: int = 0
 
     def proportions(self, source: str, attempt: int = 0) -> np.ndarray:
         """Share of each client in a source's text: [K], sums to 1; `source` deals otherwise."""
@@ -193,7 +195,7 @@ class Placement:
         """
         if self._uniform("common", digest) < self.common:
             return VALIDATION
-        client = self._client(digest, source)
+        client = self.rule.first + self._client(digest, source)
         held_out = self._uniform("held-out", digest) < self.held_out
         return f"client_{client}/{'validation' if held_out else 'train'}"
 

@@ -45,10 +45,11 @@ class Layout:
     wrap: bool = True
     most_rows: Mapping[str, int] = field(default_factory=dict)
     most_train_rows: int | None = None
+    first_client: int = 0
 
     @property
     def parts(self) -> list[str]:
-        clients = range(self.num_clients)
+        clients = range(self.first_client, self.first_client + self.num_clients)
         return [
             "validation",
             *(f"client_{c}/{part}" for c in clients for part in ("train", "validation")),

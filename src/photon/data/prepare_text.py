@@ -86,7 +86,13 @@ class _Work:
     @property
     def rule(self) -> Rule:
         keys = self.keys
-        return Rule(keys.partition, self.num_clients, keys.seed, keys.alpha, keys.size_exponent)
+        return Rule(keys.partition, self.num_clients, keys.seed, keys.alpha, keys.size_exponent,
+                    keys.first_client)  # fmt: skip
+
+    @property
+    def clients(self) -> range:
+        first = self.keys.first_client
+        return range(first, first + self.num_clients)
 
     @property
     def columns(self) -> Columns:
@@ -108,10 +114,10 @@ class _Work:
         settings = keys.model_dump(exclude={"source", "tokenizer", "vocab_size"})
         settings["source"] = "files" if files else keys.source
         settings["tokenizer"] = _name_tokenizer(keys)
-        settings["num_clients"], settings["sequence_length"] = (
-            self.num_clients,
-            (self.sequence_length),
-        )
+        if not keys.first_client:
+            del settings["first_client"]  # as it was before there was the key
+        settings["num_clients"] = self.num_clients
+        settings["sequence_length"] = self.sequence_length
         described = LocalSource(files, self.columns).describe()
         return Inputs(
             settings, described, lambda recorded: changed_file(files, recorded) if files else None
@@ -169,7 +175,9 @@ class _Work:
             different, self.rule, validation_fraction=self.keys.validation_fraction
         )
         files_read = range(source.num_files())
-        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1], files_read)
+        route = ListedRoute(
+            partition, lambda i: next(source.documents(i, 0))[1], files_read, self.keys.first_client
+        )
         return self._plan([Phase(route)], len(copies), say, [source])
 
     def _small(self, source: LocalSource) -> tuple[list[Phase], int] | None:
@@ -181,7 +189,12 @@ class _Work:
         partition = partition_documents(
             different, self.rule, validation_fraction=self.keys.validation_fraction
         )
-        route = ListedRoute(partition, different.__getitem__, range(source.num_files()))
+        route = ListedRoute(
+            partition,
+            different.__getitem__,
+            range(source.num_files()),
+            self.keys.first_client,
+        )
         return [Phase(route)], len(documents) - len(different)
 
     def _streamed(
@@ -192,9 +205,8 @@ class _Work:
         Args:
             sizes: bytes of each source of the training text, where they are known.
         """
-        clients = range(self.num_clients)
-        trained = tuple(f"client_{c}/train" for c in clients)
-        held_out = (VALIDATION, *(f"client_{c}/validation" for c in clients))
+        trained = tuple(f"client_{c}/train" for c in self.clients)
+        held_out = (VALIDATION, *(f"client_{c}/validation" for c in self.clients))
         fraction = self.keys.validation_fraction if validation is None else 0.0
         shares: dict[str, list[float]] = {}
         if self.rule.by == "source":
@@ -233,6 +245,7 @@ class _Work:
             wrap=self.keys.wrap,
             most_rows=most,
             most_train_rows=None if exact else train,
+            first_client=self.keys.first_client,
         )
 
     def _quotas(self, part: str, rows: int, shares: np.ndarray) -> dict[str, int]:
@@ -243,7 +256,7 @@ class _Work:
                 f"{self.num_clients} clients: client {counts.index(0)} would get none; choose a "
                 "larger split"
             )
-        return {f"client_{client}/{part}": count for client, count in enumerate(counts)}
+        return dict(zip((f"client_{c}/{part}" for c in self.clients), counts, strict=True))
 
     def _make_tokenizer(self, path: Path, route: Route, say: Say) -> None:
         keys = self.keys

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from photon.data.manifest import read_manifest
+from photon.data.manifest import clients_of, read_manifest
 from photon.data.part import read_digests
 
 
@@ -41,10 +41,10 @@ def summarise(root: Path) -> list[ClientSummary]:
     Raises:
         DataError: no prepared data there, or a manifest is unreadable.
     """
-    num_clients = read_manifest(root)["settings"]["num_clients"]
+    clients = clients_of(read_manifest(root))
     folders = [
         {part: root / f"client_{client}" / part for part in ("train", "validation")}
-        for client in range(num_clients)
+        for client in clients
     ]
     manifests = [{part: read_manifest(f) for part, f in own.items()} for own in folders]
     overlaps = _overlaps(folders, root / "validation")
@@ -57,10 +57,12 @@ def summarise(root: Path) -> list[ClientSummary]:
             train_tokens=own["train"]["tokens"],
             validation_tokens=own["validation"]["tokens"],
             sources=own["train"].get("source_documents", {}),
-            overlap=overlaps[client],
-            divergence=jensen_shannon(unigrams[client], mean),
+            overlap=overlap,
+            divergence=jensen_shannon(unigram, mean),
         )
-        for client, own in enumerate(manifests)
+        for client, own, overlap, unigram in zip(
+            clients, manifests, overlaps, unigrams, strict=True
+        )
     ]
 
 

@@ -111,7 +111,7 @@ def _disk(config: Config) -> Finding:
 
 def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
     try:
-        config, data = prepare(config, lambda line: None)
+        config, data = prepare(config, lambda line: None, clients)
         root = data_root(config)
         for client in clients:
             Rows(root / f"client_{client}" / "train")

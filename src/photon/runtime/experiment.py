@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from photon.runtime.job import (
     on_this_machine,
     open_job,
 )
+from photon.runtime.outer import outer_of
 from photon.runtime.participation import client_rows
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
@@ -214,10 +215,15 @@ def _written_out(config: Config, kind: str, say: Say) -> Config:
     )
 
 
+def _needed(job: Job) -> Collection[int] | None:
+    """Clients whose data must be on this machine; None: all."""
+    return () if job.trains_elsewhere else None
+
+
 def _again(config: Config, job: Job) -> tuple[Config, dict[str, Any]]:
     """Find or make the data of a run that goes on."""
     require_trackers(config)
-    return prepare(config, job.say)
+    return prepare(config, job.say, _needed(job))
 
 
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
@@ -226,6 +232,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     config = _written_out(config, kind, job.say)
     check_warm_start(config)
     layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
+    outer_of(config, 1)
     centralized = kind == CENTRALIZED
     config = resolve(
         config,
@@ -235,7 +242,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=centralized,
         elsewhere=job.trains_elsewhere,
     )
-    config, data = prepare(config, job.say)
+    config, data = prepare(config, job.say, _needed(job))
     job.warn(tokenizer_warning(config))
     if job.trains_elsewhere:
         return config, data

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from photon.errors import PhotonError, RunFolderError
 from photon.runtime.live import Live
 from photon.runtime.run_folder import read_run
+from photon.runtime.saved_model import IMPORTED
 from photon.runtime.trackers import read_lines
 
 State = Literal["running", "ended", "stopped"]
@@ -26,7 +27,8 @@ class RunStatus:
 
     Attributes:
         kind: federated, centralized, imported, or node (hosts clients for a server elsewhere).
-        state: running while a process holds its folder; ended once it has a summary.
+        state: running while a process holds its folder; ended once it has a summary, or from the
+            beginning if it was imported.
         done, total: rounds of a federated run, steps of any other.
         loss: of the last record, in nats; None before there is one.
         val_loss: the last that was measured.
@@ -169,4 +171,5 @@ def holder(folder: Path) -> int | None:
 def _state(folder: Path) -> State:
     if holder(folder) is not None:
         return "running"
-    return "ended" if (folder / "summary.json").exists() else "stopped"
+    ended = (folder / "summary.json").exists() or read_run(folder)[1]["kind"] == IMPORTED
+    return "ended" if ended else "stopped"

@@ -22,7 +22,7 @@ from photon.errors import ConfigError
 from photon.model.causal_lm import read_config
 from photon.model.flops import ModelCost, model_cost, moment_elements, training_memory, update_cost
 from photon.runtime.device import PEAKS
-from photon.runtime.server import outer_of
+from photon.runtime.outer import outer_of
 
 GRADIENT_BYTES = 2
 """Of a parameter's gradient in data-parallel training: bf16."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
+from photon.data.manifest import clients_of
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
@@ -38,8 +39,14 @@ def with_start(config: Config) -> Config:
     return replace_keys(config, found) if found else config
 
 
-def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
+def prepare(
+    config: Config, say: Say, needed: Collection[int] | None = None
+) -> tuple[Config, dict[str, Any]]:
     """Find the prepared data, or prepare the embedded corpus on first use.
+
+    Args:
+        needed: clients whose data must be there; None: all. A server that trains elsewhere needs
+            none, a node its own.
 
     Returns:
         The configuration with the data folder filled in, and the data's manifest.
@@ -61,18 +68,19 @@ def prepare(config: Config, say: Say) -> tuple[Config, dict[str, Any]]:
     if config.dataset.val.root_local or config.dataset.val.root_remote:
         found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
     config = replace_keys(config, found)
-    _check_data(config, data, data_root(config))
+    _check_data(config, data, data_root(config), range(clients) if needed is None else needed)
     return config, data
 
 
-def _check_data(config: Config, data: Mapping[str, Any], root: Path) -> None:
+def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
     require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
     settings, streams = data["settings"], config.dataset.train.streams
-    prepared = settings["num_clients"] if streams is None else len(streams)
-    if prepared < config.fl.n_total_clients:
+    prepared = clients_of(data) if streams is None else range(len(streams))
+    if missing := sorted(set(needed) - set(prepared)):
         raise DataError(
-            f"{root}: {'streams' if streams else 'prepared'} for {prepared} clients, but "
-            f"fl.n_total_clients={config.fl.n_total_clients}"
+            f"{root}: {'streams' if streams else 'prepared'} for {len(prepared)} clients "
+            f"({prepared[0]} to {prepared[-1]}), but client {missing[0]} is needed "
+            f"(fl.n_total_clients={config.fl.n_total_clients})"
         )
     if settings["sequence_length"] != config.llm_config.max_seq_len:
         raise DataError(

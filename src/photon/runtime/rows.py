@@ -10,7 +10,7 @@ from photon.config.dataset import StorageConfig
 from photon.config.schema import Config
 from photon.config.streams import StreamSpec
 from photon.data.cache import Cache
-from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.mixture import Amount, MixedRows
 from photon.data.order import BLOCK_ROWS
 from photon.data.remote import RemoteFolder
@@ -158,8 +158,8 @@ def _folders(storage: StorageConfig, spec: StreamSpec) -> list[str]:
     if spec.local is not None:
         return [spec.local.strip("/")]
     assert storage.root_local is not None
-    clients = read_manifest(Path(storage.root_local))["settings"]["num_clients"]
-    return [f"client_{client}" for client in range(clients)]
+    clients = clients_of(read_manifest(Path(storage.root_local)))
+    return [f"client_{client}" for client in clients]
 
 
 def _require_room(config: Config, rows: RowSource) -> None:

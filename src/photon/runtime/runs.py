@@ -12,7 +12,6 @@ import torch
 from photon.config.schema import Config
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
-from photon.core.outer import outer_optimizer
 from photon.core.tree import Tree, clone, num_elements
 from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
@@ -27,6 +26,7 @@ from photon.runtime.job import FEDERATED, Job
 from photon.runtime.live import FILE, Beacon
 from photon.runtime.mirror import Mirror
 from photon.runtime.node import client_stream
+from photon.runtime.outer import outer_of
 from photon.runtime.process_group import from_first
 from photon.runtime.records import loss_record
 from photon.runtime.results import Score, TrainResult, unigram_score
@@ -57,7 +57,7 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         folder=str(folder.path),
         parameters=size,
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
-        unigram=_unigram(config),
+        unigram=_unigram(config, job),
     )
     with ExternalTrackers(folder, config, job) as outside:
         if folder.kind == FEDERATED:
@@ -65,18 +65,20 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         return replace(result, **{label: _centralized(folder, config, job, outside)})
 
 
-def _unigram(config: Config) -> Score | None:
-    """The floor; None where token frequencies are missing and the configuration lets them be.
+def _unigram(config: Config, job: Job) -> Score | None:
+    """The floor; None where token frequencies are missing and may be.
 
     Raises:
-        DataError: they are missing.
+        DataError: they are missing, and asked for or the clients' data should be here.
     """
+    fl = config.fl
     try:
         return unigram_score(config)
     except DataError:
-        if not config.fl.allow_unigram_metrics_failures:
-            raise
-        return None
+        may = fl.allow_unigram_metrics_failures
+        if may or (job.trains_elsewhere and not fl.use_unigram_metrics):
+            return None
+        raise
 
 
 def run_label(config: Config, kind: str) -> str:
@@ -162,7 +164,7 @@ def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerStat
         state = checkpoint.load_server_state(newest)
         checkpoint.require_same_model(state.params, params, newest)
         return state
-    outer = outer_optimizer(config.fl.strategy_name, config.fl.outer_arguments)
+    outer = outer_of(config, 1)
     state = initial_state(initial_parameters(config, params) or params, outer)
     checkpoint.save_server_state(folder.checkpoints, state)
     return state

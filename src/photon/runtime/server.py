@@ -13,7 +13,7 @@ from typing import Any
 from photon.config.schema import Config
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import RoundPlan, RoundReport, ServerState, Update
-from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
+from photon.core.outer import OuterOptimizer
 from photon.core.round import Rules, close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
 from photon.core.tree import Tree
@@ -28,6 +28,7 @@ from photon.runtime.checkpoint import (
 )
 from photon.runtime.engines.local import Engine
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.outer import outer_of
 from photon.runtime.participation import Participation
 from photon.runtime.records import Phases, round_record
 from photon.runtime.trackers import Tracker
@@ -265,17 +266,6 @@ def rules_of(config: Config) -> Rules:
         staleness_exponent=fl.staleness_exponent,
         max_staleness=fl.max_staleness,
     )
-
-
-def outer_of(config: Config, round_number: int) -> OuterOptimizer:
-    """The outer optimizer with the learning rate of a round."""
-    fl, schedule = config.fl, config.fl.outer_schedule
-    factor = outer_factor(
-        schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
-    )
-    arguments = fl.outer_arguments
-    rate = "eta" if "eta" in arguments else "server_learning_rate"
-    return outer_optimizer(fl.strategy_name, {**arguments, rate: arguments[rate] * factor})
 
 
 def _previous_parameters(checkpoints: Path) -> Tree | None:

@@ -1,0 +1,60 @@
+"""The outer optimizer that a configuration names: one of Photon's, or somebody's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from photon.config.federation import FederationConfig
+from photon.config.schema import Config
+from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
+from photon.errors import ConfigError
+
+
+def outer_of(config: Config, round_number: int) -> OuterOptimizer:
+    """The outer optimizer with the learning rate of a round.
+
+    Raises:
+        ConfigError: an own one cannot be imported, or is none.
+    """
+    fl, schedule = config.fl, config.fl.outer_schedule
+    factor = outer_factor(
+        schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
+    )
+    arguments = fl.outer_arguments
+    rate = "eta" if "eta" in arguments else "server_learning_rate"
+    scaled = {**arguments, rate: arguments[rate] * factor}
+    if fl.has_own_strategy:
+        return _own(fl, scaled)
+    return outer_optimizer(fl.strategy_name, scaled)
+
+
+def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
+    make = _import(fl.strategy_name)
+    rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
+    try:
+        made = make(lr=arguments["server_learning_rate"], **rest)
+    except TypeError as error:
+        raise ConfigError(f"fl.strategy_name={fl.strategy_name}: {error}") from error
+    if not isinstance(made, OuterOptimizer):
+        raise ConfigError(
+            f"fl.strategy_name={fl.strategy_name}: must give a photon.core.outer.OuterOptimizer, "
+            f"gave {type(made).__name__}"
+        )
+    return made
+
+
+def _import(name: str) -> Any:
+    """The function `module:function`; the current folder is looked into as Python does."""
+    module, _, function = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"fl.strategy_name={name}: {error}; it names a function in a module of the current "
+            "folder or of an installed package"
+        ) from error

@@ -1,0 +1,126 @@
+"""Sites that prepare their own data: numbers of clients, and who needs whose data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from loopback import final_digest, nodes, train
+
+import photon
+from photon.cli.main import run
+from photon.config import load_config
+from photon.config.prepare import PrepareConfig
+from photon.data.manifest import clients_of, read_manifest
+from photon.data.prepare import prepare_embedded
+from photon.data.prepare_text import prepare_text
+from photon.data.summary import summarise
+from photon.data.verify import verify
+from photon.errors import DataError
+from photon.runtime.preparation import prepare
+
+SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_rounds=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Data of four clients in one place."""
+    config = load_config(["recipe=smoke"])
+    root = tmp_path_factory.mktemp("data") / "whole"
+    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    return root
+
+
+def part_of(whole: Path, root: Path, clients: range) -> Path:
+    """What a site that hosts these clients has; the server has the validation set only."""
+    shutil.copytree(whole, root, ignore=shutil.ignore_patterns("client_*"))
+    for client in clients:
+        shutil.copytree(whole / f"client_{client}", root / f"client_{client}")
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest["settings"] |= {"num_clients": len(clients) or 1, "first_client": clients.start}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+def test_no_machine_has_all_of_the_data(whole, tmp_path):
+    """The bits of a run on one machine, though each site has its own clients' rows only."""
+    local = photon.train([*SHAPE, f"dataset.train.root_local={whole}", "run_uuid=local",
+                          f"photon.saving_path={tmp_path / 'local'}"])  # fmt: skip
+    places = {"a": range(2), "b": range(2, 4)}
+    roots = {name: part_of(whole, tmp_path / name, own) for name, own in places.items()}
+    public = part_of(whole, tmp_path / "public", range(0))
+    config = load_config([*SHAPE, f"dataset.train.root_local={public}", "photon.n_nodes=2",
+                          f"photon.saving_path={tmp_path / 'server'}", "run_uuid=r"])  # fmt: skip
+    clients = {name: list(own) for name, own in places.items()}
+    with nodes(tmp_path / "saved", roots, clients) as sockets:
+        result = train(config, sockets)
+    assert final_digest(result) == final_digest(local)
+    assert result.unigram is None, "the server does not know the clients' token frequencies"
+    assert local.unigram is not None
+
+
+def test_who_needs_whose_data(whole, tmp_path):
+    site = part_of(whole, tmp_path / "site", range(2, 4))
+    config = load_config([*SHAPE, f"dataset.train.root_local={site}"])
+    prepare(config, print, ())
+    prepare(config, print, [2, 3])
+    with pytest.raises(DataError, match=r"2 clients \(2 to 3\), but client 1 is needed"):
+        prepare(config, print, [1, 2])
+    with pytest.raises(DataError, match="client 0 is needed"):
+        prepare(config, print)
+
+
+def test_unigram_metrics_that_are_asked_for_need_the_data(whole, tmp_path):
+    public = part_of(whole, tmp_path / "public", range(0))
+    keys = [f"dataset.train.root_local={public}", f"photon.saving_path={tmp_path / 'server'}",
+            "run_uuid=r", "fl.use_unigram_metrics=true"]  # fmt: skip
+    with (
+        nodes(tmp_path, whole, {"a": [0, 1, 2, 3]}) as sockets,
+        pytest.raises(DataError, match="client_0"),
+    ):
+        train(load_config([*SHAPE, *keys]), sockets)
+
+
+def write_lines(path: Path, documents: int) -> None:
+    lines = [{"text": f"document {i} " + "word " * (i % 17 + 5), "source": f"s{i % 5}"}
+             for i in range(documents)]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("partition", ["iid", "source", "dirichlet", "size"])
+@pytest.mark.parametrize("block", [50, 10_000], ids=["streamed", "listed"])
+def test_numbers_are_all_that_differs(tmp_path, partition, block):
+    source = tmp_path / "text.jsonl"
+    write_lines(source, 200)
+    keys = {"source": str(source), "vocab_size": 300, "partition": partition, "alpha": 10.0,
+            "shuffle_documents": block}  # fmt: skip
+    made = {}
+    for first in (0, 5):
+        made[first] = tmp_path / f"from_{first}"
+        prepare_text(made[first], PrepareConfig(**keys, first_client=first), 2, 16)
+    assert clients_of(read_manifest(made[5])) == range(5, 7)
+    assert {path.name for path in made[5].glob("client_*")} == {"client_5", "client_6"}
+    for client in (0, 1):
+        for part in ("train", "validation"):
+            rows = [next((made[first] / f"client_{first + client}" / part).glob("*.bin"))
+                    for first in (0, 5)]  # fmt: skip
+            assert rows[0].read_bytes() == rows[1].read_bytes()
+    summaries = [summarise(made[first]) for first in (0, 5)]
+    assert [one.client for one in summaries[1]] == [5, 6]
+    assert [one.train_tokens for one in summaries[0]] == [one.train_tokens for one in summaries[1]]
+    verify(made[5])
+
+
+def test_the_command(tmp_path, capsys):
+    source = tmp_path / "text.jsonl"
+    write_lines(source, 300)
+    made = ["prepare", "--source", str(source), "--train-tokenizer", "300", "recipe=smoke"]
+    assert run([*made, "--out", str(tmp_path / "out"), "--clients", "4-5"]) == 0
+    assert "for clients 4-5" in capsys.readouterr().out
+    assert (tmp_path / "out" / "client_4").is_dir()
+    assert run([*made, "--out", str(tmp_path / "two"), "--clients", "1,3"]) == 2
+    assert "must be one range" in capsys.readouterr().err
+    assert run(["prepare", "--clients", "4-5"]) == 2
+    assert "give --source" in capsys.readouterr().err
