@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -74,7 +75,7 @@ def test_another_authority_is_found(tmp_path, smoke, server):
 def test_what_is_missing_is_found(smoke, tmp_path):
     found = verdicts(smoke(), [0, 7], ("127.0.0.1", 1), None)
     assert found["data"][0] == "fail"
-    assert "client_7" in found["data"][1]
+    assert "client 7 is needed" in found["data"][1]
     assert found["server"][0] == "fail"
     large = load_config(["llm_config=mpt-7b", f"photon.saving_path={tmp_path / 'not' / 'yet'}"])
     found = verdicts(large, None, None, None)
@@ -87,3 +88,7 @@ def test_the_command_says_so(capsys, data_root):
     assert run(["doctor", "--clients", "0-1", *keys]) == 0
     assert "ok    data" in capsys.readouterr().out
     assert run(["doctor", "--clients", "0-9", *keys]) == 2
+    capsys.readouterr()
+    assert run(["doctor", "--json", "--clients", "0-9", *keys]) == 2
+    found = {one["what"]: one["verdict"] for one in json.loads(capsys.readouterr().out)}
+    assert (found["data"], found["device"]) == ("fail", "ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -14,12 +15,14 @@ from photon.cli.options import keys_option, overrides_argument
 @click.option("--clients", help="Check that the data of these clients is here, as in 0-3,7.")
 @keys_option("Folder with ca.pem.")
 @click.option("--insecure", is_flag=True, help="The server has no TLS.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON list of all findings.")
 @overrides_argument
 def command(
     server: str | None,
     clients: str | None,
     keys: Path,
     insecure: bool,
+    as_json: bool,
     overrides: tuple[str, ...],
 ) -> int:
     """Say what would go wrong with a run, before it does.
@@ -31,6 +34,8 @@ def command(
     photon doctor llm_config=mpt-1b
     photon doctor --server server.example.org:8000 --clients 0-3 dataset.train.root_local=data/mine
     """
+    from dataclasses import asdict
+
     from photon.config import load_config
     from photon.runtime.doctor import examine
     from photon.runtime.enrolment import parse_clients
@@ -39,8 +44,11 @@ def command(
     config = load_config(overrides)
     numbers = None if clients is None else parse_clients(clients)
     address = None if server is None else split_address(server)
-    failed = False
+    found = []
     for finding in examine(config, numbers, address, None if insecure else keys / "ca.pem"):
-        failed = failed or finding.verdict == "fail"
-        click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")
-    return 2 if failed else 0
+        found.append(finding)
+        if not as_json:
+            click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    return 2 if any(finding.verdict == "fail" for finding in found) else 0
