@@ -18,6 +18,13 @@ PhotonWarning is a `UserWarning`: the run goes on.
 """
 
 
+def install_with(extra: str) -> str:
+    """How to get an optional package: by the extra that brings it."""
+    return (
+        f"pip install 'photon-pretraining[{extra}]', or in a checkout: pip install -e '.[{extra}]'"
+    )
+
+
 class PhotonError(Exception):
     """Base class: one line that names what was wrong, where, and what to do."""
 

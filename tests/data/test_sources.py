@@ -141,7 +141,7 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
 
     write_zstd(tmp_path / "a.jsonl.zst")
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(DataError, match=r"needs the package zstandard; install .*\[data\]"):
+    with pytest.raises(DataError, match=r"needs the package zstandard: pip install .*\[data\]"):
         read(tmp_path)
 
 

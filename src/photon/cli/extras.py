@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from photon.errors import ConfigError
+from photon.errors import ConfigError, install_with
 
 
 def require_flower() -> None:
@@ -12,10 +12,7 @@ def require_flower() -> None:
     ConfigError: Flower is not installed.
     """
     if find_spec("flwr") is None:
-        raise ConfigError(
-            "several machines need Flower: pip install 'photon-pretraining[flower]' (or flwr and "
-            "cryptography)"
-        )
+        raise ConfigError(f"several machines need Flower: {install_with('flower')}")
 
 
 def require_plotly() -> str:
@@ -25,7 +22,7 @@ def require_plotly() -> str:
         ConfigError: Plotly is not installed.
     """
     if find_spec("plotly") is None:
-        raise ConfigError("photon report needs Plotly: pip install 'photon-pretraining[report]'")
+        raise ConfigError(f"photon report needs Plotly: {install_with('report')}")
     from plotly.offline import get_plotlyjs
 
     return get_plotlyjs()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from photon.data.corpus import Document
-from photon.errors import DataError
+from photon.errors import DataError, install_with
 
 LINES, PARQUET, TEXT = "lines", "parquet", "text"
 RECORDS = (LINES, PARQUET)
@@ -222,5 +222,5 @@ def optional(module: str, wanted_by: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         raise DataError(
-            f"{wanted_by}: needs the package {package}; install photon-pretraining[data]"
+            f"{wanted_by}: needs the package {package}: {install_with('data')}"
         ) from error

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from photon.errors import DataError
+from photon.errors import DataError, install_with
 
 _NO_CREDENTIALS = (
     "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in "
@@ -131,9 +131,7 @@ def _open_store(url: str, scheme: str, retry: int, timeout: float, connect_timeo
         from obstore.exceptions import BaseError
         from obstore.store import LocalStore, S3Store
     except ImportError as error:
-        raise DataError(
-            f"{url}: needs obstore; install it with: pip install 'photon-pretraining[s3]'"
-        ) from error
+        raise DataError(f"{url}: needs the package obstore: {install_with('s3')}") from error
     try:
         if scheme == "file":
             return LocalStore.from_url(url)

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
-from photon.errors import ConfigError, DataError
+from photon.errors import ConfigError, DataError, install_with
 from photon.model.loss import TokenLoss, logits_loss
-
-INSTALL = "needs the transformers package: pip install 'photon-pretraining[hf]'"
 
 
 class HuggingFaceLM(nn.Module):
@@ -202,5 +200,7 @@ def _transformers():
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError(f"llm_config.model.name=hf_causal_lm {INSTALL}") from error
+        raise ConfigError(
+            f"llm_config.model.name=hf_causal_lm needs the transformers package: {install_with('hf')}"
+        ) from error
     return transformers

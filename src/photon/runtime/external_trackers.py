@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from photon.config.schema import Config
-from photon.errors import ConfigError
+from photon.errors import ConfigError, install_with
 from photon.runtime.job import FEDERATED, Job
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.tensorboard_tracker import TensorboardTracker
@@ -52,9 +52,7 @@ def require_trackers(config: Config) -> None:
 def _require_package(name: str, key: str) -> None:
     spec = find_spec(name)
     if spec is None or spec.origin is None:  # a mere folder of that name is no package
-        raise ConfigError(
-            f"{key}: needs the package {name}: pip install 'photon-pretraining[track]'"
-        )
+        raise ConfigError(f"{key}: needs the package {name}: {install_with('track')}")
 
 
 class ExternalTrackers:

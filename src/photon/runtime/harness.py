@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from photon.data.manifest import write_json
-from photon.errors import ConfigError, DataError, PhotonError
+from photon.errors import ConfigError, DataError, PhotonError, install_with
 from photon.evaluation.likelihood import Passes
 from photon.runtime.candidate import Candidate, open_candidate, require_model
 from photon.runtime.device import choose_device
 
-INSTALL = "--harness lm-eval needs the lm-eval package: pip install 'photon-pretraining[eval]'"
+INSTALL = f"--harness lm-eval needs the lm-eval package: {install_with('eval')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
