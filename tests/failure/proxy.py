@@ -17,7 +17,8 @@ class Proxy:
 
     Args:
         delay: seconds added to each direction.
-        rate: bytes per second of each direction of each connection; None: as fast as it goes.
+        rate: bytes per second of each direction, shared by its connections; None: as fast as it
+            goes.
         loss: probability that a piece is held back for `RETRANSMIT_SECONDS`, which is what loss
             looks like above TCP.
     """
@@ -40,6 +41,8 @@ class Proxy:
         self._random = random.Random(seed)
         self._cut = threading.Event()
         self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._free = [0.0, 0.0]
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -71,13 +74,13 @@ class Proxy:
                 near.close()
                 continue
             self._open |= {near, far}
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+            for direction, pair in enumerate(((near, far), (far, near))):
+                threading.Thread(target=self._pass, args=(*pair, direction), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, direction: int) -> None:
         try:
             while piece := source.recv(self.PIECE_BYTES):
-                time.sleep(self.delay + self._held_back(len(piece)))
+                time.sleep(self.delay + self._held_back(len(piece), direction))
                 sink.sendall(piece)
         except OSError:
             pass
@@ -87,6 +90,11 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
         sink.close()
 
-    def _held_back(self, count: int) -> float:
+    def _held_back(self, count: int, direction: int) -> float:
         lost = self.RETRANSMIT_SECONDS if self._random.random() < self.loss else 0.0
-        return lost + (count / self.rate if self.rate else 0.0)
+        if not self.rate:
+            return lost
+        with self._lock:  # pieces of all connections pass one after the other
+            now = time.monotonic()
+            self._free[direction] = max(now, self._free[direction]) + count / self.rate
+            return lost + self._free[direction] - now

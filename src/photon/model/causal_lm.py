@@ -201,6 +201,7 @@ def _transformers():
         import transformers
     except ImportError as error:
         raise ConfigError(
-            f"llm_config.model.name=hf_causal_lm needs the transformers package: {install_with('hf')}"
+            "llm_config.model.name=hf_causal_lm needs the transformers package: "
+            + install_with("hf")
         ) from error
     return transformers
