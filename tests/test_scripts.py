@@ -123,7 +123,10 @@ def test_help_is_the_header(name, how, tmp_path):
     assert done.stderr == ""
 
 
-LEFT = "compgen -A function -A variable | grep -i photon | grep -Evc 'PHOTON_(PYTHON|REQUIRE_CHROMIUM)'"
+LEFT = (
+    "compgen -A function -A variable | grep -i photon | "
+    "grep -Evc 'PHOTON_(PYTHON|REQUIRE_CHROMIUM)'"
+)
 
 
 def launched(name: str, how: str, cwd: Path, variables: str = "") -> subprocess.CompletedProcess:
