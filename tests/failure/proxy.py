@@ -25,6 +25,7 @@ class Proxy:
 
     PIECE_BYTES = 1 << 16
     RETRANSMIT_SECONDS = 0.2
+    CONNECT_SECONDS = 5.0
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Proxy:
         while True:
             try:
                 near, _ = self._listener.accept()
-                far = None if self._cut.is_set() else socket.create_connection(self.target, 5)
+                far = None if self._cut.is_set() else self._reach()
             except OSError:
                 if self._listener.fileno() < 0:
                     return
@@ -76,6 +77,11 @@ class Proxy:
             self._open |= {near, far}
             for direction, pair in enumerate(((near, far), (far, near))):
                 threading.Thread(target=self._pass, args=(*pair, direction), daemon=True).start()
+
+    def _reach(self) -> socket.socket:
+        far = socket.create_connection(self.target, self.CONNECT_SECONDS)
+        far.settimeout(None)  # the limit is for the connecting: an answer may take longer
+        return far
 
     def _pass(self, source: socket.socket, sink: socket.socket, direction: int) -> None:
         try:
