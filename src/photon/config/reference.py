@@ -24,6 +24,10 @@ on one line each.
 A key is set by `key=value` on the command line, whole groups by `llm_config=mpt-125m`,
 `dataset=fed-c4`, `recipe=quickstart`. Durations are batches (`16ba`, or just 16), epochs (`2ep`) or
 tokens (`1_000_000tok`). `null` mostly means: derive it.
+
+The defaults below hold where no group sets a key. `photon train` by itself takes the groups
+`llm_config=llama-tiny` and `dataset=embedded`, which do set some (Muon, its learning rate, ...);
+`photon config` says which, and `photon config KEY` what one key means.
 """
 
 STANDING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,6 +42,34 @@ class SegmentMeter:
         if self.peak:
             record["flops_utilization"] = self.flops_per_token * tokens_per_second / self.peak
         return record
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Numbers of some steps, which add up to those of a round.
+
+    Attributes:
+        steps: that they are of.
+        numbers: as `SegmentMeter` gives them.
+    """
+
+    steps: int = 0
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def and_then(self, steps: int, numbers: dict[str, Any]) -> Measured:
+        """Those of both: rates over all seconds, the gradient's norm over all steps."""
+        if not self.steps:
+            return Measured(steps, numbers)
+        before, seconds = self.numbers, self.numbers["seconds"] + numbers["seconds"]
+        joined = {**numbers, "seconds": seconds}
+        for key in ("tokens_per_second", "flops_utilization"):
+            if key in numbers:
+                amount = before[key] * before["seconds"] + numbers[key] * numbers["seconds"]
+                joined[key] = amount / seconds
+        total = self.steps + steps
+        norms = before["gradient_norm"] * self.steps + numbers["gradient_norm"] * steps
+        joined["gradient_norm"] = norms / total
+        return Measured(total, joined)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,7 +25,7 @@ from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
 from photon.runtime.live import Beacon, StepBeacon, client_file
-from photon.runtime.measure import SegmentMeter
+from photon.runtime.measure import Measured, SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
@@ -146,8 +146,8 @@ class Node:
     def _run_segments(
         self, home: Path, instruction: Instruction, should_stop: Callable[[], bool]
     ) -> dict[str, float]:
-        """Train to the end of the round, saving between segments; gives the last one's numbers."""
-        stream, metrics = self._stream(instruction.client), {}
+        """Train to the end of the round, saving between segments; gives the numbers of all."""
+        stream, measured = self._stream(instruction.client), Measured()
         beacon = Beacon(client_file(home) if self.trainer.world.is_first else None)
         watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
@@ -156,7 +156,8 @@ class Node:
                 stream, min(left, self.config.llm_config.save_interval), watched
             )
             if segment.taken:
-                metrics = self._measure(segment, time.monotonic() - begun)
+                numbers = self._measure(segment, time.monotonic() - begun)
+                measured = measured.and_then(len(segment.taken), numbers)
             if segment.state.steps_done < instruction.local_steps:
                 snapshot = self.trainer.snapshot()
                 if self.trainer.world.is_first:
@@ -164,7 +165,7 @@ class Node:
                 if should_stop():
                     raise Stopped
         beacon.close()
-        return metrics
+        return measured.numbers
 
     def _watched(
         self, beacon: Beacon, instruction: Instruction, should_stop: Callable[[], bool]
