@@ -40,7 +40,7 @@ install() {
         options+=(--constraint "$ROOT/constraints.txt")
     fi
     say "installing Photon$extras (PyTorch makes this take a few minutes the first time)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check "${options[@]}" \
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --use-pep517 "${options[@]}" \
         --editable "$ROOT$extras" || return
     stamp "$extras" >"$ROOT/.venv/photon-installed"
 }

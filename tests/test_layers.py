@@ -93,6 +93,9 @@ def test_core_is_pure():
         "import photon.config",
         "from photon.cli.main import run; run(['--help'])",
         "from photon.cli.main import run; run(['train', '--help'])",
+        "from photon.cli.main import run; assert run(['runs', '/nowhere']) == 2",
+        "from photon.cli.main import run; assert run(['status', '/nowhere']) == 2",
+        "from photon.cli.main import run; assert run(['watch', '/nowhere']) == 2",
     ],
 )
 def test_light_entry_points_do_not_import_torch(code):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from photon.runtime.results import TrainResult
-from photon.runtime.run_folder import RunFolder
 from photon.runtime.trackers import Tracker, read_lines
 
+if TYPE_CHECKING:  # they import torch, for which `photon status` should not wait
+    from photon.runtime.results import TrainResult
+    from photon.runtime.run_folder import RunFolder
+
 SAMPLE_PROMPT = "def "
+
+
+class _Terminal(RichConsole):
+    """A console whose reader may go away (`| head`): training goes on, unseen."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Console:
@@ -29,7 +41,7 @@ class Console:
     """
 
     def __init__(self, progress: bool | None = None, quiet: bool = False) -> None:
-        self.rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        self.rich = _Terminal(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
             self.rich.width = 100
         self.progress = self.rich.is_terminal if progress is None else progress
@@ -142,17 +154,18 @@ def ratio_lines(result: TrainResult) -> list[str]:
 def report(result: TrainResult, console: Console) -> None:
     """Print the table, a sample and where everything lies; draw the loss plot."""
     folder = Path(result.folder)
+    is_trained = any((folder / "checkpoints").glob("*.json"))
+    plot = draw_losses(folder) if is_trained else None  # before the reader of a pipe can go away
     console.print(final_table(result))
     for line in ratio_lines(result):
         console.print(line)
-    is_trained = any((folder / "checkpoints").glob("*.json"))
     if is_trained:
         console.rich.print(f"\nsample: {sample(folder)!r}\n", markup=False)
     console.rich.print(f"summary   {folder / 'summary.json'}", markup=False)
     console.rich.print(f"metrics   {folder / 'metrics.jsonl'}", markup=False)
-    if not is_trained:
+    if plot is None:
         return
-    console.rich.print(f"plot      {draw_losses(folder)}", markup=False)
+    console.rich.print(f"plot      {plot}", markup=False)
     console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}", markup=False)
 
 

@@ -230,3 +230,15 @@ def test_a_warning_is_one_line_and_the_run_goes_on(photon_command, smoke_argumen
     assert code == 0
     assert err.count("\n") == 1
     assert err.startswith("photon: warning: the schedule ends at t_max=3, the run at step")
+
+
+def test_a_reader_that_goes_away_costs_nothing(smoke_arguments, tmp_path):
+    """`| head -1`: the run ends as it would have, with all its files."""
+    command = " ".join([sys.executable, "-m", "photon", *smoke_arguments, "run_uuid=piped",
+                        "--progress"])  # fmt: skip
+    done = subprocess.run(["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
+                          capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+    folder = next(tmp_path.rglob("piped/summary.json")).parent
+    assert (folder / "loss.png").exists()

@@ -35,6 +35,13 @@ def test_by_hand(capsys):
     assert twin["exchange_seconds"] == pytest.approx(2 * 2 * size * 7 / 8 / 125e6)
 
 
+def test_it_says_what_it_assumes(capsys):
+    assert run(["plan", *MODEL]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("assumes H100s at 40% of their peak, links of 125.0 MB a second")
+    assert "21,000 tokens a second" in plan(capsys, "--tokens-per-second", "21000")["assumed"]
+
+
 def test_the_steps_it_names_reach_the_target(capsys):
     needed = plan(capsys, "--target", "0.8")["target"]["local_steps"]
     for steps, reached in ((needed, True), (needed - 1, False)):

@@ -10,8 +10,7 @@ import time
 import photon
 from photon.cli.main import run
 from photon.runtime.listing import run_status
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.saved_model import IMPORTED
+from photon.runtime.run_folder import IMPORTED, RunFolder
 
 
 def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
@@ -35,10 +34,13 @@ def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
     assert run_status(folder).state == "ended"
 
 
-def test_an_empty_folder_says_what_makes_a_run(tmp_path, capsys):
+def test_an_empty_folder_says_what_makes_a_run(tmp_path, capsys, monkeypatch):
     assert run(["runs", str(tmp_path)]) == 0
     assert "photon train" in capsys.readouterr().out
     assert run(["runs", str(tmp_path / "nosuch")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert run(["runs"]) == 0
+    assert "no runs in runs; `photon train` makes one" in capsys.readouterr().out
 
 
 def test_a_run_is_stopped_from_another_process_and_goes_on(smoke, data_root, tmp_path, capsys):

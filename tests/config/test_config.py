@@ -94,6 +94,12 @@ def test_deleting_a_key_turns_it_off():
     assert config.llm_config.algorithms.gradient_clipping is None
 
 
+def test_a_value_may_have_letters_beyond_ascii():
+    assert load_config(["photon.saving_path=/tmp/dö x/r"]).photon.saving_path == "/tmp/dö x/r"
+    with pytest.raises(ConfigError, match="run_uuid: String should match"):
+        load_config(["run_uuid=mü"])
+
+
 def test_every_leaf_has_a_description():
     undescribed = [one.key for one in all_keys() if not one.meaning]
     fixed = {"llm_config.scheduler.schedulers.lr.name"}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,11 @@ from photon.data.prepare_text import prepare_text
 from photon.data.summary import summarise
 from photon.data.verify import verify
 from photon.errors import DataError
-from photon.runtime.preparation import prepare
+from photon.runtime.engines.link import SocketLink
+from photon.runtime.engines.roster import Roster
+from photon.runtime.enrolment import Register
+from photon.runtime.node_service import NodeService
+from photon.runtime.preparation import prepare, require_data
 
 SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_rounds=2"]
 
@@ -124,3 +131,37 @@ def test_the_command(tmp_path, capsys):
     assert "must be one range" in capsys.readouterr().err
     assert run(["prepare", "--clients", "4-5"]) == 2
     assert "give --source" in capsys.readouterr().err
+
+
+def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
+    own = load_config([f"dataset.train.root_local={tmp_path / 'nothing'}"])
+    with pytest.raises(DataError, match="no prepared data here"):
+        require_data(own, [0])
+    site = part_of(whole, tmp_path / "site", range(2, 4))
+    own = load_config([f"dataset.train.root_local={site}"])
+    assert require_data(own, [2, 3]) is None
+    assert "was not prepared for client 1" in str(require_data(own, [1, 2]))
+    assert require_data(load_config([]), [7]) is None
+
+
+def test_a_node_that_is_turned_away_is_told_and_ends(whole, tmp_path, monkeypatch):
+    """The server's reason reaches it, and it does not wait for ever."""
+    monkeypatch.setattr("photon.runtime.engines.roster.PROTOCOL", 99)
+    own = load_config([f"dataset.train.root_local={whole}", f"photon.saving_path={tmp_path}"])
+    with tempfile.TemporaryDirectory(prefix="photon-") as home:
+        path = Path(home) / "b.sock"
+        service = NodeService("b", [0], own, path, None, lambda line: None)
+        thread = threading.Thread(target=service.serve, args=(lambda: False,))
+        thread.start()
+        said: list[str] = []
+        link = SocketLink(Path(home))
+        roster = Roster(link, Register(None), said.append)
+        deadline = time.monotonic() + 20
+        while thread.is_alive() and time.monotonic() < deadline:
+            roster.refresh()
+            for name, answer in link.answers(0.1):
+                roster.take(name, answer)
+        thread.join(1)
+    assert service.turned_away is not None
+    assert "here is photon" in service.turned_away
+    assert said == [f"turned away: {service.turned_away}"]

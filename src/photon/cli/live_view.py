@@ -44,7 +44,9 @@ def view(folder: Path) -> Group:
     status, live = run_status(folder), read_live(folder)
     records = read_lines(folder / "metrics.jsonl")
     head = Text(headline(status, live, seconds_left(status, live, records)))
-    return Group(head, _clients(live)) if live.clients else Group(head)
+    if status.state == "running" and live.clients:
+        return Group(head, _clients(live))
+    return Group(head)
 
 
 def headline(status: RunStatus, live: Live, left: float | None) -> str:

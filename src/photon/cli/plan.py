@@ -55,14 +55,29 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     from photon.runtime.plan import described, make_plan
 
     memory = given.pop("device_memory")
+    assumed = _assumed(given)
     plan = make_plan(load_config(overrides), _setting(given))
     needed = {"utilization": target, "local_steps": plan.local_steps_for(target)}
     fits = None if memory is None else plan.memory["device"] <= memory
     if as_json:
-        facts = {**described(plan), "target": needed, "fits_device": fits}
+        facts = {**described(plan), "assumed": assumed, "target": needed, "fits_device": fits}
         click.echo(json.dumps(facts, indent=1))
         return
+    click.echo(f"assumes {assumed}")
     _print(plan, needed, fits, memory)
+
+
+def _assumed(given: dict[str, Any]) -> str:
+    """What stands for the machines, since a plan knows nothing of this one."""
+    from photon.report import format_bytes
+
+    speed = f"{given['device']}s at {given['mfu']:.0%} of their peak"
+    if given["tokens_per_second"] is not None:
+        speed = f"clients that train {given['tokens_per_second']:,.0f} tokens a second"
+    return (
+        f"{speed}, links of {format_bytes(given['bandwidth'])} a second; not this machine: "
+        "--tokens-per-second, --device, --bandwidth say otherwise"
+    )
 
 
 def _setting(given: dict[str, Any]) -> Any:

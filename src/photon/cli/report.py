@@ -13,7 +13,7 @@ import click
     "runs",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     metavar="RUN...",
 )
 def command(out: Path | None, runs: tuple[Path, ...]) -> None:

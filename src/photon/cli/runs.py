@@ -10,11 +10,9 @@ import click
 
 @click.command(name="runs")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list of all runs.")
-@click.argument(
-    "folder", default="runs", type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
-def command(as_json: bool, folder: Path) -> None:
-    """List the runs in a folder: how far they are, and whether they run.
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+def command(as_json: bool, folder: Path | None) -> None:
+    """List the runs in a folder (default: runs): how far they are, and whether they run.
 
     \b
     photon runs
@@ -26,8 +24,12 @@ def command(as_json: bool, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from photon.errors import RunFolderError
     from photon.runtime.listing import find_runs
 
+    if folder is not None and not folder.is_dir():
+        raise RunFolderError(f"{folder}: no such folder")
+    folder = folder or Path("runs")
     found = find_runs(folder)
     if as_json:
         click.echo(json.dumps([asdict(status) for status in found], indent=1))

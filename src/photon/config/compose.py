@@ -44,6 +44,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = [_quoted(text) for text in overrides]
     overrides = [_lower_case_size(text) for text in without_automatic(overrides)]
     check_local_work(overrides)
     check_overrides(overrides)
@@ -57,6 +58,14 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
+
+
+def _quoted(text: str) -> str:
+    """Quote what Hydra's grammar cannot read bare: a value with letters beyond ASCII."""
+    key, equals, value = text.partition("=")
+    if not equals or value.isascii() or re.search(r"[\"'\[\]{}]", value):
+        return text
+    return f'{key}="{value}"'
 
 
 def _lower_case_size(text: str) -> str:

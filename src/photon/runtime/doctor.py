@@ -18,7 +18,7 @@ from typing import Literal
 
 from photon.config.schema import Config
 from photon.data.shards import Rows
-from photon.errors import ConfigError, PhotonError
+from photon.errors import ConfigError, PhotonError, install_with
 from photon.model.flops import model_cost, training_memory, update_cost
 from photon.runtime.device import choose_device
 from photon.runtime.fit import free_memory
@@ -73,8 +73,11 @@ def _versions() -> Finding:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             found.append(f"{name} missing")
-    verdict = "warn" if "flwr missing" in found else "ok"
-    return Finding(verdict, "versions", ", ".join(found) + "; the same photon on every machine")
+    text = ", ".join(found) + "; photon must be the same on every machine"
+    if "flwr missing" not in found:
+        return Finding("ok", "versions", text)
+    return Finding("warn", "versions", f"{text}; several machines need Flower: "
+                   f"{install_with('flower')}")  # fmt: skip
 
 
 def _device(config: Config) -> Finding:

@@ -27,8 +27,8 @@ from photon.model.hf_config import fields_of
 from photon.runtime import checkpoint
 from photon.runtime.model_card import model_card
 from photon.runtime.pretrained import CONVERT, quiet, save_pretrained
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.saved_model import IMPORTED, SavedModel, load_saved_model
+from photon.runtime.run_folder import IMPORTED, RunFolder
+from photon.runtime.saved_model import SavedModel, load_saved_model
 from photon.training.state import TrainState
 
 MARKER = "photon.json"

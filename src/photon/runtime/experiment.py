@@ -44,9 +44,8 @@ from photon.runtime.process_group import from_first
 from photon.runtime.restore import begin_with_copy, find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
-from photon.runtime.run_folder import RunFolder, read_run, run_facts
+from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
-from photon.runtime.saved_model import IMPORTED
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 from photon.training.layers import layers_of
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from photon.config.schema import Config
 from photon.data.manifest import read_manifest
-from photon.errors import ConfigError, RoundFailed
+from photon.errors import ConfigError, PhotonWarning, RoundFailed
 from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.depot import Depot
 from photon.runtime.engines.flower import FlowerLink
@@ -23,6 +24,7 @@ from photon.runtime.hosted_run import data_facts
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.job import EngineFactory, Job
 from photon.runtime.node_service import NodeService
+from photon.runtime.preparation import require_data
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.superlink import SuperNode, Tls, last_line
@@ -114,8 +116,12 @@ def run_node(
         The exit code.
 
     Raises:
+        ConfigError: the server does not want this node, and says why.
+        DataError: what it would train on is not prepared.
         RoundFailed: the SuperNode ends again and again.
     """
+    if (unprepared := require_data(own, clients)) is not None:
+        warnings.warn(unprepared, PhotonWarning, stacklevel=2)
     sign = signer(keys.key) if keys else None
     with StopRequest() as stop, tempfile.TemporaryDirectory(prefix="photon-") as home:
         path = Path(home) / f"{name}.sock"
@@ -125,6 +131,8 @@ def run_node(
             service.serve(lambda: connection.tend() or stop())
         finally:
             connection.close()
+    if service.turned_away is not None:
+        raise ConfigError(f"turned away by {server}: {service.turned_away}")
     say("stopped; what was trained is kept")
     return 128 + stop.signum
 

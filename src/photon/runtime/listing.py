@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from photon.errors import PhotonError, RunFolderError
 from photon.runtime.live import Live
-from photon.runtime.run_folder import read_run
-from photon.runtime.saved_model import IMPORTED
+from photon.runtime.run_folder import IMPORTED, read_run
 from photon.runtime.trackers import read_lines
 
 State = Literal["running", "ended", "stopped"]

@@ -32,6 +32,7 @@ from photon.runtime.wire import (
     Sign,
     Train,
     Trained,
+    TurnedAway,
     pack_reply,
     unpack_request,
 )
@@ -48,6 +49,9 @@ class NodeService:
         own: configuration whose keys of this machine count: paths, devices, workers.
         path: of the Unix socket.
         sign: signs replies; None where there are no keys.
+
+    Attributes:
+        turned_away: why the server does not want this node; None: it does, or has not said.
     """
 
     def __init__(
@@ -66,11 +70,12 @@ class NodeService:
         self._run: HostedRun | None = None
         self._training = threading.Lock()
         self._stopped = threading.Event()
+        self.turned_away: str | None = None
 
     def serve(self, should_stop: Callable[[], bool]) -> None:
-        """Answer until `should_stop`; then end the workers, with everything saved."""
+        """Answer until `should_stop` or turned away; then end the workers, everything saved."""
         with _listen(self.path) as listener:
-            while not should_stop():
+            while not should_stop() and self.turned_away is None:
                 try:
                     connection, _ = listener.accept()
                 except TimeoutError:
@@ -112,6 +117,8 @@ class NodeService:
                 self._mailbox.take(request)
             case Get():
                 return self._mailbox.give(request)
+            case TurnedAway():
+                self.turned_away = request.reason
             case Cancel() if self._run is not None and self._run.name == request.run:
                 self._run.cancel()
         return Done()

@@ -72,6 +72,28 @@ def prepare(
     return config, data
 
 
+def require_data(config: Config, clients: Collection[int]) -> str | None:
+    """Refuse a data folder that is none, before a node offers its clients.
+
+    Returns:
+        A warning where the data is of other clients: the server's streams may still read it.
+
+    Raises:
+        DataError: nothing is prepared there.
+    """
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
+        return None  # the embedded corpus is prepared on first use
+    root, data = find_data(train, config.fl.n_total_clients)
+    missing = sorted(set(clients) - set(clients_of(data)))
+    if not missing or train.streams is not None:
+        return None
+    return (
+        f"{root}: was not prepared for client {missing[0]}; unless the server's streams say where "
+        "its rows are, `photon prepare --clients` makes them"
+    )
+
+
 def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
     require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
     settings, streams = data["settings"], config.dataset.train.streams

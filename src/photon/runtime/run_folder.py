@@ -30,6 +30,8 @@ from photon.config.schema import Config
 from photon.data.shards import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
 
+IMPORTED = "imported"
+"""Kind of a run folder that holds somebody else's weights."""
 LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
 
@@ -129,7 +131,9 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
         CorruptCheckpoint: a file of it is unreadable.
     """
     if not (path / "run.json").exists():
-        raise RunFolderError(f"{path}: no run here (no run.json)")
+        raise RunFolderError(
+            f"{path}: no run here (no run.json); `photon runs` lists those there are"
+        )
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         facts = json.loads((path / "run.json").read_text(encoding="utf-8"))

@@ -86,7 +86,14 @@ class Cancel(Section):
     run: str
 
 
-Request = Annotated[Hello | Train | Put | Get | Cancel, Field(discriminator="kind")]
+class TurnedAway(Section):
+    """This node may not take part, and should not wait."""
+
+    kind: Literal["turned_away"] = "turned_away"
+    reason: str
+
+
+Request = Annotated[Hello | Train | Put | Get | Cancel | TurnedAway, Field(discriminator="kind")]
 
 
 class Introduction(Section):

@@ -10,7 +10,15 @@ import photon
 from photon.errors import PayloadError
 from photon.runtime.engines.link import Link
 from photon.runtime.enrolment import Register
-from photon.runtime.wire import PROTOCOL, Hello, Introduction, Verify, pack_request, unpack_reply
+from photon.runtime.wire import (
+    PROTOCOL,
+    Hello,
+    Introduction,
+    TurnedAway,
+    Verify,
+    pack_request,
+    unpack_reply,
+)
 
 HELLO_SECONDS = 20.0
 """A node that has not answered after so long is asked again."""
@@ -68,6 +76,7 @@ class Roster:
             except PayloadError as error:
                 self._turned_away.add(address)
                 self.say(f"turned away: {error}")
+                self.link.send(address, pack_request(TurnedAway(reason=str(error))))
         return True
 
     def lost(self, address: str) -> None:
