@@ -1,6 +1,6 @@
 """Whether `photon plan` is right: its prediction against real rounds over shaped links.
 
-    python benchmarks/plan.py [--rates 2MB 4MB] [--rounds 4] [--width 256]
+    python benchmarks/plan.py [--rates 1MB 2MB] [--rounds 4] [--local-steps 2]
 
 A server and two nodes over Flower with TLS, each node behind a TCP proxy of so many bytes a second
 both ways (the failure suite's). One run without a limit gives a client's speed and the floor of a
@@ -89,10 +89,10 @@ def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rates", nargs="+", default=["2MB", "4MB"])
+    parser.add_argument("--rates", nargs="+", default=["1MB", "2MB"])
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--local-steps", type=int, default=50)
+    parser.add_argument("--local-steps", type=int, default=2)
     arguments = parser.parse_args()
     keys = shape(arguments)
     config = load_config(keys)
