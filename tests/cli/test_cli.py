@@ -242,3 +242,9 @@ def test_a_reader_that_goes_away_costs_nothing(smoke_arguments, tmp_path):
     assert len(done.stdout.splitlines()) == 1
     folder = next(tmp_path.rglob("piped/summary.json")).parent
     assert (folder / "loss.png").exists()
+
+
+def test_a_text_that_is_not_there_is_said_before_anything_is_scored(photon_command, tmp_path):
+    code, out, err = photon_command("evaluate", "runs/any", "--text", str(tmp_path / "no.txt"))
+    assert (code, out) == (2, "")
+    assert "no.txt: no such file" in err

@@ -188,6 +188,11 @@ class Pipeline:
                     f"{name}: {part.rows.text_tokens} tokens do not fill one row of "
                     f"{self.layout.sequence_length} + 1; the text is too small for "
                     f"{self.layout.num_clients} clients, this partition or this sequence length"
+                    + (
+                        "; dataset.prepare.validation_fraction holds out more"
+                        if name.endswith("validation")
+                        else ""
+                    )
                 )
         manifests = {name: part.finish(facts) for name, part in self.parts.items()}
         (self.folder / JOURNAL).unlink(missing_ok=True)

@@ -36,7 +36,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if tokenizer.get_vocab_size() < vocab_size:
         raise DataError(
             f"the text yields a vocabulary of {tokenizer.get_vocab_size()} tokens, fewer than "
-            f"vocab_size={vocab_size}; ask for fewer or give more text"
+            f"vocab_size={vocab_size}; ask for fewer (--train-tokenizer vocab_size=N) or give more "
+            "text"
         )
     return tokenizer
 

@@ -154,7 +154,7 @@ def _lock(path: Path) -> int:
             if time.monotonic() > deadline or _owner_alive(descriptor):
                 os.close(descriptor)
                 raise RunFolderError(
-                    f"{path}: another process is running this run; stop it first"
+                    f"{path}: another process is running this run; `photon stop {path}` ends it"
                 ) from None
             time.sleep(0.1)
     os.ftruncate(descriptor, 0)
