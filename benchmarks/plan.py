@@ -77,7 +77,7 @@ def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: f
     """Seconds of a round, from a client's speed and the floor alone."""
     llm = config.llm_config
     training = statistics.median(map(slowest, records))
-    tokens = llm.local_steps * llm.global_train_batch_size * llm.max_seq_len
+    tokens = llm.local_steps * llm.tokens_per_step
     setting = Setting(
         link=Link(up=rate, down=rate),
         server=Link(up=FAST, down=FAST),

@@ -34,8 +34,9 @@ from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import Register
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.node_service import NodeService
+from photon.runtime.outer import outer_of
 from photon.runtime.preparation import prepare
-from photon.runtime.server import Server, initial_state, outer_of
+from photon.runtime.server import Server, initial_state
 from photon.runtime.transport import open_transport
 
 ROUNDS = 2

@@ -11,7 +11,7 @@ import photon
 from photon.cli.live_view import headline, view
 from photon.cli.main import run
 from photon.runtime import live as live_module
-from photon.runtime.listing import RunStatus, follow, run_status, seconds_left
+from photon.runtime.listing import Onlooker, RunStatus, follow, run_status, seconds_left
 from photon.runtime.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
 from photon.runtime.trackers import read_lines
 
@@ -124,9 +124,9 @@ def test_many_clients_are_counted_not_listed(smoke, monkeypatch):
         facts = {"round": 2, "step": 1, "steps": 2, "tokens_per_second": 1.0}
         Beacon(folder / f"clients/client_{client}" / FILE).tell(facts)
     assert read_live(folder).clients[19] == ClientLive(19, 2, 1, 2, 1.0)
-    assert len(view(folder).renderables) == 1, "nobody trains any more"
+    assert len(view(Onlooker(folder).look()).renderables) == 1, "nobody trains any more"
     monkeypatch.setattr("photon.runtime.listing.holder", lambda folder: 1)
-    table = view(folder).renderables[1]
+    table = view(Onlooker(folder).look()).renderables[1]
     assert table.row_count == 17
 
 
@@ -159,3 +159,20 @@ def test_new_records_are_followed_until_nobody_is_at_it(smoke, tmp_path, monkeyp
     later = iter(["".join(lines[:2]), "".join(lines)])
     monkeypatch.setattr("time.sleep", lambda seconds: metrics.write_text(next(later)))
     assert [record["round"] for record in follow(folder, 0.1)] == [1, 2, 3]
+
+
+def test_records_are_read_again_only_when_there_are_new_ones(smoke, monkeypatch):
+    """Somebody who looks twice a second must not read a long file twice a second."""
+    folder = Path(photon.train(smoke("run_uuid=z", "fl.n_rounds=2")).folder)
+    metrics, times_read = folder / "metrics.jsonl", []
+    monkeypatch.setattr(
+        "photon.runtime.listing.read_lines", lambda path: times_read.append(1) or read_lines(path)
+    )
+    onlooker = Onlooker(folder)
+    for _ in range(5):
+        assert onlooker.look().record["round"] == 2
+    assert len(times_read) == 1
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(lines[0])
+    assert onlooker.look().record["round"] == 1
+    assert len(times_read) == 2

@@ -142,6 +142,9 @@ def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
     assert require_data(own, [2, 3]) is None
     assert "was not prepared for client 1" in str(require_data(own, [1, 2]))
     assert require_data(load_config([]), [7]) is None
+    shutil.copytree(whole, tmp_path / "tree" / "c4" / "en")
+    own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}"])
+    assert require_data(own, [3]) is None, "the server says which of a tree's data sets it is"
 
 
 def test_a_node_that_is_turned_away_is_told_and_ends(whole, tmp_path, monkeypatch):

@@ -234,7 +234,9 @@ def test_a_missing_package_is_named(monkeypatch, keys, package):
 
 def test_disabled_needs_nothing(monkeypatch):
     monkeypatch.setattr(external_trackers, "find_spec", lambda name: None)
-    require_trackers(load_config(["use_wandb=true", "wandb.setup.mode=disabled"]))
+    config = load_config(["use_wandb=true", "wandb.setup.mode=disabled"])
+    require_trackers(config)
+    assert config.wandb_setup is None, "or a run would open it"
 
 
 class Broken:

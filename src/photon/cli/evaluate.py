@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from photon.errors import DataError
+
 if TYPE_CHECKING:
     from photon.runtime.evaluate import Evaluation
 
@@ -56,7 +58,7 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
     if not models:
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
     if missing := [text for text in options["texts"] if not text.is_file()]:
-        raise click.UsageError(f"--text {missing[0]}: no such file")
+        raise DataError(f"--text {missing[0]}: no such file")
     own = {key: options.pop(key) for key in ("texts", "per_client", "fresh", "progress")}
     named = [key for key in ("tasks", "tasks_folder", "num_fewshot") if options[key] is not None]
     if harness is None and named:

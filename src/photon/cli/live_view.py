@@ -15,9 +15,8 @@ from rich.text import Text
 
 from photon.cli.quantities import duration
 from photon.report import Console
-from photon.runtime.listing import RunStatus, run_status, seconds_left
-from photon.runtime.live import Live, read_live
-from photon.runtime.trackers import read_lines
+from photon.runtime.listing import Look, Onlooker, RunStatus
+from photon.runtime.live import Live
 
 MOST_CLIENTS = 16
 """Clients with a line of their own."""
@@ -28,24 +27,26 @@ PHASES = {"wait": "waiting for nodes", "train": "training", "aggregate": "averag
 @contextmanager
 def live_view(console: Console) -> Iterator[None]:
     """Show below the printed lines what is under way; only on a terminal."""
-    if not (console.progress and console.rich.is_terminal):
+    if not (console.progress and console.rich.is_terminal) or console.rich.quiet:
         yield
         return
+    onlookers: dict[Path, Onlooker] = {}
 
     def draw() -> Any:
-        return Text("") if console.folder is None else view(console.folder)
+        if console.folder is None:
+            return Text("")
+        onlooker = onlookers.setdefault(console.folder, Onlooker(console.folder))
+        return view(onlooker.look())
 
     with Screen(console=console.rich, get_renderable=draw, transient=True, refresh_per_second=2):
         yield
 
 
-def view(folder: Path) -> Group:
+def view(look: Look) -> Group:
     """One line for the run, one for each client that trains on this machine."""
-    status, live = run_status(folder), read_live(folder)
-    records = read_lines(folder / "metrics.jsonl")
-    head = Text(headline(status, live, seconds_left(status, live, records)))
-    if status.state == "running" and live.clients:
-        return Group(head, _clients(live))
+    head = Text(headline(look.status, look.live, look.seconds_left))
+    if look.status.state == "running" and look.live.clients:
+        return Group(head, _clients(look.live))
     return Group(head)
 
 

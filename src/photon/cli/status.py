@@ -24,19 +24,13 @@ def command(as_json: bool, run: Path) -> None:
 
     from photon.cli.live_view import view
     from photon.report import Console, progress_line
-    from photon.runtime.listing import run_status, seconds_left
-    from photon.runtime.live import read_live
-    from photon.runtime.trackers import read_lines
+    from photon.runtime.listing import Onlooker
 
-    status, live = run_status(run), read_live(run)
-    records = read_lines(run / "metrics.jsonl")
+    look = Onlooker(run).look()
     if as_json:
-        facts = {"status": asdict(status), "live": asdict(live),
-                 "seconds_left": seconds_left(status, live, records),
-                 "record": records[-1] if records else None}  # fmt: skip
-        click.echo(json.dumps(facts, indent=1))
+        click.echo(json.dumps(asdict(look), indent=1))
         return
     console = Console(progress=True)
-    console.print(view(run))
-    if records:
-        console.say(progress_line(records[-1], status.kind))
+    console.print(view(look))
+    if look.record:
+        console.say(progress_line(look.record, look.status.kind))

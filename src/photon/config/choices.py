@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
-from photon.config.compose import GROUPS, section_type
+from photon.config.compose import GROUPS
 from photon.config.reference import all_keys
-from photon.config.schema import Config
 
 
 def words() -> list[str]:
@@ -24,13 +21,7 @@ def choices_of(key: str) -> list[str]:
     if key in GROUPS:
         folder = files("photon.config.groups").joinpath(*key.split("/"))
         return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-    model: type[BaseModel] | None = Config
-    *sections, name = key.split(".")
-    for section in sections:
-        field = model.model_fields.get(section) if model else None
-        model = section_type(field.annotation) if field else None
-    field = model.model_fields.get(name) if model else None
-    return list(_values(field.annotation)) if field else []
+    return [value for one in all_keys() if one.key == key for value in _values(one.annotation)]
 
 
 def _values(annotation: Any) -> Iterator[str]:

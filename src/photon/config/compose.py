@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from photon.config.overrides import parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
 from photon.errors import ConfigError
@@ -44,8 +45,7 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [_quoted(text) for text in overrides]
-    overrides = [_lower_case_size(text) for text in without_automatic(overrides)]
+    overrides = [_lower_case_size(quoted(text)) for text in without_automatic(overrides)]
     check_local_work(overrides)
     check_overrides(overrides)
     overrides = [_reaching_null_sections(text) for text in overrides]
@@ -58,14 +58,6 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
-
-
-def _quoted(text: str) -> str:
-    """Quote what Hydra's grammar cannot read bare: a value with letters beyond ASCII."""
-    key, equals, value = text.partition("=")
-    if not equals or value.isascii() or re.search(r"[\"'\[\]{}]", value):
-        return text
-    return f'{key}="{value}"'
 
 
 def _lower_case_size(text: str) -> str:
@@ -138,16 +130,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: a string that is no override, or a key that does not exist.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     known = set(known_keys())
     for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            raise ConfigError(f"{text!r} is no override; write key=value") from error
-        key = override.key_or_group
+        key = parse_override(text).key_or_group
         if key not in known and key not in GROUPS and not key.startswith(FREE):
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
 

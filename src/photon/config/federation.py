@@ -42,6 +42,7 @@ STRATEGIES: dict[str, dict[str, float]] = {
 """Outer optimizers and their arguments with defaults (Reddi et al. 2020 for the adaptive ones)."""
 
 _OWN_STRATEGY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_OF_OWN_STRATEGY = {"server_learning_rate": 1.0}
 _ALIASES = {"NESTOROV": "NESTEROV"}
 
 
@@ -329,9 +330,7 @@ class FederationConfig(Section):
     def outer_arguments(self) -> dict[str, float]:
         """Arguments of the outer optimizer, defaults filled in."""
         given = self.strategy_kwargs.model_dump(exclude_none=True)
-        if self.has_own_strategy:
-            return {"server_learning_rate": 1.0, **given}
-        return {**STRATEGIES[self.strategy_name], **given}
+        return {**STRATEGIES.get(self.strategy_name, _OF_OWN_STRATEGY), **given}
 
     @property
     def has_own_strategy(self) -> bool:

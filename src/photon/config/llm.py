@@ -239,6 +239,11 @@ class LlmConfig(Section):
         return self
 
     @property
+    def tokens_per_step(self) -> int:
+        """Targets of one optimizer step of one client."""
+        return self.global_train_batch_size * self.max_seq_len
+
+    @property
     def positions(self) -> int:
         """Positions of the model."""
         return self.model.max_seq_len or self.max_seq_len

@@ -78,9 +78,10 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of a key: its type in words, default and meaning."""
+    """What is known of a key: its type, in words too, default and meaning."""
 
     key: str
+    annotation: Any
     type: str
     default: str
     meaning: str
@@ -107,7 +108,8 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[Key]:
         if section_type(field.annotation) is None:
             kind = _type(field.annotation, field.metadata)
             default = "required" if field.is_required() else shown(field.default)
-            yield Key(f"{prefix}{name}", kind, default, field.description or "")
+            key = f"{prefix}{name}"
+            yield Key(key, field.annotation, kind, default, field.description or "")
 
 
 def _type(annotation: Any, metadata: Any = ()) -> str:

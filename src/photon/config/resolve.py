@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from photon.config.base import Epochs
 from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
+from photon.config.overrides import parse_override
 from photon.config.schema import Config, PhotonConfig
 from photon.errors import ConfigError, MismatchedCheckpoint
 
@@ -228,12 +229,10 @@ def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
         ConfigError: an unknown key or a malformed value.
         MismatchedCheckpoint: a key that changes the mathematics; the message names it.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     check_overrides(overrides)
     values = {}
     for text in overrides:
-        override = OverridesParser.create().parse_override(text)
+        override = parse_override(text)
         if override.is_delete() or override.key_or_group in GROUPS:
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
@@ -262,8 +261,6 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
         ConfigError: an unknown key, a malformed value, an unreadable file, or a key that would
             change the model.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     check_overrides(overrides)
     own = [text for text in overrides if text.lstrip("+~").startswith(EVALUATION)]
     files = dict(text.split("=", 1) for text in own if text.endswith((".yaml", ".yml")))
@@ -272,7 +269,7 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
     for section, name in files.items():
         values[section] |= _section_of_file(section, name)
     for text in overrides:
-        override = OverridesParser.create().parse_override(text)
+        override = parse_override(text)
         key = override.key_or_group
         if text in own:
             continue

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from photon.config.overrides import parse_override
 from photon.errors import ConfigError, PhotonNote
 
 
@@ -110,14 +111,11 @@ def without_automatic(overrides: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a value that asks for what is not there.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     kept = []
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
+            override = parse_override(text)
+        except ConfigError:
             kept.append(text)  # whoever checks them explains it
             continue
         automatic = standing_of(override.key_or_group)

@@ -63,11 +63,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """Indices of documents: a common validation set, and (train, held-out) of each client."""
+    """Indices of documents: a common validation set, and (train, held-out) of each client.
+
+    Attributes:
+        first: number of the first client.
+    """
 
     validation: tuple[int, ...]
     train: tuple[tuple[int, ...], ...]
     held_out: tuple[tuple[int, ...], ...]
+    first: int = 0
 
 
 def partition_documents(
@@ -101,7 +106,7 @@ def partition_documents(
         count = max(1, round(validation_fraction * len(part)))
         held_out.append(tuple(sorted(shuffled[:count])))
         train.append(tuple(shuffled[count:]))
-    return Partition(tuple(sorted(validation)), tuple(train), tuple(held_out))
+    return Partition(tuple(sorted(validation)), tuple(train), tuple(held_out), rule.first)
 
 
 def _permutation(size: int, seed: int, purpose: str, *address: int) -> list[int]:

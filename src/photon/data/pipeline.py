@@ -39,20 +39,18 @@ class Layout:
         most_train_rows: of all clients together.
     """
 
-    num_clients: int
+    clients: range
     sequence_length: int
     vocab_size: int
     wrap: bool = True
     most_rows: Mapping[str, int] = field(default_factory=dict)
     most_train_rows: int | None = None
-    first_client: int = 0
 
     @property
     def parts(self) -> list[str]:
-        clients = range(self.first_client, self.first_client + self.num_clients)
         return [
             "validation",
-            *(f"client_{c}/{part}" for c in clients for part in ("train", "validation")),
+            *(f"client_{c}/{part}" for c in self.clients for part in ("train", "validation")),
         ]
 
 
@@ -187,7 +185,7 @@ class Pipeline:
                 raise DataError(
                     f"{name}: {part.rows.text_tokens} tokens do not fill one row of "
                     f"{self.layout.sequence_length} + 1; the text is too small for "
-                    f"{self.layout.num_clients} clients, this partition or this sequence length"
+                    f"{len(self.layout.clients)} clients, this partition or this sequence length"
                     + (
                         "; dataset.prepare.validation_fraction holds out more"
                         if name.endswith("validation")

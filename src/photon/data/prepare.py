@@ -80,7 +80,7 @@ def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: S
         return separated(load_tokenizer(path))
 
     return Plan(
-        layout=Layout(num_clients=num_clients, sequence_length=sequence_length, vocab_size=0),
+        layout=Layout(clients=range(num_clients), sequence_length=sequence_length, vocab_size=0),
         phases=[Phase(ListedRoute(partition, documents.__getitem__))],
         make_tokenizer=make_tokenizer,
         make_encoder=make_encoder,

@@ -175,9 +175,7 @@ class _Work:
             different, self.rule, validation_fraction=self.keys.validation_fraction
         )
         files_read = range(source.num_files())
-        route = ListedRoute(
-            partition, lambda i: next(source.documents(i, 0))[1], files_read, self.keys.first_client
-        )
+        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1], files_read)
         return self._plan([Phase(route)], len(copies), say, [source])
 
     def _small(self, source: LocalSource) -> tuple[list[Phase], int] | None:
@@ -189,12 +187,7 @@ class _Work:
         partition = partition_documents(
             different, self.rule, validation_fraction=self.keys.validation_fraction
         )
-        route = ListedRoute(
-            partition,
-            different.__getitem__,
-            range(source.num_files()),
-            self.keys.first_client,
-        )
+        route = ListedRoute(partition, different.__getitem__, range(source.num_files()))
         return [Phase(route)], len(documents) - len(different)
 
     def _streamed(
@@ -239,13 +232,12 @@ class _Work:
         if train is not None and exact:
             most |= self._quotas("train", train, self.rule.proportions(""))
         return Layout(
-            num_clients=self.num_clients,
+            clients=self.clients,
             sequence_length=self.sequence_length,
             vocab_size=0,
             wrap=self.keys.wrap,
             most_rows=most,
             most_train_rows=None if exact else train,
-            first_client=self.keys.first_client,
         )
 
     def _quotas(self, part: str, rows: int, shares: np.ndarray) -> dict[str, int]:

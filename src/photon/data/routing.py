@@ -67,19 +67,14 @@ class ListedRoute:
         partition: of the documents' numbers.
         load: gives a document by its number.
         files: numbers of the source's files that they come from.
-        first: number of the first client.
     """
 
     def __init__(
-        self,
-        partition: Partition,
-        load: Callable[[int], Document],
-        files: Sequence[int] = (),
-        first: int = 0,
+        self, partition: Partition, load: Callable[[int], Document], files: Sequence[int] = ()
     ) -> None:
         self._items = [(VALIDATION, index) for index in partition.validation]
         parts = zip(partition.train, partition.held_out, strict=True)
-        for client, (train, held_out) in enumerate(parts, first):
+        for client, (train, held_out) in enumerate(parts, partition.first):
             self._items += [(f"client_{client}/train", index) for index in train]
             self._items += [(f"client_{client}/validation", index) for index in held_out]
         self._load, self._files = load, files

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from photon.config.resolve import flatten
 from photon.errors import RunFolderError
+from photon.runtime.live import read_facts
 from photon.runtime.run_folder import read_run
 from photon.runtime.trackers import read_lines
 
@@ -37,7 +39,7 @@ class Curve:
             return [record["tokens"] for record in self.records]
         if name == "steps":
             return [record["step"] for record in self.records]
-        return _running_sum(map(_sent if name == "bytes" else _seconds, self.records))
+        return list(accumulate(map(_sent if name == "bytes" else _seconds, self.records)))
 
     def having(self, key: str) -> list[int]:
         """Indices of the records that have a finite number under a key."""
@@ -56,7 +58,7 @@ class RunHistory:
     Attributes:
         curve: its own; baselines: trained beside it.
         config: key -> value, resolved.
-        facts: run.json; summary: summary.json, empty until the run has ended.
+        facts: run.json.
         evaluations: name of what was scored -> results.json.
     """
 
@@ -65,7 +67,6 @@ class RunHistory:
     baselines: Sequence[Curve]
     config: dict[str, Any]
     facts: dict[str, Any]
-    summary: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
 
     @property
@@ -89,11 +90,10 @@ def read_history(folder: Path) -> RunHistory:
         name=name,
         curve=_curve(name, records),
         baselines=[_curve(f"{name}: {path.parent.name}", read_lines(path)) for path in baselines],
-        config=dict(_flat(config.model_dump(mode="json"))),
+        config=dict(flatten(config)),
         facts=facts,
-        summary=_read_json(folder / "summary.json"),
         evaluations={
-            f"{name} {path.parent.name}": _read_json(path)
+            f"{name} {path.parent.name}": read_facts(path)
             for path in sorted(folder.glob("evaluation/*/results.json"))
         },
     )
@@ -121,14 +121,6 @@ def _curve(name: str, records: Sequence[Record]) -> Curve:
                  records=records)  # fmt: skip
 
 
-def _running_sum(values: Iterator[float]) -> list[float]:
-    total, sums = 0.0, []
-    for value in values:
-        total += value
-        sums.append(total)
-    return sums
-
-
 def _sent(record: Record) -> float:
     return record.get("bytes_up", 0) + record.get("bytes_down", 0)
 
@@ -139,19 +131,3 @@ def _seconds(record: Record) -> float:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

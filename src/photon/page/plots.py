@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from photon.page.history import AXES, Curve, Record, RunHistory
@@ -80,10 +81,7 @@ def sent_plot(curves: Sequence[Curve]) -> Plot | None:
         colour, rounds = COLOURS[number % len(COLOURS)], [r["round"] for r in curve.rounds]
         for key, name, dash in (("bytes_up", "up", "solid"), ("bytes_down", "down", "dash"),
                                 ("bytes_ddp", "data-parallel", "dot")):  # fmt: skip
-            sums, total = [], 0.0
-            for record in curve.rounds:
-                total += record.get(key, 0)
-                sums.append(total)
+            sums = list(accumulate(record.get(key, 0) for record in curve.rounds))
             data.append(_line(f"{curve.name} {name}", rounds, sums, colour, dash))
     layout = _layout("round", "bytes so far")
     layout["yaxis"] |= {"type": "log", "exponentformat": "SI"}
@@ -122,11 +120,7 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
         _participation(rounds),
         _phases(rounds),
     ]  # fmt: skip
-    return [
-        Plot(key=f"{key}-{p.key}", title=p.title, data=p.data, layout=p.layout, note=p.note)
-        for p in found
-        if p is not None
-    ]
+    return [replace(plot, key=f"{key}-{plot.key}") for plot in found if plot is not None]
 
 
 def _client_losses(rounds: Sequence[Record]) -> Plot | None:

@@ -56,7 +56,7 @@ def train_centralized(
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
     measure = SegmentMeter(trainer)
-    llm, total = config.llm_config, config.llm_config.max_duration
+    total = config.llm_config.max_duration
     assert total is not None  # resolved
     watched = StepBeacon(
         effects.beacon,
@@ -64,7 +64,7 @@ def train_centralized(
         {},
         done=trainer.state.step,
         total=total,
-        tokens=llm.global_train_batch_size * llm.max_seq_len,
+        tokens=config.llm_config.tokens_per_step,
     )
     while trainer.state.step < total:
         step = trainer.state.step

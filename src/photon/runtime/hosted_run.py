@@ -68,7 +68,7 @@ class HostedRun:
                 "photon differ; install the same on both"
             )
         config = node_config(request.config, own)
-        clients = [int(one["client"]) for one in request.instructions if "client" in one]
+        clients = [one["client"] for one in request.instructions]
         config, data = prepare(config, say, clients)
         _require_same_data(data_root(config), data["settings"], request.data)
         device = choose_device(config.photon.device)

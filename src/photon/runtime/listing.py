@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, RunFolderError
-from photon.runtime.live import Live
+from photon.runtime.live import Live, read_live
 from photon.runtime.run_folder import IMPORTED, read_run
 from photon.runtime.trackers import read_lines
 
+METRICS = "metrics.jsonl"
 State = Literal["running", "ended", "stopped"]
 
 
@@ -63,9 +64,12 @@ def run_status(folder: Path) -> RunStatus:
     Raises:
         RunFolderError: no run there.
     """
+    return _status(folder, read_lines(folder / METRICS))
+
+
+def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     config, facts = read_run(folder)
-    metrics = folder / "metrics.jsonl"
-    lines = read_lines(metrics)
+    metrics = folder / METRICS
     last = lines[-1] if lines else {}
     by_round = facts["kind"] == "federated"
     total = config.fl.n_rounds if by_round else config.llm_config.max_duration
@@ -73,7 +77,7 @@ def run_status(folder: Path) -> RunStatus:
         run=folder.name,
         folder=str(folder),
         kind=facts["kind"],
-        state=_state(folder),
+        state=_state(folder, facts["kind"]),
         done=last.get("round" if by_round else "step", 0),
         total=total or 0,
         tokens=last.get("tokens", 0),
@@ -81,6 +85,51 @@ def run_status(folder: Path) -> RunStatus:
         val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
         updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run as it is at one moment.
+
+    Attributes:
+        record: the last one; None before there is any.
+        seconds_left: until it has ended, if it goes on as it went; None if that is not known.
+    """
+
+    status: RunStatus
+    live: Live
+    record: Mapping[str, Any] | None
+    seconds_left: float | None
+
+
+class Onlooker:
+    """Looks at a run again and again, without reading again what has not changed.
+
+    The run may be this very process, which has other things to do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stamp: tuple[int, int] | None = None
+        self._records: list[dict[str, Any]] = []
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far; the file is read when it has changed."""
+        path = self.folder / METRICS
+        found = path.stat() if path.exists() else None
+        stamp = found and (found.st_mtime_ns, found.st_size)
+        if stamp != self._stamp:
+            self._stamp, self._records = stamp, read_lines(path)
+        return self._records
+
+    def look(self) -> Look:
+        """Raises:
+        RunFolderError: no run there.
+        """
+        records = self.records()
+        status, live = _status(self.folder, records), read_live(self.folder)
+        last = records[-1] if records else None
+        return Look(status, live, last, seconds_left(status, live, records))
 
 
 def seconds_left(
@@ -113,13 +162,11 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         RunFolderError: no run there.
     """
     read_run(folder)
-    seen = 0
+    onlooker, seen = Onlooker(folder), 0
     while True:
         was_running = holder(folder) is not None
-        records = read_lines(folder / "metrics.jsonl")
-        if len(records) < seen:  # resumed from an earlier commit: its last records come again
-            seen = len(records)
-        yield from records[seen:]
+        records = onlooker.records()
+        yield from records[min(seen, len(records)) :]  # fewer: resumed from an earlier commit
         seen = len(records)
         if not was_running:
             return
@@ -167,8 +214,8 @@ def holder(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def _state(folder: Path) -> State:
+def _state(folder: Path, kind: str) -> State:
     if holder(folder) is not None:
         return "running"
-    ended = (folder / "summary.json").exists() or read_run(folder)[1]["kind"] == IMPORTED
+    ended = (folder / "summary.json").exists() or kind == IMPORTED
     return "ended" if ended else "stopped"

@@ -126,19 +126,14 @@ class Live:
     clients: list[ClientLive] = field(default_factory=list)
 
 
-def client_file(home: Path) -> Path:
-    """Where a client's beacon stands, in its folder."""
-    return home / FILE
-
-
 def read_live(folder: Path) -> Live:
     """What the beacons of a run say."""
-    facts = _read(folder / FILE)
+    facts = read_facts(folder / FILE)
     known = {key: facts[key] for key in Live.__slots__ if key in facts and key != "clients"}
     since = facts.get("since", facts.get("time", time.time()))
     clients = []
     for path in sorted((folder / "clients").glob(f"client_*/{FILE}")):
-        own = _read(path)
+        own = read_facts(path)
         with suppress(KeyError, ValueError):
             number = int(path.parent.name.removeprefix("client_"))
             clients.append(
@@ -151,7 +146,8 @@ def read_live(folder: Path) -> Live:
     return Live(**known | {"phase_seconds": max(0.0, time.time() - since), "clients": clients})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_facts(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if it is missing, or being written."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ from photon.errors import MismatchedCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
-from photon.runtime.live import Beacon, StepBeacon, client_file
+from photon.runtime.live import FILE, Beacon, StepBeacon
 from photon.runtime.measure import Measured, SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
@@ -148,7 +148,7 @@ class Node:
     ) -> dict[str, float]:
         """Train to the end of the round, saving between segments; gives the numbers of all."""
         stream, measured = self._stream(instruction.client), Measured()
-        beacon = Beacon(client_file(home) if self.trainer.world.is_first else None)
+        beacon = Beacon(home / FILE if self.trainer.world.is_first else None)
         watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
@@ -170,14 +170,13 @@ class Node:
     def _watched(
         self, beacon: Beacon, instruction: Instruction, should_stop: Callable[[], bool]
     ) -> StepBeacon:
-        llm = self.config.llm_config
         return StepBeacon(
             beacon,
             should_stop,
             {"round": instruction.round},
             done=self.trainer.state.steps_done,
             total=instruction.local_steps,
-            tokens=llm.global_train_batch_size * llm.max_seq_len,
+            tokens=self.config.llm_config.tokens_per_step,
         )
 
     def _finish(

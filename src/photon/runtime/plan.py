@@ -19,10 +19,10 @@ from photon.core.walltime import (
     step_seconds,
 )
 from photon.errors import ConfigError
-from photon.model.causal_lm import read_config
 from photon.model.flops import ModelCost, model_cost, moment_elements, training_memory, update_cost
 from photon.runtime.device import PEAKS
 from photon.runtime.outer import outer_of
+from photon.runtime.preparation import with_architecture
 
 GRADIENT_BYTES = 2
 """Of a parameter's gradient in data-parallel training: bf16."""
@@ -98,7 +98,7 @@ def make_plan(config: Config, setting: Setting) -> Plan:
         ConfigError: what is configured cannot be counted, or no such device is known.
     """
     steps = _local_steps(config)
-    config = _with_model(config)
+    config = with_architecture(config)
     llm, fl = config.llm_config, config.fl
     cost = model_cost(llm)
     sent = update_cost(llm, fl, cost)
@@ -117,7 +117,7 @@ def make_plan(config: Config, setting: Setting) -> Plan:
         bytes_up=sent["up"],
         bytes_down=sent["down"],
         devices=fl.cohort_size * config.photon.devices_per_client,
-        tokens=fl.n_rounds * steps * fl.cohort_size * _tokens_per_step(config),
+        tokens=fl.n_rounds * steps * fl.cohort_size * config.llm_config.tokens_per_step,
         parameters=cost.parameters,
         memory=_memory(config, cost, sent["up"]),
         disk=_disk(config, cost, sent["up"], setting.sites or fl.cohort_size),
@@ -146,14 +146,6 @@ def described(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _with_model(config: Config) -> Config:
-    llm = config.llm_config
-    if llm.model.name != "hf_causal_lm":
-        return config
-    llm = llm.model_copy(update={"model": read_config(llm.model)})
-    return config.model_copy(update={"llm_config": llm})
-
-
 def _local_steps(config: Config) -> int:
     steps, epochs = config.llm_config.local_steps, config.fl.n_local_epochs
     if epochs or isinstance(steps, Epochs):
@@ -163,12 +155,8 @@ def _local_steps(config: Config) -> int:
     return config.fl.n_local_steps or steps
 
 
-def _tokens_per_step(config: Config) -> int:
-    return config.llm_config.global_train_batch_size * config.llm_config.max_seq_len
-
-
 def _step_seconds(config: Config, setting: Setting, cost: ModelCost) -> float:
-    tokens = _tokens_per_step(config)
+    tokens = config.llm_config.tokens_per_step
     if setting.tokens_per_second is not None:
         return tokens / setting.tokens_per_second
     half, full = PEAKS[setting.device]

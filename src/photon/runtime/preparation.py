@@ -10,7 +10,7 @@ from typing import Any
 
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
-from photon.data.manifest import clients_of
+from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
@@ -75,6 +75,8 @@ def prepare(
 def require_data(config: Config, clients: Collection[int]) -> str | None:
     """Refuse a data folder that is none, before a node offers its clients.
 
+    How many clients there are, and which streams they read, only the server's instruction says.
+
     Returns:
         A warning where the data is of other clients: the server's streams may still read it.
 
@@ -82,11 +84,13 @@ def require_data(config: Config, clients: Collection[int]) -> str | None:
         DataError: nothing is prepared there.
     """
     train = config.dataset.train
-    if train.root_local is None and train.root_remote is None:
-        return None  # the embedded corpus is prepared on first use
-    root, data = find_data(train, config.fl.n_total_clients)
-    missing = sorted(set(clients) - set(clients_of(data)))
-    if not missing or train.streams is not None:
+    if train.root_local is None or train.root_remote is not None:
+        return None  # comes on first use
+    root = Path(train.root_local)
+    if not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
+        return None  # a tree of data sets
+    missing = sorted(set(clients) - set(clients_of(read_manifest(root))))
+    if not missing:
         return None
     return (
         f"{root}: was not prepared for client {missing[0]}; unless the server's streams say where "

@@ -16,8 +16,6 @@ from photon.model.build import empty_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.run_folder import read_run
 
-"""Kind of a run folder that holds a model from elsewhere and no training."""
-
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
