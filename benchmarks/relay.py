@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from photon.runtime import frames
+from photon.runtime.buffers import Buffers
 from photon.runtime.engines import flower
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import Register
@@ -83,7 +84,7 @@ class Federation:
     def send(self, body: bytes) -> float:
         """Processor seconds of the app's process for one message."""
         before = sum(map(reaped, self.roots))
-        name = self.link.send(self.link.addresses()[0], body)
+        name = self.link.send(self.link.addresses()[0], Buffers(body))
         while not any(found == name and answer is not None
                       for found, answer in self.link.answers(1.0)):  # fmt: skip
             pass

@@ -304,6 +304,28 @@ def test_what_was_granted_is_deleted_when_taken_or_at_the_end(store, written, s3
         store.locate(ticket)
 
 
+def test_what_a_killed_server_has_left_is_deleted_by_the_next(
+    s3, store, written, tmp_path, monkeypatch
+):
+    path, ref = written
+    store.offer(path, ref)
+    upload(path, ref, store.grant())
+    for name in ("base/" + "0" * 64 + "/00000", "other/00000"):
+        store._remote.write(name, b"x")
+    same = store._remote.names(f"base/{ref.digest}")
+    assert len(store._remote.names("update")) == len(same) == 4
+    following = ObjectStore(store._remote.url.removesuffix("/run"), "run")
+    ticket = following.offer(path, ref)
+    assert following._remote.names("base") == same
+    assert following._remote.names("update") == []
+    assert following._remote.names("other") == ["other/00000"], "that is nobody's business"
+    upload(path, ref, following.grant())
+    following.offer(path, ref)
+    assert len(following._remote.names("update")) == 4, "a round's own updates stay"
+    fetch_ticket(ticket, tmp_path / "got")
+    assert_arrived(tmp_path / "got", ref)
+
+
 def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)

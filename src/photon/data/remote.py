@@ -74,6 +74,14 @@ class RemoteFolder:
             except FileNotFoundError:
                 return None
 
+    def names(self, prefix: str) -> list[str]:
+        """Objects below a folder."""
+        import obstore
+
+        with self._explained(prefix):
+            batches = list(obstore.list(self._store, prefix))
+        return [str(found["path"]) for batch in batches for found in batch]
+
     def write(self, name: str, source: Path | bytes) -> None:
         """Create or replace an object; a file goes up in pieces."""
         import obstore

@@ -8,26 +8,21 @@ import threading
 from pathlib import Path
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime.payload import PayloadRef, verify_payload
+from photon.runtime.payload import PayloadRef, map_file, verify_payload
 
 UNFINISHED = (".part", ".spans")
 """Suffixes of a payload that is coming: its pieces, and which of them are there."""
 
 
-def read_chunk(path: Path, offset: int, length: int) -> bytes:
-    """A piece of a file; shorter at its end.
+def read_chunk(path: Path, offset: int, length: int) -> memoryview:
+    """A piece of a file, mapped; shorter at its end.
 
     Raises:
         PayloadError: no such piece.
     """
     if offset < 0 or length < 1:
         raise PayloadError(f"{path.name}: no piece of {length} bytes at {offset}")
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(length)
-    except OSError as error:
-        raise PayloadError(f"{path.name}: cannot be read ({error.strerror})") from error
+    return map_file(path)[offset : offset + length]
 
 
 class ChunkWriter:
@@ -51,7 +46,7 @@ class ChunkWriter:
                 self._note(f"{ref.digest} {ref.size}")
         self._resumes = resume
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Add a piece; one that is there already may come again.
 
         Raises:

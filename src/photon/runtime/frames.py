@@ -37,32 +37,44 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     return message
 
 
-def send_bytes(connection: socket.socket, body: bytes) -> None:
-    """Send one frame.
+def send_bytes(connection: socket.socket, *parts: bytes | bytearray | memoryview) -> None:
+    """Send one frame, given in parts.
 
     Raises:
         OSError: the other side is gone.
     """
-    connection.sendall(struct.pack(">I", len(body)))
-    connection.sendall(body)
+    connection.sendall(struct.pack(">I", sum(map(len, parts))))
+    for part in parts:
+        connection.sendall(part)
 
 
-def receive_bytes(connection: socket.socket, most: int) -> bytes | None:
+def receive_bytes(connection: socket.socket, most: int) -> memoryview | None:
     """Read the next frame, or None when the other side has closed.
 
     Raises:
         ValueError: it is longer than `most`.
     """
-    header = _read(connection, 4)
+    length = receive_length(connection, most)
+    return None if length is None else read(connection, length)
+
+
+def receive_length(connection: socket.socket, most: int) -> int | None:
+    """Wait for the next frame; what follows is to be read.
+
+    Raises:
+        ValueError: it is longer than `most`.
+    """
+    header = read(connection, 4)
     if header is None:
         return None
     (length,) = struct.unpack(">I", header)
     if length > most:
         raise ValueError(f"frame of {length} bytes; at most {most} are allowed")
-    return _read(connection, length)
+    return length
 
 
-def _read(connection: socket.socket, count: int) -> bytes | None:
+def read(connection: socket.socket, count: int) -> memoryview | None:
+    """So many bytes; None when the other side closes before."""
     buffer = bytearray(count)
     view, filled = memoryview(buffer), 0
     while filled < count:
@@ -73,4 +85,4 @@ def _read(connection: socket.socket, count: int) -> bytes | None:
         if not received:
             return None
         filled += received
-    return bytes(buffer)
+    return view

@@ -7,6 +7,7 @@ from pathlib import Path
 from photon.core.messages import Moments
 from photon.core.tree import Tree
 from photon.errors import PayloadError
+from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import load_base
 from photon.runtime.chunks import UNFINISHED, ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef
@@ -37,7 +38,7 @@ class Mailbox:
             self._arriving = {
                 piece.digest: ChunkWriter(self._base(piece.digest), _ref(piece.digest, piece.size))
             }
-        self._arriving[piece.digest].write(piece.offset, piece.data)
+        self._arriving[piece.digest].write(piece.offset, piece.data.view())
 
     def bring_base(self, ticket: Ticket) -> tuple[Path, Tree, Moments]:
         """The base that a ticket names, verified; earlier ones are deleted.
@@ -77,7 +78,7 @@ class Mailbox:
             return ticket
         ticket = {"via": "inline", **ref.to_json()}
         if ref.size <= grant.get("most", MAX_INLINE_BYTES):
-            return ticket | {"data": path.read_bytes()}
+            return ticket | {"data": Buffers(read_chunk(path, 0, ref.size))}
         self._waiting[ref.digest] = path
         return ticket
 
@@ -85,7 +86,8 @@ class Mailbox:
         path = self._waiting.get(wanted.digest)
         if path is None:
             raise PayloadError(f"payload {wanted.digest[:12]}: not waiting here")
-        return Piece(data=read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES)))
+        data = read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES))
+        return Piece(data=Buffers(data))
 
     def close(self) -> None:
         if self._shared is not None:
@@ -106,9 +108,9 @@ class Mailbox:
         if ticket.get("via") != "inline":
             fetch_ticket(ticket, path)
             return
-        if "data" in ticket:
+        if isinstance(ticket.get("data"), Buffers):
             writer = ChunkWriter(path, ref)
-            writer.write(0, ticket["data"])
+            writer.write(0, ticket["data"].view())
         else:
             writer = self._arriving.pop(ref.digest, None)
         if writer is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from photon.config.schema import Config
 from photon.errors import PayloadError, PhotonError
 from photon.runtime import frames
+from photon.runtime.buffers import Buffers
 from photon.runtime.hosted_run import HostedRun
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.wire import (
@@ -93,7 +94,7 @@ class NodeService:
                 self._run = None
         self._mailbox.close()
 
-    def answer(self, message: bytes) -> bytes:
+    def answer(self, message: Buffers) -> Buffers:
         """The reply to a request, whatever it is."""
         try:
             reply = self._carry_out(unpack_request(message))
@@ -149,7 +150,7 @@ class NodeService:
             try:
                 message = frames.receive_bytes(connection, MAX_MESSAGE_BYTES)
                 if message is not None:
-                    frames.send_bytes(connection, self.answer(message))
+                    frames.send_bytes(connection, *self.answer(Buffers(message)).parts)
             except (OSError, ValueError):
                 return  # whoever asked is gone; what was trained is kept
 

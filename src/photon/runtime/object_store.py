@@ -39,10 +39,12 @@ class ObjectStore:
         self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}")
         self._parts = 1
         self._granted: dict[str, int] = {}
+        self._has_swept = False
 
     def offer(self, path: Path, ref: PayloadRef) -> Ticket:
         """Put a base under its digest; parts that are there from an earlier attempt stay."""
         key = f"base/{ref.digest}"
+        self._sweep(key)
 
         def put(index: int) -> None:
             name, start = _part(key, index), index * PART_BYTES
@@ -85,6 +87,16 @@ class ObjectStore:
         with contextlib.suppress(DataError):  # the run has its result without
             while self._granted:
                 self._delete(*self._granted.popitem())
+
+    def _sweep(self, key: str) -> None:
+        """Delete what an earlier server of this run has left, if it was killed."""
+        if self._has_swept:
+            return
+        self._has_swept = True
+        with contextlib.suppress(DataError):  # keys that may not list can do all else
+            left = [*self._remote.names("base"), *self._remote.names("update")]
+            old = [name for name in left if not name.startswith(f"{key}/")]
+            side_by_side(self._remote.delete, old)
 
     def _readable(self, key: str, ref: PayloadRef) -> Ticket:
         """A ticket with URLs that allow to read a payload's parts."""

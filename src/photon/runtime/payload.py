@@ -113,7 +113,7 @@ def verify_payload(path: Path, ref: PayloadRef) -> None:
 
 
 def _verify(path: Path, ref: PayloadRef, put: Put) -> None:
-    data = _map(path)
+    data = map_file(path)
     header = _split(data, str(path))
     start = _body_offset(len(header))
     put(data[:start])
@@ -152,7 +152,7 @@ def read_payload(path: Path, ref: PayloadRef) -> tuple[dict[str, Tensor], dict[s
     Raises:
         PayloadError: it is not what `ref` names.
     """
-    data = _map(path)
+    data = map_file(path)
     _require(ref, payload_digest(data), len(data), path)
     return _parse(data, str(path))
 
@@ -163,7 +163,7 @@ def open_payload(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         PayloadError: it is no payload.
     """
-    return _parse(_map(path), str(path))
+    return _parse(map_file(path), str(path))
 
 
 def parse_payload(
@@ -258,7 +258,12 @@ def _blocks(pieces: Iterator[memoryview]) -> Iterator[list[memoryview]]:
         yield block
 
 
-def _map(path: Path) -> memoryview:
+def map_file(path: Path) -> memoryview:
+    """A file's bytes, read as they are looked at; what is written to them stays here.
+
+    Raises:
+        PayloadError: it is not there, or empty.
+    """
     try:
         with open(path, "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

@@ -6,18 +6,17 @@ from another node can stand in for it, and is signed with the node's key where t
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-import msgpack
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from photon.config.base import Section
 from photon.errors import PayloadError
+from photon.runtime.buffers import Buffers, pack, unpack
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -67,7 +66,7 @@ class Put(Section):
     digest: str
     size: int
     offset: int
-    data: bytes
+    data: InstanceOf[Buffers]
 
 
 class Get(Section):
@@ -124,7 +123,7 @@ class Trained(Section):
 class Piece(Section):
     """A node's answer to `Get`."""
 
-    data: bytes
+    data: InstanceOf[Buffers]
 
 
 class Done(Section):
@@ -141,12 +140,12 @@ _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
 ReplyT = TypeVar("ReplyT", bound=Section)
 
 
-def pack_request(request: Section) -> bytes:
+def pack_request(request: Section) -> Buffers:
     """A request with a nonce of its own."""
-    return _pack({"nonce": secrets.token_bytes(16), "body": request.model_dump()})
+    return pack({"nonce": secrets.token_bytes(16), "body": request.model_dump()})
 
 
-def unpack_request(data: bytes) -> Request:
+def unpack_request(data: Buffers) -> Request:
     """The request in a message.
 
     Raises:
@@ -159,15 +158,15 @@ def unpack_request(data: bytes) -> Request:
         raise PayloadError(f"request: {_first_fault(error)}") from None
 
 
-def pack_reply(request: bytes, name: str, reply: Section, sign: Sign | None) -> bytes:
+def pack_reply(request: Buffers, name: str, reply: Section, sign: Sign | None) -> Buffers:
     """A node's reply to the message `request`."""
-    body = _pack({type(reply).__name__: reply.model_dump()})
+    body = pack({type(reply).__name__: reply.model_dump()})
     signature = sign(_signed(request, body)) if sign else b""
-    return _pack({"node": name, "body": body, "signature": signature, "to": _hash(request)})
+    return pack({"node": name, "body": body, "signature": signature, "to": request.digest})
 
 
 def unpack_reply(
-    request: bytes, data: bytes, kind: type[ReplyT], verify: Verify | None
+    request: Buffers, data: Buffers, kind: type[ReplyT], verify: Verify | None
 ) -> tuple[str, ReplyT]:
     """The node's name and its reply to the message `request`.
 
@@ -177,13 +176,13 @@ def unpack_reply(
     """
     envelope = _unpack(data, {"node", "body", "signature", "to"})
     name, body, signature = (envelope[key] for key in ("node", "body", "signature"))
-    if not (isinstance(name, str) and isinstance(body, bytes) and isinstance(signature, bytes)):
+    if not (isinstance(name, str) and isinstance(body, Buffers) and isinstance(signature, bytes)):
         raise PayloadError("reply: not a node's envelope")
-    if envelope["to"] != _hash(request):
+    if envelope["to"] != request.digest:
         raise PayloadError(f"reply of {name}: answers another request (a replay?)")
     if verify is not None and not verify(name, _signed(request, body), signature):
         raise PayloadError(f"reply of {name}: not signed with the key enrolled for that name")
-    known = _unpack(body, None)
+    known = unpack(body)
     if "Refused" in known:
         raise PayloadError(f"node {name}: {_validated(Refused, known['Refused']).error}")
     if set(known) != {kind.__name__}:
@@ -198,28 +197,15 @@ def _validated(kind: type[ReplyT], value: Any) -> ReplyT:
         raise PayloadError(f"reply {kind.__name__}: {_first_fault(error)}") from None
 
 
-def _pack(value: Mapping[str, Any]) -> bytes:
-    packed = msgpack.packb(value)
-    assert packed is not None
-    return packed
-
-
-def _unpack(data: bytes, keys: set[str] | None) -> dict[str, Any]:
-    try:
-        value = msgpack.unpackb(data, strict_map_key=False)
-    except Exception as error:  # msgpack raises many kinds
-        raise PayloadError(f"message of {len(data)} bytes: unreadable ({error})") from None
-    if not isinstance(value, dict) or (keys is not None and set(value) != keys):
-        raise PayloadError(f"message of {len(data)} bytes: not one of ours")
+def _unpack(data: Buffers, keys: set[str]) -> dict[str, Any]:
+    value = unpack(data)
+    if set(value) != keys:
+        raise PayloadError(f"message of {data.size} bytes: not one of ours")
     return value
 
 
-def _hash(request: bytes) -> bytes:
-    return hashlib.sha256(request).digest()
-
-
-def _signed(request: bytes, body: bytes) -> bytes:
-    return b"photon reply 1\0" + _hash(request) + hashlib.sha256(body).digest()
+def _signed(request: Buffers, body: Buffers) -> bytes:
+    return b"photon reply 2\0" + request.digest + body.digest
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from photon.core.messages import RoundPlan, ServerState
 from photon.errors import PayloadError
+from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import base_parts
 from photon.runtime.chunks import ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef, open_payload, write_payload
@@ -35,7 +36,7 @@ class Publication:
     def pieces(self) -> Iterator[Put]:
         """What must be sent ahead of the instruction; nothing if the ticket is enough."""
         for offset in range(0, self.ref.size if self.is_in_pieces else 0, MAX_INLINE_BYTES):
-            data = read_chunk(self.path, offset, MAX_INLINE_BYTES)
+            data = Buffers(read_chunk(self.path, offset, MAX_INLINE_BYTES))
             yield Put(digest=self.ref.digest, size=self.ref.size, offset=offset, data=data)
 
 
@@ -62,7 +63,8 @@ class Depot:
         if self.transport is not None:
             published = Publication(path, ref, self.transport.offer(path, ref))
         elif ref.size <= MAX_INLINE_BYTES:
-            ticket = {"via": "inline", **ref.to_json(), "data": path.read_bytes()}
+            data = Buffers(read_chunk(path, 0, ref.size))
+            ticket = {"via": "inline", **ref.to_json(), "data": data}
             published = Publication(path, ref, ticket)
         else:
             published = Publication(path, ref, {"via": "inline", **ref.to_json()}, True)
@@ -88,18 +90,19 @@ class Depot:
         if self.transport is not None:
             fetch_ticket(self.transport.locate(ticket), path)
             self.transport.withdraw(ticket)
-        elif isinstance(ticket.get("data"), bytes):
+        elif isinstance(ticket.get("data"), Buffers):
             writer = ChunkWriter(path, ref)
-            writer.write(0, ticket["data"])
+            writer.write(0, ticket["data"].view())
             writer.finish()
         else:
             writer = ChunkWriter(path, ref)
             for offset in range(0, ref.size, MAX_INLINE_BYTES):
                 length = min(MAX_INLINE_BYTES, ref.size - offset)
                 piece = yield Get(digest=ref.digest, offset=offset, length=length)
-                if len(piece.data) != length:
+                if piece.data.size != length:
                     raise PayloadError(f"payload {ref.digest[:12]}: a piece of another length")
-                writer.write(offset, piece.data)
+                writer.write(offset, piece.data.view())
+                del piece  # its memory, before the next one comes
             writer.finish()
         return open_payload(path)
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from photon.core.messages import Update
 from photon.errors import PayloadError
+from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import update_of
 from photon.runtime.engines.depot import Depot, Publication
 from photon.runtime.wire import (
@@ -22,7 +23,7 @@ from photon.runtime.wire import (
 )
 
 ReplyT = TypeVar("ReplyT", bound=Section)
-Conversation = Generator[bytes, bytes | None, "Outcome"]
+Conversation = Generator[Buffers, Buffers | None, "Outcome"]
 """Yields messages, takes their answers (None: the node went away), returns what came of it."""
 
 
@@ -68,7 +69,7 @@ def _fetch(
     trained: Trained,
     depot: Depot,
     verify: Verify | None,
-) -> Generator[bytes, bytes | None, Update]:
+) -> Generator[Buffers, Buffers | None, Update]:
     if client not in trained.updates:
         raise PayloadError(trained.failed.get(client, "no update came"))
     receiving = depot.receive(client, trained.updates[client])
@@ -86,7 +87,7 @@ def _fetch(
 
 def _ask(
     node: str, request: Section, kind: type[ReplyT], verify: Verify | None
-) -> Generator[bytes, bytes | None, ReplyT]:
+) -> Generator[Buffers, Buffers | None, ReplyT]:
     message = pack_request(request)
     answer = yield message
     if answer is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import queue
 import secrets
 import socket
 import struct
@@ -12,11 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from photon.errors import RoundFailed
 from photon.runtime import frames
-from photon.runtime.engines.link import Answer, drain
+from photon.runtime.buffers import Buffers
+from photon.runtime.engines.link import Answer, Inbox
 from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
 from photon.runtime.superlink import (
@@ -61,7 +62,7 @@ class FlowerLink:
         self.folder, self.host, self.port, self.tls = folder, host, port, tls
         self.register, self.say, self.should_stop = register, say, should_stop
         self._count = itertools.count(1)
-        self._answers: queue.Queue[Answer] = queue.Queue()
+        self._inbox = Inbox()
         self._under_way: set[str] = set()
         self._nodes: list[str] = []
         self._starts: list[float] = []
@@ -74,7 +75,7 @@ class FlowerLink:
         self._supervise()
         return list(self._nodes)
 
-    def send(self, address: str, message: bytes) -> str:
+    def send(self, address: str, message: Buffers) -> str:
         name = str(next(self._count))
         with self._lock:
             self._under_way.add(name)
@@ -82,13 +83,14 @@ class FlowerLink:
         try:
             if relay is None:
                 raise ConnectionError
-            frames.send_bytes(relay, HEAD.pack(SEND, int(name), int(address)) + message)
+            head = HEAD.pack(SEND, int(name), int(address))
+            frames.send_bytes(relay, head, *message.parts)
         except OSError:
             self._lose({name})
         return name
 
     def answers(self, timeout: float) -> Iterator[Answer]:
-        return drain(self._answers, timeout)
+        return self._inbox.drain(timeout)
 
     def close(self) -> None:
         if self._relay is not None:
@@ -150,34 +152,40 @@ class FlowerLink:
 
     def _read(self, relay: socket.socket) -> None:
         """Frames of the relay until it ends; then all that is under way is lost."""
-        while True:
-            try:
-                frame = frames.receive_bytes(relay, MAX_MESSAGE_BYTES + HEAD.size)
-            except (OSError, ValueError):
-                frame = None
-            if frame is None or len(frame) < HEAD.size:
-                break
-            kind, request, _ = HEAD.unpack(frame[: HEAD.size])
-            if kind == NODES:
-                self._nodes = [str(node) for node in json.loads(frame[HEAD.size :])]
-            elif kind == ANSWER:
-                self._settle(str(request), frame[HEAD.size :])
-            elif kind == LOST:
-                self._settle(str(request), None)
+        try:
+            while self._read_frame(relay):
+                pass
+        except (OSError, ValueError):
+            pass
         if relay is self._relay:
             self._nodes, self._relay = [], None
             self._lose(set(self._under_way))
 
-    def _settle(self, name: str, answer: bytes | None) -> None:
+    def _read_frame(self, relay: socket.socket) -> bool:
+        length = frames.receive_length(relay, MAX_MESSAGE_BYTES + HEAD.size)
+        head = None if length is None else frames.read(relay, HEAD.size)
+        if length is None or head is None:
+            return False
+        kind, request, _ = HEAD.unpack(head)
+        body = partial(frames.read, relay, length - HEAD.size)
+        if kind == ANSWER and self._settles(str(request)):
+            self._inbox.receive(str(request), body)
+        elif kind == LOST:
+            self._lose({str(request)})
+        elif (nodes := body()) is not None and kind == NODES:
+            self._nodes = [str(node) for node in json.loads(bytes(nodes))]
+        return True
+
+    def _settles(self, name: str) -> bool:
+        """Whether somebody still waits for that answer; from now on nobody does."""
         with self._lock:
-            if name not in self._under_way:
-                return
+            waits = name in self._under_way
             self._under_way.discard(name)
-        self._answers.put((name, answer))
+        return waits
 
     def _lose(self, names: set[str]) -> None:
-        for name in names:
-            self._settle(name, None)
+        for name in filter(self._settles, names):
+            self._inbox.lose(name)
 
     def _supervise(self) -> None:
         """Replace a SuperLink, or a relay, that has ended."""

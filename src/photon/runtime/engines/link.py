@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from photon.runtime import frames
+from photon.runtime.buffers import Buffers
 from photon.runtime.wire import MAX_MESSAGE_BYTES
 
 CONNECT_SECONDS = 5.0
+STALL_SECONDS = 60.0
+"""A node that stops so long in the middle of its answer has gone away: others wait behind it."""
 
-
-Answer = tuple[str, bytes | None]
+Answer = tuple[str, Buffers | None]
+"""A message's id, and what a node has said to it; None: it went away before."""
 
 
 class Link(Protocol):
@@ -27,28 +31,53 @@ class Link(Protocol):
         """Where nodes can be reached now."""
         ...
 
-    def send(self, address: str, message: bytes) -> str:
+    def send(self, address: str, message: Buffers) -> str:
         """Send a message; the id comes back with its answer."""
         ...
 
     def answers(self, timeout: float) -> Iterator[Answer]:
-        """Ids and answers that have come in, waiting at most so long for the first.
+        """What has come in, waiting at most so long for the first.
 
-        None stands for a node that went away before it answered.
+        The next answer is read when this one has been dealt with, so let go of it.
         """
         ...
 
     def close(self) -> None: ...
 
 
-def drain(answers: queue.Queue[Answer], timeout: float) -> Iterator[Answer]:
-    """What is in a queue, waiting at most so long for the first."""
-    try:
-        yield answers.get(timeout=timeout)
+class Inbox:
+    """Answers on their way to the engine, however many nodes send at once: one is in memory."""
+
+    def __init__(self) -> None:
+        self._answers: queue.Queue[tuple[Answer, bool]] = queue.Queue()
+        self._room = threading.Semaphore()
+
+    def lose(self, name: str) -> None:
+        """Nothing will come to that message."""
+        self._answers.put(((name, None), False))
+
+    def receive(self, name: str, read: Callable[[], memoryview | None]) -> None:
+        """Read an answer, once the one before has been dealt with."""
+        self._room.acquire()
+        body = None
+        with contextlib.suppress(OSError):
+            body = read()
+        self._answers.put(((name, None if body is None else Buffers(body)), True))
+
+    def drain(self, timeout: float) -> Iterator[Answer]:
+        """What is here, waiting at most so long for the first."""
         while True:
-            yield answers.get_nowait()
-    except queue.Empty:
-        return
+            try:
+                answer, has_room = self._answers.get(timeout=timeout)
+            except queue.Empty:
+                return
+            try:
+                yield answer
+            finally:
+                del answer
+                if has_room:
+                    self._room.release()
+            timeout = 0.0
 
 
 class SocketLink:
@@ -60,35 +89,34 @@ class SocketLink:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._answers: queue.Queue[Answer] = queue.Queue()
+        self._inbox = Inbox()
         self._count = itertools.count()
 
     def addresses(self) -> list[str]:
         return sorted(str(path) for path in self.folder.glob("*.sock"))
 
-    def send(self, address: str, message: bytes) -> str:
+    def send(self, address: str, message: Buffers) -> str:
         name = f"{next(self._count)}"
         threading.Thread(target=self._exchange, args=(name, address, message), daemon=True).start()
         return name
 
     def answers(self, timeout: float) -> Iterator[Answer]:
-        return drain(self._answers, timeout)
+        return self._inbox.drain(timeout)
 
     def close(self) -> None:
         """Nothing to end: an exchange ends with its node."""
 
-    def _exchange(self, name: str, address: str, message: bytes) -> None:
-        self._answers.put((name, exchange(Path(address), message)))
-
-
-def exchange(path: Path, message: bytes) -> bytes | None:
-    """Send one message to a node's socket and wait for the answer; None if it goes away."""
-    try:
-        with connect(path) as connection:
-            frames.send_bytes(connection, message)
-            return frames.receive_bytes(connection, MAX_MESSAGE_BYTES)
-    except (OSError, ValueError):
-        return None
+    def _exchange(self, name: str, address: str, message: Buffers) -> None:
+        try:
+            with connect(Path(address)) as connection:
+                frames.send_bytes(connection, *message.parts)
+                length = frames.receive_length(connection, MAX_MESSAGE_BYTES)
+                if length is None:
+                    raise ConnectionError
+                connection.settimeout(STALL_SECONDS)
+                self._inbox.receive(name, lambda: frames.read(connection, length))
+        except (OSError, ValueError):
+            self._inbox.lose(name)
 
 
 def connect(path: Path) -> socket.socket:

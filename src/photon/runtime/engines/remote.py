@@ -13,6 +13,7 @@ from photon.config.schema import Config
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.policy import assign, round_deadline
 from photon.errors import RoundFailed
+from photon.runtime.buffers import Buffers
 from photon.runtime.engines.depot import Depot, Publication
 from photon.runtime.engines.errand import Conversation, Outcome, converse
 from photon.runtime.engines.link import Link
@@ -197,22 +198,26 @@ class RemoteEngine:
         updates: list[Update] = []
         self.roster.refresh()
         for name, answer in self.link.answers(POLL_SECONDS):
-            open_errands = current.errands if current and name in current.errands else self._late
-            errand = open_errands.pop(name, None)
-            if errand is None:
-                self.roster.take(name, answer)
-                continue
-            if answer is None:
-                self.roster.lost(errand.address)
-            try:
-                message = errand.conversation.send(answer)
-                open_errands[self.link.send(errand.address, message)] = errand
-            except StopIteration as done:
-                if current is not None and open_errands is current.errands:
-                    updates += self._settle(current, errand, done.value)
-                else:
-                    self._settle_late(errand, done.value)
+            updates += self._hear(current, name, answer)
+            del answer  # its memory, before the next one comes
         return updates
+
+    def _hear(self, current: _OpenRound | None, name: str, answer: Buffers | None) -> list[Update]:
+        open_errands = current.errands if current and name in current.errands else self._late
+        errand = open_errands.pop(name, None)
+        if errand is None:
+            self.roster.take(name, answer)
+            return []
+        if answer is None:
+            self.roster.lost(errand.address)
+        try:
+            message = errand.conversation.send(answer)
+            open_errands[self.link.send(errand.address, message)] = errand
+        except StopIteration as done:
+            if current is not None and open_errands is current.errands:
+                return self._settle(current, errand, done.value)
+            self._settle_late(errand, done.value)
+        return []
 
     def _settle_late(self, errand: _Errand, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()

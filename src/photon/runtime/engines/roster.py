@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import photon
 from photon.errors import PayloadError
+from photon.runtime.buffers import Buffers
 from photon.runtime.engines.link import Link
 from photon.runtime.enrolment import Register
 from photon.runtime.wire import (
@@ -44,7 +45,7 @@ class Roster:
     def __init__(self, link: Link, register: Register, say: Callable[[str], None]) -> None:
         self.link, self.register, self.say = link, register, say
         self.members: dict[str, Member] = {}
-        self._asked: dict[str, tuple[str, bytes, float]] = {}
+        self._asked: dict[str, tuple[str, Buffers, float]] = {}
         self._turned_away: set[str] = set()
 
     @property
@@ -65,7 +66,7 @@ class Roster:
         overdue = time.monotonic() - HELLO_SECONDS
         self._asked = {k: v for k, v in self._asked.items() if v[2] > overdue}
 
-    def take(self, name: str, answer: bytes | None) -> bool:
+    def take(self, name: str, answer: Buffers | None) -> bool:
         """Whether an answer was to a greeting; then it has been taken care of."""
         if name not in self._asked:
             return False
