@@ -77,6 +77,9 @@ def test_what_pack_does_not_make_is_refused():
         head = msgpack.packb({"data": msgpack.ExtType(code, span)})
         return Buffers(LENGTH.pack(len(head)) + head + attached)
 
+    whole = msgpack.packb({"x": 1})
+    with pytest.raises(PayloadError, match="cut off"):
+        unpack(Buffers(LENGTH.pack(len(whole) + 1) + whole))
     assert bytes(unpack(message(1, SPAN.pack(1, 2), b"abc"))["data"].view()) == b"bc"
     for bad in (message(1, SPAN.pack(2, 2), b"abc"), message(1, SPAN.pack(2**64 - 1, 1), b"abc"),
                 message(2, SPAN.pack(0, 1), b"abc"), message(1, b"short", b"abc"),
