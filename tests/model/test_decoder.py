@@ -12,7 +12,7 @@ from photon.config.llm import LlmConfig
 from photon.config.model import AttentionConfig, ModelConfig
 from photon.core.tree import digest
 from photon.errors import DataError
-from photon.model.build import build_model, load_parameters, parameters_of
+from photon.model.build import build_model, load_parameters, model_with, parameters_of
 from photon.model.flops import model_cost
 from photon.model.generate import generate
 from photon.model.positions import alibi_slopes, rotary_table, rotate
@@ -190,6 +190,21 @@ def test_mpt_starts_kaiming_normal_with_small_residuals():
 def test_no_buffer_would_be_sent(config):
     model = build_model(config, 0)
     assert set(model.state_dict()) == set(parameters_of(model))
+
+
+def test_a_model_with_given_parameters_is_that_model_without_memory_of_its_own(config):
+    model = stirred(config)
+    params = parameters_of(model)
+    tokens = torch.arange(12).view(2, 6)
+    borrowed = model_with(config, params)
+    torch.testing.assert_close(borrowed(tokens), model(tokens), rtol=0, atol=0)
+    own = parameters_of(borrowed)
+    assert list(own) == list(params)
+    assert all(own[name].data_ptr() == value.data_ptr() for name, value in params.items())
+    low = model_with(config, {name: value.bfloat16() for name, value in params.items()})
+    assert {value.dtype for value in low.parameters()} == {torch.float32}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model_with(config, dict(list(params.items())[1:]))
 
 
 def test_loading_parameters_copies():

@@ -27,10 +27,6 @@ def zeros_like(tree: Tree) -> dict[str, Tensor]:
     return {name: torch.zeros_like(value) for name, value in tree.items()}
 
 
-def clone(tree: Tree) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in tree.items()}
-
-
 def num_elements(tree: Tree) -> int:
     return sum(value.numel() for value in tree.values())
 

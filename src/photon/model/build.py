@@ -45,6 +45,23 @@ def build_model(
     return model
 
 
+def model_with(llm: LlmConfig, params: Tree, device: torch.device = CPU) -> LanguageModel:
+    """A model of these parameters, to be read: where they are on its device it has no own memory.
+
+    Raises:
+        RuntimeError: a parameter is missing, or has another shape.
+    """
+    if llm.model.name == "hf_causal_lm":  # its tables of positions are made with its weights
+        made = build_model(llm, 0)
+        load_parameters(made, params)
+        return made.to(device)
+    model = empty_model(llm)
+    assert isinstance(model, Decoder)
+    model.load_state_dict({name: value.float() for name, value in params.items()}, assign=True)
+    model.add_tables()
+    return model.to(device)
+
+
 def empty_model(llm: LlmConfig) -> LanguageModel:
     """The model's shapes, on the meta device: no memory, no weights."""
     with torch.device("meta"):

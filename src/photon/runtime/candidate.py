@@ -20,7 +20,7 @@ from photon.data.tokenizer import vocab_size
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.evaluation.likelihood import tokens_of_a_pass
 from photon.evaluation.requests import TextEncoder
-from photon.model.build import LanguageModel, build_model, load_parameters
+from photon.model.build import LanguageModel, model_with
 from photon.model.causal_lm import read_config
 from photon.runtime import artifact
 from photon.runtime.exchange import (
@@ -99,14 +99,12 @@ def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -
         name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
         home = saved.run / "evaluation" / saved.manifest.stem
     _require_fit(path, tokenizer, config)
-    model = build_model(config.llm_config, config.seed)
-    load_parameters(model, params)
     return Candidate(
         name=name,
         facts={**facts, "digest": digest(params)},
         tokenizer_digest=hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16],
         config=_evaluation_config(config, overrides, device),
-        model=model.to(device).eval(),
+        model=model_with(config.llm_config, params, device).eval(),
         encoder=TextEncoder(tokenizer, end),
         home=home,
     )

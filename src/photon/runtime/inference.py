@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from photon.model.build import LanguageModel, build_model, load_parameters
+from photon.model.build import LanguageModel, model_with
 from photon.model.generate import generate
 from photon.runtime.device import choose_device
 from photon.runtime.saved_model import load_saved_model
@@ -34,9 +34,8 @@ def load_language_model(path: Path) -> Writer:
         CorruptCheckpoint: the bytes are not what was written.
     """
     saved = load_saved_model(path)
-    model = build_model(saved.config.llm_config, saved.config.seed)
-    load_parameters(model, saved.params)
-    model.to(choose_device(saved.config.photon.device)).eval()
+    device = choose_device(saved.config.photon.device)
+    model = model_with(saved.config.llm_config, saved.params, device).eval()
     return Writer(model, saved.tokenizer, saved.end)
 
 

@@ -12,12 +12,12 @@ import torch
 from photon.config.schema import Config
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
-from photon.core.tree import Tree, clone, num_elements
+from photon.core.tree import Tree, num_elements
 from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
 from photon.errors import DataError
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
-from photon.model.build import build_model, empty_model, load_parameters, parameters_of
+from photon.model.build import build_model, empty_model, load_parameters, model_with, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import Effects, train_centralized
 from photon.runtime.device import keep_freed_memory
@@ -91,20 +91,17 @@ def run_label(config: Config, kind: str) -> str:
 def _federated(
     folder: RunFolder, config: Config, job: Job, result: TrainResult, outside: ExternalTrackers
 ) -> TrainResult:
-    model = build_model(config.llm_config, config.seed)
-    # The model scores other parameters later: the state must not share its memory. It is held by
-    # nobody else, so that its memory is free once the next one is there.
-    states = [_server_state(folder, config, clone(parameters_of(model)))]
+    # Held by nobody else, so that its memory is free once the next one is there.
+    states = [_server_state(folder, config)]
     done = states[0].round
     lines = JsonlTracker(folder.metrics, "round", done)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
     tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
     track = tasks.adding_to(to_all([lines, *shown]))
-    model = model.to(job.device)
     validation = open_rows(config, VALIDATION)
 
     def score(params: Tree) -> LossReport:
-        load_parameters(model, params)
+        model = model_with(config.llm_config, params, job.device)
         tasks.score(model)
         return _evaluate(config, model, validation)
 
@@ -157,15 +154,16 @@ def _clean_up(folder: RunFolder, config: Config) -> None:
         checkpoint.prune_checkpoints(home, 1)
 
 
-def _server_state(folder: RunFolder, config: Config, params: Tree) -> ServerState:
+def _server_state(folder: RunFolder, config: Config) -> ServerState:
     """The last committed state, or the first one, committed."""
+    llm = config.llm_config
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
         state = checkpoint.load_server_state(newest)
-        checkpoint.require_same_model(state.params, params, newest)
+        checkpoint.require_same_model(state.params, parameters_of(empty_model(llm)), newest)
         return state
-    outer = outer_of(config, 1)
-    state = initial_state(initial_parameters(config, params) or params, outer)
+    seeded = parameters_of(build_model(llm, config.seed))
+    state = initial_state(initial_parameters(config, seeded) or seeded, outer_of(config, 1))
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
 
@@ -186,9 +184,8 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
 
     def score() -> LossReport:
         if tasks.tasks and job.world.size == 1:
-            whole = build_model(config.llm_config, config.seed)  # neither compiled nor sharded
-            load_parameters(whole, parameters_of(trainer.model))
-            tasks.score(whole.to(job.device))
+            params = parameters_of(trainer.model)
+            tasks.score(model_with(config.llm_config, params, job.device))  # not compiled
         return _evaluate(config, trainer.model, validation, job.world)
 
     def record(report: LossReport) -> dict[str, Any]:
