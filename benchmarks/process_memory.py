@@ -28,6 +28,7 @@ from photon.model.flops import model_cost
 KINDS = {
     "server": (b"photon\0server",),
     "node": (b"photon\0node",),
+    "worker of a node": (b"photon.runtime.worker",),
     "SuperLink": (b"flower-superlink",),
     "relay at the server": (b"flwr-serverapp",),
     "SuperNode": (b"flower-supernode",),
