@@ -20,35 +20,29 @@ from pathlib import Path
 
 from plan import measure
 from relay import children_of
+from server_memory import anonymous_megabytes
 
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
 from photon.model.flops import model_cost
 
 KINDS = {
-    "server": (b"photon\0server",),
-    "node": (b"photon\0node",),
-    "worker of a node": (b"photon.runtime.worker",),
-    "SuperLink": (b"flower-superlink",),
-    "relay at the server": (b"flwr-serverapp",),
-    "SuperNode": (b"flower-supernode",),
-    "relay at a node": (b"flwr-clientapp",),
+    "server": b"photon\0server",
+    "node": b"photon\0node",
+    "worker of a node": b"photon.runtime.worker",
+    "SuperLink": b"flower-superlink",
+    "relay at the server": b"flwr-serverapp",
+    "SuperNode": b"flower-supernode",
+    "relay at a node": b"flwr-clientapp",
 }
+"""What is in the command line of each."""
 
 
 def kind_of(pid: int) -> str | None:
     line = Path(f"/proc/{pid}/cmdline").read_bytes()
     if b"photon.runtime.guard" in line:
         return None
-    return next((kind for kind, words in KINDS.items() if all(w in line for w in words)), None)
-
-
-def anonymous(pid: int) -> float:
-    """Megabytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+    return next((kind for kind, words in KINDS.items() if words in line), None)
 
 
 class Watch:
@@ -71,7 +65,7 @@ class Watch:
                 with contextlib.suppress(OSError):
                     kind = kind_of(pid)
                     if kind is not None:
-                        self.most[kind] = max(self.most[kind], anonymous(pid))
+                        self.most[kind] = max(self.most[kind], anonymous_megabytes(pid))
             time.sleep(0.02)
 
 

@@ -11,12 +11,15 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import photon
+from photon.config import load_config
 from photon.core.tree import digest
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
-from photon.model.build import build_model, parameters_of
+from photon.model.build import build_model, model_with, parameters_of
+from photon.model.causal_lm import read_config
 from photon.model.generate import generate
 from photon.runtime import checkpoint
 from photon.runtime.exchange import export_folder, import_folder
@@ -172,6 +175,33 @@ def given(folder: Path) -> list[str]:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     loaded = transformers.AutoModelForCausalLM.from_pretrained(str(folder))
     return {f"model.{name}": value.detach() for name, value in loaded.named_parameters()}
+
+
+class Draws(TorchDispatchMode):
+    """Counts the tensors that are filled at random."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "normal" in str(func) or "uniform" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_model_that_is_only_read_draws_no_weights(folder):
+    llm = load_config(given(folder)).llm_config
+    llm = llm.model_copy(update={"model": read_config(llm.model)})
+    params, tokens = weights(folder), torch.arange(20).view(1, -1)
+    with Draws() as seeded:
+        build_model(llm, 0)
+    assert seeded.count > 0
+    with Draws() as borrowed:
+        model = model_with(llm, params).eval()
+    assert borrowed.count == 0
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model_with(llm, dict(list(params.items())[1:]))
 
 
 def test_any_model_of_transformers_trains_on(train, folder, tmp_path):

@@ -46,15 +46,19 @@ def build_model(
 
 
 def model_with(llm: LlmConfig, params: Tree, device: torch.device = CPU) -> LanguageModel:
-    """A model of these parameters, to be read: where they are on its device it has no own memory.
+    """A model of these parameters, to be read and not to be trained.
+
+    On their device our own decoder shares their memory; a model of `transformers` has a copy.
 
     Raises:
         RuntimeError: a parameter is missing, or has another shape.
     """
     if llm.model.name == "hf_causal_lm":  # its tables of positions are made with its weights
-        made = build_model(llm, 0)
-        load_parameters(made, params)
-        return made.to(device)
+        copy = HuggingFaceLM(llm, None)
+        if missing := parameters_of(copy).keys() - params.keys():
+            raise RuntimeError(f"Missing key: {min(missing)}")
+        load_parameters(copy, params)
+        return copy.to(device)
     model = empty_model(llm)
     assert isinstance(model, Decoder)
     model.load_state_dict({name: value.float() for name, value in params.items()}, assign=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
@@ -21,7 +23,7 @@ class HuggingFaceLM(nn.Module):
 
     Args:
         llm: resolved by `read_config`, so that the whole architecture is in it.
-        seed: of the new weights.
+        seed: of the new weights; None: they are not drawn, since others will take their place.
 
     Raises:
         ConfigError: transformers is missing, or the model cannot be trained here.
@@ -29,11 +31,11 @@ class HuggingFaceLM(nn.Module):
 
     takes_layout = False
 
-    def __init__(self, llm: LlmConfig, seed: int) -> None:
+    def __init__(self, llm: LlmConfig, seed: int | None) -> None:
         super().__init__()
         transformers = _transformers()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), _Undrawn() if seed is None else nullcontext():
+            torch.manual_seed(seed or 0)
             config = hf_config(llm.model)
             self.model = transformers.AutoModelForCausalLM.from_config(config).float()
         self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
@@ -95,6 +97,19 @@ class HuggingFaceLM(nn.Module):
     def compile_blocks(self) -> None:
         for block in self.blocks:
             block.compile()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new weights as their memory is: to draw them takes most of the time to make a model.
+
+    The functions go by their names, since `transformers` puts its own in place of PyTorch's.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class HuggingFaceCache:

@@ -14,7 +14,7 @@ from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
 from photon.core.tree import Tree
 from photon.errors import CheckpointError, MismatchedCheckpoint
-from photon.model.build import build_model, load_parameters
+from photon.model.build import model_with
 from photon.model.causal_lm import HuggingFaceLM, hf_config
 
 CONVERT = (
@@ -64,9 +64,8 @@ def pretrained_parameters(model: ModelConfig, name: str) -> dict[str, Tensor]:
 
 def save_pretrained(llm: LlmConfig, params: Tree, folder: Path) -> None:
     """Write config.json and safetensors as `transformers` names them itself."""
-    model = build_model(llm, 0)
+    model = model_with(llm, params)
     assert isinstance(model, HuggingFaceLM)
-    load_parameters(model, params)
     with quiet():
         model.model.save_pretrained(folder)
 

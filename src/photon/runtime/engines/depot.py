@@ -90,12 +90,11 @@ class Depot:
         if self.transport is not None:
             fetch_ticket(self.transport.locate(ticket), path)
             self.transport.withdraw(ticket)
-        elif isinstance(ticket.get("data"), Buffers):
-            writer = ChunkWriter(path, ref)
+            return open_payload(path)
+        writer = ChunkWriter(path, ref)
+        if isinstance(ticket.get("data"), Buffers):
             writer.write(0, ticket["data"].view())
-            writer.finish()
         else:
-            writer = ChunkWriter(path, ref)
             for offset in range(0, ref.size, MAX_INLINE_BYTES):
                 length = min(MAX_INLINE_BYTES, ref.size - offset)
                 piece = yield Get(digest=ref.digest, offset=offset, length=length)
@@ -103,7 +102,7 @@ class Depot:
                     raise PayloadError(f"payload {ref.digest[:12]}: a piece of another length")
                 writer.write(offset, piece.data.view())
                 del piece  # its memory, before the next one comes
-            writer.finish()
+        writer.finish()
         return open_payload(path)
 
     def close(self) -> None:

@@ -163,8 +163,10 @@ class FlowerLink:
 
     def _read_frame(self, relay: socket.socket) -> bool:
         length = frames.receive_length(relay, MAX_MESSAGE_BYTES + HEAD.size)
-        head = None if length is None else frames.read(relay, HEAD.size)
-        if length is None or head is None:
+        if length is None or length < HEAD.size:
+            return False
+        head = frames.read(relay, HEAD.size)
+        if head is None:
             return False
         kind, request, _ = HEAD.unpack(head)
         body = partial(frames.read, relay, length - HEAD.size)

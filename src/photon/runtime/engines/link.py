@@ -60,7 +60,7 @@ class Inbox:
         """Read an answer, once the one before has been dealt with."""
         self._room.acquire()
         body = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, MemoryError):
             body = read()
         self._answers.put(((name, None if body is None else Buffers(body)), True))
 
