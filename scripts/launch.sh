@@ -10,9 +10,13 @@ _photon_read() {
     shift
     while [ $# -gt 0 ]; do
         case $1 in
-            -p | --project_path | --source)
+            -p | --project_path | --source | --tokenizer | --train-tokenizer)
                 [ $# -gt 1 ] || { _photon_say "$1 needs a value"; return 2; }
-                if [ "$1" = --source ]; then PHOTON_SOURCE=$2; else PHOTON_PROJECT=$2; fi
+                case $1 in
+                    --source) PHOTON_SOURCE=$2 ;;
+                    --*tokenizer) PHOTON_EXTRA+=("$1" "$2") ;;
+                    *) PHOTON_PROJECT=$2 ;;
+                esac
                 shift ;;
             --dry-run) PHOTON_DRY=1 ;;
             -h | --help)
@@ -78,7 +82,7 @@ _photon_federate() {
     shift
     _photon_size 125m && _photon_explain || return
     if [ "$role" = node ]; then
-        _photon_run node --server "${listen/\[::\]/localhost}" --keys "$PHOTON_PROJECT/keys" --clients "$clients" \
+        _photon_run node --server "$listen" --keys "$PHOTON_PROJECT/keys" --clients "$clients" \
             "photon.saving_path=$saving" "$@" "${PHOTON_EXTRA[@]}"
         return
     fi

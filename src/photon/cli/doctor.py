@@ -37,9 +37,9 @@ def command(
     from dataclasses import asdict
 
     from photon.config import load_config
+    from photon.runtime.address import split_address
     from photon.runtime.doctor import examine
     from photon.runtime.enrolment import parse_clients
-    from photon.runtime.superlink import split_address
 
     config = load_config(overrides)
     numbers = None if clients is None else parse_clients(clients)

@@ -39,9 +39,9 @@ def command(
 
     require_flower()
     from photon.config import load_config
+    from photon.runtime.address import dialled, format_address, split_address
     from photon.runtime.enrolment import parse_clients
     from photon.runtime.federation import find_node_keys, run_node
-    from photon.runtime.superlink import split_address
 
     name = name or socket.gethostname().split(".")[0]
     host, port = split_address(server)
@@ -50,9 +50,10 @@ def command(
     numbers = parse_clients(clients)
     if insecure:
         click.echo("photon: warning: --insecure: nothing is encrypted", err=True)
-    click.echo(f"node {name} hosts clients {clients} for {host}:{port}; stop it with Ctrl-C")
+    address = format_address(dialled(host), port)
+    click.echo(f"node {name} hosts clients {clients} for {address}; stop it with Ctrl-C")
     return run_node(
-        f"{host}:{port}",
+        address,
         name,
         numbers,
         found,

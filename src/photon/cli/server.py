@@ -45,10 +45,10 @@ def command(
     from photon.config import load_config
     from photon.config.resolve import replace_keys
     from photon.report import Console, report
+    from photon.runtime.address import split_address
     from photon.runtime.experiment import train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
-    from photon.runtime.superlink import split_address
 
     config = load_config(overrides)
     config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
@@ -60,7 +60,7 @@ def command(
         )
     console = Console(progress=not as_json, quiet=as_json)
     address = split_address(listen)
-    own = own_node(host_clients, address[1], None if insecure else keys, config)
+    own = own_node(host_clients, address, None if insecure else keys, config)
     with own, live_view(console):
         engine = over_flower(*address, None if insecure else keys)
         result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)

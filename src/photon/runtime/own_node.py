@@ -11,6 +11,7 @@ from pathlib import Path
 
 from photon.config.resolve import flatten
 from photon.config.schema import Config
+from photon.runtime.address import dialled, format_address
 from photon.runtime.enrolment import REGISTER, parse_clients
 from photon.runtime.guard import Guarded
 from photon.runtime.keys import enrol, make_authority
@@ -27,20 +28,24 @@ SENT = (
 
 
 @contextmanager
-def own_node(clients: str | None, port: int, keys: Path | None, config: Config) -> Iterator[None]:
+def own_node(
+    clients: str | None, address: tuple[str, int], keys: Path | None, config: Config
+) -> Iterator[None]:
     """Run a node for these clients while the server runs; nothing if there are none.
 
     Args:
+        address: host and port that the server listens on.
         keys: folder of `photon keys`; made, and the node enrolled, where that was not done yet.
     """
     if clients is None:
         yield
         return
+    host = dialled(address[0])
     if keys is not None:
-        _require_keys(keys, parse_clients(clients))
+        _require_keys(keys, host, parse_clients(clients))
     folder = Path(config.photon.saving_path) / "nodes" / NAME
     command = [
-        sys.executable, "-m", "photon", "node", "--server", f"localhost:{port}",
+        sys.executable, "-m", "photon", "node", "--server", format_address(host, address[1]),
         "--name", NAME, "--clients", clients,
         *(["--insecure"] if keys is None else ["--keys", str(keys)]),
         f"photon.saving_path={folder}", *_own_overrides(config),
@@ -52,9 +57,10 @@ def own_node(clients: str | None, port: int, keys: Path | None, config: Config) 
         node.close()
 
 
-def _require_keys(folder: Path, clients: list[int]) -> None:
+def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
     if not (folder / REGISTER).exists():
-        make_authority(folder, [socket.gethostname(), "localhost", "127.0.0.1", "::1"])
+        hosts = (socket.gethostname(), "localhost", "127.0.0.1", "::1", host)
+        make_authority(folder, list(dict.fromkeys(hosts)))
     if not (folder / f"{NAME}.key").exists():
         enrol(folder, NAME, clients)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
+from photon.runtime.address import bound, dialled, format_address, require_free
 from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
 
@@ -60,14 +61,13 @@ def start_superlink(
     """Start a SuperLink and wait until its port answers.
 
     Raises:
-        ConfigError: the port is taken.
+        ConfigError: the port is taken, or the host is none of this machine.
         RoundFailed: it ended, or does not answer; its last line says why.
     """
-    if not _is_free(host, port):
-        raise ConfigError(f"port {port} on {host}: is taken; choose another with --listen")
+    require_free(host, port)
     command = [
         "flower-superlink",
-        "--host", host, "--port", str(port),
+        "--host", bound(host), "--port", str(port),
         "--database", str((folder / "superlink.db").resolve()),
         "--disable-runtime-dependency-installation",
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def write_connection(folder: Path, host: str, port: int, tls: Tls | None) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(
         '[superlink]\ndefault = "photon"\n\n'
-        f'[superlink.photon]\naddress = "{_reachable(host)}:{port}"\n{secure}\n'
+        f'[superlink.photon]\naddress = "{format_address(dialled(host), port)}"\n{secure}\n'
     )
 
 
@@ -203,39 +203,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
-    """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT` as host and port.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    host, separator, port = text.rpartition(":")
-    if not separator or (host.count(":") and not host.endswith("]")):
-        host, port = text, str(default_port)
-    if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise ConfigError(f"address {text!r}: give HOST:PORT")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
 def answers(host: str, port: int) -> bool:
     """Whether somebody listens there."""
     try:
-        socket.create_connection((_reachable(host).strip("[]"), port), timeout=1.0).close()
+        socket.create_connection((dialled(host), port), timeout=1.0).close()
     except OSError:
         return False
     return True

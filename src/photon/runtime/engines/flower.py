@@ -16,6 +16,7 @@ from pathlib import Path
 
 from photon.errors import RoundFailed
 from photon.runtime import frames
+from photon.runtime.address import format_address
 from photon.runtime.buffers import Buffers
 from photon.runtime.engines.link import Answer, Inbox
 from photon.runtime.enrolment import Register
@@ -114,7 +115,8 @@ class FlowerLink:
             self._superlink.close()
             raise
         threading.Thread(target=self._read, args=(self._relay,), daemon=True).start()
-        self.say(f"superlink   {self.host}:{self.port}, ready in {time.monotonic() - begun:.1f} s")
+        where = format_address(self.host, self.port)
+        self.say(f"superlink   {where}, ready in {time.monotonic() - begun:.1f} s")
 
     def _submit(self) -> socket.socket:
         """Start the relays' run, and wait until the server's relay has come.

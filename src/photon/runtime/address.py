@@ -1,0 +1,108 @@
+"""Addresses: what a user writes, what is bound for it, what a process of this machine dials."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+
+from photon.errors import ConfigError
+
+EVERYWHERE = "::"
+"""All addresses of this machine, of both families."""
+_EVERYWHERE_IPV4 = "0.0.0.0"
+
+
+def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
+    """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT` as host and port; no host: `EVERYWHERE`.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    host, separator, port = text.rpartition(":")
+    if not separator or (host.count(":") and not host.endswith("]")):
+        host, port = text, str(default_port)
+    if not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ConfigError(f"address {text!r}: give HOST:PORT")
+    return host.strip("[]") or EVERYWHERE, int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """Host and port as `split_address` reads them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def bound(host: str) -> str:
+    """The host for a listener that takes one address: `EVERYWHERE` is IPv4's where no IPv6 is."""
+    return _EVERYWHERE_IPV4 if host == EVERYWHERE and not _has_ipv6() else host
+
+
+def dialled(host: str) -> str:
+    """What reaches a listener on this host from its own machine: loopback where it is everywhere.
+
+    Loopback of the family that is bound in any case, also where `::` means IPv6 alone.
+    """
+    return {EVERYWHERE: "::1", _EVERYWHERE_IPV4: "127.0.0.1"}.get(bound(host), host)
+
+
+def listeners(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen there: on both families for `EVERYWHERE`, whatever the system makes of
+    an IPv6 socket; on each address that a name has.
+
+    Raises:
+        ConfigError: the port is taken or not allowed, or the host is none of this machine.
+    """
+    with contextlib.ExitStack() as close_on_failure:
+        found = []
+        for family, address in _to_bind(host, port):
+            listener = close_on_failure.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                listener.bind((address, port))
+                listener.listen(128)
+            except OSError as error:
+                raise ConfigError(_refusal(address, port, error)) from None
+            found.append(listener)
+        close_on_failure.pop_all()
+    return found
+
+
+def require_free(host: str, port: int) -> None:
+    """Raises:
+    ConfigError: nobody could listen there; see `listeners`.
+    """
+    for listener in listeners(host, port):
+        listener.close()
+
+
+def _to_bind(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
+    if host == EVERYWHERE:
+        ipv6 = [(socket.AF_INET6, EVERYWHERE)] if _has_ipv6() else []
+        return [*ipv6, (socket.AF_INET, _EVERYWHERE_IPV4)]
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"address {host}: is not known here ({error.strerror})") from None
+    return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
+
+
+def _refusal(address: str, port: int, error: OSError) -> str:
+    where = format_address(address, port)
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {address}: is taken; choose another with --listen"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"address {where}: is none of this machine; --listen :{port} takes all it has"
+    return f"address {where}: cannot listen there ({error.strerror}); choose another with --listen"
+
+
+def _has_ipv6() -> bool:
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
