@@ -40,8 +40,9 @@ def command(
     require_flower()
     from photon.config import load_config
     from photon.runtime.address import dialled, format_address, split_address
+    from photon.runtime.connection import find_node_keys
     from photon.runtime.enrolment import parse_clients
-    from photon.runtime.federation import find_node_keys, run_node
+    from photon.runtime.federation import run_node
 
     name = name or socket.gethostname().split(".")[0]
     host, port = split_address(server)

@@ -61,8 +61,8 @@ def command(
     console = Console(progress=not as_json, quiet=as_json)
     address = split_address(listen)
     own = own_node(host_clients, address, None if insecure else keys, config)
-    with own, live_view(console):
-        engine = over_flower(*address, None if insecure else keys)
+    with own as hint, live_view(console):
+        engine = over_flower(*address, None if insecure else keys, hint)
         result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))

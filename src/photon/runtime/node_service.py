@@ -52,6 +52,7 @@ class NodeService:
         sign: signs replies; None where there are no keys.
 
     Attributes:
+        heard: how many messages have come.
         turned_away: why the server does not want this node; None: it does, or has not said.
     """
 
@@ -71,6 +72,7 @@ class NodeService:
         self._run: HostedRun | None = None
         self._training = threading.Lock()
         self._stopped = threading.Event()
+        self.heard = 0
         self.turned_away: str | None = None
 
     def serve(self, should_stop: Callable[[], bool]) -> None:
@@ -150,6 +152,7 @@ class NodeService:
             try:
                 message = frames.receive_bytes(connection, MAX_MESSAGE_BYTES)
                 if message is not None:
+                    self.heard += 1
                     frames.send_bytes(connection, *self.answer(Buffers(message)).parts)
             except (OSError, ValueError):
                 return  # whoever asked is gone; what was trained is kept

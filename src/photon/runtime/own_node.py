@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from photon.config.resolve import flatten
 from photon.config.schema import Config
+from photon.errors import RoundFailed
 from photon.runtime.address import dialled, format_address
 from photon.runtime.enrolment import REGISTER, parse_clients
 from photon.runtime.guard import Guarded
 from photon.runtime.keys import enrol, make_authority
+from photon.runtime.superlink import last_line
 
 NAME = "local"
 SENT = (
@@ -30,15 +32,18 @@ SENT = (
 @contextmanager
 def own_node(
     clients: str | None, address: tuple[str, int], keys: Path | None, config: Config
-) -> Iterator[None]:
+) -> Iterator[Callable[[], str]]:
     """Run a node for these clients while the server runs; nothing if there are none.
 
     Args:
         address: host and port that the server listens on.
         keys: folder of `photon keys`; made, and the node enrolled, where that was not done yet.
+
+    Yields:
+        What the node says of itself, for a server that waits; raises `RoundFailed` if it has ended.
     """
     if clients is None:
-        yield
+        yield str
         return
     host = dialled(address[0])
     if keys is not None:
@@ -50,9 +55,16 @@ def own_node(
         *(["--insecure"] if keys is None else ["--keys", str(keys)]),
         f"photon.saving_path={folder}", *_own_overrides(config),
     ]  # fmt: skip
-    node = Guarded(command, folder / "node.log", os.environ)
+    log = folder / "node.log"
+    node = Guarded(command, log, os.environ)
+
+    def state() -> str:
+        if node.returncode is None:
+            return f"; the log of node {NAME} is {log}"
+        raise RoundFailed(f"node {NAME} has ended: {last_line(log)}")
+
     try:
-        yield
+        yield state
     finally:
         node.close()
 

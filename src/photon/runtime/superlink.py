@@ -20,6 +20,13 @@ from photon.runtime.guard import Guarded
 READY_SECONDS = 90.0
 SUBMIT_SECONDS = 120.0
 ERROR_SECONDS = 10.0
+KEPT_OUTPUT = 10_000
+UNKNOWN_KEY = ("Failed to activate SuperNode", "Failed to register SuperNode", "401 Unauthorized")
+UNKNOWN_KEY_TEXT = (
+    "it does not know this node's key: enrol the node there (photon keys add), copy the new key "
+    "here and restart the server; or another process runs with this key"
+)
+"""What a SuperNode says where its key is not registered, and what that means."""
 APP = Path(__file__).parent / "flower_app"
 
 
@@ -141,6 +148,7 @@ class SuperNode:
     ) -> None:
         self._log = folder / "supernode.log"
         self._failed_at: float | None = None
+        self._output = ""
         self._read = self._log.stat().st_size if self._log.exists() else 0
         command = [
             "flower-supernode", "--superlink", server, "--port", str(free_port()),
@@ -160,16 +168,31 @@ class SuperNode:
         """
         if self._process.returncode is not None:
             return False
-        if self._failed_at is None and self._has_new_error():
+        if self._failed_at is None and "ERROR" in self._new_output():
             self._failed_at = time.monotonic()
         return self._failed_at is None or time.monotonic() - self._failed_at < ERROR_SECONDS
 
-    def _has_new_error(self) -> bool:
+    def has_lost_server(self) -> bool:
+        """Whether the newest it has said is that it tries again to connect."""
+        return "retrying" in self._output.rstrip().rpartition("\n")[2]
+
+    def trouble(self) -> str:
+        """Why it has ended, in a line."""
+        self._new_output()
+        if any(word in self._output for word in UNKNOWN_KEY):
+            return UNKNOWN_KEY_TEXT
+        _, found, rest = self._output.rpartition("Exit Code:")
+        lines = [line.strip() for line in rest.splitlines() if line.strip()]
+        return f"{lines[min(2, len(lines) - 1)]} ({self._log})" if found else last_line(self._log)
+
+    def _new_output(self) -> str:
         with open(self._log, "rb") as log:
             log.seek(self._read)
             new = log.read()
         self._read += len(new)
-        return b"ERROR" in new
+        text = re.sub(r"\x1b\[[0-9;]*m", "", new.decode(errors="replace"))
+        self._output = (self._output + text)[-KEPT_OUTPUT:]
+        return text
 
     def close(self) -> None:
         self._process.close()

@@ -18,6 +18,8 @@ from photon.runtime.engines.depot import Depot, Publication
 from photon.runtime.engines.errand import Conversation, Outcome, converse
 from photon.runtime.engines.link import Link
 from photon.runtime.engines.roster import Roster
+from photon.runtime.enrolment import format_clients
+from photon.runtime.waiting import Waiting
 from photon.runtime.wire import Cancel, Train, pack_request
 
 MAX_ATTEMPTS = 3
@@ -64,6 +66,7 @@ class RemoteEngine:
         config: resolved; it travels to the nodes.
         data: what their data must agree with.
         say: takes lines for the user.
+        hint: says more of what is awaited, as of a node on this machine.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class RemoteEngine:
         roster: Roster,
         depot: Depot,
         say: Callable[[str], None],
+        hint: Callable[[], str] = str,
     ) -> None:
         self.config, self.data, self.say = config, data, say
         self.link, self.roster, self.depot = link, roster, depot
+        self._waiting, self._hint = Waiting(say), hint
         self.faults: dict[int, str] = {}
         self._durations: list[float] = []
         self._all_came = False
@@ -98,7 +103,9 @@ class RemoteEngine:
             nodes = len(self.roster.members)
             if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
                 self._all_came = True
+                self._waiting.is_over()
                 return here
+            self._waiting.tell(self._awaited(nodes, len(here)))
             if time.monotonic() > deadline:
                 raise RoundFailed(
                     f"{nodes} nodes with {len(here)} clients are here after "
@@ -106,6 +113,16 @@ class RemoteEngine:
                     f"(photon.n_nodes) and {needed} clients (fl.quorum) are needed"
                 )
         return []
+
+    def _awaited(self, nodes: int, clients: int) -> str:
+        absent = [f"{name} (clients {format_clients(its)})"
+                  for name, its in self.roster.absent().items()]  # fmt: skip
+        return (
+            f"for nodes: {nodes} here of {self.config.photon.n_nodes} (photon.n_nodes), with "
+            f"{clients} clients of {self.config.fl.needed} (fl.quorum)"
+            + (f"; not here: {', '.join(absent)}" if absent else "")
+            + self._hint()
+        )
 
     def _free(self) -> list[int]:
         """Clients that may be asked: not those who are still at an earlier round, nor, while there
@@ -127,12 +144,23 @@ class RemoteEngine:
         publication = self.depot.publish(plan, state)
         while not current.is_done and not self._is_over(current) and not should_stop():
             self._hand_out(current, publication)
+            self._tell_idle(current)
             yield from self._listen(current)
             yield from self._take_late()
         for client in set(plan.cohort) - current.arrived - current.reasons.keys():
             current.reasons[client] = "late"
         self._late |= current.errands
         self._give_up(plan.round)
+
+    def _tell_idle(self, current: _OpenRound) -> None:
+        """A round in which nobody trains, for want of nodes, is a wait like any other."""
+        if current.errands or not current.waiting:
+            self._waiting.is_over()
+            return
+        clients = format_clients(current.waiting)
+        self._waiting.tell(
+            f"in round {current.plan.round} for a node with clients {clients}{self._hint()}"
+        )
 
     def close(self) -> None:
         self._cancel(list(self._late))

@@ -80,6 +80,12 @@ class Roster:
                 self.link.send(address, pack_request(TurnedAway(reason=str(error))))
         return True
 
+    def absent(self) -> dict[str, list[int]]:
+        """Enrolled nodes that are not here, with their clients; none are known without keys."""
+        here = {member.name for member in self.members.values()}
+        enrolled = self.register.nodes or {}
+        return {name: node.clients for name, node in enrolled.items() if name not in here}
+
     def lost(self, address: str) -> None:
         """Ask a node again who it is, since it went away in the middle of something."""
         self.members.pop(address, None)

@@ -1,0 +1,55 @@
+"""Waiting is never silent: what is awaited is said at once, again every ten seconds, then rarer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SHORTEST, LONGEST = 10.0, 600.0
+
+
+def next_word(waited: float) -> float:
+    """After how many seconds of waiting to speak again, having spoken after `waited` of them.
+
+    Every ten seconds in the first half minute, every third of the time so far after that, every ten
+    minutes in the end.
+    """
+    return waited + min(max(SHORTEST, waited / 3), LONGEST)
+
+
+class Waiting:
+    """Tells what is awaited, and since when.
+
+    Args:
+        say: takes lines for the user.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.say, self._clock = say, clock
+        self._since: float | None = None
+        self._said, self._due = "", 0.0
+
+    def tell(self, text: str) -> None:
+        """It is still awaited: said if that is due, or if there is something else to say."""
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        waited = now - self._since
+        if text == self._said and waited < self._due:
+            return
+        self._said, self._due = text, next_word(waited)
+        self.say(f"waiting     {text}{f'; {_duration(waited)} so far' if waited >= 1 else ''}")
+
+    def is_over(self) -> None:
+        """It has come; the next wait begins anew."""
+        self._since, self._said = None, ""
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
