@@ -258,6 +258,22 @@ def test_empty_documents_and_copies_are_counted(prepare, tmp_path):
     assert (totals["empty"], totals["copies"], totals["written"]) == (2, 0, 85)
 
 
+def test_text_files_beside_records_are_read_too(prepare, tmp_path):
+    draw = random.Random(7)
+    texts = [f"{i} {sentence(draw)}" for i in range(60)]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", texts[:20])
+    for i, text in enumerate(texts[20:]):
+        (folder / f"{i}.TXT").write_text(text)
+    (folder / "notes.pdf").write_bytes(b"")
+    for shuffled in (1000, 25):  # all known, and as a stream
+        manifest = prepare(folder, f"out{shuffled}", validation_fraction=0.2,
+                           shuffle_documents=shuffled)  # fmt: skip
+        assert manifest["totals"]["text_bytes"] == sum(map(len, texts))
+        assert manifest["left_out"] == {"of another kind": {"files": 1, "names": ["notes.pdf"]}}
+
+
 def test_equal_texts_of_a_stream_share_a_place(prepare, tmp_path):
     draw = random.Random(3)
     texts = [sentence(draw) for _ in range(60)] * 3

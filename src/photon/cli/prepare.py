@@ -127,6 +127,22 @@ def _default_folder(config: Config) -> Path:
     return Path(root) / f"c{clients}" / (config.dataset.prepare.name or "text")
 
 
+def _files(data: dict[str, Any]) -> list[str]:
+    """What became of the files below a local source."""
+    from photon.data.listing import phrases
+
+    files = data["files"]
+    if not files or files[0]["bytes"] is None:
+        return []
+    copies = sum("copy" in file for file in files)
+    opened = sum("sha256" in file for file in files) - copies
+    left_out = "; ".join(phrases(data.get("left_out", {})))
+    return [
+        f"files       {len(files):,} = {opened:,} read + {copies:,} copies + "
+        f"{len(files) - opened - copies:,} not needed; left out: {left_out or 'none'}"
+    ]
+
+
 def _summary(data: dict[str, Any]) -> list[str]:
     """What became of the text, so that it adds up."""
     from photon.data.manifest import clients_of
@@ -134,6 +150,7 @@ def _summary(data: dict[str, Any]) -> list[str]:
 
     t = data["totals"]
     return [
+        *_files(data),
         f"documents   {t['documents']:,} read = {t['written']:,} written + {t['empty']:,} empty + "
         f"{t['skipped']:,} beyond full parts; {t['copies']:,} copies left out before",
         f"tokens      {t['text_tokens']:,} = {t['tokens']:,} targets in {t['rows']:,} rows + "
