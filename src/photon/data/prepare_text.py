@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from photon.config.prepare import PrepareConfig
 from photon.data.assemble import Inputs, Plan, Say, assemble
+from photon.data.corpus import Document
 from photon.data.encode import Encoder, separated
 from photon.data.hub import HubSource, has_split
 from photon.data.listing import LeftOut, SourceFile, by_reason, find_files
@@ -20,7 +22,7 @@ from photon.data.partition import (
     Rule,
     Sized,
     apportion,
-    partition_documents,
+    partition_stretches,
     source_shares,
 )
 from photon.data.pipeline import Layout, Phase, Progress
@@ -169,11 +171,7 @@ class _Work:
         different, copies = without_copies(files)
         say(f"source      {len(files)} documents, {len(copies)} copies left out")
         source = LocalSource(different, self.columns, copies)
-        partition = partition_documents(
-            different, self.rule, validation_fraction=self.keys.validation_fraction
-        )
-        files_read = range(source.num_files())
-        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1], files_read)
+        route = self._dealt(different, lambda i: next(source.documents(i, 0))[1], source)
         return self._plan([Phase(route)], len(copies), say, [source])
 
     def _small(self, source: LocalSource) -> tuple[list[Phase], int] | None:
@@ -182,11 +180,21 @@ class _Work:
         if documents is None:
             return None
         different = list({text_digest(d.text): d for d in reversed(documents)}.values())[::-1]
-        partition = partition_documents(
-            different, self.rule, validation_fraction=self.keys.validation_fraction
-        )
-        route = ListedRoute(partition, different.__getitem__, range(source.num_files()))
+        route = self._dealt(different, different.__getitem__, source)
         return [Phase(route)], len(documents) - len(different)
+
+    def _dealt(
+        self, documents: Sequence[Sized], load: Callable[[int], Document], source: LocalSource
+    ) -> ListedRoute:
+        stretches, partition = partition_stretches(
+            documents, self.rule, validation_fraction=self.keys.validation_fraction
+        )
+        whole = lru_cache(maxsize=1)(load)  # neighbouring stretches may be of the same document
+
+        def load_stretch(number: int) -> Document:
+            return stretches[number].of(whole(stretches[number].index))
+
+        return ListedRoute(partition, load_stretch, range(source.num_files()))
 
     def _streamed(
         self, train: Source, validation: Source | None, sizes: dict[str, int] | None
