@@ -80,6 +80,7 @@ def workplace(tmp_path, monkeypatch):
         for file in (library / source).glob("*.py"):
             shutil.copyfile(file, tmp_path / "texts" / source / f"{file.stem}.txt")
     shutil.copyfile(library / "this.py", tmp_path / "book.txt")
+    shutil.copyfile(library / "argparse.py", tmp_path / "play.txt")
     return tmp_path
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from photon.data.partition import (
     Rule,
     apportion,
     partition_documents,
+    partition_stretches,
     source_shares,
 )
 from photon.data.routing import text_digest
@@ -58,6 +61,55 @@ def test_a_dirichlet_draw_that_leaves_a_client_empty_is_drawn_anew():
     for seed in range(20):
         sizes = sizes_of(documents(300, sources=2), Rule("dirichlet", 4, seed, alpha=0.2))
         assert min(sizes) >= 2
+
+
+def sized(sizes, sources: int = 5) -> list[Document]:
+    return [Document(f"d{i}", f"s{i % sources}", "x" * n) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("by", ["iid", "source", "size", "dirichlet"])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_held_out_is_the_fraction_of_every_client(by, seed):
+    """Whatever the sizes are; every character of every document is in exactly one stretch."""
+    draw = np.random.default_rng(seed)
+    count, clients = int(draw.integers(1, 60)), int(draw.integers(1, 9))
+    docs = sized(draw.lognormal(9, draw.uniform(0, 2), count).astype(int) + 2000)
+    rule = Rule(by, clients, seed, alpha=5.0, exponent=0.5)
+    stretches, part = partition_stretches(docs, rule, validation_fraction=0.05)
+    assert part.validation == tuple(range(len(part.validation)))
+    texts = [stretch.of(docs[stretch.index]) for stretch in stretches]
+    size = [len(text.text) for text in texts]
+    assert sum(not text.continued for text in texts) == count
+    assert sum(size[i] for i in part.validation) == pytest.approx(
+        0.05 * sum(d.size for d in docs), rel=0.2
+    )
+    for train, own in zip(part.train, part.held_out, strict=True):
+        held = sum(size[i] for i in own)
+        assert held == pytest.approx(0.05 * (held + sum(size[i] for i in train)), rel=0.2)
+    spans = {(s.index, s.begin.share, s.end.share) for s in stretches}
+    assert len(spans) == len(stretches)
+    for index, document in enumerate(docs):
+        own = sorted(span[1:] for span in spans if span[0] == index)
+        assert own[0][0] == 0.0
+        assert own[-1][1] == 1.0
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(own))
+        assert sum(t.size for s, t in zip(stretches, texts, strict=True) if s.index == index) == (
+            document.size
+        )
+
+
+def test_short_documents_that_are_many_stay_whole():
+    stretches, _ = partition_stretches(sized([300] * 2000), Rule("iid", 4, 1),
+                                       validation_fraction=0.05)  # fmt: skip
+    assert len(stretches) == 2000
+
+
+def test_the_common_set_leaves_something_of_every_source():
+    docs = sized([500] * 30, sources=30)
+    stretches, part = partition_stretches(docs, Rule("source", 30, 1), validation_fraction=0.05)
+    for client, train in enumerate(part.train):
+        sources = sorted({d.source for d in docs})
+        assert {stretches[i].source for i in train} == {sources[client]}
 
 
 def placed(rule, docs, **keys):

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from photon.data.part import read_digests
 from photon.data.prepare_text import prepare_text
 from photon.data.routing import text_digest
 from photon.data.shards import Rows, read_manifest
+from photon.data.summary import held_out_lines
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import DataError, StorageError
 
@@ -253,9 +255,26 @@ def test_empty_documents_and_copies_are_counted(prepare, tmp_path):
     texts = [sentence(draw) for _ in range(80)]
     source = write_lines(tmp_path / "a.jsonl", [*texts, "", "  \n", *texts[:5]])
     totals = prepare(source, validation_fraction=0.1, shuffle_documents=1000)["totals"]
-    assert (totals["empty"], totals["copies"], totals["written"]) == (2, 5, 80)
+    assert (totals["empty"], totals["copies"], totals["documents"]) == (2, 5, 82)
+    assert totals["documents"] + totals["stretches"] == totals["written"] + 2
     totals = prepare(source, "stream", validation_fraction=0.2)["totals"]  # four blocks
     assert (totals["empty"], totals["copies"], totals["written"]) == (2, 0, 85)
+
+
+def test_text_files_beside_records_are_read_too(prepare, tmp_path):
+    draw = random.Random(7)
+    texts = [f"{i} {sentence(draw)}" for i in range(60)]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", texts[:20])
+    for i, text in enumerate(texts[20:]):
+        (folder / f"{i}.TXT").write_text(text)
+    (folder / "notes.pdf").write_bytes(b"")
+    for shuffled in (1000, 25):  # all known, and as a stream
+        manifest = prepare(folder, f"out{shuffled}", validation_fraction=0.2,
+                           shuffle_documents=shuffled)  # fmt: skip
+        assert manifest["totals"]["text_bytes"] == sum(map(len, texts))
+        assert manifest["left_out"] == {"of another kind": {"files": 1, "names": ["notes.pdf"]}}
 
 
 def test_equal_texts_of_a_stream_share_a_place(prepare, tmp_path):
@@ -273,10 +292,107 @@ def test_one_document_longer_than_everything(prepare, tmp_path):
     texts = [sentence(draw) for _ in range(80)]
     texts[40] = " ".join(sentence(draw) for _ in range(3000))
     manifest = prepare(write_lines(tmp_path / "a.jsonl", texts), validation_fraction=0.2)
-    assert manifest["totals"]["written"] == 80
-    assert manifest["totals"]["text_bytes"] == sum(map(len, texts))
-    with pytest.raises(DataError, match="too small for 2 clients"):
-        prepare(write_lines(tmp_path / "b.jsonl", texts[40:41]), "alone")
+    totals = manifest["totals"]
+    assert (totals["documents"], totals["stretches"], totals["written"]) == (80, 2, 82)
+    assert totals["text_bytes"] == sum(map(len, texts))
+
+
+def text_of(root: Path, name: str, tokenizer: str) -> str:
+    """All text of a folder but for what its last row leaves over, without separators."""
+    rows = Rows(root / name).read(np.arange(len(Rows(root / name))))
+    stream = [int(rows[0, 0]), *rows[:, 1:].flatten().tolist()]
+    return load_tokenizer(Path(tokenizer)).decode(
+        [t for t in stream if t], skip_special_tokens=False
+    )
+
+
+def held_out_shares(root: Path) -> dict[str, float]:
+    """Share of validation in the tokens of each client, and in those of all."""
+    tokens = {name: part["text_tokens"] for name, part in parts_of(root).items()}
+    clients = sorted({name.split("/")[0] for name in tokens if "/" in name})
+    shares = {"all": tokens["validation"] / sum(tokens.values())}
+    for client in clients:
+        own = tokens[f"{client}/validation"]
+        shares[client] = own / (own + tokens[f"{client}/train"])
+    return shares
+
+
+@pytest.mark.parametrize("partition", ["iid", "source", "size", "dirichlet"])
+def test_one_text_file_is_enough_for_several_clients(prepare, tmp_path, tokenizer, partition):
+    draw = random.Random(8)
+    text = "\n\n".join(f"{i:05d} {sentence(draw)}" for i in range(1500))
+    (tmp_path / "play.txt").write_text(text)
+    keys = {"partition": partition, "size_exponent": 0.5, "alpha": 5.0}
+    totals = prepare(tmp_path / "play.txt", clients=4, **keys)["totals"]
+    assert (totals["documents"], totals["stretches"]) == (1, 8)
+    assert totals["text_bytes"] == len(text)
+    assert held_out_shares(tmp_path / "out") == pytest.approx(
+        dict.fromkeys(["all", *(f"client_{c}" for c in range(4))], 0.05), rel=0.2
+    )
+    marks = set(range(1500))
+    for name in parts_of(tmp_path / "out"):
+        found = text_of(tmp_path / "out", name, tokenizer)
+        numbers = [int(number) for number in re.findall(r"\b\d{5}\b", found)]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))  # contiguous
+        assert found.startswith(f"{numbers[0]:05d} ")  # cut at a paragraph
+        assert marks >= set(numbers)
+        marks -= set(numbers)  # in no other part
+    assert len(marks) <= 9  # in the tails of the last rows
+
+
+def test_an_author_of_one_book_can_be_a_client(prepare, tmp_path):
+    draw = random.Random(9)
+    for author in range(20):
+        folder = tmp_path / "books" / f"author{author:02d}"
+        folder.mkdir(parents=True)
+        lines = [sentence(draw) for _ in range(int(draw.lognormvariate(6, 1)) + 40)]
+        (folder / "book.md").write_text("\n".join(lines))
+    prepare(tmp_path / "books", clients=20, partition="source")
+    shares = held_out_shares(tmp_path / "out")
+    assert shares == pytest.approx(dict.fromkeys(shares, 0.05), rel=0.2)
+    for client in range(20):
+        for part in ("train", "validation"):
+            manifest = read_manifest(tmp_path / "out" / f"client_{client}/{part}")
+            assert manifest["sources"] == [f"author{client:02d}"]
+    common, each = held_out_lines(tmp_path / "out")
+    assert re.match(
+        r"common: [\d,]+ tokens, [45]\.\d % of all, from author00, author01, author02 and 17 more",
+        common,
+    )
+    assert re.match(r"clients 0-19: 4\.\d to 5\.\d % of each one's tokens", each)
+
+
+def test_what_was_held_out_of_whom_is_told(prepare, tmp_path):
+    draw = random.Random(11)
+    (tmp_path / "texts").mkdir()
+    for i in range(6):  # the common set takes one whole, and with it all there is of its source
+        (tmp_path / "texts" / f"text{i}.txt").write_text(sentence(draw) * 6)
+    prepare(tmp_path / "texts", validation_fraction=0.17)
+    lines = held_out_lines(tmp_path / "out")
+    assert [line.split(":")[0] for line in lines[:3]] == ["common", "client 0", "client 1"]
+    common = re.search(r"from (text\d)", lines[0])
+    assert common is not None
+    gone = [line for line in lines[3:] if common[1] in line]
+    assert gone == [f"no training text is left of 1 source: {common[1]}"]
+
+
+def test_long_documents_of_a_stream_give_their_ends(prepare, tmp_path):
+    """Every document is its stretches put together, all of one client but the common end."""
+    draw = random.Random(10)
+    texts = [f"<{i}> " + " ".join(sentence(draw) for _ in range(300)) for i in range(24)]
+    prepare(write_lines(tmp_path / "a.jsonl", texts), shuffle_documents=10)
+    shares = held_out_shares(tmp_path / "out")
+    assert shares == pytest.approx(dict.fromkeys(shares, 0.05), rel=0.2)
+    documents = {n: part["documents"] for n, part in parts_of(tmp_path / "out").items()}
+    for client in ("client_0", "client_1"):
+        assert documents[f"{client}/train"] == documents[f"{client}/validation"]
+    assert documents["validation"] == 24
+
+
+def test_too_little_text_for_the_clients_is_named(prepare, tmp_path):
+    (tmp_path / "a.txt").write_text("much too little")
+    with pytest.raises(DataError, match="the text is too small for 2 clients"):
+        prepare(tmp_path / "a.txt")
 
 
 def test_without_wrap_rows_stay_within_a_document(prepare, c4, tmp_path, tokenizer):

@@ -9,11 +9,18 @@ import pytest
 import zstandard
 
 from photon.data.hub import HubSource, has_split
+from photon.data.listing import LeftOut, by_reason, find_files, phrases
 from photon.data.readers import Columns
-from photon.data.sources import LocalSource, by_split, changed_file, list_files, without_copies
+from photon.data.sources import LocalSource, by_split, changed_file, without_copies
 from photon.errors import DataError
 
 TEXT = Columns()
+
+
+def list_files(root):
+    return find_files(root)[0]
+
+
 RECORDS = [{"text": f"text {i} ünï", "language": "en" if i % 2 else "de"} for i in range(7)]
 LINES = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS).encode()
 
@@ -77,8 +84,87 @@ def test_text_files_are_documents_and_folders_sources(tmp_path):
         ("austen.v2.md", "austen", "Emma"),
         ("poe/raven.txt", "poe", "Nevermore"),
     ]
-    write_jsonl(tmp_path / "a.jsonl")
-    assert [file.name for file in list_files(tmp_path)] == ["a.jsonl"]  # the README beside it not
+
+
+def test_every_file_is_read_or_left_out_with_a_reason(tmp_path):
+    """The names on both lists together are those of an independent walk."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "sub", root / ".git", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+    for name in ("A.TXT", "b.Md", "sub/c.txt", "README.md", "sub/image.png", ".git/x.txt", ".h.md"):
+        (root / name).write_text(name)
+    (elsewhere / "deep/d.txt").write_text("d")
+    write_jsonl(root / "e.JSONL")
+    write_gzip(root / "f.json.GZ")
+    with gzip.open(root / "g.txt.gz", "wb") as file:
+        file.write(b"packed")
+    (root / "link").symlink_to(elsewhere)
+    (root / "a-link").symlink_to(root / "sub")  # read where it really is
+    (elsewhere / "deep/circle").symlink_to(root)
+    (root / "again.txt").symlink_to(root / "A.TXT")
+    (root / "broken.txt").symlink_to(tmp_path / "none")
+    files, left_out = find_files(root)
+    assert [file.name for file in files] == [
+        "A.TXT", "b.Md", "e.JSONL", "f.json.GZ", "g.txt.gz", "link/deep/d.txt", "sub/c.txt"
+    ]  # fmt: skip
+    assert {one.name: one.reason for one in left_out} == {
+        "README.md": "about the records beside it",
+        "sub/image.png": "of another kind",
+        ".git/x.txt": "hidden",
+        ".h.md": "hidden",
+        "a-link": "linked to what is read already",
+        "link/deep/circle": "linked to what is read already",
+        "again.txt": "linked to what is read already",
+        "broken.txt": "linked to nothing",
+    }
+    texts = [document.text for _, document in read(root)]
+    assert texts == ["A.TXT", "b.Md", *[r["text"] for r in RECORDS] * 2, "packed", "d", "sub/c.txt"]
+
+
+def test_what_is_left_out_is_told_by_reason(tmp_path):
+    left_out = [LeftOut(f"{i}.png", "of another kind") for i in range(1005)]
+    assert phrases(by_reason([LeftOut(".a", "hidden"), *left_out])) == [
+        "1 hidden (.a)",
+        "1,005 of another kind (0.png, 1.png, 10.png and 1002 more)",
+    ]
+
+
+def test_json_is_read_as_datasets_reads_it(tmp_path):
+    """A byte-order mark, one array over several lines, null for no text."""
+    mark = b"\xef\xbb\xbf"
+    values = [*RECORDS, {"text": None}, {"text": float("nan")}]
+    array = json.dumps(values, indent=1).encode()
+    lines = "".join(json.dumps(value) + "\n" for value in values).encode()
+    for name, data in {
+        "a.json": array, "b.json": mark + b"\n \n" + array, "c.json": lines,
+        "d.jsonl": mark + lines, "e.jsonl.gz": gzip.compress(mark + lines),
+    }.items():  # fmt: skip
+        for start in (0, 3):
+            (tmp_path / "s").mkdir(exist_ok=True)
+            path = tmp_path / "s" / name
+            path.write_bytes(data)
+            found = read(path, start=start)
+            assert [d.text for _, d in found] == [r["text"] for r in RECORDS[start:]] + ["", ""]
+            assert [place for place, _ in found] == list(range(start + 1, 10))
+    (tmp_path / "f.txt").write_bytes(mark + b"text")
+    assert read(tmp_path / "f.txt")[0][1].text == "text"
+
+
+def test_half_a_surrogate_pair_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b \\ud83d\\ude00"}\n')
+    assert read(tmp_path)[0][1].text == "a \ufffd b \U0001f600"
+
+
+def test_only_the_wanted_columns_of_a_parquet_file_are_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "text": ["one", None],
+        "far": pyarrow.array([2**60, 1], pyarrow.timestamp("us")),
+        "zone": pyarrow.array([1, 2], pyarrow.timestamp("us", tz="Mars/Olympus")),
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert [d.text for _, d in read(tmp_path)] == ["one", ""]
 
 
 def test_files_named_validation_are_for_validation(tmp_path):
@@ -102,6 +188,9 @@ def test_files_named_validation_are_for_validation(tmp_path):
             r"a\.jsonl:1: no column 'text'; there are body, id; set dataset\.prepare\.text_column",
         ),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl: no UTF-8 at byte 24"),
+        ("a.json", b"[1]", r"a\.json:1: is no JSON object"),
+        ("a.json", b'[{"text": "x"},', r"a\.json: broken JSON"),
+        ("a.json", b'{"x": ' + b"[" * 100_000, r"a\.json:1: JSON that is nested too deep"),
         ("a.txt", b"abc\xfe", r"a\.txt: no UTF-8 at byte 3"),
         ("a.json.gz", b"no gzip", r"a\.json\.gz: damaged or cut off"),
         ("a.json.gz", gzip.compress(LINES * 50)[:-20], r"a\.json\.gz: damaged or cut off"),

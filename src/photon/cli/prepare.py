@@ -116,7 +116,7 @@ def _prepare(config: Config, out: Path | None) -> None:
             )
         else:
             data = prepare_text(out, keys, clients, length, click.echo, report)
-    click.echo("\n".join(_summary(data)))
+    click.echo("\n".join(_summary(data, out)))
     click.echo(f"folder      {out}")
 
 
@@ -127,18 +127,39 @@ def _default_folder(config: Config) -> Path:
     return Path(root) / f"c{clients}" / (config.dataset.prepare.name or "text")
 
 
-def _summary(data: dict[str, Any]) -> list[str]:
+def _files(data: dict[str, Any]) -> list[str]:
+    """What became of the files below a local source."""
+    from photon.data.listing import phrases
+
+    files = data["files"]
+    if not files or files[0]["bytes"] is None:
+        return []
+    copies = sum("copy" in file for file in files)
+    opened = sum("sha256" in file for file in files) - copies
+    left_out = "; ".join(phrases(data.get("left_out", {})))
+    return [
+        f"files       {len(files):,} = {opened:,} read + {copies:,} copies + "
+        f"{len(files) - opened - copies:,} not needed; left out: {left_out or 'none'}"
+    ]
+
+
+def _summary(data: dict[str, Any], out: Path) -> list[str]:
     """What became of the text, so that it adds up."""
     from photon.data.manifest import clients_of
+    from photon.data.summary import held_out_lines
     from photon.runtime.enrolment import format_clients
 
     t = data["totals"]
+    cut = f" + {t['stretches']:,} by cutting long ones" if t.get("stretches") else ""
     return [
-        f"documents   {t['documents']:,} read = {t['written']:,} written + {t['empty']:,} empty + "
+        *_files(data),
+        f"documents   {t['documents']:,} read{cut} = {t['written']:,} written + "
+        f"{t['empty']:,} empty + "
         f"{t['skipped']:,} beyond full parts; {t['copies']:,} copies left out before",
         f"tokens      {t['text_tokens']:,} = {t['tokens']:,} targets in {t['rows']:,} rows + "
         f"{t['first_tokens']:,} first + {t['remainder_tokens']:,} left over; "
         f"{t['cut_tokens']:,} cut at full parts",
+        *(f"validation  {line}" for line in held_out_lines(out)),
         f"prepared    {data['train_tokens']:,} training tokens for "
         f"clients {format_clients(clients_of(data))}, digest {data['digest']}",
     ]

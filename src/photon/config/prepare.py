@@ -14,8 +14,8 @@ class PrepareConfig(Section):
 
     source: str | None = Field(
         default=None,
-        description="file or folder (.jsonl, .json, .gz, .zst, .parquet, .txt, .md) or the name of "
-        "a Hugging Face dataset; null: the embedded corpus",
+        description="file or folder (.jsonl, .json, .parquet, .txt, .md; also .gz, .zst) or the name "
+        "of a Hugging Face dataset; null: the embedded corpus",
     )
     name: str | None = Field(
         default=None, description="configuration of a Hugging Face dataset; of C4 the language"
@@ -65,8 +65,8 @@ class PrepareConfig(Section):
         default=0.05,
         gt=0,
         lt=0.5,
-        description="documents of the common validation set, and of each client's own, where the "
-        "source has no validation split",
+        description="share of the text for the common validation set, and of each client's for its "
+        "own, where the source has no validation split; long documents give their ends",
     )
     shuffle_documents: int = Field(
         default=10_000, ge=1, description="documents of a stream that are shuffled together"

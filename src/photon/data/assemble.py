@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Plan:
         make_encoder: from the tokenizer.
         describe_files: the source's files as the manifest names them, from where phases ended.
         copies: documents left out because their text is another's.
+        left_out: files of the source that are not read, by reason.
     """
 
     layout: Layout
@@ -72,6 +73,7 @@ class Plan:
     make_encoder: Callable[[Path], Encoder]
     describe_files: Callable[[Sequence[Position | None]], list[dict[str, Any]]] = lambda ends: []
     copies: int = 0
+    left_out: Mapping[str, Any] = field(default_factory=dict)
 
 
 def assemble(
@@ -164,6 +166,7 @@ def _make(
         "settings": {"vocab_size": size, **inputs.settings},
         "tokenizer": digest,
         "files": files,
+        "left_out": dict(plan.left_out),
         "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},
         "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
         "digest": _digest(parts),

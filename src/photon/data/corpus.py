@@ -13,11 +13,16 @@ _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: a stable name, the source it comes from, and its text."""
+    """One document: a stable name, the source it comes from, and its text.
+
+    Attributes:
+        continued: it is a part of a longer document whose beginning is elsewhere.
+    """
 
     name: str
     source: str
     text: str
+    continued: bool = False
 
     @property
     def size(self) -> int:

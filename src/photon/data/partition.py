@@ -1,7 +1,8 @@
 """Which document goes to which client: pure functions of names and seeds.
 
-Documents that are listed beforehand are dealt out exactly (`partition_documents`); those of a
-stream are placed one by one (`Placement`), by a hash of their text, so that equal texts always
+Documents that are listed beforehand are dealt out exactly: whole and by their number
+(`partition_documents`), or by their size, cut where that is needed (`partition_stretches`). Those
+of a stream are placed one by one (`Placement`), by a hash of their text, so that equal texts always
 share a place and no client sees another's, or held-out, text.
 """
 
@@ -15,6 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from photon.core.seeds import derive_seed
+from photon.data.corpus import Document
+from photon.data.stretches import STRETCH, Stretch, cut_to_shares, hold_out
 from photon.errors import DataError
 
 VALIDATION = "validation"
@@ -109,12 +112,60 @@ def partition_documents(
     return Partition(tuple(sorted(validation)), tuple(train), tuple(held_out), rule.first)
 
 
+def partition_stretches(
+    documents: Sequence[Sized], rule: Rule, *, validation_fraction: float
+) -> tuple[list[Stretch], Partition]:
+    """Split listed documents by their size, and cut the long ones, or all where there are few.
+
+    Each client, and the common validation set, gets its fraction of the text whatever the
+    documents' sizes are; so a client can live on one document, and all of them on one.
+
+    Returns:
+        The stretches, whose text is every document's once, and the partition of their numbers.
+    """
+    order = _permutation(len(documents), rule.seed, "validation")
+    whole = [Stretch(i, documents[i].source, documents[i].size) for i in order]
+    by_source = rule.by == "source"
+    rest, common = hold_out(whole, validation_fraction, every_source=by_source)
+    groups = [common]
+    for client, part in enumerate(_deal(rest, rule)):
+        order = _permutation(len(part), rule.seed, "held-out", client)
+        groups.extend(hold_out([part[i] for i in order], validation_fraction))
+    stretches = [stretch for group in groups for stretch in group]
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    numbers = [tuple(range(a, b)) for a, b in zip([0, *ends], ends, strict=False)]
+    return stretches, Partition(numbers[0], tuple(numbers[1::2]), tuple(numbers[2::2]), rule.first)
+
+
+def _deal(stretches: list[Stretch], rule: Rule) -> list[list[Stretch]]:
+    """Whole stretches to clients; where one would get none, all are laid end to end and cut."""
+    if rule.by == "source":
+        stretches = sorted(stretches, key=lambda stretch: (stretch.source, stretch.index))
+    parts = _parts(stretches, range(len(stretches)), rule, least=1)
+    if all(parts):
+        return [[stretches[i] for i in part] for part in parts]
+    cut: list[list[Stretch]] = [[] for _ in parts]
+    for source in sorted({s.source for s in stretches}) if rule.by == "dirichlet" else [""]:
+        members = [s for s in stretches if source in ("", s.source)]
+        pieces = cut_to_shares(members, rule.proportions(source).tolist())
+        for part, piece in zip(cut, pieces, strict=True):
+            part.extend(piece)
+    return cut
+
+
 def _permutation(size: int, seed: int, purpose: str, *address: int) -> list[int]:
     generator = np.random.Generator(np.random.Philox(derive_seed(seed, purpose, *address)))
     return [int(i) for i in generator.permutation(size)]
 
 
-def _parts(documents: Sequence[Sized], indices: Sequence[int], rule: Rule) -> list[list[int]]:
+def _parts(
+    documents: Sequence[Sized], indices: Sequence[int], rule: Rule, least: int = 2
+) -> list[list[int]]:
+    """Indices of each client's documents.
+
+    Args:
+        least: documents of a client for which a Dirichlet draw is repeated.
+    """
     if rule.by == "iid":
         return [list(indices[client :: rule.num_clients]) for client in range(rule.num_clients)]
     if rule.by == "source":
@@ -124,7 +175,7 @@ def _parts(documents: Sequence[Sized], indices: Sequence[int], rule: Rule) -> li
     parts: list[list[int]] = []
     for attempt in range(_DIRICHLET_TRIES):
         parts = _by_dirichlet(documents, indices, rule, attempt)
-        if min(map(len, parts)) >= 2:
+        if min(map(len, parts)) >= least:
             break
     return parts
 
@@ -156,8 +207,12 @@ def _by_source(
 ) -> list[list[int]]:
     """Largest source first, to the client with the least text so far.
 
-    A source larger than a client's fair share is cut into pieces of about that share.
+    A source larger than a client's fair share is cut into pieces of about that share; but as many
+    sources as clients are one each, in the order of their names.
     """
+    names = sorted({documents[i].source for i in indices})
+    if len(names) == num_clients:
+        return [[i for i in indices if documents[i].source == name] for name in names]
     size = {i: documents[i].size for i in indices}
     share = sum(size.values()) / num_clients
     groups: dict[str, list[list[int]]] = {}
@@ -182,8 +237,8 @@ class Placement:
 
     Attributes:
         rule: how training text is shared out.
-        common: share of documents that go to the common validation set.
-        held_out: share of a client's documents that it keeps for its own validation.
+        common: share of the text that goes to the common validation set.
+        held_out: share of a client's text that it keeps for its own validation.
         shares: by `source`: each known source's share of every client, [K].
     """
 
@@ -191,6 +246,21 @@ class Placement:
     common: float
     held_out: float
     shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    def deal(self, digest: int, document: Document) -> list[tuple[str, Document]]:
+        """A document, or the stretches of a long one, each with its place.
+
+        Args:
+            digest: hash of the document's text.
+        """
+        ends = min(self.common, self.held_out) * document.size
+        if ends < STRETCH or self.held_out >= 0.5:
+            return [(self.place(digest, document.source), document)]
+        client = f"client_{self.rule.first + self._client(digest, document.source)}"
+        rest, common = Stretch(0, document.source, document.size).split(1 - self.common)
+        train, held_out = rest.split(1 - self.held_out)
+        places = (f"{client}/train", f"{client}/validation", VALIDATION)
+        return [(p, s.of(document)) for p, s in zip(places, (train, held_out, common), strict=True)]
 
     def place(self, digest: int, source: str) -> str:
         """`validation`, `client_3/train` or `client_3/validation`.
@@ -230,7 +300,7 @@ def source_shares(sizes: Mapping[str, int], num_clients: int) -> dict[str, list[
     """Share out sources so that all clients get equally much and as few sources as possible.
 
     The sources, largest first, are laid end to end on a line, and the line is cut into K equal
-    pieces; a source's share of a client is what the piece has of it.
+    pieces; a source's share of a client is what the piece has of it. But K sources are one each.
 
     Args:
         sizes: of each source, any unit.
@@ -238,6 +308,9 @@ def source_shares(sizes: Mapping[str, int], num_clients: int) -> dict[str, list[
     Returns:
         For each source, [K], sums to 1.
     """
+    if len(sizes) == num_clients:
+        rows = np.eye(num_clients).tolist()
+        return dict(zip(sorted(sizes), rows, strict=True))
     order = sorted(sizes, key=lambda source: (-sizes[source], source))
     total = sum(sizes.values()) or 1
     shares, begin = {}, 0.0

@@ -67,7 +67,8 @@ class Totals:
     """What became of the source: nothing is lost without being counted.
 
     Attributes:
-        documents: read; written + empty + skipped.
+        documents: read; documents + stretches = written + empty + skipped.
+        stretches: further ones of documents that were cut.
         empty: without any text.
         skipped: for a part that was full.
         cut_tokens: of a document that filled its part, those beyond.
@@ -75,6 +76,7 @@ class Totals:
     """
 
     documents: int = 0
+    stretches: int = 0
     empty: int = 0
     skipped: int = 0
     written: int = 0
@@ -227,7 +229,8 @@ class Pipeline:
 
     def _take(self, routed: Routed, tokens: np.ndarray | None) -> None:
         totals, part = self.totals, self.parts[routed.place]
-        totals.documents += 1
+        totals.documents += not routed.document.continued
+        totals.stretches += routed.document.continued
         if not routed.document.text.strip():
             totals.empty += 1
             return

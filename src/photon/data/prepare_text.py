@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,27 @@ import numpy as np
 
 from photon.config.prepare import PrepareConfig
 from photon.data.assemble import Inputs, Plan, Say, assemble
+from photon.data.corpus import Document
 from photon.data.encode import Encoder, separated
 from photon.data.hub import HubSource, has_split
+from photon.data.listing import LeftOut, SourceFile, by_reason, find_files
 from photon.data.partition import (
     VALIDATION,
     Placement,
     Rule,
     Sized,
     apportion,
-    partition_documents,
+    partition_stretches,
     source_shares,
 )
 from photon.data.pipeline import Layout, Phase, Progress
-from photon.data.readers import Columns
+from photon.data.readers import ENDINGS, Columns
 from photon.data.routing import ListedRoute, Position, Route, StreamRoute, text_digest
 from photon.data.sources import (
     LocalSource,
     Source,
-    SourceFile,
     by_split,
     changed_file,
-    list_files,
     without_copies,
 )
 from photon.data.splits import Split, choose_splits
@@ -67,12 +68,9 @@ def prepare_text(
     return assemble(root, work.inputs(), lambda: work.plan(say), say, report)
 
 
-TEXT_FILES = (".jsonl", ".json", ".gz", ".zst", ".parquet", ".txt", ".md")
-
-
 def is_local(source: str) -> bool:
     """Whether a source is a path: it exists, or it does not look like a name on the hub."""
-    if source.startswith((".", "/", "~")) or source.endswith(("/", *TEXT_FILES)):
+    if source.startswith((".", "/", "~")) or source.lower().endswith(("/", *ENDINGS)):
         return True
     return Path(source).exists() or source.count("/") > 1
 
@@ -102,15 +100,15 @@ class _Work:
     def splits(self) -> tuple[Split, Split]:
         return choose_splits(self.keys.splits)
 
-    def files(self) -> list[SourceFile]:
-        """Local files of the source; none if it is on the hub."""
+    def files(self) -> tuple[list[SourceFile], list[LeftOut]]:
+        """Local files of the source, and those that are not read; none if it is on the hub."""
         assert self.keys.source is not None
         if not is_local(self.keys.source):
-            return []
-        return list_files(Path(self.keys.source).expanduser())
+            return [], []
+        return find_files(Path(self.keys.source).expanduser())
 
     def inputs(self) -> Inputs:
-        keys, files = self.keys, self.files()
+        keys, (files, _) = self.keys, self.files()
         settings = keys.model_dump(exclude={"source", "tokenizer", "vocab_size"})
         settings["source"] = "files" if files else keys.source
         settings["tokenizer"] = _name_tokenizer(keys)
@@ -124,11 +122,13 @@ class _Work:
         )
 
     def plan(self, say: Say) -> Plan:
-        files = self.files()
-        if files and files[0].is_document:
+        files, left_out = self.files()
+        plan = self._local(files, say) if files else self._hub(say)
+        return replace(plan, left_out=by_reason(left_out))
+
+    def _local(self, files: Sequence[SourceFile], say: Say) -> Plan:
+        if all(file.is_document for file in files):
             return self._listed(files, say)
-        if not files:
-            return self._hub(say)
         train, validation = by_split(files)
         say(f"source      {len(files)} files, {len(validation)} of them for validation")
         sources = [LocalSource(part, self.columns) for part in (train, validation) if part]
@@ -171,11 +171,7 @@ class _Work:
         different, copies = without_copies(files)
         say(f"source      {len(files)} documents, {len(copies)} copies left out")
         source = LocalSource(different, self.columns, copies)
-        partition = partition_documents(
-            different, self.rule, validation_fraction=self.keys.validation_fraction
-        )
-        files_read = range(source.num_files())
-        route = ListedRoute(partition, lambda i: next(source.documents(i, 0))[1], files_read)
+        route = self._dealt(different, lambda i: next(source.documents(i, 0))[1], source)
         return self._plan([Phase(route)], len(copies), say, [source])
 
     def _small(self, source: LocalSource) -> tuple[list[Phase], int] | None:
@@ -184,11 +180,21 @@ class _Work:
         if documents is None:
             return None
         different = list({text_digest(d.text): d for d in reversed(documents)}.values())[::-1]
-        partition = partition_documents(
-            different, self.rule, validation_fraction=self.keys.validation_fraction
-        )
-        route = ListedRoute(partition, different.__getitem__, range(source.num_files()))
+        route = self._dealt(different, different.__getitem__, source)
         return [Phase(route)], len(documents) - len(different)
+
+    def _dealt(
+        self, documents: Sequence[Sized], load: Callable[[int], Document], source: LocalSource
+    ) -> ListedRoute:
+        stretches, partition = partition_stretches(
+            documents, self.rule, validation_fraction=self.keys.validation_fraction
+        )
+        whole = lru_cache(maxsize=1)(load)  # neighbouring stretches may be of the same document
+
+        def load_stretch(number: int) -> Document:
+            return stretches[number].of(whole(stretches[number].index))
+
+        return ListedRoute(partition, load_stretch, range(source.num_files()))
 
     def _streamed(
         self, train: Source, validation: Source | None, sizes: dict[str, int] | None

@@ -1,4 +1,4 @@
-"""Documents of one local file: JSON lines (plain, gzip, zstd), Parquet, plain text."""
+"""Documents of one local file: JSON lines or an array, Parquet, plain text; gzip, zstd."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from photon.errors import DataError, install_with
 
 LINES, PARQUET, TEXT = "lines", "parquet", "text"
 RECORDS = (LINES, PARQUET)
-_FORMATS = {".jsonl": LINES, ".json": LINES, ".parquet": PARQUET, ".txt": TEXT, ".md": TEXT}
+_FORMATS = {
+    ".jsonl": LINES, ".json": LINES, ".ndjson": LINES, ".parquet": PARQUET,
+    ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT,
+}  # fmt: skip
 _PACKED = (".gz", ".zst")
+ENDINGS = (*_FORMATS, *_PACKED)
+"""Of the files that are read, in lower or upper case."""
+_MARK = b"\xef\xbb\xbf"
+"""Byte-order mark that some programs begin a UTF-8 file with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +43,11 @@ class Columns:
 
 def file_format(path: Path) -> str | None:
     """`lines`, `parquet` or `text`; None for any other file."""
-    suffixes = path.suffixes
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in _PACKED:
-        inner = _FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return LINES if inner == LINES else None
-    return _FORMATS.get(path.suffix)
+        inner = _FORMATS.get(suffixes[0])
+        return None if inner == PARQUET else inner
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def read_file(
@@ -65,10 +72,13 @@ def read_file(
     """
     kind = file_format(path)
     if kind == TEXT:
-        yield from [] if start else [(1, Document(name, source, _decode(path.read_bytes(), name)))]
+        if not start:
+            yield 1, Document(name, source, _whole_text(path, name))
         return
-    reader = _json_lines if kind == LINES else _parquet
-    records = reader(path, name, start, note_share)
+    if kind == PARQUET:
+        records = _parquet(path, name, columns, start, note_share)
+    else:
+        records = _json(path, name, start, note_share)
     for place, record in records:
         where = f"{name}:{place}"
         text = record_text(record, columns.text, where)
@@ -77,7 +87,7 @@ def read_file(
 
 
 def record_text(record: Any, column: str, where: str) -> str:
-    """A column of a record; an absent text is an empty one.
+    """A column of a record; null, or the NaN that stands for it, is an empty text.
 
     Raises:
         DataError: it has no such column (those it has are named), or holds no text.
@@ -87,9 +97,20 @@ def record_text(record: Any, column: str, where: str) -> str:
     if column not in record:
         raise missing_column(where, column, record)
     value = record[column]
-    if value is not None and not isinstance(value, str):
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
         raise DataError(f"{where}: column {column!r} holds {type(value).__name__}, not text")
-    return value or ""
+    return _without_halves(value)
+
+
+def _without_halves(text: str) -> str:
+    """A text whose half surrogate pairs, which JSON can spell and UTF-8 cannot, are U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def missing_column(where: str, column: str, columns: Iterable[str]) -> DataError:
@@ -99,22 +120,49 @@ def missing_column(where: str, column: str, columns: Iterable[str]) -> DataError
     )
 
 
+def _whole_text(path: Path, name: str) -> str:
+    with _unpacked(path, name) as (file, _):
+        data = file.read()
+    return _decode(data.removeprefix(_MARK), name)
+
+
+def _json(
+    path: Path, name: str, start: int, note_share: Callable[[float], None]
+) -> Iterator[tuple[int, Any]]:
+    """Records of JSON lines, or of one array, each with its line or its place in the array."""
+    with _unpacked(path, name) as (file, _):
+        first = file.readline().removeprefix(_MARK)
+        while first.isspace():
+            first = file.readline()
+        if first.lstrip().startswith(b"["):
+            array = _parsed(first + file.read(), name, name)
+            yield from enumerate(array[start:], start + 1)
+            return
+    yield from _json_lines(path, name, start, note_share)
+
+
 def _json_lines(
     path: Path, name: str, start: int, note_share: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
     offset, size = 0, max(1, path.stat().st_size)
     with _unpacked(path, name) as (file, raw):
         for number, line in enumerate(file, 1):
-            if number % 256 == 0 and file is not raw:
-                note_share(raw.tell() / size)
-            elif number % 256 == 0:
-                note_share(offset / size)
-            if number > start and not line.isspace():
-                try:
-                    yield number, json.loads(_decode(line, name, offset))
-                except ValueError as error:
-                    raise DataError(f"{name}:{number}: broken JSON ({error})") from error
+            if number % 256 == 0:
+                note_share((raw.tell() if file is not raw else offset) / size)
+            record = line.removeprefix(_MARK) if number == 1 else line
+            if number > start and record and not record.isspace():
+                yield number, _parsed(record, name, f"{name}:{number}", offset)
             offset += len(line)
+
+
+def _parsed(data: bytes, name: str, where: str, offset: int = 0) -> Any:
+    """What JSON says; `json` recurses, so that what is nested too deep for it is refused."""
+    try:
+        return json.loads(_decode(data, name, offset))
+    except ValueError as error:
+        raise DataError(f"{where}: broken JSON ({error})") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON that is nested too deep to read") from error
 
 
 def _decode(data: bytes, name: str, offset: int = 0) -> str:
@@ -139,9 +187,10 @@ def _unpacked(path: Path, name: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 def _decompressed(path: Path, raw: IO[bytes]) -> Any:
-    if path.suffix == ".gz":
+    packing = path.suffix.lower()
+    if packing == ".gz":
         return gzip.open(raw, "rb")
-    if path.suffix == ".zst":
+    if packing == ".zst":
         return io.BufferedReader(_ZstdFrames(raw, path.name), 1 << 20)
     return raw
 
@@ -185,25 +234,34 @@ class _ZstdFrames(io.RawIOBase):
 
 
 def _parquet(
-    path: Path, name: str, start: int, note_share: Callable[[float], None]
+    path: Path, name: str, columns: Columns, start: int, note_share: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
+    """Rows, of which only the wanted columns are read: what is in others may be unreadable."""
     parquet = optional("pyarrow.parquet", name)
+    arrow_error = optional("pyarrow", name).ArrowException
+    wanted = [column for column in (columns.text, columns.source) if column is not None]
     try:
-        file = parquet.ParquetFile(path)
-        place = 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            note_share(place / max(1, file.metadata.num_rows))
-            if place + rows > start:
-                yield from _row_group(file, group, place, start)
-            place += rows
-    except (OSError, ValueError) as error:  # pyarrow's own errors are kinds of these
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for column in wanted:
+                if column not in names:
+                    raise missing_column(name, column, names)
+            place = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                note_share(place / max(1, file.metadata.num_rows))
+                if place + rows > start:
+                    yield from _row_group(file, group, wanted, place, start)
+                place += rows
+    except (OSError, ValueError, OverflowError, arrow_error) as error:
         raise DataError(f"{name}: cannot read it ({error}); fetch the file again") from error
 
 
-def _row_group(file: Any, group: int, first: int, start: int) -> Iterator[tuple[int, Any]]:
+def _row_group(
+    file: Any, group: int, columns: list[str], first: int, start: int
+) -> Iterator[tuple[int, Any]]:
     place = first
-    for batch in file.iter_batches(batch_size=1024, row_groups=[group]):
+    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=columns):
         skipped = min(max(start - place, 0), len(batch))
         yield from enumerate(batch.slice(skipped).to_pylist(), place + skipped + 1)
         place += len(batch)

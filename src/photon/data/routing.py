@@ -121,11 +121,13 @@ class StreamRoute:
             documents, after = self._read_block(file, place)
             if not documents:
                 return
-            order = _permutation(len(documents), self.seed, "block", block)
+            dealt = [item for document in documents for item in self._deal(document)]
+            order = _permutation(len(dealt), self.seed, "block", block)
             for number in range(taken, len(order)):
                 last = number + 1 == len(order)
                 behind = (block + 1, *after, 0) if last else (block, file, place, number + 1)
-                yield self._routed(documents[order[number]], behind)
+                folder, document = dealt[order[number]]
+                yield Routed(document, text_digest(document.text), folder, behind)
             (file, place), block, taken = after, block + 1, 0
 
     def share(self, position: Position) -> float | None:
@@ -145,9 +147,8 @@ class StreamRoute:
         documents, (file, _) = self._read_block(0, 0)
         return documents if file == len(self._files) else None
 
-    def _routed(self, document: Document, behind: Position) -> Routed:
-        digest = text_digest(document.text)
-        return Routed(document, digest, self.placement.place(digest, document.source), behind)
+    def _deal(self, document: Document) -> list[tuple[str, Document]]:
+        return self.placement.deal(text_digest(document.text), document)
 
     def _read_block(self, file: int, place: int) -> tuple[list[Document], tuple[int, int]]:
         """The documents from a place on that are shuffled together, and the place behind them."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from photon.data.corpus import Document
-from photon.data.readers import RECORDS, Columns, file_format, read_file
+from photon.data.listing import SourceFile
+from photon.data.readers import Columns, read_file
 from photon.errors import DataError
 
 TRAIN, VALIDATION = "train", "validation"
@@ -37,28 +37,6 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file of text or of records.
-
-    Attributes:
-        name: path below the source's root.
-        source: first folder below the root; of a file in the root its name up to the first dot.
-        size: bytes on disk.
-    """
-
-    path: Path
-    name: str
-    source: str
-    size: int
-    mtime_ns: int
-
-    @property
-    def is_document(self) -> bool:
-        """Whether the whole file is one document."""
-        return file_format(self.path) not in RECORDS
-
-
 class LocalSource:
     """Some local files.
 
@@ -83,14 +61,19 @@ class LocalSource:
         Raises:
             DataError: one was changed meanwhile.
         """
-        read = {self.files[number].name for number in numbers} | {c.name for c in self.copies}
+        copies = {file.name for file in self.copies}
+        read = {self.files[number].name for number in numbers} | copies
         described = []
         for file in (*self.files, *self.copies):
             facts = file.path.stat() if file.path.exists() else None
             if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
                 raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
-            digest = {"sha256": file_digest(file.path)} if file.name in read else {}
-            described.append({**_description(file), **digest})
+            entry = _description(file)
+            if file.name in read:
+                entry["sha256"] = file_digest(file.path)
+            if file.name in copies:
+                entry["copy"] = True
+            described.append(entry)
         return described
 
     def num_files(self) -> int:
@@ -121,42 +104,8 @@ def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
     first: dict[str, SourceFile] = {}
     for file in files:
         first.setdefault(file_digest(file.path), file)
-    different = list(first.values())
-    return different, [file for file in files if file not in different]
-
-
-def list_files(root: Path) -> list[SourceFile]:
-    """Files of text or of records at or below a path, in the order of their names.
-
-    Where there are files of records (JSON lines, Parquet), text files beside them (a README) are
-    left out; hidden files always are.
-
-    Raises:
-        DataError: nothing there that can be read.
-    """
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder")
-    base = root if root.is_dir() else root.parent
-    found = [root] if root.is_file() else sorted(root.rglob("*"), key=lambda p: p.as_posix())
-    files = [_source_file(path, base) for path in found if _is_readable(path, base)]
-    records = [file for file in files if not file.is_document]
-    if not files:
-        raise DataError(
-            f"{root}: no text here; it reads .jsonl and .json (also .gz, .zst), .parquet, .txt, .md"
-        )
-    return records or files
-
-
-def _is_readable(path: Path, base: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(base).parts)
-    return not hidden and path.is_file() and file_format(path) is not None
-
-
-def _source_file(path: Path, base: Path) -> SourceFile:
-    relative = path.relative_to(base)
-    source = relative.parts[0] if len(relative.parts) > 1 else relative.name.split(".")[0]
-    facts = path.stat()
-    return SourceFile(path, relative.as_posix(), source, facts.st_size, facts.st_mtime_ns)
+    different = {file.name for file in first.values()}
+    return list(first.values()), [file for file in files if file.name not in different]
 
 
 def by_split(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
@@ -164,8 +113,10 @@ def by_split(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[Source
 
     Text files are all for training; a part of them is held out later.
     """
-    validation = [file for file in files if not file.is_document and VALIDATION in file.name]
-    return [file for file in files if file not in validation], validation
+    parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
+    for file in files:
+        parts[not file.is_document and VALIDATION in file.name.lower()].append(file)
+    return parts
 
 
 def changed_file(files: Sequence[SourceFile], recorded: Sequence[dict[str, Any]]) -> str | None:

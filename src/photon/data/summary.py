@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 
 from photon.data.manifest import clients_of, read_manifest
 from photon.data.part import read_digests
+
+PARTS = ("train", "validation")
+_SHOWN_CLIENTS = 8
+_SHOWN_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +47,7 @@ def summarise(root: Path) -> list[ClientSummary]:
         DataError: no prepared data there, or a manifest is unreadable.
     """
     clients = clients_of(read_manifest(root))
-    folders = [
-        {part: root / f"client_{client}" / part for part in ("train", "validation")}
-        for client in clients
-    ]
+    folders = [{part: root / f"client_{client}" / part for part in PARTS} for client in clients]
     manifests = [{part: read_manifest(f) for part, f in own.items()} for own in folders]
     overlaps = _overlaps(folders, root / "validation")
     unigrams = [_distribution(own["train"]["unigram"]) for own in manifests]
@@ -64,6 +66,52 @@ def summarise(root: Path) -> list[ClientSummary]:
             clients, manifests, overlaps, unigrams, strict=True
         )
     ]
+
+
+def held_out_lines(root: Path) -> list[str]:
+    """What was held out for validation, and of whom.
+
+    Raises:
+        DataError: no prepared data there, or a manifest is unreadable.
+    """
+    own = {
+        client: {part: read_manifest(root / f"client_{client}/{part}") for part in PARTS}
+        for client in clients_of(read_manifest(root))
+    }
+    common = read_manifest(root / "validation")
+    parts = [common, *(part for parts in own.values() for part in parts.values())]
+    lines = [
+        f"common: {common['text_tokens']:,} tokens, {_percent(common, parts):.1f} % of all, from "
+        + some_of(common.get("sources", []))
+    ]
+    shares = {c: _percent(p["validation"], list(p.values())) for c, p in own.items()}
+    if len(own) <= _SHOWN_CLIENTS:
+        lines += [
+            f"client {client}: {shares[client]:.1f} % of its tokens, from "
+            + some_of(parts["validation"].get("sources", []))
+            for client, parts in own.items()
+        ]
+    else:
+        lines.append(
+            f"clients {min(own)}-{max(own)}: {min(shares.values()):.1f} to "
+            f"{max(shares.values()):.1f} % of each one's tokens"
+        )
+    trained = {name for parts in own.values() for name in parts["train"].get("sources", [])}
+    gone = sorted({name for part in parts for name in part.get("sources", [])} - trained)
+    if gone:
+        plural = "s" if len(gone) > 1 else ""
+        lines.append(f"no training text is left of {len(gone):,} source{plural}: {some_of(gone)}")
+    return lines
+
+
+def some_of(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _percent(part: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> float:
+    return 100 * part["text_tokens"] / sum(other["text_tokens"] for other in whole)
 
 
 def as_json(summaries: list[ClientSummary]) -> list[dict[str, Any]]:
