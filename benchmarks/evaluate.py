@@ -29,7 +29,6 @@ from photon.config import load_config
 from photon.config.resolve import replace_keys
 from photon.data.tokenizer import train_tokenizer
 from photon.evaluation.likelihood import Passes
-from photon.evaluation.requests import TextEncoder
 from photon.model.build import build_model, load_parameters, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.exchange import export_folder
@@ -119,7 +118,7 @@ def our_model(run: Path) -> PhotonLM:
     saved = load_saved_model(run)
     model = build_model(saved.config.llm_config, 0)
     load_parameters(model, saved.params)
-    return PhotonLM(model.eval(), TextEncoder(saved.tokenizer, saved.end), Passes(), 1024)
+    return PhotonLM(model.eval(), saved.encoder, Passes(), 1024)
 
 
 def their_models(run: Path, folder: Path) -> dict[int, Any]:

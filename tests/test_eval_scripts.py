@@ -14,10 +14,13 @@ import pytest
 from photon.config import load_config
 from photon.config.evaluation import IclTask
 from photon.config.resolve import replace_keys
+from photon.data.tokenization import resolved
+from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.tasks import GENERATION, MULTIPLE_CHOICE, SCHEMA
 from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.run_folder import RunFolder
+from photon.runtime.run_tokens import tokenization_facts
 from photon.training.state import TrainState
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -100,7 +103,8 @@ def make_run(smoke, data_root, tmp_path):
         )
         params = parameters_of(build_model(config.llm_config, seed))
         tokenizer = data_root / "tokenizer.json"
-        with RunFolder.create(path, config, "centralized", tokenizer, {}) as folder:
+        facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
+        with RunFolder.create(path, config, "centralized", tokenizer, facts) as folder:
             checkpoint.save_train_state(folder.checkpoints, "step_1", TrainState(params=params))
 
     return make

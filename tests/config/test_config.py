@@ -6,6 +6,7 @@ import pytest
 
 from photon.config import load_config
 from photon.config.compose import known_keys
+from photon.config.overrides import parse_override
 from photon.config.reference import all_keys
 from photon.config.resolve import apply_resume_overrides, digest, resolve
 from photon.errors import ConfigError, MismatchedCheckpoint
@@ -174,3 +175,22 @@ def test_digest_follows_the_mathematics():
     base = digest(resolved())
     assert digest(resolved("photon.saving_path=/elsewhere", "fl.eval_period=2")) == base
     assert digest(resolved("llm_config.optimizer.lr=0.001")) != base
+
+
+@pytest.mark.parametrize("name", ["1e5", "1000", "true", "007", "0x10", "1_000", "none", "nan"])
+def test_a_name_is_text(name):
+    assert load_config([f"run_uuid={name}"]).run_uuid == name
+    assert parse_override(f"run_uuid={name}").value() == name
+
+
+@pytest.mark.parametrize(
+    "text", ["[STOP]", "{end}", "a,b", "it's", 'say "x"', "back\\", '\\"', "x=y", " a ", "€", "<s>"]
+)
+def test_a_text_is_taken_as_it_is_given(text):
+    assert load_config([f"dataset.prepare.eos_text={text}"]).dataset.prepare.eos_text == text
+    assert parse_override(f"dataset.prepare.eos_text={text}").value() == text
+
+
+def test_null_is_no_text_unless_it_is_quoted():
+    for text, found in (("null", None), ("'null'", "null"), ('"1e5"', "1e5")):
+        assert load_config([f"dataset.prepare.name={text}"]).dataset.prepare.name == found

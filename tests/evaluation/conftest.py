@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from photon.config.evaluation import IclTask
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
-from photon.data.tokenizer import separator_id, train_tokenizer
-from photon.evaluation.requests import TextEncoder
+from photon.data.encode import Encoder, separated
+from photon.data.tokenizer import train_tokenizer
 from photon.model.build import LanguageModel, build_model
 
 TEXT = "the cat sat on a mat and the dog ran to a red house because it was cold and it was late"
@@ -25,8 +25,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def encoder(tokenizer) -> TextEncoder:
-    return TextEncoder(tokenizer, separator_id(tokenizer))
+def encoder(tokenizer) -> Encoder:
+    return separated(tokenizer)
 
 
 @pytest.fixture

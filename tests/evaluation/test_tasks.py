@@ -6,8 +6,10 @@ from itertools import islice
 
 import pytest
 
+from photon.data.encode import Encoder, separated
+from photon.data.tokenization import of_foreign
 from photon.errors import DataError
-from photon.evaluation.requests import TextEncoder, longest_answer, make_example
+from photon.evaluation.requests import longest_answer, make_example
 from photon.evaluation.tasks import (
     GENERATION,
     LANGUAGE_MODELING,
@@ -183,9 +185,7 @@ def test_special_tokens_open_the_preamble_only(tokenizer):
         single="<s> $A <|endoftext|>", special_tokens=[("<s>", bos), ("<|endoftext|>", end)]
     )
     special.enable_truncation(4)
-    encoder = TextEncoder(special, end)
+    encoder = Encoder(special, of_foreign(special, end))
     assert encoder.opening("") == [bos]
     assert encoder.opening("cat") == [bos, *encoder.ids("cat")]
-    assert encoder.ids("the cat sat on a mat") == TextEncoder(tokenizer, end).ids(
-        "the cat sat on a mat"
-    )
+    assert encoder.ids("the cat sat on a mat") == separated(tokenizer).ids("the cat sat on a mat")

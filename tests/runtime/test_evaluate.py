@@ -11,9 +11,9 @@ import torch
 
 from photon.cli.main import run
 from photon.config.resolve import replace_keys
-from photon.data.tokenizer import train_tokenizer
+from photon.data.tokenization import resolved
+from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import ConfigError
-from photon.evaluation.requests import TextEncoder
 from photon.evaluation.text import evaluate_text, windows
 from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
@@ -22,6 +22,7 @@ from photon.runtime.evaluate import Wanted, evaluate
 from photon.runtime.exchange import export_folder
 from photon.runtime.inference import load_language_model
 from photon.runtime.run_folder import RunFolder
+from photon.runtime.run_tokens import tokenization_facts
 from photon.training.state import TrainState
 
 TASKS = {
@@ -47,7 +48,8 @@ def make_run(smoke, data_root, tmp_path):
         )
         params = {k: 2 * v for k, v in parameters_of(build_model(config.llm_config, seed)).items()}
         tokenizer = tokenizer or data_root / "tokenizer.json"
-        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, {}) as folder:
+        facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
+        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, facts) as folder:
             checkpoint.save_train_state(
                 folder.checkpoints, "step_000007", TrainState(params=params, step=7)
             )
@@ -325,17 +327,17 @@ def test_one_task_twice_is_refused(make_run, suite):
 @torch.no_grad()
 def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
     writer = load_language_model(make_run())
-    encoder = TextEncoder(writer.tokenizer, writer.end)
+    encoder = writer.encoder
     text = "def f(x):\n    return x  # ümlaut\n" * 9
     ids = encoder.ids(text)
     length = writer.model.max_seq_len
-    pieces = windows(ids, writer.end, length)
+    pieces = windows(ids, writer.encoder.end, length)
     assert [t for piece in pieces for t in piece.ids[len(piece.ids) - piece.num_answer :]] == ids
     assert len(pieces[-1].ids) == length + 1 > pieces[-1].num_answer + 1
     total = 0.0
     for start in range(0, len(ids), length):
         stop = min(start + length, len(ids))
-        seen = torch.tensor([[writer.end, *ids][stop - length : stop + 1]])
+        seen = torch.tensor([[writer.encoder.end, *ids][stop - length : stop + 1]])
         logits = writer.model(seen[:, :-1])[0, start - stop :]
         targets = seen[0, start - stop :]
         total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))

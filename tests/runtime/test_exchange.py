@@ -15,6 +15,8 @@ import photon
 from photon.cli.main import run as photon_command
 from photon.config.resolve import replace_keys
 from photon.core.tree import digest
+from photon.data.tokenization import resolved
+from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
 from photon.model.build import build_model, parameters_of
 from photon.model.generate import generate
@@ -22,6 +24,7 @@ from photon.runtime import checkpoint, exchange
 from photon.runtime.exchange import export_folder, import_folder
 from photon.runtime.inference import continue_text, load_language_model
 from photon.runtime.run_folder import RunFolder
+from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
 from photon.training.state import TrainState
 
@@ -55,7 +58,8 @@ def make_run(smoke, data_root, tmp_path):
             for name, value in parameters_of(build_model(config.llm_config, 3)).items()
         }
         tokenizer = data_root / "tokenizer.json"
-        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, {}) as folder:
+        facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
+        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, facts) as folder:
             checkpoint.save_train_state(
                 folder.checkpoints, "step_000007", TrainState(params=params)
             )
@@ -85,11 +89,11 @@ def test_transformers_loads_the_export(make_run, tmp_path, family):
     writer = load_language_model(run)
     for prompt in ("def f(", "import os\n\n", "é "):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        assert ids[0].tolist() == writer.tokenizer.encode(prompt).ids
+        assert ids[0].tolist() == writer.encoder.opening(prompt)
         text = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
-        text = text[: text.index(writer.end)] if writer.end in text else text
+        text = text[: text.index(writer.encoder.end)] if writer.encoder.end in text else text
         own = generate(writer.model, ids[0].tolist(), max_new_tokens=12, temperature=0,
-                       stop=writer.end)  # fmt: skip
+                       stop=writer.encoder.end)  # fmt: skip
         assert text == list(own)
         written = "".join(continue_text(writer, prompt, max_new_tokens=12, temperature=0))
         assert tokenizer.decode(text).startswith(written.removesuffix("\ufffd"))
@@ -113,7 +117,7 @@ def test_import_gives_the_same_run_back(make_run, tmp_path, family):
     import_folder(tmp_path / "out", tmp_path / "back")
     first, second = load_saved_model(run), load_saved_model(tmp_path / "back")
     assert digest(first.params) == digest(second.params)
-    assert second.end == first.end
+    assert second.encoder.facts == first.encoder.facts
     texts = [
         "".join(continue_text(load_language_model(path), "def ", max_new_tokens=9, temperature=0))
         for path in (run, tmp_path / "back")
@@ -234,7 +238,7 @@ def test_a_tokenizer_is_made_of_older_files(foreign, tmp_path):
     merges = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
     (folder / "merges.txt").write_text("\n".join(merges) + "\n")
     import_folder(folder, tmp_path / "run")
-    encoded = load_saved_model(tmp_path / "run").tokenizer.encode("def f(x):\n").ids
+    encoded = load_saved_model(tmp_path / "run").encoder.opening("def f(x):\n")
     assert (
         encoded == transformers.AutoTokenizer.from_pretrained(str(folder))("def f(x):\n").input_ids
     )
@@ -246,7 +250,7 @@ def test_the_end_of_a_text_is_the_tokenizers(foreign, tmp_path):
     settings = {"eos_token": {"content": word, "special": True}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     import_folder(folder, tmp_path / "run")
-    assert load_saved_model(tmp_path / "run").end == 65
+    assert load_saved_model(tmp_path / "run").encoder.end == 65
     export_folder(tmp_path / "run", tmp_path / "out")
     exported = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert exported["eos_token_id"] == 65

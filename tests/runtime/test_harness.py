@@ -14,6 +14,8 @@ import transformers
 from photon.cli.main import run as photon_command
 from photon.config.evaluation import IclTask
 from photon.config.resolve import replace_keys
+from photon.data.tokenization import resolved
+from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.likelihood import Passes
 from photon.evaluation.tasks import LANGUAGE_MODELING, read_rows
@@ -23,6 +25,7 @@ from photon.runtime.candidate import open_candidate
 from photon.runtime.exchange import export_folder
 from photon.runtime.harness import evaluate_by_harness
 from photon.runtime.run_folder import RunFolder
+from photon.runtime.run_tokens import tokenization_facts
 from photon.training.state import TrainState
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra eval")
@@ -80,7 +83,8 @@ def run_path(smoke, data_root, tmp_path):
     config = replace_keys(smoke("run_uuid=r"), {"llm_config.max_seq_len": 32})
     params = {k: 3 * v for k, v in parameters_of(build_model(config.llm_config, 5)).items()}
     tokenizer = data_root / "tokenizer.json"
-    with RunFolder.create(tmp_path / "r", config, "centralized", tokenizer, {}) as folder:
+    facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
+    with RunFolder.create(tmp_path / "r", config, "centralized", tokenizer, facts) as folder:
         checkpoint.save_train_state(folder.checkpoints, "step_000001", TrainState(params=params))
     return folder.path
 

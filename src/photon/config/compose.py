@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from photon.config.base import section_type
 from photon.config.overrides import parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
@@ -114,14 +115,6 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
         yield prefix + name
         if (section := section_type(field.annotation)) is not None:
             yield from known_keys(section, f"{prefix}{name}.")
-
-
-def section_type(annotation: Any) -> type[BaseModel] | None:
-    """The section class in an annotation such as `GradientClipping | None`, if there is one."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

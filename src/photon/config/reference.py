@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from photon.config.base import Batches, Bytes
-from photon.config.compose import known_keys, nearest, section_type
+from photon.config.base import Batches, Bytes, section_type
+from photon.config.compose import known_keys, nearest
 from photon.config.schema import Config
 from photon.config.standing import AUTOMATIC
 from photon.errors import ConfigError

@@ -21,6 +21,7 @@ from photon.data.encode import Encoder
 from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.pipeline import JOURNAL, Layout, Phase, Pipeline, Progress, read_journal
 from photon.data.routing import Position
+from photon.data.tokenization import KEY
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
 from photon.errors import DataError, PhotonError, StorageError
 
@@ -155,8 +156,9 @@ def _make(
     say(f"tokenizer   {size:,} tokens")
     key = {"settings": dict(inputs.settings), "files": list(inputs.files)}
     pipeline = Pipeline(folder, replace(plan.layout, vocab_size=size), key)
+    encoder = plan.make_encoder(path)
     try:
-        pipeline.run(plan.phases, plan.make_encoder(path), report)
+        pipeline.run(plan.phases, encoder, report)
         files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
         parts = pipeline.finish({"tokenizer": digest})
     finally:
@@ -165,6 +167,7 @@ def _make(
         "format": FORMAT,
         "settings": {"vocab_size": size, **inputs.settings},
         "tokenizer": digest,
+        KEY: encoder.facts.as_json(),
         "files": files,
         "left_out": dict(plan.left_out),
         "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},

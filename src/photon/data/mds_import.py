@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from photon.data.manifest import FORMAT, MANIFEST, write_json
 from photon.data.mds import INDEX, MdsShard, read_index, read_samples
+from photon.data.tokenization import KEY, of_occurrence
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
 from photon.data.writer import ShardWriter
 from photon.errors import DataError, StorageError
@@ -167,11 +168,17 @@ def _convert(
             "vocab_size": len(lengths),
         },
         "tokenizer": digest,
+        KEY: of_occurrence(vocabulary, _occurrences(made)).as_json(),
         "train_tokens": sum(m["tokens"] for n, m in made.items() if n.endswith("/train")),
         "digest": hashlib.sha256("".join(hashes).encode()).hexdigest()[:16],
     }
     write_json(root / MANIFEST, manifest)
     return manifest
+
+
+def _occurrences(made: Mapping[str, Mapping[str, Any]]) -> dict[int, int]:
+    """How often each token occurs in all parts."""
+    return dict(enumerate(np.sum([part["unigram"] for part in made.values()], axis=0).tolist()))
 
 
 def _write(

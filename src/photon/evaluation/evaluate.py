@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from photon.config.evaluation import IclTask
+from photon.data.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Likelihood, Passes, likelihoods
 from photon.evaluation.requests import (
     Example,
-    TextEncoder,
     longest_answer,
     make_example,
     make_generation,
@@ -74,7 +74,7 @@ class Sample:
 
 def evaluate_task(
     model: LanguageModel,
-    encoder: TextEncoder,
+    encoder: Encoder,
     task: IclTask,
     rows: Sequence[Row],
     num_fewshot: int,
@@ -105,7 +105,7 @@ def _within(passes: Passes, start: float, size: float):
 
 def _score_rows(
     model: LanguageModel,
-    encoder: TextEncoder,
+    encoder: Encoder,
     task: IclTask,
     rows: Sequence[Row],
     num_fewshot: int,
@@ -123,7 +123,7 @@ def _score_rows(
 
 def _choose(
     model: LanguageModel,
-    encoder: TextEncoder,
+    encoder: Encoder,
     task: IclTask,
     rows: Sequence[Row],
     prompts: Sequence[Prompt],
@@ -147,7 +147,7 @@ def _choose(
 
 def _generate(
     model: LanguageModel,
-    encoder: TextEncoder,
+    encoder: Encoder,
     task: IclTask,
     rows: Sequence[Row],
     prompts: Sequence[Prompt],

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
-
 from photon.config.evaluation import IclTask
+from photon.data.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.tasks import GENERATION, Prompt, Row, with_reasoning
 
@@ -52,42 +51,7 @@ class Example:
     labels: tuple[str, ...] = ()
 
 
-class TextEncoder:
-    """A tokenizer without padding or truncation.
-
-    Args:
-        end: id of the token that ends a text; some tokenizers add it on their own.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.end = end
-        self.needs_space = len(self.ids(" a")) == 1
-
-    def ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def with_specials(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=True).ids
-
-    def opening(self, text: str) -> list[int]:
-        """Ids of a prompt's start: with the token that begins a text, without one that ends it."""
-        ids = self.with_specials(text)
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.end else ids
-
-    def as_answer(self, text: str) -> str:
-        """A word after a space is another token than the bare word in byte-level tokenizers."""
-        return " " + text if self.needs_space and not text.startswith(" ") else text
-
-    def text(self, ids: Sequence[int]) -> str:
-        """What a model has written."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text if self.needs_space else " " + text
-
-
-def make_example(encoder: TextEncoder, prompt: Prompt, max_seq_len: int) -> Example:
+def make_example(encoder: Encoder, prompt: Prompt, max_seq_len: int) -> Example:
     """Tokenise a row whose answers are scored.
 
     Prompts that are too long lose their beginning.
@@ -119,7 +83,7 @@ def _why(ids: Sequence[int], max_seq_len: int) -> str:
     return "the context has no tokens, so there is nothing to score the answer after"
 
 
-def make_generation(encoder: TextEncoder, prompt: Prompt, room: int) -> Example:
+def make_generation(encoder: Encoder, prompt: Prompt, room: int) -> Example:
     """Tokenise a row whose answer is generated.
 
     Args:
@@ -133,7 +97,7 @@ def make_generation(encoder: TextEncoder, prompt: Prompt, room: int) -> Example:
     return Example(prompt.line, (request,), 0, 0, len(ids) > room, prompt.labels)
 
 
-def longest_answer(encoder: TextEncoder, task: IclTask, rows: Sequence[Row]) -> int:
+def longest_answer(encoder: Encoder, task: IclTask, rows: Sequence[Row]) -> int:
     """Tokens that a generated answer may have: those of the longest right one."""
     assert task.icl_task_type == GENERATION
     texts = {
@@ -141,5 +105,5 @@ def longest_answer(encoder: TextEncoder, task: IclTask, rows: Sequence[Row]) -> 
         for row in rows
         for label in (row["answer"], *(row.fields.get("aliases") or ()))
     }
-    longest = max(len(encoder.with_specials(text)) for text in texts)
+    longest = max(len(encoder.opening(text)) for text in texts)
     return max(1, longest + (ROOM_FOR_REASONING if task.cot_delimiter else 0))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from photon.data.encode import Encoder
 from photon.evaluation.likelihood import DEFAULT, Passes, likelihoods
 from photon.evaluation.loss import LossReport
-from photon.evaluation.requests import Request, TextEncoder
+from photon.evaluation.requests import Request
 from photon.model.build import LanguageModel
 
 
@@ -26,10 +27,10 @@ def windows(ids: Sequence[int], before: int, length: int) -> list[Request]:
 
 
 def evaluate_text(
-    model: LanguageModel, encoder: TextEncoder, text: str, passes: Passes = DEFAULT
+    model: LanguageModel, encoder: Encoder, text: str, passes: Passes = DEFAULT
 ) -> LossReport:
     """Loss, accuracy and bits per byte of a text that is not empty; every token is scored once."""
-    pieces = windows(encoder.ids(text), encoder.end, model.max_seq_len)
+    pieces = windows(encoder.ids(text), encoder.facts.start, model.max_seq_len)
     scores = [score for (score,) in likelihoods(model, [[piece] for piece in pieces], passes)]
     tokens = sum(score.num_tokens for score in scores)
     return LossReport(

@@ -9,26 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from photon.config.evaluation import IclTasksConfig
 from photon.config.resolve import apply_evaluation_overrides, replace_keys
 from photon.config.schema import Config
 from photon.core.tree import digest
+from photon.data.encode import Encoder
 from photon.data.tokenizer import vocab_size
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.evaluation.likelihood import tokens_of_a_pass
-from photon.evaluation.requests import TextEncoder
 from photon.model.build import LanguageModel, model_with
 from photon.model.causal_lm import read_config
 from photon.runtime import artifact
 from photon.runtime.exchange import (
-    end_of_text,
     is_hugging_face_folder,
+    read_encoder,
     read_fields,
     read_model,
-    read_tokenizer,
 )
 from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
@@ -51,7 +49,7 @@ class Candidate:
     tokenizer_digest: str
     config: Config
     model: LanguageModel
-    encoder: TextEncoder
+    encoder: Encoder
     home: Path
 
     @property
@@ -89,30 +87,30 @@ def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -
     """
     require_model(path)
     if is_hugging_face_folder(path):
-        config, params, tokenizer = _read_folder(path)
-        end, facts = end_of_text(path, tokenizer), {"kind": "hugging face folder"}
+        config, params, encoder = _read_folder(path)
+        facts: dict[str, Any] = {"kind": "hugging face folder"}
         name, home = path.resolve().name, Path("evaluation") / path.resolve().name
     else:
         saved = load_saved_model(path)
-        config, params, tokenizer, end = saved.config, saved.params, saved.tokenizer, saved.end
+        config, params, encoder = saved.config, saved.params, saved.encoder
         facts = _run_facts(saved.manifest)
         name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
         home = saved.run / "evaluation" / saved.manifest.stem
-    _require_fit(path, tokenizer, config)
+    _require_fit(path, encoder, config)
     return Candidate(
         name=name,
         facts={**facts, "digest": digest(params)},
-        tokenizer_digest=hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16],
+        tokenizer_digest=hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16],
         config=_evaluation_config(config, overrides, device),
         model=model_with(config.llm_config, params, device).eval(),
-        encoder=TextEncoder(tokenizer, end),
+        encoder=encoder,
         home=home,
     )
 
 
-def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer]:
+def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
     """By our own decoder where it computes the same, else by `transformers`."""
-    tokenizer = read_tokenizer(path)
+    encoder = read_encoder(path)
     try:
         read_fields(path)
     except CheckpointError:
@@ -124,7 +122,7 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Tokenizer]:
         fields, params = read_model(path)
     keys = {"max_seq_len": fields["max_seq_len"], "model": fields, "name": path.resolve().name}
     config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
-    return config, params, tokenizer
+    return config, params, encoder
 
 
 def _run_facts(manifest: Path) -> dict[str, Any]:
@@ -133,8 +131,8 @@ def _run_facts(manifest: Path) -> dict[str, Any]:
     return {**shown, "checkpoint": manifest.stem}
 
 
-def _require_fit(path: Path, tokenizer: Tokenizer, config: Config) -> None:
-    tokens, known = vocab_size(tokenizer), config.llm_config.model.vocab_size
+def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:
+    tokens, known = vocab_size(encoder.tokenizer), config.llm_config.model.vocab_size
     if tokens > known:
         raise MismatchedCheckpoint(
             f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "

@@ -15,6 +15,7 @@ import torch
 import photon
 from photon.config.evaluation import IclTask, IclTasksConfig
 from photon.data.shards import write_json
+from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.gauntlet import Composite, composites
@@ -183,7 +184,11 @@ class _Run:
         identity = {"checkpoint": candidate.facts["digest"], "settings": shown}
         self.folder = ScoreFolder(
             home,
-            {**identity, "tokenizer": candidate.tokenizer_digest, "end": candidate.encoder.end},
+            {
+                **identity,
+                "tokenizer": candidate.tokenizer_digest,
+                KEY: candidate.encoder.facts.as_json(),
+            },
         )
         self.result = Evaluation(
             model=candidate.name,

@@ -19,8 +19,10 @@ import photon
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
 from photon.core.tree import digest
+from photon.data.encode import Encoder
 from photon.data.shards import write_json
-from photon.data.tokenizer import SEPARATOR, load_tokenizer
+from photon.data.tokenization import KEY, Tokenization, of_foreign
+from photon.data.tokenizer import SEPARATOR, load_tokenizer, save_tokenizer, vocab_size
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
 from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
@@ -28,6 +30,7 @@ from photon.runtime import checkpoint
 from photon.runtime.model_card import model_card
 from photon.runtime.pretrained import CONVERT, quiet, save_pretrained
 from photon.runtime.run_folder import IMPORTED, RunFolder
+from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import SavedModel, load_saved_model
 from photon.training.state import TrainState
 
@@ -60,6 +63,7 @@ def export_folder(source: Path, out: Path) -> None:
                 "run": saved.config.run_uuid,
                 "checkpoint": saved.manifest.stem,
                 "digest": digest(saved.params),
+                KEY: saved.encoder.facts.as_json(),
             },
         )
 
@@ -78,18 +82,18 @@ def import_folder(source: Path, out: Path) -> None:
         StorageError: it cannot be written.
     """
     fields, params = read_model(source)
-    tokenizer = read_tokenizer(source)
-    if tokenizer.get_vocab_size() > fields["vocab_size"]:
+    encoder = read_encoder(source)
+    if (tokens := vocab_size(encoder.tokenizer)) > fields["vocab_size"]:
         raise DataError(
-            f"{source}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its model "
+            f"{source}: its tokenizer has {tokens} tokens, its model "
             f"vocab_size={fields['vocab_size']}"
         )
     keys = {"name": source.resolve().name, "max_seq_len": fields["max_seq_len"], "model": fields}
     config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
-    facts = {"end": end_of_text(source, tokenizer)}
-    with _appearing(out) as folder, tempfile.TemporaryDirectory() as work:
-        copy = Path(work) / "tokenizer.json"
-        tokenizer.save(str(copy))
+    with _appearing(out) as folder:
+        copy = folder.parent / "tokenizer.json"
+        save_tokenizer(encoder.tokenizer, copy)
+        facts = tokenization_facts(encoder.facts, copy)
         with RunFolder.create(folder, config, IMPORTED, copy, facts) as run:
             checkpoint.save_train_state(run.checkpoints, "step_000000", TrainState(params=params))
 
@@ -135,20 +139,21 @@ def _write_model(folder: Path, saved: SavedModel) -> None:
     else:
         config, tensors = export_model(llm, saved.params)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    ends = {"bos_token_id": saved.end, "eos_token_id": saved.end}
+    marks = saved.encoder.facts
+    ends = {"bos_token_id": marks.start, "eos_token_id": marks.end}
     write_json(folder / "config.json", {**config, **ends})
     write_json(folder / "generation_config.json", ends)
 
 
 def _write_tokenizer(folder: Path, saved: SavedModel) -> None:
-    saved.tokenizer.save(str(folder / "tokenizer.json"))
-    end = saved.tokenizer.id_to_token(saved.end)
+    marks, tokenizer = saved.encoder.facts, saved.encoder.tokenizer
+    save_tokenizer(saved.encoder.for_prompts(), folder / "tokenizer.json")
     write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": end,
-            "eos_token": end,
+            "bos_token": tokenizer.id_to_token(marks.start),
+            "eos_token": tokenizer.id_to_token(marks.end),
             "model_max_length": saved.config.llm_config.positions,
             "clean_up_tokenization_spaces": False,
         },
@@ -216,7 +221,22 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
+def read_encoder(folder: Path) -> Encoder:
+    """Its tokenizer as its model was trained with it: as we exported it, or as `transformers` does.
+
+    Raises:
+        DataError: no tokenizer, or nothing says where a text ends.
+    """
+    tokenizer = _read_tokenizer(folder)
+    exported = _read_json(folder / MARKER) or {}
+    if KEY in exported:
+        facts = Tokenization.from_json(exported[KEY], folder).require_known(tokenizer, folder)
+    else:
+        facts = of_foreign(tokenizer, _end_of_text(folder, tokenizer))
+    return Encoder(tokenizer, facts)
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
     """Its tokenizer.json, or what `transformers` makes of its other files.
 
     Raises:
@@ -238,7 +258,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def end_of_text(folder: Path, tokenizer: Tokenizer) -> int:
+def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int:
     """Id of the token that ends a text: the tokenizer's, the model's, or ours.
 
     Raises:

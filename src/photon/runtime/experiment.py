@@ -45,6 +45,7 @@ from photon.runtime.restore import begin_with_copy, find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
+from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 from photon.training.layers import layers_of
@@ -293,7 +294,9 @@ def _folder(
             opened[0].save_config(kept)
             return
         tokenizer = data_root(config) / "tokenizer.json"
-        opened.append(RunFolder.create(path, kept, kind, tokenizer, run_facts(config, data)))
+        tokens = tokenization_facts(encoder_of_data(config).facts, tokenizer)
+        facts = {**run_facts(config, data), **tokens}
+        opened.append(RunFolder.create(path, kept, kind, tokenizer, facts))
         if kind == FEDERATED:
             begin_with_copy(config, opened[0])
 

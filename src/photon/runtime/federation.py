@@ -72,8 +72,7 @@ def remote_engine(
 ) -> RemoteEngine:
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
-    root = data_root(config)
-    data = data_facts(root, read_manifest(root)["settings"])
+    data = data_facts(config, read_manifest(data_root(config))["settings"])
     depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
     return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
 

@@ -15,7 +15,6 @@ from photon.config.schema import Config
 from photon.core.aggregate import fold
 from photon.core.messages import Instruction, RoundPlan, ServerState, Update
 from photon.core.tree import digest as tree_digest
-from photon.data.tokenizer import tokenizer_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, count_gpus, num_cores
@@ -26,6 +25,7 @@ from photon.runtime.payload import write_payload
 from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
+from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.wire import Ticket, Train, Trained
 
 NODE = "node"
@@ -70,7 +70,7 @@ class HostedRun:
         config = node_config(request.config, own)
         clients = [one["client"] for one in request.instructions]
         config, data = prepare(config, say, clients)
-        _require_same_data(data_root(config), data["settings"], request.data)
+        _require_same_data(config, data["settings"], request.data)
         device = choose_device(config.photon.device)
         folder = _open_folder(config, request.config_digest, device)
         try:
@@ -164,23 +164,25 @@ def node_config(server: dict[str, Any], own: Config) -> Config:
     )
 
 
-def _require_same_data(root: Path, settings: dict[str, Any], expected: dict[str, Any]) -> None:
+def _require_same_data(config: Config, settings: dict[str, Any], expected: dict[str, Any]) -> None:
     """Refuse data that the server's model cannot learn from together with the others'."""
-    found = data_facts(root, settings)
+    found = data_facts(config, settings)
     for key, value in expected.items():
         if found.get(key) != value:
             raise MismatchedCheckpoint(
-                f"{root}: has {key} {found.get(key)}, the server {value}; prepare the data with "
-                "the server's tokenizer.json and sequence length"
+                f"{data_root(config)}: has {key} {found.get(key)}, the server {value}; prepare the "
+                "data with the server's tokenizer.json, separator and sequence length"
             )
 
 
-def data_facts(root: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def data_facts(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """What a server asks nodes to agree with."""
-    return {
-        "tokenizer": tokenizer_digest(root / "tokenizer.json"),
-        "sequence_length": settings["sequence_length"],
-    }
+    return {**_tokenization(config), "sequence_length": settings["sequence_length"]}
+
+
+def _tokenization(config: Config) -> dict[str, Any]:
+    tokenizer = data_root(config) / "tokenizer.json"
+    return tokenization_facts(encoder_of_data(config).facts, tokenizer)
 
 
 def _open_folder(config: Config, config_digest: str, device: torch.device) -> RunFolder:
@@ -188,7 +190,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
         config = with_microbatch(config, device, config.photon.devices_per_client)
-        facts = {"config_digest": config_digest}
+        facts = {"config_digest": config_digest, **_tokenization(config)}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)
     if facts["kind"] != NODE or facts["config_digest"] != config_digest:

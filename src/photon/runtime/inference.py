@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
+from photon.data.encode import Encoder
 from photon.model.build import LanguageModel, model_with
 from photon.model.generate import generate
 from photon.runtime.device import choose_device
@@ -16,11 +15,10 @@ from photon.runtime.saved_model import load_saved_model
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Attributes: `end` is the id of the token that ends a text."""
+    """A model, and the tokenizer as it was used in training."""
 
     model: LanguageModel
-    tokenizer: Tokenizer
-    end: int
+    encoder: Encoder
 
 
 def load_language_model(path: Path) -> Writer:
@@ -36,7 +34,7 @@ def load_language_model(path: Path) -> Writer:
     saved = load_saved_model(path)
     device = choose_device(saved.config.photon.device)
     model = model_with(saved.config.llm_config, saved.params, device).eval()
-    return Writer(model, saved.tokenizer, saved.end)
+    return Writer(model, saved.encoder)
 
 
 def continue_text(
@@ -52,8 +50,8 @@ def continue_text(
     A piece is held back while it ends in the middle of a character. The prompt is decoded with the
     new tokens, since some tokenizers drop the space before the first word of what they decode.
     """
-    tokenizer, end = writer.tokenizer, writer.end
-    prompt_ids = tokenizer.encode(prompt).ids or [end]
+    encoder, tokenizer = writer.encoder, writer.encoder.tokenizer
+    prompt_ids = encoder.opening(prompt) or [encoder.end]
     tokens = list(prompt_ids)
     shown = tokenizer.decode(tokens)
     for token in generate(
@@ -62,7 +60,7 @@ def continue_text(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-        stop=end,
+        stop=encoder.end,
     ):
         tokens.append(token)
         text = tokenizer.decode(tokens)

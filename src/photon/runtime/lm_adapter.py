@@ -7,10 +7,11 @@ from typing import Any
 
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
+from photon.data.encode import Encoder
 from photon.errors import ConfigError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Passes, likelihoods
-from photon.evaluation.requests import Request, TextEncoder
+from photon.evaluation.requests import Request
 from photon.evaluation.text import windows
 from photon.model.build import LanguageModel
 
@@ -32,7 +33,7 @@ class PhotonLM(TemplateLM):
     backend = "causal"
 
     def __init__(
-        self, model: LanguageModel, encoder: TextEncoder, passes: Passes, max_length: int
+        self, model: LanguageModel, encoder: Encoder, passes: Passes, max_length: int
     ) -> None:
         super().__init__()
         self.model, self.encoder, self.passes = model, encoder, passes
@@ -42,12 +43,16 @@ class PhotonLM(TemplateLM):
     def eot_token_id(self) -> int:
         return self.encoder.end
 
+    @property
+    def prefix_token_id(self) -> int:
+        return self.encoder.facts.start
+
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
         if add_special_tokens is False:
             return self.encoder.ids(string)
-        return self.encoder.with_specials(string)
+        return self.encoder.opening(string)
 
     def _loglikelihood_tokens(
         self,
@@ -75,7 +80,7 @@ class PhotonLM(TemplateLM):
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False):
         """Log-likelihoods of whole texts."""
-        texts = [self.tok_encode(request.args[0]) for request in requests]
+        texts = [self.encoder.ids(request.args[0]) for request in requests]
         pieces = [
             windows(ids, self.prefix_token_id, self.max_length) if ids else [] for ids in texts
         ]

@@ -23,6 +23,7 @@ def model_card(saved: SavedModel) -> str:
         f"# {name}\n",
         "A language model trained with Photon, exported for `transformers`.\n",
         _table("Training", _training(saved)),
+        _table("Text", _text(saved)),
         _table("Validation", _validation(saved)),
         _scores(saved),
     ]
@@ -67,6 +68,17 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "configuration": f"digest {facts.get('config_digest', 'unknown')}",
         "Photon": facts.get("photon"),
         "PyTorch": facts.get("torch"),
+    }
+
+
+def _text(saved: SavedModel) -> dict[str, Any]:
+    """How text is to be tokenised for this model."""
+    facts, name = saved.encoder.facts, saved.encoder.tokenizer.id_to_token
+    before = " ".join(f"`{name(number)}`" for number in facts.begin)
+    return {
+        "behind each document": f"`{name(facts.end)}` (token {facts.end})",
+        "before each document": before or None,
+        "special tokens spelled in text": "stay text" if facts.specials_are_text else "are tokens",
     }
 
 

@@ -19,6 +19,7 @@ from photon.model.causal_lm import read_config
 from photon.runtime.job import Say
 from photon.runtime.restore import start_of_centralized
 from photon.runtime.rows import data_root, find_data
+from photon.runtime.run_tokens import encoder_of_data
 
 
 def with_architecture(config: Config) -> Config:
@@ -100,6 +101,7 @@ def require_data(config: Config, clients: Collection[int]) -> str | None:
 
 def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
     require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    encoder_of_data(config)  # known, or refused before anything is trained
     settings, streams = data["settings"], config.dataset.train.streams
     prepared = clients_of(data) if streams is None else range(len(streams))
     if missing := sorted(set(needed) - set(prepared)):

@@ -32,6 +32,7 @@ from photon.runtime.records import loss_record
 from photon.runtime.results import Score, TrainResult, unigram_score
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
+from photon.runtime.run_tokens import encoder_of_data
 from photon.runtime.server import Server, initial_state
 from photon.runtime.task_watch import TaskWatch
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
@@ -96,7 +97,7 @@ def _federated(
     done = states[0].round
     lines = JsonlTracker(folder.metrics, "round", done)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
-    tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
+    tasks = TaskWatch(config, encoder_of_data(config), job.device)
     track = tasks.adding_to(to_all([lines, *shown]))
     validation = open_rows(config, VALIDATION)
 
@@ -178,7 +179,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
     trainer = Trainer(config.llm_config, config.seed, job.device, job.world, frozen)
     seconds = _load_trainer(folder, trainer, stream)
     validation = open_rows(config, VALIDATION)
-    tasks = TaskWatch(config, folder.path / "tokenizer.json", job.device)
+    tasks = TaskWatch(config, encoder_of_data(config), job.device)
     if tasks.tasks and job.world.size > 1:
         job.warn("several processes train this model, so no tasks are scored until it is saved")
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from photon.config.schema import Config
-from photon.data.tokenizer import load_tokenizer, separator_id
+from photon.data.encode import Encoder
 from photon.errors import CheckpointError
 from photon.model.build import empty_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.run_folder import read_run
+from photon.runtime.run_tokens import encoder_of_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +24,14 @@ class SavedModel:
         run: its run folder.
         manifest: its file.
         params: mapped from the file.
-        end: id of the token that ends a text.
+        encoder: its tokenizer, used as in training.
     """
 
     run: Path
     manifest: Path
     config: Config
     params: dict[str, Tensor]
-    tokenizer: Tokenizer
-    end: int
+    encoder: Encoder
 
 
 def resolve_checkpoint(path: Path) -> tuple[Path, Path]:
@@ -66,10 +64,4 @@ def load_saved_model(path: Path) -> SavedModel:
     params = checkpoint.load_parameters(manifest)
     like = parameters_of(empty_model(config.llm_config))
     checkpoint.require_same_model(params, like, manifest)
-    tokenizer = load_tokenizer(run / "tokenizer.json")
-    return SavedModel(run, manifest, config, params, tokenizer, _end(tokenizer, facts))
-
-
-def _end(tokenizer: Tokenizer, facts: dict[str, Any]) -> int:
-    """An imported model brings its own token between documents."""
-    return facts["end"] if "end" in facts else separator_id(tokenizer)
+    return SavedModel(run, manifest, config, params, encoder_of_run(run, facts))

@@ -10,11 +10,10 @@ import torch
 
 from photon.config.evaluation import IclTask
 from photon.config.schema import Config
-from photon.data.tokenizer import load_tokenizer, separator_id
+from photon.data.encode import Encoder
 from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.gauntlet import composites
 from photon.evaluation.likelihood import Passes, tokens_of_a_pass
-from photon.evaluation.requests import TextEncoder
 from photon.evaluation.scoring import TaskScore
 from photon.evaluation.tasks import Row, find_file, read_rows
 from photon.model.build import LanguageModel
@@ -25,13 +24,13 @@ class TaskWatch:
     """The run's own task list; does nothing where it has none.
 
     Args:
-        tokenizer: the run's file.
+        encoder: the run's.
 
     Raises:
         DataError: a task's file is missing or malformed: known before any training.
     """
 
-    def __init__(self, config: Config, tokenizer: Path, device: torch.device) -> None:
+    def __init__(self, config: Config, encoder: Encoder, device: torch.device) -> None:
         keys = config.icl_tasks_config
         self.gauntlet = config.eval_gauntlet_config.eval_gauntlet
         self.is_whole = keys.limit is None
@@ -44,15 +43,14 @@ class TaskWatch:
         self.passes = Passes(
             tokens_of_a_pass(keys.max_batch_tokens, device), config.llm_config.precision
         )
-        self.tokenizer = tokenizer
+        self.encoder = encoder
         self.found: dict[str, float] = {}
 
     def score(self, model: LanguageModel) -> None:
         """Score all tasks; the next record that is validated will carry the scores."""
         if not self.tasks:
             return
-        tokenizer = load_tokenizer(self.tokenizer)
-        encoder = TextEncoder(tokenizer, separator_id(tokenizer))
+        encoder = self.encoder
         scores: dict[str, TaskScore] = {}
         for task, rows in self.tasks:
             for count in task.num_fewshot:
