@@ -38,6 +38,7 @@ from photon.runtime.job import (
     open_job,
 )
 from photon.runtime.outer import outer_of
+from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
@@ -46,7 +47,7 @@ from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
-from photon.runtime.warm_start import check_warm_start, tokenizer_warning
+from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
 from photon.training.layers import layers_of
 
 
@@ -233,6 +234,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
     outer_of(config, 1)
     centralized = kind == CENTRALIZED
+    if not centralized:
+        require_no_tasks(config)
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
@@ -242,7 +245,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say, _needed(job))
-    job.warn(tokenizer_warning(config))
+    job.warn(tokenizer_warning(config), layers_warning(config))
     if job.trains_elsewhere:
         return config, data
     size = job.world.size if centralized else config.photon.devices_per_client
@@ -261,6 +264,7 @@ def _run(
     job.warn(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
+        layers_note(config, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, config.llm_config.precision),
     )
     try:
