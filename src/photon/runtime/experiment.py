@@ -24,6 +24,7 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
+from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.external_trackers import require_trackers
 from photon.runtime.fit import with_microbatch
@@ -42,7 +43,7 @@ from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
-from photon.runtime.restore import begin_with_copy, find_run, rewind
+from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
@@ -296,10 +297,12 @@ def _folder(
                 rewind(path, config.photon.resume_round)
             opened[0].save_config(kept)
             return
+        copy = copy_of_run(config, data) if kind == FEDERATED else None
         tokenizer = data_root(config) / "tokenizer.json"
         opened.append(RunFolder.create(path, kept, kind, tokenizer, run_facts(config, data)))
-        if kind == FEDERATED:
-            begin_with_copy(config, opened[0])
+        if copy is not None:
+            job.warn(*copy.notes)
+            copy.write(opened[0])
 
     from_first(job.world, open_or_create)
     return opened[0] if opened else RunFolder(path, config, kind, locked=False)

@@ -65,13 +65,16 @@ def own_layers(config: Config, run: Path, last_accepted: Mapping[Any, int]) -> O
     """
     if not config.fl.personalized_layers:
         return None
+    return OwnLayers(kept_answers(run, last_accepted))
+
+
+def kept_answers(run: Path, last_accepted: Mapping[Any, int]) -> dict[int, Path]:
+    """Where each client that has trained keeps its state, if that is on this machine."""
     places = {int(client): number for client, number in last_accepted.items()}
-    return OwnLayers(
-        {
-            client: run / "clients" / f"client_{client}" / f"{checkpoint.answer_name(number)}.json"
-            for client, number in sorted(places.items())
-        }
-    )
+    return {
+        client: run / "clients" / f"client_{client}" / f"{checkpoint.answer_name(number)}.json"
+        for client, number in sorted(places.items())
+    }
 
 
 @contextmanager
@@ -110,8 +113,8 @@ def layers_note(config: Config, elsewhere: bool) -> str | None:
         return None
     return (
         "fl.personalized_layers stay on the nodes, so val_loss is that of the server's copy of "
-        "them, which nobody trains; fl.split_eval=true has each node measure its clients' own models "
-        "(mean_metrics in metrics.jsonl)"
+        "them, which nobody trains; fl.split_eval=true has each node measure its clients' own "
+        "models (mean_metrics in metrics.jsonl)"
     )
 
 

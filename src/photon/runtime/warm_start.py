@@ -111,9 +111,24 @@ def check_warm_start(config: Config) -> None:
     if config.pretrained_model_path is None:
         return  # the configuration itself comes from the folder that hf_causal_lm names
     path, ours = Path(config.pretrained_model_path), config.llm_config.model
-    theirs = _architecture(_model_at(path, ours))
+    resized = config.fl.resize_vocab is not None
+    require_same_architecture(path, _model_at(path, ours), ours, resized=resized)
+
+
+def require_same_architecture(
+    path: Path, there: ModelConfig, ours: ModelConfig, *, resized: bool = False
+) -> None:
+    """Refuse a model that computes something else with parameters of these names and shapes.
+
+    Args:
+        resized: the vocabulary may differ.
+
+    Raises:
+        MismatchedCheckpoint: naming the first key that differs.
+    """
+    theirs = _architecture(there)
     for key, value in _architecture(ours).items():
-        if key == "vocab_size" and config.fl.resize_vocab is not None:
+        if key == "vocab_size" and resized:
             continue
         if theirs.get(key) != value:
             raise MismatchedCheckpoint(
