@@ -127,7 +127,7 @@ def _rounds(megabytes: float, config: Config, engine: RemoteEngine, home: Path) 
         config=config,
         checkpoints=home / "checkpoints",
         engine=engine,
-        validate=lambda params: {},
+        validate=lambda state: {},
         track=lambda record: None,
         stop=StopRequest(),
     )

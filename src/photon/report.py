@@ -159,21 +159,33 @@ def report(result: TrainResult, console: Console) -> None:
     console.print(final_table(result))
     for line in ratio_lines(result):
         console.print(line)
-    if is_trained:
-        console.rich.print(f"\nsample: {sample(folder)!r}\n", markup=False)
+    whose = _show_sample(folder, console) if is_trained else ""
     console.rich.print(f"summary   {folder / 'summary.json'}", markup=False)
     console.rich.print(f"metrics   {folder / 'metrics.jsonl'}", markup=False)
     if plot is None:
         return
     console.rich.print(f"plot      {plot}", markup=False)
-    console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}", markup=False)
+    console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}{whose}", markup=False)
 
 
-def sample(folder: Path) -> str:
+def _show_sample(folder: Path, console: Console) -> str:
+    """Print a text of the model, or of a client's; gives the option that names the client."""
+    from photon.runtime.saved_model import load_saved_model
+
+    saved = load_saved_model(folder)
+    client = saved.somebody
+    if saved.own is not None and client is None:
+        return " --client N"  # the clients' layers are on their nodes
+    whose = "" if client is None else f" --client {client}"
+    console.rich.print(f"\nsample{whose}: {sample(folder, client)!r}\n", markup=False)
+    return whose
+
+
+def sample(folder: Path, client: int | None = None) -> str:
     """A short text from the run's newest checkpoint."""
     from photon.runtime.inference import continue_text, load_language_model
 
-    model = load_language_model(folder)
+    model = load_language_model(folder, client)
     return SAMPLE_PROMPT + "".join(continue_text(model, SAMPLE_PROMPT, max_new_tokens=48))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="A text file whose loss is wanted; may be given several times.",
 )
 @click.option("--per-client", is_flag=True, help="Losses on each client's own held-out part, too.")
+@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
 @click.option("--samples", is_flag=True, help="Write what the model did with every row.")
 @click.option("--fresh", is_flag=True, help="Score again what was scored before.")
 @click.option("--harness", type=click.Choice(["lm-eval"]), help="Score tasks of lm-eval instead.")
@@ -67,7 +68,8 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
             "icl_tasks_config"
         )
     if harness is None:
-        _by_our_rules(models, overrides, options["samples"], options["json_only"], **own)
+        progress, shared = own.pop("progress"), {key: options[key] for key in ("samples", "client")}
+        _by_our_rules(models, overrides, options["json_only"], progress, **own, **shared)
     elif not options["tasks"]:
         raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
     else:
@@ -83,6 +85,7 @@ def _by_harness(
     num_fewshot: int | None,
     samples: bool,
     json_only: bool,
+    client: int | None,
 ) -> None:
     from dataclasses import asdict
 
@@ -98,6 +101,7 @@ def _by_harness(
             folder=tasks_folder,
             num_fewshot=num_fewshot,
             samples=samples,
+            client=client,
         )
         for model in models
     ]
@@ -114,14 +118,11 @@ def _by_harness(
 def _by_our_rules(
     models: list[Path],
     overrides: list[str],
-    samples: bool,
     json_only: bool,
-    *,
-    texts: tuple[Path, ...],
-    per_client: bool,
-    fresh: bool,
     progress: bool | None,
+    **what: Any,
 ) -> None:
+    """Args: `what`: fields of `Wanted`."""
     from photon.cli.evaluation_progress import evaluation_progress
     from photon.cli.evaluation_tables import print_tables
     from photon.cli.processes import is_first_process
@@ -131,7 +132,7 @@ def _by_our_rules(
 
     first = is_first_process()
     console = Console(progress=progress, quiet=json_only or not first)
-    wanted = Wanted(texts, per_client, samples, fresh)
+    wanted = Wanted(**what)
     with evaluation_progress(console) as shown:
         found = evaluate(models, overrides, wanted=wanted, say=console.rich.print, progress=shown)
     if not first:

@@ -40,7 +40,7 @@ def loss_table(found: Sequence[Evaluation]) -> Table:
             above = "-" if score.above_unigram is None else f"{score.above_unigram:+.3f}"
             table.add_row(
                 one.model,
-                name,
+                f"{name}, mean of {score.of_clients} clients' models" if score.of_clients else name,
                 f"{score.loss:.3f}",
                 f"{score.perplexity:.1f}",
                 f"{score.bits_per_byte:.3f}",

@@ -10,7 +10,8 @@ import click
 @click.command(name="export")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-def command(checkpoint: Path, folder: Path) -> None:
+@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
+def command(checkpoint: Path, folder: Path, client: int | None) -> None:
     """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.
 
     \b
@@ -19,5 +20,5 @@ def command(checkpoint: Path, folder: Path) -> None:
     """
     from photon.runtime.exchange import export_folder
 
-    export_folder(checkpoint, folder)
+    export_folder(checkpoint, folder, client)
     click.echo(f"folder      {folder}")

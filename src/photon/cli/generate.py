@@ -13,8 +13,14 @@ import click
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0))
 @click.option("--seed", default=0, show_default=True)
+@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
 def command(
-    checkpoint: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int
+    checkpoint: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    client: int | None,
 ) -> None:
     """Continue PROMPT with the model of CHECKPOINT: a run folder or one of its checkpoints.
 
@@ -24,7 +30,7 @@ def command(
     """
     from photon.runtime.inference import continue_text, load_language_model
 
-    model = load_language_model(checkpoint)
+    model = load_language_model(checkpoint, client)
     click.echo(prompt, nl=False)
     for piece in continue_text(
         model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed

@@ -58,10 +58,13 @@ class PhotonConfig(Section):
     )
     restore_run_uuid: str | None = Field(
         default=None,
-        description="begin with a copy of another run: its name below saving_path, or its folder",
+        description="begin with a copy of another run: its name below saving_path, or its folder; "
+        "what does not fit begins afresh, with a note, or is refused",
     )
     copy_client_checkpoints: bool = Field(
-        default=True, description="with restore_run_uuid, copy its clients' states too"
+        default=True,
+        description="with restore_run_uuid, copy its clients' states too; false: they begin afresh, "
+        "with a note",
     )
     restore_cent_run_uuid: str | None = Field(
         default=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ class LossReport:
         accuracy: share of tokens that were the likeliest.
         num_tokens: targets scored.
         bytes_per_token: of the text behind the tokens.
+        of_clients: clients over whose models this is the mean; 0: it is of one model.
     """
 
     loss: float
     accuracy: float
     num_tokens: int
     bytes_per_token: float
+    of_clients: int = 0
 
     @property
     def perplexity(self) -> float:
@@ -41,6 +43,17 @@ class LossReport:
     def bits_per_byte(self) -> float:
         """Loss / (ln 2 x bytes per token): comparable between tokenizers."""
         return bits_per_byte(self.loss, self.bytes_per_token)
+
+
+def mean_report(reports: Sequence[LossReport]) -> LossReport:
+    """Mean loss and accuracy of several models on one text, all alike."""
+    count = len(reports)
+    return replace(
+        reports[0],
+        loss=sum(one.loss for one in reports) / count,
+        accuracy=sum(one.accuracy for one in reports) / count,
+        of_clients=count,
+    )
 
 
 def perplexity(loss: float) -> float:

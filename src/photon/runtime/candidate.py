@@ -17,7 +17,7 @@ from photon.config.schema import Config
 from photon.core.tree import digest
 from photon.data.encode import Encoder
 from photon.data.tokenizer import vocab_size
-from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint
 from photon.evaluation.likelihood import tokens_of_a_pass
 from photon.model.build import LanguageModel, model_with
 from photon.model.causal_lm import read_config
@@ -28,6 +28,7 @@ from photon.runtime.exchange import (
     read_fields,
     read_model,
 )
+from photon.runtime.own_layers import NO_ONE, OwnLayers
 from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
 
@@ -42,6 +43,7 @@ class Candidate:
         tokenizer_digest: of the vocabulary and its rules.
         config: of the run, or of the model alone, with the evaluation's keys.
         home: where results go unless told otherwise.
+        own: layers that the clients keep, if the model lacks them.
     """
 
     name: str
@@ -51,6 +53,19 @@ class Candidate:
     model: LanguageModel
     encoder: Encoder
     home: Path
+    own: OwnLayers | None = None
+
+    def require_one_model(self) -> None:
+        """Refuse to score tasks with layers that nobody trains.
+
+        Raises:
+            ConfigError: saying what to name.
+        """
+        if self.own is not None:
+            raise ConfigError(
+                f"{self.name}: {NO_ONE}; score tasks with --client N, or losses alone with "
+                "icl_tasks_config=empty"
+            )
 
     @property
     def max_batch_tokens(self) -> int:
@@ -73,12 +88,15 @@ def require_model(path: Path) -> None:
         raise CheckpointError(f"{error}, nor a Hugging Face folder with a config.json") from error
 
 
-def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -> Candidate:
+def open_candidate(
+    path: Path, overrides: Sequence[str], device: torch.device, client: int | None = None
+) -> Candidate:
     """Load a model for evaluation.
 
     Args:
         path: a run folder (its newest checkpoint), a checkpoint's manifest, or a folder of
             `transformers`.
+        client: whose model, in a run with personalised layers; None: that of the server, and `own`.
 
     Raises:
         CheckpointError: no model there.
@@ -86,16 +104,21 @@ def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -
         ConfigError: an override that does not belong to an evaluation.
     """
     require_model(path)
+    own = None
     if is_hugging_face_folder(path):
+        if client is not None:
+            raise ConfigError(f"--client {client}: {path} is no run; leave the option out")
         config, params, encoder = _read_folder(path)
         facts: dict[str, Any] = {"kind": "hugging face folder"}
         name, home = path.resolve().name, Path("evaluation") / path.resolve().name
     else:
         saved = load_saved_model(path)
+        saved = saved if client is None else saved.of(client)
         config, params, encoder = saved.config, saved.params, saved.encoder
         facts = _run_facts(saved.manifest)
         name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
-        home = saved.run / "evaluation" / saved.manifest.stem
+        name += "" if client is None else f"/client_{client}"
+        home, own = saved.scores, saved.own
     _require_fit(path, encoder, config)
     return Candidate(
         name=name,
@@ -105,6 +128,7 @@ def open_candidate(path: Path, overrides: Sequence[str], device: torch.device) -
         model=model_with(config.llm_config, params, device).eval(),
         encoder=encoder,
         home=home,
+        own=own,
     )
 
 

@@ -87,12 +87,14 @@ class Wanted:
         per_client: each client's own held-out part, too.
         samples: keep what the model did with every row.
         fresh: score again what is scored already.
+        client: whose model, in a run with personalised layers.
     """
 
     texts: tuple[Path, ...] = ()
     per_client: bool = False
     samples: bool = False
     fresh: bool = False
+    client: int | None = None
 
 
 def evaluate(
@@ -119,7 +121,7 @@ def evaluate(
     overrides, found = _with_suite(overrides, say), []
     with process_group(_device_of(overrides)) as (world, device):
         for number, path in enumerate(paths):
-            candidate = open_candidate(path, overrides, device)
+            candidate = open_candidate(path, overrides, device, wanted.client)
             _set_threads(candidate)
             part = _part(progress, number / len(paths), 1 / len(paths))
             found.append(_Run(candidate, wanted, world, part)())
@@ -166,6 +168,8 @@ class _Run:
         self.progress = progress if world.is_first else lambda what, done: None
         config = candidate.config
         self.tasks = config.icl_tasks_config
+        if self.tasks.icl_tasks:
+            candidate.require_one_model()
         positions = candidate.model.max_seq_len
         length = self.tasks.max_seq_len or positions
         if length > positions:

@@ -38,20 +38,22 @@ MARKER = "photon.json"
 """What an exported folder comes from; only a folder with this file is ever replaced."""
 
 
-def export_folder(source: Path, out: Path) -> None:
+def export_folder(source: Path, out: Path, client: int | None = None) -> None:
     """Write a checkpoint as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
         source: a run folder or a checkpoint's manifest.
         out: appears whole or not at all; an earlier export there is replaced.
+        client: whose model, in a run with personalised layers.
 
     Raises:
         CheckpointError: no checkpoint there.
-        ConfigError: `transformers` has no architecture that computes the same.
+        ConfigError: `transformers` has no architecture that computes the same; personalised layers
+            without a client.
         RunFolderError: `out` holds something else.
         StorageError: it cannot be written.
     """
-    saved = load_saved_model(source)
+    saved = load_saved_model(source).of(client)
     with _appearing(out, replaces=MARKER) as folder:
         _write_model(folder, saved)
         _write_tokenizer(folder, saved)
@@ -62,6 +64,7 @@ def export_folder(source: Path, out: Path) -> None:
                 "photon": photon.__version__,
                 "run": saved.config.run_uuid,
                 "checkpoint": saved.manifest.stem,
+                **({} if saved.client is None else {"client": saved.client}),
                 "digest": digest(saved.params),
                 KEY: saved.encoder.facts.as_json(),
             },

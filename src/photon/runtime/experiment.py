@@ -24,6 +24,7 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
+from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.external_trackers import require_trackers
 from photon.runtime.fit import with_microbatch
@@ -38,16 +39,17 @@ from photon.runtime.job import (
     open_job,
 )
 from photon.runtime.outer import outer_of
+from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
-from photon.runtime.restore import begin_with_copy, find_run, rewind
+from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
-from photon.runtime.warm_start import check_warm_start, tokenizer_warning
+from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
 from photon.training.layers import layers_of
 
 
@@ -234,6 +236,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
     outer_of(config, 1)
     centralized = kind == CENTRALIZED
+    if not centralized:
+        require_no_tasks(config)
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
@@ -243,7 +247,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say, _needed(job))
-    job.warn(tokenizer_warning(config))
+    job.warn(tokenizer_warning(config), layers_warning(config))
     if job.trains_elsewhere:
         return config, data
     size = job.world.size if centralized else config.photon.devices_per_client
@@ -262,6 +266,7 @@ def _run(
     job.warn(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
+        layers_note(config, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, config.llm_config.precision),
     )
     try:
@@ -293,12 +298,14 @@ def _folder(
                 rewind(path, config.photon.resume_round)
             opened[0].save_config(kept)
             return
+        copy = copy_of_run(config, data) if kind == FEDERATED else None
         tokenizer = data_root(config) / "tokenizer.json"
         tokens = tokenization_facts(encoder_of_data(config).facts, tokenizer)
         facts = {**run_facts(config, data), **tokens}
         opened.append(RunFolder.create(path, kept, kind, tokenizer, facts))
-        if kind == FEDERATED:
-            begin_with_copy(config, opened[0])
+        if copy is not None:
+            job.warn(*copy.notes)
+            copy.write(opened[0])
 
     from_first(job.world, open_or_create)
     return opened[0] if opened else RunFolder(path, config, kind, locked=False)

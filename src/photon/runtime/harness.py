@@ -43,12 +43,14 @@ def evaluate_by_harness(
     folder: Path | None = None,
     num_fewshot: int | None = None,
     samples: bool = False,
+    client: int | None = None,
 ) -> HarnessResult:
     """Score a model on tasks of lm-eval.
 
     Args:
         folder: of task files (YAML); None takes lm-eval's own, whose data comes from the hub.
         num_fewshot: examples in a prompt; None leaves it to the task.
+        client: whose model, in a run with personalised layers.
 
     Raises:
         ConfigError: lm-eval is missing, or knows no such task.
@@ -63,7 +65,9 @@ def evaluate_by_harness(
         raise ConfigError(INSTALL) from error
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     require_model(path)
-    candidate = open_candidate(path, ["icl_tasks_config=empty", *overrides], choose_device("auto"))
+    overrides = ["icl_tasks_config=empty", *overrides]
+    candidate = open_candidate(path, overrides, choose_device("auto"), client)
+    candidate.require_one_model()
     keys = candidate.config.icl_tasks_config
     length = min(keys.max_seq_len or candidate.model.max_seq_len, candidate.model.max_seq_len)
     passes = Passes(candidate.max_batch_tokens, candidate.config.llm_config.precision)

@@ -21,17 +21,19 @@ class Writer:
     encoder: Encoder
 
 
-def load_language_model(path: Path) -> Writer:
+def load_language_model(path: Path, client: int | None = None) -> Writer:
     """Load a checkpoint.
 
     Args:
         path: a run folder (its newest checkpoint) or a checkpoint's manifest.
+        client: whose model, in a run with personalised layers.
 
     Raises:
+        ConfigError: such a run without a client, or a client without such a run.
         CheckpointError: nothing of that kind is there.
         CorruptCheckpoint: the bytes are not what was written.
     """
-    saved = load_saved_model(path)
+    saved = load_saved_model(path).of(client)
     device = choose_device(saved.config.photon.device)
     model = model_with(saved.config.llm_config, saved.params, device).eval()
     return Writer(model, saved.encoder)

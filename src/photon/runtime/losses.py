@@ -16,6 +16,7 @@ from photon.evaluation.likelihood import Passes
 from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
 from photon.evaluation.text import evaluate_text
 from photon.runtime.candidate import Candidate
+from photon.runtime.own_layers import mean_over_clients, worn
 from photon.runtime.rows import VALIDATION, data_root, find_data, open_rows
 
 
@@ -28,6 +29,7 @@ class LossScore:
         above_unigram: loss minus that of token frequencies, which makes losses of different
             texts comparable (Roh et al. 2020 call exp of it the unigram-normalised perplexity);
             None where the training text's frequencies are not known.
+        of_clients: clients over whose models this is the mean; 0: it is of one model.
     """
 
     loss: float
@@ -36,6 +38,7 @@ class LossScore:
     accuracy: float
     tokens: int
     above_unigram: float | None = None
+    of_clients: int = 0
 
 
 def score_losses(
@@ -50,11 +53,10 @@ def score_losses(
     places = (train.root_local, train.root_remote, val.root_local, val.root_remote)
     wanted: dict[str, Callable[[], LossScore]] = {}
     if any(places):
-        parts = [VALIDATION]
-        if per_client:
-            clients = range(candidate.config.fl.n_total_clients)
-            parts += [f"client_{client}/{VALIDATION}" for client in clients]
-        wanted = {part: lambda part=part: _part_loss(candidate, passes, part) for part in parts}
+        wanted[VALIDATION] = lambda: _part_loss(candidate, passes, VALIDATION)
+        for client in range(candidate.config.fl.n_total_clients) if per_client else ():
+            part = f"client_{client}/{VALIDATION}"
+            wanted[part] = lambda p=part, c=client: _part_loss(candidate, passes, p, c)
     elif per_client:
         wanted[VALIDATION] = _no_data
     for path in texts:
@@ -66,19 +68,24 @@ def _no_data() -> LossScore:
     raise DataError("the model's data is not known; set dataset.val.root_local")
 
 
-def _part_loss(candidate: Candidate, passes: Passes, part: str) -> LossScore:
+def _part_loss(
+    candidate: Candidate, passes: Passes, part: str, client: int | None = None
+) -> LossScore:
     config = _with_data(candidate)
     rows = open_rows(config, part)
     llm = config.llm_config
-    report = evaluate_loss(
-        candidate.model,
-        rows,
-        batch_size=llm.device_eval_batch_size,
-        max_batches=llm.eval_subset_num_batches,
-        precision=llm.precision,
-        share=passes.share,
-    )
-    return _loss_score(report, _unigram(config, rows))
+
+    def score() -> LossReport:
+        return evaluate_loss(
+            candidate.model,
+            rows,
+            batch_size=llm.device_eval_batch_size,
+            max_batches=llm.eval_subset_num_batches,
+            precision=llm.precision,
+            share=passes.share,
+        )
+
+    return _loss_score(candidate, score, _unigram(config, rows), client)
 
 
 def _with_data(candidate: Candidate) -> Config:
@@ -118,10 +125,28 @@ def _text_loss(candidate: Candidate, passes: Passes, path: Path) -> LossScore:
         raise DataError(f"{path}: cannot be read as text ({error})") from error
     if not text:
         raise DataError(f"{path}: is empty")
-    return _loss_score(evaluate_text(candidate.model, candidate.encoder, text, passes), None)
+
+    def score() -> LossReport:
+        return evaluate_text(candidate.model, candidate.encoder, text, passes)
+
+    return _loss_score(candidate, score, None)
 
 
-def _loss_score(report: LossReport, unigram: float | None) -> LossScore:
+def _loss_score(
+    candidate: Candidate,
+    score: Callable[[], LossReport],
+    unigram: float | None,
+    client: int | None = None,
+) -> LossScore:
+    """Args: `client`: whose layers the model wears, if they keep some; None: all, in turn."""
+    model, own = candidate.model, candidate.own
+    if own is None:
+        report = score()
+    elif client is None:
+        report = mean_over_clients(model, own, own.answers, score)
+    else:
+        with worn(model, own.read(client)):
+            report = score()
     return LossScore(
         loss=report.loss,
         perplexity=report.perplexity if math.isfinite(report.loss) else math.nan,
@@ -129,4 +154,5 @@ def _loss_score(report: LossReport, unigram: float | None) -> LossScore:
         accuracy=report.accuracy,
         tokens=report.num_tokens,
         above_unigram=None if unigram is None else report.loss - unigram,
+        of_clients=report.of_clients,
     )

@@ -53,6 +53,9 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "clients": f"{fl.n_total_clients}, {fl.cohort_size} in a round",
         "local steps in a round": llm.local_steps,
         "outer optimizer": fl.strategy_name,
+        "layers of one client": None
+        if saved.client is None
+        else f"client {saved.client}'s own: {', '.join(fl.personalized_layers)}",
     }
     return {
         **parameters,
@@ -91,12 +94,15 @@ def _validation(saved: SavedModel) -> dict[str, Any]:
         return {}
     names = {"val_loss": "loss (nats per token)", "val_perplexity": "perplexity",
              "val_bits_per_byte": "bits per byte", "val_accuracy": "token accuracy"}  # fmt: skip
-    return {shown: at[-1].get(key) for key, shown in names.items()}
+    found: dict[str, Any] = {shown: at[-1].get(key) for key, shown in names.items()}
+    if count := at[-1].get("val_clients"):
+        found["the mean of"] = f"{count} clients' models"
+    return found
 
 
 def _scores(saved: SavedModel) -> str:
     """The results of `photon evaluate` for this checkpoint, if there are any."""
-    found = read_results(saved.run / "evaluation" / saved.manifest.stem)
+    found = read_results(saved.scores)
     if not found or not (found["tasks"] or found["composites"]):
         return ""
     return "\n".join(["## Scores\n", *_score_lines(found), ""])

@@ -135,6 +135,8 @@ def loss_record(result: LossReport | None, unigram: float | None = None) -> dict
         "val_bits_per_byte": result.bits_per_byte,
         "val_accuracy": result.accuracy,
     }
+    if result.of_clients:
+        found["val_clients"] = result.of_clients
     if unigram is not None:
         found["val_unigram_loss"] = unigram
         found["val_unigram_normalized_loss"] = result.loss - unigram

@@ -1,18 +1,13 @@
-"""Going back to a round, and beginning a run with a copy of another."""
+"""Finding the runs and rounds that a configuration names, and going back to one."""
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from photon.config.schema import Config
 from photon.errors import CheckpointError, RunFolderError
 from photon.runtime import artifact, checkpoint
-from photon.runtime.job import FEDERATED
 from photon.runtime.mirror import fetch_run
-from photon.runtime.run_folder import RunFolder, read_run
-from photon.runtime.trackers import copy_lines
 
 
 def find_run(config: Config, name: str) -> Path:
@@ -60,32 +55,6 @@ def rewind(run: Path, number: int) -> None:
     for path in checkpoint.list_checkpoints(folder):
         if path.stem > target.stem:
             artifact.remove(folder, path.stem)
-
-
-def begin_with_copy(config: Config, folder: RunFolder) -> None:
-    """Put the state of `photon.restore_run_uuid` into a new run's folder; does nothing without.
-
-    Raises:
-        RunFolderError: no such run, or no federated one.
-        CheckpointError: not its round of `photon.resume_round`.
-    """
-    name = config.photon.restore_run_uuid
-    if name is None:
-        return
-    source = find_run(config, name)
-    if read_run(source)[1]["kind"] != FEDERATED:
-        raise RunFolderError(
-            f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
-            "photon.restore_cent_run_uuid"
-        )
-    wanted = -1 if config.photon.resume_round is None else config.photon.resume_round
-    state = checkpoint.load_server_state(checkpoint_of_round(source / "checkpoints", wanted))
-    if config.photon.copy_client_checkpoints and (source / "clients").is_dir():
-        shutil.copytree(source / "clients", folder.clients, dirs_exist_ok=True)
-    else:
-        state = replace(state, last_accepted={})
-    copy_lines(source / "metrics.jsonl", folder.metrics, "round", state.round)
-    checkpoint.save_server_state(folder.checkpoints, state)
 
 
 def start_of_centralized(config: Config) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from photon.config.schema import Config
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
-from photon.core.tree import Tree, num_elements
+from photon.core.tree import num_elements
 from photon.data.shards import RowSource
 from photon.data.stream import JoinedStream
 from photon.errors import DataError
@@ -27,6 +27,7 @@ from photon.runtime.live import FILE, Beacon
 from photon.runtime.mirror import Mirror
 from photon.runtime.node import client_stream
 from photon.runtime.outer import outer_of
+from photon.runtime.own_layers import mean_over_clients, own_layers
 from photon.runtime.process_group import from_first
 from photon.runtime.records import loss_record
 from photon.runtime.results import Score, TrainResult, unigram_score
@@ -101,22 +102,24 @@ def _federated(
     track = tasks.adding_to(to_all([lines, *shown]))
     validation = open_rows(config, VALIDATION)
 
-    def score(params: Tree) -> LossReport:
-        model = model_with(config.llm_config, params, job.device)
+    def score(state: ServerState) -> LossReport:
+        model = model_with(config.llm_config, state.params, job.device)
         tasks.score(model)
-        return _evaluate(config, model, validation)
+        own = own_layers(config, folder.path, state.last_accepted)
+        here = own.here if own is not None else ()
+        return mean_over_clients(model, own, here, lambda: _evaluate(config, model, validation))
 
     floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
     if _begins_with_evaluation(folder, config, done):
         start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
-        track(start | loss_record(score(states[0].params), floor))
+        track(start | loss_record(score(states[0]), floor))
     beacon = Beacon(folder.path / FILE)
     with closing(job.engine(folder, config, job)) as engine, closing(beacon):
         server = Server(
             config=config,
             checkpoints=folder.checkpoints,
             engine=engine,
-            validate=lambda params: loss_record(score(params), floor),
+            validate=lambda state: loss_record(score(state), floor),
             track=track,
             stop=job.stop,
             committed=_mirroring(folder, config),
@@ -124,7 +127,7 @@ def _federated(
         )
         state = server.serve(states.pop())
     _clean_up(folder, config)
-    report = _last_validation(folder) or score(state.params)
+    report = _last_validation(folder) or score(state)
     return replace(
         result,
         federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),

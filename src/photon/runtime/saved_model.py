@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from photon.config.schema import Config
 from photon.data.encode import Encoder
-from photon.errors import CheckpointError
+from photon.errors import CheckpointError, ConfigError
 from photon.model.build import empty_model, parameters_of
-from photon.runtime import checkpoint
+from photon.runtime import artifact, checkpoint
+from photon.runtime.own_layers import NO_ONE, OwnLayers, own_layers
 from photon.runtime.run_folder import read_run
 from photon.runtime.run_tokens import encoder_of_run
 
@@ -25,6 +26,8 @@ class SavedModel:
         manifest: its file.
         params: mapped from the file.
         encoder: its tokenizer, used as in training.
+        own: what the clients keep to themselves; None where all parameters are everybody's.
+        client: whose layers are among the parameters; None: the server's copy.
     """
 
     run: Path
@@ -32,6 +35,44 @@ class SavedModel:
     config: Config
     params: dict[str, Tensor]
     encoder: Encoder
+    own: OwnLayers | None = None
+    client: int | None = None
+
+    @property
+    def scores(self) -> Path:
+        """Where results of evaluations go."""
+        whose = "" if self.client is None else f"client-{self.client}"
+        return self.run / "evaluation" / whose / self.manifest.stem
+
+    @property
+    def somebody(self) -> int | None:
+        """A client whose model can be shown; None where it is everybody's, or nobody's is here."""
+        return next(iter(self.own.here), None) if self.own is not None else None
+
+    def of(self, client: int | None) -> SavedModel:
+        """The model that a client has; without one, the model that all have.
+
+        Raises:
+            ConfigError: there is no model of all, or none of that client.
+            CheckpointError: the client's layers are not on this machine.
+        """
+        if self.own is None:
+            if client is None:
+                return self
+            raise ConfigError(
+                f"--client {client}: {self.run} has no fl.personalized_layers, so its model is the "
+                "same for all clients; leave the option out"
+            )
+        if client is None:
+            raise ConfigError(f"{self.run}: {NO_ONE}; name a client of it with --client N")
+        if client not in self.own.answers:
+            there = ", ".join(map(str, self.own.answers)) or "none"
+            raise ConfigError(
+                f"--client {client}: has not trained in {self.run} up to {self.manifest.stem}; "
+                f"those that have: {there}"
+            )
+        params = {**self.params, **self.own.read(client)}
+        return replace(self, params=params, own=None, client=client)
 
 
 def resolve_checkpoint(path: Path) -> tuple[Path, Path]:
@@ -53,7 +94,7 @@ def resolve_checkpoint(path: Path) -> tuple[Path, Path]:
 
 
 def load_saved_model(path: Path) -> SavedModel:
-    """Load what `resolve_checkpoint` finds.
+    """Load what `resolve_checkpoint` finds: the server's parameters, see `SavedModel.of`.
 
     Raises:
         CheckpointError: nothing of that kind is there.
@@ -64,4 +105,11 @@ def load_saved_model(path: Path) -> SavedModel:
     params = checkpoint.load_parameters(manifest)
     like = parameters_of(empty_model(config.llm_config))
     checkpoint.require_same_model(params, like, manifest)
-    return SavedModel(run, manifest, config, params, encoder_of_run(run, facts))
+    encoder = encoder_of_run(run, facts)
+    return SavedModel(run, manifest, config, params, encoder, _own(run, manifest, config))
+
+
+def _own(run: Path, manifest: Path, config: Config) -> OwnLayers | None:
+    """Only a server's checkpoint leaves layers to clients: a centralised run trains them all."""
+    state = artifact.load_facts(manifest)
+    return own_layers(config, run, state["last_accepted"]) if state["kind"] == "server" else None

@@ -34,8 +34,8 @@ from photon.runtime.records import Phases, round_record
 from photon.runtime.trackers import Tracker
 from photon.training.layers import Layers, layers_of
 
-Validate = Callable[[Tree], dict[str, Any]]
-"""Scores parameters; gives the validation keys of a record."""
+Validate = Callable[[ServerState], dict[str, Any]]
+"""Scores the parameters of a round; gives the validation keys of a record."""
 
 
 def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
@@ -202,7 +202,7 @@ class Server:
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
             if _is_due(self.config, state.round):
-                result = self.validate(state.params)
+                result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state)
         prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)

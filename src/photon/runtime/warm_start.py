@@ -17,6 +17,8 @@ from photon.model.build import empty_model
 from photon.model.causal_lm import read_config
 from photon.runtime import checkpoint
 from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
+from photon.runtime.job import FEDERATED
+from photon.runtime.own_layers import NO_ONE
 from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import read_run
@@ -109,9 +111,24 @@ def check_warm_start(config: Config) -> None:
     if config.pretrained_model_path is None:
         return  # the configuration itself comes from the folder that hf_causal_lm names
     path, ours = Path(config.pretrained_model_path), config.llm_config.model
-    theirs = _architecture(_model_at(path, ours))
+    resized = config.fl.resize_vocab is not None
+    require_same_architecture(path, _model_at(path, ours), ours, resized=resized)
+
+
+def require_same_architecture(
+    path: Path, there: ModelConfig, ours: ModelConfig, *, resized: bool = False
+) -> None:
+    """Refuse a model that computes something else with parameters of these names and shapes.
+
+    Args:
+        resized: the vocabulary may differ.
+
+    Raises:
+        MismatchedCheckpoint: naming the first key that differs.
+    """
+    theirs = _architecture(there)
     for key, value in _architecture(ours).items():
-        if key == "vocab_size" and config.fl.resize_vocab is not None:
+        if key == "vocab_size" and resized:
             continue
         if theirs.get(key) != value:
             raise MismatchedCheckpoint(
@@ -135,6 +152,18 @@ def tokenizer_warning(config: Config) -> str | None:
     if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
         return None
     return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
+
+
+def layers_warning(config: Config) -> str | None:
+    """What to tell the user of a start from a run whose clients keep layers of their own."""
+    source = _source(config)
+    if source is None or not _is_run(source):
+        return None
+    run = resolve_checkpoint(Path(source))[0]
+    theirs, facts = read_run(run)
+    if facts["kind"] != FEDERATED or not theirs.fl.personalized_layers:
+        return None
+    return f"{source}: {NO_ONE}; these parameters begin as they were before that run"
 
 
 def _vocabulary(path: Path) -> dict[str, int]:

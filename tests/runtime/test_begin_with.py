@@ -1,0 +1,98 @@
+"""Beginning with a copy of another run: what fits is taken over, what does not is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import photon
+from photon.errors import MismatchedCheckpoint, PhotonWarning
+from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
+
+PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg"]
+KEPT = "fl.aggregate_momenta=false"
+LAYERS = "blocks.0.*"
+
+
+def last(result) -> dict[str, torch.Tensor]:
+    return load_parameters(newest_checkpoint(Path(result.folder) / "checkpoints"))
+
+
+def state_of(result, client: int):
+    homes = Path(result.folder) / f"clients/client_{client}"
+    return load_client_state(sorted(homes.glob("round_*.json"))[-1])
+
+
+@pytest.fixture
+def original(smoke):
+    """Gives a finished run of two rounds, `one`."""
+
+    def make(*keys: str) -> None:
+        photon.train(smoke("run_uuid=one", *PLAIN, "fl.n_rounds=2", *keys))
+
+    return make
+
+
+COPY = ["run_uuid=two", "photon.restore_run_uuid=one", *PLAIN, "fl.n_rounds=3"]
+
+
+def test_a_copy_with_another_outer_optimizer_begins_its_moments_afresh(smoke, original):
+    """The third round is one of FedAdam's from where it starts, by the formula."""
+    original(KEPT, "fl.strategy_name=NESTEROV")
+    with pytest.warns(PhotonWarning, match="outer optimizer begins afresh: it was NESTEROV"):
+        result = photon.train(smoke(*COPY, KEPT, "fl.strategy_name=FEDADAM"))
+    folder = Path(result.folder)
+    before, after = (load_parameters(folder / f"checkpoints/round_00000{n}.json") for n in (2, 3))
+    plain = photon.train(smoke(*COPY, "run_uuid=three", KEPT, "fl.strategy_name=FEDAVG"))
+    averaged = last(plain)  # FedAvg's step is the mean pseudo-gradient itself
+    for name, value in before.items():
+        gradient = value - averaged[name]
+        second = 0.99 * 1e-6 + 0.01 * gradient**2
+        expected = value - 0.01 * 0.1 * gradient / (second.sqrt() + 1e-3)
+        torch.testing.assert_close(after[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [(["llm_config.optimizer.name=adamw"], ["llm_config.optimizer.name=muon"]),
+     (["llm_config.optimizer.name=muon"], ["llm_config.optimizer.name=adamw"]),
+     (["llm_config.optimizer.name=adamw"], ["llm_config.optimizer.name=adopt"]),
+     (["fl.aggregate_momenta=false"], ["fl.aggregate_momenta=true"]),
+     ([f"fl.frozen_layers=[{LAYERS}]"], [])],
+)  # fmt: skip
+def test_averaged_moments_that_do_not_fit_are_refused_before_there_is_a_folder(
+    smoke, original, tmp_path, before, now
+):
+    original(*before)
+    with pytest.raises(MismatchedCheckpoint, match=r"averaged inner moments of .*pretrained_model"):
+        photon.train(smoke(*COPY, *now))
+    assert not (tmp_path / "runs" / "two").exists(), "the corrected command may have the name"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [([KEPT, "llm_config.optimizer.name=adamw"], [KEPT, "llm_config.optimizer.name=muon"],
+      "moments are of adamw"),
+     ([], [KEPT], "kept moments of other parameters, or none"),
+     ([KEPT], [KEPT, "photon.copy_client_checkpoints=false"], "copy_client_checkpoints=false"),
+     ([KEPT], [KEPT, f"fl.personalized_layers=[{LAYERS}]"], "other fl.personalized_layers")],
+)  # fmt: skip
+def test_clients_whose_states_do_not_fit_begin_afresh_and_it_is_said(
+    smoke, original, before, now, reason
+):
+    original(*before)
+    with pytest.warns(PhotonWarning, match=f"clients begin afresh: .*{reason}"):
+        result = photon.train(smoke(*COPY, *now))
+    state = state_of(result, 0)
+    rows = smoke().llm_config.local_steps * smoke().llm_config.global_train_batch_size
+    assert (state.stream.epoch, state.stream.cursor) == (0, rows), "the data from its first row"
+    assert state.optimizer_step == smoke().llm_config.local_steps
+
+
+def test_a_copy_of_another_model_is_refused_by_its_key(smoke, original, tmp_path):
+    original()
+    with pytest.raises(MismatchedCheckpoint, match=r"llm_config\.model.n_heads is 2 there, 1 here"):
+        photon.train(smoke(*COPY, "llm_config.model.n_heads=1"))
+    assert not (tmp_path / "runs" / "two").exists()
