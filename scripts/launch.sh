@@ -22,7 +22,7 @@ _photon_read() {
             -h | --help)
                 PHOTON_HELP=1
                 sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$PHOTON_SCRIPTS/$PHOTON_NAME" ;;
-            --json | --samples | --fresh | --progress | --original | *=* | ~*) PHOTON_EXTRA+=("$1") ;;
+            --json | --samples | --fresh | --progress | --quiet | --original | *=* | ~*) PHOTON_EXTRA+=("$1") ;;
             -*) _photon_say "unknown argument $1 (--help shows them)"; return 2 ;;
             *) PHOTON_WORDS+=("$1") ;;
         esac

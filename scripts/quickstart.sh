@@ -15,7 +15,7 @@ if [ -e "runs/$run" ]; then
 fi
 trap 'say "the photon command is in .venv/bin; to use it: source .venv/bin/activate"' EXIT
 say "training eight clients, then the centralised twin and one client alone: about 3 minutes on 2 cores"
-"$PYTHON" -m photon train --progress recipe=quickstart run_uuid="$run" "$@"
+"$PYTHON" -m photon train recipe=quickstart run_uuid="$run" "$@"
 if page=$("$PYTHON" -m photon report "runs/$run"); then
     say "the same as a page with plots: $page"
 fi

@@ -22,6 +22,7 @@ RANK = {
     "evaluation": 3,
     "runtime": 4,
     "cli": 5,
+    "console": 5,
     "report": 5,
     "page": 5,
     "__main__": 6,

@@ -1,105 +1,21 @@
-"""What the user sees: a line per round, the final table, a loss plot, a sample."""
+"""What is told of a run that has ended: the final table, a loss plot, a sample."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console as RichConsole
 from rich.table import Table
 
-from photon.runtime.trackers import Tracker, read_lines
+from photon.console import Console, format_bytes
+from photon.runtime.trackers import read_lines
 
 if TYPE_CHECKING:  # they import torch, for which `photon status` should not wait
     from photon.runtime.results import TrainResult
-    from photon.runtime.run_folder import RunFolder
 
 SAMPLE_PROMPT = "def "
-
-
-class _Terminal(RichConsole):
-    """A console whose reader may go away (`| head`): training goes on, unseen."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class Console:
-    """The terminal.
-
-    Args:
-        progress: print a line per round; None: only on a terminal.
-        quiet: print nothing at all.
-
-    Attributes:
-        folder: of the run that is under way, or of its baseline.
-    """
-
-    def __init__(self, progress: bool | None = None, quiet: bool = False) -> None:
-        self.rich = _Terminal(quiet=quiet, highlight=False, soft_wrap=True)
-        if not self.rich.is_terminal:
-            self.rich.width = 100
-        self.progress = self.rich.is_terminal if progress is None else progress
-        self.folder: Path | None = None
-
-    def say(self, line: str) -> None:
-        if self.progress:
-            self.rich.print(line, markup=False)
-
-    def print(self, value: Any) -> None:
-        self.rich.print(value)
-
-    def tracker(self, folder: RunFolder, label: str) -> Tracker:
-        """A tracker that prints records as they come."""
-        self.folder = folder.path
-
-        def track(record: Mapping[str, Any]) -> None:
-            if self.progress:
-                self.rich.print(progress_line(record, label), markup=False)
-
-        return track
-
-
-def progress_line(record: Mapping[str, Any], label: str) -> str:
-    """One line for one round, or for one interval of a centralised run."""
-    is_round = "round" in record
-    what = (
-        f"round {record['round']:>3}/{record['rounds']}"
-        if is_round
-        else f"{label} {record['step']:>5}/{record['steps']}"
-    )
-    if is_round and not record.get("accepted", True):
-        return f"{what}  skipped: no quorum"
-    is_start = "train_loss" not in record
-    parts = [what, "at the start" if is_start else f"loss {record['train_loss']:.3f}"]
-    if "val_loss" in record:
-        parts.append(
-            f"val {record['val_loss']:.3f} ppl {record['val_perplexity']:.1f} "
-            f"bpb {record['val_bits_per_byte']:.3f}"
-        )
-    if is_start:
-        return "  ".join(parts)
-    parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
-    if is_round:
-        sent = record["bytes_up"] + record["bytes_down"]
-        parts.append(f"{format_bytes(sent)}, {record['bytes_ddp'] / sent:.1f}x less than DDP")
-    parts.append(f"{record['seconds']:.1f} s")
-    parts += [f"client {c} refused: {why}" for c, why in record.get("refused", {}).items()]
-    parts += [f"client {c} missing: {why}" for c, why in record.get("missing", {}).items()]
-    return "  ".join(parts)
-
-
-def format_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def final_table(result: TrainResult) -> Table:
@@ -160,12 +76,12 @@ def report(result: TrainResult, console: Console) -> None:
     for line in ratio_lines(result):
         console.print(line)
     whose = _show_sample(folder, console) if is_trained else ""
-    console.rich.print(f"summary   {folder / 'summary.json'}", markup=False)
-    console.rich.print(f"metrics   {folder / 'metrics.jsonl'}", markup=False)
+    console.print(f"summary   {folder / 'summary.json'}")
+    console.print(f"metrics   {folder / 'metrics.jsonl'}")
     if plot is None:
         return
-    console.rich.print(f"plot      {plot}", markup=False)
-    console.rich.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}{whose}", markup=False)
+    console.print(f"plot      {plot}")
+    console.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}{whose}")
 
 
 def _show_sample(folder: Path, console: Console) -> str:
@@ -177,7 +93,7 @@ def _show_sample(folder: Path, console: Console) -> str:
     if saved.own is not None and client is None:
         return " --client N"  # the clients' layers are on their nodes
     whose = "" if client is None else f" --client {client}"
-    console.rich.print(f"\nsample{whose}: {sample(folder, client)!r}\n", markup=False)
+    console.print(f"\nsample{whose}: {sample(folder, client)!r}\n")
     return whose
 
 

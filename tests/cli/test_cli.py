@@ -32,9 +32,14 @@ def smoke_arguments(data_root) -> list[str]:
     return ["train", "recipe=smoke", f"dataset.train.root_local={data_root}", "run_uuid=r"]
 
 
+def complaints(err: str) -> list[str]:
+    """Lines on standard error that are no progress."""
+    return [line for line in err.splitlines() if line.startswith("photon:")]
+
+
 def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
     code, out, err = photon_command(
-        *smoke_arguments, "compare.centralized=true", "compare.alone=true"
+        *smoke_arguments, "compare.centralized=true", "compare.alone=true", "--quiet"
     )
     assert (code, err) == (0, "")
     for word in (
@@ -48,7 +53,6 @@ def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
         "sample: 'def ",
     ):
         assert word in out
-    assert "round" not in out.split("validation on")[0], "quiet when not a terminal"
     assert (tmp_path / "runs/r/loss.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "runs/r/summary.json").read_text())
     assert summary["federated"]["val_loss"] > 0
@@ -61,17 +65,26 @@ def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
     assert photon_command("generate", "runs/r", "", "--max-new-tokens", "3")[0] == 0
 
 
-def test_progress_lines_on_request(photon_command, smoke_arguments):
-    _, out, _ = photon_command(*smoke_arguments, "--progress")
-    lines = [line for line in out.splitlines() if line.startswith("round")]
-    assert len(lines) == 2
-    for word in ("loss", "val", "ppl", "bpb", "tok/s", "less than DDP", " s"):
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
+def test_progress_goes_to_standard_error_in_plain_lines(
+    photon_command, smoke_arguments, options, monkeypatch
+):
+    """As a job under nohup or in Slurm shows it, whatever FORCE_COLOR asks of terminals."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, err = photon_command(*smoke_arguments, *options)
+    assert code == 0
+    folder, *lines = err.splitlines()
+    assert folder.endswith("run folder runs/r")
+    assert [line[:11] for line in lines] == ["round   1/2", "round   2/2"]
+    for word in ("loss", "val", "ppl", "bpb", "tok/s", "x more than DDP", " s", " left"):
         assert word in lines[0]
+    assert err.replace("\n", "").isprintable()
+    assert out.startswith("{" if options else "r: validation on the common set")
 
 
 def test_json_output_is_the_summary(photon_command, smoke_arguments, tmp_path):
-    code, out, _ = photon_command(*smoke_arguments, "--json")
-    assert code == 0
+    code, out, err = photon_command(*smoke_arguments, "--json", "--quiet")
+    assert (code, err) == (0, "")
     assert json.loads(out) == json.loads((tmp_path / "runs/r/summary.json").read_text())
 
 
@@ -143,7 +156,7 @@ def test_mistakes_give_one_line_and_exit_code_2(photon_command, tmp_path, argume
     assert message in err
     assert "Traceback" not in err
     if "Usage" not in err:
-        assert len(err.strip().splitlines()) == 1
+        assert len(complaints(err)) == 1
     assert "folder" not in out
     assert not list(tmp_path.glob("runs/*/checkpoints/*"))
 
@@ -193,7 +206,7 @@ def test_a_full_disk_is_one_line(photon_command, smoke_arguments, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 2
     assert "cannot write" in err
-    assert len(err.strip().splitlines()) == 1
+    assert len(complaints(err)) == 1
 
 
 def test_divergence_has_its_own_exit_code(photon_command, smoke_arguments):
@@ -226,17 +239,17 @@ def test_the_module_is_the_command():
 
 
 def test_a_warning_is_one_line_and_the_run_goes_on(photon_command, smoke_arguments):
-    code, _, err = photon_command(*smoke_arguments, "llm_config.scheduler.schedulers.lr.t_max=3")
+    arguments = ("--quiet", "llm_config.scheduler.schedulers.lr.t_max=3")
+    code, _, err = photon_command(*smoke_arguments, *arguments)
     assert code == 0
     assert err.count("\n") == 1
     assert err.startswith("photon: warning: the schedule ends at t_max=3, the run at step")
 
 
 def test_a_reader_that_goes_away_costs_nothing(smoke_arguments, tmp_path):
-    """`| head -1`: the run ends as it would have, with all its files."""
-    command = " ".join([sys.executable, "-m", "photon", *smoke_arguments, "run_uuid=piped",
-                        "--progress"])  # fmt: skip
-    done = subprocess.run(["bash", "-c", f"{command} | head -1; exit ${{PIPESTATUS[0]}}"],
+    """`2>&1 | head -1`: the run ends as it would have, with all its files."""
+    command = " ".join([sys.executable, "-m", "photon", *smoke_arguments, "run_uuid=piped"])
+    done = subprocess.run(["bash", "-c", f"{command} 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"],
                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1

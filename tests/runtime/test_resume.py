@@ -170,7 +170,7 @@ def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path
     given = overrides(data_root, tmp_path, "photon.workers=2")
     given += ["llm_config.local_steps=1000000", "llm_config.save_interval=50"]
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "photon", "train", *given]
+    command = [sys.executable, "-m", "photon", "train", "--quiet", *given]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         workers = wait_for_workers(process.pid, 2)
         wait_until(lambda: len(list(run.rglob("train.json"))) == 2)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.errors import DataError
+from photon.cli.options import quiet_option
+from photon.errors import DataError, PhotonNote
 
 if TYPE_CHECKING:
     from photon.runtime.evaluate import Evaluation
@@ -36,10 +38,8 @@ if TYPE_CHECKING:
     help="Task files of your own for --harness; default: those that come with it.",
 )
 @click.option("--num-fewshot", type=click.IntRange(0), help="Examples in a prompt of --harness.")
-@click.option("--json", "json_only", is_flag=True, help="Print results as JSON and nothing else.")
-@click.option(
-    "--progress/--no-progress", default=None, help="How far it is; default: on a terminal."
-)
+@click.option("--json", "json_only", is_flag=True, help="Print results as JSON.")
+@quiet_option
 def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> None:
     """Score models: losses, tasks, and the Gauntlet's composites.
 
@@ -60,7 +60,7 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
     if missing := [text for text in options["texts"] if not text.is_file()]:
         raise DataError(f"--text {missing[0]}: no such file")
-    own = {key: options.pop(key) for key in ("texts", "per_client", "fresh", "progress")}
+    own = {key: options.pop(key) for key in ("texts", "per_client", "fresh", "quiet")}
     named = [key for key in ("tasks", "tasks_folder", "num_fewshot") if options[key] is not None]
     if harness is None and named:
         raise click.UsageError(
@@ -68,8 +68,8 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
             "icl_tasks_config"
         )
     if harness is None:
-        progress, shared = own.pop("progress"), {key: options[key] for key in ("samples", "client")}
-        _by_our_rules(models, overrides, options["json_only"], progress, **own, **shared)
+        shared = {key: options[key] for key in ("samples", "client")}
+        _by_our_rules(models, overrides, options["json_only"], **own, **shared)
     elif not options["tasks"]:
         raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
     else:
@@ -90,7 +90,7 @@ def _by_harness(
     from dataclasses import asdict
 
     from photon.cli.evaluation_tables import harness_table
-    from photon.report import Console
+    from photon.console import Console
     from photon.runtime.harness import evaluate_by_harness
 
     found = [
@@ -112,29 +112,28 @@ def _by_harness(
     console = Console()
     console.print(harness_table(found))
     for one in found:
-        console.rich.print(f"results   {one.folder}/lm_eval.json", markup=False)
+        console.print(f"results   {one.folder}/lm_eval.json")
 
 
 def _by_our_rules(
     models: list[Path],
     overrides: list[str],
     json_only: bool,
-    progress: bool | None,
+    quiet: bool,
     **what: Any,
 ) -> None:
     """Args: `what`: fields of `Wanted`."""
     from photon.cli.evaluation_progress import evaluation_progress
     from photon.cli.evaluation_tables import print_tables
     from photon.cli.processes import is_first_process
-    from photon.errors import DataError
-    from photon.report import Console
+    from photon.console import Console
     from photon.runtime.evaluate import Wanted, as_json, evaluate
 
     first = is_first_process()
-    console = Console(progress=progress, quiet=json_only or not first)
+    console = Console(quiet or not first)
     wanted = Wanted(**what)
     with evaluation_progress(console) as shown:
-        found = evaluate(models, overrides, wanted=wanted, say=console.rich.print, progress=shown)
+        found = evaluate(models, overrides, wanted=wanted, say=_note, progress=shown)
     if not first:
         return
     if json_only:
@@ -143,7 +142,7 @@ def _by_our_rules(
     else:
         print_tables(found, console)
         for plot in _plots(models, found):
-            console.rich.print(f"plot      {plot}", markup=False)
+            console.print(f"plot      {plot}")
     failed = sum(len(one.failures) for one in found)
     if failed:
         total = failed + sum(len(one.tasks) + len(one.losses) for one in found)
@@ -151,6 +150,10 @@ def _by_our_rules(
             f"{failed} of {total} scores could not be had: see failures in "
             f"{', '.join(f'{one.folder}/results.json' for one in found if one.failures)}"
         )
+
+
+def _note(line: str) -> None:
+    warnings.warn(line, PhotonNote, stacklevel=2)
 
 
 def _plots(models: list[Path], found: Sequence[Evaluation]) -> list[Path]:

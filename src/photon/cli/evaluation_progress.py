@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from photon.report import Console
+from photon.console import Console
 
 LINE_SECONDS = 10.0
 
@@ -16,10 +16,10 @@ LINE_SECONDS = 10.0
 @contextmanager
 def evaluation_progress(console: Console) -> Iterator[Callable[[str, float], None]]:
     """Takes the task at hand and the share that is done: a bar on a terminal, else lines."""
-    if not console.progress:
+    if console.progress.quiet:
         yield lambda what, done: None
         return
-    if not console.rich.is_terminal:
+    if not console.is_live:
         yield _Lines(console)
         return
     columns = (
@@ -29,7 +29,7 @@ def evaluation_progress(console: Console) -> Iterator[Callable[[str, float], Non
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console.rich, transient=True) as bar:
+    with Progress(*columns, console=console.progress, transient=True) as bar:
         number = bar.add_task("reading", total=1.0)
         yield lambda what, done: bar.update(number, completed=done, description=what)
 
@@ -47,4 +47,4 @@ class _Lines:
             return
         self.shown = now
         left = (now - self.begun) * (1 - done) / done if done > 0 else float("nan")
-        self.console.rich.print(f"evaluating  {done:4.0%}  {what}  {left:.0f} s left", markup=False)
+        self.console.say(f"evaluating  {done:4.0%}  {what}  {left:.0f} s left")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from photon.report import Console
+from photon.console import Console
 from photon.runtime.evaluate import Evaluation
 from photon.runtime.harness import HarnessResult
 
@@ -19,8 +19,8 @@ def print_tables(found: Sequence[Evaluation], console: Console) -> None:
             console.print(table)
     for one in found:
         for key, reason in one.failures.items():
-            console.rich.print(f"failed    {one.model}  {key}: {reason}", markup=False)
-        console.rich.print(f"results   {one.folder}/results.json", markup=False)
+            console.print(f"failed    {one.model}  {key}: {reason}")
+        console.print(f"results   {one.folder}/results.json")
 
 
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -13,8 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from photon.cli.quantities import duration
-from photon.report import Console
+from photon.console import Console, duration
 from photon.runtime.listing import Look, Onlooker, RunStatus
 from photon.runtime.live import Live
 
@@ -27,7 +26,7 @@ PHASES = {"wait": "waiting for nodes", "train": "training", "aggregate": "averag
 @contextmanager
 def live_view(console: Console) -> Iterator[None]:
     """Show below the printed lines what is under way; only on a terminal."""
-    if not (console.progress and console.rich.is_terminal) or console.rich.quiet:
+    if not console.is_live:
         yield
         return
     onlookers: dict[Path, Onlooker] = {}
@@ -38,7 +37,9 @@ def live_view(console: Console) -> Iterator[None]:
         onlooker = onlookers.setdefault(console.folder, Onlooker(console.folder))
         return view(onlooker.look())
 
-    with Screen(console=console.rich, get_renderable=draw, transient=True, refresh_per_second=2):
+    with Screen(
+        console=console.progress, get_renderable=draw, transient=True, refresh_per_second=2
+    ):
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -137,4 +138,5 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 def _say(message: str) -> None:
     if is_first_process():
-        click.echo(f"photon: {message}", err=True)
+        with suppress(BrokenPipeError):  # nobody reads it; whatever runs goes on
+            click.echo(f"photon: {message}", err=True)

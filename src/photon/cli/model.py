@@ -79,6 +79,6 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def size(count: float) -> str:
-    from photon.report import format_bytes
+    from photon.console import format_bytes
 
     return format_bytes(count)

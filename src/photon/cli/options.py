@@ -27,6 +27,17 @@ overrides_argument = click.argument(
 """Any key of the configuration."""
 
 
+quiet_option = click.option(
+    "-q/ ",
+    "--quiet/--progress",
+    "--no-progress/ ",
+    "quiet",
+    default=False,
+    help="Say nothing of how far it is; else lines on standard error.",
+)
+"""Results and warnings are printed all the same."""
+
+
 def keys_option(text: str) -> Callable[[Any], Any]:
     """`--keys FOLDER`, the folder of `photon keys`.
 

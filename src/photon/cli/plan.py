@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from photon.cli.options import overrides_argument
-from photon.cli.quantities import Quantity, duration
+from photon.cli.quantities import Quantity
+from photon.console import duration
 
 if TYPE_CHECKING:
     from photon.core.walltime import Forecast
@@ -69,7 +70,7 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
 
 def _assumed(given: dict[str, Any]) -> str:
     """What stands for the machines, since a plan knows nothing of this one."""
-    from photon.report import format_bytes
+    from photon.console import format_bytes
 
     speed = f"{given['device']}s at {given['mfu']:.0%} of their peak"
     if given["tokens_per_second"] is not None:
@@ -102,15 +103,14 @@ def _setting(given: dict[str, Any]) -> Any:
 
 
 def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float | None) -> None:
-    from photon.report import Console, format_bytes
+    from photon.console import Console, format_bytes
 
     console = Console()
-    console.rich.print(
+    console.print(
         f"{plan.parameters:,} parameters, {plan.tokens:,} tokens on {plan.devices} devices; "
         f"a local step takes {duration(plan.step_seconds)}\n"
         f"update {format_bytes(plan.bytes_up)} up, {format_bytes(plan.bytes_down)} down, of each "
-        "client and round",
-        markup=False,
+        "client and round"
     )
     console.print(_table(plan))
     ratio = plan.data_parallel.seconds / plan.federated.seconds
@@ -127,14 +127,14 @@ def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float 
         lines.append(f"does not fit: a device has {format_bytes(memory)}; shard the model "
                      "(photon.devices_per_client) or take smaller microbatches")  # fmt: skip
     for line in lines:
-        console.rich.print(line, markup=False)
+        console.print(line)
 
 
 def _table(plan: Plan) -> Any:
     from rich import box
     from rich.table import Table
 
-    from photon.report import format_bytes
+    from photon.console import format_bytes
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")

@@ -96,9 +96,9 @@ def _vocab_size(text: str | None) -> int | None:
 
 def _prepare(config: Config, out: Path | None) -> None:
     from photon.cli.progress import progress_line
+    from photon.console import Console
     from photon.data.prepare import prepare_embedded
     from photon.data.prepare_text import prepare_text
-    from photon.report import Console
 
     keys, clients = config.dataset.prepare, config.fl.n_total_clients
     length = config.llm_config.max_seq_len
@@ -109,7 +109,7 @@ def _prepare(config: Config, out: Path | None) -> None:
         click.echo(f"folder      {config.dataset.train.root_local}")
         return
     out = out or _default_folder(config)
-    with progress_line(Console().rich) as report:
+    with progress_line(Console()) as report:
         if keys.source is None:
             data = prepare_embedded(
                 out, config.dataset.embedded, clients, length, click.echo, report

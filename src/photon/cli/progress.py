@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.live import Live
 
+from photon.console import Console
 from photon.data.pipeline import Progress
 
 _LINE_SECONDS = 10.0
@@ -25,16 +25,16 @@ class ProgressLine:
             self.live.update(progress_text(progress))
         elif time.monotonic() - self._shown >= _LINE_SECONDS:
             self._shown = time.monotonic()
-            self.console.print(progress_text(progress), markup=False)
+            self.console.say(progress_text(progress))
 
 
 @contextmanager
 def progress_line(console: Console) -> Iterator[ProgressLine]:
     """A progress line for the time of a block."""
-    if not console.is_terminal:
+    if not console.is_live:
         yield ProgressLine(console, None)
         return
-    with Live(console=console, transient=True, refresh_per_second=4) as live:
+    with Live(console=console.progress, transient=True, refresh_per_second=4) as live:
         yield ProgressLine(console, live)
 
 

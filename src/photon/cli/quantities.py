@@ -1,4 +1,4 @@
-"""Rates and sizes as people write them (1Gbit, 20MB, 80GB), times as they read them (3.4 min)."""
+"""Rates and sizes as people write them (1Gbit, 20MB, 80GB)."""
 
 from __future__ import annotations
 
@@ -30,11 +30,3 @@ class Quantity(click.ParamType):
             self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
         number = float(match[1]) * _PREFIX[match[2].lower()]
         return number / 8 if match[3].lower() == "bit" else number
-
-
-def duration(seconds: float) -> str:
-    """As people read it: 0.12 s, 3.4 min, 5.6 h, 7.8 d."""
-    for unit, size, most in (("s", 1.0, 120), ("min", 60.0, 120), ("h", 3600.0, 72)):
-        if seconds < most * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 86400:.3g} d"

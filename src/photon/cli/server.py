@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option, overrides_argument
+from photon.cli.options import keys_option, overrides_argument, quiet_option
 
 
 @click.command(name="server")
@@ -15,7 +15,8 @@ from photon.cli.options import keys_option, overrides_argument
 @keys_option("Folder of `photon keys`.")
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@quiet_option
 @overrides_argument
 def command(
     listen: str,
@@ -23,6 +24,7 @@ def command(
     insecure: bool,
     host_clients: str | None,
     as_json: bool,
+    quiet: bool,
     overrides: tuple[str, ...],
 ) -> None:
     """Run a federation whose clients train on other machines.
@@ -44,7 +46,8 @@ def command(
     from photon.cli.live_view import live_view
     from photon.config import load_config
     from photon.config.resolve import replace_keys
-    from photon.report import Console, report
+    from photon.console import Console
+    from photon.report import report
     from photon.runtime.address import split_address
     from photon.runtime.experiment import train_or_resume
     from photon.runtime.federation import over_flower
@@ -58,7 +61,7 @@ def command(
             f"{listen} may take part",
             err=True,
         )
-    console = Console(progress=not as_json, quiet=as_json)
+    console = Console(quiet)
     address = split_address(listen)
     own = own_node(host_clients, address, None if insecure else keys, config)
     with own as hint, live_view(console):

@@ -23,14 +23,14 @@ def command(as_json: bool, run: Path) -> None:
     from dataclasses import asdict
 
     from photon.cli.live_view import view
-    from photon.report import Console, progress_line
+    from photon.console import Console, progress_line
     from photon.runtime.listing import Onlooker
 
     look = Onlooker(run).look()
     if as_json:
         click.echo(json.dumps(asdict(look), indent=1))
         return
-    console = Console(progress=True)
+    console = Console()
     console.print(view(look))
     if look.record:
-        console.say(progress_line(look.record, look.status.kind))
+        console.print(progress_line(look.record, look.status.kind))

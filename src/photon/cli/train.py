@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import overrides_argument
+from photon.cli.options import overrides_argument, quiet_option
 
 
 @click.command(name="train")
@@ -19,16 +19,14 @@ from photon.cli.options import overrides_argument
     type=click.Path(path_type=Path),
     help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON and nothing else.")
-@click.option(
-    "--progress/--no-progress", default=None, help="A line per round; default: on a terminal."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@quiet_option
 @overrides_argument
 def command(
     centralized: bool,
     resume_from: Path | None,
     as_json: bool,
-    progress: bool | None,
+    quiet: bool,
     overrides: tuple[str, ...],
 ) -> None:
     """Train a model: federated by default, centralised on request.
@@ -39,6 +37,7 @@ def command(
     photon train fl.strategy_name=fedavg llm_config.local_steps=32ba
     photon train --resume runs/quickstart fl.n_rounds=60
     photon train --centralized centralized.stream_id=0     one client alone
+    photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
     from dataclasses import asdict
@@ -46,13 +45,14 @@ def command(
     from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
     from photon.config import load_config
-    from photon.report import Console, report
+    from photon.console import Console
+    from photon.report import report
     from photon.runtime.experiment import resume, train
 
     if resume_from is not None and centralized:
         raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
     first = is_first_process()
-    console = Console(progress=False if as_json else progress, quiet=as_json or not first)
+    console = Console(quiet or not first)
     tell = {"say": console.say, "console": console.tracker}
     with live_view(console):
         if resume_from is not None:

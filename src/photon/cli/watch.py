@@ -23,11 +23,11 @@ def command(as_json: bool, interval: float, run: Path) -> None:
     photon watch runs/NAME --json | jq .val_loss
     """
     from photon.cli.live_view import live_view
-    from photon.report import Console, progress_line
+    from photon.console import Console, progress_line
     from photon.runtime.listing import follow, run_status
 
     status = run_status(run)
-    console = Console(progress=not as_json)
+    console = Console(quiet=as_json, watching=True)
     console.folder = run
     with live_view(console):
         for record in follow(run, interval):

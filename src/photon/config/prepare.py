@@ -14,8 +14,8 @@ class PrepareConfig(Section):
 
     source: str | None = Field(
         default=None,
-        description="file or folder (.jsonl, .json, .parquet, .txt, .md; also .gz, .zst) or the name "
-        "of a Hugging Face dataset; null: the embedded corpus",
+        description="file or folder (.jsonl, .json, .parquet, .txt, .md; also .gz, .zst) or the "
+        "name of a Hugging Face dataset; null: the embedded corpus",
     )
     name: str | None = Field(
         default=None, description="configuration of a Hugging Face dataset; of C4 the language"

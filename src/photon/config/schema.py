@@ -63,8 +63,8 @@ class PhotonConfig(Section):
     )
     copy_client_checkpoints: bool = Field(
         default=True,
-        description="with restore_run_uuid, copy its clients' states too; false: they begin afresh, "
-        "with a note",
+        description="with restore_run_uuid, copy its clients' states too; false: they begin "
+        "afresh, with a note",
     )
     restore_cent_run_uuid: str | None = Field(
         default=None,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from photon.console import format_bytes
 from photon.page.history import Curve, RunHistory, differing_keys
-from photon.report import format_bytes
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:

@@ -18,6 +18,8 @@ from photon.runtime.run_folder import IMPORTED, read_run
 from photon.runtime.trackers import read_lines
 
 METRICS = "metrics.jsonl"
+ROUNDS_LOOKED_AT = 5
+"""A round is expected to take what so many took, the median of them."""
 State = Literal["running", "ended", "stopped"]
 
 
@@ -135,21 +137,35 @@ class Onlooker:
 def seconds_left(
     status: RunStatus, live: Live, records: Sequence[Mapping[str, Any]]
 ) -> float | None:
-    """Seconds until the run has ended, if it goes on as it went; None if that is not known.
-
-    A round takes what the last five took, the median of them.
-    """
+    """Seconds until the run has ended, if it goes on as it went; None if that is not known."""
     if status.kind != "federated":
         if not (live.step is not None and live.steps and live.tokens_per_second and status.done):
             return None
         tokens = status.tokens / status.done
         return (live.steps - live.step) * tokens / live.tokens_per_second
-    took = [sum(r["phase_seconds"].values()) for r in records[-5:] if "phase_seconds" in r]
-    if not took:
+    each = _round_seconds(records)
+    if each is None:
         return None
     open_for = live.phase_seconds if live.phase == "train" else 0.0
-    each = statistics.median(took)
     return max(0.0, (status.total - status.done) * each - min(open_for, each))
+
+
+def seconds_to_go(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds from the last of these records to the end of its run; None if that is not known."""
+    last = records[-1]
+    if "round" in last:
+        each = _round_seconds(records)
+        return None if each is None else (last["rounds"] - last["round"]) * each
+    if not (last["step"] and last.get("tokens_per_second")):
+        return None
+    tokens = last["tokens"] / last["step"]
+    return (last["steps"] - last["step"]) * tokens / last["tokens_per_second"]
+
+
+def _round_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+    last = list(records)[-ROUNDS_LOOKED_AT:]
+    took = [sum(r["phase_seconds"].values()) for r in last if "phase_seconds" in r]
+    return statistics.median(took) if took else None
 
 
 def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
