@@ -23,7 +23,7 @@ def test_by_hand(capsys):
     speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256"]
     facts = plan(capsys, *links, *speed, "--price", "2")
     size = 125_311_488
-    assert facts["update_bytes"] == {"up": 2 * size, "down": 4 * size}
+    assert facts["update_bytes"] == {"up": 2 * size, "down": 4 * size, "first_down": 4 * size}
     assert facts["step_seconds"] == pytest.approx(1.0), "256 rows of 2048 tokens"
     assert facts["tokens"] == 10 * 100 * 8 * 256 * 2048
     federated, twin = facts["federated"], facts["data_parallel"]

@@ -235,6 +235,19 @@ def test_any_model_of_transformers_trains_on(train, folder, tmp_path):
     assert digest(first_params(warm)) == digest(last_params(run))
 
 
+def test_a_resized_vocabulary_keeps_what_both_have(train, folder):
+    before = weights(folder)
+    size = read_config(load_config(given(folder)).llm_config.model).vocab_size
+    run = train("hf", *given(folder), f"fl.resize_vocab={size + 7}", "fl.n_rounds=1", KEEP)
+    resized = 0
+    for name, value in first_params(run).items():
+        rows = len(before[name])
+        assert torch.equal(value[:rows], before[name])
+        resized += len(value) - rows
+    assert resized in (7, 14), "the tokens' table, and an untied output layer"
+    assert load_language_model(run).model.vocab_size == size + 7
+
+
 def test_a_cached_token_costs_one_position(train, folder):
     model = load_language_model(train("hf", *given(folder), "fl.n_rounds=1")).model
     seen = []

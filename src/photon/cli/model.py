@@ -28,12 +28,14 @@ def command(as_json: bool, overrides: tuple[str, ...]) -> None:
 
 def describe(config: Any) -> dict[str, Any]:
     """Costs of the configured model: counts, FLOPs, bytes."""
-    from photon.model.causal_lm import read_config
-    from photon.model.flops import model_cost, training_memory, update_cost
+    from dataclasses import asdict
 
+    from photon.model.flops import model_cost, training_memory
+    from photon.runtime.preparation import with_architecture
+    from photon.training.outline import traffic_of
+
+    config = with_architecture(config)
     llm = config.llm_config
-    if llm.model.name == "hf_causal_lm":
-        llm = llm.model_copy(update={"model": read_config(llm.model)})
     cost = model_cost(llm)
     rows = llm.device_train_microbatch_size
     counts = {1, min(8, llm.global_train_batch_size)} if rows == "auto" else {rows}
@@ -53,7 +55,7 @@ def describe(config: Any) -> dict[str, Any]:
             }
             for count, m in memory.items()
         },
-        "update_bytes": update_cost(llm, config.fl, cost),
+        "update_bytes": asdict(traffic_of(config)),
     }
 
 

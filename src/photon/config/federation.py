@@ -118,19 +118,21 @@ class FederationConfig(Section):
     )
     outer_schedule: OuterSchedule = OuterSchedule()
     frozen_layers: list[str] | None = Field(
-        default=None, description="parameters that stay as they are; names or globs"
+        default=None,
+        description="parameters that stay as they are: names, modules or globs, in our words or in "
+        "the original's (transformer.wte)",
     )
     unfrozen_layers: list[str] | None = Field(
-        default=None, description="the only parameters that are trained; names or globs"
+        default=None, description="the only parameters that are trained; named alike"
     )
     personalized_layers: list[str] = Field(
         default=[],
-        description="parameters that stay with their client, neither sent nor averaged; names or "
-        "globs",
+        description="parameters that stay with their client, neither sent nor averaged; "
+        "named alike",
     )
     random_layers: list[str] = Field(
         default=[],
-        description="parameters that are drawn anew every random_init_freq steps; names or globs",
+        description="parameters that are drawn anew every random_init_freq steps; named alike",
     )
     random_init_freq: Batches = Field(
         default=0,

@@ -7,7 +7,7 @@ local compute, then an exchange whose length depends on the topology and on the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Topology = Literal["server", "all_reduce", "ring"]
@@ -83,13 +83,14 @@ class Forecast:
 
     Attributes:
         compute_seconds, exchange_seconds: of one round; what is overlapped counts as compute.
-        round_bytes: of one round, over slow links.
+        round_bytes: of one round, over slow links; first_bytes: of the first one.
     """
 
     rounds: int
     compute_seconds: float
     exchange_seconds: float
     round_bytes: float
+    first_bytes: float
 
     @property
     def round_seconds(self) -> float:
@@ -101,7 +102,7 @@ class Forecast:
 
     @property
     def total_bytes(self) -> float:
-        return self.rounds * self.round_bytes
+        return self.first_bytes + (self.rounds - 1) * self.round_bytes
 
     @property
     def utilization(self) -> float:
@@ -117,10 +118,12 @@ def forecast(
     exchange: Exchange,
     inside: Exchange | None = None,
     overlap: float = 0.0,
+    first_down: float | None = None,
 ) -> Forecast:
     """Predict a run; data-parallel training is one of a single local step a round.
 
     Args:
+        first_down: bytes that a participant receives in the first round; None: as in the others.
         step_seconds: of one optimizer step of one client.
         inside: exchange within each participant, before the one among them (a sub-federation).
         overlap: share of the exchange that is hidden behind compute, 0 to 1.
@@ -128,11 +131,13 @@ def forecast(
     waited = exchange.seconds + (inside.seconds if inside is not None else 0.0)
     compute = local_steps * step_seconds
     hidden = min(overlap * waited, compute)
+    first = exchange if first_down is None else replace(exchange, bytes_down=first_down)
     return Forecast(
         rounds=rounds,
         compute_seconds=compute,
         exchange_seconds=waited - hidden,
         round_bytes=exchange.total_bytes,
+        first_bytes=first.total_bytes,
     )
 
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from photon.config.federation import FederationConfig
 from photon.config.llm import LlmConfig
-from photon.core.codec import WIRE_DTYPE
 from photon.core.tree import num_elements
 from photon.model.build import empty_model, parameters_of
 
@@ -131,16 +129,3 @@ def moment_elements(name: str, cost: ModelCost) -> int:
     if name == "muon":
         return cost.hidden_matrices + 2 * (cost.parameters - cost.hidden_matrices)
     return MOMENTS_PER_PARAMETER[name] * cost.parameters
-
-
-def update_cost(llm: LlmConfig, fl: FederationConfig, cost: ModelCost) -> dict[str, int]:
-    """Bytes of one client and round: its update, and what the server sends (parameters in fp32,
-    and the averaged moments where there are any).
-    """
-    size = WIRE_DTYPE[fl.compression].itemsize
-    averaged = fl.keeps_optimizer if fl.aggregate_momenta is None else fl.aggregate_momenta
-    moments = moment_elements(llm.optimizer.name, cost) if averaged else 0
-    return {
-        "up": size * (cost.parameters + moments),
-        "down": 4 * cost.parameters + size * moments,
-    }

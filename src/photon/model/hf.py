@@ -100,6 +100,23 @@ _LLAMA = Layout(
 _LAYOUTS = {"gpt2": _GPT2, "mpt": _MPT, "llama": _LLAMA, "qwen3": _LLAMA}
 
 
+_ORIGINAL = {**_MPT.outer, "positions": "transformer.wpe"}
+
+
+def original_name(name: str) -> str:
+    """What the original Photon calls one of our parameters; one that it does not have keeps ours.
+
+    Its only model is MPT: what a Llama has in the same place goes by the same name.
+    """
+    module, _, kind = name.rpartition(".")
+    if module in _ORIGINAL:
+        return f"{_ORIGINAL[module]}.{kind}"
+    if not module.startswith("blocks."):
+        return name
+    _, number, module = module.split(".", 2)
+    return f"{_MPT.blocks}.{number}.{_MPT.inner.get(module, module)}.{kind}"
+
+
 def export_model(llm: LlmConfig, params: Tree) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A model of ours as `transformers` stores it.
 

@@ -19,11 +19,12 @@ from typing import Literal
 from photon.config.schema import Config
 from photon.data.shards import Rows
 from photon.errors import ConfigError, PhotonError, install_with
-from photon.model.flops import model_cost, training_memory, update_cost
+from photon.model.flops import model_cost, training_memory
 from photon.runtime.device import choose_device
 from photon.runtime.fit import free_memory
-from photon.runtime.preparation import prepare
+from photon.runtime.preparation import prepare, with_architecture
 from photon.runtime.rows import data_root
+from photon.training.outline import traffic_of
 
 MAX_CLOCK_SECONDS = 60.0
 PROBE_BYTES = 4_000_000
@@ -56,6 +57,7 @@ def examine(
         server: to be reached; None: not asked for.
         authority: certificate of the server's authority; None: no TLS.
     """
+    config = with_architecture(config)
     yield _versions()
     yield _device(config)
     yield _memory(config)
@@ -101,9 +103,9 @@ def _memory(config: Config) -> Finding:
 def _disk(config: Config) -> Finding:
     """A node keeps of each client an open and a closed state and an update; a server two states."""
     cost = model_cost(config.llm_config)
-    update = update_cost(config.llm_config, config.fl, cost)
+    update = traffic_of(config)
     kept = config.llm_config.save_num_checkpoints_to_keep + 1
-    need = kept * 3 * 4 * cost.parameters + 4 * (update["up"] + update["down"])
+    need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
     path = Path(config.photon.saving_path).resolve()
     while not path.exists():
         path = path.parent

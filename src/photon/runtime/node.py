@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from photon.config.schema import Config
-from photon.core.codec import decode, encode
+from photon.core.codec import decode
 from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
-from photon.core.tree import Tree, num_bytes, subtract
+from photon.core.tree import Tree
 from photon.data.stream import JoinedStream, Stream
 from photon.errors import MismatchedCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
@@ -29,6 +29,7 @@ from photon.runtime.measure import Measured, SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
+from photon.training.outline import outgoing, sent_bytes
 from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
@@ -191,11 +192,8 @@ class Node:
         state, fl = self.trainer.snapshot(), self.config.fl
         if not self.trainer.world.is_first:
             return home
-        shared = {name: params[name] for name in self.layers.shared}
-        gradient = encode(subtract(shared, state.params), fl.compression)
+        gradient, moments = outgoing(self.config, self.layers, params, state.params, state.moments)
         keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}
-        sent = state.moments if fl.aggregate_momenta else {}
-        moments = {name: encode(tree, fl.compression) for name, tree in sent.items()}
         client_state = ClientState(
             round=instruction.round,
             stream=state.streams[0],
@@ -213,7 +211,7 @@ class Node:
             num_tokens=state.num_tokens,
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,
-            num_bytes=num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values()),
+            num_bytes=sent_bytes(gradient, moments),
             metrics={
                 **metrics,
                 "train_loss": state.train_loss,

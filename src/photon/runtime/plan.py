@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from photon.config.base import Epochs
@@ -19,10 +19,11 @@ from photon.core.walltime import (
     step_seconds,
 )
 from photon.errors import ConfigError
-from photon.model.flops import ModelCost, model_cost, moment_elements, training_memory, update_cost
+from photon.model.flops import ModelCost, model_cost, moment_elements, training_memory
 from photon.runtime.device import PEAKS
 from photon.runtime.outer import outer_of
 from photon.runtime.preparation import with_architecture
+from photon.training.outline import Traffic, traffic_of
 
 GRADIENT_BYTES = 2
 """Of a parameter's gradient in data-parallel training: bf16."""
@@ -64,7 +65,7 @@ class Plan:
     Attributes:
         federated, data_parallel: over the same tokens and sequential steps.
         step_seconds: of one local step.
-        bytes_up, bytes_down: of one client and round.
+        traffic: of one client and round.
         devices: of all clients of a round.
         memory: bytes, by where.
         disk: bytes, by where.
@@ -73,8 +74,7 @@ class Plan:
     federated: Forecast
     data_parallel: Forecast
     step_seconds: float
-    bytes_up: int
-    bytes_down: int
+    traffic: Traffic
     devices: int
     tokens: int
     parameters: int
@@ -101,26 +101,25 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     config = with_architecture(config)
     llm, fl = config.llm_config, config.fl
     cost = model_cost(llm)
-    sent = update_cost(llm, fl, cost)
+    sent = traffic_of(config)
     seconds = _step_seconds(config, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     return Plan(
         federated=forecast(
             rounds=fl.n_rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
-            inside=inside, overlap=setting.overlap,
+            inside=inside, overlap=setting.overlap, first_down=sent.first_down,
         ),
         data_parallel=forecast(
             rounds=fl.n_rounds * steps, local_steps=1, step_seconds=seconds,
             exchange=_every_step(setting, fl.cohort_size, cost), overlap=setting.overlap,
         ),
         step_seconds=seconds,
-        bytes_up=sent["up"],
-        bytes_down=sent["down"],
+        traffic=sent,
         devices=fl.cohort_size * config.photon.devices_per_client,
         tokens=fl.n_rounds * steps * fl.cohort_size * config.llm_config.tokens_per_step,
         parameters=cost.parameters,
-        memory=_memory(config, cost, sent["up"]),
-        disk=_disk(config, cost, sent["up"], setting.sites or fl.cohort_size),
+        memory=_memory(config, cost, sent.up),
+        disk=_disk(config, cost, sent.up, setting.sites or fl.cohort_size),
         price=setting.price,
     )  # fmt: skip
 
@@ -138,7 +137,7 @@ def described(plan: Plan) -> dict[str, Any]:
         "tokens": plan.tokens,
         "devices": plan.devices,
         "step_seconds": plan.step_seconds,
-        "update_bytes": {"up": plan.bytes_up, "down": plan.bytes_down},
+        "update_bytes": asdict(plan.traffic),
         "federated": facts(plan.federated),
         "data_parallel": facts(plan.data_parallel),
         "memory_bytes": plan.memory,
@@ -165,9 +164,7 @@ def _step_seconds(config: Config, setting: Setting, cost: ModelCost) -> float:
     return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
 
 
-def _exchanges(
-    setting: Setting, clients: int, sent: dict[str, int]
-) -> tuple[Exchange, Exchange | None]:
+def _exchanges(setting: Setting, clients: int, sent: Traffic) -> tuple[Exchange, Exchange | None]:
     """Among the sites, and within one."""
     sites = setting.sites or clients
     if sites > clients:
@@ -175,8 +172,8 @@ def _exchanges(
     outside = Exchange(
         topology=setting.topology,
         participants=sites,
-        bytes_up=sent["up"],
-        bytes_down=sent["down"],
+        bytes_up=sent.up,
+        bytes_down=sent.down,
         link=setting.link,
         server=setting.server,
         floor=setting.floor,
@@ -187,8 +184,8 @@ def _exchanges(
     inside = Exchange(
         topology="ring",
         participants=within,
-        bytes_up=sent["up"],
-        bytes_down=sent["down"],
+        bytes_up=sent.up,
+        bytes_down=sent.down,
         link=setting.inside,
     )
     return outside, inside

@@ -8,13 +8,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from photon.config.model import ModelConfig
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.prepare import embedded_settings, prepare_embedded
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import DataError
+from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
 from photon.runtime.job import Say
 from photon.runtime.restore import start_of_centralized
@@ -23,21 +24,32 @@ from photon.runtime.run_tokens import encoder_of_data
 
 
 def with_architecture(config: Config) -> Config:
-    """Put the config.json that `hf_causal_lm` names into the run's own configuration."""
-    if config.llm_config.model.name != "hf_causal_lm":
-        return config
-    model = read_config(config.llm_config.model)
+    """Put the config.json that `hf_causal_lm` names, and another size of the vocabulary, into the
+    run's own configuration.
+    """
+    model, size = config.llm_config.model, config.fl.resize_vocab
+    if model.name == "hf_causal_lm":
+        model = read_config(model)
+    if size is not None:
+        model = model.model_copy(update={"vocab_size": size, "hf_config": _resized(model, size)})
     return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
 
 
+def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
+    if model.hf_config and "vocab_size" not in model.hf_config:
+        raise ConfigError(
+            f"fl.resize_vocab={size}: the config.json of {model.pretrained_model_name_or_path} "
+            "has no vocab_size of its own to change; leave the key out"
+        )
+    return {**model.hf_config, **({"vocab_size": size} if model.hf_config else {})}
+
+
 def with_start(config: Config) -> Config:
-    """Write out what other keys say of the model and of where it comes from."""
-    found: dict[str, Any] = {}
-    if config.fl.resize_vocab is not None:
-        found["llm_config.model.vocab_size"] = config.fl.resize_vocab
-    if (start := start_of_centralized(config)) is not None:
-        found |= {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
-    return replace_keys(config, found) if found else config
+    """Write out where the model comes from."""
+    if (start := start_of_centralized(config)) is None:
+        return config
+    found = {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
+    return replace_keys(config, found)
 
 
 def prepare(

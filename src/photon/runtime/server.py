@@ -134,7 +134,7 @@ class Server:
         config, layers = self.config, self._layers
         steps = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
-        sent = [n for n in state.params if newcomers or n not in layers.personal]
+        sent = layers.received(newcomers)
         plan = open_round(
             state,
             run=str(config.run_uuid),

@@ -96,7 +96,8 @@ def _parameters_at(path: Path, config: Config) -> dict[str, Tensor]:
     """The parameters of a run, a checkpoint, or a folder of `transformers`."""
     model = config.llm_config.model
     if model.name == "hf_causal_lm" and not _is_run(str(path)):
-        return pretrained_parameters(model, str(path))
+        resized = config.fl.resize_vocab is not None
+        return pretrained_parameters(_model_at(path, model) if resized else model, str(path))
     if is_hugging_face_folder(path):
         return read_model(path)[1]
     return checkpoint.load_parameters(resolve_checkpoint(path)[1])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from photon.config.federation import FederationConfig
 from photon.errors import ConfigError
+from photon.model.hf import original_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +16,22 @@ class Layers:
     """Names of parameters by what becomes of them, each in the model's order.
 
     Attributes:
+        names: all.
         frozen: never trained.
         personal: trained, and kept by each client.
         shared: trained, sent and averaged.
         random: drawn anew from time to time.
     """
 
+    names: tuple[str, ...]
     frozen: tuple[str, ...]
     personal: tuple[str, ...]
     shared: tuple[str, ...]
     random: tuple[str, ...]
+
+    def received(self, newcomers: bool) -> tuple[str, ...]:
+        """What the clients of a round are sent: their own layers too where one of them is new."""
+        return tuple(name for name in self.names if newcomers or name not in self.personal)
 
 
 def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
@@ -49,17 +56,27 @@ def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
     shared = set(names) - frozen - personal
     if not shared:
         raise ConfigError("fl.frozen_layers, fl.personalized_layers: leave nothing to average")
-    parts = (frozen, personal, shared, random)
+    parts = (set(names), frozen, personal, shared, random)
     return Layers(*(tuple(name for name in names if name in part) for part in parts))
 
 
 def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
-    """Parameters that patterns name: whole names or globs."""
+    """Parameters that patterns name: whole names, modules, or globs, as we or the original say."""
     found: set[str] = set()
     for pattern in patterns:
-        here = fnmatch.filter(names, pattern)
+        wanted = pattern.removeprefix("model.")
+        here = {name for name in names if any(_names(wanted, alias) for alias in _aliases(name))}
         if not here:
             shown = ", ".join((*names[:2], names[-1]))
             raise ConfigError(f"{key}: {pattern!r} matches no parameter; there are {shown}, ...")
-        found.update(here)
+        found |= here
     return found
+
+
+def _aliases(name: str) -> tuple[str, ...]:
+    return name.removeprefix("model."), original_name(name)
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a pattern is of this parameter, or of a module that holds it."""
+    return any(fnmatch.fnmatchcase(name, p) for p in (pattern, f"{pattern}.*"))

@@ -88,11 +88,11 @@ def build_parallel(
     """
 
     def shard(model: nn.Module) -> None:
-        _freeze(model, frozen)
+        freeze(model, frozen)
         _fully_shard(model, llm, device)
 
     model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world) else None)
-    _freeze(model, frozen)
+    freeze(model, frozen)
     if llm.compile is True:
         model.compile_blocks()
     if world.size == 1 or is_sharded(llm, world):
@@ -101,7 +101,7 @@ def build_parallel(
     return ParallelModel(model, replica, replica.no_sync)
 
 
-def _freeze(model: nn.Module, names: Collection[str]) -> None:
+def freeze(model: nn.Module, names: Collection[str]) -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in names)
 
