@@ -105,12 +105,12 @@ def _setting(given: dict[str, Any]) -> Any:
 def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float | None) -> None:
     from photon.console import Console, format_bytes
 
-    console, sent = Console(), plan.traffic
-    first = "" if sent.first_down == sent.down else f" ({format_bytes(sent.first_down)} at first)"
+    console, each = Console(), plan.traffic
+    first = "" if each.first_down == each.down else f" ({format_bytes(each.first_down)} at first)"
     console.print(
         f"{plan.parameters:,} parameters, {plan.tokens:,} tokens on {plan.devices} devices; "
         f"a local step takes {duration(plan.step_seconds)}\n"
-        f"update {format_bytes(sent.up)} up, {format_bytes(sent.down)} down{first}, of each "
+        f"update {format_bytes(each.up)} up, {format_bytes(each.down)} down{first}, of each "
         "client and round"
     )
     console.print(_table(plan))
