@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
-from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
+from photon.runtime.superexec import write_private
 
 READY_SECONDS = 90.0
-SUBMIT_SECONDS = 120.0
 ERROR_SECONDS = 10.0
 APP = Path(__file__).parent / "flower_app"
 
@@ -54,79 +53,65 @@ def flower_environment(home: Path) -> dict[str, str]:
     }
 
 
-def start_superlink(
-    folder: Path, host: str, port: int, tls: Tls | None, should_stop: Callable[[], bool]
-) -> Guarded:
-    """Start a SuperLink and wait until its port answers.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the process of a SuperLink is to do.
 
-    Raises:
-        ConfigError: the port is taken.
-        RoundFailed: it ended, or does not answer; its last line says why.
+    Attributes:
+        folder: its private files.
+        host, port: where nodes reach it.
+        certificate, key: of its TLS; None: none.
+        nodes: public keys (OpenSSH) of the enrolled, by name; None: whoever comes.
+        app: folder of the relays.
+        socket, token: where the server's relay is awaited, and what it must say there.
     """
-    if not _is_free(host, port):
-        raise ConfigError(f"port {port} on {host}: is taken; choose another with --listen")
-    command = [
-        "flower-superlink",
-        "--host", host, "--port", str(port),
-        "--database", str((folder / "superlink.db").resolve()),
-        "--disable-runtime-dependency-installation",
-    ]  # fmt: skip
-    if tls is None:
-        command.append("--insecure")
-    else:
-        command += ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate),
-                    "--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]  # fmt: skip
-    log = folder / "superlink.log"
-    process = Guarded(command, log, flower_environment(folder))
-    wait_until(lambda: answers(host, port), process, log, "SuperLink", should_stop)
-    return process
+
+    folder: str
+    host: str
+    port: int
+    certificate: str | None
+    key: str | None
+    nodes: dict[str, str] | None
+    app: str
+    socket: str
+    token: str
+
+    @classmethod
+    def read(cls, path: Path) -> Order:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self) -> Path:
+        path = Path(self.folder) / "superlink.json"
+        write_private(path, json.dumps(asdict(self)).encode())
+        return path
 
 
-def write_connection(folder: Path, host: str, port: int, tls: Tls | None) -> None:
-    """Tell Flower's command line where the SuperLink is."""
-    secure = (
-        "insecure = true" if tls is None else f'root-certificates = "{tls.authority.resolve()}"'
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(
-        '[superlink]\ndefault = "photon"\n\n'
-        f'[superlink.photon]\naddress = "{_reachable(host)}:{port}"\n{secure}\n'
-    )
-
-
-def flwr(folder: Path, *arguments: str) -> None:
-    """Run Flower's command line.
+def start_superlink(order: Order) -> Guarded:
+    """Start a SuperLink; the relay that it starts tells when it is ready.
 
     Raises:
-        RoundFailed: it failed; the message has its last line.
+        ConfigError: it cannot listen there: the port is taken, for one.
     """
     try:
-        done = subprocess.run(
-            ["flwr", *arguments],
-            env=flower_environment(folder),
-            capture_output=True,
-            text=True,
-            timeout=SUBMIT_SECONDS,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RoundFailed(f"flwr {arguments[0]}: no answer in {SUBMIT_SECONDS:.0f} s") from None
-    if done.returncode != 0:
-        words = re.sub(r"[─│╭╮╰╯\s]+", " ", done.stdout + done.stderr).strip()
-        raise RoundFailed(f"flwr {' '.join(arguments[:2])}: {words[-400:] or 'no output'}")
+        listen(order.host, order.port).close()
+    except OSError as error:
+        raise ConfigError(
+            f"port {order.port} on {order.host}: {error.strerror}; choose another with --listen"
+        ) from None
+    folder = Path(order.folder)
+    command = [sys.executable, "-m", "photon.runtime.superlink_process", str(order.write())]
+    return Guarded(command, folder / "superlink.log", flower_environment(folder))
 
 
-def register_nodes(folder: Path, register: Register) -> None:
-    """Tell the SuperLink the public keys of the enrolled nodes."""
-    for name, enrolled in (register.nodes or {}).items():
-        path = folder / f"{name}.pub"
-        path.write_text(enrolled.public_key + "\n")
-        try:
-            flwr(folder, "supernode", "register", str(path), "photon", "--name", name)
-        except RoundFailed as error:
-            if "already" not in str(error):
-                raise
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; on `::` for both families where the machine has both.
+
+    Raises:
+        OSError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((host, port), family=family, backlog=512, dualstack_ipv6=both)
 
 
 class SuperNode:
@@ -134,17 +119,23 @@ class SuperNode:
 
     Args:
         tls: certificate authority and the node's private key; None: insecure.
+        app: the only one that it runs.
     """
 
     def __init__(
-        self, folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
+        self,
+        folder: Path,
+        server: str,
+        socket_path: Path,
+        tls: tuple[Path, Path] | None,
+        app: Path = APP,
     ) -> None:
         self._log = folder / "supernode.log"
         self._failed_at: float | None = None
         self._read = self._log.stat().st_size if self._log.exists() else 0
         command = [
-            "flower-supernode", "--superlink", server, "--port", str(free_port()),
-            "--node-config", f"socket='{socket_path}'",
+            sys.executable, "-m", "photon.runtime.supernode_process", str(app), str(free_port()),
+            "--superlink", server, "--node-config", f"socket='{socket_path}'",
         ]  # fmt: skip
         if tls is None:
             command.append("--insecure")
@@ -215,30 +206,6 @@ def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"address {text!r}: give HOST:PORT")
     return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
-
-
-def answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
-    try:
-        socket.create_connection((_reachable(host).strip("[]"), port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def last_line(log: Path, word: str = "") -> str:
