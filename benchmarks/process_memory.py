@@ -30,9 +30,9 @@ KINDS = {
     "server": b"photon\0server",
     "node": b"photon\0node",
     "worker of a node": b"photon.runtime.worker",
-    "SuperLink": b"flower-superlink",
+    "SuperLink": b"photon.runtime.superlink_process",
     "relay at the server": b"flwr-serverapp",
-    "SuperNode": b"flower-supernode",
+    "SuperNode": b"photon.runtime.supernode_process",
     "relay at a node": b"flwr-clientapp",
 }
 """What is in the command line of each."""

@@ -75,7 +75,7 @@ class Federation:
         self.link = FlowerLink(home / "link", "127.0.0.1", port, None, Register(None), print,
                                lambda: False)  # fmt: skip
         links = children_of(os.getpid()) - before
-        self.node = SuperNode(home, f"127.0.0.1:{port}", path, None)
+        self.node = SuperNode(home, f"127.0.0.1:{port}", path, None, app)
         own = children_of(os.getpid()) - before - links
         self.roots = {pid for pid in own if int(stat(pid)[1]) not in own}
         while not self.link.addresses():

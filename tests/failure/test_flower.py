@@ -121,16 +121,16 @@ def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
         stranger.wait(30)
 
         processes.kill("b")
-        wait_until(lambda: not of_command("flower-supernode", "b.sock"), processes, 20)
+        wait_until(lambda: not of_command("supernode_process", "b.sock"), processes, 20)
         node("b", "1", port)
         wait_until(lambda: rounds() >= 2, processes)
 
-        for pid in of_command("flower-superlink", str(port)):
+        for pid in of_command("superlink_process", str(tmp_path)):
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: rounds() >= 3, processes)
 
         processes.kill("server")
-        wait_until(lambda: not of_command("flower-superlink", str(port)), processes, 20)
+        wait_until(lambda: not of_command("superlink_process", str(tmp_path)), processes, 20)
         server()
         assert processes.running["server"].wait(180) == 0, processes.log("server")
     finally:
@@ -139,4 +139,5 @@ def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
     homes = {c: tmp_path / n / "run" / "clients" / f"client_{c}" for n, c in (("a", 0), ("b", 1))}
     assert faults_of_run(run, homes, ROWS_PER_ROUND, LENGTH) == []
     assert final(run) == final(Path(local.folder))
-    wait_until(lambda: not of_command("flower-", str(port)), processes, 20)
+    for words in (("_process", str(port)), ("_process", str(tmp_path)), ("flower-", str(tmp_path))):
+        wait_until(lambda words=words: not of_command(*words), processes, 20)

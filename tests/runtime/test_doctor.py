@@ -16,11 +16,13 @@ from photon.runtime.keys import make_authority
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as a web server does that knows no such page."""
+    """Answers as a web server does that knows no such page, or only these."""
+
+    known: frozenset[str] = frozenset()
 
     def do_GET(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(404)
+        self.send_response(200 if self.path in self.known else 404)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -58,8 +60,19 @@ def test_all_is_well_with_a_server_that_answers(server, smoke):
     address, authority = server
     found = verdicts(smoke(), [0, 1], address, authority)
     assert {verdict for verdict, _ in found.values()} <= {"ok", "warn"}
-    assert {"device", "memory", "disk", "data", "server", "clock", "bandwidth"} <= set(found)
+    assert {"device", "memory", "disk", "data", "server", "clock", "bandwidth", "access"} <= set(
+        found
+    )
     assert ("TLS" in found) == (authority is not None)
+
+
+@pytest.mark.parametrize("path", ["/v1/control/list-runs", "/v1/runtime/acquire-task"])
+def test_a_server_that_lets_anybody_run_programs_fails(monkeypatch, smoke, server, path):
+    """As Flower's own SuperLink does, at the port where its nodes come."""
+    monkeypatch.setattr(Handler, "known", {path})
+    verdict, text = verdicts(smoke(), None, *server)["access"]
+    assert verdict == "fail"
+    assert f"answers {path}: whoever reaches its port may run programs" in text
 
 
 def test_another_authority_is_found(tmp_path, smoke, server):

@@ -11,6 +11,8 @@ from photon.errors import ConfigError
 EVERYWHERE = "::"
 """All addresses of this machine, of both families."""
 _EVERYWHERE_IPV4 = "0.0.0.0"
+BACKLOG = 512
+"""Connections that wait to be accepted: all nodes come back at once after a restart."""
 
 
 def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
@@ -61,7 +63,7 @@ def listeners(host: str, port: int) -> list[socket.socket]:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
                 listener.bind((address, port))
-                listener.listen(128)
+                listener.listen(BACKLOG)
             except OSError as error:
                 raise ConfigError(_refusal(address, port, error)) from None
             found.append(listener)

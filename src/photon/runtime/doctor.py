@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http
 import http.client
 import shutil
 import socket
@@ -29,6 +30,8 @@ from photon.training.outline import traffic_of
 MAX_CLOCK_SECONDS = 60.0
 PROBE_BYTES = 4_000_000
 TIMEOUT_SECONDS = 10.0
+NOT_FOR_NODES = ("/v1/control/list-runs", "/v1/runtime/acquire-task")
+"""Calls by which whoever is answered runs programs on the server and its nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,9 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
         "ok", "server", f"{host}:{port} answers in {statistics.median(delays) * 1e3:.1f} ms"
     )
     try:
-        date, seconds = _probe(host, port, authority)
+        connection = _connect(host, port, authority)
+        date, seconds = _probe(connection)
+        answered = [path for path in NOT_FOR_NODES if _is_answered(connection, path)]
     except (OSError, http.client.HTTPException, ValueError) as error:
         text = f"{host}:{port}: {error}; do both sides have the same ca.pem, or both --insecure?"
         yield Finding("fail", "TLS" if authority else "HTTP", text)
@@ -155,19 +160,42 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
     verdict = "ok" if skew < MAX_CLOCK_SECONDS else "warn"
     yield Finding(verdict, "clock", f"{skew:.0f} s from the server's")
     yield Finding("ok", "bandwidth", f"{PROBE_BYTES / seconds / 1e6:.1f} MB/s to the server")
+    yield _access(answered)
 
 
-def _probe(host: str, port: int, authority: Path | None) -> tuple[datetime, float]:
-    """The server's clock, and the seconds that some megabytes take on their way to it."""
+def _access(answered: list[str]) -> Finding:
+    if not answered:
+        return Finding("ok", "access", "the server answers nodes, and no other calls of Flower")
+    return Finding(
+        "fail",
+        "access",
+        f"the server answers {', '.join(answered)}: whoever reaches its port may run programs "
+        "there and on the nodes; is it `photon server`, of this version?",
+    )
+
+
+def _connect(host: str, port: int, authority: Path | None) -> http.client.HTTPConnection:
     if authority is None:
-        connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
-    else:
-        if not authority.is_file():
-            raise ConfigError(f"{authority}: no such file; copy ca.pem here")
-        context = ssl.create_default_context(cafile=str(authority))
-        connection = http.client.HTTPSConnection(
-            host, port, timeout=TIMEOUT_SECONDS, context=context
-        )
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    if not authority.is_file():
+        raise ConfigError(f"{authority}: no such file; copy ca.pem here")
+    context = ssl.create_default_context(cafile=str(authority))
+    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
+
+
+def _is_answered(connection: http.client.HTTPConnection, path: str) -> bool:
+    """Whether a call gets anything but "no such page"; an empty one, of no effect."""
+    try:
+        connection.request("POST", path, headers={"Content-Type": "application/protobuf"})
+        response = connection.getresponse()
+        response.read()
+        return response.status != http.HTTPStatus.NOT_FOUND
+    finally:
+        connection.close()
+
+
+def _probe(connection: http.client.HTTPConnection) -> tuple[datetime, float]:
+    """The server's clock, and the seconds that some megabytes take on their way to it."""
     try:
         connection.request("GET", "/")
         response = connection.getresponse()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
-from photon.runtime.address import bound, dialled, format_address, require_free
-from photon.runtime.enrolment import Register
+from photon.runtime.address import require_free
 from photon.runtime.guard import Guarded
+from photon.runtime.superexec import write_private
 
 READY_SECONDS = 90.0
-SUBMIT_SECONDS = 120.0
 ERROR_SECONDS = 10.0
 KEPT_OUTPUT = 10_000
 UNKNOWN_KEY = ("Failed to activate SuperNode", "Failed to register SuperNode", "401 Unauthorized")
@@ -62,78 +61,49 @@ def flower_environment(home: Path) -> dict[str, str]:
     }
 
 
-def start_superlink(
-    folder: Path, host: str, port: int, tls: Tls | None, should_stop: Callable[[], bool]
-) -> Guarded:
-    """Start a SuperLink and wait until its port answers.
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the process of a SuperLink is to do.
+
+    Attributes:
+        folder: its private files.
+        host, port: where nodes reach it.
+        certificate, key: of its TLS; None: none.
+        nodes: public keys (OpenSSH) of the enrolled, by name; None: whoever comes.
+        app: folder of the relays.
+        socket, token: where the server's relay is awaited, and what it must say there.
+    """
+
+    folder: str
+    host: str
+    port: int
+    certificate: str | None
+    key: str | None
+    nodes: dict[str, str] | None
+    app: str
+    socket: str
+    token: str
+
+    @classmethod
+    def read(cls, path: Path) -> Order:
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self) -> Path:
+        path = Path(self.folder) / "superlink.json"
+        write_private(path, json.dumps(asdict(self)).encode())
+        return path
+
+
+def start_superlink(order: Order) -> Guarded:
+    """Start a SuperLink; the relay that it starts tells when it is ready.
 
     Raises:
-        ConfigError: the port is taken, or the host is none of this machine.
-        RoundFailed: it ended, or does not answer; its last line says why.
+        ConfigError: it cannot listen there: the port is taken, for one.
     """
-    require_free(host, port)
-    command = [
-        "flower-superlink",
-        "--host", bound(host), "--port", str(port),
-        "--database", str((folder / "superlink.db").resolve()),
-        "--disable-runtime-dependency-installation",
-    ]  # fmt: skip
-    if tls is None:
-        command.append("--insecure")
-    else:
-        command += ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate),
-                    "--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]  # fmt: skip
-    log = folder / "superlink.log"
-    process = Guarded(command, log, flower_environment(folder))
-    wait_until(lambda: answers(host, port), process, log, "SuperLink", should_stop)
-    return process
-
-
-def write_connection(folder: Path, host: str, port: int, tls: Tls | None) -> None:
-    """Tell Flower's command line where the SuperLink is."""
-    secure = (
-        "insecure = true" if tls is None else f'root-certificates = "{tls.authority.resolve()}"'
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(
-        '[superlink]\ndefault = "photon"\n\n'
-        f'[superlink.photon]\naddress = "{format_address(dialled(host), port)}"\n{secure}\n'
-    )
-
-
-def flwr(folder: Path, *arguments: str) -> None:
-    """Run Flower's command line.
-
-    Raises:
-        RoundFailed: it failed; the message has its last line.
-    """
-    try:
-        done = subprocess.run(
-            ["flwr", *arguments],
-            env=flower_environment(folder),
-            capture_output=True,
-            text=True,
-            timeout=SUBMIT_SECONDS,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RoundFailed(f"flwr {arguments[0]}: no answer in {SUBMIT_SECONDS:.0f} s") from None
-    if done.returncode != 0:
-        words = re.sub(r"[─│╭╮╰╯\s]+", " ", done.stdout + done.stderr).strip()
-        raise RoundFailed(f"flwr {' '.join(arguments[:2])}: {words[-400:] or 'no output'}")
-
-
-def register_nodes(folder: Path, register: Register) -> None:
-    """Tell the SuperLink the public keys of the enrolled nodes."""
-    for name, enrolled in (register.nodes or {}).items():
-        path = folder / f"{name}.pub"
-        path.write_text(enrolled.public_key + "\n")
-        try:
-            flwr(folder, "supernode", "register", str(path), "photon", "--name", name)
-        except RoundFailed as error:
-            if "already" not in str(error):
-                raise
+    require_free(order.host, order.port)
+    folder = Path(order.folder)
+    command = [sys.executable, "-m", "photon.runtime.superlink_process", str(order.write())]
+    return Guarded(command, folder / "superlink.log", flower_environment(folder))
 
 
 class SuperNode:
@@ -141,18 +111,24 @@ class SuperNode:
 
     Args:
         tls: certificate authority and the node's private key; None: insecure.
+        app: the only one that it runs.
     """
 
     def __init__(
-        self, folder: Path, server: str, socket_path: Path, tls: tuple[Path, Path] | None
+        self,
+        folder: Path,
+        server: str,
+        socket_path: Path,
+        tls: tuple[Path, Path] | None,
+        app: Path = APP,
     ) -> None:
         self._log = folder / "supernode.log"
         self._failed_at: float | None = None
         self._output = ""
         self._read = self._log.stat().st_size if self._log.exists() else 0
         command = [
-            "flower-supernode", "--superlink", server, "--port", str(free_port()),
-            "--node-config", f"socket='{socket_path}'",
+            sys.executable, "-m", "photon.runtime.supernode_process", str(app), str(free_port()),
+            "--superlink", server, "--node-config", f"socket='{socket_path}'",
         ]  # fmt: skip
         if tls is None:
             command.append("--insecure")
@@ -224,15 +200,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def answers(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
-    try:
-        socket.create_connection((dialled(host), port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def last_line(log: Path, word: str = "") -> str:

@@ -23,12 +23,10 @@ from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
 from photon.runtime.superlink import (
     APP,
+    Order,
     Tls,
-    flwr,
-    register_nodes,
     start_superlink,
     wait_until,
-    write_connection,
 )
 from photon.runtime.wire import MAX_MESSAGE_BYTES
 
@@ -103,23 +101,14 @@ class FlowerLink:
         begun = time.monotonic()
         self._starts = [t for t in self._starts if t > begun - RESTART_WINDOW] + [begun]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_connection(self.folder, self.host, self.port, self.tls)
-        self._superlink = start_superlink(
-            self.folder, self.host, self.port, self.tls, self.should_stop
-        )
-        try:
-            if self.register.has_keys:
-                register_nodes(self.folder, self.register)
-            self._relay = self._submit()
-        except BaseException:
-            self._superlink.close()
-            raise
+        self.folder.chmod(0o700)
+        self._relay = self._begin()
         threading.Thread(target=self._read, args=(self._relay,), daemon=True).start()
         where = format_address(self.host, self.port)
         self.say(f"superlink   {where}, ready in {time.monotonic() - begun:.1f} s")
 
-    def _submit(self) -> socket.socket:
-        """Start the relays' run, and wait until the server's relay has come.
+    def _begin(self) -> socket.socket:
+        """Start the SuperLink, and wait until the server's relay has come.
 
         The relay proves by a token that it is the one that was started here.
         """
@@ -130,9 +119,26 @@ class FlowerLink:
                 listener.bind(str(path))
                 listener.listen(1)
                 listener.settimeout(0.1)
-                flwr(self.folder, "run", str(APP), "photon", "--run-config",
-                     f"socket='{path}' token='{token}'")  # fmt: skip
-                return self._accept(listener, token)
+                self._superlink = start_superlink(self._order(path, token))
+                try:
+                    return self._accept(listener, token)
+                except BaseException:
+                    self._superlink.close()
+                    raise
+
+    def _order(self, relay: Path, token: str) -> Order:
+        nodes, tls = self.register.nodes, self.tls
+        return Order(
+            folder=str(self.folder.resolve()),
+            host=self.host,
+            port=self.port,
+            certificate=None if tls is None else str(tls.certificate),
+            key=None if tls is None else str(tls.key),
+            nodes=None if nodes is None else {n: e.public_key for n, e in nodes.items()},
+            app=str(APP),
+            socket=str(relay),
+            token=token,
+        )
 
     def _accept(self, listener: socket.socket, token: str) -> socket.socket:
         found: list[socket.socket] = []

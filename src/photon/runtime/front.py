@@ -1,0 +1,184 @@
+"""What a server answers the network: a closed list of calls, of known callers, within limits.
+
+An ASGI application around another. Whatever is not on the list never reaches the application
+inside, nor does a body of somebody who is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from photon.runtime.wire import MAX_MESSAGE_BYTES
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Identify = Callable[[dict[bytes, bytes], str], Hashable | None]
+"""Who calls, by headers and network address; None: nobody who may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one caller may ask of the server.
+
+    Attributes:
+        body: bytes of a request.
+        drained: bytes that are read of a request that is refused, so that its sender can hear why.
+        at_once: requests of one caller; more of them wait.
+        idle: seconds between two pieces of a body.
+        whole: seconds of a request and its response.
+        headers: seconds until a connection has brought a request, and between two of them.
+        connections: in all; a quarter of them for one address.
+    """
+
+    body: int = MAX_MESSAGE_BYTES + (1 << 20)
+    drained: int = 4 << 20
+    at_once: int = 16
+    idle: float = 60.0
+    whole: float = 1800.0
+    headers: float = 20.0
+    connections: int = 2000
+
+
+class _Refused(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Front:
+    """Passes calls of a closed list on to an application, and answers all else itself.
+
+    Args:
+        paths: what may be called, by POST, spelled exactly so.
+        identify: who calls; None is answered with 401.
+    """
+
+    def __init__(
+        self, app: App, paths: frozenset[str], identify: Identify, limits: Limits | None = None
+    ) -> None:
+        self.app, self.paths, self.identify = app, paths, identify
+        self.limits = limits or Limits()
+        self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            async with asyncio.timeout(self.limits.whole):
+                try:
+                    await self._pass_on(scope, receive, send)
+                except _Refused as refused:
+                    await self._refuse(refused.status, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = self._admit(scope)
+        turn = self._turns.setdefault(caller, asyncio.Semaphore(self.limits.at_once))
+        async with turn:
+            await self.app(scope, _replay(await self._body(receive), receive), send)
+
+    def _admit(self, scope: Scope) -> Hashable:
+        path = scope["path"]
+        if (
+            scope["method"] != "POST"
+            or path not in self.paths
+            or scope.get("raw_path", path.encode()) != path.encode()
+            or scope["query_string"]
+        ):
+            raise _Refused(404)
+        headers = dict(scope["headers"])
+        client = scope.get("client")
+        caller = self.identify(headers, client[0] if client else "")
+        if caller is None:
+            raise _Refused(401)
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.limits.body:
+            raise _Refused(413)
+        return caller
+
+    async def _body(self, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size, has_more = 0, True
+        while has_more:
+            event = await self._next(receive)
+            parts.append(event.get("body", b""))
+            size += len(parts[-1])
+            has_more = event.get("more_body", False)
+            if size > self.limits.body:
+                raise _Refused(413)
+        return b"".join(parts)
+
+    async def _next(self, receive: Receive) -> Event:
+        try:
+            event = await asyncio.wait_for(receive(), self.limits.idle)
+        except TimeoutError:
+            raise _Refused(408) from None
+        if event["type"] != "http.request":
+            raise _Refused(400)
+        return event
+
+    async def _refuse(self, status: int, receive: Receive, send: Send) -> None:
+        """Answer, once the sender has stopped sending or has sent too much to be waited for."""
+        read, has_more = 0, True
+        while has_more and status in (401, 404) and read < self.limits.drained:
+            try:
+                event = await self._next(receive)
+            except _Refused:
+                break
+            read += len(event.get("body", b""))
+            has_more = event.get("more_body", False)
+        headers = [(b"content-length", b"0")]
+        if has_more:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that has been read already, then what comes after it."""
+    waiting = [body]
+
+    async def next_event() -> Event:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return next_event
+
+
+def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP, for connections that are counted and must bring a request in time."""
+
+    class Bounded(AutoHTTPProtocol):  # pyright: ignore[reportUntypedBaseClass, reportGeneralTypeIssues]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            host = self.client[0] if self.client else ""
+            alike = sum(bool(c.client) and c.client[0] == host for c in self.connections)
+            if len(self.connections) > limits.connections or alike > limits.connections // 4:
+                transport.abort()
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def _watch(self) -> None:
+            # A timer that is overtaken finds a request in progress or a later answer, never both.
+            self._answered = self.loop.time()
+            self.loop.call_later(limits.headers, self._give_up)
+
+        def _give_up(self) -> None:
+            waited = self.loop.time() - self._answered
+            is_waiting = self.cycle is None or self.cycle.response_complete
+            if is_waiting and waited >= limits.headers - 1e-3:
+                self.transport.abort()
+
+    return Bounded

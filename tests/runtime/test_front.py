@@ -1,0 +1,355 @@
+"""What faces the network: which calls pass, of whom, and how much of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr")
+
+import httpx
+import uvicorn
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.cli.build import build_fab_from_disk, build_fab_from_files
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    PullMessagesRequest,
+    RegisterNodeFleetRequest,
+    UnregisterNodeFleetRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, GetNodesRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from photon.errors import PayloadError
+from photon.runtime.doctor import examine
+from photon.runtime.engines.flower import FlowerLink
+from photon.runtime.enrolment import REGISTER, Register, read_register
+from photon.runtime.front import Front, Limits, bounded_protocol
+from photon.runtime.keys import enrol, make_authority
+from photon.runtime.superlink import APP, Tls, free_port
+from photon.runtime.superlink_process import by_address, by_key, fleet_calls
+from photon.runtime.supernode_process import require_own_app
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flower and of uvicorn
+PATHS = fleet_calls(has_keys=True)
+CALL = "/v1/fleet/pull-messages"
+LIMITS = Limits(body=100, drained=50, at_once=2, idle=0.05, whole=5.0, headers=0.2, connections=8)
+
+
+class Inside:
+    """An application that keeps what reaches it."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.now = self.most = 0
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.bodies.append((await receive())["body"])
+        await asyncio.sleep(0)
+        self.now -= 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def ask(
+    front: Front, path=CALL, method="POST", query=b"", headers=(), body=(b"x",), raw=None
+):
+    """Status of a call whose body comes in these pieces; None: and then no more."""
+    pieces = list(body)
+    statuses = []
+
+    async def receive():
+        piece = pieces.pop(0)
+        if piece is None:
+            await asyncio.sleep(3600)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(event):
+        statuses.append(event.get("status"))
+
+    scope = {
+        "type": "http", "method": method, "path": path, "query_string": query,
+        "raw_path": path.encode() if raw is None else raw, "headers": list(headers),
+        "client": ("192.0.2.1", 7),
+    }  # fmt: skip
+    await front(scope, receive, send)
+    return statuses[0]
+
+
+@pytest.mark.parametrize("path", sorted(PATHS))
+def test_calls_of_nodes_pass_whole(path):
+    inside = Inside()
+    assert (
+        asyncio.run(ask(Front(inside, PATHS, by_address, LIMITS), path, body=(b"a", b"b"))) == 200
+    )
+    assert inside.bodies == [b"ab"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"path": "/v1/control/start-run"},
+        {"path": "/v1/runtime/acquire-task"},
+        {"path": "/v1/fleet/register-node"},
+        {"path": "/v1/fleet/../control/start-run"},
+        {"path": "/v1/fleet/pull-messages/../../control/start-run"},
+        {"path": "/v1/fleet//pull-messages"},
+        {"path": "/v1/fleet/pull-messages/"},
+        {"path": "/v1/fleet/"},
+        {"path": "/V1/fleet/pull-messages"},
+        {"raw": b"/v1/fleet%2Fpull-messages"},
+        {"raw": b"/v1/control/..%2ffleet/pull-messages"},
+        {"query": b"a=b"},
+        {"method": "GET"},
+        {"method": "PUT"},
+        {"path": "/docs", "method": "GET"},
+        {"path": "/openapi.json", "method": "GET"},
+        {"path": "/"},
+    ],
+    ids=str,
+)
+def test_nothing_else_passes(call):
+    inside = Inside()
+    assert asyncio.run(ask(Front(inside, PATHS, by_address, LIMITS), **call)) == 404
+    assert inside.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("call", "status"),
+    [
+        ({"headers": [(b"content-length", b"101")]}, 413),
+        ({"headers": [(b"content-length", b"-1")]}, 413),
+        ({"body": (b"x" * 60, b"x" * 60, None)}, 413),
+        ({"body": (b"x", None)}, 408),
+        ({"body": (b"x" * 60, b"x" * 40)}, 200),
+    ],
+)
+def test_a_body_is_bounded_in_size_and_time(call, status):
+    inside = Inside()
+    assert asyncio.run(ask(Front(inside, PATHS, by_address, LIMITS), **call)) == status
+    assert len(inside.bodies) == (status == 200)
+
+
+def test_one_caller_has_so_many_turns_at_once_and_others_have_their_own():
+    inside, many = Inside(), 9
+    front = Front(inside, PATHS, lambda headers, address: headers[b"who"], LIMITS)
+
+    async def storm(names):
+        asked = [ask(front, headers=[(b"who", name)]) for name in names for _ in range(many)]
+        return await asyncio.gather(*asked)
+
+    assert set(asyncio.run(storm([b"a"]))) == {200}
+    assert inside.most == LIMITS.at_once
+    assert set(asyncio.run(storm([b"a", b"b"]))) == {200}
+    assert inside.most == 2 * LIMITS.at_once
+    assert len(front._turns) == 0
+
+
+def public(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def signed(key: ec.EllipticCurvePrivateKey, age: float = 0.0, shown: bytes | None = None):
+    then = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
+    text = then.isoformat().encode()
+    signature = key.sign(text, ec.ECDSA(hashes.SHA256()))
+    return {
+        b"flwr-public-key": base64.b64encode(shown or public(key)),
+        b"flwr-timestamp": text,
+        b"flwr-signature": base64.b64encode(signature),
+    }
+
+
+def test_a_caller_is_who_signs_now_with_an_enrolled_key():
+    key, stranger = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    identify = by_key({public(key): key.public_key()})
+    assert identify(signed(key), "") == public(key)
+    bad = [
+        {}, signed(stranger), signed(stranger, shown=public(key)), signed(key, age=3600),
+        signed(key, age=-3600), signed(key) | {b"flwr-signature": b"!"},
+        signed(key) | {b"flwr-timestamp": b"2026-01-01T00:00:00"},
+        signed(key) | {b"flwr-timestamp": "é".encode()},
+    ]  # fmt: skip
+    assert [identify(headers, "") for headers in bad] == [None] * len(bad)
+    inside = Inside()
+    asked = ask(Front(inside, PATHS, identify, LIMITS), headers=signed(stranger).items())
+    assert asyncio.run(asked) == 401
+    assert inside.bodies == []
+
+
+@contextlib.contextmanager
+def served(limits: Limits):
+    """Port of a front that is served as the SuperLink's is."""
+    app = Front(Inside(), PATHS, by_address, limits)
+    config = uvicorn.Config(
+        app,
+        port=free_port(),
+        http=bounded_protocol(limits),
+        log_config=None,
+        ws="none",
+        lifespan="off",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield config.port
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_connections_that_bring_nothing_are_closed():
+    """Before the first request, in the middle of its head, and after an answer."""
+    head = f"POST {CALL} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+    with served(LIMITS) as port:
+        for sent, answered in (("", False), (head, False), (head + "\r\nx" + head, True)):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(sent.encode())
+                assert (b"200 OK" in connection.recv(1000)) == answered
+                with contextlib.suppress(ConnectionError):
+                    assert connection.recv(1000) == b""
+
+
+def test_connections_of_one_address_are_counted():
+    with served(LIMITS) as port, contextlib.ExitStack() as stack:
+        few = LIMITS.connections // 4
+        held = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(few + 1)
+        ]
+        with contextlib.suppress(ConnectionError):
+            assert held[-1].recv(1) == b""
+
+
+def test_a_node_runs_the_relay_of_its_own_installation_only():
+    own = build_fab_from_disk(APP)
+    require_own_app(own, own)
+    files = {path.name: path.read_bytes() for path in APP.iterdir() if path.is_file()}
+    for name, change in [("relay.py", b"\nimport os\n"), ("more.py", b"")]:
+        bundle, _ = build_fab_from_files(files | {name: files.get(name, b"") + change})
+        with pytest.raises(PayloadError, match="not this installation's relay"):
+            require_own_app(bundle, own)
+    for damaged in (b"", own[:-10], b"PK"):
+        with pytest.raises(PayloadError):
+            require_own_app(damaged, own)
+
+
+@pytest.fixture(scope="module", params=["keys", "insecure"])
+def link(request, tmp_path_factory):
+    """A real SuperLink, with the folder of its keys where it has any."""
+    home = tmp_path_factory.mktemp("link")
+    keys, tls, register = None, None, Register(None)
+    if request.param == "keys":
+        keys = home / "keys"
+        make_authority(keys, ["127.0.0.1"])
+        enrol(keys, "a", [0])
+        tls = Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
+        register = read_register(keys / REGISTER)
+    made = FlowerLink(home / "flower", "127.0.0.1", free_port(), tls, register,
+                      lambda line: None, lambda: False)  # fmt: skip
+    yield made, keys
+    made.close()
+
+
+@contextlib.contextmanager
+def client_of(kind, link, keys: Path | None, key=None, port=None):
+    """One of Flower's own clients, as somebody has it who knows no more than the address."""
+    is_open = keys is None or port is not None
+    with kind.from_server_address(
+        f"127.0.0.1:{port or link.port}",
+        is_open,
+        None if is_open else (keys / "ca.pem").read_bytes(),
+        [] if key is None else [NodeAuthHttpInterceptor(key, key.public_key())],
+    ) as client:
+        yield client
+
+
+def status_of(call, request) -> int:
+    try:
+        call(request)
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
+    return 200
+
+
+def test_a_stranger_can_do_nothing_but_join_an_open_federation(link):
+    link, keys = link
+    stranger = ec.generate_private_key(ec.SECP384R1())
+    for key in (None, stranger):
+        with client_of(ControlHttpClient, link, keys, key) as control:
+            assert status_of(control.StartRun, StartRunRequest()) == 404
+            assert status_of(control.ListRuns, ListRunsRequest()) == 404
+            request = RegisterNodeRequest(public_key=public(stranger))
+            assert status_of(control.RegisterNode, request) == 404
+        with client_of(RuntimeHttpClient, link, keys, key) as runtime:
+            assert status_of(runtime.AcquireTask, AcquireTaskRequest()) == 404
+            assert status_of(runtime.GetNodes, GetNodesRequest()) == 404
+    with client_of(FleetHttpClient, link, keys, stranger) as fleet:
+        register = RegisterNodeFleetRequest(public_key=public(stranger))
+        activate = ActivateNodeRequest(public_key=public(stranger), heartbeat_interval=30)
+        assert status_of(fleet.RegisterNode, register) == (200 if keys is None else 404)
+        assert status_of(fleet.ActivateNode, activate) == (200 if keys is None else 401)
+
+
+def test_an_enrolled_node_is_served_and_cannot_enrol_or_leave(link):
+    link, keys = link
+    if keys is None:
+        pytest.skip("nobody is enrolled")
+    key = serialization.load_ssh_private_key((keys / "a.key").read_bytes(), password=None)
+    with client_of(FleetHttpClient, link, keys, key) as fleet:
+        activate = ActivateNodeRequest(public_key=public(key), heartbeat_interval=30)
+        node = Node(node_id=fleet.ActivateNode(activate).node_id)
+        assert len(fleet.PullMessages(PullMessagesRequest(node=node)).messages_list) == 0
+        leave = UnregisterNodeFleetRequest(node_id=node.node_id)
+        assert status_of(fleet.UnregisterNode, leave) == 404
+
+
+def test_the_port_of_this_machine_wants_the_secret_and_serves_no_commands(link):
+    link, keys = link
+    command = next(
+        line
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if str(link.folder) in (line := read(path)) and "--runtime-api-address" in line
+    )
+    port = int(command.partition("127.0.0.1:")[2].split()[0])
+    with client_of(RuntimeHttpClient, link, keys, port=port) as runtime:
+        assert status_of(runtime.AcquireTask, AcquireTaskRequest()) == 401
+    with client_of(ControlHttpClient, link, keys, port=port) as control:
+        assert status_of(control.ListRuns, ListRunsRequest()) == 404
+    private = [link.folder, link.folder / "superexec.secret", link.folder / "superlink.json"]
+    assert [oct(path.stat().st_mode & 0o077) for path in private] == ["0o0"] * 3
+
+
+def read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def test_the_doctor_finds_the_way_open_and_the_rest_closed(link, smoke):
+    link, keys = link
+    authority = None if keys is None else keys / "ca.pem"
+    found = {one.what: one for one in examine(smoke(), None, ("127.0.0.1", link.port), authority)}
+    assert found["access"].verdict == "ok"
+    assert found["bandwidth"].verdict == "ok"
