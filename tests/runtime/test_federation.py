@@ -18,7 +18,8 @@ from photon.data.prepare import prepare_embedded
 from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
 from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
-from photon.runtime.engines.remote import RemoteEngine
+from photon.runtime.engines.remote import RemoteEngine, _OpenRound
+from photon.runtime.engines.roster import Member, Roster
 from photon.runtime.enrolment import (
     Enrolled,
     Register,
@@ -343,6 +344,25 @@ def test_nodes_that_do_not_come_end_the_wait(make, tmp_path):
     (tmp_path / "nobody").mkdir()
     with pytest.raises(RoundFailed, match=r"0 nodes with 0 clients are here after 1 s"):
         train(make("photon.join_timeout=1"), tmp_path / "nobody")
+
+
+def test_who_is_awaited_is_said_at_once(make):
+    """Of two enrolled nodes one is here; then, in a round, none of those that are asked for."""
+    bound = {"a": [0, 2], "b": [1, 3]}
+    register = Register({n: Enrolled(public_key="", clients=its) for n, its in bound.items()})
+    quiet: Any = SimpleNamespace(addresses=lambda: ["1"], answers=lambda _: iter(()))
+    roster, lines = Roster(quiet, register, print), []
+    engine = RemoteEngine(make(), {}, quiet, roster, cast(Any, None), lines.append, lambda: "; ...")
+    roster.members["1"] = Member("a", "1", frozenset([0, 2]))
+    asked = iter([False, False, True])
+    assert engine.alive(lambda: next(asked)) == []
+    plan: Any = SimpleNamespace(round=3)
+    engine._tell_idle(_OpenRound(plan, 0.0, {1, 3}))
+    assert lines == [
+        "waiting     for nodes: 1 here of 2 (photon.n_nodes), with 2 clients of 4 (fl.quorum); "
+        "not here: b (clients 1,3); ...",
+        "waiting     in round 3 for a node with clients 1,3; ...",
+    ]
 
 
 def test_data_of_another_tokenizer_is_refused(make, tmp_path):
