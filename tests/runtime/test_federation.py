@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,14 @@ from loopback import final_digest, nodes, train
 import photon
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
-from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
+from photon.errors import (
+    ConfigError,
+    Interrupted,
+    PayloadError,
+    RoundFailed,
+    RunFolderError,
+    StorageError,
+)
 from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
 from photon.runtime.engines.remote import RemoteEngine, _OpenRound
@@ -28,6 +37,9 @@ from photon.runtime.enrolment import (
     read_register,
 )
 from photon.runtime.federation import over_sockets
+from photon.runtime.going_on import how_to_go_on
+from photon.runtime.job import EngineFactory
+from photon.runtime.run_folder import read_facts
 from photon.runtime.trackers import read_lines
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
@@ -320,6 +332,35 @@ def test_a_payload_that_is_not_what_its_ticket_says_is_tried_again(
         result = train(make("run_uuid=r"), sockets, lines)
     assert final_digest(result) == local["averaged"]
     assert any("client 1 on node b" in line for line in lines)
+
+
+def test_a_stopped_federation_goes_on_with_its_own_engine(make, four, local, tmp_path):
+    """Ctrl-C names the command with its options; on this machine's data it would be another run."""
+    run, lines = tmp_path / "server" / "r", []
+
+    def hear(line: str) -> None:
+        if "hosts clients" in line and not lines:
+            lines.append(line)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with nodes(tmp_path, four, PLACES) as sockets:
+        own = EngineFactory("flower", over_sockets(sockets).make, ("--host-clients", "0-3"))
+        with pytest.raises(Interrupted) as stopped:
+            photon.train(make("run_uuid=r"), engine=own, say=hear)
+        command = f"photon server --resume {run} --host-clients 0-3"
+        assert str(stopped.value).endswith(f"go on with: {command}")
+        before = (run / "config.json").read_bytes()
+        for attempt in (
+            lambda: photon.resume(run),
+            lambda: photon.train(make("run_uuid=r", "photon.resume_round=-1")),
+            lambda: photon.train(make("run_uuid=r")),
+        ):
+            with pytest.raises(RunFolderError, match=command):
+                attempt()
+        assert (run / "config.json").read_bytes() == before
+        moved = EngineFactory("flower", own.make, ("--listen", "127.0.0.1:9000"))
+        assert final_digest(photon.resume(run, engine=moved)) == local["averaged"]
+    assert how_to_go_on(run, read_facts(run)).endswith(f"{run} --listen 127.0.0.1:9000")
 
 
 def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, monkeypatch):

@@ -21,15 +21,13 @@ from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
+from photon.runtime.going_on import NODE
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.payload import write_payload
 from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
 from photon.runtime.wire import Ticket, Train, Trained
-
-NODE = "node"
-"""Kind of a run folder that hosts clients for a server elsewhere."""
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
 OWN_KEYS = ("photon.", "dataset.train.root", "dataset.val.root", "dataset.train.cache_limit")
