@@ -110,12 +110,13 @@ def make_run(smoke, data_root, tmp_path):
     return make
 
 
-def test_that_model_is_evaluated_on_the_whole_suite(suite, make_run, tmp_path):
+def test_the_newest_model_is_evaluated_on_the_whole_suite(suite, make_run, tmp_path):
+    """By eval_gauntlet_only.sh, which it calls."""
     project = tmp_path / "P"
     (project / "dataset_cache").mkdir(parents=True)
     (suite / "scripts" / "eval").rename(project / "dataset_cache" / "eval")
     make_run(project / "runs" / "small", "mpt-125m")
-    done = bash('bash "$S/eval_gauntlet_only.sh" --project_path P P/runs/small --json', tmp_path)
+    done = bash('bash "$S/eval_125m_example.sh" --project_path P --json', tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["tasks"]) == 34

@@ -6,9 +6,13 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 import photon
 from photon.cli.main import run
+from photon.runtime.going_on import how_to_go_on
 from photon.runtime.listing import run_status
 from photon.runtime.run_folder import IMPORTED, RunFolder
 
@@ -72,3 +76,35 @@ def test_a_run_is_stopped_from_another_process_and_goes_on(smoke, data_root, tmp
 def test_no_run_to_stop(tmp_path, capsys):
     assert run(["stop", str(tmp_path)]) == 2
     assert "no run here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("facts", "has_flower", "command"),
+    [
+        ({"kind": "federated", "engine": "local"}, False, "photon train --resume {}"),
+        ({"kind": "federated"}, False, "photon train --resume {}"),
+        ({"kind": "federated"}, True, "photon server --resume {}"),
+        ({"kind": "centralized"}, False, "photon train --resume {}"),
+        ({"kind": "node"}, False, "the `photon node` command that it was started by"),
+        (
+            {"kind": "federated", "engine": "flower", "engine_options": ["--keys", "a b"]},
+            True,
+            "photon server --resume {} --keys 'a b'",
+        ),
+    ],
+)
+def test_how_a_run_goes_on(facts, has_flower, command, tmp_path):
+    """Folders of before the engine was written down, too."""
+    if has_flower:
+        (tmp_path / "flower").mkdir()
+    assert how_to_go_on(tmp_path, facts) == command.format(tmp_path)
+
+
+def test_a_server_refuses_a_run_of_this_machine(smoke, capsys):
+    """Its clients' states are here, not on nodes; nothing is started or made."""
+    config = smoke("run_uuid=r", "fl.n_rounds=1")
+    folder = Path(photon.train(config).folder)
+    before = sorted(path.name for path in folder.iterdir())
+    assert run(["server", "--insecure", "--resume", str(folder)]) == 2
+    assert f"go on with: photon train --resume {folder}" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == before

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,18 @@ from loopback import final_digest, nodes, train
 import photon
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
-from photon.errors import ConfigError, PayloadError, RoundFailed, StorageError
+from photon.errors import (
+    ConfigError,
+    Interrupted,
+    PayloadError,
+    RoundFailed,
+    RunFolderError,
+    StorageError,
+)
 from photon.runtime import checkpoint, hosted_run, mailbox
 from photon.runtime.engines import depot
-from photon.runtime.engines.remote import RemoteEngine
+from photon.runtime.engines.remote import RemoteEngine, _OpenRound
+from photon.runtime.engines.roster import Member, Roster
 from photon.runtime.enrolment import (
     Enrolled,
     Register,
@@ -27,6 +37,9 @@ from photon.runtime.enrolment import (
     read_register,
 )
 from photon.runtime.federation import over_sockets
+from photon.runtime.going_on import how_to_go_on
+from photon.runtime.job import EngineFactory
+from photon.runtime.run_folder import read_facts
 from photon.runtime.trackers import read_lines
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
@@ -321,6 +334,35 @@ def test_a_payload_that_is_not_what_its_ticket_says_is_tried_again(
     assert any("client 1 on node b" in line for line in lines)
 
 
+def test_a_stopped_federation_goes_on_with_its_own_engine(make, four, local, tmp_path):
+    """Ctrl-C names the command with its options; on this machine's data it would be another run."""
+    run, lines = tmp_path / "server" / "r", []
+
+    def hear(line: str) -> None:
+        if "hosts clients" in line and not lines:
+            lines.append(line)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with nodes(tmp_path, four, PLACES) as sockets:
+        own = EngineFactory("flower", over_sockets(sockets).make, ("--host-clients", "0-3"))
+        with pytest.raises(Interrupted) as stopped:
+            photon.train(make("run_uuid=r"), engine=own, say=hear)
+        command = f"photon server --resume {run} --host-clients 0-3"
+        assert str(stopped.value).endswith(f"go on with: {command}")
+        before = (run / "config.json").read_bytes()
+        for attempt in (
+            lambda: photon.resume(run),
+            lambda: photon.train(make("run_uuid=r", "photon.resume_round=-1")),
+            lambda: photon.train(make("run_uuid=r")),
+        ):
+            with pytest.raises(RunFolderError, match=command):
+                attempt()
+        assert (run / "config.json").read_bytes() == before
+        moved = EngineFactory("flower", own.make, ("--listen", "127.0.0.1:9000"))
+        assert final_digest(photon.resume(run, engine=moved)) == local["averaged"]
+    assert how_to_go_on(run, read_facts(run)).endswith(f"{run} --listen 127.0.0.1:9000")
+
+
 def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, monkeypatch):
     """An update that finds no room is fetched again when there is some."""
     write, full = depot.ChunkWriter.write, [True]
@@ -343,6 +385,25 @@ def test_nodes_that_do_not_come_end_the_wait(make, tmp_path):
     (tmp_path / "nobody").mkdir()
     with pytest.raises(RoundFailed, match=r"0 nodes with 0 clients are here after 1 s"):
         train(make("photon.join_timeout=1"), tmp_path / "nobody")
+
+
+def test_who_is_awaited_is_said_at_once(make):
+    """Of two enrolled nodes one is here; then, in a round, none of those that are asked for."""
+    bound = {"a": [0, 2], "b": [1, 3]}
+    register = Register({n: Enrolled(public_key="", clients=its) for n, its in bound.items()})
+    quiet: Any = SimpleNamespace(addresses=lambda: ["1"], answers=lambda _: iter(()))
+    roster, lines = Roster(quiet, register, print), []
+    engine = RemoteEngine(make(), {}, quiet, roster, cast(Any, None), lines.append, lambda: "; ...")
+    roster.members["1"] = Member("a", "1", frozenset([0, 2]))
+    asked = iter([False, False, True])
+    assert engine.alive(lambda: next(asked)) == []
+    plan: Any = SimpleNamespace(round=3)
+    engine._tell_idle(_OpenRound(plan, 0.0, {1, 3}))
+    assert lines == [
+        "waiting     for nodes: 1 here of 2 (photon.n_nodes), with 2 clients of 4 (fl.quorum); "
+        "not here: b (clients 1,3); ...",
+        "waiting     in round 3 for a node with clients 1,3; ...",
+    ]
 
 
 def test_data_of_another_tokenizer_is_refused(make, tmp_path):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from photon.cli.options import keys_option, overrides_argument, quiet_option
 
@@ -15,6 +16,13 @@ from photon.cli.options import keys_option, overrides_argument, quiet_option
 @keys_option("Folder of `photon keys`.")
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
+@click.option(
+    "--resume",
+    "resume_from",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @quiet_option
 @overrides_argument
@@ -23,13 +31,15 @@ def command(
     keys: Path,
     insecure: bool,
     host_clients: str | None,
+    resume_from: Path | None,
     as_json: bool,
     quiet: bool,
     overrides: tuple[str, ...],
 ) -> None:
     """Run a federation whose clients train on other machines.
 
-    The same command goes on from the last committed round if the run is there already.
+    The same command goes on from the last committed round if the run is there already, and so does
+    --resume without the run's keys.
 
     \b
     photon keys init --host server.example.org
@@ -37,6 +47,7 @@ def command(
     photon server run_uuid=first fl.n_total_clients=8 photon.n_nodes=2
     photon node --server server.example.org:8000 --name site-a --clients 0-3     on site-a
     photon server --host-clients 0-7            one machine: a node of its own, keys made at once
+    photon server --resume runs/first
     """
     from dataclasses import asdict
 
@@ -45,16 +56,20 @@ def command(
     require_flower()
     from photon.cli.live_view import live_view
     from photon.config import load_config
-    from photon.config.resolve import replace_keys
+    from photon.config.resolve import apply_resume_overrides, replace_keys
     from photon.console import Console
     from photon.report import report
     from photon.runtime.address import split_address
-    from photon.runtime.experiment import train_or_resume
+    from photon.runtime.experiment import resume, train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
+    from photon.runtime.run_folder import read_run
 
-    config = load_config(overrides)
-    config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
+    if resume_from is None:
+        config = load_config(overrides)
+        config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
+    else:
+        config = apply_resume_overrides(read_run(resume_from)[0], overrides)
     if insecure:
         click.echo(
             "photon: warning: --insecure: nothing is encrypted, and whoever reaches "
@@ -65,9 +80,24 @@ def command(
     address = split_address(listen)
     own = own_node(host_clients, address, None if insecure else keys, config)
     with own as hint, live_view(console):
-        engine = over_flower(*address, None if insecure else keys, hint)
-        result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
+        engine = over_flower(*address, None if insecure else keys, hint, _given_options())
+        tell = {"say": console.say, "console": console.tracker, "engine": engine}
+        if resume_from is None:
+            result = train_or_resume(config, **tell)
+        else:
+            result = resume(resume_from, overrides, **tell)
     if as_json:
         click.echo(json.dumps(asdict(result), indent=1))
     else:
         report(result, console)
+
+
+def _given_options() -> tuple[str, ...]:
+    """What the command that goes on must say again: the options of this one but for the run's."""
+    context, words = click.get_current_context(), []
+    for name in ("listen", "keys", "insecure", "host_clients"):
+        if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        value = context.params[name]
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return tuple(words)

@@ -17,7 +17,11 @@ def command(wait: float, run: Path) -> None:
     photon stop runs/quickstart
     photon train --resume runs/quickstart          goes on with it
     """
+    from photon.runtime.going_on import how_to_go_on
     from photon.runtime.listing import stop_run
+    from photon.runtime.run_folder import read_facts
 
     pid = stop_run(run, wait)
-    click.echo(f"process {pid} has saved and ended; go on with: photon train --resume {run}")
+    click.echo(
+        f"process {pid} has saved and ended; go on with: {how_to_go_on(run, read_facts(run))}"
+    )

@@ -28,6 +28,7 @@ from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.external_trackers import require_trackers
 from photon.runtime.fit import with_microbatch
+from photon.runtime.going_on import how_to_go_on, require_engine
 from photon.runtime.job import (
     CENTRALIZED,
     FEDERATED,
@@ -46,7 +47,7 @@ from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
 from photon.runtime.rows import data_root
-from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
+from photon.runtime.run_folder import IMPORTED, RunFolder, read_facts, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
 from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
@@ -105,10 +106,11 @@ def resume(
 
     Raises:
         MismatchedCheckpoint: an override, or the data, would change the mathematics.
-        RunFolderError: no run there, an imported model, or another process is at it.
+        RunFolderError: no run there, an imported model, a run of another engine, or another
+            process is at it.
     """
     saved, facts = read_run(path)
-    _require_run(path, facts)
+    _require_run(path, facts, engine)
     changed = apply_resume_overrides(saved, overrides)
     return _go_on(path, changed, facts, say, console, engine)
 
@@ -142,7 +144,7 @@ def _resume_as(
     """
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     saved, facts = read_run(path)
-    _require_run(path, facts)
+    _require_run(path, facts, engine)
     given = _written_out(config, facts["kind"], say)
     changed = fill_open_keys(saved, given)
     check_resumable(saved, changed)
@@ -167,7 +169,7 @@ def train_or_resume(
     return _resume_as(config, say, console, engine)
 
 
-def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
+def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) -> None:
     if facts["kind"] == IMPORTED:
         raise RunFolderError(
             f"{path}: is an imported model, not a run; train from it with "
@@ -175,6 +177,8 @@ def _require_run(path: Path, facts: Mapping[str, Any]) -> None:
         )
     if facts["kind"] not in (FEDERATED, CENTRALIZED):
         raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
+    if facts["kind"] == FEDERATED:
+        require_engine(path, facts, engine.name)
 
 
 def _go_on(
@@ -277,9 +281,8 @@ def _run(
             if job.world.is_first:
                 write_summary(folder.path, result)
     except Interrupted as error:
-        raise Interrupted(
-            error.signum, f"{error}; go on with: photon train --resume {path}"
-        ) from error
+        command = how_to_go_on(path, read_facts(path))
+        raise Interrupted(error.signum, f"{error}; go on with: {command}") from error
     return result
 
 
@@ -289,6 +292,7 @@ def _folder(
     """The run's folder, made or opened and locked by the first process."""
     opened: list[RunFolder] = []
 
+    engine = job.engine.facts() if kind == FEDERATED else {}
     kept = replace_keys(config, {"photon.resume_round": None})  # it is said of this command only
 
     def open_or_create() -> None:
@@ -297,11 +301,12 @@ def _folder(
             if config.photon.resume_round is not None:
                 rewind(path, config.photon.resume_round)
             opened[0].save_config(kept)
+            opened[0].save_facts(engine)
             return
         copy = copy_of_run(config, data) if kind == FEDERATED else None
         tokenizer = data_root(config) / "tokenizer.json"
         tokens = tokenization_facts(encoder_of_data(config).facts, tokenizer)
-        facts = {**run_facts(config, data), **tokens}
+        facts = run_facts(config, data) | tokens | engine
         opened.append(RunFolder.create(path, kept, kind, tokenizer, facts))
         if copy is not None:
             job.warn(*copy.notes)

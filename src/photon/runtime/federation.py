@@ -19,6 +19,7 @@ from photon.runtime.engines.local import Engine
 from photon.runtime.engines.remote import RemoteEngine
 from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import REGISTER, Register, read_register, signer
+from photon.runtime.going_on import FLOWER, SOCKETS
 from photon.runtime.hosted_run import data_facts
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.job import EngineFactory, Job
@@ -33,11 +34,16 @@ Say = Callable[[str], None]
 
 
 def over_flower(
-    host: str, port: int, keys: Path | None, hint: Callable[[], str] = str
+    host: str,
+    port: int,
+    keys: Path | None,
+    hint: Callable[[], str] = str,
+    options: tuple[str, ...] = (),
 ) -> EngineFactory:
     """An engine whose nodes come over Flower.
 
     Args:
+        options: of the command that goes on.
         hint: see `RemoteEngine`.
         keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
     """
@@ -50,7 +56,7 @@ def over_flower(
         link = FlowerLink(folder.path / "flower", host, port, tls, register, job.say, job.stop)
         return remote_engine(folder, config, job, link, register, hint)
 
-    return make
+    return EngineFactory(FLOWER, make, options)
 
 
 def over_sockets(sockets: Path) -> EngineFactory:
@@ -59,7 +65,7 @@ def over_sockets(sockets: Path) -> EngineFactory:
     def make(folder: RunFolder, config: Config, job: Job) -> Engine:
         return remote_engine(folder, config, job, SocketLink(sockets), Register(None))
 
-    return make
+    return EngineFactory(SOCKETS, make)
 
 
 def remote_engine(

@@ -20,6 +20,7 @@ from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
+from photon.runtime.going_on import NODE
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.payload import write_payload
 from photon.runtime.preparation import prepare
@@ -27,9 +28,6 @@ from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.wire import Ticket, Train, Trained
-
-NODE = "node"
-"""Kind of a run folder that hosts clients for a server elsewhere."""
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
 OWN_KEYS = ("photon.", "dataset.train.root", "dataset.val.root", "dataset.train.cache_limit")

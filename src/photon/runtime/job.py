@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonWarning
 from photon.runtime.engines.local import Engine, local_engine
+from photon.runtime.going_on import LOCAL
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.process_group import AgreedStop, process_group
 from photon.runtime.run_folder import RunFolder
@@ -23,12 +25,29 @@ FEDERATED, CENTRALIZED = "federated", "centralized"
 Say = Callable[[str], None]
 TrackerFactory = Callable[[RunFolder, str], Tracker]
 """Gives the console's tracker for a run and what it is called."""
-EngineFactory = Callable[[RunFolder, Config, "Job"], Engine]
 
 
-def on_this_machine(folder: RunFolder, config: Config, job: Job) -> Engine:
-    """The local engine, in this process or with workers."""
-    return local_engine(folder, config, job.device)
+@dataclass(frozen=True, slots=True)
+class EngineFactory:
+    """Gives what trains the clients of a federated run.
+
+    Attributes:
+        name: kept in run.json: a run goes on with its own engine.
+        options: of the command that goes on.
+    """
+
+    name: str
+    make: Callable[[RunFolder, Config, Job], Engine]
+    options: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        return {"engine": self.name, "engine_options": list(self.options)}
+
+
+on_this_machine = EngineFactory(
+    LOCAL, lambda folder, config, job: local_engine(folder, config, job.device)
+)
+"""The local engine, in this process or with workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +71,7 @@ class Job:
 
     @property
     def trains_elsewhere(self) -> bool:
-        return self.engine is not on_this_machine
+        return self.engine.name != LOCAL
 
     def warn(self, *messages: str | None) -> None:
         """Warn of what is not None, once for all processes."""

@@ -29,6 +29,7 @@ from photon.config.resolve import digest
 from photon.config.schema import Config
 from photon.data.shards import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
+from photon.runtime.going_on import how_to_go_on
 
 IMPORTED = "imported"
 """Kind of a run folder that holds a model from elsewhere and no training."""
@@ -101,8 +102,13 @@ class RunFolder:
         self.config = config
         write_json(self.path / "config.json", config.model_dump(mode="json"))
 
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add to the run's facts, or change some."""
+        if (known := read_facts(self.path)) != (changed := known | dict(facts)):
+            write_json(self.path / "run.json", changed)
+
     def facts(self) -> dict[str, Any]:
-        return read_run(self.path)[1]
+        return read_facts(self.path)
 
     def close(self) -> None:
         if self.lock_fd is not None:
@@ -118,8 +124,8 @@ class RunFolder:
 def _refuse_existing(path: Path) -> None:
     if (path / "run.json").exists():
         raise RunFolderError(
-            f"{path}: already holds a run; go on with `photon train --resume {path}` or choose "
-            "another run_uuid"
+            f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "
+            "choose another run_uuid"
         )
 
 
@@ -136,10 +142,21 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
         )
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path}: unreadable config.json or run.json ({error})") from error
-    return validate(config), facts
+        raise CorruptCheckpoint(f"{path}: unreadable config.json ({error})") from error
+    return validate(config), read_facts(path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        CorruptCheckpoint: it is unreadable.
+    """
+    try:
+        return json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path}: unreadable run.json ({error})") from error
 
 
 def _lock(path: Path) -> int:

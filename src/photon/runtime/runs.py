@@ -114,7 +114,7 @@ def _federated(
         start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0]), floor))
     beacon = Beacon(folder.path / FILE)
-    with closing(job.engine(folder, config, job)) as engine, closing(beacon):
+    with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
         server = Server(
             config=config,
             checkpoints=folder.checkpoints,

@@ -1,0 +1,50 @@
+"""With what a federation goes on: its clients' states are where its engine trained them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.errors import RunFolderError
+
+NODE = "node"
+"""Kind of a run folder that hosts clients for a server elsewhere."""
+LOCAL, FLOWER, SOCKETS = "local", "flower", "sockets"
+"""Engines by name, as run.json keeps them: this machine, `photon server`, services of tests."""
+
+
+def engine_of(path: Path, facts: Mapping[str, Any]) -> str:
+    """The engine of a run.
+
+    Run folders of before it was written down have Flower's files where it was Flower.
+    """
+    return facts.get("engine") or (FLOWER if (path / "flower").is_dir() else LOCAL)
+
+
+def how_to_go_on(path: Path, facts: Mapping[str, Any]) -> str:
+    """The command that goes on with a run, as its engine was started."""
+    if facts.get("kind") == NODE:
+        return "the `photon node` command that it was started by"
+    engine = engine_of(path, facts)
+    if engine == FLOWER:
+        words = ["photon", "server", "--resume", str(path), *facts.get("engine_options", ())]
+        return shlex.join(words)
+    if engine == SOCKETS:
+        return f"photon.resume({str(path)!r}, engine=...), with the engine that it was begun with"
+    return shlex.join(["photon", "train", "--resume", str(path)])
+
+
+def require_engine(path: Path, facts: Mapping[str, Any], engine: str) -> None:
+    """Refuse to go on with another engine than a run's own.
+
+    Raises:
+        RunFolderError: names the command that goes on.
+    """
+    own = engine_of(path, facts)
+    if own == engine:
+        return
+    where = "on this machine" if own == LOCAL else "on nodes, not on this machine"
+    raise RunFolderError(f"{path}: its clients train {where}; go on with: "
+                         f"{how_to_go_on(path, facts)}")  # fmt: skip
