@@ -126,6 +126,10 @@ def test_config_shows_what_overrides_compose(photon_command):
     assert "fl.strategy_kwargs.server_momentum" in out
 
 
+LONG = "long" * 75
+"""No file can have this name."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -146,6 +150,12 @@ def test_config_shows_what_overrides_compose(photon_command):
         ),
         (["prepare", "--out", __file__, "recipe=smoke"], "holds no prepared data"),
         (["generate", __file__, "x"], "no such run folder or checkpoint"),
+        (["train", f"run_uuid={LONG}"], "run_uuid: String should have at most 128 characters"),
+        (["train", "--resume", LONG], "no run here"),
+        (["train", "recipe=smoke", f"photon.restore_run_uuid={LONG}"], "no such run folder"),
+        (["train", f"dataset.train.root_local={LONG}"], "File name too long"),
+        (["prepare", "--source", LONG], "File name too long"),
+        (["status", LONG], "File name too long"),
         (["traim"], "did you mean 'train'"),
         (["train", "--resume", "x", "--centralized"], "leave --centralized out"),
     ],

@@ -89,7 +89,7 @@ def train(
 
 
 def resume(
-    path: Path,
+    path: str | Path,
     overrides: Sequence[str] = (),
     *,
     say: Say = lambda line: None,
@@ -107,6 +107,7 @@ def resume(
         MismatchedCheckpoint: an override, or the data, would change the mathematics.
         RunFolderError: no run there, an imported model, or another process is at it.
     """
+    path = Path(path)
     saved, facts = read_run(path)
     _require_run(path, facts)
     changed = apply_resume_overrides(saved, overrides)
