@@ -52,8 +52,12 @@ def command(
     from photon.runtime.experiment import train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
+    from photon.runtime.preparation import fit_to_data
 
-    config = load_config(overrides)
+    console = Console(quiet)
+    config = fit_to_data(
+        load_config(overrides), overrides, console.say, elsewhere=host_clients is None
+    )
     config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
     if insecure:
         click.echo(
@@ -61,7 +65,6 @@ def command(
             f"{listen} may take part",
             err=True,
         )
-    console = Console(quiet)
     address = split_address(listen)
     own = own_node(host_clients, address, None if insecure else keys, config)
     with own as hint, live_view(console):

@@ -41,7 +41,7 @@ from photon.runtime.job import (
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows
-from photon.runtime.preparation import prepare, with_architecture, with_start
+from photon.runtime.preparation import fit_to_data, prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
@@ -64,7 +64,8 @@ def train(
     """Train a model: a federated run, or a centralised one.
 
     Args:
-        config: a configuration, or override strings for the default one.
+        config: a configuration, or override strings for the default one; vocabulary, row length and
+            number of clients that these do not give are those of the prepared data.
         centralized: no federation: one trainer on the clients' joined batches
             (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
             process per device.
@@ -78,7 +79,7 @@ def train(
     Raises:
         PhotonError: its subclasses, each with one line that says what to do.
     """
-    given = config if isinstance(config, Config) else load_config(config)
+    given = config if isinstance(config, Config) else _fitting(config, say)
     kind = CENTRALIZED if centralized else FEDERATED
     if _is_there(given):
         return _resume_as(given, say, console, engine)
@@ -86,6 +87,10 @@ def train(
         config, data = _agree(job, lambda: _begin(given, kind, job))
         path = Path(config.photon.saving_path) / str(config.run_uuid)
         return _run(path, config, data, kind, job)
+
+
+def _fitting(overrides: Sequence[str], say: Say) -> Config:
+    return fit_to_data(load_config(overrides), overrides, say)
 
 
 def resume(
