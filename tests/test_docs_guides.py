@@ -109,6 +109,8 @@ def _scaled(words: list[str], data_root: Path) -> list[str]:
         keys += ["fl.n_rounds=2", "llm_config.local_steps=3"]
         if not any("root_local" in word for word in words):
             keys += ["fl.n_total_clients=2", f"dataset.train.root_local={data_root}"]
+        else:
+            keys.append("llm_config.model.vocab_size=512")  # the recipe's is smaller
     kept = [word.replace("8192", "512") for word in words if not word.startswith("dataset=")]
     return words if resumed else [*kept, *keys]
 

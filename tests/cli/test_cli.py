@@ -126,6 +126,10 @@ def test_config_shows_what_overrides_compose(photon_command):
     assert "fl.strategy_kwargs.server_momentum" in out
 
 
+LONG = "long" * 75
+"""No file can have this name."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -146,6 +150,12 @@ def test_config_shows_what_overrides_compose(photon_command):
         ),
         (["prepare", "--out", __file__, "recipe=smoke"], "holds no prepared data"),
         (["generate", __file__, "x"], "no such run folder or checkpoint"),
+        (["train", f"run_uuid={LONG}"], "run_uuid: String should have at most 128 characters"),
+        (["train", "--resume", LONG], "no run here"),
+        (["train", "recipe=smoke", f"photon.restore_run_uuid={LONG}"], "no such run folder"),
+        (["train", f"dataset.train.root_local={LONG}"], "File name too long"),
+        (["prepare", "--source", LONG], "File name too long"),
+        (["status", LONG], "File name too long"),
         (["traim"], "did you mean 'train'"),
         (["train", "--resume", "x", "--centralized"], "leave --centralized out"),
     ],
@@ -165,7 +175,6 @@ def test_mistakes_give_one_line_and_exit_code_2(photon_command, tmp_path, argume
     ("override", "message"),
     [
         ("fl.n_total_clients=3", "prepared for 2 clients"),
-        ("llm_config.max_seq_len=64", "prepared with rows of 32"),
         ("llm_config.model.vocab_size=299", "its tokenizer has 300 tokens"),
     ],
 )
@@ -173,6 +182,51 @@ def test_data_that_does_not_fit_the_model(photon_command, smoke_arguments, overr
     code, _, err = photon_command(*smoke_arguments, override)
     assert code == 2
     assert message in err
+
+
+TINY = (
+    "llm_config.model.d_model=16", "llm_config.model.n_heads=2", "llm_config.model.n_layers=1",
+    "llm_config.global_train_batch_size=2", "llm_config.local_steps=2", "fl.n_rounds=1",
+    "llm_config.eval_subset_num_batches=1", "photon.workers=0", "photon.threads=1",
+)  # fmt: skip
+"""A small model that says nothing of the data."""
+
+
+def test_training_takes_from_the_data_what_is_not_given(photon_command, data_root, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"{i} and {i * i}" for i in range(6000)))
+    code, _, err = photon_command(
+        "prepare", "--source", "text.txt", "--tokenizer", str(data_root / "tokenizer.json"),
+        "--out", "mine", "fl.n_total_clients=3", "llm_config.max_seq_len=24",
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = photon_command("train", "dataset.train.root_local=mine", "run_uuid=a", *TINY)
+    assert code == 0, err
+    assert (
+        "from data   llm_config.max_seq_len=24, llm_config.model.vocab_size=300, "
+        "fl.n_total_clients=3\n"
+    ) in err
+    config = json.loads((tmp_path / "runs/a/config.json").read_text())
+    assert config["fl"]["n_total_clients"] == 3
+    assert config["llm_config"]["model"]["vocab_size"] == 300
+    assert config["llm_config"]["max_seq_len"] == 24
+    given = ("fl.n_total_clients=2", "llm_config.max_seq_len=64", "llm_config.model.vocab_size=320")
+    code, _, err = photon_command(
+        "train", "dataset.train.root_local=mine", "run_uuid=b", *TINY, *given
+    )
+    assert code == 0, err
+    assert "from data" not in err
+    config = json.loads((tmp_path / "runs/b/config.json").read_text())
+    assert config["fl"]["n_total_clients"] == 2
+    assert config["llm_config"]["max_seq_len"] == 64
+    summary = json.loads((tmp_path / "runs/b/summary.json").read_text())
+    assert summary["federated"]["tokens"] == 2 * 2 * 2 * 64  # clients, steps, rows, tokens
+
+
+def test_a_lone_number_of_clients_is_refused(photon_command, tmp_path):
+    (tmp_path / "text.txt").write_text("text")
+    code, _, err = photon_command("prepare", "--source", "text.txt", "--clients", "8")
+    assert code == 2
+    assert "--clients 8: write 0-7 for 8 clients, or 8-8 for client number 8 alone" in err
 
 
 def test_damaged_runs_are_named(photon_command, smoke_arguments, tmp_path):

@@ -23,6 +23,7 @@ from photon.data.prefetch import prefetch
 from photon.data.shards import Rows, write_shards
 from photon.data.stream import JoinedStream, Stream
 from photon.data.verify import verify
+from photon.data.writer import ShardWriter
 from photon.errors import DataError
 
 
@@ -235,3 +236,30 @@ def test_prefetch_ends_with_its_block_whatever_happens():
     ):
         raise KeyError
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 12, 16, 40])
+def test_a_stream_is_read_in_rows_of_any_length(tmp_path, monkeypatch, length):
+    monkeypatch.setattr(shards_module, "SHARD_TOKENS", 48)  # six rows of 8 a shard
+    tokens = np.random.default_rng(0).integers(0, 300, 8 * 15 + 4)
+    write_shards(tmp_path / "d", tokens, 8, {})
+    rows = Rows(tmp_path / "d", sequence_length=length)
+    expected = [
+        tokens[i : i + length + 1]
+        for first, size in ((0, 48), (48, 48), (96, 24))
+        for i in range(first, first + size - length + 1, length)
+    ]
+    assert len(rows) == sum(rows.shard_rows) == len(expected)
+    np.testing.assert_array_equal(rows.read(np.arange(len(rows))), expected)
+
+
+def test_rows_that_cannot_be_cut_are_named(tmp_path):
+    write_shards(tmp_path / "d", np.arange(100), 8, {})
+    with pytest.raises(DataError, match="too little text for one row of 200 tokens"):
+        Rows(tmp_path / "d", sequence_length=200)
+    writer = ShardWriter(tmp_path / "own", 8, 100, wrap=False)
+    writer.append(np.arange(90))
+    writer.finish({})
+    assert len(Rows(tmp_path / "own", sequence_length=8)) == 11
+    with pytest.raises(DataError, match="its rows of 8 end with the documents and cannot be cut"):
+        Rows(tmp_path / "own", sequence_length=4)

@@ -178,7 +178,7 @@ def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path
     half = photon.train(smoke("run_uuid=h", *keys, "fl.n_rounds=3"))
     checkpoint_folder = Path(half.folder) / "checkpoints"
     (checkpoint_folder / "round_000003.json").unlink()
-    assert same(last(photon.resume(Path(half.folder))), last(whole))
+    assert same(last(photon.resume(half.folder)), last(whole))
 
 
 @pytest.mark.parametrize(

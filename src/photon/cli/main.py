@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -120,8 +121,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         _say(f"{error.filename or 'disk'}: {error.strerror}; free some space and run it again")
         return 2
-    if isinstance(error, PermissionError):
-        _say(f"{error.filename}: {error.strerror}")
+    if isinstance(error, OSError) and error.filename is not None:
+        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
         return 2
     _say(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
     return 1

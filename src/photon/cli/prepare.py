@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--train-tokenizer", metavar="vocab_size=N", help="Train a tokenizer of that size on the text."
 )
-@click.option("--clients", help="Those that this site hosts, as in 4-7; else all, from 0.")
+@click.option("--clients", help="Numbers of those this site hosts, as in 4-7 or 4-4; else all.")
 @click.option("--partition", help="iid, source, dirichlet or size.")
 @overrides_argument
 def command(
@@ -77,6 +77,12 @@ def command(
 def _own_clients(text: str, source: str | None) -> dict[str, int]:
     from photon.runtime.enrolment import parse_clients
 
+    if re.fullmatch(r"[1-9][0-9]*", text.strip()):
+        count = int(text)
+        raise click.UsageError(
+            f"--clients {text}: write 0-{count - 1} for {count} clients, or {count}-{count} for "
+            f"client number {count} alone"
+        )
     numbers = parse_clients(text)
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise click.UsageError(f"--clients {text}: must be one range; prepare each into a folder")

@@ -63,10 +63,13 @@ def command(
     from photon.runtime.experiment import resume, train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
+    from photon.runtime.preparation import fit_to_data
     from photon.runtime.run_folder import read_run
 
+    console = Console(quiet)
     if resume_from is None:
         config = load_config(overrides)
+        config = fit_to_data(config, overrides, console.say, elsewhere=host_clients is None)
         config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
     else:
         config = apply_resume_overrides(read_run(resume_from)[0], overrides)
@@ -76,7 +79,6 @@ def command(
             f"{listen} may take part",
             err=True,
         )
-    console = Console(quiet)
     address = split_address(listen)
     own = own_node(host_clients, address, None if insecure else keys, config)
     with own as hint, live_view(console):

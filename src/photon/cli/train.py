@@ -44,7 +44,6 @@ def command(
 
     from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
-    from photon.config import load_config
     from photon.console import Console
     from photon.report import report
     from photon.runtime.experiment import resume, train
@@ -58,7 +57,7 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            result = train(load_config(overrides), centralized=centralized, **tell)
+            result = train(overrides, centralized=centralized, **tell)
     if not first:
         return
     if as_json:

@@ -158,6 +158,7 @@ class Config(Section):
     run_uuid: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=128,
         description="name of the run; null: by time",
     )
     seed: int = Field(default=1337, ge=0, description="address of all random numbers of the run")

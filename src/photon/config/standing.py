@@ -33,7 +33,7 @@ _LOADED = "batches are read ahead from memory-mapped shards"
 
 _IN_ORDER = "validation is read in the order on disk"
 _READING = {
-    "max_seq_len": Automatic("rows have the length that they were prepared with"),
+    "max_seq_len": Automatic("rows have the length llm_config.max_seq_len"),
     "validate_hash": Automatic("shards carry hashes; `photon data verify` checks them"),
     "keep_zip": Automatic("shards are not compressed"),
     "epoch_size": Automatic("an epoch is every row once; a stream can `choose` so many", (None,)),

@@ -1,8 +1,9 @@
 """Token rows on disk: flat little-endian files, read by memory map, described by a manifest.
 
 Row i of a shard is tokens [i S, i S + L], both ends included: L inputs and, one to the right, L
-targets. With the stride S = L neighbours share one token, so no target is lost; S = L + 1 where
-rows do not run on over documents. The manifest is written last: a folder without one is no data.
+targets. With the stride S = L neighbours share one token, so no target is lost, and a shard is one
+stream that can be read in rows of any length; S = L + 1 where rows do not run on over documents.
+The manifest is written last: a folder without one is no data.
 """
 
 from __future__ import annotations
@@ -88,25 +89,33 @@ class Rows:
     Args:
         folder: the data folder; behind a cache, its place there.
         cache: who brings the files; shards of a local folder are opened at once.
+        sequence_length: to read them with; that which they were written with if not given. What
+            does not fill a row at the end of a shard is left over.
 
     Raises:
-        DataError: no rows, a shard is missing, or its size is not what the manifest says.
+        DataError: no rows, a shard is missing, its size is not what the manifest says, or its rows
+            cannot be cut to another length.
     """
 
-    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
+    def __init__(
+        self, folder: Path, cache: Cache | None = None, sequence_length: int | None = None
+    ) -> None:
         self.folder, self._cache = folder, cache
         if cache is not None:
             cache.bring(folder / MANIFEST)
         self.manifest = read_manifest(folder)
-        self.sequence_length = int(self.manifest["sequence_length"])
-        self.num_rows = int(self.manifest["rows"])
-        self._stride = int(self.manifest.get("row_stride", self.sequence_length))
+        self._written = int(self.manifest["sequence_length"])
+        self.sequence_length = sequence_length or self._written
+        self._stride = int(self.manifest.get("row_stride", self._written))
         self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
+        self.num_rows = int(self.manifest["rows"])
         if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
             raise DataError(
                 f"{folder / MANIFEST}: {self.num_rows} rows in all, {sum(self.shard_rows)} in its "
                 "shards; prepare the data again"
             )
+        if self.sequence_length != self._written:
+            self._cut_anew()
         self._dtype = np.dtype(self.manifest["dtype"])
         self._ends = np.cumsum(self.shard_rows)
         entries = self.manifest["shards"] if cache is None else []
@@ -127,6 +136,22 @@ class Rows:
                 batch[places] = rows[indices[places] - first]
         return batch
 
+    def _cut_anew(self) -> None:
+        """Count the rows of another length than they were written with."""
+        written, length = self._written, self.sequence_length
+        if self._stride != written:
+            raise DataError(
+                f"{self.folder}: its rows of {written} end with the documents and cannot be cut to "
+                f"{length}; set llm_config.max_seq_len={written} or prepare the data again"
+            )
+        self.shard_rows = [rows * written // length for rows in self.shard_rows]
+        self.num_rows = sum(self.shard_rows)
+        if not self.num_rows:
+            raise DataError(
+                f"{self.folder}: too little text for one row of {length} tokens; lower "
+                "llm_config.max_seq_len, or prepare more text"
+            )
+
     @contextmanager
     def _shard(self, number: int) -> Iterator[np.ndarray]:
         if self._cache is None:
@@ -138,16 +163,19 @@ class Rows:
             yield self._view(path, entry)
 
     def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
-        """A shard as its rows, [rows, L + 1]; neighbours overlap where the stride is L."""
-        length, stride, size = self.sequence_length, self._stride, self._dtype.itemsize
-        if entry["bytes"] != ((entry["rows"] - 1) * stride + length + 1) * size:
+        """A shard as its rows, [rows, L + 1]; neighbours overlap where they are of one stream."""
+        written, size = self._written, self._dtype.itemsize
+        if entry["bytes"] != ((entry["rows"] - 1) * self._stride + written + 1) * size:
             raise DataError(
-                f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {length} + 1 "
+                f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {written} + 1 "
                 "tokens; prepare the data again"
             )
         tokens = np.asarray(_open_shard(path, entry, self._dtype))
+        length = self.sequence_length
+        stride = self._stride if length == written else length
+        rows = (len(tokens) - length - 1) // stride + 1
         return np.lib.stride_tricks.as_strided(
-            tokens, (entry["rows"], length + 1), (stride * size, size), writeable=False
+            tokens, (max(0, rows), length + 1), (stride * size, size), writeable=False
         )
 
 

@@ -42,7 +42,7 @@ from photon.runtime.job import (
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows
-from photon.runtime.preparation import prepare, with_architecture, with_start
+from photon.runtime.preparation import fit_to_data, prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import TrainResult, write_summary
@@ -65,7 +65,8 @@ def train(
     """Train a model: a federated run, or a centralised one.
 
     Args:
-        config: a configuration, or override strings for the default one.
+        config: a configuration, or override strings for the default one; vocabulary, row length and
+            number of clients that these do not give are those of the prepared data.
         centralized: no federation: one trainer on the clients' joined batches
             (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
             process per device.
@@ -79,7 +80,7 @@ def train(
     Raises:
         PhotonError: its subclasses, each with one line that says what to do.
     """
-    given = config if isinstance(config, Config) else load_config(config)
+    given = config if isinstance(config, Config) else _fitting(config, say)
     kind = CENTRALIZED if centralized else FEDERATED
     if _is_there(given):
         return _resume_as(given, say, console, engine)
@@ -89,8 +90,12 @@ def train(
         return _run(path, config, data, kind, job)
 
 
+def _fitting(overrides: Sequence[str], say: Say) -> Config:
+    return fit_to_data(load_config(overrides), overrides, say)
+
+
 def resume(
-    path: Path,
+    path: str | Path,
     overrides: Sequence[str] = (),
     *,
     say: Say = lambda line: None,
@@ -109,6 +114,7 @@ def resume(
         RunFolderError: no run there, an imported model, a run of another engine, or another
             process is at it.
     """
+    path = Path(path)
     saved, facts = read_run(path)
     _require_run(path, facts, engine)
     changed = apply_resume_overrides(saved, overrides)

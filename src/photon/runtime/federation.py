@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from photon.config.schema import Config
-from photon.data.manifest import read_manifest
 from photon.errors import ConfigError, PhotonWarning
 from photon.runtime.connection import Connection, NodeKeys
 from photon.runtime.device import return_freed_memory
@@ -25,7 +24,6 @@ from photon.runtime.interrupt import StopRequest
 from photon.runtime.job import EngineFactory, Job
 from photon.runtime.node_service import NodeService
 from photon.runtime.preparation import require_data
-from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.superlink import Tls
 from photon.runtime.transport import open_transport
@@ -78,7 +76,7 @@ def remote_engine(
 ) -> RemoteEngine:
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
-    data = data_facts(config, read_manifest(data_root(config))["settings"])
+    data = data_facts(config)
     depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
     return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
 

@@ -67,8 +67,8 @@ class HostedRun:
             )
         config = node_config(request.config, own)
         clients = [one["client"] for one in request.instructions]
-        config, data = prepare(config, say, clients)
-        _require_same_data(config, data["settings"], request.data)
+        config, _ = prepare(config, say, clients)
+        _require_same_data(config, request.data)
         device = choose_device(config.photon.device)
         folder = _open_folder(config, request.config_digest, device)
         try:
@@ -162,23 +162,19 @@ def node_config(server: dict[str, Any], own: Config) -> Config:
     )
 
 
-def _require_same_data(config: Config, settings: dict[str, Any], expected: dict[str, Any]) -> None:
+def _require_same_data(config: Config, expected: dict[str, Any]) -> None:
     """Refuse data that the server's model cannot learn from together with the others'."""
-    found = data_facts(config, settings)
+    found = data_facts(config)
     for key, value in expected.items():
         if found.get(key) != value:
             raise MismatchedCheckpoint(
                 f"{data_root(config)}: has {key} {found.get(key)}, the server {value}; prepare the "
-                "data with the server's tokenizer.json, separator and sequence length"
+                "data with the server's tokenizer.json and separator"
             )
 
 
-def data_facts(config: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a server asks nodes to agree with."""
-    return {**_tokenization(config), "sequence_length": settings["sequence_length"]}
-
-
-def _tokenization(config: Config) -> dict[str, Any]:
+def data_facts(config: Config) -> dict[str, Any]:
+    """What a server asks nodes to agree with: the tokenizer and its use."""
     tokenizer = data_root(config) / "tokenizer.json"
     return tokenization_facts(encoder_of_data(config).facts, tokenizer)
 
@@ -188,7 +184,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
         config = with_microbatch(config, device, config.photon.devices_per_client)
-        facts = {"config_digest": config_digest, **_tokenization(config)}
+        facts = {"config_digest": config_digest, **data_facts(config)}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)
     if facts["kind"] != NODE or facts["config_digest"] != config_digest:

@@ -20,7 +20,6 @@ from photon.core.codec import decode
 from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
 from photon.core.tree import Tree
 from photon.data.stream import JoinedStream, Stream
-from photon.errors import MismatchedCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
@@ -261,14 +260,8 @@ def client_stream(config: Config, client: int) -> Stream:
 
     Raises:
         DataError: its data is missing.
-        MismatchedCheckpoint: rows of another length than the model's.
     """
     rows = open_rows(config, f"client_{client}/train")
-    if rows.sequence_length != config.llm_config.max_seq_len:
-        raise MismatchedCheckpoint(
-            f"llm_config.max_seq_len={config.llm_config.max_seq_len}, but {rows.folder} has "
-            f"rows of {rows.sequence_length}; prepare the data again or change the key"
-        )
     split = config.dataset.train
     return Stream(
         rows,

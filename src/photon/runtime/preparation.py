@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from photon.config.compose import load_config
 from photon.config.model import ModelConfig
-from photon.config.resolve import replace_keys
+from photon.config.resolve import flatten, replace_keys
 from photon.config.schema import Config
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.prepare import embedded_settings, prepare_embedded
@@ -52,6 +53,53 @@ def with_start(config: Config) -> Config:
     return replace_keys(config, found)
 
 
+def fit_to_data(
+    config: Config, overrides: Sequence[str], say: Say, *, elsewhere: bool = False
+) -> Config:
+    """Take from prepared data what the user did not give: vocabulary, row length, clients.
+
+    Args:
+        overrides: those that the configuration was composed of. What is in one of them, or is not
+            the default (a preset set it), was given.
+        elsewhere: other machines train; the data here says nothing of their clients.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
+        return config
+    _, data = find_data(train, config.fl.n_total_clients)
+    default, current = dict(flatten(load_config())), dict(flatten(config))
+    named = {text.lstrip("+~").partition("=")[0] for text in overrides}
+    given = named | {key for key, value in current.items() if value != default.get(key)}
+    found = {
+        key: value
+        for key, value in _facts_for(config, data, elsewhere).items()
+        if key not in given and value != current[key]
+    }
+    if not found:
+        return config
+    say("from data   " + ", ".join(f"{key}={value}" for key, value in found.items()))
+    return replace_keys(config, found)
+
+
+def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[str, int]:
+    """What data says of a run; not of a model that begins with parameters that are there."""
+    settings, streams, model = data["settings"], config.dataset.train.streams, config.llm_config
+    length = min(settings["sequence_length"], model.model.max_seq_len or (1 << 30))
+    facts = {"llm_config.max_seq_len": length}
+    starts = (
+        config.pretrained_model_path, config.wte_parameters_path, config.fl.resize_vocab,
+        config.photon.restore_run_uuid, config.photon.restore_cent_run_uuid,
+    )  # fmt: skip
+    if model.model.name != "hf_causal_lm" and all(start is None for start in starts):
+        facts["llm_config.model.vocab_size"] = settings["vocab_size"]
+    if not elsewhere:
+        facts["fl.n_total_clients"] = len(streams) if streams else len(clients_of(data))
+    return facts
+
+
 def prepare(
     config: Config, say: Say, needed: Collection[int] | None = None
 ) -> tuple[Config, dict[str, Any]]:
@@ -65,8 +113,9 @@ def prepare(
         The configuration with the data folder filled in, and the data's manifest.
 
     Raises:
-        DataError: the folder is missing, or holds fewer clients or other rows than configured, or
-            tokens of another tokenizer; or the store that holds it does not answer.
+        DataError: the folder is missing, or holds fewer clients than configured, rows that cannot
+            be cut to the model's length, or tokens of another tokenizer; or the store that holds it
+            does not answer.
     """
     clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
     train = config.dataset.train
@@ -122,9 +171,10 @@ def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collec
             f"({prepared[0]} to {prepared[-1]}), but client {missing[0]} is needed "
             f"(fl.n_total_clients={config.fl.n_total_clients})"
         )
-    if settings["sequence_length"] != config.llm_config.max_seq_len:
+    length = settings["sequence_length"]
+    if length != config.llm_config.max_seq_len and not settings.get("wrap", True):
         raise DataError(
-            f"{root}: prepared with rows of {settings['sequence_length']}, but "
+            f"{root}: prepared with rows of {length} that end with the documents, but "
             f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
         )
     if settings["vocab_size"] > config.llm_config.model.vocab_size:

@@ -8,6 +8,7 @@ from photon.config.schema import Config
 from photon.errors import CheckpointError, RunFolderError
 from photon.runtime import artifact, checkpoint
 from photon.runtime.mirror import fetch_run
+from photon.runtime.run_folder import holds_run
 
 
 def find_run(config: Config, name: str) -> Path:
@@ -19,7 +20,7 @@ def find_run(config: Config, name: str) -> Path:
     """
     saving = Path(config.photon.saving_path)
     for path in (saving / name, Path(name)):
-        if (path / "run.json").exists():
+        if holds_run(path):
             return path
     if config.s3_comm_config.bucket_name and Path(name).name == name:
         saving.mkdir(parents=True, exist_ok=True)

@@ -106,14 +106,14 @@ def cache_of(storage: StorageConfig, root: Path) -> Cache | None:
 
 
 def open_rows(config: Config, part: str) -> RowSource:
-    """Rows of a part of the data: `validation`, `client_3/train`.
+    """Rows of a part of the data, `validation` or `client_3/train`, of the model's length.
 
     Where streams are configured, a client's rows are its mixture, and the validation set is that of
     all the streams of `dataset.val`.
 
     Raises:
-        DataError: its data is missing or made with another tokenizer, or the store that holds it
-            does not answer.
+        DataError: its data is missing or made with another tokenizer, its rows cannot be cut to
+            that length, or the store that holds it does not answer.
         ConfigError: the cache is smaller than what one block of the shuffle reads, or no streams
             are given for the client.
     """
@@ -134,7 +134,7 @@ def open_rows(config: Config, part: str) -> RowSource:
 def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
     assert storage.root_local is not None
     root = Path(storage.root_local)
-    rows = Rows(root / part, cache_of(storage, root))
+    rows = Rows(root / part, cache_of(storage, root), config.llm_config.max_seq_len)
     require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
     return rows
 
@@ -168,7 +168,7 @@ def _require_room(config: Config, rows: RowSource) -> None:
     if train.root_remote is None or train.cache_limit is None or not train.shuffle:
         return
     block = min(train.shuffle_block_size or BLOCK_ROWS, rows.num_rows)
-    row_bytes = rows.manifest["shards"][0]["bytes"] / rows.manifest["shards"][0]["rows"]
+    row_bytes = sum(shard["bytes"] for shard in rows.manifest["shards"]) / rows.num_rows
     if block * row_bytes > train.cache_limit:
         raise ConfigError(
             f"dataset.train.cache_limit={train.cache_limit} holds "

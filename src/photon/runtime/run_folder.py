@@ -121,8 +121,16 @@ class RunFolder:
         self.close()
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a run lies there; a name that no file can have is that of none."""
+    try:
+        return (path / "run.json").exists()
+    except OSError:
+        return False
+
+
 def _refuse_existing(path: Path) -> None:
-    if (path / "run.json").exists():
+    if holds_run(path):
         raise RunFolderError(
             f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "
             "choose another run_uuid"
@@ -136,7 +144,7 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
         RunFolderError: no run there.
         CorruptCheckpoint: a file of it is unreadable.
     """
-    if not (path / "run.json").exists():
+    if not holds_run(path):
         raise RunFolderError(
             f"{path}: no run here (no run.json); `photon runs` lists those there are"
         )

@@ -42,7 +42,7 @@ class Train(Section):
     Attributes:
         config: the server's resolved configuration; the node puts its own paths and devices in.
         config_digest: of what decides the mathematics.
-        data: what the node's data must agree with: tokenizer, its use, sequence_length.
+        data: what the node's data must agree with: the tokenizer and its use.
         base: the global parameters, and averaged moments if there are any.
         instructions: by client, as in `core.messages.Instruction`.
         upload: how updates come back: a grant of the transport, by client.
