@@ -255,13 +255,10 @@ class _Run:
             return found
         begun = time.monotonic()
         passes = replace(self.passes, progress=lambda share: progress(key, share))
-        try:
-            score, samples = evaluate_task(
-                self.candidate.model, self.candidate.encoder, task, rows, count,
-                settings=self.settings, passes=passes,
-            )  # fmt: skip
-        except DataError as error:
-            raise DataError(f"{task.dataset_uri}: {error}") from error
+        score, samples = evaluate_task(
+            self.candidate.model, self.candidate.encoder, task, rows, count,
+            settings=self.settings, passes=passes,
+        )  # fmt: skip
         done = Finished(score, data, round(time.monotonic() - begun, 2))
         if self.world.is_first:
             self.folder.write(key, facts, done, samples if self.wanted.samples else ())

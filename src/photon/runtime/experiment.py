@@ -22,7 +22,7 @@ from photon.config.resolve import (
 from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
 from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
@@ -49,6 +49,7 @@ from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
+from photon.runtime.task_watch import check_tasks
 from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
 from photon.training.layers import layers_of
 
@@ -225,7 +226,12 @@ def _needed(job: Job) -> Collection[int] | None:
 def _again(config: Config, job: Job) -> tuple[Config, dict[str, Any]]:
     """Find or make the data of a run that goes on."""
     require_trackers(config)
-    return prepare(config, job.say, _needed(job))
+    config, data = prepare(config, job.say, _needed(job))
+    try:
+        check_tasks(config)
+    except DataError as error:  # a task may have changed: no reason not to go on
+        job.warn(str(error))
+    return config, data
 
 
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
@@ -247,6 +253,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say, _needed(job))
+    check_tasks(config)
     job.warn(tokenizer_warning(config), layers_warning(config))
     if job.trains_elsewhere:
         return config, data
