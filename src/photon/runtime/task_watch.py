@@ -42,9 +42,7 @@ def check_tasks(config: Config) -> None:
             for count in task.num_fewshot:
                 check_task(encoder, task, rows, count, settings)
     except DataError as error:
-        raise DataError(
-            f"icl_tasks_config: {error}; mend it or leave the task out, nothing was trained"
-        ) from error
+        raise DataError(f"icl_tasks_config: {error}; mend it or leave the task out") from error
 
 
 def _read(config: Config, task: IclTask) -> list[Row]:
