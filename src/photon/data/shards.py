@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from photon.data.cache import Cache
+from photon.data.first_read import FirstRead
 from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.writer import SHARD_TOKENS, ShardWriter
 from photon.errors import DataError
@@ -80,6 +81,8 @@ class RowSource(Protocol):
 class Rows:
     """Random access to the rows of a data folder, here or in an object store.
 
+    A block of a shard is compared with the manifest when a row of it is first read.
+
     Attributes:
         num_rows: rows in all shards.
         shard_rows: rows of each shard.
@@ -88,12 +91,16 @@ class Rows:
     Args:
         folder: the data folder; behind a cache, its place there.
         cache: who brings the files; shards of a local folder are opened at once.
+        vocab_size: of the model that reads; the data's own if not given.
 
     Raises:
-        DataError: no rows, a shard is missing, or its size is not what the manifest says.
+        DataError: no rows, a shard is missing, or its size is not what the manifest says; what is
+            inside is checked when it is first read.
     """
 
-    def __init__(self, folder: Path, cache: Cache | None = None) -> None:
+    def __init__(
+        self, folder: Path, cache: Cache | None = None, vocab_size: int | None = None
+    ) -> None:
         self.folder, self._cache = folder, cache
         if cache is not None:
             cache.bring(folder / MANIFEST)
@@ -111,6 +118,11 @@ class Rows:
         self._ends = np.cumsum(self.shard_rows)
         entries = self.manifest["shards"] if cache is None else []
         self._open = [self._view(folder / entry["file"], entry) for entry in entries]
+        known = int(self.manifest.get("vocab_size", 1 << 32))
+        self._first_reads: list[FirstRead | None] = [
+            FirstRead(folder / e["file"], e, self._dtype, min(known, vocab_size or known))
+            for e in self.manifest["shards"]
+        ]
 
     def __len__(self) -> int:
         return self.num_rows
@@ -124,8 +136,18 @@ class Rows:
             places = np.flatnonzero(shards == shard)
             first = self._ends[shard] - self.shard_rows[shard]
             with self._shard(shard) as rows:
-                batch[places] = rows[indices[places] - first]
+                wanted = indices[places] - first
+                self._require_written(shard, wanted)
+                batch[places] = rows[wanted]
         return batch
+
+    def _require_written(self, shard: int, rows: np.ndarray) -> None:
+        """Rows must be what was prepared; free once all of a shard is known to be."""
+        if (check := self._first_reads[shard]) is None:
+            return
+        size = self._dtype.itemsize
+        if not check(rows * self._stride * size, (self.sequence_length + 1) * size):
+            self._first_reads[shard] = None
 
     @contextmanager
     def _shard(self, number: int) -> Iterator[np.ndarray]:

@@ -134,7 +134,7 @@ def open_rows(config: Config, part: str) -> RowSource:
 def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
     assert storage.root_local is not None
     root = Path(storage.root_local)
-    rows = Rows(root / part, cache_of(storage, root))
+    rows = Rows(root / part, cache_of(storage, root), config.llm_config.model.vocab_size)
     require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
     return rows
 
