@@ -40,7 +40,7 @@ from photon.runtime.job import (
 )
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
-from photon.runtime.participation import client_rows
+from photon.runtime.participation import client_rows, repeats_note
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
@@ -273,6 +273,7 @@ def _run(
     job.warn(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
+        _repeats_note(config, kind == CENTRALIZED, job),
         layers_note(config, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, config.llm_config.precision),
     )
@@ -288,6 +289,14 @@ def _run(
             error.signum, f"{error}; go on with: photon train --resume {path}"
         ) from error
     return result
+
+
+def _repeats_note(config: Config, centralized: bool, job: Job) -> str | None:
+    if job.trains_elsewhere or not job.world.is_first:
+        return None  # whoever has the rows says so
+    only = config.centralized.stream_id if centralized else None
+    clients = range(config.fl.n_total_clients) if only is None else [only]
+    return repeats_note(config, clients, joined=centralized)
 
 
 def _folder(

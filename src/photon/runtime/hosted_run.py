@@ -21,6 +21,7 @@ from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
 from photon.runtime.mailbox import Mailbox
+from photon.runtime.participation import repeats_note
 from photon.runtime.payload import write_payload
 from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
@@ -71,6 +72,8 @@ class HostedRun:
         clients = [one["client"] for one in request.instructions]
         config, data = prepare(config, say, clients)
         _require_same_data(config, data["settings"], request.data)
+        if (note := repeats_note(config, clients)) is not None:
+            say(f"note        {note}")
         device = choose_device(config.photon.device)
         folder = _open_folder(config, request.config_digest, device)
         try:
