@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 import time
@@ -102,6 +103,54 @@ def test_damage_is_found_without_block_checksums(data):
     shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
     with pytest.raises(DataError, match=r"shard_00002.bin: its SHA-256 is not the manifest's"):
         verify(data)
+
+
+@pytest.mark.parametrize("place", [0, 255, 256, 700, 1024])
+def test_a_changed_block_is_refused_by_the_rows_that_lie_in_it_alone(data, place):
+    shard = data / "validation" / "shard_00001.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    start = place // 256 * 256
+    for row in range(96):
+        rows, first = Rows(data / "validation"), (row - 32) * 32
+        if 32 <= row < 64 and first < start + 256 and first + 34 > start:
+            stop = min(start + 256, 1026)
+            with pytest.raises(DataError, match=f"^{shard}: was changed .* {start:,} and {stop:,}"):
+                rows.read([0, row])
+        else:
+            rows.read([row])
+
+
+def test_a_block_is_checked_once(data, monkeypatch):
+    read: list[int] = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda f, n, at: read.append(at) or real(f, n, at))
+    rows = Rows(data / "client_0" / "train")
+    everything = rows.read(np.arange(96))
+    assert sorted(read) == sorted([0, 256, 512, 768, 1024] * 3)
+    assert (rows.read(np.arange(96)) == everything).all()
+    assert len(read) == 15
+
+
+def test_shards_without_block_checksums_are_checked_as_a_whole(data):
+    path = data / "validation" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for entry in manifest["shards"]:
+        del entry["block_crc32"]
+    path.write_text(json.dumps(manifest))
+    Rows(path.parent).read([0, 40])
+    shard = path.parent / "shard_00001.bin"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    Rows(path.parent).read([0])
+    with pytest.raises(DataError, match="was changed between offset 0 and 1,026"):
+        Rows(path.parent).read([40])
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(data):
+    largest = int(Rows(data / "validation").read(np.arange(96)).max())
+    Rows(data / "validation", vocab_size=largest + 1).read(np.arange(96))
+    with pytest.raises(DataError, match=rf"shard_0000\d.bin: holds token {largest}, but the vocab"):
+        Rows(data / "validation", vocab_size=largest).read(np.arange(96))
 
 
 def test_nothing_to_verify_is_named(tmp_path, data):

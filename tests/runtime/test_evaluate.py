@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from photon.cli.main import run
 from photon.config.resolve import replace_keys
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
-from photon.errors import ConfigError
+from photon.errors import ConfigError, StorageError
 from photon.evaluation.text import evaluate_text, windows
 from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
@@ -346,3 +347,37 @@ def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
     assert report.num_tokens == len(ids)
     assert report.loss == pytest.approx(total / len(ids), rel=1e-5)
     assert report.bits_per_byte == pytest.approx(total / math.log(2) / len(text.encode()), rel=1e-5)
+
+
+def test_half_a_surrogate_costs_its_own_task_alone(make_run, suite):
+    (suite / "half.jsonl").write_text('{"context": "a", "continuation": "\\ud83d"}\n')
+    (suite / "deep.jsonl").write_text('{"context": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    (found,) = evaluate([make_run()], tasks_of(suite, "half", "deep", "say"))
+    assert list(found.tasks) == ["say/0-shot"]
+    assert "half.jsonl:1: character" in found.failures["half/0-shot"]
+    assert r"'\ud83d', which is no text" in found.failures["half/0-shot"]
+    assert "deep.jsonl:1: is no JSON" in found.failures["deep/0-shot"]
+
+
+def test_a_folder_that_takes_no_results_is_named_before_anything_is_scored(
+    make_run, suite, monkeypatch, tmp_path
+):
+    path = make_run()
+    (path / "evaluation").write_text("in the way")
+    monkeypatch.setattr(evaluation, "evaluate_task", None)
+    with pytest.raises(StorageError, match=r"cannot write results \(.*destination_dir"):
+        evaluate([path], tasks_of(suite, "say"))
+    monkeypatch.undo()
+    elsewhere = f"eval_gauntlet_config.destination_dir={tmp_path / 'elsewhere'}"
+    (found,) = evaluate([path], [*tasks_of(suite, "say"), elsewhere])
+    assert not found.failures
+    assert (Path(found.folder) / "results.json").is_relative_to(tmp_path / "elsewhere")
+
+
+def test_a_prompt_that_is_no_text_is_refused(make_run, capsys):
+    prompt = os.fsdecode(b"a\xff")
+    assert run(["generate", str(make_run()), prompt]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(r"photon: PROMPT: character 2 is '\udcff', which is no text")
+    assert err.count("\n") == 1

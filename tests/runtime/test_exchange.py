@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,16 +15,19 @@ from tokenizers import Tokenizer
 
 import photon
 from photon.cli.main import run as photon_command
+from photon.config.model import ModelConfig
 from photon.config.resolve import replace_keys
 from photon.core.tree import digest
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
 from photon.model.build import build_model, parameters_of
+from photon.model.causal_lm import read_config
 from photon.model.generate import generate
 from photon.runtime import checkpoint, exchange
 from photon.runtime.exchange import export_folder, import_folder
 from photon.runtime.inference import continue_text, load_language_model
+from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
@@ -324,3 +329,26 @@ def test_a_damaged_checkpoint_is_not_exported(make_run, tmp_path):
     file.write_bytes(body)
     with pytest.raises(photon.PhotonError, match="not those that were written"):
         export_folder(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(foreign, tmp_path, value):
+    folder = foreign()
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"norm\.weight has 1 values that are infinite"):
+        import_folder(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(CheckpointError, match="infinite or no number"):
+        pretrained_parameters(causal_lm(folder), str(folder))
+
+
+def causal_lm(folder: Path) -> ModelConfig:
+    return read_config(ModelConfig(name="hf_causal_lm", pretrained_model_name_or_path=str(folder)))
+
+
+def test_an_import_needs_no_room_but_its_own(foreign, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    import_folder(foreign(), tmp_path / "run")
+    assert load_saved_model(tmp_path / "run").encoder.end == 0

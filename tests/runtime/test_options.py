@@ -11,7 +11,7 @@ import torch
 from loopback import final_digest
 
 import photon
-from photon.config.resolve import resolve
+from photon.config.resolve import replace_keys, resolve
 from photon.core.messages import Instruction
 from photon.core.tree import digest
 from photon.errors import CheckpointError, ConfigError, PhotonError, RunFolderError
@@ -20,6 +20,8 @@ from photon.runtime import checkpoint
 from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
 from photon.runtime.node import Node
 from photon.runtime.outer import outer_of
+from photon.runtime.participation import client_rows, repeats_note
+from photon.runtime.preparation import prepare
 from photon.runtime.server import initial_state, redraw
 from photon.runtime.trackers import read_lines
 from photon.training.layers import layers_of
@@ -542,3 +544,17 @@ def test_an_own_outer_optimizer_is_scheduled_and_gives_the_bits_of_ours(
     ours = photon.train(smoke("fl.strategy_name=nesterov", "run_uuid=ours", *keys))
     own = photon.train(smoke("fl.strategy_name=own_nesterov:make", "run_uuid=own", *keys))
     assert final_digest(own) == final_digest(ours)
+
+
+def test_a_client_with_fewer_rows_than_a_batch_is_named(smoke, data_root):
+    """A batch of all of a client's rows and one more repeats a row; without it, none."""
+    least = min(client_rows(prepare(smoke(), print)[0]))
+    config = prepare(smoke("fl.n_rounds=5", "llm_config.local_steps=3"), print)[0]
+    for batch, named in ((least, False), (least + 1, True)):
+        keys = {"llm_config.global_train_batch_size": batch}
+        note = repeats_note(replace_keys(config, keys), range(2))
+        assert (note is not None) == named
+    assert f"has {least} rows, but a batch takes {least + 1} of them" in str(note)
+    assert "about 15 times in this run" in str(note)
+    joined = replace_keys(config, {"llm_config.global_train_batch_size": 2 * least})
+    assert repeats_note(joined, range(2), joined=True) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import photon
 from photon.core.tree import digest
 from photon.errors import (
     CorruptCheckpoint,
+    DataError,
     Interrupted,
     MismatchedCheckpoint,
     RunFolderError,
@@ -263,6 +265,20 @@ def test_a_changed_model_or_data_is_refused_and_nothing_is_lost(data_root, tmp_p
         photon.resume(run, ["fl.n_rounds=6"])
     (run / "run.json").write_text(json.dumps(facts))
     assert outcome(run) == before
+
+
+def test_shards_that_were_changed_are_refused_and_mended_ones_go_on(data_root, tmp_path):
+    data, few = tmp_path / "data", ["fl.n_rounds=1", "llm_config.local_steps=2"]
+    shutil.copytree(data_root, data)
+    run = Path(photon.train(overrides(data, tmp_path, *few)).folder)
+    shard = data / "client_1" / "train" / "shard_00000.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(DataError, match=rf"{shard}: was changed .*prepare the data again"):
+        photon.resume(run, ["fl.n_rounds=2"])
+    shard.write_bytes(content)
+    photon.resume(run, ["fl.n_rounds=2"])
+    assert [line["round"] for line in read_lines(run / "metrics.jsonl")] == [1, 2]
 
 
 def test_a_corrupt_checkpoint_is_refused(data_root, tmp_path):

@@ -9,11 +9,12 @@ import pytest
 
 from photon.cli.evaluation_plots import draw_history, draw_radar
 from photon.config.resolve import replace_keys
-from photon.errors import DataError
+from photon.errors import DataError, PhotonWarning
 from photon.evaluation.gauntlet import Composite
+from photon.runtime import task_watch
 from photon.runtime.evaluate import Evaluation, evaluate
 from photon.runtime.exchange import export_folder
-from photon.runtime.experiment import train
+from photon.runtime.experiment import resume, train
 from photon.runtime.trackers import read_lines
 
 ROWS = [{"query": f"x{n}", "choices": ["a", "b"], "gold": n % 2} for n in range(6)]
@@ -107,3 +108,67 @@ def test_the_radar_shows_whole_categories_only(tmp_path):
     assert drawn == target
     assert target.read_bytes().startswith(b"\x89PNG")
     assert draw_radar([evaluation(*whole[:2], partial)], target) is None
+
+
+LONG = {"context": "a", "continuation": "far too long an answer " * 40}
+
+
+def with_task(config, tmp_path, *rows: dict, **keys):
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"label": "long", "dataset_uri": "long.jsonl", "num_fewshot": [0],
+            "icl_task_type": "language_modeling", **keys}  # fmt: skip
+    return replace_keys(config, {"icl_tasks_config.icl_tasks": [TASK, task]})
+
+
+GENERATED = {"icl_task_type": "generation_task_with_answers"}
+
+
+@pytest.mark.parametrize(
+    ("row", "keys", "message"),
+    [
+        (LONG, {}, r"long\.jsonl: line 2: an answer has \d+ tokens, too many"),
+        ({"context": "", "continuation": "b"}, {}, r"line 2: the context has no tokens"),
+        ({"context": "a", "answer": "word " * 99}, GENERATED, "leaves no room for prompts"),
+    ],
+)
+def test_a_task_that_cannot_be_scored_is_refused_before_training(
+    config, tmp_path, row, keys, message
+):
+    good = {"context": "a", "continuation": "b", "answer": "b"}
+    with pytest.raises(DataError, match=message) as caught:
+        train(with_task(config, tmp_path, good, row, **keys))
+    assert str(caught.value).startswith("icl_tasks_config: long, ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_task_that_fails_while_training_costs_no_round(config, tmp_path, monkeypatch):
+    good = with_task(config, tmp_path, {"context": "a", "continuation": "b"})
+
+    def fails(model, encoder, task, *args, **kwargs):
+        if task.label == "long":
+            raise RuntimeError("out of memory")
+        return real(model, encoder, task, *args, **kwargs)
+
+    real = task_watch.evaluate_task
+    monkeypatch.setattr(task_watch, "evaluate_task", fails)
+    with pytest.warns(PhotonWarning, match="long/0-shot is not scored, training goes on"):
+        result = train(good)
+    records = read_lines(Path(result.folder) / "metrics.jsonl")
+    assert [record["round"] for record in records] == [1, 2]
+    for record in records:
+        assert record["task_failures"] == {"long/0-shot": "RuntimeError: out of memory"}
+        assert "metrics/pick/1-shot/accuracy" in record
+
+
+@pytest.mark.parametrize("damage", ["longer", "gone"])
+def test_a_task_that_has_changed_does_not_keep_a_run_from_going_on(config, tmp_path, damage):
+    good = with_task(config, tmp_path, {"context": "a", "continuation": "b"})
+    folder = Path(train(replace_keys(good, {"fl.n_rounds": 1})).folder)
+    if damage == "gone":
+        (tmp_path / "long.jsonl").unlink()
+    else:
+        (tmp_path / "long.jsonl").write_text(json.dumps(LONG) + "\n")
+    with pytest.warns(PhotonWarning, match=r"icl_tasks_config: .*long\.jsonl: "):
+        resume(folder, ["fl.n_rounds=2"])
+    records = read_lines(folder / "metrics.jsonl")
+    assert [list(record.get("task_failures", ())) for record in records] == [[], ["long/0-shot"]]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from photon.errors import PhotonNote
 from photon.runtime.evaluate import Evaluation
 from photon.runtime.model_card import read_results
 from photon.runtime.trackers import read_lines
@@ -88,8 +90,13 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(plt: Any, figure: Any, target: Path) -> Path:
+def _save(plt: Any, figure: Any, target: Path) -> Path | None:
     figure.tight_layout()
-    figure.savefig(target)
-    plt.close(figure)
+    try:
+        figure.savefig(target)
+    except OSError as error:
+        warnings.warn(f"{target}: no plot ({error.strerror})", PhotonNote, stacklevel=2)
+        return None
+    finally:
+        plt.close(figure)
     return target

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from photon.data.cache import Cache
+from photon.data.first_read import FirstRead
 from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
 from photon.data.writer import SHARD_TOKENS, ShardWriter
 from photon.errors import DataError
@@ -81,6 +82,8 @@ class RowSource(Protocol):
 class Rows:
     """Random access to the rows of a data folder, here or in an object store.
 
+    A block of a shard is compared with the manifest when a row of it is first read.
+
     Attributes:
         num_rows: rows in all shards.
         shard_rows: rows of each shard.
@@ -91,14 +94,19 @@ class Rows:
         cache: who brings the files; shards of a local folder are opened at once.
         sequence_length: to read them with; that which they were written with if not given. What
             does not fill a row at the end of a shard is left over.
+        vocab_size: of the model that reads; the data's own if not given.
 
     Raises:
         DataError: no rows, a shard is missing, its size is not what the manifest says, or its rows
-            cannot be cut to another length.
+            cannot be cut to another length; what is inside is checked when it is first read.
     """
 
     def __init__(
-        self, folder: Path, cache: Cache | None = None, sequence_length: int | None = None
+        self,
+        folder: Path,
+        cache: Cache | None = None,
+        sequence_length: int | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self.folder, self._cache = folder, cache
         if cache is not None:
@@ -107,6 +115,7 @@ class Rows:
         self._written = int(self.manifest["sequence_length"])
         self.sequence_length = sequence_length or self._written
         self._stride = int(self.manifest.get("row_stride", self._written))
+        self._step = self._stride  # from row to row as they are read
         self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
         self.num_rows = int(self.manifest["rows"])
         if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
@@ -120,6 +129,11 @@ class Rows:
         self._ends = np.cumsum(self.shard_rows)
         entries = self.manifest["shards"] if cache is None else []
         self._open = [self._view(folder / entry["file"], entry) for entry in entries]
+        known = int(self.manifest.get("vocab_size", 1 << 32))
+        self._first_reads: list[FirstRead | None] = [
+            FirstRead(folder / e["file"], e, self._dtype, min(known, vocab_size or known))
+            for e in self.manifest["shards"]
+        ]
 
     def __len__(self) -> int:
         return self.num_rows
@@ -133,7 +147,9 @@ class Rows:
             places = np.flatnonzero(shards == shard)
             first = self._ends[shard] - self.shard_rows[shard]
             with self._shard(shard) as rows:
-                batch[places] = rows[indices[places] - first]
+                wanted = indices[places] - first
+                self._require_written(shard, wanted)
+                batch[places] = rows[wanted]
         return batch
 
     def _cut_anew(self) -> None:
@@ -144,6 +160,7 @@ class Rows:
                 f"{self.folder}: its rows of {written} end with the documents and cannot be cut to "
                 f"{length}; set llm_config.max_seq_len={written} or prepare the data again"
             )
+        self._step = length
         self.shard_rows = [rows * written // length for rows in self.shard_rows]
         self.num_rows = sum(self.shard_rows)
         if not self.num_rows:
@@ -151,6 +168,14 @@ class Rows:
                 f"{self.folder}: too little text for one row of {length} tokens; lower "
                 "llm_config.max_seq_len, or prepare more text"
             )
+
+    def _require_written(self, shard: int, rows: np.ndarray) -> None:
+        """Rows must be what was prepared; free once all of a shard is known to be."""
+        if (check := self._first_reads[shard]) is None:
+            return
+        size = self._dtype.itemsize
+        if not check(rows * self._step * size, (self.sequence_length + 1) * size):
+            self._first_reads[shard] = None
 
     @contextmanager
     def _shard(self, number: int) -> Iterator[np.ndarray]:
@@ -171,11 +196,10 @@ class Rows:
                 "tokens; prepare the data again"
             )
         tokens = np.asarray(_open_shard(path, entry, self._dtype))
-        length = self.sequence_length
-        stride = self._stride if length == written else length
-        rows = (len(tokens) - length - 1) // stride + 1
+        length, step = self.sequence_length, self._step
+        rows = (len(tokens) - length - 1) // step + 1
         return np.lib.stride_tricks.as_strided(
-            tokens, (max(0, rows), length + 1), (stride * size, size), writeable=False
+            tokens, (max(0, rows), length + 1), (step * size, size), writeable=False
         )
 
 

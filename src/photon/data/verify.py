@@ -107,17 +107,18 @@ def verify_shard(
                 progress(len(data))
     except OSError as error:
         where = f"unreadable at offset {offset:,}" if path.exists() else "shard is missing"
-        raise DataError(f"{path}: {where} ({error.strerror}); {_REMEDY}") from error
+        raise DataError(f"{path}: {where} ({error.strerror}); {REMEDY}") from error
     if checksum.size != entry["bytes"]:
         raise DataError(
             f"{path}: ends at offset {checksum.size:,}, the manifest says {entry['bytes']:,}; "
-            f"{_REMEDY}"
+            f"{REMEDY}"
         )
     if checksum.sha256 != entry["sha256"]:
-        raise DataError(f"{path}: its SHA-256 is not the manifest's; {_REMEDY}")
+        raise DataError(f"{path}: its SHA-256 is not the manifest's; {REMEDY}")
 
 
-_REMEDY = "copy it again or prepare the data again"
+REMEDY = "copy it again or prepare the data again"
+"""What to do about a shard that is damaged."""
 
 
 def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum, offset: int) -> None:
@@ -127,5 +128,5 @@ def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum, offset
     whole = checksum.size == min(offset + BLOCK_BYTES, entry["bytes"])
     if whole and number < len(expected) and checksum.blocks[number] != expected[number]:
         raise DataError(
-            f"{path}: damaged between offset {offset:,} and {checksum.size:,}; {_REMEDY}"
+            f"{path}: damaged between offset {offset:,} and {checksum.size:,}; {REMEDY}"
         )

@@ -92,10 +92,11 @@ def evaluate_task(
     for category, part in categories.items():
         done = len(samples)
         within = replace(passes, progress=_within(passes, done / total, len(part) / total))
-        samples += _score_rows(
-            model, encoder, task, part, num_fewshot, settings=settings, passes=within,
-            category=category,
-        )  # fmt: skip
+        put = _put(encoder, task, part, num_fewshot, settings)
+        if task.icl_task_type == GENERATION:
+            samples += _generate(model, encoder, task, put, settings, within, category)
+        else:
+            samples += _choose(model, task, put, settings, within, category)
     return summarize(samples), samples
 
 
@@ -103,39 +104,63 @@ def _within(passes: Passes, start: float, size: float):
     return lambda done: passes.progress(start + size * done)
 
 
-def _score_rows(
-    model: LanguageModel,
-    encoder: Encoder,
-    task: IclTask,
-    rows: Sequence[Row],
-    num_fewshot: int,
-    *,
-    settings: Settings,
-    passes: Passes,
-    category: str,
-) -> list[Sample]:
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """The rows of a category as they are put to a model.
+
+    Attributes:
+        room: most tokens of an answer that is generated.
+    """
+
+    prompts: list[Prompt]
+    examples: list[Example]
+    room: int
+
+
+def check_task(
+    encoder: Encoder, task: IclTask, rows: Sequence[Row], num_fewshot: int, settings: Settings
+) -> None:
+    """Tokenise a task as `evaluate_task` does, and score nothing.
+
+    Raises:
+        DataError: a row that cannot be put to the model; the message names its line.
+    """
+    for part in by_category(task, rows).values():
+        _put(encoder, task, part, num_fewshot, settings)
+
+
+def _put(
+    encoder: Encoder, task: IclTask, rows: Sequence[Row], num_fewshot: int, settings: Settings
+) -> _Put:
     prompts = list(make_prompts(task, rows, num_fewshot, parity=settings.parity))
     if not (settings.parity and task.has_categories):
         prompts = prompts[: settings.limit]
-    score = _generate if task.icl_task_type == GENERATION else _choose
-    return score(model, encoder, task, rows, prompts, settings, passes, category)
+    length = min(settings.max_seq_len, task.max_seq_len or settings.max_seq_len)
+    try:
+        if task.icl_task_type != GENERATION:
+            return _Put(prompts, [make_example(encoder, one, length) for one in prompts], 0)
+        longest = longest_answer(encoder, task, rows)
+        if longest >= length:
+            raise DataError(
+                f"answers have up to {longest} tokens, which leaves no room for prompts in {length}"
+            )
+        examples = [make_generation(encoder, one, length - longest) for one in prompts]
+        return _Put(prompts, examples, longest)
+    except DataError as error:
+        raise DataError(f"{task.label}, {task.dataset_uri}: {error}") from error
 
 
 def _choose(
     model: LanguageModel,
-    encoder: Encoder,
     task: IclTask,
-    rows: Sequence[Row],
-    prompts: Sequence[Prompt],
+    put: _Put,
     settings: Settings,
     passes: Passes,
     category: str,
 ) -> list[Sample]:
-    length = min(settings.max_seq_len, task.max_seq_len or settings.max_seq_len)
-    examples = [make_example(encoder, prompt, length) for prompt in prompts]
-    scores = likelihoods(model, [example.requests for example in examples], passes)
+    scores = likelihoods(model, [example.requests for example in put.examples], passes)
     samples = []
-    for example, prompt, answers in zip(examples, prompts, scores, strict=True):
+    for example, prompt, answers in zip(put.examples, put.prompts, scores, strict=True):
         if task.icl_task_type == LANGUAGE_MODELING:
             outcome, gold = judge_exact(answers[0]), prompt.pairs[0][1]
         else:
@@ -149,31 +174,22 @@ def _generate(
     model: LanguageModel,
     encoder: Encoder,
     task: IclTask,
-    rows: Sequence[Row],
-    prompts: Sequence[Prompt],
+    put: _Put,
     settings: Settings,
     passes: Passes,
     category: str,
 ) -> list[Sample]:
-    length = min(settings.max_seq_len, task.max_seq_len or settings.max_seq_len)
-    longest = longest_answer(encoder, task, rows)
-    if longest >= length:
-        raise DataError(
-            f"{task.label}: its answers have up to {longest} tokens, which leaves no room for "
-            f"prompts in {length}"
-        )
-    examples = [make_generation(encoder, prompt, length - longest) for prompt in prompts]
     stop = stop_pattern(task, parity=settings.parity)
     texts = continuations(
         model,
-        [example.requests[0].ids for example in examples],
-        max_new_tokens=longest,
+        [example.requests[0].ids for example in put.examples],
+        max_new_tokens=put.room,
         end=encoder.end,
         is_finished=lambda ids: stop is not None and bool(stop.search(encoder.text(ids))),
         passes=passes,
     )
     samples = []
-    for example, ids in zip(examples, texts, strict=True):
+    for example, ids in zip(put.examples, texts, strict=True):
         outcome = judge_text(task, encoder.text(ids), example.labels, parity=settings.parity)
         samples.append(_sample(example, category, list(example.labels), (), outcome))
     return samples

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.evaluation import IclTask
+from photon.data.tokenization import require_text
 from photon.errors import DataError
 
 LANGUAGE_MODELING = "language_modeling"
@@ -101,8 +102,9 @@ def read_rows(path: Path, task: IclTask) -> list[Row]:
 def _row(where: str, number: int, line: str, task: IclTask) -> Row:
     try:
         fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: is no JSON ({error})") from error
+    require_text(json.dumps(fields, ensure_ascii=False), where)
     if not isinstance(fields, dict):
         raise DataError(f"{where}: is no JSON object")
     kind = task.icl_task_type

@@ -42,7 +42,7 @@ class Candidate:
         facts: what the checkpoint is: its digest, and round, step and tokens if it is a run's.
         tokenizer_digest: of the vocabulary and its rules.
         config: of the run, or of the model alone, with the evaluation's keys.
-        home: where results go unless told otherwise.
+        home: where its results go unless told otherwise.
         own: layers that the clients keep, if the model lacks them.
     """
 
@@ -66,6 +66,12 @@ class Candidate:
                 f"{self.name}: {NO_ONE}; score tasks with --client N, or losses alone with "
                 "icl_tasks_config=empty"
             )
+
+    @property
+    def results(self) -> Path:
+        """Folder for what is found out about it."""
+        chosen = self.config.eval_gauntlet_config.destination_dir
+        return Path(chosen) / self.name.replace("/", "-") if chosen else self.home
 
     @property
     def max_batch_tokens(self) -> int:

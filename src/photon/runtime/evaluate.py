@@ -14,7 +14,6 @@ import torch
 
 import photon
 from photon.config.evaluation import IclTask, IclTasksConfig
-from photon.data.shards import write_json
 from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -182,12 +181,10 @@ class _Run:
             precision=config.llm_config.precision,
             share=Share(world.rank, world.size, world.sum),
         )
-        chosen = config.eval_gauntlet_config.destination_dir
-        home = Path(chosen) / candidate.name.replace("/", "-") if chosen else candidate.home
         shown = {**asdict(self.settings), "precision": self.passes.precision}
         identity = {"checkpoint": candidate.facts["digest"], "settings": shown}
         self.folder = ScoreFolder(
-            home,
+            candidate.results,
             {
                 **identity,
                 "tokenizer": candidate.tokenizer_digest,
@@ -196,7 +193,7 @@ class _Run:
         )
         self.result = Evaluation(
             model=candidate.name,
-            folder=str(home),
+            folder=str(candidate.results),
             photon=photon.__version__,
             checkpoint=candidate.facts,
             tokenizer=candidate.tokenizer_digest,
@@ -204,6 +201,7 @@ class _Run:
         )
 
     def __call__(self) -> Evaluation:
+        from_first(self.world, self.folder.require_writable)
         loaded = self._load()
         losses = score_losses(
             self.candidate, self.passes, self.wanted.texts, self.wanted.per_client
@@ -255,13 +253,10 @@ class _Run:
             return found
         begun = time.monotonic()
         passes = replace(self.passes, progress=lambda share: progress(key, share))
-        try:
-            score, samples = evaluate_task(
-                self.candidate.model, self.candidate.encoder, task, rows, count,
-                settings=self.settings, passes=passes,
-            )  # fmt: skip
-        except DataError as error:
-            raise DataError(f"{task.dataset_uri}: {error}") from error
+        score, samples = evaluate_task(
+            self.candidate.model, self.candidate.encoder, task, rows, count,
+            settings=self.settings, passes=passes,
+        )  # fmt: skip
         done = Finished(score, data, round(time.monotonic() - begun, 2))
         if self.world.is_first:
             self.folder.write(key, facts, done, samples if self.wanted.samples else ())
@@ -286,8 +281,7 @@ class _Run:
             whole = self.settings.limit is None
             result = replace(result, composites=composites(gauntlet, scores, is_whole=whole))
         if self.world.is_first:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder.path / "results.json", as_json(result))
+            self.folder.finish("results.json", as_json(result))
             if self.wanted.samples:
                 self.folder.join_samples(result.tasks)
         return result

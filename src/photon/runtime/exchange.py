@@ -28,7 +28,7 @@ from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
 from photon.runtime import checkpoint
 from photon.runtime.model_card import model_card
-from photon.runtime.pretrained import CONVERT, quiet, save_pretrained
+from photon.runtime.pretrained import CONVERT, quiet, require_finite, save_pretrained
 from photon.runtime.run_folder import IMPORTED, RunFolder
 from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import SavedModel, load_saved_model
@@ -124,14 +124,16 @@ def read_model(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Keys of `llm_config.model` and parameters of a folder of `transformers`.
 
     Raises:
-        CheckpointError: a file is missing, or our decoder cannot compute the same.
+        CheckpointError: a file is missing, a value is not finite, or our decoder cannot compute
+            the same.
     """
     read_fields(source)
     tensors = _read_tensors(source)
     try:
-        return import_model(_read_json(source / "config.json") or {}, tensors)
+        fields, params = import_model(_read_json(source / "config.json") or {}, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
+    return fields, require_finite(params, source)
 
 
 def _write_model(folder: Path, saved: SavedModel) -> None:
@@ -198,7 +200,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: is no JSON object")

@@ -22,7 +22,7 @@ from photon.config.resolve import (
 from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
 from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
@@ -41,7 +41,7 @@ from photon.runtime.job import (
 )
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
-from photon.runtime.participation import client_rows
+from photon.runtime.participation import client_rows, repeats_note
 from photon.runtime.preparation import fit_to_data, prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
@@ -50,6 +50,7 @@ from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_facts, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
+from photon.runtime.task_watch import check_tasks
 from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
 from photon.training.layers import layers_of
 
@@ -235,7 +236,12 @@ def _needed(job: Job) -> Collection[int] | None:
 def _again(config: Config, job: Job) -> tuple[Config, dict[str, Any]]:
     """Find or make the data of a run that goes on."""
     require_trackers(config)
-    return prepare(config, job.say, _needed(job))
+    config, data = prepare(config, job.say, _needed(job))
+    try:
+        check_tasks(config)
+    except DataError as error:  # a task may have changed: no reason not to go on
+        job.warn(str(error))
+    return config, data
 
 
 def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
@@ -257,6 +263,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         elsewhere=job.trains_elsewhere,
     )
     config, data = prepare(config, job.say, _needed(job))
+    check_tasks(config)
     job.warn(tokenizer_warning(config), layers_warning(config))
     if job.trains_elsewhere:
         return config, data
@@ -276,6 +283,7 @@ def _run(
     job.warn(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
+        _repeats_note(config, kind == CENTRALIZED, job),
         layers_note(config, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, config.llm_config.precision),
     )
@@ -290,6 +298,14 @@ def _run(
         command = how_to_go_on(path, read_facts(path))
         raise Interrupted(error.signum, f"{error}; go on with: {command}") from error
     return result
+
+
+def _repeats_note(config: Config, centralized: bool, job: Job) -> str | None:
+    if job.trains_elsewhere or not job.world.is_first:
+        return None  # whoever has the rows says so
+    only = config.centralized.stream_id if centralized else None
+    clients = range(config.fl.n_total_clients) if only is None else [only]
+    return repeats_note(config, clients, joined=centralized)
 
 
 def _folder(

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import write_json
 from photon.errors import ConfigError, DataError, PhotonError, install_with
 from photon.evaluation.likelihood import Passes
 from photon.runtime.candidate import Candidate, open_candidate, require_model
 from photon.runtime.device import choose_device
+from photon.runtime.scores import ScoreFolder
 
 INSTALL = f"--harness lm-eval needs the lm-eval package: {install_with('eval')}"
 
@@ -68,6 +68,7 @@ def evaluate_by_harness(
     overrides = ["icl_tasks_config=empty", *overrides]
     candidate = open_candidate(path, overrides, choose_device("auto"), client)
     candidate.require_one_model()
+    ScoreFolder(candidate.results, {}).require_writable()
     keys = candidate.config.icl_tasks_config
     length = min(keys.max_seq_len or candidate.model.max_seq_len, candidate.model.max_seq_len)
     passes = Passes(candidate.max_batch_tokens, candidate.config.llm_config.precision)
@@ -108,14 +109,13 @@ def _result(candidate: Candidate, version: str, found: dict[str, Any]) -> Harnes
     sizes = {task: sizes["effective"] for task, sizes in found.get("n-samples", {}).items()}
     result = HarnessResult(
         model=candidate.name,
-        folder=str(candidate.home),
+        folder=str(candidate.results),
         checkpoint=candidate.facts,
         lm_eval=version,
         tasks={task: dict(metrics) for task, metrics in found.get("results", {}).items()},
         n=sizes,
         samples=found.get("samples", {}),
     )
-    candidate.home.mkdir(parents=True, exist_ok=True)
     plain = {key: value for key, value in asdict(result).items() if key != "samples"}
-    write_json(candidate.home / "lm_eval.json", plain)
+    ScoreFolder(candidate.results, {}).finish("lm_eval.json", plain)
     return result

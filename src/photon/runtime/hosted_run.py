@@ -22,6 +22,7 @@ from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
 from photon.runtime.going_on import NODE
 from photon.runtime.mailbox import Mailbox
+from photon.runtime.participation import repeats_note
 from photon.runtime.payload import write_payload
 from photon.runtime.preparation import prepare
 from photon.runtime.rows import data_root
@@ -69,6 +70,8 @@ class HostedRun:
         clients = [one["client"] for one in request.instructions]
         config, _ = prepare(config, say, clients)
         _require_same_data(config, request.data)
+        if (note := repeats_note(config, clients)) is not None:
+            say(f"note        {note}")
         device = choose_device(config.photon.device)
         folder = _open_folder(config, request.config_digest, device)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from photon.config.resolve import epoch_steps
@@ -54,6 +54,29 @@ class Participation:
         if fl.n_local_epochs is None:
             return llm.local_steps
         return epoch_steps(self.rows[client], llm.global_train_batch_size) * fl.n_local_epochs
+
+
+def repeats_note(config: Config, clients: Collection[int], joined: bool = False) -> str | None:
+    """What to tell the user of clients that have fewer rows than a batch takes from them.
+
+    Args:
+        clients: whose data is here.
+        joined: one batch is made of all of them.
+    """
+    llm = config.llm_config
+    batch = -(-llm.global_train_batch_size // (len(clients) if joined else 1)) if clients else 0
+    rows = {client: open_rows(config, f"client_{client}/train").num_rows for client in clients}
+    few = {client: count for client, count in rows.items() if count < batch}
+    if not few:
+        return None
+    client, count = min(few.items(), key=lambda one: one[1])
+    fl, others = config.fl, "" if len(few) == 1 else f" ({len(few)} clients are like that)"
+    steps = config.total_steps * (1 if joined else fl.cohort_size / fl.n_total_clients)
+    return (
+        f"client {client} has {count} rows, but a batch takes {batch} of them: it reads them about "
+        f"{batch * steps / count:,.0f} times in this run{others}; lower "
+        "llm_config.global_train_batch_size, or give it more text"
+    )
 
 
 def client_rows(config: Config) -> list[int]:

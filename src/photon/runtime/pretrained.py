@@ -12,7 +12,7 @@ from torch import Tensor
 
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
-from photon.core.tree import Tree
+from photon.core.tree import Tree, all_finite
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.build import model_with
 from photon.model.causal_lm import HuggingFaceLM, hf_config
@@ -59,7 +59,24 @@ def pretrained_parameters(model: ModelConfig, name: str) -> dict[str, Tensor]:
             raise MismatchedCheckpoint(
                 f"{name}: is of another model: {key} is among the {kind.replace('_', ' ')}"
             )
-    return {f"model.{key}": value.detach() for key, value in loaded.named_parameters()}
+    found = {f"model.{key}": value.detach() for key, value in loaded.named_parameters()}
+    return require_finite(found, name)
+
+
+def require_finite(params: dict[str, Tensor], where: object) -> dict[str, Tensor]:
+    """Refuse weights from elsewhere that compute nothing.
+
+    Raises:
+        CheckpointError: a value is infinite or no number; the message names its tensor.
+    """
+    for name, value in params.items():
+        if not all_finite({name: value}):
+            count = int((~value.isfinite()).sum())
+            raise CheckpointError(
+                f"{where}: {name} has {count:,} values that are infinite or no number; the model "
+                "computes nothing, get a sound copy of it"
+            )
+    return params
 
 
 def save_pretrained(llm: LlmConfig, params: Tree, folder: Path) -> None:

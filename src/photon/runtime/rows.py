@@ -134,7 +134,8 @@ def open_rows(config: Config, part: str) -> RowSource:
 def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
     assert storage.root_local is not None
     root = Path(storage.root_local)
-    rows = Rows(root / part, cache_of(storage, root), config.llm_config.max_seq_len)
+    model = config.llm_config
+    rows = Rows(root / part, cache_of(storage, root), model.max_seq_len, model.model.vocab_size)
     require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
     return rows
 

@@ -98,7 +98,7 @@ def _federated(
     done = states[0].round
     lines = JsonlTracker(folder.metrics, "round", done)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
-    tasks = TaskWatch(config, encoder_of_data(config), job.device)
+    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
     track = tasks.adding_to(to_all([lines, *shown]))
     validation = open_rows(config, VALIDATION)
 
@@ -182,7 +182,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
     trainer = Trainer(config.llm_config, config.seed, job.device, job.world, frozen)
     seconds = _load_trainer(folder, trainer, stream)
     validation = open_rows(config, VALIDATION)
-    tasks = TaskWatch(config, encoder_of_data(config), job.device)
+    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
     if tasks.tasks and job.world.size > 1:
         job.warn("several processes train this model, so no tasks are scored until it is saved")
 

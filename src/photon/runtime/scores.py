@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,17 @@ class ScoreFolder:
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path, self.identity = path, {"rules": RULES, **identity}
 
+    def require_writable(self) -> None:
+        """Find out before anything is scored that nothing can be kept.
+
+        Raises:
+            StorageError: the folder cannot be made, or nothing be written there.
+        """
+        with self._storage():
+            (self.path / "tasks").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path / "tasks"):
+                pass
+
     def read(self, key: str, facts: Mapping[str, Any], *, samples: bool) -> Finished | None:
         """A finished task; None if there is none of the same model, settings and data.
 
@@ -68,18 +81,23 @@ class ScoreFolder:
         Raises:
             StorageError: the disk is full or refuses.
         """
-        try:
+        with self._storage():
             self._file(key).parent.mkdir(parents=True, exist_ok=True)
             temporary = self.samples(key).with_suffix(".tmp")
             with open(temporary, "w", encoding="utf-8") as file:
                 file.writelines(json.dumps(_plain(key, sample)) + "\n" for sample in samples)
             os.replace(temporary, self.samples(key))
             write_json(self._file(key), {"identity": self._identity(facts), **asdict(done)})
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot write results ({error.strerror}); free some space, or name "
-                "another folder by eval_gauntlet_config.destination_dir"
-            ) from error
+
+    def finish(self, name: str, result: dict[str, Any]) -> None:
+        """Write a file of results.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        with self._storage():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / name, result)
 
     def samples(self, key: str) -> Path:
         return self._file(key).with_suffix(".samples.jsonl")
@@ -87,10 +105,20 @@ class ScoreFolder:
     def join_samples(self, keys: Iterable[str]) -> Path:
         """All samples in one file."""
         path = self.path / "samples.jsonl"
-        with open(path, "w", encoding="utf-8") as out:
+        with self._storage(), open(path, "w", encoding="utf-8") as out:
             for key in keys:
                 out.write(self.samples(key).read_text(encoding="utf-8"))
         return path
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot write results ({error.strerror}); free some space, or name "
+                "another folder by eval_gauntlet_config.destination_dir"
+            ) from error
 
     def _file(self, key: str) -> Path:
         return self.path / "tasks" / (re.sub(r"[^A-Za-z0-9_-]", "_", key) + ".json")
