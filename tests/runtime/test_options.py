@@ -542,3 +542,22 @@ def test_an_own_outer_optimizer_is_scheduled_and_gives_the_bits_of_ours(
     ours = photon.train(smoke("fl.strategy_name=nesterov", "run_uuid=ours", *keys))
     own = photon.train(smoke("fl.strategy_name=own_nesterov:make", "run_uuid=own", *keys))
     assert final_digest(own) == final_digest(ours)
+
+
+def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_path, monkeypatch):
+    """The third of four rounds of a linear fall to zero in the fifth: 2 / 5."""
+    (tmp_path / "own_rates.py").write_text(
+        "from photon.core.outer import sgd\n"
+        "def make(**given):\n"
+        "    make.given = given\n"
+        "    return sgd(lr=given['lr'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    kwargs = "fl.strategy_kwargs."
+    outer_of(
+        smoke("fl.strategy_name=own_rates:make", "fl.n_rounds=4", "fl.outer_schedule.name=linear",
+              f"{kwargs}server_learning_rate=0.5", f"{kwargs}eta=0.1", f"{kwargs}tau=0.01"), 3,
+    )  # fmt: skip
+    import own_rates  # pyright: ignore[reportMissingImports]
+
+    assert own_rates.make.given == pytest.approx({"lr": 0.2, "eta": 0.04, "tau": 0.01})
