@@ -57,8 +57,8 @@ class OuterSchedule(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="factor that the fall would reach in the round after the last; the last round's "
-        "is above it",
+        description="factor that the fall would reach in the round after the last; the last "
+        "round's is above it",
     )
 
 
