@@ -103,9 +103,19 @@ def test_an_outer_schedule_by_hand():
     warm = [outer_factor("constant", r, 10, 4, 0.0) for r in range(1, 7)]
     assert warm == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
     linear = [outer_factor("linear", r, 6, 2, 0.2) for r in range(1, 7)]
-    assert linear == pytest.approx([0.5, 1.0, 0.8, 0.6, 0.4, 0.2])
+    assert linear == pytest.approx([0.5, 1.0, 0.84, 0.68, 0.52, 0.36])
     cosine = [outer_factor("cosine", r, 4, 0, 0.1) for r in range(1, 5)]
     assert cosine == pytest.approx(
-        [0.1 + 0.9 * (1 + math.cos(math.pi * r / 4)) / 2 for r in range(1, 5)]
+        [0.1 + 0.9 * (1 + math.cos(math.pi * r / 5)) / 2 for r in range(1, 5)]
     )
     assert outer_factor("linear", 9, 6, 2, 0.2) == pytest.approx(0.2), "past the end"
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine"])
+def test_no_round_has_a_factor_of_zero(name):
+    for rounds in (1, 2, 3, 100):
+        for warmup in (0, 1, 2):
+            factors = [outer_factor(name, r, rounds, warmup, 0.0) for r in range(1, rounds + 1)]
+            assert min(factors) > 0
+            after = factors[warmup:]
+            assert after == sorted(after, reverse=True)

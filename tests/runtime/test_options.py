@@ -558,3 +558,22 @@ def test_a_client_with_fewer_rows_than_a_batch_is_named(smoke, data_root):
     assert "about 15 times in this run" in str(note)
     joined = replace_keys(config, {"llm_config.global_train_batch_size": 2 * least})
     assert repeats_note(joined, range(2), joined=True) is None
+
+
+def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_path, monkeypatch):
+    """The third of four rounds of a linear fall to zero in the fifth: 2 / 5."""
+    (tmp_path / "own_rates.py").write_text(
+        "from photon.core.outer import sgd\n"
+        "def make(**given):\n"
+        "    make.given = given\n"
+        "    return sgd(lr=given['lr'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    kwargs = "fl.strategy_kwargs."
+    outer_of(
+        smoke("fl.strategy_name=own_rates:make", "fl.n_rounds=4", "fl.outer_schedule.name=linear",
+              f"{kwargs}server_learning_rate=0.5", f"{kwargs}eta=0.1", f"{kwargs}tau=0.01"), 3,
+    )  # fmt: skip
+    import own_rates  # pyright: ignore[reportMissingImports]
+
+    assert own_rates.make.given == pytest.approx({"lr": 0.2, "eta": 0.04, "tau": 0.01})

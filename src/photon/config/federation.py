@@ -50,10 +50,16 @@ class OuterSchedule(Section):
     """The outer learning rate, as a factor that depends on the round."""
 
     name: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="after the warm-up: no decay, or down to alpha_f"
+        default="constant", description="after the warm-up: no decay, or down towards alpha_f"
     )
     t_warmup: int = Field(default=0, ge=0, description="rounds of linear warm-up")
-    alpha_f: float = Field(default=0.0, ge=0, le=1, description="factor of the last round")
+    alpha_f: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="factor that the fall would reach in the round after the last; the last "
+        "round's is above it",
+    )
 
 
 class FederationConfig(Section):

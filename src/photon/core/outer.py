@@ -118,13 +118,14 @@ def outer_factor(name: str, round_number: int, rounds: int, t_warmup: int, alpha
 
     Args:
         name: `constant`, `linear` or `cosine`.
-        round_number: counted from 1; the last of `rounds` has the factor `alpha_f`.
+        round_number: counted from 1; the fall would reach `alpha_f` in the round after the last of
+            `rounds`, so that no round is trained for a factor of zero.
         t_warmup: rounds in which the factor rises to 1.
     """
     if round_number <= t_warmup:
         return round_number / t_warmup
     if name == "constant" or rounds <= t_warmup:
         return 1.0
-    done = min(1.0, (round_number - t_warmup) / (rounds - t_warmup))
+    done = min(1.0, (round_number - t_warmup) / (rounds + 1 - t_warmup))
     fall = done if name == "linear" else (1.0 - math.cos(math.pi * done)) / 2.0
     return 1.0 - (1.0 - alpha_f) * fall

@@ -20,8 +20,9 @@ _ROTARY = {
     "mlp_bias": (False, None),
     "rope_scaling.rope_type": ("default",),
     "rope_scaling.type": ("default",),
+    "rope_scaling.partial_rotary_factor": (1.0, None),
     "rope_parameters.rope_type": ("default",),
-    "rope_parameters.full_attention": (None,),
+    "rope_parameters.type": ("default",),
     "rope_parameters.partial_rotary_factor": (1.0, None),
     "partial_rotary_factor": (1.0, None),
 }
@@ -40,6 +41,7 @@ _ACCEPTED: dict[str, dict[str, tuple[Any, ...]]] = {
         "ffn_config.ffn_type": ("mptmlp",),
         "attn_config.attn_type": ("multihead_attention",),
         "attn_config.alibi": (True,),
+        "attn_config.alibi_bias_max": (8,),  # transformers computes with 8 whatever stands there
         "attn_config.clip_qkv": (None,),
         "attn_config.softmax_scale": (None,),
         "attn_config.prefix_lm": (False,),
@@ -53,6 +55,18 @@ _ACCEPTED: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 """What an entry of config.json may be for our decoder to compute the same; the first is the
 default of `transformers` where the entry is missing."""
+_OF_ALL: dict[str, tuple[Any, ...]] = {"quantization_config": (None,), "is_causal": (True,)}
+_OTHER_NAMES = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
+    "mpt": {"hidden_size": "d_model", "num_attention_heads": "n_heads",
+            "num_hidden_layers": "n_layers"},
+}  # fmt: skip
+"""Second names of entries (`attribute_map` in `transformers`)."""
 
 
 def model_type_of(model: ModelConfig) -> str:
@@ -161,20 +175,39 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"config.json: model_type={kind!r} is none of {', '.join(_ACCEPTED)}; {HINT}"
         )
-    for key, accepted in {"quantization_config": (None,), **_ACCEPTED[kind]}.items():
-        if (value := _entry(config, key, accepted[0])) not in accepted:
-            raise _unlike(key, value)
+    config = _under_one_name(config, _OTHER_NAMES.get(kind, {}))
     try:
+        for key, accepted in {**_OF_ALL, **_ACCEPTED[kind]}.items():
+            if (value := _entry(config, key, accepted[0])) not in accepted:
+                raise _unlike(key, value)
         read = {"gpt2": _gpt2_fields, "mpt": _mpt_fields}.get(kind, _llama_fields)
         fields = {"vocab_size": config["vocab_size"], **read(config)}
         ModelConfig.model_validate(fields)
     except KeyError as error:
         raise CheckpointError(f"config.json: has no entry {error}") from error
+    except (AttributeError, TypeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json: an entry is of the wrong kind ({error})") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"config.json: no model of ours: {key} {first['msg']}") from error
     return fields
+
+
+def _under_one_name(config: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, Any]:
+    """The entries by their first names.
+
+    Raises:
+        CheckpointError: two names of one entry have different values.
+    """
+    found = {key: value for key, value in config.items() if key not in others}
+    for other in others.keys() & config.keys():
+        if found.setdefault(others[other], config[other]) != config[other]:
+            raise CheckpointError(
+                f"config.json: {others[other]}={found[others[other]]!r} and "
+                f"{other}={config[other]!r} are one entry with two values"
+            )
+    return found
 
 
 def _entry(config: Mapping[str, Any], dotted: str, default: Any) -> Any:
@@ -219,20 +252,22 @@ def _mpt_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": config.get("tie_word_embeddings", True),
         "attn_config": {
             "alibi": True,
-            "alibi_bias_max": _entry(config, "attn_config.alibi_bias_max", 8),
+            "alibi_bias_max": 8,
         },
     }
 
 
 def _llama_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     width, heads = config["hidden_size"], config["num_attention_heads"]
-    own = {"qwen3": 128}.get(config["model_type"])  # default of transformers
-    head_dim = config.get("head_dim", own) or width // heads
+    is_qwen = config["model_type"] == "qwen3"
+    head_dim = config.get("head_dim", 128 if is_qwen else None) or width // heads
     if head_dim * heads != width:
         raise _unlike("head_dim", head_dim)
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise _unlike("layer_types", config["layer_types"])
-    theta = _entry(config, "rope_parameters.rope_theta", config.get("rope_theta", 10000.0))
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if nested := [key for key, value in rope.items() if isinstance(value, Mapping)]:
+        raise _unlike(f"rope_parameters.{nested[0]}", rope[nested[0]])
     return {
         "name": "llama",
         "d_model": width,
@@ -244,8 +279,8 @@ def _llama_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         "init_std": config.get("initializer_range", 0.02),
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
         "attn_config": {
-            "kv_n_heads": config.get("num_key_value_heads") or heads,
-            "qk_norm": config["model_type"] == "qwen3",
-            "rope_theta": theta,
+            "kv_n_heads": config.get("num_key_value_heads", 32 if is_qwen else None) or heads,
+            "qk_norm": is_qwen,
+            "rope_theta": rope.get("rope_theta", config.get("rope_theta", 10000.0)),
         },
     }

@@ -12,6 +12,9 @@ from photon.config.schema import Config
 from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
 from photon.errors import ConfigError
 
+RATES = ("server_learning_rate", "eta")
+"""Arguments that are learning rates; an own strategy may be given both."""
+
 
 def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
@@ -23,9 +26,7 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     factor = outer_factor(
         schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
     )
-    arguments = fl.outer_arguments
-    rate = "eta" if "eta" in arguments else "server_learning_rate"
-    scaled = {**arguments, rate: arguments[rate] * factor}
+    scaled = {k: v * factor if k in RATES else v for k, v in fl.outer_arguments.items()}
     if fl.has_own_strategy:
         return _own(fl, scaled)
     return outer_optimizer(fl.strategy_name, scaled)
