@@ -38,8 +38,6 @@ def command(
     photon node --server server.example.org:8000 --name site-a --clients 0-3     on site-a
     photon server --host-clients 0-7            one machine: a node of its own, keys made at once
     """
-    from dataclasses import asdict
-
     from photon.cli.extras import require_flower
 
     require_flower()
@@ -51,6 +49,7 @@ def command(
     from photon.runtime.experiment import train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
+    from photon.runtime.results import summary_of
     from photon.runtime.superlink import split_address
 
     config = load_config(overrides)
@@ -68,6 +67,6 @@ def command(
         engine = over_flower(*address, None if insecure else keys)
         result = train_or_resume(config, say=console.say, console=console.tracker, engine=engine)
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=1))
+        click.echo(json.dumps(summary_of(result), indent=1))
     else:
         report(result, console)

@@ -40,14 +40,13 @@ def command(
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
-    from dataclasses import asdict
-
     from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
     from photon.config import load_config
     from photon.console import Console
     from photon.report import report
     from photon.runtime.experiment import resume, train
+    from photon.runtime.results import summary_of
 
     if resume_from is not None and centralized:
         raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
@@ -62,6 +61,6 @@ def command(
     if not first:
         return
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=1))
+        click.echo(json.dumps(summary_of(result), indent=1))
     else:
         report(result, console)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import load_config, validate
+from photon.config.compose import validate
 from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
@@ -42,16 +42,17 @@ from photon.runtime.participation import client_rows
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import begin_with_copy, find_run, rewind
-from photon.runtime.results import TrainResult, write_summary
+from photon.runtime.results import History, TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_run, run_facts
 from photon.runtime.runs import train_in
+from photon.runtime.trackers import read_lines
 from photon.runtime.warm_start import check_warm_start, tokenizer_warning
 from photon.training.layers import layers_of
 
 
 def train(
-    config: Config | Sequence[str] = (),
+    given: Config,
     *,
     centralized: bool = False,
     say: Say = lambda line: None,
@@ -61,7 +62,6 @@ def train(
     """Train a model: a federated run, or a centralised one.
 
     Args:
-        config: a configuration, or override strings for the default one.
         centralized: no federation: one trainer on the clients' joined batches
             (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
             process per device.
@@ -75,7 +75,6 @@ def train(
     Raises:
         PhotonError: its subclasses, each with one line that says what to do.
     """
-    given = config if isinstance(config, Config) else load_config(config)
     kind = CENTRALIZED if centralized else FEDERATED
     if _is_there(given):
         return _resume_as(given, say, console, engine)
@@ -268,6 +267,7 @@ def _run(
             result = train_in(folder, config, job)
             if kind == FEDERATED:
                 result = _with_baselines(folder, result, config, data, job)
+            result = replace(result, history=History(read_lines(folder.metrics)))
             if job.world.is_first:
                 write_summary(folder.path, result)
     except Interrupted as error:
