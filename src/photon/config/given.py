@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from photon.errors import ConfigError
 
@@ -30,10 +30,7 @@ def override_strings(given: Overrides, sections: Collection[str]) -> list[str]:
         return [_single(given)]
     if isinstance(given, Mapping):
         return [f"{key}={_literal(value)}" for key, value in _flat(given, "", sections)]
-    try:
-        texts = list(given)
-    except TypeError:
-        texts = [given]
+    texts = cast(list[str], list(given) if isinstance(given, Iterable) else [given])
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise ConfigError(f"{wrong[0]!r} is no override; give 'key=value' strings, or a dict")
     return texts

@@ -43,7 +43,7 @@ class History(list[dict[str, Any]]):
             ImportError: there is no pandas here.
         """
         try:
-            import pandas
+            import pandas  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError(
                 "result.history.to_pandas() needs pandas: pip install pandas"
