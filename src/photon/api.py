@@ -9,6 +9,7 @@ from photon.config.compose import as_overrides
 from photon.config.given import Overrides
 from photon.console import Console, in_notebook
 from photon.runtime import experiment
+from photon.runtime.listing import run_named
 from photon.runtime.results import TrainResult
 
 
@@ -45,7 +46,7 @@ def resume(
     """Go on with a run from its last commit, bit for bit.
 
     Args:
-        run: the run folder.
+        run: the run folder, or its name in `runs`.
         overrides: keys that may change, as for `train`: the run's length may be raised; evaluation,
             system and comparison keys may be set.
         progress: print a line for each round; None: in a notebook.
@@ -56,7 +57,7 @@ def resume(
     """
     console = _console(progress)
     return experiment.resume(
-        Path(run), as_overrides(overrides), say=console.say, console=console.tracker
+        run_named(Path(run)), as_overrides(overrides), say=console.say, console=console.tracker
     )
 
 

@@ -6,10 +6,15 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import click
+import pytest
 
 import photon
-from photon.cli.main import run
-from photon.runtime.listing import run_status
+from photon.cli.main import cli, run
+from photon.cli.options import RunPath
+from photon.runtime.listing import run_named, run_status
 from photon.runtime.run_folder import IMPORTED, RunFolder
 
 
@@ -72,3 +77,41 @@ def test_a_run_is_stopped_from_another_process_and_goes_on(smoke, data_root, tmp
 def test_no_run_to_stop(tmp_path, capsys):
     assert run(["stop", str(tmp_path)]) == 2
     assert "no run here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def named(smoke, tmp_path, monkeypatch):
+    """The working folder of a run `runs/named`."""
+    photon.train(smoke("run_uuid=named"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_name_that_is_listed_is_taken_by_every_command(named, capsys):
+    assert run(["status", "named"]) == 0
+    assert "named: ended" in capsys.readouterr().out
+    assert run(["watch", "named"]) == 0
+    assert "runs/named: ended" in capsys.readouterr().out
+    assert run(["stop", "named"]) == 2
+    assert "runs/named: is not running" in capsys.readouterr().err
+    assert run(["generate", "named", "x", "--max-new-tokens", "1"]) == 0
+    assert run(["export", "named/checkpoints/round_000002.json", "hf"]) == 0
+    assert run(["evaluate", "named", "icl_tasks_config=empty"]) == 0
+    assert run(["report", "named"]) == 0
+    assert (named / "runs/named/report.html").exists()
+    assert run(["train", "--resume", "named", "fl.n_rounds=3", "--quiet"]) == 0
+    assert photon.resume("named", "fl.n_rounds=4").rounds == 4
+
+
+def test_a_path_that_is_there_is_what_it_says(named):
+    (named / "named").mkdir()
+    assert run_named(Path("named")) == Path("named")
+    assert run_named(Path("none")) == Path("none")
+
+
+def test_names_of_runs_are_completed(named):
+    parameter = RunPath()
+    found = parameter.shell_complete(click.Context(cli), cli.params[0], "na")
+    assert [item.value for item in found] == ["named"]
+    (path,) = parameter.shell_complete(click.Context(cli), cli.params[0], "zz")
+    assert path.type == "file"

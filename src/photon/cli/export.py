@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=RunPath())
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 def command(checkpoint: Path, folder: Path) -> None:
     """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.

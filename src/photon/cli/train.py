@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import overrides_argument, quiet_option
+from photon.cli.options import RunPath, overrides_argument, quiet_option
 
 
 @click.command(name="train")
@@ -16,8 +16,8 @@ from photon.cli.options import overrides_argument, quiet_option
     "--resume",
     "resume_from",
     metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
+    type=RunPath(),
+    help="Go on with this run; only keys that leave the mathematics alone may be given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @quiet_option
