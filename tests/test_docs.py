@@ -25,12 +25,14 @@ def test_the_round_in_the_readme_is_the_real_code():
 def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
     source = next(block for block in blocks("python") if "photon.train(" in block)
     train = photon.train
-    small = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
-    monkeypatch.setattr(photon, "train", lambda keys: train([*small, *keys]), raising=False)
+    small = {"recipe": "smoke", "dataset.train.root_local": data_root}
+    monkeypatch.setattr(photon, "train", lambda keys: train(small | keys), raising=False)
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     exec(source, namespace)
     assert namespace["result"].federated.val_loss > 0
+    assert len(namespace["losses"]) == 4
+    assert namespace["result"].rounds == 6
 
 
 def test_the_reference_of_the_configuration_is_up_to_date():

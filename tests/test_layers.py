@@ -23,6 +23,7 @@ RANK = {
     "runtime": 4,
     "cli": 5,
     "console": 5,
+    "api": 5,
     "report": 5,
     "page": 5,
     "__main__": 6,

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from photon.api import resume, train
     from photon.config import Config, load_config
     from photon.errors import PhotonError
-    from photon.runtime.experiment import resume, train
     from photon.runtime.results import TrainResult
 
 __version__ = "0.1.0"
@@ -21,8 +21,8 @@ _HOME = {
     "PhotonError": "photon.errors",
     "TrainResult": "photon.runtime.results",
     "load_config": "photon.config",
-    "resume": "photon.runtime.experiment",
-    "train": "photon.runtime.experiment",
+    "resume": "photon.api",
+    "train": "photon.api",
 }
 
 

@@ -69,7 +69,7 @@ def ratio_lines(result: TrainResult) -> list[str]:
 
 def report(result: TrainResult, console: Console) -> None:
     """Print the table, a sample and where everything lies; draw the loss plot."""
-    folder = Path(result.folder)
+    folder = result.folder
     is_trained = any((folder / "checkpoints").glob("*.json"))
     plot = draw_losses(folder) if is_trained else None  # before the reader of a pipe can go away
     console.print(final_table(result))

@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 import photon
-from photon.cli.main import run
+from photon.cli.main import cli, run
+from photon.cli.options import RunPath
 from photon.runtime.going_on import how_to_go_on
-from photon.runtime.listing import run_status
+from photon.runtime.listing import run_named, run_status
 from photon.runtime.run_folder import IMPORTED, RunFolder
 
 
@@ -108,3 +110,41 @@ def test_a_server_refuses_a_run_of_this_machine(smoke, capsys):
     assert run(["server", "--insecure", "--resume", str(folder)]) == 2
     assert f"go on with: photon train --resume {folder}" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.fixture
+def named(smoke, tmp_path, monkeypatch):
+    """The working folder of a run `runs/named`."""
+    photon.train(smoke("run_uuid=named"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_name_that_is_listed_is_taken_by_every_command(named, capsys):
+    assert run(["status", "named"]) == 0
+    assert "named: ended" in capsys.readouterr().out
+    assert run(["watch", "named"]) == 0
+    assert "runs/named: ended" in capsys.readouterr().out
+    assert run(["stop", "named"]) == 2
+    assert "runs/named: is not running" in capsys.readouterr().err
+    assert run(["generate", "named", "x", "--max-new-tokens", "1"]) == 0
+    assert run(["export", "named/checkpoints/round_000002.json", "hf"]) == 0
+    assert run(["evaluate", "named", "icl_tasks_config=empty"]) == 0
+    assert run(["report", "named"]) == 0
+    assert (named / "runs/named/report.html").exists()
+    assert run(["train", "--resume", "named", "fl.n_rounds=3", "--quiet"]) == 0
+    assert photon.resume("named", "fl.n_rounds=4").rounds == 4
+
+
+def test_a_path_that_is_there_is_what_it_says(named):
+    (named / "named").mkdir()
+    assert run_named(Path("named")) == Path("named")
+    assert run_named(Path("none")) == Path("none")
+
+
+def test_names_of_runs_are_completed(named):
+    parameter = RunPath()
+    found = parameter.shell_complete(click.Context(cli), cli.params[0], "na")
+    assert [item.value for item in found] == ["named"]
+    (path,) = parameter.shell_complete(click.Context(cli), cli.params[0], "zz")
+    assert path.type == "file"

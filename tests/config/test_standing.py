@@ -18,6 +18,7 @@ from photon.config.resolve import (
 )
 from photon.config.standing import AUTOMATIC, standing_of
 from photon.errors import ConfigError, MismatchedCheckpoint, PhotonNote
+from photon.runtime.wandb_setup import effective_setup
 
 HONOURED = set(known_keys())
 
@@ -66,7 +67,7 @@ LOGGERS = "llm_config.loggers"
 )
 def test_what_switches_trackers_on(given, wandb, tensorboard):
     config = load_config(given.split())
-    assert (config.wandb_setup is not None) == wandb
+    assert (effective_setup(config, {}) is not None) == wandb
     assert (config.llm_config.loggers.tensorboard is not None) == tensorboard
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import photon
 from photon.config import Config, load_config
 from photon.core.tree import digest
-from photon.runtime import checkpoint
+from photon.runtime import checkpoint, experiment
 from photon.runtime.federation import over_sockets
 from photon.runtime.node_service import NodeService
 from photon.runtime.results import TrainResult
@@ -55,7 +54,7 @@ def nodes(
 def train(config: Config, sockets: Path, lines: list[str] | None = None) -> TrainResult:
     """The run over those nodes; what it says goes to `lines`."""
     heard = [] if lines is None else lines
-    return photon.train(config, engine=over_sockets(sockets), say=heard.append)
+    return experiment.train(config, engine=over_sockets(sockets), say=heard.append)
 
 
 def final_digest(result: TrainResult) -> str:

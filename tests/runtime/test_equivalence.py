@@ -128,13 +128,11 @@ def test_every_strategy_trains(smoke, strategy):
 
 
 def test_the_summary_is_the_result(smoke):
-    from dataclasses import asdict
-
-    from photon.runtime.results import read_summary
+    from photon.runtime.results import read_summary, summary_of
 
     result = photon.train(smoke("compare.centralized=true", "compare.alone=true",
                                 "compare.alone_learning_rate=0.001"))  # fmt: skip
-    assert read_summary(Path(result.folder)) == asdict(result)
+    assert read_summary(result.folder) == summary_of(result)
     assert result.federated is not None
     assert result.centralized is not None
     assert result.alone is not None

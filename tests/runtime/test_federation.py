@@ -25,7 +25,7 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
-from photon.runtime import checkpoint, hosted_run, mailbox
+from photon.runtime import checkpoint, experiment, hosted_run, mailbox
 from photon.runtime.engines import depot
 from photon.runtime.engines.remote import RemoteEngine, _OpenRound
 from photon.runtime.engines.roster import Member, Roster
@@ -377,7 +377,7 @@ def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, mo
     with nodes(tmp_path, four, PLACES) as sockets:
         with pytest.raises(StorageError, match="No space left"):
             train(make("run_uuid=r"), sockets)
-        result = photon.resume(tmp_path / "server" / "r", engine=over_sockets(sockets))
+        result = experiment.resume(tmp_path / "server" / "r", engine=over_sockets(sockets))
     assert final_digest(result) == local["averaged"]
 
 

@@ -24,7 +24,8 @@ from photon.runtime import external_trackers, server, wandb_tracker
 from photon.runtime.external_trackers import ExternalTrackers, require_trackers
 from photon.runtime.tensorboard_tracker import TensorboardTracker
 from photon.runtime.trackers import JsonlTracker, Position, numbers, read_lines
-from photon.runtime.wandb_tracker import WandbTracker, init_arguments
+from photon.runtime.wandb_setup import effective_setup, init_arguments
+from photon.runtime.wandb_tracker import WandbTracker
 
 BOARD = "llm_config.loggers.tensorboard={}"
 OFFLINE = ["use_wandb=true", "wandb.setup.mode=offline"]
@@ -236,7 +237,36 @@ def test_disabled_needs_nothing(monkeypatch):
     monkeypatch.setattr(external_trackers, "find_spec", lambda name: None)
     config = load_config(["use_wandb=true", "wandb.setup.mode=disabled"])
     require_trackers(config)
-    assert config.wandb_setup is None, "or a run would open it"
+    assert effective_setup(config, {}) is None, "or a run would open it"
+
+
+def test_a_key_at_its_default_is_what_wandbs_variable_says():
+    """As `wandb.init` itself does: what is given wins, then the variable, then the default."""
+    said = {"WANDB_MODE": "dryrun", "WANDB_PROJECT": "mine", "WANDB_ENTITY": "team",
+            "WANDB_RUN_GROUP": "g", "WANDB_TAGS": "a, b", "WANDB_NAME": "n", "WANDB_RUN_ID": "i",
+            "WANDB_RESUME": "must"}  # fmt: skip
+    plain = load_config(["use_wandb=true", "run_uuid=r"])
+    found = effective_setup(plain, said)
+    assert found is not None
+    told = init_arguments(found, plain, "server")
+    assert told == {"mode": "offline", "project": "mine", "entity": "team", "group": "g",
+                    "tags": ["a", "b"], "name": "n_server", "id": "i", "resume": "must",
+                    "allow_val_change": True}  # fmt: skip
+    given = load_config(["use_wandb=true", "wandb.setup.mode=online", "wandb.setup.project=other"])
+    found = effective_setup(given, said)
+    assert found is not None
+    assert (found.mode, found.project) == ("online", "other")
+    assert effective_setup(plain, {"WANDB_DISABLED": "true"}) is None
+    assert effective_setup(load_config([]), said) is None
+    default = effective_setup(plain, {})
+    assert default is not None
+    assert (default.mode, default.project) == ("online", "photon")
+
+
+def test_a_variable_that_wandb_would_not_take_is_named(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(ConfigError, match=r"WANDB_MODE=offlin: .*'offline'"):
+        require_trackers(load_config(["use_wandb=true"]))
 
 
 class Broken:

@@ -12,6 +12,7 @@ import click
 
 from photon.cli.options import quiet_option
 from photon.errors import DataError, PhotonNote
+from photon.runtime.listing import run_named
 
 if TYPE_CHECKING:
     from photon.runtime.evaluate import Evaluation
@@ -54,7 +55,7 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
     photon evaluate runs/a --text book.txt icl_tasks_config=empty
     photon evaluate runs/a --harness lm-eval --tasks arc_easy,piqa
     """
-    models = [Path(argument) for argument in arguments if "=" not in argument]
+    models = [run_named(Path(argument)) for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
     if not models:
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="export")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=RunPath())
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
 def command(checkpoint: Path, folder: Path, client: int | None) -> None:

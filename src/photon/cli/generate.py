@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="generate")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=RunPath())
 @click.argument("prompt")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0))

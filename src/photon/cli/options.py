@@ -27,6 +27,28 @@ overrides_argument = click.argument(
 """Any key of the configuration."""
 
 
+class RunPath(click.Path):
+    """A run or a checkpoint in one: its path, or its name as `photon runs` lists it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        from photon.runtime.listing import run_named
+
+        return run_named(super().convert(value, param, ctx))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names of runs that begin so; paths if there are none."""
+        from photon.runtime.listing import RUNS
+
+        names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return found or super().shell_complete(ctx, param, incomplete)
+
+
 quiet_option = click.option(
     "-q/ ",
     "--quiet/--progress",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="report")
 @click.option("--out", type=click.Path(path_type=Path), help="The page; default: in the run.")
@@ -13,7 +15,7 @@ import click
     "runs",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path),
+    type=RunPath(),
     metavar="RUN...",
 )
 def command(out: Path | None, runs: tuple[Path, ...]) -> None:

@@ -49,8 +49,6 @@ def command(
     photon server --host-clients 0-7            one machine: a node of its own, keys made at once
     photon server --resume runs/first
     """
-    from dataclasses import asdict
-
     from photon.cli.extras import require_flower
 
     require_flower()
@@ -64,6 +62,7 @@ def command(
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
     from photon.runtime.preparation import fit_to_data
+    from photon.runtime.results import summary_of
     from photon.runtime.run_folder import read_run
 
     console = Console(quiet)
@@ -89,7 +88,7 @@ def command(
         else:
             result = resume(resume_from, overrides, **tell)
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=1))
+        click.echo(json.dumps(summary_of(result), indent=1))
     else:
         report(result, console)
 

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="status")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 def command(as_json: bool, run: Path) -> None:
     """Say where a run is: its round or step, its clients, its last record, the time left.
 
     The run may have been started from another terminal; its folder is read and left alone.
 
     \b
-    photon status runs/NAME
+    photon status NAME
     photon status runs/NAME --json
     """
     from dataclasses import asdict

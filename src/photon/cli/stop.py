@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="stop")
 @click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for it to save.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 def command(wait: float, run: Path) -> None:
     """Stop a run of this machine from another terminal: its step ends, everything is saved.
 
     \b
-    photon stop runs/quickstart
-    photon train --resume runs/quickstart          goes on with it
+    photon stop quickstart
+    photon train --resume quickstart          goes on with it
     """
     from photon.runtime.going_on import how_to_go_on
     from photon.runtime.listing import stop_run

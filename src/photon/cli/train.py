@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import overrides_argument, quiet_option
+from photon.cli.options import RunPath, overrides_argument, quiet_option
 
 
 @click.command(name="train")
@@ -16,8 +16,8 @@ from photon.cli.options import overrides_argument, quiet_option
     "--resume",
     "resume_from",
     metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
+    type=RunPath(),
+    help="Go on with this run; only keys that leave the mathematics alone may be given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @quiet_option
@@ -40,13 +40,14 @@ def command(
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
-    from dataclasses import asdict
-
     from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
+    from photon.config import load_config
     from photon.console import Console
     from photon.report import report
     from photon.runtime.experiment import resume, train
+    from photon.runtime.preparation import fit_to_data
+    from photon.runtime.results import summary_of
 
     if resume_from is not None and centralized:
         raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
@@ -57,10 +58,11 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            result = train(overrides, centralized=centralized, **tell)
+            config = fit_to_data(load_config(overrides), overrides, console.say)
+            result = train(config, centralized=centralized, **tell)
     if not first:
         return
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=1))
+        click.echo(json.dumps(summary_of(result), indent=1))
     else:
         report(result, console)

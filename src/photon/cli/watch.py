@@ -7,19 +7,21 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="watch")
 @click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05),
               help="Seconds between two looks.")  # fmt: skip
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunPath())
 def command(as_json: bool, interval: float, run: Path) -> None:
     """Follow a run until it ends: its records so far, each new one, and what is under way.
 
     The run may have been started from another terminal; Ctrl-C ends the watching, not the run.
 
     \b
-    photon watch runs/NAME
+    photon watch NAME
     photon watch runs/NAME --json | jq .val_loss
     """
     from photon.cli.live_view import live_view

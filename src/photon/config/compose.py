@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from photon.config.base import section_type
+from photon.config.given import Overrides, override_strings
 from photon.config.overrides import parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
@@ -30,11 +31,12 @@ _DEFAULTS = [
 ]
 
 
-def load_config(overrides: Sequence[str] = ()) -> Config:
+def load_config(overrides: Overrides = ()) -> Config:
     """Compose the configuration from defaults, groups, a recipe and overrides, in that order.
 
     Args:
-        overrides: Hydra override strings, `key=value`, `group=option`, `++key=value`, `~key`.
+        overrides: Hydra override strings, `key=value`, `group=option`, `++key=value`, `~key`; one,
+            several, or a mapping of keys to values.
 
     Raises:
         ConfigError: an unknown key or option (the nearest known one is named), a value of the
@@ -46,7 +48,9 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [_lower_case_size(quoted(text)) for text in without_automatic(overrides)]
+    overrides = [
+        _lower_case_size(quoted(text)) for text in without_automatic(as_overrides(overrides))
+    ]
     check_local_work(overrides)
     check_overrides(overrides)
     overrides = [_reaching_null_sections(text) for text in overrides]
@@ -59,6 +63,13 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
+
+
+def as_overrides(given: Overrides) -> list[str]:
+    """Override strings of what was given in one of the forms that `load_config` takes."""
+    keys = list(known_keys())
+    sections = {key.rpartition(".")[0] for key in keys}
+    return override_strings(given, sections)
 
 
 def _lower_case_size(text: str) -> str:

@@ -201,12 +201,11 @@ class Config(Section):
 
     @property
     def wandb_setup(self) -> WandbSetup | None:
-        """What W&B is told; None for a run that it does not see."""
+        """What W&B is to be told; None if nothing."""
         logger = self.llm_config.loggers.wandb
         if not self.use_wandb and logger is None:
             return None
-        setup = (logger and logger.init_kwargs) or self.wandb.setup
-        return None if setup.mode == "disabled" else setup
+        return (logger and logger.init_kwargs) or self.wandb.setup
 
     @property
     def checkpoints_kept(self) -> int:

@@ -12,7 +12,7 @@ Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class WandbSetup(Section):
-    """What `wandb.init` is told. Needs `photon-pretraining[track]`."""
+    """What `wandb.init` is told; W&B's variables stand in for defaults. Needs `[track]`."""
 
     project: str = Field(
         default="photon", pattern=r"^[^/\\#?%:]+$", max_length=128, description="project at W&B"
@@ -22,9 +22,10 @@ class WandbSetup(Section):
         default=None, description="tags of the run; null: [run_uuid_RUN]"
     )
     entity: str | None = Field(default=None, description="user or team; null: your default one")
-    mode: Literal["online", "offline", "disabled"] = Field(
-        default="online",
-        description="offline writes into RUN/wandb for `wandb sync`; disabled: no W&B at all",
+    mode: Literal["online", "offline", "disabled"] | None = Field(
+        default=None,
+        description="offline writes into RUN/wandb for `wandb sync`; disabled: no W&B at all; "
+        "null: WANDB_MODE, or online",
     )
     name: str | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import load_config, validate
+from photon.config.compose import validate
 from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
@@ -42,21 +42,22 @@ from photon.runtime.job import (
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows, repeats_note
-from photon.runtime.preparation import fit_to_data, prepare, with_architecture, with_start
+from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
-from photon.runtime.results import TrainResult, write_summary
+from photon.runtime.results import History, TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import IMPORTED, RunFolder, read_facts, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
 from photon.runtime.task_watch import check_tasks
+from photon.runtime.trackers import read_lines
 from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
 from photon.training.layers import layers_of
 
 
 def train(
-    config: Config | Sequence[str] = (),
+    given: Config,
     *,
     centralized: bool = False,
     say: Say = lambda line: None,
@@ -66,8 +67,6 @@ def train(
     """Train a model: a federated run, or a centralised one.
 
     Args:
-        config: a configuration, or override strings for the default one; vocabulary, row length and
-            number of clients that these do not give are those of the prepared data.
         centralized: no federation: one trainer on the clients' joined batches
             (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
             process per device.
@@ -81,7 +80,6 @@ def train(
     Raises:
         PhotonError: its subclasses, each with one line that says what to do.
     """
-    given = config if isinstance(config, Config) else _fitting(config, say)
     kind = CENTRALIZED if centralized else FEDERATED
     if _is_there(given):
         return _resume_as(given, say, console, engine)
@@ -89,10 +87,6 @@ def train(
         config, data = _agree(job, lambda: _begin(given, kind, job))
         path = Path(config.photon.saving_path) / str(config.run_uuid)
         return _run(path, config, data, kind, job)
-
-
-def _fitting(overrides: Sequence[str], say: Say) -> Config:
-    return fit_to_data(load_config(overrides), overrides, say)
 
 
 def resume(
@@ -292,6 +286,7 @@ def _run(
             result = train_in(folder, config, job)
             if kind == FEDERATED:
                 result = _with_baselines(folder, result, config, data, job)
+            result = replace(result, history=History(read_lines(folder.metrics)))
             if job.world.is_first:
                 write_summary(folder.path, result)
     except Interrupted as error:

@@ -5,6 +5,7 @@ They are an addition: what goes wrong with one costs a warning, never the run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -15,7 +16,8 @@ from photon.runtime.job import FEDERATED, Job
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.tensorboard_tracker import TensorboardTracker
 from photon.runtime.trackers import Tracker
-from photon.runtime.wandb_tracker import WandbTracker, init_arguments, require_login
+from photon.runtime.wandb_setup import effective_setup, init_arguments
+from photon.runtime.wandb_tracker import WandbTracker, require_login
 
 
 class ExternalTracker(Protocol):
@@ -41,7 +43,7 @@ def require_trackers(config: Config) -> None:
     """
     if config.llm_config.loggers.tensorboard is not None:
         _require_package("tensorboard", "llm_config.loggers.tensorboard")
-    setup = config.wandb_setup
+    setup = effective_setup(config, os.environ)
     if setup is None:
         return
     _require_package("wandb", "use_wandb")
@@ -85,7 +87,7 @@ class ExternalTrackers:
 
     def _wanted(self) -> dict[str, Make]:
         path, config = self._folder.path, self._config
-        board, setup = config.llm_config.loggers.tensorboard, config.wandb_setup
+        board, setup = config.llm_config.loggers.tensorboard, effective_setup(config, os.environ)
         wanted: dict[str, Make] = {}
         if board is not None:
             every = board.flush_interval

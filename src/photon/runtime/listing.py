@@ -17,6 +17,8 @@ from photon.runtime.live import Live, read_live
 from photon.runtime.run_folder import IMPORTED, read_run
 from photon.runtime.trackers import read_lines
 
+RUNS = Path("runs")
+"""Where runs are looked for by name; the default of photon.saving_path."""
 METRICS = "metrics.jsonl"
 ROUNDS_LOOKED_AT = 5
 """A round is expected to take what so many took, the median of them."""
@@ -47,6 +49,12 @@ class RunStatus:
     loss: float | None = None
     val_loss: float | None = None
     updated: float = 0.0
+
+
+def run_named(given: Path) -> Path:
+    """A run, or something in one, by its path, or by its name as `photon runs` lists it."""
+    below = RUNS / given
+    return below if not given.exists() and below.exists() else given
 
 
 def find_runs(root: Path) -> list[RunStatus]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.config.schema import Config
-from photon.data.shards import write_json
+from photon.data.manifest import write_json
 from photon.errors import RunFolderError
-from photon.evaluation.loss import LossReport, bytes_per_token, unigram_loss
-from photon.runtime.rows import VALIDATION, open_rows
+from photon.runtime.trackers import numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +31,29 @@ class Score:
     learning_rate: float | None = None
 
 
+class History(list[dict[str, Any]]):
+    """Records of a run, one for each round or interval, as `metrics.jsonl` has them."""
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`: a row for each record, a column for each number in it.
+
+        A number in a mapping has its path as name: `client_metrics/3/train_loss`.
+
+        Raises:
+            ImportError: there is no pandas here.
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError(
+                "result.history.to_pandas() needs pandas: pip install pandas"
+            ) from error
+        return pandas.DataFrame([numbers(record) for record in self])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What a run achieved; `summary.json` holds the same fields.
+    """What a run achieved; `summary.json` holds the same fields, but for `history`.
 
     Attributes:
         folder: the run folder.
@@ -43,10 +61,11 @@ class TrainResult:
         unigram: a model that knows token frequencies only; the floor.
         bytes_up, bytes_down: payload bytes of the federated run, both directions.
         bytes_ddp: what data-parallel training would have sent (bf16, ring all-reduce).
+        history: the run's records in order.
     """
 
     run: str
-    folder: str
+    folder: Path
     parameters: int
     rounds: int
     unigram: Score | None
@@ -56,21 +75,19 @@ class TrainResult:
     bytes_up: int = 0
     bytes_down: int = 0
     bytes_ddp: int = 0
+    history: History = field(default_factory=History, repr=False)
 
 
-def unigram_score(config: Config) -> Score:
-    """The floor: token frequencies of all clients' training text, scored on the common set."""
-    clients = range(config.fl.n_total_clients)
-    train_rows = [open_rows(config, f"client_{client}/train") for client in clients]
-    validation = open_rows(config, VALIDATION)
-    loss = unigram_loss(train_rows, validation)
-    report = LossReport(loss, 0.0, 0, bytes_per_token(validation))
-    return Score(val_loss=loss, perplexity=report.perplexity, bits_per_byte=report.bits_per_byte)
+def summary_of(result: TrainResult) -> dict[str, Any]:
+    """The result as `summary.json` has it; its history is in `metrics.jsonl`."""
+    plain = {**asdict(result), "folder": str(result.folder)}
+    del plain["history"]
+    return plain
 
 
 def write_summary(path: Path, result: TrainResult) -> None:
     """Write `summary.json` into a run folder."""
-    write_json(path / "summary.json", asdict(result))
+    write_json(path / "summary.json", summary_of(result))
 
 
 def read_summary(path: Path) -> dict[str, Any]:

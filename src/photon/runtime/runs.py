@@ -30,13 +30,14 @@ from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import mean_over_clients, own_layers
 from photon.runtime.process_group import from_first
 from photon.runtime.records import loss_record
-from photon.runtime.results import Score, TrainResult, unigram_score
+from photon.runtime.results import Score, TrainResult
 from photon.runtime.rows import VALIDATION, open_rows
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.run_tokens import encoder_of_data
 from photon.runtime.server import Server, initial_state
 from photon.runtime.task_watch import TaskWatch
 from photon.runtime.trackers import JsonlTracker, Tracker, read_lines, to_all
+from photon.runtime.unigram import unigram_score
 from photon.runtime.warm_start import initial_parameters
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -56,7 +57,7 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
     result = TrainResult(
         run=str(config.run_uuid),
-        folder=str(folder.path),
+        folder=folder.path,
         parameters=size,
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
         unigram=_unigram(config, job),

@@ -22,7 +22,7 @@ FINISH_SECONDS = 30
 """How long W&B may take at the end of a run before it is given up."""
 GIVE_UP_SECONDS = 5
 IN_THE_WAY = ("WANDB_MODE", "WANDB_DISABLED", "WANDB_SERVICE")
-"""Variables that would overrule the configuration."""
+"""Variables that the order has read already, or that would lead to another process."""
 
 
 def main() -> None:
@@ -72,7 +72,8 @@ def _follow(order: dict[str, Any], answers: IO[str]) -> None:
     folder, key = Path(order["folder"]), order["key"]
     quiet = wandb.Settings(console="off", silent=True, disable_git=True, save_code=False)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    run = wandb.init(dir=str(folder), config=config, settings=quiet, **order["init"])
+    home = os.environ.get("WANDB_DIR") or str(folder)
+    run = wandb.init(dir=home, config=config, settings=quiet, **order["init"])
     if order["init"]["mode"] == "online":
         _answer(answers, {"at": run.url})
     position = Position(folder / "wandb")

@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from photon.config.schema import Config
-from photon.config.tracking import WandbSetup
 from photon.errors import ConfigError
 from photon.runtime.wandb_process import FINISH_SECONDS
 
@@ -43,21 +41,6 @@ def require_login() -> None:
 def _reason(answers: str) -> str | None:
     found = [json.loads(line) for line in answers.splitlines()]
     return next((answer["error"] for answer in found if "error" in answer), None)
-
-
-def init_arguments(setup: WandbSetup, config: Config, suffix: str) -> dict[str, Any]:
-    """Arguments of `wandb.init`, with the run's name where the setup has none.
-
-    Args:
-        suffix: of the name, `server` or `centralised`; the id has none.
-    """
-    run = str(config.run_uuid)
-    given = setup.model_dump()
-    given["id"] = setup.id or run
-    given["name"] = f"{setup.name or run}_{suffix}"
-    if setup.tags is None:
-        given["tags"] = [f"run_uuid_{run}"[:64]]  # longer ones are refused
-    return given
 
 
 class WandbTracker:

@@ -1,0 +1,116 @@
+"""Photon from Python: forms of overrides, the history, progress in a notebook."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import photon
+from photon import console
+from photon.config import load_config
+from photon.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": "smoke", "fl.n_rounds": 5, "llm_config.local_steps": "7ba"},
+        {"recipe": "smoke", "fl": {"n_rounds": 5}, "llm_config": {"local_steps": 7}},
+    ],
+    ids=["by key", "nested"],
+)
+def test_a_dict_says_what_the_strings_say(given):
+    assert load_config(given) == load_config(
+        ["recipe=smoke", "fl.n_rounds=5", "llm_config.local_steps=7ba"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run_uuid", "1e5"),
+        ("run_uuid", "true"),
+        ("photon.saving_path", 'a "quoted" one, with [brackets]: and \\'),
+        ("photon.saving_path", "Föhn/päth"),
+        ("llm_config.optimizer.lr", 1e-05),
+        ("fl.frozen_layers", ["a.b", "c*"]),
+        ("use_wandb", True),
+        ("llm_config.eval_interval", None),
+    ],
+)
+def test_values_arrive_as_they_are(key, value):
+    found = load_config({key: value}).model_dump()
+    for part in key.split("."):
+        found = found[part]
+    assert found == value
+
+
+def test_one_string_is_one_override():
+    assert load_config("recipe=smoke") == load_config(["recipe=smoke"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("recipe=smoke fl.n_rounds=2", r"a list: \['recipe=smoke', 'fl.n_rounds=2'\]"),
+        ("smoke", "write key=value"),
+        ([("fl.n_rounds", 2)], "is no override; give 'key=value' strings, or a dict"),
+        (4, "4 is no override"),
+        ({"fl.n_rounds": object()}, "is no value of a key"),
+        ({"fl": {"n_roundz": 2}}, "did you mean 'fl.n_rounds'"),
+    ],
+)
+def test_what_is_no_override_is_told_what_to_write(given, message):
+    with pytest.raises(ConfigError, match=message):
+        photon.train(given)
+
+
+@pytest.fixture
+def given(data_root, tmp_path) -> dict:
+    return {"recipe": "smoke", "run_uuid": "r", "dataset.train.root_local": data_root,
+            "photon.saving_path": tmp_path}  # fmt: skip
+
+
+def test_the_result_has_a_folder_and_the_history(given, tmp_path, monkeypatch, capfd):
+    first = photon.train(given)
+    assert first.folder == tmp_path / "r"
+    result = photon.resume(str(first.folder), "fl.n_rounds=3")
+    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
+    assert result.history == [json.loads(line) for line in lines]
+    assert [record["round"] for record in result.history] == [1, 2, 3]
+    assert capfd.readouterr() == ("", "")
+    rows: list[dict] = []
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=rows.extend))
+    result.history.to_pandas()
+    assert (
+        rows[2]["client_metrics/1/train_loss"]
+        == (result.history[2]["client_metrics"]["1"]["train_loss"])
+    )
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        result.history.to_pandas()
+
+
+def test_a_notebook_shows_plain_lines_among_its_output(given, monkeypatch, capfd):
+    kernel = SimpleNamespace(IPKernelApp=SimpleNamespace(initialized=lambda: True))
+    assert not console.in_notebook()
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", kernel)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    photon.train(given)
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.replace("\n", "").isprintable()
+    assert [line[:11] for line in out.splitlines()[1:]] == ["round   1/2", "round   2/2"]
+    assert "run folder" in out.splitlines()[0]
+
+
+def test_a_script_asks_for_progress(given, capfd):
+    photon.train(given, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\nround") == 2
+    assert Path(given["photon.saving_path"], "r").is_dir()
