@@ -43,7 +43,7 @@ def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
     """Made by `--host-clients`, as the published scripts use it."""
     monkeypatch.setattr("photon.runtime.own_node.Guarded.__init__", lambda *_: None)
     monkeypatch.setattr("photon.runtime.own_node.Guarded.close", lambda _: None)
-    with own_node("0-1", 1, project / "keys", load_config([])):
+    with own_node("0-1", ("127.0.0.1", 1), project / "keys", load_config([])):
         assert (project / "keys" / "ca.key").exists()
     assert seen(project) == []
 

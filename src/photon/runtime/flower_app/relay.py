@@ -85,7 +85,10 @@ class Coming:
             if not part.object_available:
                 return None
             self.parts[self.missing.pop(0)] = part.object_content
-        body = inflate_object_from_contents(self.name, self.parts).content["photon"]["body"]
+        message = inflate_object_from_contents(self.name, self.parts)
+        if not isinstance(message, Message):
+            raise ValueError
+        body = message.content["photon"]["body"]
         if not isinstance(body, bytes) or len(body) > MOST_BYTES:
             raise ValueError
         return body
