@@ -106,6 +106,8 @@ def assemble(
         with _tidy(folder):
             _take_up(folder, inputs, say)
             manifest = _make(folder, inputs, make_plan(), say, report)
+        # A site's text as numbers: nothing for a repository that the folder happens to lie in.
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
         (folder / _LOCK).unlink()
         os.rename(folder, root)
     return manifest

@@ -95,6 +95,7 @@ def import_mds(
             unfinished.mkdir()
             shutil.copyfile(file, unfinished / "tokenizer.json")
             manifest = _convert(unfinished, parts, vocabulary, str(source.resolve()), say)
+            (unfinished / ".gitignore").write_text("*\n", encoding="utf-8")
             os.replace(unfinished, out)
     except OSError as error:
         raise StorageError(f"{out}: cannot write prepared data ({error.strerror})") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from photon.errors import ConfigError, RoundFailed
 from photon.runtime.address import split_address
 from photon.runtime.node_service import NodeService
+from photon.runtime.private_files import keep_from_git
 from photon.runtime.probe import find_trouble
 from photon.runtime.superlink import SuperNode
 from photon.runtime.waiting import Waiting
@@ -36,6 +37,8 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
         ConfigError: one is missing.
     """
     keys = NodeKeys(folder / "ca.pem", folder / f"{name}.key")
+    if keys.key.is_file():
+        keep_from_git(folder)
     for path in (keys.authority, keys.key):
         if not path.is_file():
             raise ConfigError(

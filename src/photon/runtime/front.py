@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
 from photon.runtime.wire import MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol as HTTPProtocol
+else:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol as HTTPProtocol
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -157,7 +160,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
     """Uvicorn's HTTP, for connections that are counted and must bring a request in time."""
 
-    class Bounded(AutoHTTPProtocol):  # pyright: ignore[reportUntypedBaseClass, reportGeneralTypeIssues]
+    class Bounded(HTTPProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             host = self.client[0] if self.client else ""

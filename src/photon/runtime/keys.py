@@ -4,13 +4,13 @@ ca.pem, server.pem        what nodes check the server by: copy ca.pem to every n
 ca.key, server.key        stay on the server
 nodes.json                enrolled nodes: public key and the clients that it may host
 NAME.key                  a node's private key: move it to that node
+.gitignore                keeps all of them out of a git repository around the folder
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from photon.data.manifest import write_json
 from photon.errors import ConfigError
 from photon.runtime.enrolment import REGISTER, Enrolled
+from photon.runtime.private_files import keep_from_git, write_private
 
 VALID = timedelta(days=825)
 """What common TLS clients accept at most."""
@@ -36,6 +37,7 @@ def make_authority(folder: Path, hosts: Sequence[str]) -> None:
     """
     if (folder / "ca.key").exists():
         raise ConfigError(f"{folder}: holds keys already; name another folder to start anew")
+    keep_from_git(folder)
     folder.mkdir(parents=True, exist_ok=True)
     authority, key = _new_key(), _new_key()
     name = _name("Photon development CA")
@@ -44,8 +46,8 @@ def make_authority(folder: Path, hosts: Sequence[str]) -> None:
     server = _certificate(
         _name("Photon server"), name, key.public_key(), authority, [(alternative, False)]
     )
-    _write_private(folder / "ca.key", _pem(authority))
-    _write_private(folder / "server.key", _pem(key))
+    write_private(folder / "ca.key", _pem(authority))
+    write_private(folder / "server.key", _pem(key))
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     (folder / "server.pem").write_bytes(server.public_bytes(serialization.Encoding.PEM))
     write_json(folder / REGISTER, {})
@@ -71,7 +73,8 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
     path = folder / f"{name}.key"
-    _write_private(
+    keep_from_git(folder)
+    write_private(
         path,
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -146,10 +149,3 @@ def _certificate(
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     return builder.sign(authority, hashes.SHA384())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """A file that only its owner may read, never an existing one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -7,15 +7,9 @@ import secrets
 import subprocess
 from pathlib import Path
 
+from photon.runtime.private_files import write_private
+
 SECRET = "superexec.secret"
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A file that only its owner may read, in place of what was there."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def start_superexec(folder: Path, port: int) -> Path:
@@ -25,6 +19,7 @@ def start_superexec(folder: Path, port: int) -> Path:
         The file of its secret, for the process that listens there.
     """
     secret = folder / SECRET
+    secret.unlink(missing_ok=True)
     write_private(secret, secrets.token_bytes(32))
     command = [
         "flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}",

@@ -15,7 +15,7 @@ from pathlib import Path
 from photon.errors import ConfigError, RoundFailed
 from photon.runtime.address import require_free
 from photon.runtime.guard import Guarded
-from photon.runtime.superexec import write_private
+from photon.runtime.private_files import write_private
 
 READY_SECONDS = 90.0
 ERROR_SECONDS = 10.0
@@ -90,6 +90,7 @@ class Order:
 
     def write(self) -> Path:
         path = Path(self.folder) / "superlink.json"
+        path.unlink(missing_ok=True)
         write_private(path, json.dumps(asdict(self)).encode())
         return path
 

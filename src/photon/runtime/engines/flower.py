@@ -21,6 +21,7 @@ from photon.runtime.buffers import Buffers
 from photon.runtime.engines.link import Answer, Inbox
 from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
+from photon.runtime.private_files import keep_from_git
 from photon.runtime.superlink import (
     APP,
     Order,
@@ -100,7 +101,7 @@ class FlowerLink:
     def _start(self) -> None:
         begun = time.monotonic()
         self._starts = [t for t in self._starts if t > begun - RESTART_WINDOW] + [begun]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        keep_from_git(self.folder)
         self.folder.chmod(0o700)
         self._relay = self._begin()
         threading.Thread(target=self._read, args=(self._relay,), daemon=True).start()

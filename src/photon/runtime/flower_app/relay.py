@@ -1,7 +1,8 @@
 """Both Flower apps: they move bytes between Flower and a Unix socket, and know nothing else.
 
-This file travels to the nodes inside Flower's bundle, so it imports Flower and the standard library
-only. A frame to and from the server: length (4 bytes), kind (1), request (8), node (8), body.
+This file travels inside Flower's bundle, so it imports Flower, what Flower needs, and the standard
+library only. A frame to and from the server: length (4 bytes), kind (1), request (8), node (8),
+body.
 """
 
 import json
@@ -10,14 +11,22 @@ import socket
 import struct
 import time
 
+import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import ServerApp
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 NODES, ANSWER, LOST = b"N", b"A", b"L"
 POLL_SECONDS = 0.25
 NODES_SECONDS = 1.0
 TTL_SECONDS = 14 * 86_400.0
+MOST_BYTES = 68 << 20
+MOST_PARTS = 3  # a message, its records, the one record
+HELD_SECONDS = 1800.0
 HEAD = struct.Struct(">cQQ")
 
 client = ClientApp()
@@ -30,7 +39,7 @@ def relay_to_node(message, context):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(str(context.node_config["socket"]))
         write_frame(connection, message.content["photon"]["body"])
-        answer = read_frame(connection)
+        answer = read_frame(connection, MOST_BYTES)
     if answer is None:
         raise ConnectionError("the node's service went away")
     return Message(_record(answer), reply_to=message)
@@ -45,27 +54,93 @@ def relay_to_server(grid, context):
         _relay(grid, connection)
 
 
+class Coming:
+    """A reply whose parts may still be on their way from its node.
+
+    The grid's own `pull_messages` waits for them, for an hour and more, and one that cannot be read
+    takes those beside it along: here each costs nobody but its sender.
+    """
+
+    def __init__(self, request, reply, tree):
+        self.request, self.name = request, reply.metadata.message_id
+        self.is_error = reply.HasField("error")
+        self.missing = [part.object_id for part in iterate_object_tree(tree)]
+        self.parts, self.until = {}, time.monotonic() + HELD_SECONDS
+
+    def body(self, grid):
+        """The answer's bytes; None: not all is here.
+
+        Raises:
+            ValueError: it is no answer.
+        """
+        if self.is_error or len(self.missing) + len(self.parts) > MOST_PARTS:
+            raise ValueError
+        while self.missing:
+            request = PullObjectRequest(
+                node=grid.node, run_id=grid.run.run_id, object_id=self.missing[0]
+            )
+            part = grid._runtime_client.PullObject(request)
+            if not part.object_found or time.monotonic() > self.until:
+                raise ValueError
+            if not part.object_available:
+                return None
+            self.parts[self.missing.pop(0)] = part.object_content
+        message = inflate_object_from_contents(self.name, self.parts)
+        if not isinstance(message, Message):
+            raise ValueError
+        body = message.content["photon"]["body"]
+        if not isinstance(body, bytes) or len(body) > MOST_BYTES:
+            raise ValueError
+        return body
+
+    def settle(self, grid, connection):
+        """Whether it has been dealt with."""
+        try:
+            body = self.body(grid)
+        except httpx.TransportError:
+            raise
+        except Exception:  # whatever a node may have sent
+            _tell(connection, LOST, self.request)
+        else:
+            if body is None:
+                return False
+            _tell(connection, ANSWER, self.request, body)
+        grid._runtime_client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=grid.node, run_id=grid.run.run_id, message_object_id=self.name
+            )
+        )
+        return True
+
+
 def _relay(grid, connection):
-    requests, told, asked = {}, None, 0.0
+    requests, coming, told, asked = {}, [], None, 0.0
     while True:
-        while select.select([connection], [], [], 0 if requests else POLL_SECONDS)[0]:
+        while select.select([connection], [], [], 0 if requests or coming else POLL_SECONDS)[0]:
             frame = read_frame(connection)
             if frame is None:
                 return
             _forward(grid, connection, frame, requests)
-        for reply in grid.pull_messages(list(requests)) if requests else ():
-            request = requests.pop(reply.metadata.reply_to_message_id)
-            if reply.has_error():
-                _tell(connection, LOST, request)
-            else:
-                _tell(connection, ANSWER, request, reply.content["photon"]["body"])
+        coming += _replies(grid, requests)
+        coming = [reply for reply in coming if not reply.settle(grid, connection)]
         if time.monotonic() - asked > NODES_SECONDS:
             asked, nodes = time.monotonic(), sorted(grid.get_node_ids())
             if nodes != told:
                 told = nodes
                 _tell(connection, NODES, 0, json.dumps(nodes).encode())
-        if requests:
+        if requests or coming:
             time.sleep(POLL_SECONDS)
+
+
+def _replies(grid, requests):
+    """What has come to these requests, which are waited for no more."""
+    if not requests:
+        return
+    response = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=list(requests)))
+    for reply, tree in zip(response.messages_list, response.message_object_trees, strict=True):
+        request = requests.pop(reply.metadata.reply_to_message_id, None)
+        if request is not None:
+            yield Coming(request, reply, tree)
 
 
 def _forward(grid, connection, frame, requests):
@@ -93,10 +168,19 @@ def write_frame(connection, body):
     connection.sendall(body)
 
 
-def read_frame(connection):
-    """The next frame; None when the other side has closed."""
+def read_frame(connection, most=2**32):
+    """The next frame; None when the other side has closed.
+
+    Raises:
+        ValueError: it is longer than `most`.
+    """
     head = _read(connection, 4)
-    return None if head is None else _read(connection, struct.unpack(">I", head)[0])
+    if head is None:
+        return None
+    (length,) = struct.unpack(">I", head)
+    if length > most:
+        raise ValueError(f"a frame of {length} bytes; at most {most} are allowed")
+    return _read(connection, length)
 
 
 def _read(connection, count):

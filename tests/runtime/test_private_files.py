@@ -1,0 +1,73 @@
+"""Keys and prepared data in a project folder: git does not see them, whoever made them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from photon.cli.main import run
+from photon.config import load_config
+from photon.data.prepare import prepare_embedded
+from photon.runtime.connection import find_node_keys
+from photon.runtime.own_node import own_node
+
+pytest.importorskip("flwr")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def seen(project: Path) -> list[str]:
+    """What git would add."""
+    shown = subprocess.run(
+        ["git", "-C", str(project), "status", "--porcelain", "--untracked-files=all"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    return sorted(line[3:] for line in shown.splitlines())
+
+
+def test_keys_are_not_seen(project):
+    assert run(["keys", "init"]) == 0
+    assert run(["keys", "add", "a", "--clients", "0"]) == 0
+    assert (project / "keys" / "a.key").exists()
+    assert seen(project) == []
+
+
+def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
+    """Made by `--host-clients`, as the published scripts use it."""
+    monkeypatch.setattr("photon.runtime.own_node.Guarded.__init__", lambda *_: None)
+    monkeypatch.setattr("photon.runtime.own_node.Guarded.close", lambda _: None)
+    with own_node("0-1", ("127.0.0.1", 1), project / "keys", load_config([])):
+        assert (project / "keys" / "ca.key").exists()
+    assert seen(project) == []
+
+
+def test_private_keys_beside_other_files_are_not_seen_and_the_others_are(project):
+    (project / "notes.txt").touch()
+    (project / ".gitignore").write_text("*.tmp")
+    assert run(["keys", "init", "--folder", "."]) == 0
+    assert run(["keys", "add", "a", "--clients", "0", "--folder", "."]) == 0
+    assert seen(project) == [".gitignore", "ca.pem", "nodes.json", "notes.txt", "server.pem"]
+    assert (project / ".gitignore").read_text().splitlines() == ["*.tmp", "*.key"]
+
+
+def test_a_key_that_was_copied_to_a_node_is_not_seen(project):
+    folder = project / "keys"
+    folder.mkdir()
+    for name in ("ca.pem", "a.key"):
+        (folder / name).touch()
+    assert find_node_keys(folder, "a").key == folder / "a.key"
+    assert "keys/a.key" not in seen(project)
+
+
+def test_prepared_data_is_not_seen(project):
+    config = load_config(["recipe=smoke"])
+    prepare_embedded(project / "fed-c4" / "c8", config.dataset.embedded, 2, 16)
+    assert (project / "fed-c4" / "c8" / "manifest.json").exists()
+    assert seen(project) == []
