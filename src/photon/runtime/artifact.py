@@ -128,9 +128,7 @@ def load(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[st
     except (OSError, SafetensorError) as error:
         raise CorruptCheckpoint(f"{file}: cannot read the tensors ({error})") from error
     if verify and _content(tensors) != manifest["digest"]:
-        raise CorruptCheckpoint(
-            f"{file}: the bytes are not those that were written; use an older checkpoint"
-        )
+        raise CorruptCheckpoint(f"{file}: the bytes are not those that were written")
     return tensors, manifest["facts"]
 
 
