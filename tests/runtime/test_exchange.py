@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -282,7 +283,7 @@ def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange, "save_file", full)
+    monkeypatch.setattr(exchange, "write_tensors", full)
     with pytest.raises(StorageError, match="No space left"):
         export_folder(run, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -352,3 +353,17 @@ def test_an_import_needs_no_room_but_its_own(foreign, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
     import_folder(foreign(), tmp_path / "run")
     assert load_saved_model(tmp_path / "run").encoder.end == 0
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_are_as_private_as_the_umask_says(make_run, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        export_folder(make_run(), tmp_path / "out")
+        import_folder(tmp_path / "out", tmp_path / "back")
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "out").iterdir())
+    files += [*(tmp_path / "run/checkpoints").iterdir(), *(tmp_path / "back/checkpoints").iterdir()]
+    assert {path.suffix for path in files} >= {".safetensors", ".json"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}

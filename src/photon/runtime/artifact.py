@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from photon.core.tree import digest
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
+from photon.runtime.tensor_file import write_tensors
 
 FORMAT = 1
 
@@ -68,7 +69,7 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file(dict(tensors), temporary)
+        write_tensors(temporary, tensors)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
