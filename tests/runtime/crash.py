@@ -42,12 +42,12 @@ class Bomb:
 
         return wrapped
 
-    def halfway(self, save_file):
-        def wrapped(tensors, path):
-            save_file(tensors, path)
+    def halfway(self, write_tensors):
+        def wrapped(path, tensors):
+            write_tensors(path, tensors)
             os.truncate(path, os.path.getsize(path) // 2)
             self.tick()
-            save_file(tensors, path)
+            write_tensors(path, tensors)
 
         return wrapped
 
@@ -56,7 +56,7 @@ PLACES = {
     "step": (Trainer, "_gradient", Bomb.before),
     "tensors written, manifest not": (artifact, "_write_manifest", Bomb.before),
     "manifest written": (artifact, "_write_manifest", Bomb.after),
-    "in the middle of writing tensors": (artifact, "save_file", Bomb.halfway),
+    "in the middle of writing tensors": (artifact, "write_tensors", Bomb.halfway),
     "between rounds": (server, "prune_checkpoints", Bomb.after),
 }
 

@@ -50,7 +50,8 @@ def test_one_client_is_centralised_training(smoke, family, optimizer, averaged):
     """
     shared = ["fl.n_total_clients=1", "llm_config.local_steps=20", "fl.n_rounds=10",
               f"llm_config.optimizer.name={optimizer}", "llm_config.optimizer.lr=0.002",
-              "llm_config.optimizer.eps=1e-6", *FAMILIES[family],
+              "llm_config.optimizer.eps=1e-6", "llm_config.optimizer.betas=[0.9,0.95]",
+              *FAMILIES[family],
               "llm_config.save_interval=20", "llm_config.eval_interval=20", *FEDAVG]  # fmt: skip
     travel = f"fl.aggregate_momenta={averaged}"
     federated = photon.train(smoke(*shared, travel, "run_uuid=fed"))

@@ -20,7 +20,7 @@ from photon.model.build import build_model, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime import evaluate as evaluation
 from photon.runtime.evaluate import Wanted, evaluate
-from photon.runtime.exchange import export_folder
+from photon.runtime.exchange import export_folder, import_folder
 from photon.runtime.inference import load_language_model
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.run_tokens import tokenization_facts
@@ -381,3 +381,14 @@ def test_a_prompt_that_is_no_text_is_refused(make_run, capsys):
     assert not out
     assert err.startswith(r"photon: PROMPT: character 2 is '\udcff', which is no text")
     assert err.count("\n") == 1
+
+
+def test_a_model_of_which_nothing_could_be_scored_is_no_success(make_run, command, tmp_path):
+    """An imported one: its data is not known, and no task or text was named."""
+    export_folder(make_run(), tmp_path / "hf")
+    import_folder(tmp_path / "hf", tmp_path / "imported")
+    for model in ("hf", "imported"):
+        code, out, err = command(str(tmp_path / model))
+        assert code == 2
+        assert "1 of 1 scores could not be had" in err
+        assert "give dataset.val.root_local, --text FILE, or tasks" in out

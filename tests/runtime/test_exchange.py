@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from photon.config.resolve import replace_keys
 from photon.core.tree import digest
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
-from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
+from photon.errors import (
+    CheckpointError,
+    DataError,
+    PhotonWarning,
+    RunFolderError,
+    StorageError,
+)
 from photon.model.build import build_model, parameters_of
 from photon.model.causal_lm import read_config
 from photon.model.generate import generate
@@ -282,7 +289,7 @@ def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange, "save_file", full)
+    monkeypatch.setattr(exchange, "write_tensors", full)
     with pytest.raises(StorageError, match="No space left"):
         export_folder(run, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -352,3 +359,27 @@ def test_an_import_needs_no_room_but_its_own(foreign, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
     import_folder(foreign(), tmp_path / "run")
     assert load_saved_model(tmp_path / "run").encoder.end == 0
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_are_as_private_as_the_umask_says(make_run, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        export_folder(make_run(), tmp_path / "out")
+        import_folder(tmp_path / "out", tmp_path / "back")
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "out").iterdir())
+    files += [*(tmp_path / "run/checkpoints").iterdir(), *(tmp_path / "back/checkpoints").iterdir()]
+    assert {path.suffix for path in files} >= {".safetensors", ".json"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
+
+
+def test_a_model_that_cannot_be_exported_is_told_of_when_it_begins_to_train(smoke, recwarn):
+    keys = ["llm_config.model.name=mpt_causal_lm", "llm_config.model.attn_config.alibi=true",
+            "fl.n_rounds=1", "fl.n_total_clients=1"]  # fmt: skip
+    with pytest.warns(PhotonWarning, match=r"this model trains, but .*no_bias=False: cannot"):
+        photon.train(smoke("run_uuid=biased", *keys))
+    recwarn.clear()
+    photon.train(smoke("run_uuid=plain", *keys, "llm_config.model.no_bias=true"))
+    assert not [one for one in recwarn if "this model trains" in str(one.message)]

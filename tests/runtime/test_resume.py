@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from photon.errors import (
     StorageError,
 )
 from photon.runtime import checkpoint, server
+from photon.runtime.saved_model import load_saved_model
 from photon.runtime.trackers import read_lines
 from photon.training.loop import Trainer
 
@@ -281,17 +283,54 @@ def test_shards_that_were_changed_are_refused_and_mended_ones_go_on(data_root, t
     assert [line["round"] for line in read_lines(run / "metrics.jsonl")] == [1, 2]
 
 
-def test_a_corrupt_checkpoint_is_refused(data_root, tmp_path):
-    photon.train(overrides(data_root, tmp_path))
+@pytest.mark.parametrize("variant", ["moments averaged", "centralized"])
+def test_a_corrupt_checkpoint_is_refused_and_the_last_good_one_goes_on(
+    data_root, tmp_path, uninterrupted, variant
+):
+    """By the command that the message prints, to the same bits."""
+    is_centralized = variant == "centralized"
+    photon.train(overrides(data_root, tmp_path, *VARIANTS[variant]), centralized=is_centralized)
     run = tmp_path / "run"
     newest = checkpoint.newest_checkpoint(run / "checkpoints")
     tensors = newest.parent / json.loads(newest.read_text())["file"]
     data = bytearray(tensors.read_bytes())
     data[-3] ^= 1
     tensors.write_bytes(data)
-    with pytest.raises(CorruptCheckpoint, match="are not those that were written"):
-        photon.resume(run, ["fl.n_rounds=6"])
+    with pytest.raises(CorruptCheckpoint, match="are not those that were written") as refused:
+        photon.resume(run)
     assert (run / "summary.json").exists()
+    good = checkpoint.list_checkpoints(run / "checkpoints")[-2]
+    assert f"the last good checkpoint is {good}: " in str(refused.value)
+    with pytest.raises(CorruptCheckpoint, match=good.name):
+        load_saved_model(run)
+    printed = re.search(r"photon train --resume (\S+) (\S+)", str(refused.value))
+    assert printed is not None
+    photon.resume(Path(printed[1]), [printed[2]])
+    (parameters, lines), expected = outcome(run), uninterrupted[variant]
+    assert parameters == expected[0]
+    assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected[1]]
+
+
+def test_where_no_checkpoint_is_good_it_is_said(data_root, tmp_path):
+    photon.train(overrides(data_root, tmp_path, "llm_config.save_num_checkpoints_to_keep=1"))
+    (manifest,) = (tmp_path / "run/checkpoints").glob("*.json")
+    manifest.write_text("{")
+    with pytest.raises(CorruptCheckpoint, match="keeps none before it that is good"):
+        photon.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("variant", ["moments averaged", "centralized"])
+def test_a_torn_last_line_is_written_anew(data_root, tmp_path, variant):
+    is_centralized = variant == "centralized"
+    photon.train(overrides(data_root, tmp_path, *VARIANTS[variant]), centralized=is_centralized)
+    metrics = tmp_path / "run/metrics.jsonl"
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole[:-30])
+    photon.resume(tmp_path / "run")
+    assert metrics.read_bytes() == whole
+    metrics.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 1] + bytes(40))  # a power cut
+    photon.resume(tmp_path / "run")
+    assert metrics.read_bytes() == whole
 
 
 def test_one_process_a_run_folder(data_root, tmp_path):
@@ -341,11 +380,11 @@ def test_a_full_disk_keeps_the_last_round(data_root, tmp_path, uninterrupted, mo
     saved, soft_hard = [], resource.getrlimit(resource.RLIMIT_FSIZE)
     save = checkpoint.save_server_state
 
-    def save_until_full(folder, state):
+    def save_until_full(folder, state, record=None):
         if state.round == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, soft_hard[1]))
         saved.append(state.round)
-        return save(folder, state)
+        return save(folder, state, record)
 
     monkeypatch.setattr(server, "save_server_state", save_until_full)
     try:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime import object_store, payload, signed_urls, transport
+from photon.runtime import object_store, owned_folder, payload, signed_urls, transport
 from photon.runtime.chunks import ChunkWriter, read_chunk
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.object_store import ObjectStore
@@ -137,8 +137,8 @@ def test_a_ticket_cannot_name_any_other_file(root, tmp_path):
 
 
 def test_folders_of_dead_owners_are_swept_and_no_others(root):
-    own = f"{os.getpid()}-{transport._start_time(os.getpid())}"
-    here = transport._namespace()
+    own = f"{os.getpid()}-{owned_folder._start_time(os.getpid())}"
+    here = owned_folder._namespace()
     shared = SharedMemory.create("run-with-dashes")
     dead = root / f"photon-999999999-123-{here}-run"
     recycled = root / f"photon-{os.getpid()}-{own.split('-')[1]}9-{here}-run"
@@ -183,6 +183,29 @@ def test_nothing_stays_behind_an_owner_that_is_killed(root):
     assert place.exists(), "a killed process cleans nothing up"
     SharedMemory.create("after").close()
     assert not list(root.iterdir())
+
+
+def test_sockets_of_killed_nodes_are_swept(tmp_path, monkeypatch):
+    """And those of the living, of other users and of other programs are left alone."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "from photon.runtime.owned_folder import sockets_folder as f\nimport os, signal\n"
+    code += "with f() as home:\n open(home / 'node', 'w').close()\n"
+    code += " os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
+    (left,) = tmp_path.iterdir()
+    assert (left / "node").exists()
+    (tmp_path / "photon-notes").mkdir()
+    others = tmp_path / left.name.replace("photon-", "photon-9", 1)
+    others.mkdir()
+    uids = {others: os.getuid() + 1}
+    monkeypatch.setattr(owned_folder, "_is_ours", lambda path: path not in uids)
+    with owned_folder.sockets_folder() as home:
+        assert not left.exists()
+        assert home.stat().st_mode & 0o077 == 0
+        with owned_folder.sockets_folder() as other:
+            assert home.exists()
+            assert other != home
+    assert {path.name for path in tmp_path.iterdir()} == {"photon-notes", others.name}
 
 
 def test_without_shared_memory_a_temporary_folder_serves(tmp_path, monkeypatch, written):

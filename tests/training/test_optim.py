@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from photon.config import load_config
 from photon.config.llm import OptimizerConfig
+from photon.config.resolve import resolve
+from photon.model.build import build_model
 from photon.training.adopt import Adopt
 from photon.training.muon import Muon
 from photon.training.optim import InnerOptimizer
@@ -188,3 +191,22 @@ def test_muon_leaves_embeddings_and_an_untied_head_to_adamw():
             dict(model.named_parameters())
         )
         assert all(n.startswith("blocks.") for n in moments["momentum_buffer"])
+
+
+@pytest.mark.parametrize(
+    ("name", "betas", "eps"),
+    [("adopt", (0.9, 0.9999), 1e-6), ("adamw", (0.9, 0.95), 1e-8), ("muon", (0.9, 0.95), 1e-8),
+     ("decoupled_adamw", (0.9, 0.95), 1e-8)],
+)  # fmt: skip
+def test_each_optimizer_has_its_own_defaults_and_what_is_given_counts(name, betas, eps):
+    """ADOPT's are those of its authors (Taniguchi et al. 2024, algorithm 2)."""
+    key = "llm_config.optimizer."
+    for given, expected in ([], (betas, eps)), ([f"{key}eps=1e-5"], (betas, 1e-5)), (
+        [f"{key}betas=[0.5,0.6]"], ((0.5, 0.6), eps),
+    ):  # fmt: skip
+        config = load_config(["recipe=smoke", f"{key}name={name}", *given])
+        part = InnerOptimizer(build_model(config.llm_config, 0), config.llm_config.optimizer)
+        group = part._parts[-1].param_groups[0]
+        assert (group["betas"], group["eps"]) == expected
+        written = resolve(config, cores=1, accelerator=0, run_uuid="r").llm_config.optimizer
+        assert (written.betas, written.eps) == expected, "the run folder says what was used"

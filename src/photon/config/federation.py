@@ -165,10 +165,15 @@ class FederationConfig(Section):
         "accept_failures_cnt",
     )
     accept_failures_cnt: int = Field(
-        default=0, ge=0, description="clients of a round that may fail, exactly; see quorum"
+        default=0,
+        ge=0,
+        description="clients of a round that may have no update (an error while they train, a "
+        "worker or node that is lost, a deadline, a refusal), exactly; see quorum",
     )
     ignore_failed_rounds: bool = Field(
-        default=False, description="another way to say failed_rounds=skip"
+        default=False,
+        description="another way to say failed_rounds=skip: a round below the quorum passes, and "
+        "the parameters stay",
     )
     staleness_exponent: float | None = Field(
         default=None,

@@ -67,6 +67,11 @@ class SchedulerConfig(Section):
     schedulers: Schedulers = Schedulers()
 
 
+OWN_NUMBERS: dict[str, tuple[tuple[float, float], float]] = {"adopt": ((0.9, 0.9999), 1e-6)}
+"""Optimizers with defaults of their own: betas and eps, as their authors have them."""
+USUAL_NUMBERS = ((0.9, 0.95), 1e-8)
+
+
 class OptimizerConfig(Section):
     """The inner optimizer."""
 
@@ -74,8 +79,14 @@ class OptimizerConfig(Section):
         default="adamw", description="inner optimizer; muon leaves embeddings and norms to adamw"
     )
     lr: float = Field(default=8e-3, gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="decay rates of moments")
-    eps: float = Field(default=1e-8, gt=0, description="added to (adopt: least) root of the moment")
+    betas: tuple[float, float] | None = Field(
+        default=None, description="decay rates of moments; null: 0.9, 0.95 (adopt: 0.9, 0.9999)"
+    )
+    eps: float | None = Field(
+        default=None,
+        gt=0,
+        description="added to (adopt: least) root of the moment; null: 1e-8 (adopt: 1e-6)",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Muon's momentum (Nesterov)")
     weight_decay: float = Field(
         default=0.1,
@@ -86,10 +97,20 @@ class OptimizerConfig(Section):
 
     @field_validator("betas")
     @classmethod
-    def _betas_in_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError(f"betas must lie in [0, 1), got {list(value)}")
+    def _betas_in_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if not all(0 <= beta < 1 for beta in value or ()):
+            raise ValueError(f"betas must lie in [0, 1), got {list(value or ())}")
         return value
+
+    @property
+    def decay_rates(self) -> tuple[float, float]:
+        """`betas`, or the optimizer's own."""
+        return self.betas or OWN_NUMBERS.get(self.name, USUAL_NUMBERS)[0]
+
+    @property
+    def epsilon(self) -> float:
+        """`eps`, or the optimizer's own."""
+        return self.eps or OWN_NUMBERS.get(self.name, USUAL_NUMBERS)[1]
 
 
 class GradientClipping(Section):

@@ -137,6 +137,7 @@ def resolve(
     steps = config.llm_config.max_duration if centralized else None
     steps = steps or config.total_steps
     lr = "llm_config.scheduler.schedulers.lr"
+    optimizer = config.llm_config.optimizer
     return replace_keys(
         config,
         {
@@ -146,6 +147,8 @@ def resolve(
             "photon.threads": threads,
             "llm_config.max_duration": steps,
             "llm_config.compile": compiled,
+            "llm_config.optimizer.betas": list(optimizer.decay_rates),
+            "llm_config.optimizer.eps": optimizer.epsilon,
             "llm_config.model.max_seq_len": config.llm_config.positions,
             **{f"{lr}.{key}": value for key, value in _schedule(config, steps).items()},
         },

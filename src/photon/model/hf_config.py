@@ -95,6 +95,17 @@ def config_of(llm: LlmConfig) -> dict[str, Any]:
     }
 
 
+def export_note(llm: LlmConfig) -> str | None:
+    """What to tell the user of a model that trains here and cannot be exported."""
+    if llm.model.name == "hf_causal_lm":
+        return None  # it came from there
+    try:
+        config_of(llm)
+    except ConfigError as error:
+        return f"this model trains, but {error}"
+    return None
+
+
 def _gpt2_config(model: ModelConfig, positions: int) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],

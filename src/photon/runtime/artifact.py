@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from photon.core.tree import digest
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
+from photon.runtime.tensor_file import write_tensors
 
 FORMAT = 1
 
@@ -68,7 +69,7 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file(dict(tensors), temporary)
+        write_tensors(temporary, tensors)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -128,9 +129,7 @@ def load(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[st
     except (OSError, SafetensorError) as error:
         raise CorruptCheckpoint(f"{file}: cannot read the tensors ({error})") from error
     if verify and _content(tensors) != manifest["digest"]:
-        raise CorruptCheckpoint(
-            f"{file}: the bytes are not those that were written; use an older checkpoint"
-        )
+        raise CorruptCheckpoint(f"{file}: the bytes are not those that were written")
     return tensors, manifest["facts"]
 
 

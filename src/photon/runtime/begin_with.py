@@ -49,8 +49,11 @@ class Copy:
         """Put it into a new run's folder."""
         if self.with_clients:
             shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
-        copy_lines(self.source / "metrics.jsonl", folder.metrics, "round", self.state.round)
-        checkpoint.save_server_state(folder.checkpoints, self.state)
+        theirs, done = self.source / "metrics.jsonl", self.state.round
+        kept = checkpoint.kept_records(self.source / "checkpoints")
+        lines = copy_lines(theirs, folder.metrics, "round", done, kept)
+        record = lines[-1] if lines else None
+        checkpoint.save_server_state(folder.checkpoints, self.state, record)
 
 
 def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:

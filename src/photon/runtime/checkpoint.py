@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from photon.core.loss_scale import LossScale
 from photon.core.messages import ClientState, Moments, ServerState, StreamState, Update
 from photon.core.tree import Tree, mismatch
-from photon.errors import CheckpointError, MismatchedCheckpoint, NonFiniteLoss, PayloadError
+from photon.errors import (
+    CheckpointError,
+    CorruptCheckpoint,
+    MismatchedCheckpoint,
+    NonFiniteLoss,
+    PayloadError,
+)
 from photon.runtime import artifact
 from photon.runtime.payload import open_payload
 from photon.training.state import TrainState
+
+T = TypeVar("T")
 
 
 def pack(trees: Mapping[str, Tree | Mapping[str, Tree]]) -> dict[str, Tensor]:
@@ -45,8 +53,14 @@ def _moments(tensors: Tree, prefix: str, names: Mapping[str, list[str]]):
     return {moment: unpack(tensors, f"{prefix}/{moment}", order) for moment, order in names.items()}
 
 
-def save_server_state(folder: Path, state: ServerState) -> Path:
-    """Commit a round: once this returns, it has happened."""
+def save_server_state(
+    folder: Path, state: ServerState, record: Mapping[str, Any] | None = None
+) -> Path:
+    """Commit a round: once this returns, it has happened.
+
+    Args:
+        record: the round's line of metrics.jsonl, which a crash may tear.
+    """
     tensors = pack({"params": state.params, "outer": state.outer, "moments": state.moments})
     facts = {
         "kind": "server",
@@ -64,6 +78,7 @@ def save_server_state(folder: Path, state: ServerState) -> Path:
         "bases": {str(number): base for number, base in state.bases.items()},
         "speeds": {str(client): speed for client, speed in state.speeds.items()},
         "noise": dict(state.noise),
+        "record": None if record is None else dict(record),
     }
     return artifact.save(folder, f"round_{state.round:06d}", tensors, facts)
 
@@ -270,6 +285,41 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Manifests of a checkpoint folder, oldest first."""
     found = [path for path in folder.glob("*.json") if re.fullmatch(r"(round|step)_\d+", path.stem)]
     return sorted(found, key=lambda path: int(path.stem.split("_")[1]))
+
+
+def kept_records(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl that the commits of a checkpoint folder hold, oldest first."""
+    found = []
+    for path in list_checkpoints(folder):
+        with suppress(CheckpointError):  # its damage is told when it is used
+            facts = artifact.load_facts(path)
+            found.append(facts.get("record") or facts.get("extra", {}).get("record"))
+    return [record for record in found if record]
+
+
+def load_with_way_back(path: Path, load: Callable[[Path], T]) -> T:
+    """What a loader makes of a checkpoint.
+
+    Raises:
+        CorruptCheckpoint: it is damaged; the message names the last good one before it.
+    """
+    try:
+        return load(path)
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(f"{error}; {_way_back(path)}") from error
+
+
+def _way_back(damaged: Path) -> str:
+    folder = damaged.parent
+    for path in reversed(list_checkpoints(folder)):
+        with suppress(CheckpointError):
+            if path.stem < damaged.stem and artifact.load(path):
+                number = int(path.stem.split("_")[1])
+                return (
+                    f"the last good checkpoint is {path}: photon train --resume {folder.parent} "
+                    f"photon.resume_round={number} goes back to it"
+                )
+    return f"{folder} keeps none before it that is good"
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from photon.runtime.pretrained import CONVERT, quiet, require_finite, save_pretr
 from photon.runtime.run_folder import IMPORTED, RunFolder
 from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import SavedModel, load_saved_model
+from photon.runtime.tensor_file import write_tensors
 from photon.training.state import TrainState
 
 MARKER = "photon.json"
@@ -143,7 +144,7 @@ def _write_model(folder: Path, saved: SavedModel) -> None:
         config = _read_json(folder / "config.json") or {}
     else:
         config, tensors = export_model(llm, saved.params)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     marks = saved.encoder.facts
     ends = {"bos_token_id": marks.start, "eos_token_id": marks.end}
     write_json(folder / "config.json", {**config, **ends})

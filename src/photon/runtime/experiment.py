@@ -24,6 +24,7 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
+from photon.model.hf_config import export_note
 from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.external_trackers import require_trackers
@@ -278,6 +279,7 @@ def _run(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
         _repeats_note(config, kind == CENTRALIZED, job),
+        export_note(config.llm_config),
         layers_note(config, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, config.llm_config.precision),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from photon.runtime.hosted_run import data_facts
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.job import EngineFactory, Job
 from photon.runtime.node_service import NodeService
+from photon.runtime.owned_folder import sockets_folder
 from photon.runtime.preparation import require_data
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.superlink import Tls
@@ -106,8 +106,8 @@ def run_node(
     if (unprepared := require_data(own, clients)) is not None:
         warnings.warn(unprepared, PhotonWarning, stacklevel=2)
     sign = signer(keys.key) if keys else None
-    with StopRequest() as stop, tempfile.TemporaryDirectory(prefix="photon-") as home:
-        path = Path(home) / f"{name}.sock"
+    with StopRequest() as stop, sockets_folder() as home:
+        path = home / "node"
         service = NodeService(name, list(clients), own, path, sign, say)
         connection = Connection(server, path, keys, service, say)
         try:

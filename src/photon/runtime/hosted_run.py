@@ -119,7 +119,8 @@ class HostedRun:
         if done and self.folder.config.fl.fold_updates:
             done = [fold(done)]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
-        failed = {client: reason for client in plan.cohort if client not in trained}
+        faults = self.engine.faults
+        failed = {c: faults.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:

@@ -48,6 +48,7 @@ def score_losses(
 
     Returns:
         The validation set if the model's data is known, the clients' parts if asked for, the texts.
+        Where there would be nothing to score at all, it says so when it is called.
     """
     train, val = candidate.config.dataset.train, candidate.config.dataset.val
     places = (train.root_local, train.root_remote, val.root_local, val.root_remote)
@@ -57,7 +58,7 @@ def score_losses(
         for client in range(candidate.config.fl.n_total_clients) if per_client else ():
             part = f"client_{client}/{VALIDATION}"
             wanted[part] = lambda p=part, c=client: _part_loss(candidate, passes, p, c)
-    elif per_client:
+    elif per_client or not (texts or candidate.config.icl_tasks_config.icl_tasks):
         wanted[VALIDATION] = _no_data
     for path in texts:
         wanted[str(path)] = lambda path=path: _text_loss(candidate, passes, path)
@@ -65,7 +66,10 @@ def score_losses(
 
 
 def _no_data() -> LossScore:
-    raise DataError("the model's data is not known; set dataset.val.root_local")
+    raise DataError(
+        "the model's data is not known: give dataset.val.root_local, --text FILE, or tasks "
+        "(icl_tasks_config)"
+    )
 
 
 def _part_loss(

@@ -16,6 +16,7 @@ from photon.core.tree import Tree, all_finite
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.build import model_with
 from photon.model.causal_lm import HuggingFaceLM, hf_config
+from photon.runtime.tensor_file import follow_umask
 
 CONVERT = (
     "its weights must be safetensors; pickled ones (*.bin) are never opened: load the folder with "
@@ -85,6 +86,8 @@ def save_pretrained(llm: LlmConfig, params: Tree, folder: Path) -> None:
     assert isinstance(model, HuggingFaceLM)
     with quiet():
         model.model.save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):
+        follow_umask(path)
 
 
 @contextmanager

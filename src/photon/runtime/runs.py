@@ -97,7 +97,8 @@ def _federated(
     # Held by nobody else, so that its memory is free once the next one is there.
     states = [_server_state(folder, config)]
     done = states[0].round
-    lines = JsonlTracker(folder.metrics, "round", done)  # first: the others follow the file
+    kept = checkpoint.kept_records(folder.checkpoints)
+    lines = JsonlTracker(folder.metrics, "round", done, kept)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
     tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
     track = tasks.adding_to(to_all([lines, *shown]))
@@ -123,6 +124,7 @@ def _federated(
             validate=lambda state: loss_record(score(state), floor),
             track=track,
             stop=job.stop,
+            written=lambda: lines.last,
             committed=_mirroring(folder, config),
             tell=beacon.tell,
         )
@@ -164,7 +166,7 @@ def _server_state(folder: RunFolder, config: Config) -> ServerState:
     llm = config.llm_config
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
-        state = checkpoint.load_server_state(newest)
+        state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
         checkpoint.require_same_model(state.params, parameters_of(empty_model(llm)), newest)
         return state
     seeded = parameters_of(build_model(llm, config.seed))
@@ -198,7 +200,8 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
         return loss_record(report) | ({"client_val_loss": own} if own else {})
 
     keys = config.centralized
-    track = tasks.adding_to(_step_tracker(folder, config, trainer.state.step, job, outside))
+    lines = _step_lines(folder, trainer.state.step, job)
+    track = tasks.adding_to(_step_tracker(folder, config, lines, trainer.state.step, job, outside))
     if keys.store_init_model and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
     if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.eval_only:
@@ -219,7 +222,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
             effects=Effects(
                 validate=lambda: record(score()),
                 track=track,
-                commit=_commit(folder, config, trainer),
+                commit=_commit(folder, config, trainer, lines),
                 beacon=beacon,
             ),
         )
@@ -232,7 +235,9 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
     return _score(config, report, state.num_tokens, state.step, seconds)
 
 
-def _commit(folder: RunFolder, config: Config, trainer: Trainer) -> Callable[[float], None]:
+def _commit(
+    folder: RunFolder, config: Config, trainer: Trainer, lines: JsonlTracker | None
+) -> Callable[[float], None]:
     """Saves the live state; several processes gather it together, the first one writes."""
     mirror = _mirroring(folder, config)
 
@@ -240,7 +245,8 @@ def _commit(folder: RunFolder, config: Config, trainer: Trainer) -> Callable[[fl
         state = trainer.snapshot()
         if trainer.world.is_first:
             name = f"step_{state.step:06d}"
-            checkpoint.save_train_state(folder.checkpoints, name, state, {"seconds": seconds})
+            extra = {"seconds": seconds, "record": dict(lines.last or {}) if lines else None}
+            checkpoint.save_train_state(folder.checkpoints, name, state, extra)
             checkpoint.prune_checkpoints(folder.checkpoints, config.checkpoints_kept)
             mirror()
 
@@ -265,12 +271,24 @@ def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict
     }
 
 
-def _step_tracker(
-    folder: RunFolder, config: Config, step: int, job: Job, outside: ExternalTrackers
-) -> Tracker:
+def _step_lines(folder: RunFolder, step: int, job: Job) -> JsonlTracker | None:
+    """metrics.jsonl, which the first process writes."""
     if not job.world.is_first:
+        return None
+    kept = checkpoint.kept_records(folder.checkpoints)
+    return JsonlTracker(folder.metrics, "step", step, kept)
+
+
+def _step_tracker(
+    folder: RunFolder,
+    config: Config,
+    lines: JsonlTracker | None,
+    step: int,
+    job: Job,
+    outside: ExternalTrackers,
+) -> Tracker:
+    if lines is None:
         return to_all([])
-    lines = JsonlTracker(folder.metrics, "step", step)
     shown = [*job.trackers(folder, run_label(config, folder.kind)), *outside.begin("step", step)]
     return to_all([lines, *shown])
 
@@ -283,7 +301,7 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
         trainer.state = replace(trainer.state, streams=stream.start())
         return 0.0
     newest = checkpoint.newest_checkpoint(folder.checkpoints)
-    state, extra = checkpoint.load_train_state(newest)
+    state, extra = checkpoint.load_with_way_back(newest, checkpoint.load_train_state)
     checkpoint.require_same_model(state.params, parameters_of(trainer.model), newest)
     trainer.load(state)
     return extra["seconds"]

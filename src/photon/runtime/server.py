@@ -54,6 +54,7 @@ class Server:
         validate: scores the global parameters.
         track: takes a record of each round.
         stop: asked between steps and rounds.
+        written: gives the line of metrics.jsonl that was written last, which the commit holds too.
         committed: called after each commit.
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
     """
@@ -64,6 +65,7 @@ class Server:
     validate: Validate
     track: Tracker
     stop: StopRequest
+    written: Callable[[], Mapping[str, Any] | None] = lambda: None
     committed: Callable[[], None] = lambda: None
     tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
     _attempts: int = 0
@@ -204,7 +206,7 @@ class Server:
             if _is_due(self.config, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
-        save_server_state(self.checkpoints, state)
+        save_server_state(self.checkpoints, state, self.written())
         prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)
         self.committed()
 
@@ -241,7 +243,7 @@ class Server:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(self.config, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
-        save_server_state(self.checkpoints, state)
+        save_server_state(self.checkpoints, state, self.written())
         return state
 
 

@@ -19,23 +19,43 @@ class JsonlTracker:
         path: the metrics file.
         key: the counter of a record, `round` or `step`.
         committed: value of that counter at the last commit; later lines are cut.
+        kept: records that the commits hold; a line that a crash has torn is written anew from them.
+
+    Attributes:
+        last: the record that was written last.
     """
 
-    def __init__(self, path: Path, key: str, committed: int) -> None:
+    def __init__(
+        self, path: Path, key: str, committed: int, kept: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         self.path = path
-        copy_lines(path, path, key, committed)
+        self.last: Mapping[str, Any] | None = None
+        if lines := copy_lines(path, path, key, committed, kept):
+            self.last = lines[-1]
 
     def __call__(self, record: Mapping[str, Any]) -> None:
+        self.last = record
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
 
-def copy_lines(source: Path, path: Path, key: str, committed: int) -> None:
-    """The records of a metrics file up to a commit, in place of what is at `path`."""
-    kept = [line for line in read_lines(source) if line.get(key, 0) <= committed]
+def copy_lines(
+    source: Path, path: Path, key: str, committed: int, kept: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Put the records of a metrics file up to a commit in place of what is at `path`.
+
+    Args:
+        kept: records that belong there, in case that the file has lost them.
+    """
+    lines = read_lines(source)
+    there = {line.get(key) for line in lines}
+    lines += [dict(record) for record in kept if record[key] not in there]
+    upto = [line for line in lines if line.get(key, 0) <= committed]
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+    upto.sort(key=lambda line: line.get(key, 0))
+    temporary.write_text("".join(map(_line, upto)), encoding="utf-8")
     temporary.replace(path)
+    return upto
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -47,7 +67,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:

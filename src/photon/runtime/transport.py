@@ -14,6 +14,7 @@ from typing import Protocol
 
 from photon.config.schema import PhotonConfig
 from photon.errors import ConfigError, PayloadError, StorageError
+from photon.runtime.owned_folder import PATTERN, make_folder
 from photon.runtime.payload import PayloadRef, copy_payload, verify_payload
 from photon.runtime.wire import Ticket
 
@@ -86,22 +87,14 @@ def fetch_ticket(ticket: Ticket, path: Path) -> None:
 
 
 class SharedMemory:
-    """Payloads in a folder in memory, for processes of one host.
-
-    The folder's name holds its owner: process id, start time and the namespace in which the id
-    counts. Whoever makes the next folder sweeps those whose owner has ended, so nothing stays
-    behind a kill -9 for long.
-    """
+    """Payloads in a folder in memory, for processes of one host."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def create(cls, run: str) -> SharedMemory:
-        sweep(_root())
-        owner = f"{os.getpid()}-{_start_time(os.getpid())}-{_namespace()}"
-        folder = Path(tempfile.mkdtemp(prefix=f"photon-{owner}-{run}-", dir=_root()))
-        return cls(folder)
+        return cls(make_folder(_root(), f"{run}-"))
 
     def offer(self, path: Path, ref: PayloadRef) -> Ticket:
         place = self.folder / ref.digest
@@ -128,37 +121,6 @@ class SharedMemory:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def sweep(root: Path) -> None:
-    """Delete the folders whose owner has ended; of other containers' owners nothing is known."""
-    for folder in root.glob("photon-*-*-*-*"):
-        _, pid, started, namespace, _ = folder.name.split("-", 4)
-        if namespace == _namespace() and pid.isdecimal() and _start_time(int(pid)) != started:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_time(pid: int) -> str:
-    """When a process began, in the kernel's ticks (0 where it does not say); empty: it ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except OSError:
-        pass  # another user's
-    return "0"
-
-
-def _namespace() -> str:
-    try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
-    except OSError:
-        return "0"
-
-
 def _root() -> Path:
     return SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
 
@@ -171,7 +133,7 @@ def _place(ticket: Mapping[str, object], ref: PayloadRef) -> Path:
     """
     place = Path(str(ticket.get("path")))
     folder = place.parent
-    if place.name != ref.digest or folder.parent != _root() or not folder.match("photon-*-*-*-*"):
+    if place.name != ref.digest or folder.parent != _root() or not folder.match(PATTERN):
         raise PayloadError(f"payload {ref.digest[:12]}: {place} is no place of shared memory")
     return place
 

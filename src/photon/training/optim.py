@@ -108,5 +108,6 @@ def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
     if config.name == "sgd":
         return SGD(groups, lr=config.lr)
     if config.name == "adopt":
-        return Adopt(groups, lr=config.lr, betas=config.betas, eps=config.eps)
-    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        return Adopt(groups, lr=config.lr, betas=config.decay_rates, eps=config.epsilon)
+    numbers = {"betas": config.decay_rates, "eps": config.epsilon}
+    return AdamW(groups, lr=config.lr, **numbers, fused=True)

@@ -7,7 +7,6 @@ import json
 import secrets
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from photon.runtime.buffers import Buffers
 from photon.runtime.engines.link import Answer, Inbox
 from photon.runtime.enrolment import Register
 from photon.runtime.guard import Guarded
+from photon.runtime.owned_folder import sockets_folder
 from photon.runtime.private_files import keep_from_git
 from photon.runtime.superlink import (
     APP,
@@ -114,8 +114,8 @@ class FlowerLink:
         The relay proves by a token that it is the one that was started here.
         """
         token = secrets.token_hex(16)
-        with tempfile.TemporaryDirectory(prefix="photon-") as home:
-            path = Path(home) / "relay"
+        with sockets_folder() as home:
+            path = home / "relay"
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
                 listener.bind(str(path))
                 listener.listen(1)

@@ -24,6 +24,7 @@ from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
 from photon.runtime.checkpoint import load_update
 from photon.runtime.device import count_gpus
+from photon.runtime.engines.faults import take_down
 from photon.runtime.node import Node, Stopped
 from photon.runtime.run_folder import RunFolder
 
@@ -77,6 +78,7 @@ class InProcess:
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
+        self.faults = {}
         for client in plan.cohort:
             try:
                 path = self.node.train(
@@ -84,6 +86,9 @@ class InProcess:
                 )
             except Stopped:
                 return
+            except Exception as error:
+                take_down(self.faults, self.node.config.fl, client, error)
+                continue
             yield load_update(path)
 
     def close(self) -> None:
@@ -132,6 +137,7 @@ class WorkerPool:
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
         self._refresh()
+        self.faults = {}
         waiting = deque(plan.cohort)
         attempts = dict.fromkeys(plan.cohort, 0)
         left, give_up = len(plan.cohort), math.inf
@@ -143,15 +149,12 @@ class WorkerPool:
                 self._hand_out(waiting, attempts, plan, base)
             elif not self._busy():
                 return
-            for worker, reply in self._replies():
-                client, worker.client = worker.client, None
-                if reply is None:
-                    self._replace(worker)
-                    if client is not None:
-                        _may_retry(client, attempts[client], plan.round)
-                        waiting.append(client)
-                elif "error" in reply:
-                    _raise_from(reply)
+            for client, reply in self._turns():
+                if (error := _failure(client, reply, attempts[client], plan.round)) is not None:
+                    left -= 1
+                    take_down(self.faults, self.folder.config.fl, client, error)
+                elif reply is None:
+                    waiting.append(client)
                 elif "update" in reply:
                     left -= 1
                     yield load_update(Path(reply["update"]))
@@ -209,6 +212,15 @@ class WorkerPool:
                 instruction = asdict(plan.instructions[client])
                 _try_send(worker, {"instruction": instruction, "base": str(base)})
 
+    def _turns(self) -> Iterator[tuple[int, dict | None]]:
+        """Clients whose turn has ended, and how; the dead are replaced."""
+        for worker, reply in self._replies():
+            client, worker.client = worker.client, None
+            if reply is None:
+                self._replace(worker)
+            if client is not None:
+                yield client, reply
+
     def _replies(self) -> Iterator[tuple[_Worker, dict | None]]:
         """Messages that end a client's turn; None stands for a dead or silent worker."""
         for key, _ in self.selector.select(timeout=0.2):
@@ -262,18 +274,26 @@ def _try_send(worker: _Worker, message: dict) -> None:
         return  # its death is seen when the socket is read
 
 
-def _may_retry(client: int, attempts: int, round_number: int) -> None:
-    if attempts >= MAX_ATTEMPTS:
-        raise RoundFailed(
-            f"round {round_number}: the worker training client {client} died {attempts} times; "
-            "out of memory? Everything finished so far is kept: resume to try again"
-        )
+def _failure(client: int, reply: dict | None, attempts: int, round_number: int) -> Exception | None:
+    """Why a client has no update and is not tried again; None: it has one, or is.
+
+    Args:
+        reply: None from a worker that has died.
+    """
+    if reply is not None:
+        return _error_of(reply) if "error" in reply else None
+    if attempts < MAX_ATTEMPTS:
+        return None
+    return RoundFailed(
+        f"round {round_number}: the worker training client {client} died {attempts} times; "
+        "out of memory? Everything finished so far is kept: resume to try again"
+    )
 
 
-def _raise_from(reply: dict) -> None:
-    """Raise a worker's error here, as the same class where it is one of ours."""
+def _error_of(reply: dict) -> Exception:
+    """A worker's error, of the same class where it is one of ours."""
     kind = getattr(errors, reply["error"], None)
     text = f"client {reply['client']}: {reply['message']}"
     if isinstance(kind, type) and issubclass(kind, PhotonError):
-        raise kind(text)
-    raise RuntimeError(f"{reply['error']} in a worker, {text}")
+        return kind(text)
+    return RuntimeError(f"{reply['error']} in a worker, {text}")
