@@ -344,7 +344,7 @@ def test_weights_that_are_no_numbers_are_refused(foreign, tmp_path, value):
     tensors = load_file(folder / "model.safetensors")
     tensors["model.norm.weight"][3] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"norm\.weight has 1 values that are infinite"):
+    with pytest.raises(CheckpointError, match=r"norm\.weight: 1 of \d+ values are infinite"):
         import_folder(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match="infinite or no number"):
