@@ -82,7 +82,32 @@ def test_another_authority_is_found(tmp_path, smoke, server):
     make_authority(tmp_path / "others", ["localhost"])
     verdict, text = verdicts(smoke(), None, address, tmp_path / "others" / "ca.pem")["TLS"]
     assert verdict == "fail"
-    assert "same ca.pem" in text
+    assert "not trusted" in text
+
+
+def test_the_guides_node_is_well_before_it_knows_the_model(tmp_path, capsys):
+    """A site's data of 300 tokens and rows of 32, where the default model has other numbers; one
+    that is named is compared."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(200):
+        words = (f"word{(number * 7 + k) % 50}" for k in range(60))
+        (texts / f"{number}.txt").write_text(" ".join(words))
+    made = ["--source", str(texts), "--train-tokenizer", "vocab_size=300", "--clients", "1-1"]
+    mine, want = tmp_path / "mine", "llm_config.max_seq_len=32"
+    assert run(["prepare", *made, "--out", str(mine), want]) == 0
+    config = load_config([f"dataset.train.root_local={mine}"])
+    nowhere = ("127.0.0.1", 1)
+    found = verdicts(config, [1], nowhere, None)
+    assert [found[what][0] for what in ("memory", "disk", "data")] == ["ok"] * 3
+    assert "up to the server's model" in found["memory"][1]
+    assert "rows of 32" in found["data"][1]
+    assert verdicts(config, [0], nowhere, None)["data"][0] == "warn"
+    (mine / "tokenizer.json").write_text("{}")
+    assert verdicts(config, [1], nowhere, None)["data"][0] == "fail"
+    named = load_config([f"dataset.train.root_local={mine}", "llm_config=mpt-7b"])
+    assert "mpt-7b" in verdicts(named, [1], nowhere, None)["memory"][1]
+    capsys.readouterr()
 
 
 def test_what_is_missing_is_found(smoke, tmp_path):

@@ -15,18 +15,25 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from photon.config.compose import load_config
 from photon.config.schema import Config
+from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.shards import Rows
+from photon.data.tokenizer import tokenizer_digest
+from photon.data.verify import require_tokenizer
 from photon.errors import ConfigError, PhotonError, install_with
 from photon.model.flops import model_cost, training_memory
+from photon.runtime.address import format_address
 from photon.runtime.device import choose_device
 from photon.runtime.fit import free_memory
-from photon.runtime.preparation import prepare, with_architecture
+from photon.runtime.preparation import prepare, require_data, with_architecture
+from photon.runtime.probe import find_trouble
 from photon.runtime.rows import data_root
 from photon.training.outline import traffic_of
 
+FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"
 MAX_CLOCK_SECONDS = 60.0
 PROBE_BYTES = 4_000_000
 TIMEOUT_SECONDS = 10.0
@@ -55,6 +62,9 @@ def examine(
 ) -> Iterator[Finding]:
     """Findings, as they are made.
 
+    With a server this is a node: the model comes with the server's instructions, so nothing is
+    compared with one that nobody has named.
+
     Args:
         clients: whose data must be here; None: not asked for.
         server: to be reached; None: not asked for.
@@ -63,10 +73,11 @@ def examine(
     config = with_architecture(config)
     yield _versions()
     yield _device(config)
-    yield _memory(config)
-    yield _disk(config)
+    has_model = server is None or config.llm_config != load_config().llm_config
+    yield _memory(config, has_model)
+    yield _disk(config, has_model)
     if clients is not None:
-        yield from _data(config, clients)
+        yield _data(config, clients, has_model)
     if server is not None:
         yield from _connection(*server, authority)
 
@@ -93,17 +104,19 @@ def _device(config: Config) -> Finding:
     return Finding("ok", "device", str(device))
 
 
-def _memory(config: Config) -> Finding:
+def _memory(config: Config, has_model: bool) -> Finding:
     need = training_memory(config.llm_config, 1).total
     try:
         free = free_memory(choose_device(config.photon.device))
     except PhotonError as error:
         return Finding("fail", "memory", str(error))
+    if not has_model:
+        return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
     text = f"{_size(need)} to train {config.llm_config.name} with 1 row a pass, {_size(free)} free"
     return Finding("ok" if need <= free else "fail", "memory", text)
 
 
-def _disk(config: Config) -> Finding:
+def _disk(config: Config, has_model: bool) -> Finding:
     """A node keeps of each client an open and a closed state and an update; a server two states."""
     cost = model_cost(config.llm_config)
     update = traffic_of(config)
@@ -113,20 +126,22 @@ def _disk(config: Config) -> Finding:
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free
+    if not has_model:
+        return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
     text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
     return Finding("ok" if need <= free else "fail", "disk", text)
 
 
-def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
+def _data(config: Config, clients: list[int], has_model: bool) -> Finding:
     try:
-        config, data = prepare(config, lambda line: None, clients)
-        root = data_root(config)
+        if not has_model and (missing := require_data(config, clients)):
+            return Finding("warn", "data", missing)
+        root, data = _found(config, clients, has_model)
         for client in clients:
             Rows(root / f"client_{client}" / "train")
     except PhotonError as error:
-        yield Finding("fail", "data", str(error))
-        return
-    yield Finding(
+        return Finding("fail", "data", str(error))
+    return Finding(
         "ok",
         "data",
         f"{root}: clients {', '.join(map(str, clients))}; rows of "
@@ -135,12 +150,24 @@ def _data(config: Config, clients: list[int]) -> Iterator[Finding]:
     )
 
 
+def _found(config: Config, clients: list[int], has_model: bool) -> tuple[Path, dict[str, Any]]:
+    """The folder of the data and its manifest, held against the model where one is named."""
+    given = config.dataset.train.root_local
+    if has_model or given is None or not (Path(given) / MANIFEST).exists():
+        config, data = prepare(config, lambda line: None, clients)
+        return data_root(config), data
+    root = Path(given).resolve()
+    data = read_manifest(root)
+    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    return root, data
+
+
 def _connection(host: str, port: int, authority: Path | None) -> Iterator[Finding]:
     try:
         delays = [_timed(lambda: socket.create_connection((host, port), 5.0).close())
                   for _ in range(3)]  # fmt: skip
     except OSError as error:
-        text = f"{host}:{port}: {error}; is the server up, and the port open to the outside?"
+        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
         yield Finding("fail", "server", text)
         return
     yield Finding(
@@ -151,7 +178,7 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
         date, seconds = _probe(connection)
         answered = [path for path in NOT_FOR_NODES if _is_answered(connection, path)]
     except (OSError, http.client.HTTPException, ValueError) as error:
-        text = f"{host}:{port}: {error}; do both sides have the same ca.pem, or both --insecure?"
+        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
         yield Finding("fail", "TLS" if authority else "HTTP", text)
         return
     if authority:
