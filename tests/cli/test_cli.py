@@ -222,6 +222,15 @@ def test_training_takes_from_the_data_what_is_not_given(photon_command, data_roo
     assert summary["federated"]["tokens"] == 2 * 2 * 2 * 64  # clients, steps, rows, tokens
 
 
+def test_data_too_small_for_longer_rows_is_refused_before_training(
+    photon_command, smoke_arguments, tmp_path
+):
+    code, _, err = photon_command(*smoke_arguments, "llm_config.max_seq_len=200000")
+    assert code == 2
+    assert "too little text for one row of 200000 tokens; lower llm_config.max_seq_len" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_lone_number_of_clients_is_refused(photon_command, tmp_path):
     (tmp_path / "text.txt").write_text("text")
     code, _, err = photon_command("prepare", "--source", "text.txt", "--clients", "8")

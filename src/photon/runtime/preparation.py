@@ -20,7 +20,7 @@ from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
 from photon.runtime.job import Say
 from photon.runtime.restore import start_of_centralized
-from photon.runtime.rows import data_root, find_data
+from photon.runtime.rows import VALIDATION, data_root, find_data, open_rows
 from photon.runtime.run_tokens import encoder_of_data
 
 
@@ -130,7 +130,10 @@ def prepare(
     if config.dataset.val.root_local or config.dataset.val.root_remote:
         found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
     config = replace_keys(config, found)
-    _check_data(config, data, data_root(config), range(clients) if needed is None else needed)
+    here = range(clients) if needed is None else needed
+    _check_data(config, data, data_root(config), here)
+    if length > data["settings"]["sequence_length"]:
+        _require_longer_rows(config, here, common=not needed)
     return config, data
 
 
@@ -158,6 +161,16 @@ def require_data(config: Config, clients: Collection[int]) -> str | None:
         f"{root}: was not prepared for client {missing[0]}; unless the server's streams say where "
         "its rows are, `photon prepare --clients` makes them"
     )
+
+
+def _require_longer_rows(config: Config, clients: Collection[int], *, common: bool) -> None:
+    """Refuse data that was enough for the rows it was prepared in, but not for the model's."""
+    own = ("train", VALIDATION) if config.fl.split_eval else ("train",)
+    for name in (
+        *([VALIDATION] if common else []),
+        *(f"client_{c}/{p}" for c in clients for p in own),
+    ):
+        open_rows(config, name)
 
 
 def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
