@@ -203,10 +203,11 @@ class FederationConfig(Section):
         default=3, ge=1, description="tries of one round before the run stops, if it is retried"
     )
     max_norm_ratio: float | None = Field(
-        default=20.0,
+        default=5.0,
         gt=1,
         description="an update is refused if its norm is more than so many times the median of "
-        "those accepted lately; null: never",
+        "this round's and the last 32, at one learning rate; squares of moments by its square "
+        "(honest runs that do not diverge: at most 2.2, over six optimizers); null: never",
     )
     max_reach: float | None = Field(
         default=1.0,

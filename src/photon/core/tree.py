@@ -65,6 +65,11 @@ def norm(tree: Tree) -> float:
     return dot(tree, tree) ** 0.5
 
 
+def all_finite(tree: Tree) -> bool:
+    """Whether no element is NaN or infinite."""
+    return all(bool(torch.isfinite(part).all()) for v in tree.values() for part in chunks(v))
+
+
 def is_negative(tree: Tree) -> bool:
     """Whether any element is below zero."""
     return any(bool((part < 0).any()) for value in tree.values() for part in chunks(value))

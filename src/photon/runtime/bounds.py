@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from photon.config.schema import Config
 from photon.core.messages import Bounds, ServerState
 from photon.core.tree import norm, num_elements
-from photon.model.build import empty_model
 from photon.training.layers import Layers
-from photon.training.optim import moment_names
-from photon.training.parallel import freeze
+from photon.training.outline import outline_of
 from photon.training.reach import moment_bounds, reach
 from photon.training.schedule import lr_factor
 
@@ -32,9 +30,8 @@ class Honesty:
     def of(cls, config: Config, layers: Layers) -> Honesty:
         if not config.averages_moments:
             return cls(config, layers, {})
-        model = empty_model(config.llm_config)
-        freeze(model, layers.frozen)
-        return cls(config, layers, moment_names(model, config.llm_config.optimizer))
+        moments = outline_of(config).moments
+        return cls(config, layers, {name: list(tree) for name, tree in moments.items()})
 
     def bounds(self, state: ServerState, steps: int) -> Bounds:
         """Of the round that begins with this state.

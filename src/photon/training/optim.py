@@ -40,13 +40,19 @@ class InnerOptimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        hidden, others = _shares(model, config)
-        matrices = [self._parameters[n] for n in others if self._parameters[n].dim() >= 2]
-        vectors = [self._parameters[n] for n in others if self._parameters[n].dim() < 2]
+        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
+        vectors = [p for p in self._parameters.values() if p.dim() < 2]
         self._parts: list[Optimizer] = []
-        if hidden:
+        if config.name == "muon":
+            embeddings = embedding_names(model)
+            hidden = [
+                p for n, p in self._parameters.items() if p.dim() == 2 and n not in embeddings
+            ]
             numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
-            self._parts.append(Muon([self._parameters[n] for n in hidden], **numbers))
+            if hidden:
+                self._parts.append(Muon(hidden, **numbers))
+            taken = set(map(id, hidden))
+            matrices = [p for p in matrices if id(p) not in taken]
         decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
         groups = [
             {"params": matrices, "weight_decay": decay},
@@ -96,21 +102,6 @@ class InnerOptimizer:
     def _owned(self, part: Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
         owned = {id(p) for group in part.param_groups for p in group["params"]}
         return [(name, p) for name, p in self._parameters.items() if id(p) in owned]
-
-
-def moment_names(model: nn.Module, config: OptimizerConfig) -> dict[str, list[str]]:
-    """Moments and the parameters that have them, as `InnerOptimizer.moments` gives them."""
-    kind = {"sgd": SGD, "adopt": Adopt}.get(config.name, AdamW)
-    shares = zip((Muon, kind), _shares(model, config), strict=True)
-    return {moment: names for part, names in shares if names for moment in _MOMENTS[part]}
-
-
-def _shares(model: nn.Module, config: OptimizerConfig) -> tuple[list[str], list[str]]:
-    """Names of the trained parameters: Muon's, and those of the element-wise optimizer."""
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    apart = embedding_names(model) if config.name == "muon" else set(trained)
-    hidden = [n for n, p in trained.items() if p.dim() == 2 and n not in apart]
-    return hidden, [n for n in trained if n not in set(hidden)]
 
 
 def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
