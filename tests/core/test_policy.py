@@ -53,8 +53,17 @@ def test_a_norm_is_judged_by_the_median():
 def test_who_is_slower_than_the_median_takes_fewer_steps():
     speeds = {0: 100.0, 1: 50.0, 2: 200.0, 3: 1.0}
     steps = steps_by_speed(16, [0, 1, 2, 3, 4], speeds)
-    assert steps == {0: 16, 1: round(16 * 50 / 75), 2: 16, 3: 1, 4: 16}
+    assert steps == {0: 16, 1: 16, 2: 16, 3: 1, 4: 16}
+    assert steps_by_speed(16, [0, 1, 2], {0: 90.0, 1: 45.0, 2: 120.0}) == {0: 16, 1: 8, 2: 16}
     assert steps_by_speed(16, [7, 8], {}) == {7: 16, 8: 16}
+
+
+@pytest.mark.parametrize("said", [5e-324, 1e-9, 1e18])
+def test_no_client_takes_steps_from_another_by_what_it_says_of_its_speed(said):
+    assert steps_by_speed(16, [0, 1], {0: 100.0, 1: said})[0] == 16
+    honest = {0: 100.0, 1: 90.0, 2: 80.0}
+    steps = steps_by_speed(16, [0, 1, 2, 3], {**honest, 3: said})
+    assert min(steps[client] for client in honest) >= round(16 * 0.8)
 
 
 def test_cohorts_by_size_fall_on_clients_in_proportion():

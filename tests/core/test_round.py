@@ -20,7 +20,7 @@ from photon.core.diagnostics import (
     data_parallel_bytes,
     noise_scale,
 )
-from photon.core.messages import ServerState, Update
+from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.core.seeds import derive_seed
@@ -39,10 +39,9 @@ def state() -> ServerState:
     return ServerState(round=0, step=0, params=tree(0), outer={})
 
 
-def plan_for(server: ServerState, clients: int = 4):
-    return open_round(
-        server, run="r", steps=dict.fromkeys(range(clients), 5), rules=Rules(quorum=1)
-    )
+def plan_for(server: ServerState, clients: int = 4, bounds: Bounds | None = None):
+    steps = dict.fromkeys(range(clients), 5)
+    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1), bounds=bounds)
 
 
 def update_of(plan, client_id: int, /, **changes) -> Update:
@@ -113,7 +112,7 @@ def test_weights_are_the_tokens_of_the_round():
 
 def test_moments_are_averaged_and_not_stepped():
     server = state()
-    plan = plan_for(server, 2)
+    plan = plan_for(server, 2, Bounds(moments={"exp_avg": MomentBound(names=tuple(SHAPES))}))
     moments = [{"exp_avg": encode(tree(7 + c), "fp32")} for c in range(2)]
     updates = [update_of(plan, c, moments=moments[c], num_tokens=50) for c in range(2)]
     outer = sgd(lr=0.5, momentum=0.9)

@@ -39,6 +39,7 @@ from photon.runtime.enrolment import (
 from photon.runtime.federation import over_sockets
 from photon.runtime.going_on import how_to_go_on
 from photon.runtime.job import EngineFactory
+from photon.runtime.payload import write_payload
 from photon.runtime.run_folder import read_facts
 from photon.runtime.trackers import read_lines
 
@@ -274,9 +275,26 @@ def scaled(update, factor: float):
     return dataclasses.replace(update, gradient=gradient)
 
 
+def with_moment(update, name: str, value: float):
+    moment = {n: torch.full_like(tensor, value) for n, tensor in update.moments[name].items()}
+    return dataclasses.replace(update, moments={**update.moments, name: moment})
+
+
 TAMPERED = {
     "nan": (lambda update: scaled(update, float("nan")), "pseudo-gradient is not finite"),
-    "times a thousand": (lambda update: scaled(update, 1000.0), "times the median"),
+    "times a thousand": (lambda update: scaled(update, 1000.0), "more than its steps can make"),
+    "with more tokens": (
+        lambda update: dataclasses.replace(update, num_tokens=10**15),
+        "tokens, its steps have",
+    ),
+    "with negative squares": (
+        lambda update: with_moment(update, "exp_avg_sq", -1e-4),
+        "exp_avg_sq is negative",
+    ),
+    "with a huge moment": (
+        lambda update: with_moment(update, "exp_avg_sq", 1e20),
+        "exp_avg_sq: norm",
+    ),
     "of another base": (
         lambda update: dataclasses.replace(update, base_digest="0" * 32),
         "trained from other parameters",
@@ -379,6 +397,38 @@ def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, mo
             train(make("run_uuid=r"), sockets)
         result = experiment.resume(tmp_path / "server" / "r", engine=over_sockets(sockets))
     assert final_digest(result) == local["averaged"]
+
+
+SAID = {
+    "a text": {"num_tokens": "100"},
+    "no float": {"num_tokens": 10**400},
+    "no metrics": {"metrics": {}},
+    "a list": {"round": [1]},
+    "no clients": {"covers": ["x"]},
+    "no speed": {"metrics": {"train_loss": 1.0, "tokens_per_second": [1]}},
+    "infinite soon": {"metrics": {"train_loss": 1e308}},
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_a_client_that_says_nonsense_ends_nothing_but_its_part(
+    make, four, tmp_path, monkeypatch, what
+):
+    def offer(self, update, grant):
+        tensors, facts = checkpoint.update_parts(update)
+        facts |= SAID[what] if update.client == 3 else {}
+        path = self._mailbox.folder / f"client_{update.client}.payload"
+        return self._mailbox.offer(path, write_payload(path, tensors, facts), grant)
+
+    monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer)
+    keys = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]
+    with nodes(tmp_path, four, {"b": [0, 1, 2, 3]}, "fl.strategy_name=fedavg") as sockets:
+        train(make("run_uuid=r", *keys), sockets)
+    (record,) = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
+    assert record["accepted"] == [0, 1, 2]
+    reason = {**record["refused"], **record["missing"]}["3"]
+    assert len(reason) < 500
+    assert record["train_loss"] < 10
 
 
 def test_nodes_that_do_not_come_end_the_wait(make, tmp_path):

@@ -116,8 +116,8 @@ class FederationConfig(Section):
     )
     steps_by_speed: bool = Field(
         default=False,
-        description="clients slower than the median take fewer steps, so that all are done at "
-        "about the same time; the result then depends on the clock",
+        description="clients slower than the median (of two in the middle, the slower) take fewer "
+        "steps, so that most are done at about the same time; the result then depends on the clock",
     )
     scaling_fn: Literal["none", "sqrt", "linear"] = Field(
         default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
@@ -214,10 +214,18 @@ class FederationConfig(Section):
         default=3, ge=1, description="tries of one round before the run stops, if it is retried"
     )
     max_norm_ratio: float | None = Field(
-        default=20.0,
+        default=5.0,
         gt=1,
         description="an update is refused if its norm is more than so many times the median of "
-        "those accepted lately; null: never",
+        "this round's and the last 32, at one learning rate; squares of moments by its square "
+        "(honest runs that do not diverge: at most 2.2, over six optimizers); null: never",
+    )
+    max_reach: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="an update is refused, from the first round on, if its norm is more than so "
+        "many times the farthest that its steps can move the parameters, which follows from "
+        "learning rate, inner optimizer and clipping; null: never",
     )
     eval_period: int | None = Field(
         default=4,

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from photon.core.messages import Moments, RoundPlan, ServerState, Update
-from photon.core.tree import Tree, all_finite, mismatch
+from photon.core.messages import Bounds, Moments, RoundPlan, ServerState, Update
+from photon.core.tree import Tree, is_negative, mismatch, norm
 
 NORMS_KEPT = 32
 """Norms of accepted updates that an outlier is judged by."""
 NORMS_NEEDED = 3
+GRADIENT = "pseudo-gradient"
+MOST_LOSS = 1e6
+"""Nats per token; a training that diverges has a few thousands before its loss is no number."""
 
 
 def refusal(
-    update: Update, plan: RoundPlan, state: ServerState, moments: Moments, taken: Collection[int]
+    update: Update, plan: RoundPlan, state: ServerState, taken: Collection[int]
 ) -> str | None:
-    """The reason to refuse an update, or None to accept it.
+    """The reason to refuse an update for what it says or is made of, or None.
 
     Args:
         update: as it arrived.
         plan: the open round.
         state: before the round; names and shapes are those of its parameters.
-        moments: moments of the shape that is expected; those of an update already accepted, or the
-            update's own if it is the first.
         taken: clients whose update this round already has.
     """
     if not set(update.clients).isdisjoint(taken):
         return "duplicate"
-    if fault := _origin_fault(update, plan, state):
-        return fault
-    if update.num_tokens <= 0:
-        return f"trained on {update.num_tokens} tokens"
     params = state.params if plan.trained is None else {n: state.params[n] for n in plan.trained}
-    return _tensor_fault("pseudo-gradient", update.gradient, params) or _moment_fault(
-        update.moments, moments, params
+    return (
+        _origin_fault(update, plan, state)
+        or _count_fault(update, plan)
+        or _form_fault(GRADIENT, update.gradient, params)
+        or _moment_fault(update.moments, plan.bounds, params)
     )
 
 
 def _origin_fault(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
-    """What is wrong with the round, the run or the base that an update names."""
+    """What is wrong with the clients, the round, the run or the base that an update names."""
     base = plan.bases.get(update.round)
     run = next(iter(plan.instructions.values())).run
+    if len(set(update.clients)) < len(update.clients) or update.client not in update.clients:
+        return f"says that it is of clients {update.clients}"
     if update.round != plan.round and base is not None and update.run == run:
         applied = [c for c in update.clients if state.last_accepted.get(c, 0) >= update.round]
         if applied:
@@ -58,27 +61,118 @@ def _origin_fault(update: Update, plan: RoundPlan, state: ServerState) -> str | 
     return None
 
 
-def _moment_fault(moments: Moments, like: Moments, params: Tree) -> str | None:
-    if list(moments) != list(like):
-        return f"moments {', '.join(moments) or 'none'}, expected {', '.join(like) or 'none'}"
-    for name, tree in moments.items():
-        shapes = {n: params[n] for n in like[name] if n in params}
-        if fault := _tensor_fault(name, tree, shapes):
+def _count_fault(update: Update, plan: RoundPlan) -> str | None:
+    """What is wrong with the numbers of an update, given what its clients were asked for."""
+    asked = _steps_asked(update, plan)
+    if update.num_tokens <= 0:
+        return f"trained on {update.num_tokens} tokens"
+    if not 1 <= update.num_steps <= max(asked):
+        return f"took {update.num_steps} steps, {max(asked):g} were asked for"
+    per_step = plan.bounds.tokens_per_step or math.inf
+    most = sum(min(update.num_steps, steps) for steps in asked) * per_step
+    if update.num_tokens > most:
+        return f"trained on {update.num_tokens} tokens, its steps have {most:g}"
+    loss = update.metrics.get("train_loss", math.nan)
+    if not -1.0 <= loss <= MOST_LOSS:
+        return f"its train_loss is {loss:.3g}, no loss of a model"
+    return None
+
+
+def _steps_asked(update: Update, plan: RoundPlan) -> list[float]:
+    """Steps that each of its clients was asked for; of a late update, the most of any."""
+    if update.round == plan.round:
+        return [plan.instructions[client].local_steps for client in update.clients]
+    return [plan.bounds.late_steps or math.inf] * len(update.clients)
+
+
+def _moment_fault(moments: Moments, bounds: Bounds, params: Tree) -> str | None:
+    if list(moments) != list(bounds.moments):
+        expected = ", ".join(bounds.moments)
+        return f"moments {', '.join(moments) or 'none'}, expected {expected or 'none'}"
+    for name, bound in bounds.moments.items():
+        like = {n: params[n] for n in bound.names}
+        if fault := _form_fault(name, moments[name], like):
             return fault
     return None
 
 
-def _tensor_fault(what: str, tree: Tree, like: Tree) -> str | None:
+def _form_fault(what: str, tree: Tree, like: Tree) -> str | None:
     if reason := mismatch(tree, like):
         return f"{what}: {reason}"
-    return None if all_finite(tree) else f"{what} is not finite"
+    odd = [name for name, value in tree.items() if not value.is_floating_point()]
+    return f"{what}: {odd[0]} holds {tree[odd[0]].dtype}" if odd else None
 
 
-def norm_fault(norm: float, norms: Sequence[float], max_ratio: float | None) -> str | None:
+def sizes_of(update: Update) -> dict[str, float]:
+    """Norm of an update's pseudo-gradient and of each of its moments; not finite if they are not,
+    since float64 holds the square of every number that travels.
+    """
+    return {name: norm(tree) for name, tree in _trees(update).items()}
+
+
+def _trees(update: Update) -> dict[str, Tree]:
+    return {GRADIENT: update.gradient, **update.moments}
+
+
+def size_fault(update: Update, sizes: Mapping[str, float], bounds: Bounds) -> str | None:
+    """Why an update cannot be what an honest client has, by itself, or None.
+
+    Args:
+        sizes: as `sizes_of` gives them.
+    """
+    most = {GRADIENT: bounds.norm, **{name: b.norm for name, b in bounds.moments.items()}}
+    for name, size in sizes.items():
+        if not math.isfinite(size):
+            return f"{name} is not finite"
+        if size > most[name]:
+            return f"{name}: norm {size:.3g} is more than its steps can make, {most[name]:.3g}"
+    for name, bound in bounds.moments.items():
+        if bound.is_square and is_negative(update.moments[name]):
+            return f"{name} is negative, a mean of squares"
+    return None
+
+
+def outliers(
+    taken: Mapping[int, Update],
+    sizes: Mapping[int, Mapping[str, float]],
+    state: ServerState,
+    bounds: Bounds,
+    max_ratio: float | None,
+) -> dict[int, str]:
+    """Clients whose update is too large beside the others', with the reason.
+
+    Pseudo-gradients of earlier rounds are compared at this round's learning rate. Another client
+    with fewer steps counts as if it had gone on straight ahead; one with more as it is.
+
+    Args:
+        taken: updates of this round, by client.
+        sizes: of each, as `sizes_of` gives them.
+        max_ratio: as for `norm_fault`; squares have its square.
+    """
+    found: dict[int, str] = {}
+    steps = np.array([*state.norm_steps, *(update.num_steps for update in taken.values())])
+    norms = [*(n * bounds.rate for n in state.norms), *(own[GRADIENT] for own in sizes.values())]
+    for client, update in taken.items():
+        comparable = np.array(norms) * np.maximum(1.0, update.num_steps / steps)
+        if reason := norm_fault(sizes[client][GRADIENT], comparable, max_ratio):
+            found[client] = reason
+    for name, bound in bounds.moments.items():
+        seen = [own[name] for own in sizes.values()]
+        seen += [norm(state.moments[name])] if name in state.moments else []
+        ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
+        for client, own in sizes.items():
+            if reason := norm_fault(own[name], seen, ratio):
+                found.setdefault(client, f"{name}: {reason}")
+    return found
+
+
+def norm_fault(
+    size: float, norms: Sequence[float] | np.ndarray, max_ratio: float | None
+) -> str | None:
     """Why an update is too large, or None.
 
     Args:
-        norm: of its pseudo-gradient.
+        size: norm of its pseudo-gradient.
         norms: of those accepted lately and of all of this round, whatever their order; fewer than
             `NORMS_NEEDED` say nothing.
         max_ratio: to their median; None: any.
@@ -86,6 +180,6 @@ def norm_fault(norm: float, norms: Sequence[float], max_ratio: float | None) -> 
     if max_ratio is None or len(norms) < NORMS_NEEDED:
         return None
     median = float(np.median(norms))
-    if norm <= max_ratio * median:
+    if size <= max_ratio * median:
         return None
-    return f"norm {norm:.3g} is more than {max_ratio:g} times the median {median:.3g}"
+    return f"norm {size:.3g} is more than {max_ratio:g} times the median {median:.3g}"

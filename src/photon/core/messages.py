@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -119,7 +120,9 @@ class ServerState:
         last_accepted: client -> round of its last accepted update.
         bytes_up, bytes_down: payload bytes so far, clients to server and back.
         train_seconds: wall time of all rounds so far.
-        norms: of the pseudo-gradients accepted lately, oldest first; what an outlier is judged by.
+        norms: of the pseudo-gradients accepted lately, oldest first, per unit of learning rate;
+            what an outlier is judged by.
+        norm_steps: optimizer steps of each of them.
         bases: round -> digest of the parameters that it started from, of the rounds whose late
             updates are still taken.
         speeds: client -> tokens per second, as last measured.
@@ -137,9 +140,44 @@ class ServerState:
     bytes_down: int = 0
     train_seconds: float = 0.0
     norms: tuple[float, ...] = ()
+    norm_steps: tuple[int, ...] = ()
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentBound:
+    """What a moment of an honest client is like.
+
+    Attributes:
+        names: parameters that have it, in order.
+        norm: most that it has.
+        is_square: whether it averages squares: never negative, and with the ratios of squares.
+    """
+
+    names: tuple[str, ...]
+    norm: float = math.inf
+    is_square: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the update of an honest client keeps to; what is not said is not bounded.
+
+    Attributes:
+        tokens_per_step: targets of one optimizer step.
+        late_steps: most steps that a late update was asked for.
+        rate: mean learning rate of the round's steps; 0: nothing can be compared.
+        norm: largest norm of a pseudo-gradient.
+        moments: those that are sent, by name.
+    """
+
+    tokens_per_step: int | None = None
+    late_steps: int | None = None
+    rate: float = 1.0
+    norm: float = math.inf
+    moments: Mapping[str, MomentBound] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +191,7 @@ class RoundPlan:
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.
         bases: earlier rounds whose late updates are taken, with what they started from.
+        bounds: what updates must keep to.
     """
 
     round: int
@@ -162,6 +201,7 @@ class RoundPlan:
     trained: tuple[str, ...] | None = None
     sent: tuple[str, ...] | None = None
     bases: Mapping[int, str] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

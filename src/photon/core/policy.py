@@ -61,7 +61,8 @@ def steps_by_speed(
     """Steps of each client such that none takes longer than the median one.
 
     Who is slower than the median takes fewer steps in proportion, at least one. Weights are the
-    tokens trained on, so such a client also counts for less.
+    tokens trained on, so such a client also counts for less. Of two in the middle the slower one is
+    the median: so it lies between honest speeds whatever a single client says of its own.
 
     Args:
         steps: of a client of median speed, or of one not measured yet.
@@ -70,8 +71,8 @@ def steps_by_speed(
     known = [speeds[client] for client in cohort if client in speeds]
     if not known:
         return dict.fromkeys(cohort, steps)
-    median = float(np.median(known))
+    median = sorted(known)[(len(known) - 1) // 2]
     return {
-        client: max(1, min(steps, round(steps * speeds.get(client, median) / median)))
+        client: max(1, round(steps * min(1.0, speeds.get(client, median) / median)))
         for client in cohort
     }

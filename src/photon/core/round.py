@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import Compression, encode
 from photon.core.diagnostics import consensus_distance, cosine
-from photon.core.gate import NORMS_KEPT, norm_fault, refusal
-from photon.core.messages import Instruction, RoundPlan, RoundReport, ServerState, Update
+from photon.core.gate import GRADIENT, NORMS_KEPT, outliers, refusal, size_fault, sizes_of
+from photon.core.messages import Bounds, Instruction, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
+from photon.core.text import cleaned
 from photon.core.tree import Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
 
@@ -54,6 +55,7 @@ def open_round(
     rules: Rules,
     trained: Sequence[str] | None = None,
     sent: Sequence[str] | None = None,
+    bounds: Bounds | None = None,
 ) -> RoundPlan:
     """Say what each client of a cohort does in the next round.
 
@@ -61,6 +63,7 @@ def open_round(
         steps: client of the cohort -> optimizer steps to take.
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.
+        bounds: what updates must keep to; None: without moments, and of any size.
     """
     number = state.round + 1
     base = digest(state.params if sent is None else {n: state.params[n] for n in sent})
@@ -87,6 +90,7 @@ def open_round(
         trained=None if trained is None else tuple(trained),
         sent=None if sent is None else tuple(sent),
         bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
+        bounds=bounds or Bounds(),
     )
 
 
@@ -131,7 +135,7 @@ def close_round(
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
         bytes_up=state.bytes_up + report.bytes_up,
         bytes_down=state.bytes_down + report.bytes_down,
-        norms=(*state.norms, *report.client_norms.values())[-NORMS_KEPT:],
+        **_remembered(state, taken, norms, plan.bounds.rate),
         bases={**plan.bases, plan.round: plan.base_digest}
         if rules.staleness_exponent is not None
         else {},
@@ -163,6 +167,17 @@ def _stepped(
         for key, tree in state.outer.items()
     }
     return replace(state, params=params, outer=kept)
+
+
+def _remembered(
+    state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], rate: float
+) -> dict[str, Any]:
+    """The norms that later ones are judged by."""
+    if not rate:
+        return {}
+    steps = (*state.norm_steps, *(update.num_steps for update in taken))
+    known = (*state.norms, *(norms[update.client] / rate for update in taken))
+    return {"norms": known[-NORMS_KEPT:], "norm_steps": steps[-NORMS_KEPT:]}
 
 
 def _speeds(taken: Sequence[Update]) -> dict[int, float]:
@@ -202,22 +217,20 @@ def check(
     """
     taken: dict[int, Update] = {}
     refused: dict[int, str] = {}
+    sizes: dict[int, dict[str, float]] = {}
     for update in updates:
-        first = next(iter(taken.values()), update)
         here = {client for other in taken.values() for client in other.clients}
-        reason = refusal(update, plan, state, state.moments or first.moments, here)
-        if reason is None:
-            taken[update.client] = update
-        elif update.client not in here:
-            refused[update.client] = reason
-    norms = {client: norm(update.gradient) for client, update in taken.items()}
-    seen = [*state.norms, *norms.values()]
-    for client, value in norms.items():
-        if reason := norm_fault(value, seen, max_norm_ratio):
-            refused[client] = reason
-            del taken[client]
-    kept = sorted(taken)
-    return [taken[client] for client in kept], refused, {client: norms[client] for client in kept}
+        reason = refusal(update, plan, state, here)
+        own = {} if reason else sizes_of(update)
+        if reason := reason or size_fault(update, own, plan.bounds):
+            if update.client not in here:
+                refused[update.client] = cleaned(reason)
+            continue
+        taken[update.client], sizes[update.client] = update, own
+    large = outliers(taken, sizes, state, plan.bounds, max_norm_ratio)
+    refused |= large
+    kept = [client for client in sorted(taken) if client not in large]
+    return [taken[c] for c in kept], refused, {c: sizes[c][GRADIENT] for c in kept}
 
 
 def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:

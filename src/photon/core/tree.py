@@ -70,6 +70,11 @@ def all_finite(tree: Tree) -> bool:
     return all(bool(torch.isfinite(part).all()) for v in tree.values() for part in chunks(v))
 
 
+def is_negative(tree: Tree) -> bool:
+    """Whether any element is below zero."""
+    return any(bool((part < 0).any()) for value in tree.values() for part in chunks(value))
+
+
 def digest(tree: Tree) -> str:
     """Hex digest of names, dtypes, shapes and bytes: equal only for trees equal bit for bit."""
     state = hashlib.blake2b(digest_size=16)

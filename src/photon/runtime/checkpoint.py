@@ -13,7 +13,7 @@ from torch import Tensor
 
 from photon.core.loss_scale import LossScale
 from photon.core.messages import ClientState, Moments, ServerState, StreamState, Update
-from photon.core.tree import Tree, mismatch
+from photon.core.tree import Tree, mismatch, num_bytes
 from photon.errors import (
     CheckpointError,
     CorruptCheckpoint,
@@ -22,6 +22,7 @@ from photon.errors import (
     PayloadError,
 )
 from photon.runtime import artifact
+from photon.runtime.facts import parse_facts
 from photon.runtime.payload import open_payload
 from photon.training.state import TrainState
 
@@ -75,6 +76,7 @@ def save_server_state(
         "bytes_down": state.bytes_down,
         "train_seconds": state.train_seconds,
         "norms": list(state.norms),
+        "norm_steps": list(state.norm_steps),
         "bases": {str(number): base for number, base in state.bases.items()},
         "speeds": {str(client): speed for client, speed in state.speeds.items()},
         "noise": dict(state.noise),
@@ -98,7 +100,8 @@ def load_server_state(path: Path) -> ServerState:
         bytes_up=facts["bytes_up"],
         bytes_down=facts["bytes_down"],
         train_seconds=facts["train_seconds"],
-        norms=tuple(facts.get("norms", ())),
+        norms=tuple(facts["norms"]) if "norm_steps" in facts else (),
+        norm_steps=tuple(facts.get("norm_steps", ())),
         bases={int(number): base for number, base in facts.get("bases", {}).items()},
         speeds={int(client): speed for client, speed in facts.get("speeds", {}).items()},
         noise=facts.get("noise", {}),
@@ -197,7 +200,6 @@ def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "num_tokens",
                 "num_steps",
                 "base_digest",
-                "num_bytes",
                 "metrics",
                 "state_lost",
                 "covers",
@@ -207,26 +209,33 @@ def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return pack({"gradient": update.gradient, "moments": update.moments}), facts
 
 
+_NOT_SAID = ("kind", "state", "num_bytes")
+"""Facts beside an update; bytes were one of them once."""
+
+
 def load_update(path: Path) -> Update:
     """An update with memory-mapped tensors."""
     return update_of(*_load(path, "update"))
 
 
 def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
-    """The update that `update_parts` took apart.
+    """The update that `update_parts` took apart, whoever says so: its bytes are counted here.
 
     Raises:
         PayloadError: these are not the parts of one.
     """
+    said = parse_facts({k: v for k, v in facts.items() if k not in _NOT_SAID})
     try:
-        fields = {k: v for k, v in facts.items() if k not in ("kind", "names", "state")}
-        moments = _moments(tensors, "moments", fields.pop("moments"))
-        fields["covers"] = tuple(int(client) for client in fields.get("covers", ()))
-        return Update(
-            gradient=unpack(tensors, "gradient", facts["names"]), moments=moments, **fields
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PayloadError(f"not an update: {type(error).__name__} {error}") from None
+        gradient = unpack(tensors, "gradient", said.names)
+        moments = _moments(tensors, "moments", said.moments)
+    except KeyError as error:
+        raise PayloadError(f"not an update: no tensor {error}") from None
+    return Update(
+        gradient=gradient,
+        moments=moments,
+        num_bytes=num_bytes(gradient) + sum(map(num_bytes, moments.values())),
+        **said.model_dump(exclude={"names", "moments"}),
+    )
 
 
 def base_parts(

@@ -7,6 +7,7 @@ answers with the update that was kept.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -212,8 +213,8 @@ class Node:
             base_digest=instruction.base_digest,
             num_bytes=sent_bytes(gradient, moments),
             metrics={
-                **metrics,
-                "train_loss": state.train_loss,
+                **{key: value for key, value in metrics.items() if math.isfinite(value)},
+                "train_loss": state.train_loss if state.num_tokens else 0.0,
                 "skipped_steps": state.skipped_steps,
             },
             state_lost=lost,

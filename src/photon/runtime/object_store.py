@@ -15,15 +15,11 @@ from photon.data.remote import RemoteFolder
 from photon.errors import DataError, PayloadError
 from photon.runtime.payload import PayloadRef
 from photon.runtime.signed_urls import put_part, side_by_side
-from photon.runtime.wire import Ticket
+from photon.runtime.wire import Ticket, most_update_bytes
 
 PART_BYTES = 64 << 20
 VALID = timedelta(days=7)
 """Of a signed URL: the longest that S3 allows."""
-LARGEST = 3
-"""An update in fp32 with two moments is three times the base at the most."""
-HEADER_ROOM = 1 << 20
-"""For the facts and names in which an update differs from a base."""
 
 
 class ObjectStore:
@@ -53,7 +49,7 @@ class ObjectStore:
                 put_part(self._remote.sign("PUT", name, VALID), path, start, length)
 
         side_by_side(put, range(_count(ref.size)))
-        self._parts = _count(LARGEST * ref.size + HEADER_ROOM)
+        self._parts = _count(most_update_bytes(ref.size))
         return self._readable(key, ref)
 
     def grant(self) -> Ticket:

@@ -19,6 +19,7 @@ from photon.core.seeds import derive_seed
 from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
 from photon.model.build import build_model, parameters_of
+from photon.runtime.bounds import Honesty
 from photon.runtime.checkpoint import (
     list_checkpoints,
     load_parameters,
@@ -87,6 +88,7 @@ class Server:
         config = self.config
         self._layers = layers_of(config.fl, list(state.params))
         self._participation = Participation.of(config)
+        self._honesty = Honesty.of(config, self._layers)
         while state.round < config.fl.n_rounds:
             self._phases = Phases()
             done = self._attempt(state)
@@ -144,6 +146,7 @@ class Server:
             rules=rules_of(config),
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
             sent=sent if len(sent) < len(state.params) else None,
+            bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
         )
         if not self._evaluates_clients(state.round):
             return plan

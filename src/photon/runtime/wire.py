@@ -10,16 +10,29 @@ import secrets
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
 
 from photon.config.base import Section
+from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.runtime.buffers import Buffers, pack, unpack
+from photon.runtime.facts import first_fault
 
 PROTOCOL = 2
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
+
+LARGEST_UPDATE = 3
+"""An update in fp32 with two moments is three times the base at the most."""
+HEADER_ROOM = 1 << 20
+"""For the facts and names in which an update differs from a base."""
+MOST_CLIENTS = 1 << 20
+"""Of one node."""
+
+Text = Annotated[str, AfterValidator(cleaned)]
+"""What somebody else has written: one short line, however it came."""
+Client = Annotated[int, Field(ge=0, lt=10**9)]
 
 Ticket = dict[str, Any]
 """Says how to get a payload; which keys, each transport decides."""
@@ -89,7 +102,7 @@ class TurnedAway(Section):
     """This node may not take part, and should not wait."""
 
     kind: Literal["turned_away"] = "turned_away"
-    reason: str
+    reason: Text
 
 
 Request = Annotated[Hello | Train | Put | Get | Cancel | TurnedAway, Field(discriminator="kind")]
@@ -103,8 +116,8 @@ class Introduction(Section):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    clients: list[int]
-    versions: dict[str, str]
+    clients: list[Client] = Field(max_length=MOST_CLIENTS)
+    versions: dict[Text, Text] = Field(max_length=16)
     protocol: int
 
 
@@ -117,7 +130,7 @@ class Trained(Section):
     """
 
     updates: dict[int, Ticket] = Field(default_factory=dict)
-    failed: dict[int, str] = Field(default_factory=dict)
+    failed: dict[int, Text] = Field(default_factory=dict)
 
 
 class Piece(Section):
@@ -133,11 +146,16 @@ class Done(Section):
 class Refused(Section):
     """A node's answer to what it cannot do."""
 
-    error: str
+    error: Text
 
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
 ReplyT = TypeVar("ReplyT", bound=Section)
+
+
+def most_update_bytes(base: int) -> int:
+    """Bytes that an update to a base of so many can have."""
+    return LARGEST_UPDATE * base + HEADER_ROOM
 
 
 def pack_request(request: Section) -> Buffers:
@@ -155,7 +173,7 @@ def unpack_request(data: Buffers) -> Request:
     try:
         return _REQUESTS.validate_python(envelope["body"])
     except ValidationError as error:
-        raise PayloadError(f"request: {_first_fault(error)}") from None
+        raise PayloadError(f"request: {first_fault(error)}") from None
 
 
 def pack_reply(request: Buffers, name: str, reply: Section, sign: Sign | None) -> Buffers:
@@ -178,6 +196,7 @@ def unpack_reply(
     name, body, signature = (envelope[key] for key in ("node", "body", "signature"))
     if not (isinstance(name, str) and isinstance(body, Buffers) and isinstance(signature, bytes)):
         raise PayloadError("reply: not a node's envelope")
+    name = cleaned(name, 64)
     if envelope["to"] != request.digest:
         raise PayloadError(f"reply of {name}: answers another request (a replay?)")
     if verify is not None and not verify(name, _signed(request, body), signature):
@@ -186,7 +205,8 @@ def unpack_reply(
     if "Refused" in known:
         raise PayloadError(f"node {name}: {_validated(Refused, known['Refused']).error}")
     if set(known) != {kind.__name__}:
-        raise PayloadError(f"reply of {name}: {', '.join(map(str, known))}, not {kind.__name__}")
+        other = cleaned(", ".join(map(str, known)), 80)
+        raise PayloadError(f"reply of {name}: {other}, not {kind.__name__}")
     return name, _validated(kind, known[kind.__name__])
 
 
@@ -194,7 +214,7 @@ def _validated(kind: type[ReplyT], value: Any) -> ReplyT:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise PayloadError(f"reply {kind.__name__}: {_first_fault(error)}") from None
+        raise PayloadError(f"reply {kind.__name__}: {first_fault(error)}") from None
 
 
 def _unpack(data: Buffers, keys: set[str]) -> dict[str, Any]:
@@ -206,8 +226,3 @@ def _unpack(data: Buffers, keys: set[str]) -> dict[str, Any]:
 
 def _signed(request: Buffers, body: Buffers) -> bytes:
     return b"photon reply 2\0" + request.digest + body.digest
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

@@ -17,7 +17,7 @@ from photon.runtime.checkpoint import base_parts
 from photon.runtime.chunks import ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef, open_payload, write_payload
 from photon.runtime.transport import Transport, fetch_ticket
-from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
+from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket, most_update_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Depot:
             PayloadError: it is not what its ticket says.
         """
         ref = PayloadRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        if self._published is None or ref.size > most_update_bytes(self._published.ref.size):
+            raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are no update")
         path = self.folder / f"update-{client}-{ref.digest}"
         if self.transport is not None:
             fetch_ticket(self.transport.locate(ticket), path)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from photon.core.messages import Update
-from photon.errors import PayloadError
+from photon.core.text import cleaned
+from photon.errors import PayloadError, PhotonError
 from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import update_of
 from photon.runtime.engines.depot import Depot, Publication
@@ -48,8 +49,8 @@ def converse(
         for piece in publication.pieces():
             yield from _ask(node, piece, Done, verify)
         trained = yield from _ask(node, train, Trained, verify)
-    except PayloadError as error:
-        return Outcome(failed=dict.fromkeys(clients, str(error)))
+    except Exception as error:
+        return Outcome(failed=dict.fromkeys(clients, fault_of(error)))
     outcome = Outcome()
     for client in clients:
         if any(client in update.covers for update in outcome.updates.values()):
@@ -57,9 +58,24 @@ def converse(
         try:
             update = yield from _fetch(node, client, clients, trained, depot, verify)
             outcome.updates[client] = update
-        except PayloadError as error:
-            outcome.failed[client] = str(error)
+        except Exception as error:
+            outcome.failed[client] = fault_of(error)
     return outcome
+
+
+def fault_of(error: Exception) -> str:
+    """What a node's answer has brought about, as a reason: no answer ends a server.
+
+    An error that nobody has foreseen is one of ours, and is called so.
+
+    Raises:
+        PhotonError: it has nothing to do with the node, as a full disk.
+    """
+    if isinstance(error, PhotonError) and not isinstance(error, PayloadError):
+        raise error
+    if isinstance(error, PayloadError):
+        return cleaned(str(error))
+    return cleaned(f"its answer met a fault of the server: {type(error).__name__}: {error}")
 
 
 def _fetch(

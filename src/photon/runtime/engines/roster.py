@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import photon
+from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.runtime.buffers import Buffers
+from photon.runtime.engines.errand import fault_of
 from photon.runtime.engines.link import Link
 from photon.runtime.enrolment import Register
 from photon.runtime.wire import (
@@ -74,10 +76,11 @@ class Roster:
         if answer is not None:
             try:
                 self._admit(address, *unpack_reply(message, answer, Introduction, self.verify))
-            except PayloadError as error:
+            except Exception as error:
+                reason = fault_of(error)
                 self._turned_away.add(address)
-                self.say(f"turned away: {error}")
-                self.link.send(address, pack_request(TurnedAway(reason=str(error))))
+                self.say(f"turned away: {reason}")
+                self.link.send(address, pack_request(TurnedAway(reason=reason)))
         return True
 
     def absent(self) -> dict[str, list[int]]:
@@ -109,7 +112,7 @@ class Roster:
         for other in self._namesakes(signer):
             self.members.pop(other)
         self.members[address] = Member(signer, address, frozenset(allowed))
-        self.say(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}")
+        self.say(cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}"))
 
     def _namesakes(self, name: str) -> Iterator[str]:
         """Addresses under which a node was known before it came back."""

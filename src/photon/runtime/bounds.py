@@ -1,0 +1,64 @@
+"""What the updates of a round must keep to, from the configuration and the state it starts from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from photon.config.schema import Config
+from photon.core.messages import Bounds, ServerState
+from photon.core.tree import norm, num_elements
+from photon.training.layers import Layers
+from photon.training.outline import outline_of
+from photon.training.reach import moment_bounds, reach
+from photon.training.schedule import lr_factor
+
+
+@dataclass(frozen=True, slots=True)
+class Honesty:
+    """Gives the bounds of each round of a run.
+
+    Attributes:
+        moments: those that are averaged: which parameters have them.
+    """
+
+    config: Config
+    layers: Layers
+    moments: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, config: Config, layers: Layers) -> Honesty:
+        if not config.averages_moments:
+            return cls(config, layers, {})
+        moments = outline_of(config).moments
+        return cls(config, layers, {name: list(tree) for name, tree in moments.items()})
+
+    def bounds(self, state: ServerState, steps: int) -> Bounds:
+        """Of the round that begins with this state.
+
+        Args:
+            steps: the most that any client takes.
+        """
+        llm, fl = self.config.llm_config, self.config.fl
+        shared = {name: state.params[name] for name in self.layers.shared}
+        last, rates = state.step + steps, self._rates(state.step, steps)
+        farthest = sum(rates)
+        if fl.staleness_exponent is not None:  # late updates had other rates
+            farthest = llm.optimizer.lr * max(steps, llm.local_steps)
+        most = reach(llm, farthest, last, num_elements(shared), norm(shared))
+        before = {name: norm(tree) for name, tree in state.moments.items()}
+        sizes = {name: value.numel() for name, value in state.params.items()}
+        return Bounds(
+            tokens_per_step=llm.tokens_per_step,
+            late_steps=llm.local_steps,
+            rate=sum(rates) / len(rates),
+            norm=math.inf if fl.max_reach is None else fl.max_reach * most,
+            moments=moment_bounds(llm, self.moments, sizes, before, last),
+        )
+
+    def _rates(self, first: int, steps: int) -> list[float]:
+        """Learning rates of these steps."""
+        llm = self.config.llm_config
+        first = 0 if self.config.fl.reset_timestamp else first
+        schedule = llm.scheduler.schedulers.lr
+        return [llm.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]

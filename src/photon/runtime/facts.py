@@ -1,0 +1,60 @@
+"""What a client says of its update: parsed like a message, whoever says it.
+
+Here are the bounds that hold for every update; what this round asked for, `core.gate` compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from photon.config.base import Section
+from photon.errors import PayloadError
+
+LARGEST_COUNT = 2**53
+"""Beyond it a float, which a weight becomes, cannot hold every whole number."""
+MOST_METRICS = 64
+
+Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
+MetricName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_./-]{1,64}$")]
+Name = Annotated[str, Field(strict=True, max_length=1000)]
+
+
+class UpdateFacts(Section):
+    """All of an update but its tensors; see `core.messages.Update`.
+
+    Attributes:
+        names: of the pseudo-gradient's parameters, in order.
+        moments: the same of each moment.
+    """
+
+    names: list[Name]
+    moments: dict[Name, list[Name]]
+    run: Name
+    round: Count
+    client: Count
+    num_tokens: Count
+    num_steps: Count
+    base_digest: Name
+    metrics: dict[MetricName, Number] = Field(max_length=MOST_METRICS)
+    state_lost: Annotated[bool, Field(strict=True)] = False
+    covers: tuple[Count, ...] = ()
+
+
+def parse_facts(facts: Mapping[str, Any]) -> UpdateFacts:
+    """Raises:
+    PayloadError: something is missing, of another type, out of bounds, or one too many.
+    """
+    try:
+        return UpdateFacts.model_validate(dict(facts))
+    except ValidationError as error:
+        raise PayloadError(f"not an update: {first_fault(error)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where a value does not fit, and why not."""
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

@@ -1,0 +1,92 @@
+"""How far an honest client can get: bounds that follow from the inner optimizer's own rule.
+
+A server holds updates to them from the first round on, when there is nothing else to compare with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from photon.config.llm import LlmConfig, OptimizerConfig
+from photon.core.messages import MomentBound
+
+ROUNDING = 1.01
+"""What number formats add: bf16 rounds each element by 0.4 % at the most."""
+_MUON_STEP = 0.25
+"""Root mean square of an element of Muon's step: 0.2 of singular values up to 1.2."""
+
+
+def reach(
+    llm: LlmConfig, rates: float, last_step: int, num_parameters: int, parameter_norm: float
+) -> float:
+    """Largest norm of the pseudo-gradient of honest steps; infinite where no rule bounds it.
+
+    A step moves parameters by lr x (what the optimizer makes of the gradient), and by lr x decay
+    of what they are; decay never makes them larger.
+
+    Args:
+        llm: resolved.
+        rates: sum of the steps' learning rates.
+        last_step: steps of the run after them.
+        num_parameters, parameter_norm: of the parameters that are sent, before the steps.
+    """
+    optimizer = llm.optimizer
+    moved = rates * _largest_step(llm, last_step, num_parameters)
+    peak = optimizer.lr if optimizer.name == "decoupled_adamw" else 1.0
+    decayed = rates * optimizer.weight_decay / peak * (parameter_norm + moved)
+    return ROUNDING * (moved + decayed)
+
+
+def _largest_step(llm: LlmConfig, last_step: int, num_parameters: int) -> float:
+    """Largest norm of a step at a learning rate of 1, without decay."""
+    name, root = llm.optimizer.name, math.sqrt(num_parameters)
+    if name == "sgd":
+        return _largest_gradient(llm)
+    if name == "adopt":
+        return root * max(1, last_step) ** 0.25
+    return root * max(_largest_ratio(llm.optimizer), _MUON_STEP)
+
+
+def _largest_ratio(optimizer: OptimizerConfig) -> float:
+    """Most of |m| / sqrt(v) of Adam's averages, by the inequality of Cauchy and Schwarz.
+
+    |sum_i (1 - b1) b1^i g_i| <= sqrt(sum_i (1 - b1)^2 (b1^2 / b2)^i / (1 - b2)) sqrt(v). It holds
+    for means of clients too, since the square of a mean is at most the mean of squares.
+    """
+    first, second = optimizer.betas
+    if first**2 >= second:
+        return math.inf
+    return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
+
+
+def _largest_gradient(llm: LlmConfig) -> float:
+    clipping = llm.algorithms.gradient_clipping
+    return clipping.clipping_threshold if clipping else math.inf
+
+
+def moment_bounds(
+    llm: LlmConfig,
+    names: Mapping[str, list[str]],
+    sizes: Mapping[str, int],
+    before: Mapping[str, float],
+    last_step: int,
+) -> dict[str, MomentBound]:
+    """What each moment of an honest client keeps to: a mean of what it was and of new gradients.
+
+    Args:
+        names: moment -> parameters that have it.
+        sizes: of the parameters, in elements.
+        before: moment -> norm of what clients start from.
+        last_step: steps of the run after the round.
+    """
+    largest = _largest_gradient(llm)
+    found = {}
+    for moment, own in names.items():
+        is_square = moment == "exp_avg_sq"
+        norm = largest**2 if is_square else largest
+        if llm.optimizer.name == "adopt" and not is_square:  # of normalised gradients
+            norm = math.sqrt(sum(sizes[n] for n in own)) * max(1, last_step) ** 0.25
+        norm = ROUNDING * max(norm, before.get(moment, 0.0))
+        found[moment] = MomentBound(names=tuple(own), norm=norm, is_square=is_square)
+    return found
