@@ -74,8 +74,8 @@ def require_finite(params: dict[str, Tensor], where: object) -> dict[str, Tensor
         if not all_finite({name: value}):
             count = int((~value.isfinite()).sum())
             raise CheckpointError(
-                f"{where}: {name}: {count:,} of {value.numel():,} values are infinite or no number; "
-                "the model computes nothing, get a sound copy of it"
+                f"{where}: {name}: {count:,} of {value.numel():,} values are infinite or no "
+                "number; the model computes nothing, get a sound copy of it"
             )
     return params
 
