@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import photon
 from photon.cli.main import COMMANDS, run
 from photon.config import load_config
 from photon.config.choices import choices_of, words
+from photon.config.compose import GROUPS
 from photon.config.origin import origins
 
 CASES = [
@@ -61,12 +63,28 @@ def test_a_key_is_explained(capsys):
     assert "did you mean 'fl.quorum'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_presets_of_a_group_are_listed(group, capsys):
+    """Each is a file, of which the first sentence is told."""
+    folder = Path(photon.__file__).parent / "config" / "groups" / group
+    assert run(["config", group]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{group}=PRESET")
+    for path in folder.glob("*.yaml"):
+        (line,) = [line for line in out.splitlines() if line.split()[0] == path.stem]
+        says = line.split(maxsplit=1)[1]
+        assert says.endswith(".")
+        assert says[:40] in path.read_text().replace("\n# ", " ")
+    assert "llm_config.max_seq_len  (" in out or group != "llm_config"
+
+
 def test_what_may_be_written():
     assert {"fl.n_rounds=", "recipe=", "llm_config="} <= set(words())
     assert choices_of("recipe") == ["quickstart", "smoke"]
     assert choices_of("fl.split_eval") == ["true", "false"]
     assert {"adamw", "muon"} <= set(choices_of("llm_config.optimizer.name"))
     assert "null" in choices_of("fl.quorum")
+    assert {"fedavg", "nesterov", "fedyogi"} <= set(choices_of("fl.strategy_name"))
     assert choices_of("fl.n_rounds") == choices_of("no.such.key") == []
 
 
@@ -100,3 +118,5 @@ def test_bash_completes_commands_keys_and_values(tmp_path):
     assert completed(tmp_path, "photon tra") == ["train"]
     assert completed(tmp_path, "photon train fl.n_rou") == ["fl.n_rounds="]
     assert completed(tmp_path, "photon train recipe=s") == ["recipe=smoke"]
+    nearly = completed(tmp_path, "photon train fl.strategy_name=fedav")
+    assert nearly == ["fl.strategy_name=fedavg", "fl.strategy_name=fedavgm"]

@@ -38,6 +38,11 @@ def test_recipes_compose_and_overrides_win(recipe):
     [
         ("fl.n_round=3", "unknown key 'fl.n_round'; did you mean 'fl.n_rounds'?"),
         ("lr=0.1", "did you mean 'llm_config.optimizer.lr'?"),
+        ("recip=smoke", "did you mean 'recipe'?"),
+        ("local_steps=4", "did you mean 'llm_config.local_steps'?"),
+        ("fl.local_steps=4", "did you mean 'llm_config.local_steps'?"),
+        ("llm_confg.optimizer.lr=1", "did you mean 'llm_config.optimizer.lr'?"),
+        ("dataset.vocab_size=512", "did you mean 'dataset.prepare.vocab_size'?"),
         ("++fl.n_clients=3", "unknown key 'fl.n_clients'"),
         ("~fl.n_clients", "unknown key 'fl.n_clients'"),
         ("llm_config.optimizer.lr=fast", "llm_config.optimizer.lr: Input should be a valid number"),

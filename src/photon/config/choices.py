@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import typing
 from collections.abc import Iterator
 from importlib.resources import files
@@ -17,11 +19,25 @@ def words() -> list[str]:
 
 
 def choices_of(key: str) -> list[str]:
-    """Options of a group, or the values of a key that is a choice or a switch."""
+    """Options of a group, or the values of a key that has few, or some that it names."""
     if key in GROUPS:
-        folder = files("photon.config.groups").joinpath(*key.split("/"))
-        return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-    return [value for one in all_keys() if one.key == key for value in _values(one.annotation)]
+        return list(presets(key))
+    found = [one for one in all_keys() if one.key == key]
+    return [value for one in found for value in (*one.examples, *_values(one.annotation))]
+
+
+def presets(group: str) -> dict[str, str]:
+    """Options of a group, and what the first line of each says of it."""
+    folder = files("photon.config.groups").joinpath(*group.split("/"))
+    found = sorted(f for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return {f.name[:-5]: _comment(f.read_text(encoding="utf-8")) for f in found}
+
+
+def _comment(text: str) -> str:
+    """The first sentence of the comment with which a file begins."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    words = " ".join(line.lstrip("# ") for line in lines if "@package" not in line)
+    return re.split(r"(?<=\.) ", words)[0]
 
 
 def _values(annotation: Any) -> Iterator[str]:

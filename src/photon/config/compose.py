@@ -134,19 +134,26 @@ def check_overrides(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: a string that is no override, or a key that does not exist.
     """
-    known = set(known_keys())
+    known = {*known_keys(), *GROUPS}
     for text in overrides:
         key = parse_override(text).key_or_group
-        if key not in known and key not in GROUPS and not key.startswith(FREE):
+        if key not in known and not key.startswith(FREE):
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
 
 
 def nearest(key: str, known: set[str]) -> str:
-    """A hint for somebody who wrote a key that does not exist."""
-    same_leaf = [name for name in sorted(known) if name.split(".")[-1] == key.split(".")[-1]]
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.6) or same_leaf
-    near = near or difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.3)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    """A hint for somebody who wrote a key that does not exist.
+
+    Its last part counts first: whoever forgot a section, or wrote another, knows the key's name.
+    """
+
+    def likeness(name: str) -> tuple[bool, float]:
+        leaves = name.split(".")[-1], key.split(".")[-1]
+        parts = leaves if "." not in key else (name, key)
+        return leaves[0] == leaves[1], difflib.SequenceMatcher(None, *parts).ratio()
+
+    near = max(sorted(known), key=likeness)
+    hint = f"did you mean {near!r}? " if likeness(near) >= (False, 0.3) else ""
     return hint + "`photon config --keys` lists all keys"
 
 

@@ -84,6 +84,7 @@ class FederationConfig(Section):
         default="NESTEROV",
         description=f"outer optimizer: {', '.join(STRATEGIES)}, any case; or your own, as "
         "module:function",
+        examples=[name.lower() for name in STRATEGIES],
     )
     strategy_kwargs: StrategyKwargs = StrategyKwargs()
     aggregate_momenta: bool | None = Field(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from photon.config.choices import presets
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.reference import find_keys, shown
 from photon.config.resolve import flatten
@@ -89,18 +90,32 @@ def annotated(overrides: Sequence[str]) -> str:
 
 
 def explained(key: str, overrides: Sequence[str]) -> str:
-    """A key, or each key of a section: its meaning, type, default, and value here.
+    """A key, or each key of a section: its meaning, type, default, and value here; for a group its
+    presets.
 
     Raises:
         ConfigError: no such key.
     """
     if automatic := standing_of(key):
         return f"{key}\n    needs no setting: {automatic.note}"
-    chosen = find_keys(key)
+    if key in GROUPS:
+        return "\n".join([*_presets(key), *_keys(key, overrides)])
+    return "\n".join(_keys(key, overrides))
+
+
+def _presets(group: str) -> Iterator[str]:
+    default = DEFAULT_OPTIONS.get(group)
+    yield f"{group}=PRESET" + (f"  (default {default})" if default else "")
+    yield from (f"    {name:<30} {says}" for name, says in presets(group).items())
+
+
+def _keys(key: str, overrides: Sequence[str]) -> list[str]:
+    sections = Config.model_fields
+    chosen = [] if key in GROUPS and key not in sections else find_keys(key)
     values, found = dict(flatten(load_config(overrides))), origins(overrides)
     parts = []
     for one in chosen:
         parts.append(f"{one.key}  ({one.type}; default {one.default})\n    {one.meaning}")
         if one.key in found:
             parts.append(f"    here {shown(values[one.key])}, from {found[one.key]}")
-    return "\n".join(parts)
+    return parts

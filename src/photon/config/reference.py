@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from photon.config.base import Batches, Bytes, section_type
-from photon.config.compose import known_keys, nearest
+from photon.config.compose import GROUPS, known_keys, nearest
 from photon.config.schema import Config
 from photon.config.standing import AUTOMATIC
 from photon.errors import ConfigError
@@ -78,13 +78,14 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What is known of a key: its type, in words too, default and meaning."""
+    """What is known of a key: its type, in words too, default, meaning, and some of its values."""
 
     key: str
     annotation: Any
     type: str
     default: str
     meaning: str
+    examples: tuple[str, ...] = ()
 
 
 def all_keys() -> list[Key]:
@@ -99,7 +100,7 @@ def find_keys(wanted: str) -> list[Key]:
     """
     found = [one for one in all_keys() if f"{one.key}.".startswith(f"{wanted}.")]
     if not found:
-        raise ConfigError(f"unknown key {wanted!r}; {nearest(wanted, set(known_keys()))}")
+        raise ConfigError(f"unknown key {wanted!r}; {nearest(wanted, {*known_keys(), *GROUPS})}")
     return found
 
 
@@ -109,7 +110,8 @@ def _leaves(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             kind = _type(field.annotation, field.metadata)
             default = "required" if field.is_required() else shown(field.default)
             key = f"{prefix}{name}"
-            yield Key(key, field.annotation, kind, default, field.description or "")
+            examples = tuple(map(str, field.examples or ()))
+            yield Key(key, field.annotation, kind, default, field.description or "", examples)
 
 
 def _type(annotation: Any, metadata: Any = ()) -> str:
