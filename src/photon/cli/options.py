@@ -36,7 +36,7 @@ class RunPath(click.Path):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         from photon.runtime.listing import run_named
 
-        return run_named(super().convert(value, param, ctx))
+        return run_named(Path(str(super().convert(value, param, ctx))))
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

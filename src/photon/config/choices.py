@@ -29,7 +29,7 @@ def choices_of(key: str) -> list[str]:
 def presets(group: str) -> dict[str, str]:
     """Options of a group, and what the first line of each says of it."""
     folder = files("photon.config.groups").joinpath(*group.split("/"))
-    found = sorted(f for f in folder.iterdir() if f.name.endswith(".yaml"))
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return {f.name[:-5]: _comment(f.read_text(encoding="utf-8")) for f in found}
 
 

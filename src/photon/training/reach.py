@@ -54,7 +54,7 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
     |sum_i (1 - b1) b1^i g_i| <= sqrt(sum_i (1 - b1)^2 (b1^2 / b2)^i / (1 - b2)) sqrt(v). It holds
     for means of clients too, since the square of a mean is at most the mean of squares.
     """
-    first, second = optimizer.betas
+    first, second = optimizer.decay_rates
     if first**2 >= second:
         return math.inf
     return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
