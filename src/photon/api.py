@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from photon.config import Config, load_config
+from photon.config import Config
 from photon.config.compose import as_overrides
 from photon.config.given import Overrides
 from photon.console import Console, in_notebook
 from photon.runtime import experiment
 from photon.runtime.listing import run_named
-from photon.runtime.preparation import fit_to_data
+from photon.runtime.preparation import config_of_run
 from photon.runtime.results import TrainResult
 
 
@@ -36,7 +36,11 @@ def train(
         PhotonError: its subclasses, each with one line that says what to do.
     """
     console = _console(progress)
-    given = config if isinstance(config, Config) else _fitting(config, console)
+    if isinstance(config, Config):
+        given = config
+    else:
+        kind = "centralized" if centralized else "federated"
+        given = config_of_run(as_overrides(config), kind, console.say)
     return experiment.train(
         given, centralized=centralized, say=console.say, console=console.tracker
     )
@@ -61,11 +65,6 @@ def resume(
     return experiment.resume(
         run_named(Path(run)), as_overrides(overrides), say=console.say, console=console.tracker
     )
-
-
-def _fitting(overrides: Overrides, console: Console) -> Config:
-    texts = as_overrides(overrides)
-    return fit_to_data(load_config(texts), texts, console.say)
 
 
 def _console(progress: bool | None) -> Console:

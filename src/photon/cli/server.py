@@ -53,7 +53,6 @@ def command(
 
     require_flower()
     from photon.cli.live_view import live_view
-    from photon.config import load_config
     from photon.config.resolve import apply_resume_overrides, replace_keys
     from photon.console import Console
     from photon.report import report
@@ -61,14 +60,13 @@ def command(
     from photon.runtime.experiment import resume, train_or_resume
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
-    from photon.runtime.preparation import fit_to_data
+    from photon.runtime.preparation import config_of_run
     from photon.runtime.results import summary_of
     from photon.runtime.run_folder import read_run
 
     console = Console(quiet)
     if resume_from is None:
-        config = load_config(overrides)
-        config = fit_to_data(config, overrides, console.say, elsewhere=host_clients is None)
+        config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
         config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
     else:
         config = apply_resume_overrides(read_run(resume_from)[0], overrides)

@@ -42,11 +42,10 @@ def command(
     """
     from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
-    from photon.config import load_config
     from photon.console import Console
     from photon.report import report
     from photon.runtime.experiment import resume, train
-    from photon.runtime.preparation import fit_to_data
+    from photon.runtime.preparation import config_of_run
     from photon.runtime.results import summary_of
 
     if resume_from is not None and centralized:
@@ -58,7 +57,8 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            config = fit_to_data(load_config(overrides), overrides, console.say)
+            kind = "centralized" if centralized else "federated"
+            config = config_of_run(overrides, kind, console.say)
             result = train(config, centralized=centralized, **tell)
     if not first:
         return

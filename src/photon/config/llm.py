@@ -188,7 +188,8 @@ class LlmConfig(Section):
     max_duration: Batches | None = Field(
         default=None,
         ge=0,
-        description="steps of a centralised run; null or 0: n_rounds * local_steps",
+        description="steps of a centralised run; null or 0: fl.n_rounds * local_steps, the "
+        "length of a federation",
     )
     global_train_batch_size: int = Field(
         default=4,

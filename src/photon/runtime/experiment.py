@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import validate
+from photon.config.idle import note_idle
 from photon.config.resolve import (
     apply_resume_overrides,
     check_resumable,
@@ -114,6 +115,10 @@ def resume(
     saved, facts = read_run(path)
     _require_run(path, facts, engine)
     changed = apply_resume_overrides(saved, overrides)
+    here = facts["kind"] == CENTRALIZED or engine is on_this_machine
+    note_idle(changed, overrides, facts["kind"] if here else "server")
+    if facts["kind"] == FEDERATED:
+        changed = replace_keys(changed, {"llm_config.max_duration": changed.total_steps})
     return _go_on(path, changed, facts, say, console, engine)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import load_config
+from photon.config.idle import Run, note_idle
 from photon.config.model import ModelConfig
 from photon.config.resolve import flatten, replace_keys
 from photon.config.schema import Config
@@ -51,6 +52,21 @@ def with_start(config: Config) -> Config:
         return config
     found = {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
     return replace_keys(config, found)
+
+
+def config_of_run(
+    overrides: Sequence[str], run: Run, say: Say, *, elsewhere: bool = False
+) -> Config:
+    """The configuration that a command or a call composes: what it gives in vain is said, what it
+    leaves to the data is taken from there.
+
+    Raises:
+        ConfigError: as `load_config`.
+        DataError: as `fit_to_data`.
+    """
+    config = load_config(overrides)
+    note_idle(config, overrides, run)
+    return fit_to_data(config, overrides, say, elsewhere=elsewhere)
 
 
 def fit_to_data(

@@ -1,0 +1,201 @@
+"""Keys that say nothing beside the others that are given: each gets a note, none is ignored."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from photon.config.base import Epochs
+from photon.config.overrides import parse_override
+from photon.config.resolve import flatten
+from photon.config.schema import Config
+from photon.errors import ConfigError, PhotonNote
+
+Run = Literal["federated", "centralized", "server"]
+"""What trains: a federation on this machine, no federation, a federation over the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A rule.
+
+    Attributes:
+        keys: these, and all below them.
+        when: it holds.
+        why: what counts in their place; `{steps}` stands for the steps of the federation.
+        but: keys below those that count all the same.
+    """
+
+    keys: tuple[str, ...]
+    when: Callable[[Config, Run], bool]
+    why: str
+    but: tuple[str, ...] = ()
+
+    def is_of(self, key: str) -> bool:
+        return _is_below(key, self.keys) and not _is_below(key, self.but)
+
+
+def _is_below(key: str, keys: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{one}.") for one in keys)
+
+
+def steps_of(config: Config) -> int | None:
+    """Local steps of the whole federation; None where the data decides, since it is in epochs."""
+    fl, steps = config.fl, config.fl.n_local_steps or config.llm_config.local_steps
+    return None if fl.n_local_epochs or isinstance(steps, Epochs) else fl.n_rounds * steps
+
+
+def _compares(config: Config) -> bool:
+    return config.compare.centralized or config.compare.alone
+
+
+LR, LLM, MODEL = "llm_config.scheduler.schedulers.lr", "llm_config", "llm_config.model"
+_SHAPE = ("d_model", "n_heads", "n_layers", "vocab_size", "tie_word_embeddings", "norm_eps",
+          "init_std")  # fmt: skip
+_OF_MPT = (f"{MODEL}.expansion_ratio", f"{MODEL}.ffn_act", f"{MODEL}.no_bias",
+           f"{MODEL}.attn_config.alibi", f"{MODEL}.attn_config.alibi_bias_max")  # fmt: skip
+_OF_LLAMA = (f"{MODEL}.ffn_hidden_size", f"{MODEL}.init_std", f"{MODEL}.attn_config.kv_n_heads",
+             f"{MODEL}.attn_config.qk_norm", f"{MODEL}.attn_config.rope_theta")  # fmt: skip
+_OF_HF = (f"{MODEL}.pretrained_model_name_or_path", f"{MODEL}.pretrained",
+          f"{MODEL}.config_overrides", f"{MODEL}.hf_config")  # fmt: skip
+_CLOCK = ("fl.round_timeout", "fl.round_timeout_min", "fl.straggler_factor",
+          "fl.staleness_exponent", "fl.max_staleness")  # fmt: skip
+_NETWORK = ("photon.n_nodes", "photon.join_timeout", "photon.transport", "photon.transport_url")
+_POOL = ("photon.workers", "photon.worker_timeout", "photon.refresh_period")
+_LENGTH = ("fl.n_rounds", "fl.n_local_steps", "fl.n_local_epochs", "llm_config.local_steps")
+
+RULES: tuple[Idle, ...] = (
+    Idle(("llm_config.max_duration",),
+         lambda c, run: run != "centralized" and steps_of(c) != c.llm_config.max_duration,
+         "a federation takes fl.n_rounds * llm_config.local_steps = {steps} steps; max_duration is "
+         "the length of a centralised run"),
+    Idle(("llm_config.eval_interval",),
+         lambda c, run: run != "centralized" and not _compares(c),
+         "a federation validates by fl.eval_period"),
+    Idle(("centralized",), lambda c, run: run != "centralized",
+         "it is of `photon train --centralized`"),
+    Idle(_LENGTH,
+         lambda c, run: run == "centralized" and c.llm_config.max_duration is not None,
+         "a centralised run takes llm_config.max_duration={config.llm_config.max_duration} steps"),
+    Idle(("fl",), lambda c, run: run == "centralized", "a centralised run has no rounds",
+         but=(*_LENGTH, "fl.n_total_clients", "fl.frozen_layers", "fl.unfrozen_layers",
+              "fl.resize_vocab", "fl.allow_unigram_metrics_failures")),
+    Idle(("compare",), lambda c, run: run == "centralized",
+         "baselines are trained after a federation"),
+    Idle(("photon.restore_run_uuid", "photon.copy_client_checkpoints"),
+         lambda c, run: run == "centralized",
+         "a federation begins with a copy of another; a centralised run starts from "
+         "pretrained_model_path"),
+    Idle((*_POOL, "photon.devices_per_client"), lambda c, run: run == "centralized",
+         "a centralised run trains in this process, or in those of torchrun"),
+    Idle((*_POOL[1:], "photon.devices_per_client"), lambda c, run: run == "server",
+         "it is each node's own"),
+    Idle(_POOL[1:], lambda c, run: c.photon.workers == 0, "photon.workers=0 has no workers"),
+    Idle(_NETWORK, lambda c, run: run != "server", "it is of `photon server`"),
+    Idle(("photon.transport_url",), lambda c, run: c.photon.transport != "s3",
+         "it is of photon.transport=s3"),
+    Idle(_CLOCK, lambda c, run: run != "server",
+         "clients of this machine are waited for; it is of `photon server`"),
+    Idle(("fl.fold_updates",), lambda c, run: run != "server",
+         "nothing is sent on one machine; it is of `photon server`"),
+    Idle(("fl.max_staleness",), lambda c, run: c.fl.staleness_exponent is None,
+         "late updates are refused; fl.staleness_exponent takes them"),
+    Idle(("fl.noise_scale_beta",), lambda c, run: not c.fl.use_noise_scale_metric,
+         "fl.use_noise_scale_metric=true measures what it is of"),
+    Idle(("fl.random_init_freq", "fl.truly_random_init"), lambda c, run: not c.fl.random_layers,
+         "fl.random_layers names none"),
+    Idle(("fl.round_attempts",), lambda c, run: c.fl.on_failure != "retry",
+         "fl.failed_rounds=retry tries again"),
+    Idle(("fl.failed_rounds",), lambda c, run: c.fl.ignore_failed_rounds,
+         "fl.ignore_failed_rounds=true skips them"),
+    Idle(("fl.outer_schedule.alpha_f",), lambda c, run: c.fl.outer_schedule.name == "constant",
+         "fl.outer_schedule.name=constant does not fall"),
+    Idle(("fl.split_eval",), lambda c, run: c.fl.eval_period is None,
+         "fl.eval_period=null validates after the last round only"),
+    Idle(("photon.copy_client_checkpoints",), lambda c, run: c.photon.restore_run_uuid is None,
+         "photon.restore_run_uuid names no run"),
+    Idle(("photon.restore_cent_run_batches",),
+         lambda c, run: c.photon.restore_cent_run_uuid is None,
+         "photon.restore_cent_run_uuid names no run"),
+    Idle(("photon.resume_round",),
+         lambda c, run: run != "server" and not (c.run_uuid or c.photon.restore_run_uuid),
+         "nothing names a run to go on with: give run_uuid"),
+    Idle(("compare.alone_learning_rate",), lambda c, run: not c.compare.alone,
+         "compare.alone=true trains what it is of"),
+    Idle(("s3_comm_config",), lambda c, run: c.s3_comm_config.bucket_name is None,
+         "s3_comm_config.bucket_name names no bucket"),
+    Idle(("wandb",),
+         lambda c, run: not (c.use_wandb or c.llm_config.loggers.wandb),
+         "use_wandb=true switches W&B on"),
+    Idle(("wandb",),
+         lambda c, run: bool(c.llm_config.loggers.wandb and c.llm_config.loggers.wandb.init_kwargs),
+         "llm_config.loggers.wandb.init_kwargs stands in its place"),
+    Idle(("dataset.prepare",), lambda c, run: True, "`photon prepare` uses it; training does not"),
+    Idle(("dataset.embedded",),
+         lambda c, run: bool(c.dataset.train.root_local or c.dataset.train.root_remote),
+         "dataset.train says where other data is"),
+    Idle(("dataset.train.shuffle_seed", "dataset.train.shuffle_block_size"),
+         lambda c, run: not c.dataset.train.shuffle, "dataset.train.shuffle=false"),
+    *(Idle(tuple(f"dataset.{split}.{k}" for k in ("cache_limit", "download_retry",
+                                                  "download_timeout")),
+           lambda c, run, split=split: getattr(c.dataset, split).root_remote is None,
+           f"dataset.{split}.root_remote names no store") for split in ("train", "val")),
+    Idle(tuple(f"{MODEL}.{name}" for name in _SHAPE) + _OF_MPT + _OF_LLAMA,
+         lambda c, run: c.llm_config.model.name == "hf_causal_lm",
+         "the config.json of the model says it; llm_config.model.config_overrides changes it"),
+    Idle(_OF_MPT, lambda c, run: c.llm_config.model.name == "llama", "it is of mpt_causal_lm"),
+    Idle(_OF_LLAMA, lambda c, run: c.llm_config.model.is_mpt, "it is of llama"),
+    Idle(_OF_HF, lambda c, run: c.llm_config.model.name != "hf_causal_lm",
+         "it is of llm_config.model.name=hf_causal_lm"),
+    Idle((f"{MODEL}.attn_config.alibi_bias_max",),
+         lambda c, run: not c.llm_config.model.attn_config.alibi,
+         "llm_config.model.attn_config.alibi=true has biases"),
+    Idle(("llm_config.optimizer.momentum",), lambda c, run: c.llm_config.optimizer.name != "muon",
+         "it is of muon"),
+    Idle(("llm_config.optimizer.betas", "llm_config.optimizer.eps"),
+         lambda c, run: c.llm_config.optimizer.name == "sgd", "sgd has no moments"),
+    Idle((f"{LR}.t_cooldown",),
+         lambda c, run: c.llm_config.scheduler.schedulers.lr.name == "cosine_with_warmup",
+         "a cosine falls from its warm-up on"),
+    Idle(("llm_config.fsdp_config.sharding_strategy", "llm_config.fsdp_config.mixed_precision"),
+         lambda c, run: run == "federated" and c.photon.devices_per_client == 1,
+         "one device trains a client; photon.devices_per_client takes more"),
+    Idle(("icl_tasks_config",), lambda c, run: not c.icl_tasks_config.icl_tasks,
+         "no tasks are scored: icl_tasks_config=light has some",
+         but=("icl_tasks_config.icl_tasks",)),
+    Idle(("eval_gauntlet_config.eval_gauntlet",),
+         lambda c, run: not c.icl_tasks_config.icl_tasks,
+         "no tasks are scored: icl_tasks_config=light has some"),
+    Idle(("eval_gauntlet_config.destination_dir",), lambda c, run: True,
+         "`photon evaluate` uses it; a run's scores are in its metrics.jsonl"),
+)  # fmt: skip
+"""The first that holds for a key gives its note."""
+
+
+def rule_of(key: str, config: Config, run: Run) -> Idle | None:
+    """Why a key of this run is idle; None if it counts."""
+    return next((rule for rule in RULES if rule.is_of(key) and rule.when(config, run)), None)
+
+
+def note_idle(config: Config, overrides: Sequence[str], run: Run) -> None:
+    """Say of each override that it changes nothing, if so; a default may be said without a word."""
+    for text, why in idle_overrides(config, overrides, run):
+        warnings.warn(f"{text}: has no effect here: {why}", PhotonNote, stacklevel=3)
+
+
+def idle_overrides(config: Config, overrides: Sequence[str], run: Run) -> Iterator[tuple[str, str]]:
+    """(override, why it changes nothing)."""
+    default, values = dict(flatten(Config())), dict(flatten(config))
+    for text in overrides:
+        try:
+            override = parse_override(text)
+        except ConfigError:
+            continue  # whoever composes the configuration explains it
+        key = override.key_or_group
+        given = [k for k in values if _is_below(k, (key,)) and values[k] != default.get(k)]
+        rules = [rule_of(k, config, run) for k in given]
+        if not override.is_delete() and rules and (rule := rules[0]) and all(rules):
+            steps = steps_of(config)
+            yield text, rule.why.format(config=config, steps="so many" if steps is None else steps)
