@@ -17,6 +17,7 @@ import pytest
 
 import photon
 from photon.core.tree import digest
+from photon.data.verify import verify
 from photon.errors import (
     CorruptCheckpoint,
     DataError,
@@ -280,6 +281,15 @@ def test_shards_that_were_changed_are_refused_and_mended_ones_go_on(data_root, t
     with pytest.raises(DataError, match=rf"{shard}: was changed .*prepare the data again"):
         photon.resume(run, ["fl.n_rounds=2"])
     shard.write_bytes(content)
+    part, other = data / "client_1" / "train", data / "client_0" / "train"
+    part.rename(tmp_path / "kept")
+    shutil.copytree(other, part)  # sound in itself, and not what was prepared for this client
+    with pytest.raises(DataError, match=rf"{part}: is of another data set than .*digest"):
+        photon.resume(run, ["fl.n_rounds=2"])
+    with pytest.raises(DataError, match="is of another data set"):
+        verify(data)
+    shutil.rmtree(part)
+    (tmp_path / "kept").rename(part)
     photon.resume(run, ["fl.n_rounds=2"])
     assert [line["round"] for line in read_lines(run / "metrics.jsonl")] == [1, 2]
 

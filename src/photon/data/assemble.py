@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.data.encode import Encoder
-from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
+from photon.data.manifest import FORMAT, MANIFEST, part_digest, read_manifest, write_json
 from photon.data.pipeline import JOURNAL, Layout, Phase, Pipeline, Progress, read_journal
 from photon.data.routing import Position
 from photon.data.tokenization import KEY
@@ -174,6 +174,7 @@ def _make(
         "left_out": dict(plan.left_out),
         "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},
         "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
+        "parts": {name: part_digest(part) for name, part in sorted(parts.items())},
         "digest": _digest(parts),
     }
     write_json(folder / MANIFEST, manifest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +20,12 @@ def clients_of(manifest: dict[str, Any]) -> range:
     settings = manifest["settings"]
     first = settings.get("first_client", 0)
     return range(first, first + settings["num_clients"])
+
+
+def part_digest(manifest: Mapping[str, Any]) -> str:
+    """Hex digest of a folder's shards, by which the manifest of the whole knows the folder."""
+    hashes = [shard["sha256"] for shard in manifest["shards"]]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from photon.data.manifest import FORMAT, MANIFEST, write_json
+from photon.data.manifest import FORMAT, MANIFEST, part_digest, write_json
 from photon.data.mds import INDEX, MdsShard, read_index, read_samples
 from photon.data.tokenization import KEY, of_occurrence
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
@@ -171,6 +171,7 @@ def _convert(
         "tokenizer": digest,
         KEY: of_occurrence(vocabulary, _occurrences(made)).as_json(),
         "train_tokens": sum(m["tokens"] for n, m in made.items() if n.endswith("/train")),
+        "parts": {name: part_digest(part) for name, part in sorted(made.items())},
         "digest": hashlib.sha256("".join(hashes).encode()).hexdigest()[:16],
     }
     write_json(root / MANIFEST, manifest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.data.checksum import BLOCK_BYTES, Checksum
-from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, part_digest, read_manifest
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import DataError
 
@@ -68,6 +68,10 @@ def verify(root: Path, progress: Progress = lambda shard, size: None) -> list[Da
         digest = tokenizer_digest(root / "tokenizer.json")
         for folder in folders:
             require_tokenizer(folder.path, folder.manifest, digest)
+    if (root / MANIFEST).exists():
+        whole = read_manifest(root)
+        for folder in folders:
+            require_part(root, whole, folder.path, folder.manifest)
     for folder in folders:
         for entry in folder.manifest["shards"]:
             path = folder.path / entry["file"]
@@ -86,6 +90,28 @@ def require_tokenizer(folder: Path, manifest: Mapping[str, Any], digest: str) ->
         raise DataError(
             f"{folder}: its tokens were made with tokenizer {manifest['tokenizer']}, but "
             f"tokenizer.json is {digest}; put the right one back or prepare the data again"
+        )
+
+
+def require_part(
+    home: Path, whole: Mapping[str, Any], folder: Path, own: Mapping[str, Any]
+) -> None:
+    """Refuse a folder that another preparation has put in the place of the one that was made.
+
+    Args:
+        home: folder of the data set.
+        whole: its manifest; older ones do not know their parts.
+        folder: of the part, below `home`.
+        own: the part's manifest.
+
+    Raises:
+        DataError: its shards are not those of the data set.
+    """
+    known, found = whole.get("parts", {}), part_digest(own)
+    if (expected := known.get(folder.relative_to(home).as_posix(), found)) != found:
+        raise DataError(
+            f"{folder}: is of another data set than {home / MANIFEST} says (digest {found}, not "
+            f"{expected}); {REMEDY}"
         )
 
 

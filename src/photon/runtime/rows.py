@@ -15,7 +15,7 @@ from photon.data.mixture import Amount, MixedRows
 from photon.data.order import BLOCK_ROWS
 from photon.data.remote import RemoteFolder
 from photon.data.shards import Rows, RowSource
-from photon.data.verify import require_tokenizer
+from photon.data.verify import require_part, require_tokenizer
 from photon.errors import ConfigError, DataError
 
 VALIDATION = "validation"
@@ -137,6 +137,9 @@ def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
     model = config.llm_config
     rows = Rows(root / part, cache_of(storage, root), model.max_seq_len, model.model.vocab_size)
     require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
+    home = rows.folder.parent if part == VALIDATION else rows.folder.parent.parent
+    if (home / MANIFEST).exists():
+        require_part(home, read_manifest(home), rows.folder, rows.manifest)
     return rows
 
 
