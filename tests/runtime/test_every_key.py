@@ -29,6 +29,7 @@ from photon.data.stream import JoinedStream, Stream
 from photon.errors import DataError, PhotonError, PhotonNote
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import node, runs, server
+from photon.runtime.bounds import Honesty
 from photon.runtime.device import choose_device
 from photon.runtime.engines import local
 from photon.runtime.engines.remote import RemoteEngine, _OpenRound
@@ -138,6 +139,14 @@ def redrawn(config: Config, tmp: Path) -> Any:
     this._layers = layers_of(config.fl, list(params))
     state = ServerState(round=2, step=6, params=params, outer=outer_of(config, 3).init(params))
     return digest(this._redrawn(state).params)
+
+
+def farthest(config: Config) -> Any:
+    """The largest norm that a first update may have."""
+    config = resolved(config)
+    params = parameters_of(build_model(config.llm_config, config.seed))
+    this = Honesty.of(config, layers_of(config.fl, list(params)))
+    return this.bounds(ServerState(round=0, step=0, params=params, outer={}), 3).norm
 
 
 def failure(config: Config) -> Any:
@@ -373,6 +382,7 @@ CASES: dict[str, Case] = {
     "fl.staleness_exponent": (rules, (), "0.5"),
     "fl.max_staleness": (rules, ("fl.staleness_exponent=1",), "2"),
     "fl.max_norm_ratio": (rules, (), "2"),
+    "fl.max_reach": (farthest, (), "7"),
     "fl.ignore_failed_rounds": (failure, (), "true"),
     "fl.failed_rounds": (failure, (), "retry"),
     "fl.round_attempts": (failure, ("fl.failed_rounds=retry",), "2"),
