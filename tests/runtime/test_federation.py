@@ -364,20 +364,20 @@ def test_a_stopped_federation_goes_on_with_its_own_engine(make, four, local, tmp
     with nodes(tmp_path, four, PLACES) as sockets:
         own = EngineFactory("flower", over_sockets(sockets).make, ("--host-clients", "0-3"))
         with pytest.raises(Interrupted) as stopped:
-            photon.train(make("run_uuid=r"), engine=own, say=hear)
+            experiment.train(make("run_uuid=r"), engine=own, say=hear)
         command = f"photon server --resume {run} --host-clients 0-3"
         assert str(stopped.value).endswith(f"go on with: {command}")
         before = (run / "config.json").read_bytes()
         for attempt in (
-            lambda: photon.resume(run),
-            lambda: photon.train(make("run_uuid=r", "photon.resume_round=-1")),
-            lambda: photon.train(make("run_uuid=r")),
+            lambda: experiment.resume(run),
+            lambda: experiment.train(make("run_uuid=r", "photon.resume_round=-1")),
+            lambda: experiment.train(make("run_uuid=r")),
         ):
             with pytest.raises(RunFolderError, match=command):
                 attempt()
         assert (run / "config.json").read_bytes() == before
         moved = EngineFactory("flower", own.make, ("--listen", "127.0.0.1:9000"))
-        assert final_digest(photon.resume(run, engine=moved)) == local["averaged"]
+        assert final_digest(experiment.resume(run, engine=moved)) == local["averaged"]
     assert how_to_go_on(run, read_facts(run)).endswith(f"{run} --listen 127.0.0.1:9000")
 
 

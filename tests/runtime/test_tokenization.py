@@ -197,11 +197,10 @@ def test_a_node_with_another_separator_is_refused(make_tokenizer, make_data, smo
     tokenizer = make_tokenizer("<|endoftext|>", "</s>")
     keys = [smoke(f"dataset.train.root_local={make_data(tokenizer, name, eos_text=end)}")
             for name, end in (("a", "</s>"), ("b", "<|endoftext|>"))]  # fmt: skip
-    settings = {"sequence_length": 32}
-    expected = data_facts(keys[0], settings)
-    _require_same_data(keys[0], settings, expected)
+    expected = data_facts(keys[0])
+    _require_same_data(keys[0], expected)
     with pytest.raises(MismatchedCheckpoint, match=r"has tokenization .*separator"):
-        _require_same_data(keys[1], settings, expected)
+        _require_same_data(keys[1], expected)
 
 
 def test_tokens_made_elsewhere_end_with_the_separator_that_occurs(make_tokenizer):
