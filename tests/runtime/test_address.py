@@ -11,7 +11,6 @@ import pytest
 from photon.errors import ConfigError
 from photon.runtime import address
 from photon.runtime.address import (
-    bound,
     dialled,
     format_address,
     listeners,
@@ -60,7 +59,6 @@ def test_everywhere_is_every_family_there_is(ipv6, port, monkeypatch):
         if ipv6:
             socket.create_connection(("::1", port), 1.0).close()
     assert families == [socket.AF_INET6, socket.AF_INET][not ipv6 :]
-    assert (bound("::"), dialled("::")) == (("::", "::1") if ipv6 else ("0.0.0.0", "127.0.0.1"))
 
 
 @pytest.mark.parametrize(

@@ -34,17 +34,12 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bound(host: str) -> str:
-    """The host for a listener that takes one address: `EVERYWHERE` is IPv4's where no IPv6 is."""
-    return _EVERYWHERE_IPV4 if host == EVERYWHERE and not _has_ipv6() else host
-
-
 def dialled(host: str) -> str:
-    """What reaches a listener on this host from its own machine: loopback where it is everywhere.
+    """What reaches `listeners` on this host from its own machine: loopback where it is everywhere.
 
-    Loopback of the family that is bound in any case, also where `::` means IPv6 alone.
+    IPv4's, which is bound in any case.
     """
-    return {EVERYWHERE: "::1", _EVERYWHERE_IPV4: "127.0.0.1"}.get(bound(host), host)
+    return "127.0.0.1" if host in (EVERYWHERE, _EVERYWHERE_IPV4) else host
 
 
 def listeners(host: str, port: int) -> list[socket.socket]:
