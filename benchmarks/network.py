@@ -136,7 +136,7 @@ class s3_server:  # noqa: N801
     """moto's server on loopback; gives a bucket's URL."""
 
     def __enter__(self) -> str:
-        from photon.runtime.superlink import free_port
+        from photon.runtime.address import free_port
 
         sys.path.insert(0, str(Path(__file__).parent))
         from data import _make_bucket

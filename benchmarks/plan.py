@@ -26,8 +26,8 @@ from photon.cli.quantities import Quantity
 from photon.config import Config, load_config
 from photon.core.walltime import Link
 from photon.data.prepare import prepare_embedded
+from photon.runtime.address import free_port
 from photon.runtime.plan import Setting, make_plan
-from photon.runtime.superlink import free_port
 from photon.runtime.trackers import read_lines
 
 CLIENTS = {"a": "0", "b": "1"}

@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 
 from photon.runtime import frames
+from photon.runtime.address import free_port
 from photon.runtime.buffers import Buffers
 from photon.runtime.engines import flower
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import Register
-from photon.runtime.superlink import APP, SuperNode, free_port
+from photon.runtime.superlink import APP, SuperNode
 
 TICK = os.sysconf("SC_CLK_TCK")
 EMPTY = """

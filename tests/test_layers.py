@@ -15,6 +15,7 @@ ROOT = Path(photon.__file__).parent
 RANK = {
     "config": 0,
     "errors": 0,
+    "say": 0,
     "core": 1,
     "model": 2,
     "data": 2,

@@ -15,8 +15,9 @@ import photon
 from photon.cli.main import cli, run
 from photon.cli.options import RunPath
 from photon.runtime.going_on import how_to_go_on
+from photon.runtime.kinds import IMPORTED
 from photon.runtime.listing import run_named, run_status
-from photon.runtime.run_folder import IMPORTED, RunFolder
+from photon.runtime.run_folder import RunFolder
 
 
 def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):

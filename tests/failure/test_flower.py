@@ -16,7 +16,7 @@ from proxy import Proxy
 from test_kills import LENGTH, ROWS_PER_ROUND, final
 
 import photon
-from photon.runtime.superlink import free_port
+from photon.runtime.address import free_port
 from photon.runtime.trackers import read_lines
 
 pytest.importorskip("flwr")

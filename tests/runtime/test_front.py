@@ -35,12 +35,13 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from photon.errors import PayloadError
+from photon.runtime.address import free_port
 from photon.runtime.doctor import examine
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import REGISTER, Register, read_register
 from photon.runtime.front import Front, Limits, bounded_protocol
 from photon.runtime.keys import enrol, make_authority
-from photon.runtime.superlink import APP, Tls, free_port
+from photon.runtime.superlink import APP, Tls
 from photon.runtime.superlink_process import by_address, by_key, fleet_calls
 from photon.runtime.supernode_process import require_own_app
 

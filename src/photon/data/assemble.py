@@ -24,8 +24,8 @@ from photon.data.routing import Position
 from photon.data.tokenization import KEY
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
 from photon.errors import DataError, PhotonError, StorageError
+from photon.say import Say
 
-Say = Callable[[str], None]
 TOKENIZER = "tokenizer.json"
 _LOCK = "lock"
 _WAIT_SECONDS = 600.0

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,7 @@ from photon.data.tokenization import KEY, of_occurrence
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
 from photon.data.writer import ShardWriter
 from photon.errors import DataError, StorageError
-
-Say = Callable[[str], None]
+from photon.say import Say
 
 
 @dataclass(frozen=True, slots=True)

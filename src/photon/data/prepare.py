@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.dataset import EmbeddedCorpus
-from photon.data.assemble import Inputs, Plan, Say, assemble
+from photon.data.assemble import Inputs, Plan, assemble
 from photon.data.corpus import standard_library
 from photon.data.encode import Encoder, separated
 from photon.data.partition import Rule, partition_documents
 from photon.data.pipeline import Layout, Phase, Progress
 from photon.data.routing import ListedRoute
 from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from photon.say import Say
 
 
 def embedded_settings(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from photon.config.prepare import PrepareConfig
-from photon.data.assemble import Inputs, Plan, Say, assemble
+from photon.data.assemble import Inputs, Plan, assemble
 from photon.data.corpus import Document
 from photon.data.encode import Encoder, separated
 from photon.data.hub import HubSource, has_split
@@ -44,6 +44,7 @@ from photon.data.tokenizer import (
     train_tokenizer,
 )
 from photon.errors import DataError
+from photon.say import Say
 
 
 def prepare_text(

@@ -74,6 +74,13 @@ def require_free(host: str, port: int) -> None:
         listener.close()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def _to_bind(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
     if host == EVERYWHERE:
         ipv6 = [(socket.AF_INET6, EVERYWHERE)] if _has_ipv6() else []

@@ -13,7 +13,7 @@ from photon.core.messages import ServerState
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.model.build import empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
-from photon.runtime.job import FEDERATED
+from photon.runtime.kinds import FEDERATED
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import kept_answers
 from photon.runtime.restore import checkpoint_of_round, find_run

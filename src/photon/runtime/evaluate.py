@@ -24,10 +24,10 @@ from photon.evaluation.scoring import TaskScore
 from photon.evaluation.tasks import Row, find_file, read_rows
 from photon.runtime.candidate import Candidate, open_candidate, require_model
 from photon.runtime.device import num_cores
-from photon.runtime.job import Say
 from photon.runtime.losses import LossScore, score_losses
 from photon.runtime.process_group import from_first, process_group
 from photon.runtime.scores import Finished, ScoreFolder
+from photon.say import Say
 from photon.training.parallel import World
 
 Progress = Callable[[str, float], None]

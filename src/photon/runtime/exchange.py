@@ -27,9 +27,10 @@ from photon.errors import CheckpointError, DataError, RunFolderError, StorageErr
 from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
 from photon.runtime import checkpoint
+from photon.runtime.kinds import IMPORTED
 from photon.runtime.model_card import model_card
 from photon.runtime.pretrained import CONVERT, quiet, require_finite, save_pretrained
-from photon.runtime.run_folder import IMPORTED, RunFolder
+from photon.runtime.run_folder import RunFolder
 from photon.runtime.run_tokens import tokenization_facts
 from photon.runtime.saved_model import SavedModel, load_saved_model
 from photon.runtime.tensor_file import write_tensors

@@ -32,15 +32,13 @@ from photon.runtime.external_trackers import require_trackers
 from photon.runtime.fit import with_microbatch
 from photon.runtime.going_on import how_to_go_on, require_engine
 from photon.runtime.job import (
-    CENTRALIZED,
-    FEDERATED,
     EngineFactory,
     Job,
-    Say,
     TrackerFactory,
     on_this_machine,
     open_job,
 )
+from photon.runtime.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.runtime.outer import outer_of
 from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows, repeats_note
@@ -49,12 +47,13 @@ from photon.runtime.process_group import from_first
 from photon.runtime.restore import find_run, rewind
 from photon.runtime.results import History, TrainResult, write_summary
 from photon.runtime.rows import data_root
-from photon.runtime.run_folder import IMPORTED, RunFolder, read_facts, read_run, run_facts
+from photon.runtime.run_folder import RunFolder, read_facts, read_run, run_facts
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
 from photon.runtime.task_watch import check_tasks
 from photon.runtime.trackers import read_lines
 from photon.runtime.warm_start import check_warm_start, layers_warning, tokenizer_warning
+from photon.say import Say
 from photon.training.layers import layers_of
 
 

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 from photon.config.schema import Config
 from photon.errors import ConfigError, install_with
-from photon.runtime.job import FEDERATED, Job
+from photon.runtime.kinds import FEDERATED
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.tensorboard_tracker import TensorboardTracker
 from photon.runtime.trackers import Tracker
 from photon.runtime.wandb_setup import effective_setup, init_arguments
 from photon.runtime.wandb_tracker import WandbTracker, require_login
+from photon.say import Say
 
 
 class ExternalTracker(Protocol):
@@ -58,10 +59,18 @@ def _require_package(name: str, key: str) -> None:
 
 
 class ExternalTrackers:
-    """The external trackers of one run; they end with the block, however it ends."""
+    """The external trackers of one run; they end with the block, however it ends.
 
-    def __init__(self, folder: RunFolder, config: Config, job: Job) -> None:
-        self._folder, self._config, self._job = folder, config, job
+    Args:
+        active: whether this process has any: the first one of several.
+        say, warn: take lines for the user.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: Config, active: bool, say: Say, warn: Say
+    ) -> None:
+        self._folder, self._config, self._active = folder, config, active
+        self._say, self._warn = say, warn
         self._open: dict[str, ExternalTracker] = {}
         self._failed: set[str] = set()
 
@@ -73,13 +82,13 @@ class ExternalTrackers:
             self._attempt(name, lambda t=tracker: t.close(finished=kind is None))
 
     def begin(self, key: str, committed: int) -> list[Tracker]:
-        """Open the trackers that the configuration asks for; only the first process has any.
+        """Open the trackers that the configuration asks for.
 
         Args:
             key: the counter of a record, `round` or `step`.
             committed: value of that counter at the last commit, where metrics.jsonl ends.
         """
-        if not self._job.world.is_first:
+        if not self._active:
             return []
         for name, make in self._wanted().items():
             self._attempt(name, lambda n=name, m=make: self._open.update({n: m(key, committed)}))
@@ -95,7 +104,7 @@ class ExternalTrackers:
         if setup is not None:
             suffix = "server" if self._folder.kind == FEDERATED else "centralised"
             init = init_arguments(setup, config, suffix)
-            wanted["wandb"] = lambda key, done: WandbTracker(path, key, init, self._job.say)
+            wanted["wandb"] = lambda key, done: WandbTracker(path, key, init, self._say)
         return wanted
 
     def _track(self, record: Mapping[str, Any]) -> None:
@@ -109,7 +118,5 @@ class ExternalTrackers:
             act()
         except Exception as error:
             if name not in self._failed:
-                self._job.warn(
-                    f"{name}: {error}; the run is unharmed, metrics.jsonl has every number"
-                )
+                self._warn(f"{name}: {error}; the run is unharmed, metrics.jsonl has every number")
             self._failed.add(name)

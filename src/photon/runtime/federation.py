@@ -11,9 +11,9 @@ from photon.errors import ConfigError, PhotonWarning
 from photon.runtime.connection import Connection, NodeKeys
 from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.depot import Depot
+from photon.runtime.engines.engine import Engine
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.engines.link import Link, SocketLink
-from photon.runtime.engines.local import Engine
 from photon.runtime.engines.remote import RemoteEngine
 from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import REGISTER, Register, read_register, signer
@@ -27,8 +27,7 @@ from photon.runtime.preparation import require_data
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.superlink import Tls
 from photon.runtime.transport import open_transport
-
-Say = Callable[[str], None]
+from photon.say import Say
 
 
 def over_flower(

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import RunFolderError
+from photon.runtime.kinds import NODE
 
-NODE = "node"
-"""Kind of a run folder that hosts clients for a server elsewhere."""
 LOCAL, FLOWER, SOCKETS = "local", "flower", "sockets"
 """Engines by name, as run.json keeps them: this machine, `photon server`, services of tests."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.engines.local import Engine, local_engine
 from photon.runtime.fit import with_microbatch
-from photon.runtime.going_on import NODE
+from photon.runtime.kinds import NODE
 from photon.runtime.mailbox import Mailbox
 from photon.runtime.participation import repeats_note
 from photon.runtime.payload import write_payload
@@ -29,12 +28,11 @@ from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_run
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.wire import Ticket, Train, Trained
+from photon.say import Say
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
 OWN_KEYS = ("photon.", "dataset.train.root", "dataset.val.root", "dataset.train.cache_limit")
 """Prefixes of keys that are the node's; all else comes with the server's instruction."""
-
-Say = Callable[[str], None]
 
 
 class HostedRun:

@@ -12,17 +12,17 @@ import torch
 
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonWarning
-from photon.runtime.engines.local import Engine, local_engine
+from photon.runtime.engines.engine import Engine
+from photon.runtime.engines.local import local_engine
 from photon.runtime.going_on import LOCAL
 from photon.runtime.interrupt import StopRequest
+from photon.runtime.kinds import FEDERATED
 from photon.runtime.process_group import AgreedStop, process_group
 from photon.runtime.run_folder import RunFolder
 from photon.runtime.trackers import Tracker
+from photon.say import Say
 from photon.training.parallel import World
 
-FEDERATED, CENTRALIZED = "federated", "centralized"
-
-Say = Callable[[str], None]
 TrackerFactory = Callable[[RunFolder, str], Tracker]
 """Gives the console's tracker for a run and what it is called."""
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, RunFolderError
+from photon.runtime.kinds import IMPORTED
 from photon.runtime.live import Live, read_live
-from photon.runtime.run_folder import IMPORTED, read_run
+from photon.runtime.run_folder import read_run
 from photon.runtime.trackers import read_lines
 
 RUNS = Path("runs")

@@ -10,7 +10,8 @@ from typing import Any
 from photon.core.tree import num_elements
 from photon.errors import CheckpointError
 from photon.runtime import artifact
-from photon.runtime.run_folder import IMPORTED, read_run
+from photon.runtime.kinds import IMPORTED
+from photon.runtime.run_folder import read_run
 from photon.runtime.saved_model import SavedModel
 from photon.runtime.trackers import read_lines
 

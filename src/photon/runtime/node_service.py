@@ -37,8 +37,7 @@ from photon.runtime.wire import (
     pack_reply,
     unpack_request,
 )
-
-Say = Callable[[str], None]
+from photon.say import Say
 
 
 class NodeService:

@@ -19,10 +19,10 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
-from photon.runtime.job import Say
 from photon.runtime.restore import start_of_centralized
 from photon.runtime.rows import VALIDATION, data_root, find_data, open_rows
 from photon.runtime.run_tokens import encoder_of_data
+from photon.say import Say
 
 
 def with_architecture(config: Config) -> Config:

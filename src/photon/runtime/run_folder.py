@@ -31,8 +31,6 @@ from photon.data.shards import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
 from photon.runtime.going_on import how_to_go_on
 
-IMPORTED = "imported"
-"""Kind of a run folder that holds a model from elsewhere and no training."""
 LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
 

@@ -22,7 +22,8 @@ from photon.runtime import checkpoint
 from photon.runtime.centralized import Effects, train_centralized
 from photon.runtime.device import keep_freed_memory
 from photon.runtime.external_trackers import ExternalTrackers
-from photon.runtime.job import FEDERATED, Job
+from photon.runtime.job import Job
+from photon.runtime.kinds import FEDERATED
 from photon.runtime.live import FILE, Beacon
 from photon.runtime.mirror import Mirror
 from photon.runtime.node import client_stream
@@ -62,7 +63,7 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
         unigram=_unigram(config, job),
     )
-    with ExternalTrackers(folder, config, job) as outside:
+    with ExternalTrackers(folder, config, job.world.is_first, job.say, job.warn) as outside:
         if folder.kind == FEDERATED:
             return _federated(folder, config, job, result, outside)
         return replace(result, **{label: _centralized(folder, config, job, outside)})

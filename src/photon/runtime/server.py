@@ -27,7 +27,7 @@ from photon.runtime.checkpoint import (
     prune_checkpoints,
     save_server_state,
 )
-from photon.runtime.engines.local import Engine
+from photon.runtime.engines.engine import Engine
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.outer import outer_of
 from photon.runtime.participation import Participation

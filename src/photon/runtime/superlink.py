@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
-from photon.runtime.address import require_free
+from photon.runtime.address import free_port, require_free
 from photon.runtime.guard import Guarded
 from photon.runtime.private_files import write_private
 
@@ -194,13 +193,6 @@ def wait_until(
             process.close()
             raise RoundFailed(f"{what}: {reason}: {last_line(log)}")
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def last_line(log: Path, word: str = "") -> str:

@@ -19,10 +19,10 @@ from typing import Any
 
 from photon.core.messages import Instruction, Moments
 from photon.core.tree import Tree
+from photon.runtime.address import free_port
 from photon.runtime.checkpoint import load_base
 from photon.runtime.node import Node, Stopped
 from photon.runtime.process_group import from_first
-from photon.runtime.superlink import free_port
 from photon.training.parallel import World
 
 WATCH_SECONDS = 0.5

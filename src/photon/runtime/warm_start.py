@@ -17,7 +17,7 @@ from photon.model.build import empty_model
 from photon.model.causal_lm import read_config
 from photon.runtime import checkpoint
 from photon.runtime.exchange import is_hugging_face_folder, read_fields, read_model
-from photon.runtime.job import FEDERATED
+from photon.runtime.kinds import FEDERATED
 from photon.runtime.own_layers import NO_ONE
 from photon.runtime.pretrained import pretrained_parameters
 from photon.runtime.rows import data_root

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -24,35 +23,13 @@ from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
 from photon.runtime.checkpoint import load_update
 from photon.runtime.device import count_gpus
+from photon.runtime.engines.engine import Engine
 from photon.runtime.engines.faults import take_down
 from photon.runtime.node import Node, Stopped
 from photon.runtime.run_folder import RunFolder
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
-
-
-class Engine(Protocol):
-    """Delivers instructions and yields updates in the order in which they arrive.
-
-    An iteration that ends early was stopped by `should_stop`, or has waited long enough; what is
-    missing is in `faults`. Finished updates are kept.
-
-    Attributes:
-        faults: of the last round: client -> why it has no update.
-    """
-
-    faults: dict[int, str]
-
-    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        """Clients that can take part in the next round."""
-        ...
-
-    def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Update]: ...
-
-    def close(self) -> None: ...
 
 
 def local_engine(folder: RunFolder, config: Config, device: torch.device) -> Engine:
