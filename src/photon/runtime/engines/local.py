@@ -23,7 +23,6 @@ from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
 from photon.runtime.checkpoint import load_update
 from photon.runtime.device import count_gpus
-from photon.runtime.engines.engine import Engine
 from photon.runtime.engines.faults import take_down
 from photon.runtime.node import Node, Stopped
 from photon.runtime.run_folder import RunFolder
@@ -32,7 +31,7 @@ MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
 
 
-def local_engine(folder: RunFolder, config: Config, device: torch.device) -> Engine:
+def local_engine(folder: RunFolder, config: Config, device: torch.device) -> InProcess | WorkerPool:
     """The engine for the clients of this machine that `photon.workers` asks for."""
     workers, threads = config.photon.workers, config.photon.threads
     assert isinstance(workers, int)
