@@ -17,7 +17,7 @@ from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.runtime import checkpoint
 from photon.runtime.device import choose_device, count_gpus, num_cores
-from photon.runtime.engines.local import Engine, local_engine
+from photon.runtime.engines.local import LocalEngine, local_engine
 from photon.runtime.fit import with_microbatch
 from photon.runtime.kinds import NODE
 from photon.runtime.mailbox import Mailbox
@@ -43,7 +43,7 @@ class HostedRun:
     """
 
     def __init__(
-        self, folder: RunFolder, engine: Engine, config_digest: str, mailbox: Mailbox, say: Say
+        self, folder: RunFolder, engine: LocalEngine, config_digest: str, mailbox: Mailbox, say: Say
     ) -> None:
         self.folder, self.engine, self.say = folder, engine, say
         self.name = str(folder.config.run_uuid)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -31,7 +32,10 @@ MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
 
 
-def local_engine(folder: RunFolder, config: Config, device: torch.device) -> InProcess | WorkerPool:
+LocalEngine: TypeAlias = "InProcess | WorkerPool"
+
+
+def local_engine(folder: RunFolder, config: Config, device: torch.device) -> LocalEngine:
     """The engine for the clients of this machine that `photon.workers` asks for."""
     workers, threads = config.photon.workers, config.photon.threads
     assert isinstance(workers, int)
