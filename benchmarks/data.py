@@ -30,8 +30,9 @@ from tokenizers import Tokenizer
 
 from photon.core.messages import StreamState
 from photon.data.order import EpochOrder
-from photon.data.shards import Rows, write_shards
+from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
+from photon.data.writer import write_shards
 
 LENGTH = 2048
 

@@ -14,11 +14,13 @@ from photon.config import load_config
 from photon.core.messages import StreamState
 from photon.data import corpus, prepare, shards
 from photon.data.corpus import Document, standard_library
+from photon.data.manifest import read_manifest
 from photon.data.partition import Rule, partition_documents
 from photon.data.prepare import prepare_embedded
-from photon.data.shards import Rows, read_manifest, write_shards
+from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
 from photon.data.tokenizer import load_tokenizer, separator_id, train_tokenizer
+from photon.data.writer import write_shards
 from photon.errors import DataError, StorageError
 
 

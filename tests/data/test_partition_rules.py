@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from photon.data.apportion import apportion
 from photon.data.corpus import Document
 from photon.data.partition import (
     Placement,
     Rule,
-    apportion,
     partition_documents,
     partition_stretches,
     source_shares,

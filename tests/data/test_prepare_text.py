@@ -19,10 +19,11 @@ import pytest
 from photon.config.prepare import PrepareConfig
 from photon.data import pipeline, routing
 from photon.data.assemble import unfinished
+from photon.data.manifest import read_manifest
 from photon.data.part import read_digests
 from photon.data.prepare_text import prepare_text
 from photon.data.routing import text_digest
-from photon.data.shards import Rows, read_manifest
+from photon.data.shards import Rows
 from photon.data.summary import held_out_lines
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import DataError, StorageError

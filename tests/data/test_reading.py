@@ -21,10 +21,10 @@ from photon.data import verify as verify_module
 from photon.data.checksum import Checksum
 from photon.data.order import EpochOrder
 from photon.data.prefetch import prefetch
-from photon.data.shards import Rows, write_shards
+from photon.data.shards import Rows
 from photon.data.stream import JoinedStream, Stream
 from photon.data.verify import verify
-from photon.data.writer import ShardWriter
+from photon.data.writer import ShardWriter, write_shards
 from photon.errors import DataError
 
 

@@ -18,9 +18,11 @@ import pytest
 from photon.data import cache as cache_module
 from photon.data import shards as shards_module
 from photon.data.cache import Cache
+from photon.data.manifest import write_json
 from photon.data.push import push
 from photon.data.remote import RemoteFolder
-from photon.data.shards import Rows, write_json, write_shards
+from photon.data.shards import Rows
+from photon.data.writer import write_shards
 from photon.errors import DataError, StorageError
 
 ROWS_A_SHARD, NUM_SHARDS, LENGTH = 4, 6, 16

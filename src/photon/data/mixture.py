@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from photon.core.seeds import derive_seed
-from photon.data.partition import apportion
+from photon.data.apportion import apportion
 from photon.data.shards import RowSource
 from photon.errors import DataError
 

@@ -287,15 +287,6 @@ class Placement:
         return derive_seed(self.rule.seed, purpose, digest) / (1 << 63)
 
 
-def apportion(total: int, shares: np.ndarray) -> list[int]:
-    """Whole numbers in the proportion of some shares that sum to a total: largest remainders."""
-    exact = np.asarray(shares, dtype=np.float64) / np.sum(shares) * total
-    counts = np.floor(exact).astype(int)
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: total - counts.sum()]] += 1
-    return counts.tolist()
-
-
 def source_shares(sizes: Mapping[str, int], num_clients: int) -> dict[str, list[float]]:
     """Share out sources so that all clients get equally much and as few sources as possible.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from photon.config.prepare import PrepareConfig
+from photon.data.apportion import apportion
 from photon.data.assemble import Inputs, Plan, assemble
 from photon.data.corpus import Document
 from photon.data.encode import Encoder, separated
@@ -21,7 +22,6 @@ from photon.data.partition import (
     Placement,
     Rule,
     Sized,
-    apportion,
     partition_stretches,
     source_shares,
 )

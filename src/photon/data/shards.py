@@ -17,44 +17,8 @@ import numpy as np
 
 from photon.data.cache import Cache
 from photon.data.first_read import FirstRead
-from photon.data.manifest import FORMAT, MANIFEST, read_manifest, write_json
-from photon.data.writer import SHARD_TOKENS, ShardWriter
+from photon.data.manifest import MANIFEST, read_manifest
 from photon.errors import DataError
-
-__all__ = ["FORMAT", "MANIFEST", "RowSource", "Rows", "read_manifest", "write_json", "write_shards"]
-
-
-def write_shards(
-    folder: Path,
-    tokens: np.ndarray,
-    sequence_length: int,
-    facts: dict[str, Any],
-    vocab_size: int | None = None,
-) -> dict[str, Any]:
-    """Write a token stream as shards and a manifest.
-
-    Args:
-        folder: created if missing.
-        tokens: [N], any integer type.
-        sequence_length: L, targets of a row.
-        facts: further entries of the manifest (tokenizer digest, bytes of text, ...).
-        vocab_size: decides the width of a token; one more than the largest token if not given.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: not even one row.
-        StorageError: the disk is full.
-    """
-    vocab_size = vocab_size or int(tokens.max(initial=0)) + 1
-    per_shard = max(1, SHARD_TOKENS // sequence_length)
-    writer = ShardWriter(folder, sequence_length, vocab_size, rows_per_shard=per_shard)
-    try:
-        writer.append(tokens)
-        return writer.finish(facts)
-    finally:
-        writer.close()
 
 
 class RowSource(Protocol):

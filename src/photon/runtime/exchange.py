@@ -20,7 +20,7 @@ from photon.config.resolve import replace_keys
 from photon.config.schema import Config
 from photon.core.tree import digest
 from photon.data.encode import Encoder
-from photon.data.shards import write_json
+from photon.data.manifest import write_json
 from photon.data.tokenization import KEY, Tokenization, of_foreign
 from photon.data.tokenizer import SEPARATOR, load_tokenizer, save_tokenizer, vocab_size
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError

@@ -27,7 +27,7 @@ from typing import Any
 from photon.config.compose import validate
 from photon.config.resolve import digest
 from photon.config.schema import Config
-from photon.data.shards import write_json
+from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
 from photon.runtime.going_on import how_to_go_on
 
