@@ -12,7 +12,7 @@ import pytest
 
 from photon.config import load_config
 from photon.core.messages import StreamState
-from photon.data import corpus, prepare, shards
+from photon.data import corpus, prepare, writer
 from photon.data.corpus import Document, standard_library
 from photon.data.manifest import read_manifest
 from photon.data.partition import Rule, partition_documents
@@ -108,7 +108,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path):
 @pytest.mark.parametrize("per_shard", [1, 3, 1000])
 @pytest.mark.parametrize("top", [300, 70_000])
 def test_rows_are_the_token_stream(tmp_path, monkeypatch, per_shard, top):
-    monkeypatch.setattr(shards, "SHARD_TOKENS", per_shard * 16)
+    monkeypatch.setattr(writer, "SHARD_TOKENS", per_shard * 16)
     tokens = np.random.default_rng(0).integers(0, top, 16 * 10 + 8)
     tokens[0] = top - 1
     manifest = write_shards(tmp_path / "d", tokens, 16, {})

@@ -16,8 +16,8 @@ import pytest
 from photon.cli.main import run
 from photon.core.messages import StreamState
 from photon.data import checksum
-from photon.data import shards as shards_module
 from photon.data import verify as verify_module
+from photon.data import writer as writer_module
 from photon.data.checksum import Checksum
 from photon.data.order import EpochOrder
 from photon.data.prefetch import prefetch
@@ -50,7 +50,7 @@ def data(tmp_path, monkeypatch) -> Path:
     """Two folders of three shards of 1026 bytes, checked in blocks of 256."""
     monkeypatch.setattr(checksum, "BLOCK_BYTES", 256)
     monkeypatch.setattr(verify_module, "BLOCK_BYTES", 256)
-    monkeypatch.setattr(shards_module, "SHARD_TOKENS", 512)
+    monkeypatch.setattr(writer_module, "SHARD_TOKENS", 512)
     for name in ("client_0/train", "validation"):
         tokens = np.random.default_rng(0).integers(0, 900, 3 * 512 + 1)
         write_shards(tmp_path / "data" / name, tokens, 16, {"tokenizer": "abc"}, 1000)
@@ -289,7 +289,7 @@ def test_prefetch_ends_with_its_block_whatever_happens():
 
 @pytest.mark.parametrize("length", [1, 5, 8, 12, 16, 40])
 def test_a_stream_is_read_in_rows_of_any_length(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(shards_module, "SHARD_TOKENS", 48)  # six rows of 8 a shard
+    monkeypatch.setattr(writer_module, "SHARD_TOKENS", 48)  # six rows of 8 a shard
     tokens = np.random.default_rng(0).integers(0, 300, 8 * 15 + 4)
     write_shards(tmp_path / "d", tokens, 8, {})
     rows = Rows(tmp_path / "d", sequence_length=length)

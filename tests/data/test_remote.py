@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from photon.data import cache as cache_module
-from photon.data import shards as shards_module
+from photon.data import writer as writer_module
 from photon.data.cache import Cache
 from photon.data.manifest import write_json
 from photon.data.push import push
@@ -32,7 +32,7 @@ SHARD_BYTES = (ROWS_A_SHARD * LENGTH + 1) * 2
 @pytest.fixture
 def prepared(tmp_path, monkeypatch) -> Path:
     """A data set of six small shards."""
-    monkeypatch.setattr(shards_module, "SHARD_TOKENS", ROWS_A_SHARD * LENGTH)
+    monkeypatch.setattr(writer_module, "SHARD_TOKENS", ROWS_A_SHARD * LENGTH)
     root = tmp_path / "prepared"
     tokens = np.random.default_rng(0).integers(0, 900, NUM_SHARDS * ROWS_A_SHARD * LENGTH + 1)
     write_shards(root / "client_0" / "train", tokens, LENGTH, {}, 1000)
