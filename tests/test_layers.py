@@ -16,6 +16,7 @@ RANK = {
     "config": 0,
     "errors": 0,
     "say": 0,
+    "files": 0,
     "core": 1,
     "model": 2,
     "data": 2,

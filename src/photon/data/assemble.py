@@ -7,7 +7,6 @@ journal is taken up again; one without holds nothing worth keeping and is cleare
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -24,6 +23,7 @@ from photon.data.routing import Position
 from photon.data.tokenization import KEY
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
 from photon.errors import DataError, PhotonError, StorageError
+from photon.files import is_at, try_lock
 from photon.say import Say
 
 TOKENIZER = "tokenizer.json"
@@ -231,11 +231,7 @@ def _locked(root: Path, say: Say) -> Iterator[Path]:
 def _try_lock(folder: Path) -> int | None:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(folder / _LOCK)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
+    if try_lock(descriptor) and is_at(descriptor, folder / _LOCK):
+        return descriptor
     os.close(descriptor)
     return None

@@ -13,7 +13,6 @@ shard_00000.bin.BYTES.part      on its way, BYTES long in the end; whoever downl
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from photon.data.checksum import Checksum
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.remote import RemoteFolder
 from photon.errors import DataError, StorageError
+from photon.files import is_at, new_file, try_lock, wait_for_shared_lock
 
 PIECE_BYTES = 1 << 24
 """Bytes of one request."""
@@ -88,8 +88,8 @@ class Cache:
             except FileNotFoundError:
                 continue  # forgotten in between
             with _closing(descriptor):
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if _is_at(descriptor, path):
+                wait_for_shared_lock(descriptor)
+                if is_at(descriptor, path):
                     os.utime(path)
                     yield
                     return
@@ -118,7 +118,7 @@ class Cache:
             if path.exists() or not (part.exists() or self._make_room(size)):
                 return None
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
-            if _try_lock(descriptor) and _is_at(descriptor, part):
+            if try_lock(descriptor) and is_at(descriptor, part):
                 return descriptor
             os.close(descriptor)
             return None
@@ -182,11 +182,10 @@ class Cache:
         return path.relative_to(self.root).as_posix()
 
     def _write(self, path: Path, data: bytes) -> None:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
+            with new_file(path, durable=False, suffix=f".{os.getpid()}.tmp") as file:
+                file.write(data)
         except OSError as error:
             raise StorageError(f"{path}: cannot write ({error.strerror})") from error
 
@@ -229,27 +228,11 @@ def _forget(path: Path) -> bool:
     except FileNotFoundError:
         return True
     with _closing(descriptor):
-        if not _try_lock(descriptor):
+        if not try_lock(descriptor):
             return False
-        if _is_at(descriptor, path):
+        if is_at(descriptor, path):
             os.unlink(path)
         return True
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -272,7 +255,7 @@ def _locked(path: Path, patience: float = 60.0) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     with _closing(descriptor):
         deadline = time.monotonic() + patience
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise OSError(errno.ETIMEDOUT, "another process holds the lock", str(path))
             time.sleep(_POLL_SECONDS / 5)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from photon.errors import DataError
+from photon.files import new_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -30,11 +30,8 @@ def part_digest(manifest: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Replace a JSON file atomically and durably."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(_legible(value))
-        sync(file)
-    os.replace(temporary, path)
+    with new_file(path) as file:
+        file.write(_legible(value).encode())
 
 
 def _legible(value: dict[str, Any]) -> str:
@@ -45,12 +42,6 @@ def _legible(value: dict[str, Any]) -> str:
         for key, entry in sorted(value.items())
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def sync(file: IO[Any]) -> None:
-    """Bring what was written to an open file onto the disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

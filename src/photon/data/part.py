@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from photon.data.manifest import sync
 from photon.data.routing import Routed
 from photon.data.writer import ShardWriter
 from photon.errors import StorageError
+from photon.files import sync
 
 DOCUMENTS = "documents.bin"
 """Hashes of the folder's documents, 8 bytes each, little-endian."""

@@ -6,7 +6,6 @@ each folder. What lies beyond it is cut off when preparation goes on.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,10 +16,10 @@ import msgpack
 import numpy as np
 
 from photon.data.encode import Encoder, encode_in_order
-from photon.data.manifest import sync
 from photon.data.part import Part
 from photon.data.routing import Position, Route, Routed
 from photon.errors import DataError, StorageError
+from photon.files import new_file
 
 JOURNAL = "journal.msgpack"
 JOURNAL_SECONDS = 10.0
@@ -301,12 +300,8 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_journal(folder: Path, entry: Mapping[str, Any]) -> None:
-    path = folder / JOURNAL
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with new_file(folder / JOURNAL) as file:
             file.write(msgpack.packb(entry) or b"")
-            sync(file)
-        os.replace(temporary, path)
     except OSError as error:
         raise StorageError(f"{folder}: cannot write the journal ({error.strerror})") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from photon.data.manifest import sync
 from photon.errors import DataError
+from photon.files import sync
 
 SEPARATOR = "<|endoftext|>"
 """The token between documents, of tokenizers trained here."""

@@ -13,8 +13,9 @@ from typing import IO, Any
 import numpy as np
 
 from photon.data.checksum import shard_entry
-from photon.data.manifest import FORMAT, MANIFEST, sync, write_json
+from photon.data.manifest import FORMAT, MANIFEST, write_json
 from photon.errors import DataError, StorageError
+from photon.files import sync
 
 SHARD_TOKENS = 1 << 26
 _BUFFER_TOKENS = 1 << 16

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from photon.core.tree import digest
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
+from photon.files import new_file, new_path, sync
 from photon.runtime.tensor_file import write_tensors
 
 FORMAT = 1
@@ -67,28 +68,15 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write_tensors(temporary, tensors)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_path(path) as beside:
+        write_tensors(beside, tensors)
+        with open(beside, "rb") as file:
+            sync(file)
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(path) as file:
+        file.write(json.dumps(manifest, indent=1).encode())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import statistics
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, RunFolderError
+from photon.files import try_lock
 from photon.runtime.kinds import IMPORTED
 from photon.runtime.live import Live, read_live
 from photon.runtime.run_folder import read_run
@@ -230,9 +230,8 @@ def holder(folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
+        if try_lock(descriptor, shared=True):
+            return None
         text = os.pread(descriptor, 32, 0)
         return int(text) if text.isdigit() else None
     finally:

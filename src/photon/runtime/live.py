@@ -6,13 +6,14 @@ They are neither flushed to the disk nor read by training; what counts is in the
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from photon.files import new_file
 
 FILE = "live.json"
 BEACON_SECONDS = 0.5
@@ -34,11 +35,10 @@ class Beacon:
         if self.path is None:
             return
         self._last = time.monotonic()
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps({**facts, "time": time.time()}), encoding="utf-8")
-            os.replace(temporary, self.path)
+            with new_file(self.path, durable=False) as file:
+                file.write(json.dumps({**facts, "time": time.time()}).encode())
 
     def is_due(self) -> bool:
         return self.path is not None and time.monotonic() - self._last >= BEACON_SECONDS

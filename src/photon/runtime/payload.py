@@ -28,6 +28,7 @@ from torch import Tensor
 
 from photon.core.tree import Tree
 from photon.errors import PayloadError, StorageError
+from photon.files import new_file
 from photon.runtime.payload_header import (
     ALIGN,
     MAX_HEADER_BYTES,
@@ -134,15 +135,10 @@ def _passing(data: memoryview, start: int) -> Iterator[list[memoryview]]:
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that appears when it is complete."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        with new_file(path, durable=False) as file:
             yield file
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         raise StorageError(f"{path}: cannot write ({error.strerror}); free some space") from error
 
 

@@ -14,7 +14,6 @@ wandb/           what W&B keeps here, if use_wandb
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from photon.config.resolve import digest
 from photon.config.schema import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
+from photon.files import try_lock
 from photon.runtime.going_on import how_to_go_on
 
 LOCK_WAIT_SECONDS = 30.0
@@ -169,17 +169,13 @@ def _lock(path: Path) -> int:
     """Take the folder's lock: an open file that workers inherit, so it lasts as long as they do."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() > deadline or _owner_alive(descriptor):
-                os.close(descriptor)
-                raise RunFolderError(
-                    f"{path}: another process is running this run; `photon stop {path}` ends it"
-                ) from None
-            time.sleep(0.1)
+    while not try_lock(descriptor):
+        if time.monotonic() > deadline or _owner_alive(descriptor):
+            os.close(descriptor)
+            raise RunFolderError(
+                f"{path}: another process is running this run; `photon stop {path}` ends it"
+            )
+        time.sleep(0.1)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor

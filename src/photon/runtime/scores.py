@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from photon.data.manifest import write_json
 from photon.errors import StorageError
 from photon.evaluation.evaluate import Sample
 from photon.evaluation.scoring import TaskScore
+from photon.files import new_file
 
 RULES = 1
 """Raised when the same data would get another score."""
@@ -83,10 +83,9 @@ class ScoreFolder:
         """
         with self._storage():
             self._file(key).parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.samples(key).with_suffix(".tmp")
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(_plain(key, sample)) + "\n" for sample in samples)
-            os.replace(temporary, self.samples(key))
+            with new_file(self.samples(key), durable=False) as file:
+                for sample in samples:
+                    file.write(json.dumps(_plain(key, sample)).encode() + b"\n")
             write_json(self._file(key), {"identity": self._identity(facts), **asdict(done)})
 
     def finish(self, name: str, result: dict[str, Any]) -> None:

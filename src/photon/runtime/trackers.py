@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from photon.files import new_file
+
 Tracker = Callable[[Mapping[str, Any]], None]
 """Takes the record of one round (or of one interval of a centralised run)."""
 
@@ -51,10 +53,9 @@ def copy_lines(
     there = {line.get(key) for line in lines}
     lines += [dict(record) for record in kept if record[key] not in there]
     upto = [line for line in lines if line.get(key, 0) <= committed]
-    temporary = path.with_name(path.name + ".tmp")
     upto.sort(key=lambda line: line.get(key, 0))
-    temporary.write_text("".join(map(_line, upto)), encoding="utf-8")
-    temporary.replace(path)
+    with new_file(path, durable=False) as file:
+        file.write("".join(map(_line, upto)).encode())
     return upto
 
 
@@ -114,6 +115,5 @@ class Position:
             return -1
 
     def write(self, last: int) -> None:
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text(json.dumps({"last": last}), encoding="utf-8")
-        temporary.replace(self.path)
+        with new_file(self.path, durable=False) as file:
+            file.write(json.dumps({"last": last}).encode())
