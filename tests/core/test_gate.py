@@ -144,6 +144,16 @@ def test_a_larger_learning_rate_makes_no_outlier():
     assert "times the median" in norms_after(server, same, [0.1, 0.001])[1].refused[0]
 
 
+def test_norms_of_earlier_rounds_are_not_forgotten():
+    """Half of this round is too large; the rounds before say which half."""
+    server, plan = opened()
+    server, _ = norms_after(server, plan, [0.1, 0.1])
+    server, _ = norms_after(server, opened(server)[1], [0.1, 0.1])
+    assert len(server.norms) == len(server.norm_steps) == 4
+    report = norms_after(server, opened(server)[1], [0.1, 1.0])[1]
+    assert (report.accepted, list(report.refused)) == ((0,), [1])
+
+
 def test_more_steps_go_farther_and_fewer_are_held_to_the_others():
     server, plan = opened(steps=(40, 4, 4, 4))
     assert len(norms_after(server, plan, [1.0, 0.1, 0.1, 0.1])[1].accepted) == 4

@@ -79,3 +79,11 @@ def test_clients_are_there_as_often_as_was_said():
     assert min(map(len, here)) == 1, "a round is never without anybody"
     assert available(7, 1, [1, 5], 1.0) == [1, 5]
     assert here[3] == available(7, 4, range(10), 0.3), "an address, not a sequence"
+
+
+def test_who_is_there_alone_is_who_would_be_there_first():
+    alone = [available(7, number, range(4), 0.0) for number in range(1, 401)]
+    for number, here in enumerate(alone, start=1):
+        assert all(here[0] in available(7, number, range(4), p) for p in (0.1, 0.5, 0.9))
+    shares = np.bincount([here[0] for here in alone], minlength=4) / 400
+    np.testing.assert_allclose(shares, 0.25, atol=0.07)

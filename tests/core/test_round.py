@@ -110,6 +110,15 @@ def test_weights_are_the_tokens_of_the_round():
     assert new.last_accepted == {0: 1, 1: 1}
 
 
+def test_speeds_are_those_measured_last():
+    server = replace(state(), speeds={1: 70.0, 3: 30.0})
+    plan = plan_for(server, 3)
+    said = [{"train_loss": 1.0, "tokens_per_second": speed} for speed in (50.0, 0.0, 20.0)]
+    updates = [update_of(plan, c, metrics=metrics) for c, metrics in enumerate(said)]
+    stepped, _ = close(server, plan, updates)
+    assert stepped.speeds == {0: 50.0, 1: 70.0, 2: 20.0, 3: 30.0}
+
+
 def test_moments_are_averaged_and_not_stepped():
     server = state()
     plan = plan_for(server, 2, Bounds(moments={"exp_avg": MomentBound(names=tuple(SHAPES))}))

@@ -197,6 +197,16 @@ def test_an_order_in_blocks_is_a_permutation_of_whole_shards(block):
         assert fresh.rows(1, place, 1).tolist() == [epochs[1][place]]
 
 
+def test_blocks_are_shuffled_inside_and_made_of_other_shards_each_epoch():
+    order, shard_of = EpochOrder([8] * 12, seed=3, client=1, block_rows=24), np.repeat(range(12), 8)
+    epochs = [[order.rows(e, at, 24) for at in range(0, 96, 24)] for e in range(8)]
+    blocks = [block for epoch in epochs for block in epoch]
+    jumps = np.mean([np.mean(np.abs(np.diff(shard_of[block])) > 0) for block in blocks])
+    assert jumps == pytest.approx(1 - 7 / 23, abs=0.1), "as a shuffle of three shards has"
+    grouped = {tuple(tuple(sorted(set(shard_of[b]))) for b in epoch) for epoch in epochs}
+    assert len(grouped) == 8
+
+
 def test_a_single_block_is_the_plain_permutation():
     from photon.core.seeds import derive_seed
 
