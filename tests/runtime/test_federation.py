@@ -42,6 +42,7 @@ from photon.runtime.job import EngineFactory
 from photon.runtime.payload import write_payload
 from photon.runtime.run_folder import read_facts
 from photon.runtime.trackers import read_lines
+from photon.runtime.wire import Cancel, unpack_request
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
 PLACES = {"a": [0, 2], "b": [1, 3]}
@@ -209,6 +210,27 @@ def test_a_client_whose_late_update_waits_is_asked_only_if_needed(make, quorum, 
     engine = RemoteEngine(config, {}, nothing, cast(Any, everybody), nothing, print)
     engine._arrived_late = [cast(Any, SimpleNamespace(clients=(3,)))]
     assert engine._free() == asked
+
+
+@pytest.mark.parametrize(
+    ("keys", "cancelled"),
+    [([], ["n1", "n2", "n3"]), (["fl.staleness_exponent=0.5", "fl.max_staleness=2"], ["n1"])],
+)
+def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelled):
+    sent = []
+    nothing: Any = None
+    link: Any = SimpleNamespace(send=lambda address, request: sent.append((address, request)))
+    engine = RemoteEngine(make("run_uuid=r", *keys), {}, link, nothing, nothing, print)
+    late: Any = {
+        f"e{n}": SimpleNamespace(address=f"n{n}", round=n, clients=(n,)) for n in (1, 2, 3)
+    }
+    engine._late = dict(late)
+    engine._give_up(3)
+    assert [address for address, _ in sent] == cancelled
+    assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
+    assert [e.address for e in engine._late.values()] == [
+        f"n{n}" for n in (1, 2, 3) if f"n{n}" not in cancelled
+    ]
 
 
 @pytest.mark.parametrize("exponent", ["null", "0.5"])
