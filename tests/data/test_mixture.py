@@ -13,6 +13,7 @@ from photon.data.shards import Rows
 from photon.data.stream import Stream
 from photon.data.writer import ShardWriter
 from photon.errors import DataError
+from photon.runtime.rows import open_rows
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_without_amounts_every_row_comes_once(folders):
 )
 def test_counts_are_exact_and_rows_evenly_used(folders, amounts, counts):
     assert epoch_counts([10, 7, 30], amounts) == counts
-    mixed = MixedRows(folders, amounts)
+    mixed = MixedRows(folders, amounts, 0)
     for seen, rows, count in zip(times_seen(mixed), folders, counts, strict=True):
         assert sum(seen.values()) == count
         assert all(seen[i] - count // len(rows) in (0, 1) for i in range(len(rows)))
@@ -78,3 +79,16 @@ def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
     writer.finish({})
     with pytest.raises(DataError, match=r"rows of different lengths .4, 5. do not mix"):
         MixedRows([folders[0], Rows(tmp_path / "other")], [Amount()] * 2)
+
+
+def test_what_is_chosen_depends_on_the_run_and_the_client(smoke, data_root):
+    one = "{client_streams:{s:{local:client_0,choose:6}}}"
+
+    def chosen(client: int, seed: int) -> list:
+        keys = f"dataset.train.streams=[{one},{one}]", f"seed={seed}"
+        config = smoke(f"dataset.train.root_local={data_root}", *keys)
+        return open_rows(config, f"client_{client}/train").read(range(6)).tolist()
+
+    drawn = [chosen(client, seed) for client in (0, 1) for seed in (1, 2)]
+    assert chosen(1, 2) == drawn[3]
+    assert all(drawn[a] != drawn[b] for a in range(4) for b in range(a))

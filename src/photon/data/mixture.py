@@ -13,8 +13,6 @@ from photon.data.apportion import apportion
 from photon.data.shards import RowSource
 from photon.errors import DataError
 
-_SEED = 9176
-
 
 @dataclass(frozen=True, slots=True)
 class Amount:
@@ -54,12 +52,13 @@ class MixedRows:
     Args:
         parts: the folders' rows.
         amounts: of each.
+        seed: of the choice, where not all rows come equally often; a client's own.
 
     Raises:
         DataError: rows of different lengths, or none.
     """
 
-    def __init__(self, parts: Sequence[RowSource], amounts: Sequence[Amount]) -> None:
+    def __init__(self, parts: Sequence[RowSource], amounts: Sequence[Amount], seed: int) -> None:
         lengths = {part.sequence_length for part in parts}
         if len(lengths) != 1:
             raise DataError(
@@ -71,7 +70,7 @@ class MixedRows:
         self.num_rows = sum(self.counts)
         self._ends = np.cumsum(self.counts)
         self._chosen = [
-            _chosen(number, len(part), count % len(part))
+            _chosen(seed, number, len(part), count % len(part))
             for number, (part, count) in enumerate(zip(parts, self.counts, strict=True))
         ]
         self.shard_rows = [
@@ -120,8 +119,8 @@ class MixedRows:
         return {**manifests[0], **summed, "unigram": unigram, "shards": shards}
 
 
-def _chosen(number: int, rows: int, count: int) -> np.ndarray:
+def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:
     if not count:
         return np.empty(0, dtype=np.int64)
-    generator = np.random.Generator(np.random.Philox(derive_seed(_SEED, "choose", number, rows)))
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, "choose", number, rows)))
     return generator.permutation(rows)[:count]

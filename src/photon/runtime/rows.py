@@ -9,6 +9,7 @@ from typing import Any
 from photon.config.dataset import StorageConfig
 from photon.config.schema import Config
 from photon.config.streams import StreamSpec
+from photon.core.seeds import derive_seed
 from photon.data.cache import Cache
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.mixture import Amount, MixedRows
@@ -125,7 +126,8 @@ def open_rows(config: Config, part: str) -> RowSource:
         split = part.split("/")[-1]
         folders = [(f, spec) for spec in specs for f in _folders(storage, spec)]
         parts = [_open(config, storage, f"{folder}/{split}") for folder, _ in folders]
-        rows = MixedRows(parts, [Amount(s.proportion, s.repeat, s.choose) for _, s in folders])
+        amounts = [Amount(s.proportion, s.repeat, s.choose) for _, s in folders]
+        rows = MixedRows(parts, amounts, derive_seed(config.seed, f"mixture:{part}"))
     if part.endswith("/train"):
         _require_room(config, rows)
     return rows
