@@ -37,7 +37,7 @@ def times_seen(mixed: MixedRows) -> list[Counter]:
 
 
 def test_without_amounts_every_row_comes_once(folders):
-    seen = times_seen(MixedRows(folders, [Amount()] * 3))
+    seen = times_seen(MixedRows(folders, [Amount()] * 3, 0))
     assert [dict(c) for c in seen] == [dict.fromkeys(range(len(f)), 1) for f in folders]
 
 
@@ -60,7 +60,7 @@ def test_counts_are_exact_and_rows_evenly_used(folders, amounts, counts):
 
 
 def test_a_mixture_is_read_by_a_stream(folders):
-    mixed = MixedRows(folders, [Amount(repeat=2), Amount(), Amount(choose=5)])
+    mixed = MixedRows(folders, [Amount(repeat=2), Amount(), Amount(choose=5)], 0)
     stream = Stream(mixed, seed=1, client=0)
     rows, state = stream.read(StreamState(), 32)
     assert state == StreamState(epoch=1, cursor=0)
@@ -78,7 +78,7 @@ def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
     writer.append(np.arange(100))
     writer.finish({})
     with pytest.raises(DataError, match=r"rows of different lengths .4, 5. do not mix"):
-        MixedRows([folders[0], Rows(tmp_path / "other")], [Amount()] * 2)
+        MixedRows([folders[0], Rows(tmp_path / "other")], [Amount()] * 2, 0)
 
 
 def test_what_is_chosen_depends_on_the_run_and_the_client(smoke, data_root):
