@@ -36,7 +36,7 @@ def checkpoint_of_round(folder: Path, number: int) -> Path:
         CheckpointError: it is not kept; those that are, are named.
     """
     found = checkpoint.list_checkpoints(folder)
-    by_round = {int(path.stem.split("_")[1]): path for path in found}
+    by_round = {checkpoint.number_of(path): path for path in found}
     if number < 0 and -number <= len(found):
         return found[number]
     if number in by_round:
@@ -72,7 +72,7 @@ def start_of_centralized(config: Config) -> str | None:
         return str(checkpoint.newest_checkpoint(folder))
     path = folder / f"step_{photon.restore_cent_run_batches:06d}.json"
     if not path.exists():
-        steps = [p.stem.split("_")[1].lstrip("0") for p in checkpoint.list_checkpoints(folder)]
+        steps = [str(checkpoint.number_of(p)) for p in checkpoint.list_checkpoints(folder)]
         raise CheckpointError(
             f"photon.restore_cent_run_batches={photon.restore_cent_run_batches}: not in {folder}, "
             f"which keeps {', '.join(steps) or 'none'}"
