@@ -51,6 +51,12 @@ class RunStatus:
     val_loss: float | None = None
     updated: float = 0.0
 
+    @property
+    def place(self) -> str:
+        """How far it is, in words."""
+        unit = "round" if self.kind == "federated" else "step"
+        return f"{unit} {self.done} of {self.total}"
+
 
 def run_named(given: Path) -> Path:
     """A run, or something in one, by its path, or by its name as `photon runs` lists it."""

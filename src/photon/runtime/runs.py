@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -55,12 +55,15 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(empty_model(config.llm_config)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    unigram = _unigram(config, job)
+    if unigram is not None and job.world.is_first:
+        folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
     result = TrainResult(
         run=str(config.run_uuid),
         folder=folder.path,
         parameters=size,
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
-        unigram=_unigram(config, job),
+        unigram=unigram,
     )
     with ExternalTrackers(folder, config, job) as outside:
         if folder.kind == FEDERATED:
