@@ -103,7 +103,7 @@ def sample_prompt(config: Config, tokenizer: Tokenizer) -> str:
 
     tokens = open_rows(config, VALIDATION).read([0])[0, :PROMPT_TOKENS].tolist()
     words = tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").split()
-    return " ".join(words)
+    return " ".join(words[:-1] or words)  # the last one may be half a word
 
 
 def sample(folder: Path, prompt: str, client: int | None = None) -> str:

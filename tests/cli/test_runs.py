@@ -158,6 +158,8 @@ def test_a_name_that_is_listed_is_taken_by_every_command(named, capsys):
     assert "runs/named: ended" in capsys.readouterr().out
     assert run(["stop", "named"]) == 2
     assert "runs/named: is not running" in capsys.readouterr().err
+    assert run(["server", "--insecure", "--resume", "named"]) == 2
+    assert "go on with: photon train --resume runs/named" in capsys.readouterr().err
     assert run(["generate", "named", "x", "--max-new-tokens", "1"]) == 0
     assert run(["export", "named/checkpoints/round_000002.json", "hf"]) == 0
     assert run(["evaluate", "named", "icl_tasks_config=empty"]) == 0

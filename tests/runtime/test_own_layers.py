@@ -102,5 +102,5 @@ def test_a_run_in_which_nobody_has_the_model_scores_no_tasks(smoke, tmp_path):
 
 def test_a_run_without_them_takes_no_client(smoke, capsys):
     folder = photon.train(smoke("run_uuid=plain", "fl.n_rounds=1")).folder
-    assert run(["generate", folder, "def ", "--client", "0"]) == 2
+    assert run(["generate", str(folder), "def ", "--client", "0"]) == 2
     assert "leave the option out" in capsys.readouterr().err
