@@ -103,6 +103,8 @@ def test_two_runs_of_one_text_have_one_floor(trained, tmp_path):
     found = unigram_losses([one, lower])
     assert list(found) == ["first: unigram model", "altered: unigram model"]
     assert found["altered: unigram model"] == 1.0
+    *_, first, second = loss_plot(one.curves, found).data
+    assert first["line"]["color"] != second["line"]["color"]
     assert unigram_losses([replace(one, unigram=None)]) == {}
 
 

@@ -71,13 +71,14 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float] | None = None
                 "line": {"color": colour, "dash": "dot" if is_training else "solid"},
                 "opacity": 0.55 if is_training else 1.0,
             })  # fmt: skip
-    for name, loss in (floors or {}).items():
+    for number, (name, loss) in enumerate((floors or {}).items(), 1):
         for axis, xs in places.items():
             along = [x for curve in curves for x in curve.axis(axis)]
             xs.append([min(along), max(along)])
         data.append({
             "type": "scatter", "mode": "lines", "name": name, "x": places["tokens"][-1],
-            "y": [loss, loss], "line": {"color": COLOURS[-1], "dash": "dash", "width": 1.5},
+            "y": [loss, loss],
+            "line": {"color": COLOURS[-number % len(COLOURS)], "dash": "dash", "width": 1.5},
         })  # fmt: skip
     buttons = [
         {"label": axis, "method": "update", "args": [{"x": xs}, {"xaxis.title.text": AXES[axis]}]}

@@ -71,7 +71,7 @@ def _summary_row(curve: Curve) -> list[Any]:
         curve.last("val_loss"),
         curve.last("val_bits_per_byte"),
         round(last["tokens"] / seconds) if seconds else None,
-        format_bytes(sent) if sent else None,
+        format_bytes(sent).replace(" ", "\u00a0") if sent else None,  # on one line
         round(seconds),
     ]
 
