@@ -38,6 +38,13 @@ class JsonlTracker:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
+    def complete(self, more: Mapping[str, Any]) -> None:
+        """Add to the record that was written last; without one there is nothing to add to."""
+        *before, last = read_lines(self.path) or [{}]
+        if last:
+            self.last = {**last, **more}
+            _write_lines(self.path, [*before, self.last])
+
 
 def copy_lines(
     source: Path, path: Path, key: str, committed: int, kept: Sequence[Mapping[str, Any]] = ()
@@ -51,11 +58,15 @@ def copy_lines(
     there = {line.get(key) for line in lines}
     lines += [dict(record) for record in kept if record[key] not in there]
     upto = [line for line in lines if line.get(key, 0) <= committed]
-    temporary = path.with_name(path.name + ".tmp")
     upto.sort(key=lambda line: line.get(key, 0))
-    temporary.write_text("".join(map(_line, upto)), encoding="utf-8")
-    temporary.replace(path)
+    _write_lines(path, upto)
     return upto
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(map(_line, records)), encoding="utf-8")
+    temporary.replace(path)
 
 
 def _line(record: Mapping[str, Any]) -> str:
