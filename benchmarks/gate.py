@@ -24,6 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import photon
+from photon.console import beside
 from photon.errors import NonFiniteLoss
 from photon.runtime.results import Score
 
@@ -212,7 +213,7 @@ def row(arm: str, runs: dict[int, dict], by_arm: dict, seeds: list[int]) -> str:
     floor = [by_arm["centralised"][s]["val_loss"] / runs[s]["unigram"] for s in shared]
     ratios = [span(central), span(lonely)] if shared else ["", ""]
     line = next(iter(runs.values()))
-    traffic = f"{line['bytes_ddp'] / line['bytes']:.1f} x less" if line["bytes"] else "-"
+    traffic = beside(line["bytes"], line["bytes_ddp"], "DDP") if line["bytes"] else "-"
     is_federated = bool(line["bytes"])
     holds = all(x <= 1.15 for x in central) and all(x <= 0.85 for x in lonely)
     verdict = ("holds" if holds and all(x <= 0.75 for x in floor) else "fails") if shared else ""

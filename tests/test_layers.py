@@ -24,6 +24,7 @@ RANK = {
     "evaluation": 3,
     "runtime": 4,
     "cli": 5,
+    "comparison": 5,
     "console": 5,
     "api": 5,
     "report": 5,

@@ -53,8 +53,9 @@ def resume(
 
     Args:
         run: the run folder, or its name in `runs`.
-        overrides: keys that may change, as for `train`: the run's length may be raised; evaluation,
-            system and comparison keys may be set.
+        overrides: keys that may change, as for `train`: the run's length may be raised, or
+            lowered to what is done, which ends it; evaluation, system and comparison keys may be
+            set.
         progress: print a line for each round; None: in a notebook.
 
     Raises:

@@ -138,9 +138,21 @@ def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
 
 def against_ddp(sent: float, ddp: float) -> str:
     """Bytes sent, compared in words with those of data-parallel training."""
-    if ddp >= sent:
-        return f"{ddp / sent:.1f}x less than DDP"
-    return f"{sent / ddp:.1f}x more than DDP" if ddp else "DDP would send none"
+    return beside(sent, ddp, "DDP") if ddp else "DDP would send none"
+
+
+def beside(value: float, other: float, what: str) -> str:
+    """A number compared with another, in words: `4.9x less than DDP`, `2.0x more than DDP`.
+
+    Args:
+        value, other: above 0.
+        what: the other one's name.
+    """
+    ratio = max(value, other) / min(value, other)
+    shown = f"{ratio:.1f}x" if ratio < 100 else f"{ratio:,.0f}x"
+    if shown == "1.0x":
+        return f"as much as {what}"
+    return f"{shown} {'less' if value < other else 'more'} than {what}"
 
 
 def format_bytes(count: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from photon.console import Console, format_bytes
+from photon.comparison import bytes_line, loss_line
+from photon.console import Console
 from photon.runtime.trackers import read_lines
 
 if TYPE_CHECKING:  # they import torch, for which `photon status` should not wait
+    from tokenizers import Tokenizer
+
+    from photon.config.schema import Config
     from photon.runtime.results import TrainResult
 
-SAMPLE_PROMPT = "def "
+PROMPT_TOKENS = 8
+"""A sample begins with so many tokens of the validation text, or a few less."""
 
 
 def final_table(result: TrainResult) -> Table:
@@ -51,20 +57,14 @@ def final_table(result: TrainResult) -> Table:
 
 def ratio_lines(result: TrainResult) -> list[str]:
     """The comparison in words: loss ratios, and bytes against data-parallel training."""
-    lines = []
-    fed = result.federated
-    if fed and result.centralized and result.alone:
-        lines.append(
-            f"federated loss is {fed.val_loss / result.centralized.val_loss:.3f} x centralised and "
-            f"{fed.val_loss / result.alone.val_loss:.3f} x one client alone"
-        )
-    if fed and (sent := result.bytes_up + result.bytes_down):
-        lines.append(
-            f"sent {format_bytes(result.bytes_up)} up and {format_bytes(result.bytes_down)} down; "
-            f"data-parallel training would have sent {format_bytes(result.bytes_ddp)} "
-            f"({result.bytes_ddp / sent:.1f} x as much)"
-        )
-    return lines
+    fed, central, alone = result.federated, result.centralized, result.alone
+    if fed is None:
+        return []
+    lines = [
+        loss_line(fed.val_loss, central and central.val_loss, alone and alone.val_loss),
+        bytes_line(result.bytes_up, result.bytes_down, result.bytes_ddp),
+    ]
+    return [line for line in lines if line]
 
 
 def report(result: TrainResult, console: Console) -> None:
@@ -75,34 +75,43 @@ def report(result: TrainResult, console: Console) -> None:
     console.print(final_table(result))
     for line in ratio_lines(result):
         console.print(line)
-    whose = _show_sample(folder, console) if is_trained else ""
+    told = _show_sample(folder, console) if is_trained else ""
     console.print(f"summary   {folder / 'summary.json'}")
     console.print(f"metrics   {folder / 'metrics.jsonl'}")
     if plot is None:
         return
     console.print(f"plot      {plot}")
-    console.print(f"try       photon generate {folder} {SAMPLE_PROMPT!r}{whose}")
+    console.print(f"try       photon generate {folder} {told}")
 
 
 def _show_sample(folder: Path, console: Console) -> str:
-    """Print a text of the model, or of a client's; gives the option that names the client."""
+    """Print a text of the model, or of a client's; gives the words that `photon generate` takes."""
     from photon.runtime.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
-    client = saved.somebody
+    prompt, client = sample_prompt(saved.config, saved.encoder.tokenizer), saved.somebody
     if saved.own is not None and client is None:
-        return " --client N"  # the clients' layers are on their nodes
+        return f"{shlex.quote(prompt)} --client N"  # the clients' layers are on their nodes
     whose = "" if client is None else f" --client {client}"
-    console.print(f"\nsample{whose}: {sample(folder, client)!r}\n")
-    return whose
+    console.print(f"\nsample{whose}: {sample(folder, prompt, client)!r}\n")
+    return shlex.quote(prompt) + whose
 
 
-def sample(folder: Path, client: int | None = None) -> str:
+def sample_prompt(config: Config, tokenizer: Tokenizer) -> str:
+    """The first words of the validation text, on one line; empty where it begins with none."""
+    from photon.runtime.rows import VALIDATION, open_rows
+
+    tokens = open_rows(config, VALIDATION).read([0])[0, :PROMPT_TOKENS].tolist()
+    words = tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").split()
+    return " ".join(words[:-1] or words)  # the last one may be half a word
+
+
+def sample(folder: Path, prompt: str, client: int | None = None) -> str:
     """A short text from the run's newest checkpoint."""
     from photon.runtime.inference import continue_text, load_language_model
 
     model = load_language_model(folder, client)
-    return SAMPLE_PROMPT + "".join(continue_text(model, SAMPLE_PROMPT, max_new_tokens=48))
+    return prompt + "".join(continue_text(model, prompt, max_new_tokens=48))
 
 
 def _curve_name(path: Path, folder: Path, record: Mapping[str, Any]) -> str:

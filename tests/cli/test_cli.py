@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from photon.cli.main import run
+from photon.data.shards import Rows
+from photon.data.tokenizer import load_tokenizer
 from photon.runtime import checkpoint
+from photon.runtime.run_folder import read_run
 
 
 @pytest.fixture
@@ -37,6 +41,13 @@ def complaints(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("photon:")]
 
 
+def validation_text(run: str) -> str:
+    """The first row of the common validation set, a space between two words."""
+    config = read_run(Path(run))[0]
+    row = Rows(Path(str(config.dataset.train.root_local)) / "validation").read([0])[0]
+    return " ".join(load_tokenizer(Path(run) / "tokenizer.json").decode(row.tolist()).split())
+
+
 def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
     code, out, err = photon_command(
         *smoke_arguments, "compare.centralized=true", "compare.alone=true", "--quiet"
@@ -49,10 +60,16 @@ def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
         "unigram model",
         "bits/byte",
         "x centralised",
-        "data-parallel training would have sent",
-        "sample: 'def ",
+        "x more than data-parallel training (",
     ):
         assert word in out
+    (shown,) = [line for line in out.splitlines() if line.startswith("sample: ")]
+    *command, prompt = shlex.split(out.splitlines()[-1].partition("photon ")[2])
+    assert command == ["generate", "runs/r"]
+    assert shown.startswith(f"sample: {prompt!r}"[:-1])
+    assert validation_text("runs/r").startswith(prompt)
+    code, text, _ = photon_command(*command, prompt, "--max-new-tokens", "2")
+    assert (code, text.startswith(prompt)) == (0, True)
     assert (tmp_path / "runs/r/loss.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "runs/r/summary.json").read_text())
     assert summary["federated"]["val_loss"] > 0
@@ -95,7 +112,7 @@ def test_centralized_and_resume(photon_command, smoke_arguments, tmp_path):
     assert "federated" not in out
     code, _, err = photon_command("train", "--resume", "runs/r", "llm_config.max_duration=3ba")
     assert code == 2
-    assert "may only be raised" in err
+    assert "llm_config.max_duration: may be lowered to the 4 that are done" in err
     code, _, _ = photon_command("train", "--resume", "runs/r", "llm_config.max_duration=6ba")
     assert code == 0
     assert json.loads((tmp_path / "runs/r/summary.json").read_text())["centralized"]["steps"] == 6

@@ -14,6 +14,10 @@ import pytest
 import photon
 from photon.cli.main import cli, run
 from photon.cli.options import RunPath
+from photon.data.manifest import write_json
+from photon.errors import CorruptCheckpoint
+from photon.runtime import artifact
+from photon.runtime.checkpoint import load_with_way_back
 from photon.runtime.going_on import how_to_go_on
 from photon.runtime.kinds import IMPORTED
 from photon.runtime.listing import run_named, run_status
@@ -103,6 +107,33 @@ def test_how_a_run_goes_on(facts, has_flower, command, tmp_path):
     assert how_to_go_on(tmp_path, facts) == command.format(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("facts", "command"),
+    [
+        ({"engine": "local"}, "photon train --resume {} photon.resume_round=1"),
+        (
+            {"engine": "flower", "engine_options": ["--keys", "a b"]},
+            "photon server --resume {} --keys 'a b' photon.resume_round=1",
+        ),
+        (
+            {"engine": "sockets"},
+            "photon.resume('{}', ['photon.resume_round=1'], engine=...), with the engine that it "
+            "was begun with",
+        ),
+    ],
+    ids=["local", "flower", "sockets"],
+)
+def test_the_way_back_from_a_damaged_checkpoint_is_the_runs_own(facts, command, tmp_path):
+    write_json(tmp_path / "run.json", {"kind": "federated", **facts})
+    for number in (1, 2):
+        artifact.save(tmp_path / "checkpoints", f"round_{number:06d}", {}, {"round": number})
+    newest = tmp_path / "checkpoints" / "round_000002.json"
+    newest.write_text(newest.read_text().replace('"round": 2', '"round": 3'))
+    with pytest.raises(CorruptCheckpoint) as refused:
+        load_with_way_back(newest, artifact.load)
+    assert str(refused.value).endswith(f"go back to it with: {command.format(tmp_path)}")
+
+
 def test_a_server_refuses_a_run_of_this_machine(smoke, capsys):
     """Its clients' states are here, not on nodes; nothing is started or made."""
     config = smoke("run_uuid=r", "fl.n_rounds=1")
@@ -128,6 +159,8 @@ def test_a_name_that_is_listed_is_taken_by_every_command(named, capsys):
     assert "runs/named: ended" in capsys.readouterr().out
     assert run(["stop", "named"]) == 2
     assert "runs/named: is not running" in capsys.readouterr().err
+    assert run(["server", "--insecure", "--resume", "named"]) == 2
+    assert "go on with: photon train --resume runs/named" in capsys.readouterr().err
     assert run(["generate", "named", "x", "--max-new-tokens", "1"]) == 0
     assert run(["export", "named/checkpoints/round_000002.json", "hf"]) == 0
     assert run(["evaluate", "named", "icl_tasks_config=empty"]) == 0

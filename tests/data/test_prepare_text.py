@@ -492,19 +492,9 @@ def test_a_missing_tokenizer_is_named(prepare, c4, tmp_path, name):
         prepare(c4, tokenizer=str(tmp_path / name))
 
 
-def test_a_hub_tokenizer_without_a_network_is_one_line(prepare, c4, monkeypatch):
-    from photon.data import tokenizer as module
-
-    class Unreachable:
-        @staticmethod
-        def from_pretrained(name):
-            raise Exception("cannot resolve\nhost")
-
-    monkeypatch.setattr(module, "Tokenizer", Unreachable)
-    with pytest.raises(
-        DataError, match=r"tokenizer 'some/name': no such file .*\(cannot resolve\)"
-    ):
-        prepare(c4, tokenizer="some/name")
+def test_a_hub_tokenizer_that_is_not_given_is_one_line(prepare, c4):
+    with pytest.raises(DataError, match=r"tokenizer 'some/name': no such file .*\(.+\); name a"):
+        prepare(c4, tokenizer="some/name")  # the tests are offline
 
 
 @pytest.mark.parametrize(

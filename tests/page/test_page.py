@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,11 +12,14 @@ import pytest
 
 import photon
 from photon.cli.main import run
+from photon.comparison import bytes_line
 from photon.errors import RunFolderError
 from photon.page.history import AXES, differing_keys, named_apart, read_history
 from photon.page.page import render
 from photon.page.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
-from photon.page.tables import evaluation_tables, table
+from photon.page.tables import evaluation_tables, table, unigram_losses
+from photon.report import ratio_lines
+from photon.runtime.results import Score, TrainResult, read_summary
 from photon.runtime.trackers import read_lines
 
 CLIENTS = ["fl.n_total_clients=2", "fl.n_rounds=3", "fl.eval_period=2"]
@@ -51,6 +56,79 @@ def test_losses_stand_at_what_was_spent(trained):
     assert buttons["bytes"][1] == [sum(spent[: i + 1]) for i in range(3)]
     seconds = [record["seconds"] for record in records]
     assert buttons["time"][1] == pytest.approx([sum(seconds[: i + 1]) for i in range(3)])
+
+
+def test_the_page_says_what_the_terminal_says(trained):
+    """Of a run that has ended: its place, its ratios, its floor."""
+    history = read_history(trained)
+    page, summary = render([history], ""), read_summary(trained)
+    assert "first: ended after round 3 of 3" in page
+    scores = {k: Score(**summary[k]) for k in ("federated", "centralized", "alone", "unigram")}
+    lines = ratio_lines(TrainResult(**summary | scores))
+    assert len(lines) == 2
+    for line in lines:
+        assert line in page
+    floor = summary["unigram"]
+    cells = [f'<td class="number">{floor[key]:.3f}</td>' for key in ("val_loss", "bits_per_byte")]
+    assert "<td>unigram model</td>" + "<td>-</td>" * 3 + "".join(cells) in page
+
+
+def test_the_floor_is_a_line_from_end_to_end(trained):
+    history = read_history(trained)
+    plot = loss_plot(history.curves, {"unigram model": 5.0})
+    assert (plot.data[-1]["name"], plot.data[-1]["y"]) == ("unigram model", [5.0, 5.0])
+    for button in plot.layout["updatemenus"][0]["buttons"]:
+        *others, floor = button["args"][0]["x"]
+        assert len(others) + 1 == len(plot.data)
+        assert floor[0] <= min(map(min, others))
+        assert floor[1] == max(map(max, others))
+
+
+def test_a_run_on_its_way_has_its_place_and_floor(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: records.pop())
+    (folder / "summary.json").unlink()
+    page = render([read_history(folder)], "")
+    assert "altered: stopped after round 2 of 3" in page
+    assert "unigram model" in page
+    assert "x centralised" not in page, "the twin is not there yet"
+    sent = [sum(r[key] for r in read_lines(folder / "metrics.jsonl"))
+            for key in ("bytes_up", "bytes_down", "bytes_ddp")]  # fmt: skip
+    assert str(bytes_line(*sent)) in page
+
+
+def test_two_runs_of_one_text_have_one_floor(trained, tmp_path):
+    one, other = read_history(trained), read_history(altered(trained, tmp_path, lambda r: None))
+    assert list(unigram_losses([one, other])) == ["unigram model"]
+    lower = replace(other, unigram={"val_loss": 1.0, "bits_per_byte": 1.0})
+    found = unigram_losses([one, lower])
+    assert list(found) == ["first: unigram model", "altered: unigram model"]
+    assert found["altered: unigram model"] == 1.0
+    *_, first, second = loss_plot(one.curves, found).data
+    assert first["line"]["color"] != second["line"]["color"]
+    assert unigram_losses([replace(one, unigram=None)]) == {}
+
+
+def test_the_floor_of_an_older_run_is_in_its_summary(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: None)
+    facts = json.loads((folder / "run.json").read_text())
+    floor = facts.pop("unigram")
+    (folder / "run.json").write_text(json.dumps(facts))
+    assert read_history(folder).unigram == floor == read_summary(folder)["unigram"]
+
+
+def test_numbers_of_a_table_have_the_same_decimals():
+    html = table(("", "a"), [["x", 2.0], ["y", 12345.678], ["z", 0.00012]])
+    assert re.findall(r'class="number">([^<]+)<', html) == ["2.000", "12,345.678", "0.000"]
+
+
+def test_three_kinds_of_bytes_are_told_apart_by_three_means(trained):
+    lines = sent_plot([read_history(trained).curve]).data
+    for field in (
+        lambda line: line["line"]["color"],
+        lambda line: line["line"]["dash"],
+        lambda line: line["marker"]["symbol"],
+    ):
+        assert len(set(map(field, lines))) == 3
 
 
 def test_the_baselines_are_curves_of_their_own(trained):
@@ -137,7 +215,9 @@ def test_evaluations_stand_side_by_side(trained, tmp_path):
                   "tasks": {"copa": {"score": {"accuracy": accuracy}}}}  # fmt: skip
         path.write_text(json.dumps(scores))
     html = evaluation_tables([read_history(folder)])
-    for row in (["validation", "2.5", "2"], ["copa", "0.25", "0.5"], ["core_average", "0.125"]):
+    rows = (["validation", "2.500", "2.000"], ["copa", "0.2500", "0.5000"],
+            ["core_average", "0.1250", "0.2500"])  # fmt: skip
+    for row in rows:
         assert "</td>".join(f'<td class="number">{cell}' for cell in row[1:]) in html, row
         assert f"<td>{row[0]}</td>" in html
     assert evaluation_tables([read_history(trained)]) == ""

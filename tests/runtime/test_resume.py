@@ -311,7 +311,7 @@ def test_a_corrupt_checkpoint_is_refused_and_the_last_good_one_goes_on(
         photon.resume(run)
     assert (run / "summary.json").exists()
     good = checkpoint.list_checkpoints(run / "checkpoints")[-2]
-    assert f"the last good checkpoint is {good}: " in str(refused.value)
+    assert f"the last good checkpoint is {good}; " in str(refused.value)
     with pytest.raises(CorruptCheckpoint, match=good.name):
         load_saved_model(run)
     printed = re.search(r"photon train --resume (\S+) (\S+)", str(refused.value))

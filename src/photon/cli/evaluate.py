@@ -90,7 +90,7 @@ def _by_harness(
 ) -> None:
     from dataclasses import asdict
 
-    from photon.cli.evaluation_tables import harness_table
+    from photon.cli.evaluation_tables import print_harness
     from photon.console import Console
     from photon.runtime.harness import evaluate_by_harness
 
@@ -111,7 +111,7 @@ def _by_harness(
         click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1, default=str))
         return
     console = Console()
-    console.print(harness_table(found))
+    print_harness(found, console)
     for one in found:
         console.print(f"results   {one.folder}/lm_eval.json")
 

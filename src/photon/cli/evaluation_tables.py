@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from photon.console import Console
 from photon.runtime.evaluate import Evaluation
 from photon.runtime.harness import HarnessResult
 
+HEADING_WIDTH = 18
+"""Of a column of scores, as `0.1234 ±0.0123` needs it."""
+
 
 def print_tables(found: Sequence[Evaluation], console: Console) -> None:
     """Losses, composites, tasks, failures, and where everything lies."""
     for table in (loss_table(found), composite_table(found), task_table(found)):
         if table.row_count:
-            console.print(table)
+            _print_whole(table, console)
     for one in found:
         for key, reason in one.failures.items():
             console.print(f"failed    {one.model}  {key}: {reason}")
@@ -26,10 +32,33 @@ def print_tables(found: Sequence[Evaluation], console: Console) -> None:
 def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in left:
-        table.add_column(name, overflow="fold", no_wrap=name in ("task", "score"))
+        table.add_column(name)
     for name in right:
-        table.add_column(name, justify="right", no_wrap=len(name) < 12, overflow="fold")
+        table.add_column(_folded(name), justify="right", no_wrap=True)
     return table
+
+
+def _folded(name: str) -> str:
+    """A name as a heading: a path that is wider than its numbers is broken behind slashes."""
+    lines = [""]
+    for part in re.findall(r"[^/]*/|[^/]+", name):
+        if lines[-1] and len(lines[-1] + part) > HEADING_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Print a table without breaking a word, be it wider than the terminal."""
+    for column in table.columns:
+        cells = [str(cell) for cell in (column.header, *column.cells)]
+        parts = [p for c in cells for p in (c.splitlines() if column.no_wrap else c.split())]
+        column.min_width = max(map(cell_len, parts), default=0)
+    terminal = console.results
+    unlimited = terminal.options.update(max_width=sys.maxsize)
+    least = terminal.measure(table, options=unlimited).minimum
+    table.width = least if least > terminal.width else None
+    console.print(table)
 
 
 def loss_table(found: Sequence[Evaluation]) -> Table:
@@ -82,6 +111,10 @@ def task_table(found: Sequence[Evaluation]) -> Table:
             str(sum(s.nonfinite for s in scores if s is not None)),
         )
     return table
+
+
+def print_harness(found: Sequence[HarnessResult], console: Console) -> None:
+    _print_whole(harness_table(found), console)
 
 
 def harness_table(found: Sequence[HarnessResult]) -> Table:

@@ -54,7 +54,7 @@ def view(look: Look) -> Group:
 def headline(status: RunStatus, live: Live, left: float | None) -> str:
     """Where a run is, in a line."""
     if status.state != "running":
-        return f"{status.run}: {status.state} after {done(status)}"
+        return f"{status.run}: {status.state} after {status.place}"
     parts = [f"{status.run}: {_place(status, live)}"]
     if live.phase == "train" and live.cohort:
         parts.append(f"{len(live.arrived)} of {len(live.cohort)} clients are done")
@@ -65,16 +65,11 @@ def headline(status: RunStatus, live: Live, left: float | None) -> str:
     return ", ".join(parts)
 
 
-def done(status: RunStatus) -> str:
-    unit = "round" if status.kind == "federated" else "step"
-    return f"{unit} {status.done} of {status.total}"
-
-
 def _place(status: RunStatus, live: Live) -> str:
     if live.step is not None:
         return f"step {live.step} of {live.steps}"
     if live.round is None or live.phase is None:
-        return done(status)
+        return status.place
     phase = PHASES.get(live.phase, live.phase)
     return f"round {live.round} of {status.total}, {phase} for {duration(live.phase_seconds)}"
 

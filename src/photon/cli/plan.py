@@ -114,10 +114,8 @@ def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float 
         "client and round"
     )
     console.print(_table(plan))
-    ratio = plan.data_parallel.seconds / plan.federated.seconds
-    sent = plan.data_parallel.total_bytes / max(1.0, plan.federated.total_bytes)
     lines = [
-        f"federated training takes 1/{ratio:.3g} of the time and 1/{sent:.3g} of the bytes",
+        _compared(plan),
         f"{needed['utilization']:.0%} utilization needs {needed['local_steps']} local steps",
         f"memory    device {format_bytes(plan.memory['device'])}, "
         f"server {format_bytes(plan.memory['server'])}",
@@ -129,6 +127,18 @@ def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float 
                      "(photon.devices_per_client) or take smaller microbatches")  # fmt: skip
     for line in lines:
         console.print(line)
+
+
+def _compared(plan: Plan) -> str:
+    """Time and bytes beside those of data-parallel training, which sends none for one client."""
+    from photon.console import beside
+
+    fed, twin = plan.federated, plan.data_parallel
+    time = beside(fed.seconds, twin.seconds, "data-parallel training")
+    if not (fed.total_bytes and twin.total_bytes):
+        return f"time of federated training: {time}"
+    sent = beside(fed.total_bytes, twin.total_bytes, "it")
+    return f"time of federated training: {time}; bytes: {sent}"
 
 
 def _table(plan: Plan) -> Any:

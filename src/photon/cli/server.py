@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from photon.cli.options import keys_option, overrides_argument, quiet_option
+from photon.cli.options import RunPath, keys_option, overrides_argument, quiet_option
 
 
 @click.command(name="server")
@@ -20,8 +20,8 @@ from photon.cli.options import keys_option, overrides_argument, quiet_option
     "--resume",
     "resume_from",
     metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Go on with this run folder; only keys that leave the mathematics alone may be given.",
+    type=RunPath(),
+    help="Go on with this run; only keys that leave the mathematics alone may be given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @quiet_option
@@ -53,7 +53,7 @@ def command(
 
     require_flower()
     from photon.cli.live_view import live_view
-    from photon.config.resolve import apply_resume_overrides, replace_keys
+    from photon.config.resolve import replace_keys
     from photon.console import Console
     from photon.report import report
     from photon.runtime.address import split_address
@@ -61,15 +61,15 @@ def command(
     from photon.runtime.federation import over_flower
     from photon.runtime.own_node import own_node
     from photon.runtime.preparation import config_of_run
+    from photon.runtime.restore import config_to_go_on
     from photon.runtime.results import summary_of
-    from photon.runtime.run_folder import read_run
 
     console = Console(quiet)
     if resume_from is None:
         config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
         config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
     else:
-        config = apply_resume_overrides(read_run(resume_from)[0], overrides)
+        config = config_to_go_on(resume_from, overrides)
     if insecure:
         click.echo(
             "photon: warning: --insecure: nothing is encrypted, and whoever reaches "

@@ -17,7 +17,8 @@ def command(wait: float, run: Path) -> None:
 
     \b
     photon stop quickstart
-    photon train --resume quickstart          goes on with it
+    photon train --resume quickstart                   goes on with it
+    photon train --resume quickstart fl.n_rounds=114   ends it, where 114 rounds are done
     """
     from photon.runtime.going_on import how_to_go_on
     from photon.runtime.listing import stop_run

@@ -35,7 +35,7 @@ def command(
     photon train                                  the default federation on the embedded corpus
     photon train recipe=quickstart                with its baselines, for the final table
     photon train fl.strategy_name=fedavg llm_config.local_steps=32ba
-    photon train --resume runs/quickstart fl.n_rounds=60
+    photon train --resume runs/quickstart fl.n_rounds=60   or so many as are done, to end it
     photon train --centralized centralized.stream_id=0     one client alone
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m

@@ -15,8 +15,8 @@ from photon.config.overrides import parse_override
 from photon.config.schema import Config, PhotonConfig
 from photon.errors import ConfigError, MismatchedCheckpoint
 
-MAY_RISE = frozenset({"fl.n_rounds", "llm_config.max_duration"})
-"""Keys that may be raised on resume (never lowered): the length of the run."""
+LENGTHS = frozenset({"fl.n_rounds", "llm_config.max_duration"})
+"""Keys that may be raised on resume, and lowered to what is done: the length of the run."""
 
 MAY_CHANGE = (
     "photon.",
@@ -225,8 +225,15 @@ def replace_keys(config: Config, values: Mapping[str, Any]) -> Config:
     return validate(tree)
 
 
-def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
+def apply_resume_overrides(
+    saved: Config,
+    overrides: Sequence[str],
+    done: Callable[[Config], Mapping[str, int]] = lambda changed: {},
+) -> Config:
     """The configuration of a run that goes on: the saved one with the permitted overrides.
+
+    Args:
+        done: gives what `check_resumable` must know of the run, by its changed configuration.
 
     Raises:
         ConfigError: an unknown key or a malformed value.
@@ -240,7 +247,7 @@ def apply_resume_overrides(saved: Config, overrides: Sequence[str]) -> Config:
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
     changed = replace_keys(saved, values)
-    check_resumable(saved, changed)
+    check_resumable(saved, changed, done(changed))
     if changed.fl.n_rounds > saved.fl.n_rounds:
         changed = replace_keys(
             changed,
@@ -301,8 +308,12 @@ def _section_of_file(section: str, name: str) -> dict[str, Any]:
     return values
 
 
-def check_resumable(saved: Config, changed: Config) -> None:
+def check_resumable(saved: Config, changed: Config, done: Mapping[str, int] | None = None) -> None:
     """Refuse changes that would alter what the run computes.
+
+    Args:
+        done: key of the run's length -> rounds or steps that are behind it, the least that it may
+            be lowered to.
 
     Raises:
         MismatchedCheckpoint: the first key that may not change, with both values.
@@ -312,13 +323,22 @@ def check_resumable(saved: Config, changed: Config) -> None:
         value, other = before.get(key), after.get(key)  # None: its section is left out
         if other == value or key.startswith(MAY_CHANGE):
             continue
-        if key in MAY_RISE and (other or 0) > (value or 0):
-            continue
-        rule = "may only be raised" if key in MAY_RISE else "may not change"
-        raise MismatchedCheckpoint(
-            f"{key}: {rule} when a run is resumed (saved {value!r}, given {other!r}); "
-            "start a new run for that"
-        )
+        rule = _broken_rule(key, value or 0, other or 0, done or {})
+        if rule is not None:
+            raise MismatchedCheckpoint(
+                f"{key}: {rule} when a run is resumed (saved {value!r}, given {other!r}); "
+                "start a new run for that"
+            )
+
+
+def _broken_rule(key: str, value: Any, other: Any, done: Mapping[str, int]) -> str | None:
+    if key not in LENGTHS:
+        return "may not change"
+    if other > value or (key in done and other >= max(1, done[key])):
+        return None
+    if key not in done:
+        return "may only be raised"
+    return f"may be lowered to the {done[key]} that are done, not below,"
 
 
 def idle_warning(config: Config) -> str | None:
@@ -357,6 +377,6 @@ def digest(config: Config) -> str:
     fixed = {
         key: value
         for key, value in flatten(config)
-        if not key.startswith(MAY_CHANGE) and key not in MAY_RISE and key != "run_uuid"
+        if not key.startswith(MAY_CHANGE) and key not in LENGTHS and key != "run_uuid"
     }
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

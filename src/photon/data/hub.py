@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from photon.data.corpus import Document
+from photon.data.hub_access import why_unreachable
 from photon.data.readers import Columns, missing_column, optional, record_text
 from photon.errors import DataError
 
@@ -80,6 +81,8 @@ class HubSource:
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
         datasets = optional("datasets", self.title)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once
+        if reason := why_unreachable():
+            raise ConnectionError(reason)
         stream = datasets.load_dataset(self.path, self.name, split=self.split, streaming=True)
         known = stream.column_names
         for column in (self.columns.text, self.columns.source):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from photon.data.hub_access import hub_file
 from photon.errors import DataError
 from photon.files import sync
 
@@ -106,10 +107,10 @@ def open_tokenizer(name: str) -> Tokenizer:
     if path.is_file() or path.suffix == ".json" or name.startswith((".", "/", "~")):
         return load_tokenizer(path)
     try:
-        return Tokenizer.from_pretrained(name)
-    except Exception as error:  # the library raises bare Exception
+        path = hub_file(name, "tokenizer.json")
+    except DataError as error:
         raise DataError(
             f"tokenizer {name!r}: no such file or folder, and the Hugging Face hub does not give "
-            f"it ({str(error).splitlines()[0]}); name a tokenizer.json or train one with "
-            "--train-tokenizer"
+            f"it ({error}); name a tokenizer.json or train one with --train-tokenizer"
         ) from error
+    return load_tokenizer(path)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from photon.config.resolve import flatten
 from photon.errors import RunFolderError
+from photon.runtime.listing import RunStatus, run_status
 from photon.runtime.live import read_facts
+from photon.runtime.results import read_summary
 from photon.runtime.run_folder import read_run
 from photon.runtime.trackers import read_lines
 
@@ -45,6 +47,15 @@ class Curve:
         """Indices of the records that have a finite number under a key."""
         return [i for i, record in enumerate(self.records) if _is_number(record.get(key))]
 
+    def last(self, key: str) -> float | None:
+        """The last finite number under a key."""
+        chosen = self.having(key)
+        return float(self.records[chosen[-1]][key]) if chosen else None
+
+    def total(self, key: str) -> float:
+        """The sum of the numbers under a key."""
+        return sum(record.get(key, 0) for record in self.records)
+
     @property
     def rounds(self) -> list[Record]:
         """Records of rounds in which something was trained."""
@@ -56,7 +67,10 @@ class RunHistory:
     """A run as its folder has it.
 
     Attributes:
-        curve: its own; baselines: trained beside it.
+        curve: its own.
+        baselines: trained beside it, `centralized` and `alone`.
+        status: how far it was when the folder was read.
+        unigram: val_loss and more of token frequencies alone; None where they are not known.
         config: key -> value, resolved.
         facts: run.json.
         evaluations: name of what was scored -> results.json.
@@ -64,14 +78,28 @@ class RunHistory:
 
     name: str
     curve: Curve
-    baselines: Sequence[Curve]
+    baselines: Mapping[str, Curve]
     config: dict[str, Any]
     facts: dict[str, Any]
     evaluations: dict[str, dict[str, Any]]
+    status: RunStatus
+    unigram: Record | None = None
 
     @property
     def curves(self) -> list[Curve]:
-        return [self.curve, *self.baselines]
+        return [self.curve, *self.baselines.values()]
+
+    def named(self, name: str) -> RunHistory:
+        """The same under another name, and what was trained beside it too."""
+        return replace(
+            self,
+            name=name,
+            curve=replace(self.curve, name=name),
+            baselines={
+                label: replace(curve, name=f"{name}: {label}")
+                for label, curve in self.baselines.items()
+            },
+        )
 
 
 def read_history(folder: Path) -> RunHistory:
@@ -89,14 +117,26 @@ def read_history(folder: Path) -> RunHistory:
     return RunHistory(
         name=name,
         curve=_curve(name, records),
-        baselines=[_curve(f"{name}: {path.parent.name}", read_lines(path)) for path in baselines],
+        baselines={
+            path.parent.name: _curve(f"{name}: {path.parent.name}", read_lines(path))
+            for path in baselines
+        },
         config=dict(flatten(config)),
         facts=facts,
+        status=run_status(folder),
+        unigram=_unigram(folder, facts),
         evaluations={
             f"{name} {path.parent.name}": read_facts(path)
             for path in sorted(folder.glob("evaluation/*/results.json"))
         },
     )
+
+
+def _unigram(folder: Path, facts: Mapping[str, Any]) -> Record | None:
+    """Run folders of before it was written down at the start have it once they have ended."""
+    if "unigram" in facts or not (folder / "summary.json").exists():
+        return facts.get("unigram")
+    return read_summary(folder)["unigram"]
 
 
 def named_apart(histories: Sequence[RunHistory]) -> list[str]:

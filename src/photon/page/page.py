@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from typing import Any
 
+from photon.comparison import bytes_line, loss_line
 from photon.page.history import RunHistory, named_apart
 from photon.page.plots import Plot, client_plots, loss_plot, sent_plot, throughput_plot
-from photon.page.tables import differences_table, evaluation_tables, summary_table, table
+from photon.page.tables import (
+    differences_table,
+    evaluation_tables,
+    summary_table,
+    table,
+    unigram_losses,
+)
 
 VERSIONS = ("photon", "torch", "python", "commit", "kind")
 
@@ -24,7 +30,7 @@ def render(histories: Sequence[RunHistory], plotly: str) -> str:
         plotly: source of plotly.js, which goes into the page.
     """
     names = named_apart(histories)
-    histories = [_named(h, name) for h, name in zip(histories, names, strict=True)]
+    histories = [h.named(name) for h, name in zip(histories, names, strict=True)]
     sections, plots = _sections(histories)
     title = " / ".join(names)
     links = "".join(f'<a href="#{key}">{escape(head)}</a>' for key, head, _ in sections)
@@ -46,9 +52,11 @@ def render(histories: Sequence[RunHistory], plotly: str) -> str:
 def _sections(histories: Sequence[RunHistory]) -> tuple[list[tuple[str, str, str]], list[Plot]]:
     """(anchor, heading, HTML) of each section, and all plots in them."""
     curves = [curve for history in histories for curve in history.curves]
-    shared = [p for p in (loss_plot(curves), sent_plot(curves), throughput_plot(curves)) if p]
+    losses = loss_plot(curves, unigram_losses(histories))
+    shared = [p for p in (losses, sent_plot(curves), throughput_plot(curves)) if p]
     plots = list(shared)
-    sections = [("overview", "Overview", summary_table(histories) + _figures(shared))]
+    told = "".join(map(_told, histories)) + summary_table(histories)
+    sections = [("overview", "Overview", told + _figures(shared))]
     for number, history in enumerate(histories):
         own = client_plots(history, f"run{number}")
         plots += own
@@ -59,6 +67,19 @@ def _sections(histories: Sequence[RunHistory]) -> tuple[list[tuple[str, str, str
         sections.append(("evaluation", "Evaluation", scores))
     sections.append(("configuration", "Configuration", _configuration(histories)))
     return sections, plots
+
+
+def _told(history: RunHistory) -> str:
+    """How far a run is, and what the terminal says of it at its end."""
+    curve, status = history.curve, history.status
+    lines: list[str | None] = [f"{history.name}: {status.state} after {status.place}"]
+    if curve.is_federated:
+        lines.append(bytes_line(*map(curve.total, ("bytes_up", "bytes_down", "bytes_ddp"))))
+    loss = curve.last("val_loss")
+    if curve.is_federated and loss is not None and status.state == "ended":
+        beside = {label: one.last("val_loss") for label, one in history.baselines.items()}
+        lines.insert(1, loss_line(loss, beside.get("centralized"), beside.get("alone")))
+    return f"<p>{'<br>'.join(escape(line) for line in lines if line)}</p>"
 
 
 def _configuration(histories: Sequence[RunHistory]) -> str:
@@ -96,10 +117,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _named(history: RunHistory, name: str) -> RunHistory:
-    return replace(history, name=name, curve=replace(history.curve, name=name))
 
 
 def _own(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -18,6 +18,13 @@ STATES = {
     "refused": "#b0282f",
     "missing": "#7b56a8",
 }
+LOSS = "loss (nats per token)"
+BYTES = {
+    "bytes_up": ("up", "solid", "triangle-up"),
+    "bytes_down": ("down", "dash", "triangle-down"),
+    "bytes_ddp": ("data-parallel", "dot", "square"),
+}
+"""Keys of a record -> name, and how the line is told from the other two of its run."""
 MANY_CLIENTS = 24
 """Above so many, single clients have no entry in a legend."""
 
@@ -39,8 +46,12 @@ class Plot:
     note: str = ""
 
 
-def loss_plot(curves: Sequence[Curve]) -> Plot:
-    """Training and validation losses, with a button for each axis."""
+def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float] | None = None) -> Plot:
+    """Training and validation losses, with a button for each axis.
+
+    Args:
+        floors: name -> loss, drawn as lines from end to end.
+    """
     data: list[dict[str, Any]] = []
     places: dict[str, list[list[float]]] = {axis: [] for axis in AXES}
     for number, curve in enumerate(curves):
@@ -60,11 +71,20 @@ def loss_plot(curves: Sequence[Curve]) -> Plot:
                 "line": {"color": colour, "dash": "dot" if is_training else "solid"},
                 "opacity": 0.55 if is_training else 1.0,
             })  # fmt: skip
+    for number, (name, loss) in enumerate((floors or {}).items(), 1):
+        for axis, xs in places.items():
+            along = [x for curve in curves for x in curve.axis(axis)]
+            xs.append([min(along), max(along)])
+        data.append({
+            "type": "scatter", "mode": "lines", "name": name, "x": places["tokens"][-1],
+            "y": [loss, loss],
+            "line": {"color": COLOURS[-number % len(COLOURS)], "dash": "dash", "width": 1.5},
+        })  # fmt: skip
     buttons = [
         {"label": axis, "method": "update", "args": [{"x": xs}, {"xaxis.title.text": AXES[axis]}]}
         for axis, xs in places.items()
     ]
-    layout = _layout(AXES["tokens"], "loss (nats per token)")
+    layout = _layout(AXES["tokens"], LOSS)
     layout["updatemenus"] = [
         {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
          "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
@@ -77,12 +97,13 @@ def loss_plot(curves: Sequence[Curve]) -> Plot:
 def sent_plot(curves: Sequence[Curve]) -> Plot | None:
     """Bytes sent so far, beside what data-parallel training would have sent."""
     data: list[dict[str, Any]] = []
-    for number, curve in enumerate(c for c in curves if c.rounds):
-        colour, rounds = COLOURS[number % len(COLOURS)], [r["round"] for r in curve.rounds]
-        for key, name, dash in (("bytes_up", "up", "solid"), ("bytes_down", "down", "dash"),
-                                ("bytes_ddp", "data-parallel", "dot")):  # fmt: skip
+    for curve in (c for c in curves if c.rounds):
+        rounds = [r["round"] for r in curve.rounds]
+        for key, (name, dash, symbol) in BYTES.items():
             sums = list(accumulate(record.get(key, 0) for record in curve.rounds))
-            data.append(_line(f"{curve.name} {name}", rounds, sums, colour, dash))
+            colour = COLOURS[len(data) % len(COLOURS)]
+            line = _line(f"{curve.name} {name}", rounds, sums, colour, dash)
+            data.append(line | {"marker": {"size": 7, "symbol": symbol}})
     layout = _layout("round", "bytes so far")
     layout["yaxis"] |= {"type": "log", "exponentformat": "SI"}
     return _unless_empty("sent", "Bytes", data, layout)
@@ -136,7 +157,7 @@ def _client_losses(rounds: Sequence[Record]) -> Plot | None:
         line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)])
         data.append(line | {"showlegend": len(clients) <= MANY_CLIENTS})
     return _unless_empty("clients", "Loss of each client", data,
-                         _layout("round", "training loss (nats per token)"))  # fmt: skip
+                         _layout("round", f"training {LOSS}"))  # fmt: skip
 
 
 def _spread(
@@ -223,7 +244,10 @@ def _line(
 
 
 def _layout(x: str, y: str) -> dict[str, Any]:
-    return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}, "automargin": True},
+    axis = {"title": {"text": y}, "automargin": True}
+    if y.endswith(LOSS):
+        axis["hoverformat"] = ".3f"
+    return {"xaxis": {"title": {"text": x}}, "yaxis": axis,
             "margin": {"l": 60, "r": 16, "t": 48, "b": 48}, "height": 400,
             "legend": {"orientation": "h", "y": -0.22}, "hovermode": "closest"}  # fmt: skip
 

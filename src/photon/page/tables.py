@@ -9,11 +9,15 @@ from typing import Any
 from photon.console import format_bytes
 from photon.page.history import Curve, RunHistory, differing_keys
 
+UNIGRAM = "unigram model"
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> str:
-    """An HTML table; numbers stand right."""
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", decimals: int = 3
+) -> str:
+    """An HTML table; numbers stand right, with as many decimals each."""
     heads = "".join(f"<th>{escape(text)}</th>" for text in head)
-    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(_cell(v, decimals) for v in row) + "</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="scroll"><table>{title}<thead><tr>{heads}</tr></thead>'
@@ -21,21 +25,38 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "")
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, decimals: int) -> str:
     if isinstance(value, float):
-        shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-        return f'<td class="number">{shown}</td>'
+        return f'<td class="number">{value:,.{decimals}f}</td>'
     if isinstance(value, int) and not isinstance(value, bool):
         return f'<td class="number">{value:,}</td>'
     return f"<td>{escape('-' if value is None else str(value))}</td>"
 
 
 def summary_table(histories: Sequence[RunHistory]) -> str:
-    """A line for each way of training: how far it came, and what it took."""
+    """A line for each way of training: how far it came, and what it took; and for the floor."""
     rows = [_summary_row(curve) for history in histories for curve in history.curves]
+    rows += [
+        [name, *[None] * 3, loss, bits, *[None] * 3] for name, loss, bits in _floors(histories)
+    ]
     head = ("", "steps", "tokens", "training loss", "validation loss", "bits per byte",
             "tokens per second", "sent", "seconds")  # fmt: skip
     return table(head, rows)
+
+
+def unigram_losses(histories: Sequence[RunHistory]) -> dict[str, float]:
+    """The floor of each run by what it is called; one for all runs of which it is the same."""
+    return {name: loss for name, loss, _ in _floors(histories)}
+
+
+def _floors(histories: Sequence[RunHistory]) -> list[tuple[str, float, float]]:
+    """(name, loss, bits per byte) of the unigram models."""
+    known = [
+        (h.name, h.unigram["val_loss"], h.unigram["bits_per_byte"]) for h in histories if h.unigram
+    ]
+    if len({found[1:] for found in known}) == 1:
+        return [(UNIGRAM, *known[0][1:])]
+    return [(f"{name}: {UNIGRAM}", *found) for name, *found in known]
 
 
 def _summary_row(curve: Curve) -> list[Any]:
@@ -46,18 +67,13 @@ def _summary_row(curve: Curve) -> list[Any]:
         curve.name,
         last["step"],
         last["tokens"],
-        _last(curve, "train_loss"),
-        _last(curve, "val_loss"),
-        _last(curve, "val_bits_per_byte"),
-        last["tokens"] / seconds if seconds else None,
-        format_bytes(sent) if sent else None,
-        seconds,
+        curve.last("train_loss"),
+        curve.last("val_loss"),
+        curve.last("val_bits_per_byte"),
+        round(last["tokens"] / seconds) if seconds else None,
+        format_bytes(sent).replace(" ", "\u00a0") if sent else None,  # on one line
+        round(seconds),
     ]
-
-
-def _last(curve: Curve, key: str) -> float | None:
-    chosen = curve.having(key)
-    return float(curve.records[chosen[-1]][key]) if chosen else None
 
 
 def differences_table(histories: Sequence[RunHistory], names: Sequence[str]) -> str:
@@ -77,22 +93,22 @@ def evaluation_tables(histories: Sequence[RunHistory]) -> str:
     if not found:
         return ""
     parts = [
-        ("losses (nats per token)", _losses),
-        ("composite scores", _composites),
-        ("tasks (accuracy)", _tasks),
+        ("losses (nats per token)", _losses, 3),
+        ("composite scores", _composites, 4),
+        ("tasks (accuracy)", _tasks, 4),
     ]
     return "".join(
-        _side_by_side(caption, {name: pick(one) for name, one in found.items()})
-        for caption, pick in parts
+        _side_by_side(caption, {name: pick(one) for name, one in found.items()}, decimals)
+        for caption, pick, decimals in parts
     )
 
 
-def _side_by_side(caption: str, columns: dict[str, dict[str, float | None]]) -> str:
+def _side_by_side(caption: str, columns: dict[str, dict[str, float | None]], decimals: int) -> str:
     keys = list(dict.fromkeys(key for values in columns.values() for key in values))
     if not keys:
         return ""
     rows = [[key, *(values.get(key) for values in columns.values())] for key in keys]
-    return table(("", *columns), rows, caption)
+    return table(("", *columns), rows, caption, decimals)
 
 
 def _losses(evaluation: dict[str, Any]) -> dict[str, float | None]:

@@ -23,7 +23,9 @@ from photon.errors import (
 )
 from photon.runtime import artifact
 from photon.runtime.facts import parse_facts
+from photon.runtime.going_on import how_to_go_on
 from photon.runtime.payload import open_payload
+from photon.runtime.run_folder import read_facts
 from photon.training.state import TrainState
 
 T = TypeVar("T")
@@ -293,7 +295,12 @@ def require_same_model(params: Tree, like: Tree, path: Path) -> None:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Manifests of a checkpoint folder, oldest first."""
     found = [path for path in folder.glob("*.json") if re.fullmatch(r"(round|step)_\d+", path.stem)]
-    return sorted(found, key=lambda path: int(path.stem.split("_")[1]))
+    return sorted(found, key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """The round or step of a manifest that `list_checkpoints` found."""
+    return int(path.stem.split("_")[1])
 
 
 def kept_records(folder: Path) -> list[dict[str, Any]]:
@@ -323,11 +330,9 @@ def _way_back(damaged: Path) -> str:
     for path in reversed(list_checkpoints(folder)):
         with suppress(CheckpointError):
             if path.stem < damaged.stem and artifact.load(path):
-                number = int(path.stem.split("_")[1])
-                return (
-                    f"the last good checkpoint is {path}: photon train --resume {folder.parent} "
-                    f"photon.resume_round={number} goes back to it"
-                )
+                back = [f"photon.resume_round={number_of(path)}"]
+                command = how_to_go_on(folder.parent, read_facts(folder.parent), back)
+                return f"the last good checkpoint is {path}; go back to it with: {command}"
     return f"{folder} keeps none before it that is good"
 
 

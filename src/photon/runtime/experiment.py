@@ -11,7 +11,6 @@ from typing import Any
 from photon.config.compose import validate
 from photon.config.idle import note_idle
 from photon.config.resolve import (
-    apply_resume_overrides,
     check_resumable,
     count_epochs,
     fill_open_keys,
@@ -44,7 +43,7 @@ from photon.runtime.own_layers import layers_note, require_no_tasks
 from photon.runtime.participation import client_rows, repeats_note
 from photon.runtime.preparation import prepare, with_architecture, with_start
 from photon.runtime.process_group import from_first
-from photon.runtime.restore import find_run, rewind
+from photon.runtime.restore import config_to_go_on, find_run, rewind, rounds_done
 from photon.runtime.results import History, TrainResult, write_summary
 from photon.runtime.rows import data_root
 from photon.runtime.run_folder import RunFolder, read_facts, read_run, run_facts
@@ -102,8 +101,8 @@ def resume(
 
     Args:
         path: the run folder.
-        overrides: keys that may change: the run's length may be raised; evaluation, system and
-            comparison keys may be set.
+        overrides: keys that may change: the run's length may be raised, or lowered to what is done,
+            which ends it; evaluation, system and comparison keys may be set.
 
     Raises:
         MismatchedCheckpoint: an override, or the data, would change the mathematics.
@@ -111,13 +110,11 @@ def resume(
             process is at it.
     """
     path = Path(path)
-    saved, facts = read_run(path)
+    facts = read_run(path)[1]
     _require_run(path, facts, engine)
-    changed = apply_resume_overrides(saved, overrides)
+    changed = config_to_go_on(path, overrides)
     here = facts["kind"] == CENTRALIZED or engine is on_this_machine
     note_idle(changed, overrides, facts["kind"] if here else "server")
-    if facts["kind"] == FEDERATED:
-        changed = replace_keys(changed, {"llm_config.max_duration": changed.total_steps})
     return _go_on(path, changed, facts, say, console, engine)
 
 
@@ -153,7 +150,7 @@ def _resume_as(
     _require_run(path, facts, engine)
     given = _written_out(config, facts["kind"], say)
     changed = fill_open_keys(saved, given)
-    check_resumable(saved, changed)
+    check_resumable(saved, changed, rounds_done(path, changed, facts["kind"]))
     return _go_on(path, changed, facts, say, console, engine)
 
 
@@ -195,6 +192,8 @@ def _go_on(
     console: TrackerFactory | None,
     engine: EngineFactory,
 ) -> TrainResult:
+    if facts["kind"] == FEDERATED:
+        changed = replace_keys(changed, {"llm_config.max_duration": changed.total_steps})
     with open_job(changed.photon.device, facts["kind"], say, console, engine) as job:
         config, data = _agree(job, lambda: _again(changed, job))
         if data["digest"] != facts["data_digest"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,23 @@ def engine_of(path: Path, facts: Mapping[str, Any]) -> str:
     return facts.get("engine") or (FLOWER if (path / "flower").is_dir() else LOCAL)
 
 
-def how_to_go_on(path: Path, facts: Mapping[str, Any]) -> str:
-    """The command that goes on with a run, as its engine was started."""
+def how_to_go_on(path: Path, facts: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
+    """The command that goes on with a run, as its engine was started.
+
+    Args:
+        overrides: keys that it sets.
+    """
     if facts.get("kind") == NODE:
         return "the `photon node` command that it was started by"
     engine = engine_of(path, facts)
-    if engine == FLOWER:
-        words = ["photon", "server", "--resume", str(path), *facts.get("engine_options", ())]
-        return shlex.join(words)
     if engine == SOCKETS:
-        return f"photon.resume({str(path)!r}, engine=...), with the engine that it was begun with"
-    return shlex.join(["photon", "train", "--resume", str(path)])
+        given = f", {list(overrides)!r}" if overrides else ""
+        call = f"photon.resume({str(path)!r}{given}, engine=...)"
+        return f"{call}, with the engine that it was begun with"
+    command, options = "train", ()
+    if engine == FLOWER:
+        command, options = "server", facts.get("engine_options", ())
+    return shlex.join(["photon", command, "--resume", str(path), *options, *overrides])
 
 
 def require_engine(path: Path, facts: Mapping[str, Any], engine: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from photon.config.schema import Config
 from photon.errors import PhotonError, RunFolderError
 from photon.files import try_lock
 from photon.runtime.kinds import IMPORTED
@@ -32,8 +33,8 @@ class RunStatus:
 
     Attributes:
         kind: federated, centralized, imported, or node (hosts clients for a server elsewhere).
-        state: running while a process holds its folder; ended once it has a summary, or from the
-            beginning if it was imported.
+        state: running while a process holds its folder; ended once all is done and summed up, or
+            from the beginning if it was imported.
         done, total: rounds of a federated run, steps of any other.
         loss: of the last record, in nats; None before there is one.
         val_loss: the last that was measured.
@@ -50,6 +51,12 @@ class RunStatus:
     loss: float | None = None
     val_loss: float | None = None
     updated: float = 0.0
+
+    @property
+    def place(self) -> str:
+        """How far it is, in words."""
+        unit = "round" if self.kind == "federated" else "step"
+        return f"{unit} {self.done} of {self.total}"
 
 
 def run_named(given: Path) -> Path:
@@ -83,14 +90,14 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     metrics = folder / METRICS
     last = lines[-1] if lines else {}
     by_round = facts["kind"] == "federated"
-    total = config.fl.n_rounds if by_round else config.llm_config.max_duration
+    done, total = last.get("round" if by_round else "step", 0), _length(config, by_round)
     return RunStatus(
         run=folder.name,
         folder=str(folder),
         kind=facts["kind"],
-        state=_state(folder, facts["kind"]),
-        done=last.get("round" if by_round else "step", 0),
-        total=total or 0,
+        state=_state(folder, facts["kind"], done >= total),
+        done=done,
+        total=total,
         tokens=last.get("tokens", 0),
         loss=last.get("train_loss"),
         val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
@@ -238,8 +245,16 @@ def holder(folder: Path) -> int | None:
         os.close(descriptor)
 
 
-def _state(folder: Path, kind: str) -> State:
+def _length(config: Config, by_round: bool) -> int:
+    """Rounds or steps of a run; none where it only evaluates."""
+    if by_round:
+        return config.fl.n_rounds
+    return 0 if config.centralized.eval_only else config.llm_config.max_duration or 0
+
+
+def _state(folder: Path, kind: str, is_done: bool) -> State:
+    """A run that was ended and then made longer has a summary, of what it was."""
     if holder(folder) is not None:
         return "running"
-    ended = (folder / "summary.json").exists() or kind == IMPORTED
+    ended = (is_done and (folder / "summary.json").exists()) or kind == IMPORTED
     return "ended" if ended else "stopped"

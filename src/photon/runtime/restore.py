@@ -1,14 +1,16 @@
-"""Finding the runs and rounds that a configuration names, and going back to one."""
+"""Finding the runs and rounds that a configuration names, and going on from one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from photon.config.resolve import apply_resume_overrides
 from photon.config.schema import Config
 from photon.errors import CheckpointError, RunFolderError
 from photon.runtime import artifact, checkpoint
 from photon.runtime.mirror import fetch_run
-from photon.runtime.run_folder import holds_run
+from photon.runtime.run_folder import holds_run, read_run
 
 
 def find_run(config: Config, name: str) -> Path:
@@ -36,13 +38,44 @@ def checkpoint_of_round(folder: Path, number: int) -> Path:
         CheckpointError: it is not kept; those that are, are named.
     """
     found = checkpoint.list_checkpoints(folder)
-    by_round = {int(path.stem.split("_")[1]): path for path in found}
+    by_round = {checkpoint.number_of(path): path for path in found}
     if number < 0 and -number <= len(found):
         return found[number]
     if number in by_round:
         return by_round[number]
     kept = ", ".join(map(str, by_round)) or "none"
     raise CheckpointError(f"photon.resume_round={number}: not in {folder}, which keeps {kept}")
+
+
+def rounds_done(run: Path, config: Config, kind: str) -> dict[str, int]:
+    """What is behind a run: the key of its length -> rounds or steps.
+
+    Args:
+        config: may name a round to go back to (`photon.resume_round`).
+
+    Raises:
+        CheckpointError: that round is not kept.
+    """
+    key = "fl.n_rounds" if kind == "federated" else "llm_config.max_duration"
+    folder, wanted = run / "checkpoints", config.photon.resume_round
+    if wanted is None and not checkpoint.list_checkpoints(folder):
+        return {key: 0}
+    return {
+        key: checkpoint.number_of(checkpoint_of_round(folder, -1 if wanted is None else wanted))
+    }
+
+
+def config_to_go_on(run: Path, overrides: Sequence[str]) -> Config:
+    """The configuration with which a run goes on.
+
+    Raises:
+        RunFolderError: no run there.
+        MismatchedCheckpoint: an override would change the mathematics.
+    """
+    saved, facts = read_run(run)
+    return apply_resume_overrides(
+        saved, overrides, lambda changed: rounds_done(run, changed, facts["kind"])
+    )
 
 
 def rewind(run: Path, number: int) -> None:
@@ -72,7 +105,7 @@ def start_of_centralized(config: Config) -> str | None:
         return str(checkpoint.newest_checkpoint(folder))
     path = folder / f"step_{photon.restore_cent_run_batches:06d}.json"
     if not path.exists():
-        steps = [p.stem.split("_")[1].lstrip("0") for p in checkpoint.list_checkpoints(folder)]
+        steps = [str(checkpoint.number_of(p)) for p in checkpoint.list_checkpoints(folder)]
         raise CheckpointError(
             f"photon.restore_cent_run_batches={photon.restore_cent_run_batches}: not in {folder}, "
             f"which keeps {', '.join(steps) or 'none'}"

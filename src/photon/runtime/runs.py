@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -56,12 +56,15 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(empty_model(config.llm_config)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    unigram = _unigram(config, job)
+    if unigram is not None and job.world.is_first:
+        folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
     result = TrainResult(
         run=str(config.run_uuid),
         folder=folder.path,
         parameters=size,
         rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
-        unigram=_unigram(config, job),
+        unigram=unigram,
     )
     with ExternalTrackers(folder, config, job.world.is_first, job.say, job.warn) as outside:
         if folder.kind == FEDERATED:
@@ -116,22 +119,30 @@ def _federated(
     if _begins_with_evaluation(folder, config, done):
         start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0]), floor))
-    beacon = Beacon(folder.path / FILE)
-    with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
-        server = Server(
-            config=config,
-            checkpoints=folder.checkpoints,
-            engine=engine,
-            validate=lambda state: loss_record(score(state), floor),
-            track=track,
-            stop=job.stop,
-            written=lambda: lines.last,
-            committed=_mirroring(folder, config),
-            tell=beacon.tell,
-        )
-        state = server.serve(states.pop())
+    if done < config.fl.n_rounds:  # or it is only to be summed up, for which it needs no node
+        beacon = Beacon(folder.path / FILE)
+        with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
+            server = Server(
+                config=config,
+                checkpoints=folder.checkpoints,
+                engine=engine,
+                validate=lambda state: loss_record(score(state), floor),
+                track=track,
+                stop=job.stop,
+                written=lambda: lines.last,
+                committed=_mirroring(folder, config),
+                tell=beacon.tell,
+            )
+            states.append(server.serve(states.pop()))
+    (state,) = states
     _clean_up(folder, config)
-    report = _last_validation(folder) or score(state)
+    report = _final_report(
+        folder,
+        job,
+        score=lambda: score(state),
+        complete=tasks.adding_to(lines.complete),
+        record=lambda report: loss_record(report, floor),
+    )
     return replace(
         result,
         federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
@@ -231,8 +242,8 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
         _store(folder, trainer, "final_model")
     if job.world.is_first:
         _clean_up(folder, config)
-    done = from_first(job.world, lambda: _last_validation(folder) is not None)
-    report = (_last_validation(folder) if done else None) or score()
+    complete = tasks.adding_to(lines.complete if lines else to_all([]))
+    report = _final_report(folder, job, score=score, complete=complete, record=record)
     return _score(config, report, state.num_tokens, state.step, seconds)
 
 
@@ -329,6 +340,28 @@ def _last_validation(folder: RunFolder) -> LossReport | None:
         return None
     rows = open_rows(folder.config, VALIDATION)
     return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
+
+
+def _final_report(
+    folder: RunFolder,
+    job: Job,
+    *,
+    score: Callable[[], LossReport],
+    complete: Tracker,
+    record: Callable[[LossReport], dict[str, Any]],
+) -> LossReport:
+    """The validation of a run's end; the last record has none where the run was made to end there.
+
+    Args:
+        complete: adds to the last record.
+        record: what it is given.
+    """
+    done = from_first(job.world, lambda: _last_validation(folder) is not None)
+    report = _last_validation(folder) if done else None
+    if report is None:
+        report = score()
+        complete(record(report))
+    return report
 
 
 def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds: float) -> Score:

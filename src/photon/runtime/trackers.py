@@ -40,6 +40,13 @@ class JsonlTracker:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
+    def complete(self, more: Mapping[str, Any]) -> None:
+        """Add to the record that was written last; without one there is nothing to add to."""
+        *before, last = read_lines(self.path) or [{}]
+        if last:
+            self.last = {**last, **more}
+            _write_lines(self.path, [*before, self.last])
+
 
 def copy_lines(
     source: Path, path: Path, key: str, committed: int, kept: Sequence[Mapping[str, Any]] = ()
@@ -54,9 +61,13 @@ def copy_lines(
     lines += [dict(record) for record in kept if record[key] not in there]
     upto = [line for line in lines if line.get(key, 0) <= committed]
     upto.sort(key=lambda line: line.get(key, 0))
-    with new_file(path, durable=False) as file:
-        file.write("".join(map(_line, upto)).encode())
+    _write_lines(path, upto)
     return upto
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    with new_file(path, durable=False) as file:
+        file.write("".join(map(_line, records)).encode())
 
 
 def _line(record: Mapping[str, Any]) -> str:
