@@ -483,6 +483,7 @@ SHOWN = {
     "runtime/test_warm_start.py": """llm_config.model.pretrained_model_name_or_path
         llm_config.model.pretrained llm_config.model.config_overrides""",
     "runtime/test_federation.py": "photon.n_nodes photon.join_timeout photon.transport_url",
+    "runtime/test_hostile_server.py": "photon.transport_hosts",
     "runtime/test_divergence.py": "llm_config.nonfinite_loss",
     "runtime/test_resume.py": "run_uuid photon.saving_path",
     "runtime/test_fit.py": "llm_config.fsdp_config.activation_checkpointing",
@@ -573,6 +574,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("server", (), "photon.devices_per_client=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),
+    ("federated", (), "photon.transport_hosts=[a]"),
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
     ("federated", (), "fl.fold_updates=true"),

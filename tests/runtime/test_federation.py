@@ -218,7 +218,7 @@ def test_a_straggler_is_refused_or_counts_later(make, four, tmp_path, monkeypatc
     train_now = hosted_run.HostedRun.train
 
     def slow(self, request):
-        if request.round == 1 and [i["client"] for i in request.instructions] == [3]:
+        if request.round == 1 and [i.client for i in request.instructions] == [3]:
             deadline = time.monotonic() + 30
             while not read_lines(metrics) and time.monotonic() < deadline:
                 time.sleep(0.02)

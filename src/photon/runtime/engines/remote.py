@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.config.resolve import digest
 from photon.config.schema import Config
+from photon.config.travel import travel_digest, travelling
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.policy import assign, round_deadline
 from photon.errors import RoundFailed
@@ -19,6 +19,7 @@ from photon.runtime.engines.errand import Conversation, Outcome, converse
 from photon.runtime.engines.link import Link
 from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import format_clients
+from photon.runtime.facts import InstructionFacts
 from photon.runtime.waiting import Waiting
 from photon.runtime.wire import Cancel, Train, pack_request
 
@@ -63,7 +64,7 @@ class RemoteEngine:
         faults: of the last round: client -> why it has no update.
 
     Args:
-        config: resolved; it travels to the nodes.
+        config: resolved; what nodes need of it travels to them.
         data: what their data must agree with.
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
@@ -80,6 +81,8 @@ class RemoteEngine:
         hint: Callable[[], str] = str,
     ) -> None:
         self.config, self.data, self.say = config, data, say
+        self._sent = travelling(config)
+        self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say), hint
         self.faults: dict[int, str] = {}
@@ -200,15 +203,16 @@ class RemoteEngine:
         errands = (*current.errands.values(), *self._late.values())
         busy = {errand.address for errand in errands}
         hosts = self.roster.hosting()
+        instructed = current.plan.instructions
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
                 run=str(self.config.run_uuid),
                 round=current.plan.round,
-                config=self.config.model_dump(mode="json"),
-                config_digest=digest(self.config),
+                config=self._sent,
+                config_digest=self._digest,
                 data=self.data,
                 base=publication.ticket,
-                instructions=[asdict(current.plan.instructions[c]) for c in clients],
+                instructions=[InstructionFacts(**asdict(instructed[c])) for c in clients],
                 upload={c: self.depot.grant(current.plan, len(clients)) for c in clients},
             )
             node, verify = self.roster.members[address].name, self.roster.verify
