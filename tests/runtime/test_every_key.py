@@ -578,6 +578,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
     ("federated", (), "fl.fold_updates=true"),
+    ("federated", (), "fl.oversample=1"),
     ("server", (), "fl.max_staleness=2"),
     ("federated", (), "fl.noise_scale_beta=0.5"),
     ("federated", (), "fl.random_init_freq=5"),

@@ -102,6 +102,8 @@ RULES: tuple[Idle, ...] = (
          "clients of this machine are waited for; it is of `photon server`"),
     Idle(("fl.fold_updates",), lambda c, run: run != "server",
          "nothing is sent on one machine; it is of `photon server`"),
+    Idle(("fl.oversample",), lambda c, run: c.fl.cohort_size == c.fl.n_total_clients,
+         "every client is in the cohort; fl.n_clients_per_round takes fewer"),
     Idle(("fl.max_staleness",), lambda c, run: c.fl.staleness_exponent is None,
          "late updates are refused; fl.staleness_exponent takes them"),
     Idle(("fl.noise_scale_beta",), lambda c, run: not c.fl.use_noise_scale_metric,

@@ -10,8 +10,9 @@ from typing import Any
 
 from photon.config.schema import Config
 from photon.config.travel import travel_digest, travelling
+from photon.core.gate import unsound
 from photon.core.messages import RoundPlan, ServerState, Update
-from photon.core.policy import assign, round_deadline
+from photon.core.policy import assign, is_full, round_deadline
 from photon.errors import RoundFailed
 from photon.runtime.buffers import Buffers
 from photon.runtime.engines.depot import Depot, Publication
@@ -42,15 +43,21 @@ class _Errand:
 
 @dataclass(slots=True)
 class _OpenRound:
-    """A round in progress: who waits for a node, who is being trained, who has arrived."""
+    """A round in progress: who waits for a node, who is being trained, who has arrived.
+
+    Attributes:
+        sound: who has arrived with an update that will not be refused for itself.
+    """
 
     plan: RoundPlan
+    state: ServerState
     begun: float
     waiting: set[int]
     errands: dict[str, _Errand] = field(default_factory=dict)
     attempts: dict[int, list[str]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     arrived: set[int] = field(default_factory=set)
+    sound: set[int] = field(default_factory=set)
 
     @property
     def is_done(self) -> bool:
@@ -141,7 +148,7 @@ class RemoteEngine:
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        current = _OpenRound(plan, time.monotonic(), set(plan.cohort))
+        current = _OpenRound(plan, state, time.monotonic(), set(plan.cohort))
         self.faults = current.reasons
         yield from self._take_late()
         publication = self.depot.publish(plan, state)
@@ -188,7 +195,7 @@ class RemoteEngine:
     def _is_over(self, current: _OpenRound) -> bool:
         """Whether the round has waited long enough for those that are missing."""
         fl, waited = self.config.fl, time.monotonic() - current.begun
-        if fl.oversample and len(current.arrived) >= fl.cohort_size:
+        if is_full(current.plan, current.sound):
             return True
         if len(current.arrived) < fl.needed:
             return waited > fl.round_timeout
@@ -259,6 +266,11 @@ class RemoteEngine:
 
     def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
         """Count what came of an errand; clients without an update wait for another attempt."""
+        if current.plan.spares:
+            faults = {
+                c: unsound(u, current.plan, current.state) for c, u in outcome.updates.items()
+            }
+            current.sound |= {client for client, fault in faults.items() if fault is None}
         for client in [c for update in outcome.updates.values() for c in update.clients]:
             current.arrived.add(client)
             current.reasons.pop(client, None)
