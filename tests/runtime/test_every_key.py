@@ -173,7 +173,8 @@ def closes(config: Config) -> Any:
     engine.config, engine._durations = config, [10.0, 11.0, 15.0]
     found = []
     for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
-        current = SimpleNamespace(begun=0.0, arrived=set(arrived))
+        plan = SimpleNamespace(spares=())
+        current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
         found.append(
             [s for s in range(0, 200, 5) if _over(engine, current, s)][:1]  # pyright: ignore
         )
