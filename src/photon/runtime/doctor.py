@@ -134,8 +134,8 @@ def _disk(config: Config, has_model: bool) -> Finding:
 
 def _data(config: Config, clients: list[int], has_model: bool) -> Finding:
     try:
-        if not has_model and (missing := require_data(config, clients)):
-            return Finding("warn", "data", missing)
+        if not has_model:
+            require_data(config, clients)
         root, data = _found(config, clients, has_model)
         for client in clients:
             Rows(root / f"client_{client}" / "train")

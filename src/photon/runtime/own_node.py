@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from photon.config.compose import as_overrides
 from photon.config.resolve import flatten
 from photon.config.schema import Config
+from photon.config.travel import TRAVELS
 from photon.errors import RoundFailed
 from photon.runtime.address import dialled, format_address
 from photon.runtime.enrolment import REGISTER, parse_clients
@@ -23,10 +25,11 @@ SENT = (
     "photon.device",
     "photon.workers",
     "photon.threads",
-    "dataset.train.root",
-    "dataset.val.root",
+    "photon.transport_hosts",
+    "dataset.train.",
+    "dataset.val.",
 )
-"""Prefixes of keys that the node takes from the server's command line."""
+"""Prefixes of keys that the node takes from the server's command line, but for what travels."""
 
 
 @contextmanager
@@ -80,8 +83,10 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
 def _own_overrides(config: Config) -> list[str]:
     """Keys of this machine that are not at their defaults."""
     default = dict(flatten(Config()))
-    return [
-        f"{key}={value}"
-        for key, value in flatten(config)
-        if key.startswith(SENT) and value is not None and value != default[key]
-    ]
+    return as_overrides(
+        {
+            key: value
+            for key, value in flatten(config)
+            if key.startswith(SENT) and not key.startswith(TRAVELS) and value != default[key]
+        }
+    )

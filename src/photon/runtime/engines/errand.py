@@ -44,7 +44,7 @@ def converse(
     Args:
         node: who must answer.
     """
-    clients = [instruction["client"] for instruction in train.instructions]
+    clients = [instruction.client for instruction in train.instructions]
     try:
         for piece in publication.pieces():
             yield from _ask(node, piece, Done, verify)
