@@ -198,7 +198,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     from photon.runtime.preparation import prepare
 
     config = resolve(own, cores=1, accelerator=False, run_uuid="bench", elsewhere=True)
-    config, data = prepare(config, lambda line: None)
+    config, _ = prepare(config, lambda line: None)
     stop, threads = threading.Event(), []
     for client in (0, 1):
         changed = own.model_copy(update={"photon": own.photon.model_copy(
@@ -213,7 +213,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     )
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
     depot = Depot(home / "depot", open_transport(config.photon, "bench"))
-    facts = hosted_run.data_facts(Path(str(config.dataset.train.root_local)), data["settings"])
+    facts = hosted_run.data_facts(config)
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
