@@ -165,7 +165,7 @@ class Echo:
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
         for client in plan.cohort:
-            gradient = {name: value + client for name, value in state.params.items()}
+            gradient = {name: (value + client) * 1e-4 for name, value in state.params.items()}
             yield Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
