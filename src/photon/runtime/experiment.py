@@ -267,7 +267,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     if job.trains_elsewhere:
         return config, data
     size = job.world.size if centralized else config.photon.devices_per_client
-    return with_microbatch(config, job.device, size), data
+    role = "centralized" if centralized else "run"
+    return with_microbatch(config, job.device, size, role), data
 
 
 def _run(
@@ -345,7 +346,7 @@ def _with_baselines(
     """Train the data-parallel twin and the control in folders of their own, or go on with them."""
     for label, changes in baselines(config).items():
         path = folder.path / "baselines" / label
-        twin = with_microbatch(replace_keys(config, changes), job.device)
+        twin = with_microbatch(replace_keys(config, changes), job.device, role="centralized")
         existing = (path / "run.json").exists()
         with _folder(path, twin, data, CENTRALIZED, job, existing) as home:
             trained = train_in(home, twin, job)
