@@ -80,8 +80,9 @@ def test_what_does_not_fit_is_said_before_it_is_tried(capsys):
 def test_people_get_a_table(capsys):
     assert run(["plan", *MODEL, "--price", "2.5"]) == 0
     out = capsys.readouterr().out
-    for words in ("data-parallel", "utilization", "cost", "time of federated training: ", "memory    device",
-                  "memory of a client on a CPU", "forward", "aggregation"):  # fmt: skip
+    for words in ("data-parallel", "utilization", "cost", "time of federated training: ",
+                  "memory    device", "memory of a client on a CPU", "forward",
+                  "aggregation"):  # fmt: skip
         assert words in out
 
 
