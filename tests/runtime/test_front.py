@@ -7,6 +7,7 @@ import base64
 import contextlib
 import datetime
 import socket
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -20,14 +21,18 @@ import uvicorn
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.build import build_fab_from_disk, build_fab_from_files
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     PullMessagesRequest,
+    PushMessagesRequest,
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
+from flwr.proto.message_pb2 import Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import RecordDict
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, GetNodesRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -41,7 +46,7 @@ from photon.runtime.enrolment import REGISTER, Register, read_register
 from photon.runtime.front import Front, Limits, bounded_protocol
 from photon.runtime.keys import enrol, make_authority
 from photon.runtime.superlink import APP, Tls, free_port
-from photon.runtime.superlink_process import by_address, by_key, fleet_calls
+from photon.runtime.superlink_process import by_address, by_key, fleet_calls, is_reply
 from photon.runtime.supernode_process import require_own_app
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flower and of uvicorn
@@ -264,6 +269,7 @@ def link(request, tmp_path_factory):
         keys = home / "keys"
         make_authority(keys, ["127.0.0.1"])
         enrol(keys, "a", [0])
+        enrol(keys, "b", [1])
         tls = Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
         register = read_register(keys / REGISTER)
     made = FlowerLink(home / "flower", "127.0.0.1", free_port(), tls, register,
@@ -353,3 +359,43 @@ def test_the_doctor_finds_the_way_open_and_the_rest_closed(link, smoke):
     found = {one.what: one for one in examine(smoke(), None, ("127.0.0.1", link.port), authority)}
     assert found["access"].verdict == "ok"
     assert found["bandwidth"].verdict == "ok"
+
+
+def instruction(link: FlowerLink, to: int) -> PushMessagesRequest:
+    """What the server's own relay would push: a message that answers nothing."""
+    with contextlib.closing(sqlite3.connect(link.folder / "superlink.db")) as found:
+        run = found.execute("select run_id from run").fetchone()[0] % 2**64
+    request = PushMessagesRequest(message_object_trees=[ObjectTree(object_id="ab" * 32)])
+    message = request.messages_list.add(content=RecordDict())
+    message.metadata.MergeFrom(
+        Metadata(run_id=run, message_id="ab" * 32, src_node_id=SUPERLINK_NODE_ID, dst_node_id=to,
+                 message_type="query", ttl=60.0, created_at=time.time())
+    )  # fmt: skip
+    return request
+
+
+def test_a_node_answers_and_instructs_nobody(link):
+    """Flower would hand it to any node; and what nobody waits for stays on the server's disk."""
+    link, keys = link
+    key = ec.generate_private_key(ec.SECP384R1())
+    if keys is not None:
+        key = serialization.load_ssh_private_key((keys / "b.key").read_bytes(), password=None)
+    with client_of(FleetHttpClient, link, keys, key) as fleet:
+        if keys is None:
+            fleet.RegisterNode(RegisterNodeFleetRequest(public_key=public(key)))
+        activate = ActivateNodeRequest(public_key=public(key), heartbeat_interval=30)
+        node = Node(node_id=fleet.ActivateNode(activate).node_id)
+        request = instruction(link, node.node_id)
+        request.node.CopyFrom(node)
+        assert status_of(fleet.PushMessages, request) == 403
+        assert len(fleet.PullMessages(PullMessagesRequest(node=node)).messages_list) == 0
+
+
+def test_what_is_no_reply_is_known_by_its_bytes():
+    assert not is_reply(b"")
+    assert not is_reply(b"\xff")
+    reply = PushMessagesRequest()
+    reply.messages_list.add().metadata.reply_to_message_id = "a"
+    assert is_reply(reply.SerializeToString())
+    reply.messages_list.add()
+    assert not is_reply(reply.SerializeToString())

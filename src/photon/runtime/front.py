@@ -7,7 +7,7 @@ inside, nor does a body of somebody who is not known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -63,13 +63,19 @@ class Front:
     Args:
         paths: what may be called, by POST, spelled exactly so.
         identify: who calls; None is answered with 401.
+        may_say: of a path, whether a body may pass; others are answered with 403.
     """
 
     def __init__(
-        self, app: App, paths: frozenset[str], identify: Identify, limits: Limits | None = None
+        self,
+        app: App,
+        paths: frozenset[str],
+        identify: Identify,
+        limits: Limits | None = None,
+        may_say: Mapping[str, Callable[[bytes], bool]] | None = None,
     ) -> None:
         self.app, self.paths, self.identify = app, paths, identify
-        self.limits = limits or Limits()
+        self.limits, self.may_say = limits or Limits(), may_say or {}
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +92,11 @@ class Front:
         caller = self._admit(scope)
         turn = self._turns.setdefault(caller, asyncio.Semaphore(self.limits.at_once))
         async with turn:
-            await self.app(scope, _replay(await self._body(receive), receive), send)
+            body = await self._body(receive)
+            may_say = self.may_say.get(scope["path"])
+            if may_say is not None and not may_say(body):
+                raise _Refused(403)
+            await self.app(scope, _replay(body, receive), send)
 
     def _admit(self, scope: Scope) -> Hashable:
         path = scope["path"]

@@ -36,6 +36,7 @@ from flwr.common.constant import (
 )
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.fab import Fab
 from flwr.supercore.http_logging import get_uvicorn_log_config
@@ -48,6 +49,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.superlink.servicer.control import control_handlers
+from google.protobuf.message import DecodeError
 
 from photon.runtime.address import listeners
 from photon.runtime.front import Front, Identify, Limits, bounded_protocol
@@ -58,6 +60,7 @@ NodeKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
 OF_THE_SERVER = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
 """What nodes do for themselves only where there are no keys."""
+PUSH = "/v1/fleet/push-messages"
 
 
 def read_keys(nodes: dict[str, str]) -> NodeKeys:
@@ -105,6 +108,15 @@ def by_address(headers: dict[bytes, bytes], address: str) -> str:
     return address
 
 
+def is_reply(body: bytes) -> bool:
+    """Whether a node answers with this: Flower takes instructions to any node from any other."""
+    try:
+        messages = PushMessagesRequest.FromString(body).messages_list
+    except DecodeError:
+        return False
+    return bool(messages) and all(m.metadata.reply_to_message_id for m in messages)
+
+
 class SuperLink:
     """Flower's application, behind two fronts."""
 
@@ -119,7 +131,8 @@ class SuperLink:
         limits = Limits()
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)
-        fleet = Front(self.app, fleet_calls(self.keys is not None), known, limits)
+        calls = fleet_calls(self.keys is not None)
+        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply})
         tls = {"ssl_certfile": self.order.certificate, "ssl_keyfile": self.order.key}
         return (
             _server(runtime, limits, lifespan="on"),

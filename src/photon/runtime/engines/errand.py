@@ -30,10 +30,15 @@ Conversation = Generator[Buffers, Buffers | None, "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Updates and reasons, by client."""
+    """Updates and reasons, by client.
+
+    Attributes:
+        has_left: the node is being stopped, so who has no update has not failed.
+    """
 
     updates: dict[int, Update] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    has_left: bool = False
 
 
 def converse(
@@ -51,7 +56,7 @@ def converse(
         trained = yield from _ask(node, train, Trained, verify)
     except Exception as error:
         return Outcome(failed=dict.fromkeys(clients, fault_of(error)))
-    outcome = Outcome()
+    outcome = Outcome(has_left=trained.leaving)
     for client in clients:
         if any(client in update.covers for update in outcome.updates.values()):
             continue
