@@ -45,6 +45,7 @@ from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import REGISTER, Register, read_register
 from photon.runtime.front import Front, Limits, bounded_protocol
 from photon.runtime.keys import enrol, make_authority
+from photon.runtime.knock import KNOWN, find_key_trouble
 from photon.runtime.superlink import APP, Tls, free_port
 from photon.runtime.superlink_process import by_address, by_key, fleet_calls, is_reply
 from photon.runtime.supernode_process import require_own_app
@@ -149,6 +150,16 @@ def test_a_body_is_bounded_in_size_and_time(call, status):
     inside = Inside()
     assert asyncio.run(ask(Front(inside, PATHS, by_address, LIMITS), **call)) == status
     assert len(inside.bodies) == (status == 200)
+
+
+def test_whoever_is_known_is_told_so_and_nothing_goes_inside():
+    inside, strangers = Inside(), []
+    for who, status in ((b"a", 204), (None, 401)):
+        front = Front(inside, PATHS, lambda *_, who=who: who, LIMITS, None, strangers.append)
+        assert asyncio.run(ask(front, KNOWN)) == status
+    assert asyncio.run(ask(front)) == 401
+    assert inside.bodies == []
+    assert strangers == ["192.0.2.1"], "a call that only a node makes is told of, no other"
 
 
 def test_one_caller_has_so_many_turns_at_once_and_others_have_their_own():
@@ -272,8 +283,10 @@ def link(request, tmp_path_factory):
         enrol(keys, "b", [1])
         tls = Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
         register = read_register(keys / REGISTER)
+    heard: list[str] = []
     made = FlowerLink(home / "flower", "127.0.0.1", free_port(), tls, register,
-                      lambda line: None, lambda: False)  # fmt: skip
+                      heard.append, lambda: False)  # fmt: skip
+    made.heard = heard
     yield made, keys
     made.close()
 
@@ -359,6 +372,31 @@ def test_the_doctor_finds_the_way_open_and_the_rest_closed(link, smoke):
     found = {one.what: one for one in examine(smoke(), None, ("127.0.0.1", link.port), authority)}
     assert found["access"].verdict == "ok"
     assert found["bandwidth"].verdict == "ok"
+
+
+def test_a_key_is_known_or_both_sides_say_that_it_is_not(link, smoke, tmp_path):
+    """At once, by one call, before Flower is tried."""
+    link, keys = link
+    if keys is None:
+        pytest.skip("nobody is enrolled")
+    make_authority(tmp_path, ["127.0.0.1"])
+    way = ("127.0.0.1", link.port, keys / "ca.pem")
+    assert find_key_trouble(*way, keys / "a.key") is None
+    stranger = enrol(tmp_path, "a", [0])
+    for _ in range(2):
+        assert "does not know" in str(find_key_trouble(*way, stranger))
+    link.addresses()
+    (told,) = [line for line in link.heard if "not enrolled" in line]
+    assert told.startswith("a node at 127.0.0.1 is turned away")
+    for key, verdict in ((keys / "a.key", "ok"), (stranger, "fail"), (tmp_path / "b.key", "fail")):
+        found = {one.what: one for one in examine(smoke(), None, way[:2], way[2], key)}
+        assert found["key"].verdict == verdict
+
+
+def test_a_server_that_is_not_there_says_nothing_of_a_key(tmp_path):
+    make_authority(tmp_path, ["127.0.0.1"])
+    key = enrol(tmp_path, "a", [0])
+    assert find_key_trouble("127.0.0.1", free_port(), tmp_path / "ca.pem", key) is None
 
 
 def instruction(link: FlowerLink, to: int) -> PushMessagesRequest:

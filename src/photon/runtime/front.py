@@ -7,11 +7,12 @@ inside, nor does a body of somebody who is not known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from photon.runtime.knock import KNOWN
 from photon.runtime.wire import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Front:
         paths: what may be called, by POST, spelled exactly so.
         identify: who calls; None is answered with 401.
         may_say: of a path, whether a body may pass; others are answered with 403.
+        on_stranger: takes the address of a node whose key is not known.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Front:
         identify: Identify,
         limits: Limits | None = None,
         may_say: Mapping[str, Callable[[bytes], bool]] | None = None,
+        on_stranger: Callable[[str], None] | None = None,
     ) -> None:
         self.app, self.paths, self.identify = app, paths, identify
         self.limits, self.may_say = limits or Limits(), may_say or {}
+        self.on_stranger = on_stranger or (lambda address: None)
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,6 +94,9 @@ class Front:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._admit(scope)
+        if scope["path"] == KNOWN:
+            await _answer(204, send)
+            return
         turn = self._turns.setdefault(caller, asyncio.Semaphore(self.limits.at_once))
         async with turn:
             body = await self._body(receive)
@@ -102,15 +109,17 @@ class Front:
         path = scope["path"]
         if (
             scope["method"] != "POST"
-            or path not in self.paths
+            or path not in self.paths | {KNOWN}
             or scope.get("raw_path", path.encode()) != path.encode()
             or scope["query_string"]
         ):
             raise _Refused(404)
         headers = dict(scope["headers"])
-        client = scope.get("client")
-        caller = self.identify(headers, client[0] if client else "")
+        address = (scope.get("client") or ("",))[0]
+        caller = self.identify(headers, address)
         if caller is None:
+            if path == KNOWN:
+                self.on_stranger(address)
             raise _Refused(401)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.limits.body:
@@ -148,11 +157,13 @@ class Front:
                 break
             read += len(event.get("body", b""))
             has_more = event.get("more_body", False)
-        headers = [(b"content-length", b"0")]
-        if has_more:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        await _answer(status, send, [(b"connection", b"close")] if has_more else [])
+
+
+async def _answer(status: int, send: Send, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    length = [] if status == 204 else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

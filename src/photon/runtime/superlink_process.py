@@ -54,13 +54,14 @@ from google.protobuf.message import DecodeError
 from photon.runtime.address import listeners
 from photon.runtime.front import Front, Identify, Limits, bounded_protocol
 from photon.runtime.superexec import start_superexec
-from photon.runtime.superlink import Order
+from photon.runtime.superlink import TOLD, Order
 
 NodeKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
 OF_THE_SERVER = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
 """What nodes do for themselves only where there are no keys."""
 PUSH = "/v1/fleet/push-messages"
+MOST_STRANGERS = 100
 
 
 def read_keys(nodes: dict[str, str]) -> NodeKeys:
@@ -117,6 +118,20 @@ def is_reply(body: bytes) -> bool:
     return bool(messages) and all(m.metadata.reply_to_message_id for m in messages)
 
 
+class Strangers:
+    """Tells the server of nodes whose key is not known: of each address once, and of few."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, address: str) -> None:
+        if address in self._told or len(self._told) >= MOST_STRANGERS:
+            return
+        self._told.add(address)
+        print(f"{TOLD}a node at {address} is turned away: its key is not enrolled "
+              "(photon keys add), or its clock is wrong", flush=True)  # fmt: skip
+
+
 class SuperLink:
     """Flower's application, behind two fronts."""
 
@@ -132,7 +147,7 @@ class SuperLink:
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)
         calls = fleet_calls(self.keys is not None)
-        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply})
+        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply}, Strangers())
         tls = {"ssl_certfile": self.order.certificate, "ssl_keyfile": self.order.key}
         return (
             _server(runtime, limits, lifespan="on"),

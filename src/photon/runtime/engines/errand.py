@@ -55,7 +55,7 @@ def converse(
             yield from _ask(node, piece, Done, verify)
         trained = yield from _ask(node, train, Trained, verify)
     except Exception as error:
-        return Outcome(failed=dict.fromkeys(clients, fault_of(error)))
+        return Outcome(failed=dict.fromkeys(clients, _reason(error, node)))
     outcome = Outcome(has_left=trained.leaving)
     for client in clients:
         if any(client in update.covers for update in outcome.updates.values()):
@@ -64,7 +64,7 @@ def converse(
             update = yield from _fetch(node, client, clients, trained, depot, verify)
             outcome.updates[client] = update
         except Exception as error:
-            outcome.failed[client] = fault_of(error)
+            outcome.failed[client] = _reason(error, node)
     return outcome
 
 
@@ -81,6 +81,11 @@ def fault_of(error: Exception) -> str:
     if isinstance(error, PayloadError):
         return cleaned(str(error))
     return cleaned(f"its answer met a fault of the server: {type(error).__name__}: {error}")
+
+
+def _reason(error: Exception, node: str) -> str:
+    """A fault, for lines that say already whose it is."""
+    return fault_of(error).removeprefix(f"node {node}: ")
 
 
 def _fetch(
