@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import datetime
 import socket
 import sqlite3
@@ -40,10 +41,11 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from photon.errors import PayloadError
+from photon.runtime.address import listeners
 from photon.runtime.doctor import examine
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import REGISTER, Register, read_register
-from photon.runtime.front import Front, Limits, bounded_protocol
+from photon.runtime.front import Door, Front, Limits, bounded_protocol
 from photon.runtime.keys import enrol, make_authority
 from photon.runtime.knock import KNOWN, find_key_trouble
 from photon.runtime.superlink import APP, Tls, free_port
@@ -224,7 +226,8 @@ def served(limits: Limits):
         lifespan="off",
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    doors = [Door(one, limits) for one in listeners("127.0.0.1", config.port)]
+    thread = threading.Thread(target=server.run, args=(doors,))
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
@@ -256,6 +259,27 @@ def test_connections_of_one_address_are_counted():
         ]
         with contextlib.suppress(ConnectionError):
             assert held[-1].recv(1) == b""
+
+
+def test_connections_are_counted_before_they_say_anything_and_no_longer_than_they_live():
+    few = LIMITS.connections // 4
+    (listener,) = listeners("127.0.0.1", 0)
+    with Door(listener, LIMITS) as door:
+        address = door.getsockname()
+        for _ in range(3):
+            with contextlib.ExitStack() as stack:
+                for _ in range(few):
+                    stack.enter_context(socket.create_connection(address))
+                    stack.enter_context(door.accept()[0])
+                stack.enter_context(socket.create_connection(address))
+                with pytest.raises(ConnectionAbortedError):
+                    door.accept()
+
+
+def test_a_refused_body_is_not_waited_for_for_long():
+    limits = dataclasses.replace(LIMITS, idle=60.0, headers=0.01)
+    front = Front(Inside(), PATHS, lambda *_: None, limits)
+    assert asyncio.run(ask(front, body=(b"x", None))) == 401
 
 
 def test_a_node_runs_the_relay_of_its_own_installation_only():

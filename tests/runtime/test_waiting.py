@@ -160,6 +160,7 @@ class _SuperNode:
 
 def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
     monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: None)
     monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
     _SuperNode.made, heard = [], []
     service, own = _Service(tmp_path), NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
@@ -176,6 +177,21 @@ def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
     assert "refused" in heard.pop()
     assert heard == []
     assert len(_SuperNode.made) == 1
+
+
+def test_a_key_that_is_not_known_is_said_and_starts_nothing(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: "enrol it")
+    _SuperNode.made, heard = [], []
+    own = NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
+    with serving(of(keys / "own")) as port:
+        where = f"127.0.0.1:{port}"
+        connection = Connection(where, tmp_path, own, _Service(tmp_path), heard.append)  # pyright: ignore
+        for _ in range(3):
+            connection.tend()
+    assert heard == [f"waiting     for {where}: enrol it"]
+    assert _SuperNode.made == []
 
 
 def test_a_node_that_is_not_known_says_so_once(keys, tmp_path, monkeypatch):

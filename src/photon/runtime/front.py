@@ -7,10 +7,12 @@ inside, nor does a body of somebody who is not known.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from photon.runtime.knock import KNOWN
 from photon.runtime.wire import MAX_MESSAGE_BYTES
@@ -39,7 +41,8 @@ class Limits:
         at_once: requests of one caller; more of them wait.
         idle: seconds between two pieces of a body.
         whole: seconds of a request and its response.
-        headers: seconds until a connection has brought a request, and between two of them.
+        headers: seconds of a TLS handshake, until a connection has brought a request, between two
+            of them, and for the rest of one that is refused.
         connections: in all; a quarter of them for one address.
     """
 
@@ -150,13 +153,12 @@ class Front:
     async def _refuse(self, status: int, receive: Receive, send: Send) -> None:
         """Answer, once the sender has stopped sending or has sent too much to be waited for."""
         read, has_more = 0, True
-        while has_more and status in (401, 404) and read < self.limits.drained:
-            try:
-                event = await self._next(receive)
-            except _Refused:
-                break
-            read += len(event.get("body", b""))
-            has_more = event.get("more_body", False)
+        with contextlib.suppress(_Refused, TimeoutError):
+            async with asyncio.timeout(self.limits.headers):
+                while has_more and status in (401, 404) and read < self.limits.drained:
+                    event = await self._next(receive)
+                    read += len(event.get("body", b""))
+                    has_more = event.get("more_body", False)
         await _answer(status, send, [(b"connection", b"close")] if has_more else [])
 
 
@@ -178,16 +180,34 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return next_event
 
 
+class Door(socket.socket):
+    """A listener that lets so many connections in: counted before their TLS, which costs more."""
+
+    def __init__(self, listener: socket.socket, limits: Limits) -> None:
+        super().__init__(fileno=listener.detach())
+        self._limits = limits
+        self._hosts: WeakKeyDictionary[socket.socket, str] = WeakKeyDictionary()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises:
+        ConnectionAbortedError: there are enough, or enough of that address; asyncio goes on.
+        """
+        connection, address = super().accept()
+        here = [host for known, host in self._hosts.items() if known.fileno() >= 0]
+        most = self._limits.connections
+        if len(here) >= most or here.count(address[0]) >= most // 4:
+            connection.close()
+            raise ConnectionAbortedError
+        self._hosts[connection] = address[0]
+        return connection, address
+
+
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP, for connections that are counted and must bring a request in time."""
+    """Uvicorn's HTTP, for connections that must bring a request in time."""
 
     class Bounded(HTTPProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            host = self.client[0] if self.client else ""
-            alike = sum(bool(c.client) and c.client[0] == host for c in self.connections)
-            if len(self.connections) > limits.connections or alike > limits.connections // 4:
-                transport.abort()
             self._watch()
 
         def on_response_complete(self) -> None:

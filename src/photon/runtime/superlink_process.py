@@ -19,7 +19,7 @@ import hashlib
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from flwr.superlink.servicer.control import control_handlers
 from google.protobuf.message import DecodeError
 
 from photon.runtime.address import listeners
-from photon.runtime.front import Front, Identify, Limits, bounded_protocol
+from photon.runtime.front import Door, Front, Identify, Limits, bounded_protocol
 from photon.runtime.superexec import start_superexec
 from photon.runtime.superlink import TOLD, Order
 
@@ -186,20 +186,30 @@ def _configuration(order: Order, secret: bytes) -> SuperLinkLifespanConfig:
 def _server(app: Front, limits: Limits, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(
         app, http=bounded_protocol(limits), ws="none", access_log=False, proxy_headers=False,
-        server_header=False, log_config=get_uvicorn_log_config(console_handler.level), **options,
+        server_header=False, log_level="error",
+        log_config=get_uvicorn_log_config(console_handler.level), **options,
     ))  # fmt: skip
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """Uvicorn does not say how long a TLS handshake may take, and a minute is long."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = Limits().headers
+        return await super().create_server(*args, **options)
 
 
 async def serve(
     servers: tuple[uvicorn.Server, ...],
-    sockets: tuple[list[socket.socket], ...],
+    sockets: tuple[Sequence[socket.socket], ...],
     begin: Callable[[], None],
 ) -> None:
     """Serve until one of the servers ends; then all of them do."""
     tasks: list[asyncio.Task[None]] = []
     try:
         for server, listening in zip(servers, sockets, strict=True):
-            tasks.append(asyncio.create_task(server.serve(sockets=listening)))
+            tasks.append(asyncio.create_task(server.serve(sockets=list(listening))))
             while not server.started and not tasks[-1].done():
                 await asyncio.sleep(0.01)
         await asyncio.to_thread(begin)
@@ -214,9 +224,14 @@ def main(order: Order) -> None:
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    private, public = listeners("127.0.0.1", 0), listeners(order.host, order.port)
+    limits = Limits()
+    private, public = (
+        [Door(listener, limits) for listener in listeners(host, port)]
+        for host, port in (("127.0.0.1", 0), (order.host, order.port))
+    )
     link = SuperLink(order, private[0])
-    asyncio.run(serve(link.servers(), (private, public), link.begin))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(serve(link.servers(), (private, public), link.begin))
 
 
 if __name__ == "__main__":
