@@ -98,7 +98,9 @@ class Connection:
         return False
 
     def close(self) -> None:
+        """Let the last answers go, which may say that the node leaves, and end."""
         if self._supernode is not None:
+            self._supernode.settle()
             self._supernode.close()
 
     def _start(self) -> None:

@@ -19,6 +19,9 @@ from photon.runtime.private_files import write_private
 
 READY_SECONDS = 90.0
 ERROR_SECONDS = 10.0
+LEAVE_SECONDS = 10.0
+RECEIVED, SENT = "Received successfully", "Sent successfully"
+"""What a SuperNode says of each message, and of each answer."""
 KEPT_OUTPUT = 10_000
 UNKNOWN_KEY = ("Failed to activate SuperNode", "Failed to register SuperNode", "401 Unauthorized")
 UNKNOWN_KEY_TEXT = (
@@ -145,6 +148,7 @@ class SuperNode:
         self._failed_at: float | None = None
         self._output = ""
         self._tail = Tail(self._log)
+        self._owed = 0
         command = [
             sys.executable, "-m", "photon.runtime.supernode_process", str(app), str(free_port()),
             "--superlink", server, "--node-config", f"socket='{socket_path}'",
@@ -182,8 +186,18 @@ class SuperNode:
 
     def _new_output(self) -> str:
         text = self._tail.read()
+        self._owed += text.count(RECEIVED) - text.count(SENT)
         self._output = (self._output + text)[-KEPT_OUTPUT:]
         return text
+
+    def settle(self) -> None:
+        """Wait until the server has the answers to all that has come, but not for long."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self._process.returncode is None and time.monotonic() < deadline:
+            self._new_output()
+            if self._owed <= 0:
+                return
+            time.sleep(0.1)
 
     def close(self) -> None:
         self._process.close()
