@@ -61,6 +61,7 @@ def examine(
     clients: list[int] | None,
     server: tuple[str, int] | None,
     authority: Path | None,
+    key: Path | None = None,
 ) -> Iterator[Finding]:
     """Findings, as they are made.
 
@@ -71,6 +72,7 @@ def examine(
         clients: whose data must be here; None: not asked for.
         server: to be reached; None: not asked for.
         authority: certificate of the server's authority; None: no TLS.
+        key: the node's private one, to be known to the server; None: not asked for.
     """
     config = with_architecture(config)
     yield _versions()
@@ -82,6 +84,8 @@ def examine(
         yield _data(config, clients, has_model)
     if server is not None:
         yield from _connection(*server, authority)
+        if authority is not None and key is not None:
+            yield _key(*server, authority, key)
 
 
 def _versions() -> Finding:
@@ -208,6 +212,16 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
     yield Finding(verdict, "clock", f"{skew:.0f} s from the server's")
     yield Finding("ok", "bandwidth", f"{PROBE_BYTES / seconds / 1e6:.1f} MB/s to the server")
     yield _access(answered)
+
+
+def _key(host: str, port: int, authority: Path, key: Path) -> Finding:
+    from photon.runtime.knock import find_key_trouble  # of the extra that brings Flower
+
+    if not key.is_file():
+        return Finding("fail", "key", f"{key}: no such file; `photon keys add` on the server")
+    if (trouble := find_key_trouble(host, port, authority, key)) is not None:
+        return Finding("fail", "key", trouble)
+    return Finding("ok", "key", f"{key} is enrolled")
 
 
 def _access(answered: list[str]) -> Finding:

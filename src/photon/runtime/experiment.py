@@ -22,7 +22,13 @@ from photon.config.resolve import (
 from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.errors import (
+    DataError,
+    Interrupted,
+    MismatchedCheckpoint,
+    RoundFailed,
+    RunFolderError,
+)
 from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
 from photon.runtime.begin_with import copy_of_run
@@ -296,9 +302,9 @@ def _run(
             result = replace(result, history=History(read_lines(folder.metrics)))
             if job.world.is_first:
                 write_summary(folder.path, result)
-    except Interrupted as error:
-        command = how_to_go_on(path, read_facts(path))
-        raise Interrupted(error.signum, f"{error}; go on with: {command}") from error
+    except (Interrupted, RoundFailed) as error:
+        error.args = (f"{error}; go on with: {how_to_go_on(path, read_facts(path))}",)
+        raise
     return result
 
 
