@@ -33,6 +33,7 @@ from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import update_parts
 from photon.runtime.engines.depot import Depot
 from photon.runtime.engines.errand import Outcome, converse
+from photon.runtime.facts import InstructionFacts
 from photon.runtime.payload import write_payload
 from photon.runtime.wire import Train, pack_reply
 
@@ -154,7 +155,7 @@ def answered(plan: RoundPlan, publication: Any, depot: Depot, reply: dict[str, A
     """What the server makes of a node's reply to its instruction."""
     train = Train(
         run="r", round=1, config={}, config_digest="", data={}, base={},
-        instructions=[asdict(plan.instructions[0])],
+        instructions=[InstructionFacts(**asdict(plan.instructions[0]))],
     )  # fmt: skip
     conversation = converse("n", train, publication, depot, None)
     request = next(conversation)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from photon.core.cohort import available, choose_cohort
+from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.gate import norm_fault
-from photon.core.policy import assign, round_deadline, steps_by_speed
+from photon.core.messages import RoundPlan
+from photon.core.policy import assign, counted, is_full, round_deadline, stand_in, steps_by_speed
 
 BOUNDS = {"shortest": 10.0, "longest": 1000.0}
 
@@ -87,3 +90,36 @@ def test_who_is_there_alone_is_who_would_be_there_first():
         assert all(here[0] in available(7, number, range(4), p) for p in (0.1, 0.5, 0.9))
     shares = np.bincount([here[0] for here in alone], minlength=4) / 400
     np.testing.assert_allclose(shares, 0.25, atol=0.07)
+
+
+def test_a_spare_counts_in_the_place_of_one_that_is_missing():
+    fields: Any = {"round": 1, "instructions": {}, "base_digest": ""}
+    plan = RoundPlan(**fields, cohort=(0, 1, 2, 3, 4), spares=(3, 1))
+    assert plan.members == (0, 2, 4)
+    assert counted(plan, {0, 1, 2, 3, 4}) == [0, 2, 4]
+    assert counted(plan, {0, 1, 3, 4}) == [0, 4, 3], "the spare that was drawn first"
+    assert counted(plan, {1, 3, 4}) == [4, 3, 1]
+    assert counted(plan, {1, 4}) == [4, 1]
+    full = [{0, 2, 4}, {0, 1, 2, 3, 4}, {1, 3, 4}]
+    assert all(is_full(plan, here) for here in full)
+    assert not any(is_full(plan, here) for here in ({0, 2}, {1, 3}, set[int]()))
+    assert not is_full(RoundPlan(**fields, cohort=(0,)), {0})
+    lost = [{4}, {4, 3}, {4, 3, 1}, {4, 3, 1, 0}]
+    assert [stand_in(plan, one) for one in lost] == [(3,), (1,), (), ()]
+
+
+def test_spares_are_drawn_from_the_others_and_change_no_cohort():
+    drawn = []
+    for number in range(1, 2001):
+        cohort = choose_cohort(7, number, range(5), 2)
+        others = [client for client in range(5) if client not in cohort]
+        spares = choose_spares(7, number, others, 2)
+        assert len({*cohort, *spares}) == 4
+        assert choose_spares(7, number, others, 2) == spares
+        drawn.append(spares[0])
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 2000, 0.2, atol=0.03)
+    assert choose_spares(7, 1, [], 2) == ()
+    assert sorted(choose_spares(7, 1, [4, 2], 9)) == [2, 4]
+    sizes = {2: 1.0, 3: 9.0}
+    heavy = [choose_spares(7, n, [2, 3], 1, sizes)[0] for n in range(1, 2001)]
+    assert heavy.count(3) / 2000 == pytest.approx(0.9, abs=0.03)

@@ -346,3 +346,44 @@ def test_the_first_noise_scale_is_not_biased_and_one_client_gives_none():
     assert first["raw"] == first["scale"] == pytest.approx(trace / square)
     assert noise_scale({}, [3.0], 3.0, beta=0.99) == {}
     assert noise_scale(first, [3.0], 3.0, beta=0.99) == first
+
+
+def with_spares(server: ServerState):
+    """Clients 0 and 3, and in their place first 2, then 1."""
+    steps = dict.fromkeys(range(4), 5)
+    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1), spares=(2, 1))
+
+
+def test_spares_that_are_not_needed_leave_no_trace():
+    """The oracle is a round of the two members alone."""
+    server = state()
+    alone = open_round(server, run="r", steps={0: 5, 3: 5}, rules=Rules(quorum=1))
+    expected, _ = close(server, alone, [update_of(alone, 0), update_of(alone, 3)])
+    plan = with_spares(server)
+    for clients in permutations(range(4)):
+        updates = [update_of(plan, client) for client in clients]
+        after, report = close_round(
+            server, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=1), asked=2
+        )
+        assert (report.accepted, report.spare) == ((0, 3), (1, 2))
+        assert replace(after, params={}) == replace(expected, params={})
+        assert digest(after.params) == digest(expected.params)
+
+
+@pytest.mark.parametrize("fault", ["missing", "unsound", "outlier"])
+def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
+    server = replace(state(), norms=(6.0, 6.0, 6.0), norm_steps=(5, 5, 5))
+    plan = with_spares(server)
+    updates = {client: update_of(plan, client) for client in range(4)}
+    if fault == "missing":
+        del updates[3]
+    elif fault == "unsound":
+        updates[3] = update_of(plan, 3, num_tokens=0)
+    else:
+        large = {name: value * 100 for name, value in updates[3].gradient.items()}
+        updates[3] = replace(updates[3], gradient=large)
+    rules = Rules(quorum=1, max_norm_ratio=5.0)
+    _, report = close_round(server, plan, list(updates.values()), outer=sgd(lr=1.0), rules=rules)
+    assert report.accepted == (0, 2)
+    assert report.spare == (1,)
+    assert list(report.refused) == ([] if fault == "missing" else [3])

@@ -102,7 +102,7 @@ def test_the_guides_node_is_well_before_it_knows_the_model(tmp_path, capsys):
     assert [found[what][0] for what in ("memory", "disk", "data")] == ["ok"] * 3
     assert "up to the server's model" in found["memory"][1]
     assert "rows of 32" in found["data"][1]
-    assert verdicts(config, [0], nowhere, None)["data"][0] == "warn"
+    assert verdicts(config, [0], nowhere, None)["data"][0] == "fail"
     (mine / "tokenizer.json").write_text("{}")
     assert verdicts(config, [1], nowhere, None)["data"][0] == "fail"
     named = load_config([f"dataset.train.root_local={mine}", "llm_config=mpt-7b"])

@@ -45,7 +45,7 @@ from photon.runtime.transport import open_transport
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import traffic_of
-from photon.training.parallel import World, _fully_shard, is_sharded
+from photon.training.parallel import _fully_shard, is_sharded
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
@@ -173,7 +173,8 @@ def closes(config: Config) -> Any:
     engine.config, engine._durations = config, [10.0, 11.0, 15.0]
     found = []
     for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
-        current = SimpleNamespace(begun=0.0, arrived=set(arrived))
+        plan = SimpleNamespace(spares=())
+        current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
         found.append(
             [s for s in range(0, 200, 5) if _over(engine, current, s)][:1]  # pyright: ignore
         )
@@ -291,7 +292,7 @@ def job(config: Config) -> Any:
     config = resolved(config)
     llm = config.llm_config
     rows = with_microbatch(config, CPU, 2).llm_config.device_train_microbatch_size
-    return is_sharded(llm, World(0, 2)), rows
+    return is_sharded(llm, 2), rows
 
 
 def carrier(config: Config) -> Any:
@@ -483,6 +484,7 @@ SHOWN = {
     "runtime/test_warm_start.py": """llm_config.model.pretrained_model_name_or_path
         llm_config.model.pretrained llm_config.model.config_overrides""",
     "runtime/test_federation.py": "photon.n_nodes photon.join_timeout photon.transport_url",
+    "runtime/test_hostile_server.py": "photon.transport_hosts",
     "runtime/test_divergence.py": "llm_config.nonfinite_loss",
     "runtime/test_resume.py": "run_uuid photon.saving_path",
     "runtime/test_fit.py": "llm_config.fsdp_config.activation_checkpointing",
@@ -573,9 +575,11 @@ EXAMPLES: tuple[Example, ...] = (
     ("server", (), "photon.devices_per_client=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),
+    ("federated", (), "photon.transport_hosts=[a]"),
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
     ("federated", (), "fl.fold_updates=true"),
+    ("federated", (), "fl.oversample=1"),
     ("server", (), "fl.max_staleness=2"),
     ("federated", (), "fl.noise_scale_beta=0.5"),
     ("federated", (), "fl.random_init_freq=5"),

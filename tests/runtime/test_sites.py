@@ -139,12 +139,18 @@ def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
         require_data(own, [0])
     site = part_of(whole, tmp_path / "site", range(2, 4))
     own = load_config([f"dataset.train.root_local={site}"])
-    assert require_data(own, [2, 3]) is None
-    assert "was not prepared for client 1" in str(require_data(own, [1, 2]))
-    assert require_data(load_config([]), [7]) is None
+    require_data(own, [2, 3])
+    with pytest.raises(DataError, match="was not prepared for client 1"):
+        require_data(own, [1, 2])
+    require_data(load_config([]), [7])
     shutil.copytree(whole, tmp_path / "tree" / "c4" / "en")
     own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}"])
-    assert require_data(own, [3]) is None, "the server says which of a tree's data sets it is"
+    require_data(own, [3])  # the server says which of a tree's data sets it is
+    streams = "dataset.train.streams=[{client_streams: {s: {local: c4/en/client_3}}}]"
+    own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}", streams])
+    require_data(own, [0])
+    with pytest.raises(DataError, match="streams says nothing of client 3"):
+        require_data(own, [3])
 
 
 def test_a_node_that_is_turned_away_is_told_and_ends(whole, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from photon.config.schema import PhotonConfig
 from photon.errors import PayloadError, StorageError
 from photon.runtime import object_store, owned_folder, payload, signed_urls, transport
 from photon.runtime.chunks import ChunkWriter, read_chunk
@@ -24,6 +25,7 @@ from photon.runtime.mailbox import Mailbox
 from photon.runtime.object_store import ObjectStore
 from photon.runtime.payload import PayloadRef, read_payload, write_payload
 from photon.runtime.signed_urls import fetch, upload
+from photon.runtime.stores import allowed_stores
 from photon.runtime.transport import SharedMemory, fetch_ticket
 
 
@@ -472,12 +474,13 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     base = {"params/w": torch.arange(50_000.0)}
     ref = write_payload(tmp_path / "base", base, {"kind": "base", "names": ["w"], "moments": {}})
     Lossy.data = (tmp_path / "base").read_bytes()
-    Mailbox(folder)
+    store = allowed_stores(PhotonConfig(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
+    Mailbox(folder, store)
     writer = ChunkWriter(folder / f"base-{ref.digest}", ref, resume=True)
     writer.write(1000, Lossy.data[1000:100_000])
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
-    box = Mailbox(folder)
+    box = Mailbox(folder, store)
     _, params, _ = box.bring_base(ticket)
     assert torch.equal(params["w"], base["params/w"])
     assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -39,6 +40,8 @@ def command(
 
     require_flower()
     from photon.config import load_config
+    from photon.config.travel import ignored
+    from photon.errors import PhotonNote
     from photon.runtime.address import dialled, format_address, split_address
     from photon.runtime.connection import find_node_keys
     from photon.runtime.enrolment import parse_clients
@@ -47,6 +50,8 @@ def command(
     name = name or socket.gethostname().split(".")[0]
     host, port = split_address(server)
     own = load_config(overrides)
+    for text in ignored(overrides):
+        warnings.warn(f"{text}: has no effect here: the server says it", PhotonNote, stacklevel=2)
     found = None if insecure else find_node_keys(keys, name)
     numbers = parse_clients(clients)
     if insecure:

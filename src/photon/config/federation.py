@@ -188,8 +188,9 @@ class FederationConfig(Section):
     oversample: int = Field(
         default=0,
         ge=0,
-        description="clients asked beyond the cohort; a round of remote nodes closes with the "
-        "first so many as the cohort has",
+        description="clients that may stand in for others of a cohort, whose number is averaged: a "
+        "round of remote nodes asks all at once and closes with the first so many; on one machine "
+        "each is trained in the place of one that has failed or was refused",
     )
     fold_updates: bool = Field(
         default=False,
@@ -288,6 +289,11 @@ class FederationConfig(Section):
             raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
         if self.random_layers and not self.random_init_freq:
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
+        if self.oversample and self.fold_updates:
+            raise ValueError(
+                "fold_updates=true and oversample exclude each other: from a node's mean no spare "
+                "client can be left out"
+            )
         if self.n_local_steps and self.n_local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")
         self._check_personal_layers()

@@ -85,6 +85,11 @@ class PhotonConfig(Section):
     transport_url: str | None = Field(
         default=None, description="s3://bucket/prefix of transport=s3; only the server needs keys"
     )
+    transport_hosts: list[str] | None = Field(
+        default=None,
+        description="of a node: the stores that the server's signed URLs may lead to, as HOST or "
+        "HOST:PORT by https, or http://HOST:PORT; null: that of AWS_ENDPOINT_URL alone",
+    )
 
     @field_validator("saving_path", mode="before")
     @classmethod

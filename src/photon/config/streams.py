@@ -5,6 +5,8 @@ The format is the original's: a list whose element i describes client i.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from pydantic import Field, model_validator
 
 from photon.config.base import Section
@@ -37,10 +39,17 @@ class StreamSpec(Section):
                 f"remote={self.remote} differs from local={self.local}; the cache mirrors the "
                 "store, so they must be equal (or remote null)"
             )
+        if self.local is not None and not _is_below_root(self.local):
+            raise ValueError(f"local={self.local} must be a folder below root_local, without ..")
         for name in ("download_retry", "download_timeout", "validate_hash", "keep_zip"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} cannot be set for one stream; leave it null")
         return self
+
+
+def _is_below_root(folder: str) -> bool:
+    path = PurePosixPath(folder)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 class ClientStreams(Section):

@@ -28,13 +28,42 @@ def choose_cohort(
         sizes: client -> how much data it has: each draw falls on a client with a probability in
             proportion; None: all alike.
     """
-    pool = sorted(alive)
-    if size >= len(pool):
-        return tuple(pool)
-    generator = _generator(seed, "cohort", round_number)
+    if size >= len(alive):
+        return tuple(sorted(alive))
+    return tuple(sorted(_drawn(_generator(seed, "cohort", round_number), alive, size, sizes)))
+
+
+def choose_spares(
+    seed: int,
+    round_number: int,
+    others: Sequence[int],
+    size: int,
+    sizes: Mapping[int, float] | None = None,
+) -> tuple[int, ...]:
+    """Clients that may stand in for one of the cohort, in the order in which they do.
+
+    They have an address of their own, so that whoever is in the cohort does not depend on them.
+
+    Args:
+        others: clients that can take part and are not in the cohort.
+        size, sizes: as of `choose_cohort`.
+    """
+    generator = _generator(seed, "spares", round_number)
+    return tuple(_drawn(generator, others, min(size, len(others)), sizes))
+
+
+def _drawn(
+    generator: np.random.Generator,
+    clients: Sequence[int],
+    size: int,
+    sizes: Mapping[int, float] | None,
+) -> list[int]:
+    pool = sorted(clients)
+    if not pool or not size:
+        return []
     weights = None if sizes is None else np.array([sizes[c] for c in pool], dtype=np.float64)
     chances = None if weights is None else weights / weights.sum()
-    return tuple(sorted(int(c) for c in generator.choice(pool, size, replace=False, p=chances)))
+    return [int(c) for c in generator.choice(pool, size, replace=False, p=chances)]
 
 
 def available(

@@ -132,6 +132,12 @@ def size_fault(update: Update, sizes: Mapping[str, float], bounds: Bounds) -> st
     return None
 
 
+def unsound(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
+    """The reason to refuse an update whatever the others are like, or None."""
+    reason = refusal(update, plan, state, ())
+    return reason or size_fault(update, sizes_of(update), plan.bounds)
+
+
 def outliers(
     taken: Mapping[int, Update],
     sizes: Mapping[int, Mapping[str, float]],

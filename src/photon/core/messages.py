@@ -185,7 +185,8 @@ class RoundPlan:
     """An open round.
 
     Attributes:
-        cohort: in ascending order.
+        cohort: all that may be asked, in ascending order.
+        spares: those among them that stand in for others, in the order in which they do.
         instructions: one for each of the cohort.
         base_digest: of the parameters that are sent.
         trained: parameters that updates carry; None: all.
@@ -202,6 +203,12 @@ class RoundPlan:
     sent: tuple[str, ...] | None = None
     bases: Mapping[int, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
+    spares: tuple[int, ...] = ()
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """The cohort without its spares: as many as are averaged."""
+        return tuple(client for client in self.cohort if client not in self.spares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +218,7 @@ class RoundReport:
     Attributes:
         accepted: clients whose updates went into the mean, in cohort order.
         refused: client -> reason.
+        spare: clients whose updates have come and are sound, and were not needed.
         num_tokens, num_steps: of this round: tokens summed, steps the most of any client.
         bytes_up, bytes_down: payload bytes of this round.
         train_loss: token-weighted mean of the clients' training losses, in nats.
@@ -239,3 +247,4 @@ class RoundReport:
     late: Mapping[int, int] = field(default_factory=dict)
     gradient: Tree = field(default_factory=dict)
     consensus_distance: float = 0.0
+    spare: tuple[int, ...] = ()

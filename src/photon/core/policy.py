@@ -1,10 +1,37 @@
-"""When a round stops waiting, and which node trains whom: pure functions of what was measured."""
+"""When a round stops waiting, who counts in it, which node trains whom: pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+
+from photon.core.messages import RoundPlan
+
+
+def counted(plan: RoundPlan, sound: Collection[int]) -> list[int]:
+    """Clients of a round that are averaged: the members of its cohort, and in the place of those
+    that are missing the spares, in their order. No more than the cohort has members.
+
+    Args:
+        sound: clients whose updates are here, and not refused.
+    """
+    order = (*plan.members, *plan.spares)
+    return [client for client in order if client in sound][: len(plan.members)]
+
+
+def is_full(plan: RoundPlan, sound: Collection[int]) -> bool:
+    """Whether a round that has spares needs no more updates than those that are here."""
+    return bool(plan.spares) and len(counted(plan, sound)) == len(plan.members)
+
+
+def stand_in(plan: RoundPlan, lost: Collection[int]) -> tuple[int, ...]:
+    """Who is asked in the place of the last one that was lost, where nobody is asked before that.
+
+    Args:
+        lost: clients that have been asked and have no sound update, this one too.
+    """
+    return plan.spares[len(lost) - 1 : len(lost)]
 
 
 def round_deadline(

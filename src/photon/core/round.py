@@ -18,6 +18,7 @@ from photon.core.diagnostics import consensus_distance, cosine
 from photon.core.gate import GRADIENT, NORMS_KEPT, outliers, refusal, size_fault, sizes_of
 from photon.core.messages import Bounds, Instruction, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
+from photon.core.policy import counted
 from photon.core.text import cleaned
 from photon.core.tree import Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
@@ -56,6 +57,7 @@ def open_round(
     trained: Sequence[str] | None = None,
     sent: Sequence[str] | None = None,
     bounds: Bounds | None = None,
+    spares: Sequence[int] = (),
 ) -> RoundPlan:
     """Say what each client of a cohort does in the next round.
 
@@ -64,6 +66,7 @@ def open_round(
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.
         bounds: what updates must keep to; None: without moments, and of any size.
+        spares: those of the cohort that stand in for others, in the order in which they do.
     """
     number = state.round + 1
     base = digest(state.params if sent is None else {n: state.params[n] for n in sent})
@@ -91,6 +94,7 @@ def open_round(
         sent=None if sent is None else tuple(sent),
         bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
         bounds=bounds or Bounds(),
+        spares=tuple(spares),
     )
 
 
@@ -101,11 +105,15 @@ def close_round(
     *,
     outer: OuterOptimizer,
     rules: Rules,
+    asked: int | None = None,
 ) -> tuple[ServerState, RoundReport]:
     """Turn the updates of a round into the next state.
 
     Updates may arrive in any order: they are reduced in the order of their clients, so the bits are
-    the same.
+    the same. Of more than the cohort has members, `core.policy.counted` says whose count.
+
+    Args:
+        asked: how many clients were sent the parameters; None: the whole cohort.
 
     Raises:
         RoundFailed: fewer than the quorum of updates were accepted; each refusal is named.
@@ -120,7 +128,11 @@ def close_round(
         )
     weights = [_weight(update, plan, rules) for update in taken]
     gradient = weighted_mean([update.gradient for update in taken], weights)
-    report = _report(state, plan, taken, refused, gradient, weights, norms)
+    report = replace(
+        _report(state, plan, taken, refused, gradient, weights, norms),
+        bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
+        spare=_spare(plan, updates, taken, refused),
+    )
     new_state = replace(
         _stepped(state, gradient, outer, _scale(rules.scaling, count)),
         moments={
@@ -142,6 +154,14 @@ def close_round(
         speeds={**state.speeds, **_speeds(taken)},
     )
     return new_state, report
+
+
+def _spare(
+    plan: RoundPlan, updates: Sequence[Update], taken: Sequence[Update], refused: Mapping[int, str]
+) -> tuple[int, ...]:
+    """Whose updates have come in vain."""
+    came = {update.client for update in updates if update.round == plan.round}
+    return tuple(sorted(came.intersection(plan.cohort) - {u.client for u in taken} - set(refused)))
 
 
 def _weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
@@ -227,10 +247,22 @@ def check(
                 refused[update.client] = cleaned(reason)
             continue
         taken[update.client], sizes[update.client] = update, own
-    large = outliers(taken, sizes, state, plan.bounds, max_norm_ratio)
-    refused |= large
-    kept = [client for client in sorted(taken) if client not in large]
-    return [taken[c] for c in kept], refused, {c: sizes[c][GRADIENT] for c in kept}
+    kept = _counted(plan, taken)
+    while large := outliers(kept, {c: sizes[c] for c in kept}, state, plan.bounds, max_norm_ratio):
+        refused |= large
+        taken = {client: update for client, update in taken.items() if client not in large}
+        before, kept = kept, _counted(plan, taken)
+        if kept.keys() <= before.keys():
+            break
+    return [kept[c] for c in sorted(kept)], refused, {c: sizes[c][GRADIENT] for c in sorted(kept)}
+
+
+def _counted(plan: RoundPlan, taken: Mapping[int, Update]) -> dict[int, Update]:
+    """The updates that are averaged; a late one is nobody's place."""
+    if not plan.spares:
+        return dict(taken)
+    chosen = counted(plan, [c for c, update in taken.items() if update.round == plan.round])
+    return {c: u for c, u in taken.items() if c in chosen or u.round != plan.round}
 
 
 def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
@@ -258,7 +290,7 @@ def _report(
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
         bytes_up=sum(update.num_bytes for update in taken),
-        bytes_down=broadcast_bytes(state, plan.sent) * len(plan.cohort),
+        bytes_down=0,
         train_loss=loss,
         gradient_norm=mean_norm,
         client_norms=norms,

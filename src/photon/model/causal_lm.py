@@ -37,7 +37,8 @@ class HuggingFaceLM(nn.Module):
         with torch.random.fork_rng(devices=[]), _Undrawn() if seed is None else nullcontext():
             torch.manual_seed(seed or 0)
             config = hf_config(llm.model)
-            self.model = transformers.AutoModelForCausalLM.from_config(config).float()
+            make = transformers.AutoModelForCausalLM.from_config
+            self.model = make(config, trust_remote_code=False).float()
         self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
         self.z_loss = llm.z_loss
         self._refuse_learned_buffers()
@@ -173,8 +174,9 @@ def _read(model: ModelConfig) -> Any:
     name = model.pretrained_model_name_or_path
     assert name is not None  # validated
     read: Any = _transformers().AutoConfig.from_pretrained
+    how = {"return_unused_kwargs": True, "trust_remote_code": False}
     try:
-        config, unknown = read(name, return_unused_kwargs=True, **model.config_overrides)
+        config, unknown = read(name, **{**model.config_overrides, **how})
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         where = "" if Path(name).exists() else "; there is no such folder"
@@ -191,10 +193,12 @@ def _read(model: ModelConfig) -> Any:
 
 
 def _entries(config: Any) -> dict[str, Any]:
-    """All of the config as JSON values, without dropout and without the place it was read from."""
+    """All of the config as JSON values, without dropout, and without what leads elsewhere: where it
+    was read from, code beside it that is never run.
+    """
     entries = json.loads(config.to_json_string(use_diff=False))
-    entries.pop("_name_or_path", None)
-    return _without_dropout(entries)
+    kept = {k: v for k, v in entries.items() if not k.startswith("_") and k != "auto_map"}
+    return _without_dropout(kept)
 
 
 def _without_dropout(entries: dict[str, Any]) -> dict[str, Any]:

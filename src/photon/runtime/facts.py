@@ -1,4 +1,4 @@
-"""What a client says of its update: parsed like a message, whoever says it.
+"""What a server says of a client's task, and a client of its update: parsed, whoever says it.
 
 Here are the bounds that hold for every update; what this round asked for, `core.gate` compares.
 """
@@ -18,9 +18,23 @@ LARGEST_COUNT = 2**53
 MOST_METRICS = 64
 
 Count = Annotated[int, Field(strict=True, ge=0, le=LARGEST_COUNT)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=LARGEST_COUNT)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
 MetricName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_./-]{1,64}$")]
 Name = Annotated[str, Field(strict=True, max_length=1000)]
+
+
+class InstructionFacts(Section):
+    """What one client is asked for; see `core.messages.Instruction`."""
+
+    run: Name
+    round: Positive
+    client: Count
+    first_step: Count
+    local_steps: Positive
+    base_digest: Name
+    last_accepted: Count
+    evaluate: Annotated[bool, Field(strict=True)] = False
 
 
 class UpdateFacts(Section):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from photon.config.schema import Config
-from photon.errors import ConfigError, PhotonWarning
+from photon.errors import ConfigError
 from photon.runtime.connection import Connection, NodeKeys
 from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.depot import Depot
@@ -102,8 +101,7 @@ def run_node(
         DataError: what it would train on is not prepared.
         RoundFailed: the SuperNode ends again and again.
     """
-    if (unprepared := require_data(own, clients)) is not None:
-        warnings.warn(unprepared, PhotonWarning, stacklevel=2)
+    require_data(own, clients)
     sign = signer(keys.key) if keys else None
     with StopRequest() as stop, sockets_folder() as home:
         path = home / "node"

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from photon.config.compose import validate
-from photon.config.resolve import count_workers, digest, flatten, replace_keys
+from photon.config.resolve import count_workers, replace_keys
 from photon.config.schema import Config
+from photon.config.travel import taken, travel_digest
 from photon.core.aggregate import fold
 from photon.core.messages import Instruction, RoundPlan, ServerState, Update
 from photon.core.tree import digest as tree_digest
@@ -31,8 +31,6 @@ from photon.runtime.wire import Ticket, Train, Trained
 from photon.say import Say
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
-OWN_KEYS = ("photon.", "dataset.train.root", "dataset.val.root", "dataset.train.cache_limit")
-"""Prefixes of keys that are the node's; all else comes with the server's instruction."""
 
 
 class HostedRun:
@@ -56,16 +54,17 @@ class HostedRun:
         """Make or reopen the folder of the run that a request names.
 
         Raises:
+            ConfigError: the server says what is this node's own.
             MismatchedCheckpoint: configuration, tokenizer or data differ from the server's.
             PhotonError: data missing, folder in use.
         """
-        if digest(validate(request.config)) != request.config_digest:
+        if travel_digest(request.config) != request.config_digest:
             raise MismatchedCheckpoint(
                 "the configuration has another digest here than on the server: the versions of "
                 "photon differ; install the same on both"
             )
         config = node_config(request.config, own)
-        clients = [one["client"] for one in request.instructions]
+        clients = [one.client for one in request.instructions]
         config, _ = prepare(config, say, clients)
         _require_same_data(config, request.data)
         if (note := repeats_note(config, clients)) is not None:
@@ -128,12 +127,7 @@ class HostedRun:
 
 
 def _plan(request: Train) -> RoundPlan:
-    try:
-        instructions = [Instruction(**fields) for fields in request.instructions]
-    except TypeError as error:
-        raise PayloadError(f"instruction: {error}") from None
-    if not instructions:
-        raise PayloadError("instructs no client")
+    instructions = [Instruction(**one.model_dump()) for one in request.instructions]
     return RoundPlan(
         round=request.round,
         cohort=tuple(sorted(i.client for i in instructions)),
@@ -143,10 +137,10 @@ def _plan(request: Train) -> RoundPlan:
 
 
 def node_config(server: dict[str, Any], own: Config) -> Config:
-    """The server's configuration with the node's own keys in their place."""
-    mine = {key: value for key, value in flatten(own) if key.startswith(OWN_KEYS)}
-    config = replace_keys(validate(server), mine)
-    threads, compiled = config.photon.threads, config.llm_config.compile
+    """The node's own configuration with the server's mathematics, and numbers for this machine."""
+    config = taken(server, own)
+    threads, compiled = config.photon.threads, own.llm_config.compile
+    compiled = config.llm_config.compile if compiled == "auto" else compiled
     gpus, each = count_gpus(config.photon.device), config.photon.devices_per_client
     cores = num_cores() if gpus else each  # a CPU trains one client at a time
     workers = count_workers(config.photon, cores, gpus, config.fl.cohort_size)
@@ -185,7 +179,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
     """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
-        config = with_microbatch(config, device, config.photon.devices_per_client)
+        config = with_microbatch(config, device, config.photon.devices_per_client, "node")
         facts = {"config_digest": config_digest, **data_facts(config)}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)

@@ -11,6 +11,7 @@ from photon.runtime.buffers import Buffers
 from photon.runtime.checkpoint import load_base
 from photon.runtime.chunks import UNFINISHED, ChunkWriter, read_chunk
 from photon.runtime.payload import PayloadRef
+from photon.runtime.stores import Origin, require_allowed
 from photon.runtime.transport import SharedMemory, fetch_ticket
 from photon.runtime.wire import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
 
@@ -19,10 +20,11 @@ class Mailbox:
     """Args:
     folder: of what is in it, only a base that was on its way outlives the process, to be gone on
         with; every other payload can be made again.
+    stores: where signed URLs may lead.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stores: frozenset[Origin] = frozenset()) -> None:
+        self.folder, self.stores = folder, stores
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
             if path.suffix not in UNFINISHED:
@@ -69,6 +71,7 @@ class Mailbox:
         if via == "s3":
             from photon.runtime.signed_urls import upload
 
+            require_allowed(grant, self.stores)
             return upload(path, ref, grant)
         if via == "shm":
             self._shared = self._shared or SharedMemory.create("node")
@@ -106,6 +109,7 @@ class Mailbox:
 
     def _fetch(self, ticket: Ticket, ref: PayloadRef, path: Path) -> None:
         if ticket.get("via") != "inline":
+            require_allowed(ticket, self.stores)
             fetch_ticket(ticket, path)
             return
         if isinstance(ticket.get("data"), Buffers):

@@ -18,6 +18,7 @@ from photon.runtime import frames
 from photon.runtime.buffers import Buffers
 from photon.runtime.hosted_run import HostedRun
 from photon.runtime.mailbox import Mailbox
+from photon.runtime.stores import allowed_stores
 from photon.runtime.wire import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
@@ -67,7 +68,7 @@ class NodeService:
         self.name, self.clients, self.own = name, clients, own
         self.path, self.sign, self.say = path, sign, say
         self.home = Path(own.photon.saving_path) / f".node-{name}"
-        self._mailbox = Mailbox(self.home / "mail")
+        self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.photon))
         self._run: HostedRun | None = None
         self._training = threading.Lock()
         self._stopped = threading.Event()
@@ -127,15 +128,16 @@ class NodeService:
 
     def _train(self, request: Train) -> Trained:
         """One request trains at a time; a newer one stops the older between two steps."""
-        strange = sorted({i["client"] for i in request.instructions} - set(self.clients))
+        strange = sorted({one.client for one in request.instructions} - set(self.clients))
         if strange:
             raise PayloadError(f"has no data of client {strange[0]}")
         if self._run is not None:
             self._run.cancel()
         with self._training:
             if self._stopped.is_set():
-                raise PayloadError("is shutting down")
-            return self._hosted(request).train(request)
+                return Trained(leaving=True)
+            trained = self._hosted(request).train(request)
+        return trained.model_copy(update={"leaving": self._stopped.is_set()})
 
     def _hosted(self, request: Train) -> HostedRun:
         """The run that a request names; another one that was hosted until now is put away."""

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from photon.config.compose import as_overrides
 from photon.config.resolve import flatten
 from photon.config.schema import Config
+from photon.config.travel import TRAVELS
 from photon.errors import RoundFailed
 from photon.runtime.address import dialled, format_address
 from photon.runtime.enrolment import REGISTER, parse_clients
 from photon.runtime.guard import Guarded
-from photon.runtime.keys import enrol, make_authority
+from photon.runtime.keys import bind, enrol, make_authority
 from photon.runtime.superlink import last_line
 
 NAME = "local"
@@ -23,10 +25,11 @@ SENT = (
     "photon.device",
     "photon.workers",
     "photon.threads",
-    "dataset.train.root",
-    "dataset.val.root",
+    "photon.transport_hosts",
+    "dataset.train.",
+    "dataset.val.",
 )
-"""Prefixes of keys that the node takes from the server's command line."""
+"""Prefixes of keys that the node takes from the server's command line, but for what travels."""
 
 
 @contextmanager
@@ -73,15 +76,19 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
     if not (folder / REGISTER).exists():
         hosts = (socket.gethostname(), "localhost", "127.0.0.1", "::1", host)
         make_authority(folder, list(dict.fromkeys(hosts)))
-    if not (folder / f"{NAME}.key").exists():
+    if (folder / f"{NAME}.key").exists():
+        bind(folder, NAME, clients)  # an earlier run may have had others
+    else:
         enrol(folder, NAME, clients)
 
 
 def _own_overrides(config: Config) -> list[str]:
     """Keys of this machine that are not at their defaults."""
     default = dict(flatten(Config()))
-    return [
-        f"{key}={value}"
-        for key, value in flatten(config)
-        if key.startswith(SENT) and value is not None and value != default[key]
-    ]
+    return as_overrides(
+        {
+            key: value
+            for key, value in flatten(config)
+            if key.startswith(SENT) and not key.startswith(TRAVELS) and value != default[key]
+        }
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from photon.config.resolve import epoch_steps
 from photon.config.schema import Config
-from photon.core.cohort import available, choose_cohort
+from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.messages import ServerState
 from photon.core.policy import steps_by_speed
 from photon.data.shards import RowSource
@@ -37,17 +37,21 @@ class Participation:
         counts = fl.sampling == "by_size" or fl.n_local_epochs is not None
         return cls(config, client_rows(config) if counts else ())
 
-    def choose(self, state: ServerState, alive: Sequence[int]) -> dict[int, int]:
-        """The cohort of the next round: client -> optimizer steps."""
+    def choose(
+        self, state: ServerState, alive: Sequence[int]
+    ) -> tuple[dict[int, int], tuple[int, ...]]:
+        """Whom the next round may ask: client -> optimizer steps; and who of them is a spare."""
         fl, seed, number = self.config.fl, self.config.seed, state.round + 1
         here = available(seed, number, alive, fl.availability)
         sizes = dict(enumerate(self.rows)) if fl.sampling == "by_size" else None
-        cohort = choose_cohort(seed, number, here, fl.cohort_size + fl.oversample, sizes)
-        steps = {client: self._steps(client) for client in cohort}
+        cohort = choose_cohort(seed, number, here, fl.cohort_size, sizes)
+        others = [client for client in here if client not in cohort]
+        spares = choose_spares(seed, number, others, fl.oversample, sizes)
+        steps = {client: self._steps(client) for client in (*cohort, *spares)}
         if not fl.steps_by_speed:
-            return steps
-        most = steps_by_speed(max(steps.values(), default=1), cohort, state.speeds)
-        return {client: min(steps[client], most[client]) for client in cohort}
+            return steps, spares
+        most = steps_by_speed(max(steps.values(), default=1), list(steps), state.speeds)
+        return {client: min(steps[client], most[client]) for client in steps}, spares
 
     def _steps(self, client: int) -> int:
         fl, llm = self.config.fl, self.config.llm_config

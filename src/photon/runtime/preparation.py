@@ -153,30 +153,27 @@ def prepare(
     return config, data
 
 
-def require_data(config: Config, clients: Collection[int]) -> str | None:
-    """Refuse a data folder that is none, before a node offers its clients.
+def require_data(config: Config, clients: Collection[int]) -> None:
+    """Refuse a data folder that is none of these clients', before a node offers them.
 
-    How many clients there are, and which streams they read, only the server's instruction says.
-
-    Returns:
-        A warning where the data is of other clients: the server's streams may still read it.
+    Of a tree of data sets, which of them it is says the server: how many clients there are.
 
     Raises:
-        DataError: nothing is prepared there.
+        DataError: nothing is prepared there, or not for these clients.
     """
     train = config.dataset.train
     if train.root_local is None or train.root_remote is not None:
-        return None  # comes on first use
+        return  # comes on first use
     root = Path(train.root_local)
-    if not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
-        return None  # a tree of data sets
-    missing = sorted(set(clients) - set(clients_of(read_manifest(root))))
-    if not missing:
-        return None
-    return (
-        f"{root}: was not prepared for client {missing[0]}; unless the server's streams say where "
-        "its rows are, `photon prepare --clients` makes them"
-    )
+    if train.streams is not None:
+        prepared = range(len(train.streams))
+    elif not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
+        return
+    else:
+        prepared = clients_of(read_manifest(root))
+    if missing := sorted(set(clients) - set(prepared)):
+        has = "dataset.train.streams says nothing of" if train.streams else "was not prepared for"
+        raise DataError(f"{root}: {has} client {missing[0]}; `photon prepare --clients` makes data")
 
 
 def _require_longer_rows(config: Config, clients: Collection[int], *, common: bool) -> None:

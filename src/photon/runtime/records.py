@@ -76,6 +76,7 @@ def round_record(
         "refused": _by_client(report.refused),
         "missing": _by_client(dict(sorted(faults.items()))),
         "late": _by_client(report.late),
+        "spare": list(report.spare),
         "state_lost": list(report.state_lost),
     }
     if "scale" in state.noise:

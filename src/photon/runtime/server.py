@@ -27,6 +27,7 @@ from photon.runtime.checkpoint import (
     prune_checkpoints,
     save_server_state,
 )
+from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.engine import Engine
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.outer import outer_of
@@ -136,7 +137,7 @@ class Server:
 
     def _open(self, state: ServerState, alive: Any) -> RoundPlan:
         config, layers = self.config, self._layers
-        steps = self._participation.choose(state, alive)
+        steps, spares = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers)
         plan = open_round(
@@ -147,6 +148,7 @@ class Server:
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
             sent=sent if len(sent) < len(state.params) else None,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
+            spares=spares,
         )
         if not self._evaluates_clients(state.round):
             return plan
@@ -166,9 +168,9 @@ class Server:
             updates.append(update)
             self._tell_training(plan, updates, begun)
         arrived = sum(len(u.clients) for u in updates if u.round == plan.round)
-        if arrived < len(plan.cohort):
+        if arrived < len(plan.members):
             self.stop.raise_if_asked(
-                f"stopped in round {plan.round}; {arrived} of {len(plan.cohort)} clients "
+                f"stopped in round {plan.round}; {arrived} of {len(plan.members)} clients "
                 "had finished and are kept"
             )
         return updates
@@ -176,20 +178,23 @@ class Server:
     def _tell_training(self, plan: RoundPlan, updates: list[Update], begun: float) -> None:
         arrived = sorted(c for u in updates if u.round == plan.round for c in u.clients)
         self.tell({"round": plan.round, "phase": "train", "since": begun,
-                   "cohort": list(plan.cohort), "arrived": arrived})  # fmt: skip
+                   "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """A part of a round, which begins without the memory that the one before has freed."""
         self.tell({"round": round_number, "phase": name, "since": time.time()})
+        return_freed_memory()
         return self._phases.timing(name)
 
     def _close(
         self, state: ServerState, plan: RoundPlan, updates: list[Update]
     ) -> tuple[ServerState, RoundReport]:
         fl = self.config.fl
+        asked = {c for u in updates if u.round == plan.round for c in u.clients}
         try:
             after, report = close_round(
                 state, plan, updates, outer=outer_of(self.config, plan.round),
-                rules=rules_of(self.config),
+                rules=rules_of(self.config), asked=len(asked | self.engine.faults.keys()),
             )  # fmt: skip
         except RoundFailed as error:
             missing = "".join(

@@ -19,6 +19,7 @@ from pathlib import Path
 from photon.errors import PayloadError
 from photon.runtime.chunks import ChunkWriter
 from photon.runtime.payload import PayloadRef
+from photon.runtime.stores import urls_of
 from photon.runtime.wire import Ticket
 
 CONNECTIONS = 4
@@ -30,6 +31,16 @@ ATTEMPTS = 4
 TIMEOUT_SECONDS = 60.0
 BUSY = (408, 429)
 """Refusals that pass."""
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a URL is for one host, and where it might lead nobody has checked."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl) -> None:
+        return None
+
+
+_open = urllib.request.build_opener(_Unmoved).open
 
 
 def upload(path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
@@ -79,9 +90,8 @@ def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
 
 
 def _layout(ticket: Ticket, ref: PayloadRef) -> tuple[Sequence[str], int]:
-    urls, part = ticket.get("urls") or [], ticket.get("part")
-    sound = isinstance(urls, list) and urls and all(isinstance(url, str) for url in urls)
-    if not sound or not isinstance(part, int) or part < 1:
+    urls, part = urls_of(ticket), ticket.get("part")
+    if not urls or not isinstance(part, int) or part < 1:
         raise PayloadError(f"payload {ref.digest[:12]}: its ticket has no URLs")
     for url in urls:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
@@ -139,7 +149,7 @@ def _put(url: str, path: Path, start: int, length: int) -> None:
     headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
     data = _slices(path, start, length)
     request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+    with _open(request, timeout=TIMEOUT_SECONDS):
         return
 
 
@@ -169,7 +179,7 @@ def _bring(url: str, base: int, span: tuple[int, int], writer: ChunkWriter) -> N
 def _range(url: str, start: int, end: int) -> Iterator[bytes]:
     """Bytes [start, end) of an object, a piece at a time; fewer where the link is cut."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{end - 1}"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+    with _open(request, timeout=TIMEOUT_SECONDS) as response:
         if start and response.status != 206:
             where = urllib.parse.urlsplit(url).netloc
             raise PayloadError(f"object store {where}: gives no ranges of objects")

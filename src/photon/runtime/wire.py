@@ -16,9 +16,9 @@ from photon.config.base import Section
 from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.runtime.buffers import Buffers, pack, unpack
-from photon.runtime.facts import first_fault
+from photon.runtime.facts import InstructionFacts, first_fault
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -53,11 +53,11 @@ class Train(Section):
     """Train these clients from this base.
 
     Attributes:
-        config: the server's resolved configuration; the node puts its own paths and devices in.
-        config_digest: of what decides the mathematics.
+        config: what travels of the server's resolved configuration, by key; see `config.travel`.
+        config_digest: of what decides the mathematics in it.
         data: what the node's data must agree with: the tokenizer and its use.
         base: the global parameters, and averaged moments if there are any.
-        instructions: by client, as in `core.messages.Instruction`.
+        instructions: one for each client.
         upload: how updates come back: a grant of the transport, by client.
     """
 
@@ -68,7 +68,7 @@ class Train(Section):
     config_digest: str
     data: dict[str, Any]
     base: Ticket
-    instructions: list[dict[str, Any]]
+    instructions: list[InstructionFacts] = Field(min_length=1, max_length=MOST_CLIENTS)
     upload: dict[int, Ticket] = Field(default_factory=dict)
 
 
@@ -127,10 +127,12 @@ class Trained(Section):
     Attributes:
         updates: tickets of payloads by client.
         failed: why not, by client.
+        leaving: the node is being stopped; what has no update goes on when it is back.
     """
 
     updates: dict[int, Ticket] = Field(default_factory=dict)
     failed: dict[int, Text] = Field(default_factory=dict)
+    leaving: bool = False
 
 
 class Piece(Section):

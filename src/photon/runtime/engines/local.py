@@ -19,7 +19,9 @@ import torch
 
 from photon import errors
 from photon.config.schema import Config
+from photon.core.gate import unsound
 from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.policy import stand_in
 from photon.errors import PhotonError, RoundFailed
 from photon.runtime import frames
 from photon.runtime.checkpoint import load_update
@@ -58,8 +60,9 @@ class InProcess:
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        self.faults = {}
-        for client in plan.cohort:
+        self.faults, lost, waiting = {}, set(), deque(plan.members)
+        while waiting:
+            client = waiting.popleft()
             try:
                 path = self.node.train(
                     plan.instructions[client], state.params, state.moments, should_stop
@@ -68,8 +71,11 @@ class InProcess:
                 return
             except Exception as error:
                 take_down(self.faults, self.node.config.fl, client, error)
+                waiting += _stand_in(plan, state, lost, client, None)
                 continue
-            yield load_update(path)
+            update = load_update(path)
+            waiting += _stand_in(plan, state, lost, client, update)
+            yield update
 
     def close(self) -> None:
         """Nothing to end."""
@@ -118,9 +124,9 @@ class WorkerPool:
     ) -> Iterator[Update]:
         self._refresh()
         self.faults = {}
-        waiting = deque(plan.cohort)
+        waiting, lost = deque(plan.members), set()
         attempts = dict.fromkeys(plan.cohort, 0)
-        left, give_up = len(plan.cohort), math.inf
+        left, give_up = len(waiting), math.inf
         while left and time.monotonic() < give_up:
             if should_stop() and give_up == math.inf:
                 give_up = time.monotonic() + self.timeout
@@ -131,13 +137,16 @@ class WorkerPool:
                 return
             for client, reply in self._turns():
                 if (error := _failure(client, reply, attempts[client], plan.round)) is not None:
-                    left -= 1
                     take_down(self.faults, self.folder.config.fl, client, error)
+                    waiting += (others := _stand_in(plan, state, lost, client, None))
+                    left += len(others) - 1
                 elif reply is None:
                     waiting.append(client)
                 elif "update" in reply:
-                    left -= 1
-                    yield load_update(Path(reply["update"]))
+                    update = load_update(Path(reply["update"]))
+                    waiting += (others := _stand_in(plan, state, lost, client, update))
+                    left += len(others) - 1
+                    yield update
 
     def close(self) -> None:
         for worker in list(self.workers):
@@ -245,6 +254,18 @@ class WorkerPool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
+
+
+def _stand_in(
+    plan: RoundPlan, state: ServerState, lost: set[int], client: int, update: Update | None
+) -> tuple[int, ...]:
+    """Who is trained besides, now that a client has an update or has failed: on one machine nobody
+    is late, so that a spare is of use only in the place of another.
+    """
+    if update is not None and (not plan.spares or unsound(update, plan, state) is None):
+        return ()
+    lost.add(client)
+    return stand_in(plan, lost)
 
 
 def _try_send(worker: _Worker, message: dict) -> None:

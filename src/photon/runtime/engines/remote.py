@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.config.resolve import digest
 from photon.config.schema import Config
+from photon.config.travel import travel_digest, travelling
+from photon.core.gate import unsound
 from photon.core.messages import RoundPlan, ServerState, Update
-from photon.core.policy import assign, round_deadline
+from photon.core.policy import assign, is_full, round_deadline
 from photon.errors import RoundFailed
 from photon.runtime.buffers import Buffers
 from photon.runtime.engines.depot import Depot, Publication
@@ -19,6 +20,7 @@ from photon.runtime.engines.errand import Conversation, Outcome, converse
 from photon.runtime.engines.link import Link
 from photon.runtime.engines.roster import Roster
 from photon.runtime.enrolment import format_clients
+from photon.runtime.facts import InstructionFacts
 from photon.runtime.waiting import Waiting
 from photon.runtime.wire import Cancel, Train, pack_request
 
@@ -41,15 +43,21 @@ class _Errand:
 
 @dataclass(slots=True)
 class _OpenRound:
-    """A round in progress: who waits for a node, who is being trained, who has arrived."""
+    """A round in progress: who waits for a node, who is being trained, who has arrived.
+
+    Attributes:
+        sound: who has arrived with an update that will not be refused for itself.
+    """
 
     plan: RoundPlan
+    state: ServerState
     begun: float
     waiting: set[int]
     errands: dict[str, _Errand] = field(default_factory=dict)
     attempts: dict[int, list[str]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     arrived: set[int] = field(default_factory=set)
+    sound: set[int] = field(default_factory=set)
 
     @property
     def is_done(self) -> bool:
@@ -63,7 +71,7 @@ class RemoteEngine:
         faults: of the last round: client -> why it has no update.
 
     Args:
-        config: resolved; it travels to the nodes.
+        config: resolved; what nodes need of it travels to them.
         data: what their data must agree with.
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
@@ -80,6 +88,8 @@ class RemoteEngine:
         hint: Callable[[], str] = str,
     ) -> None:
         self.config, self.data, self.say = config, data, say
+        self._sent = travelling(config)
+        self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say), hint
         self.faults: dict[int, str] = {}
@@ -138,7 +148,7 @@ class RemoteEngine:
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        current = _OpenRound(plan, time.monotonic(), set(plan.cohort))
+        current = _OpenRound(plan, state, time.monotonic(), set(plan.cohort))
         self.faults = current.reasons
         yield from self._take_late()
         publication = self.depot.publish(plan, state)
@@ -185,7 +195,7 @@ class RemoteEngine:
     def _is_over(self, current: _OpenRound) -> bool:
         """Whether the round has waited long enough for those that are missing."""
         fl, waited = self.config.fl, time.monotonic() - current.begun
-        if fl.oversample and len(current.arrived) >= fl.cohort_size:
+        if is_full(current.plan, current.sound):
             return True
         if len(current.arrived) < fl.needed:
             return waited > fl.round_timeout
@@ -200,15 +210,16 @@ class RemoteEngine:
         errands = (*current.errands.values(), *self._late.values())
         busy = {errand.address for errand in errands}
         hosts = self.roster.hosting()
+        instructed = current.plan.instructions
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
                 run=str(self.config.run_uuid),
                 round=current.plan.round,
-                config=self.config.model_dump(mode="json"),
-                config_digest=digest(self.config),
+                config=self._sent,
+                config_digest=self._digest,
                 data=self.data,
                 base=publication.ticket,
-                instructions=[asdict(current.plan.instructions[c]) for c in clients],
+                instructions=[InstructionFacts(**asdict(instructed[c])) for c in clients],
                 upload={c: self.depot.grant(current.plan, len(clients)) for c in clients},
             )
             node, verify = self.roster.members[address].name, self.roster.verify
@@ -255,10 +266,18 @@ class RemoteEngine:
 
     def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
         """Count what came of an errand; clients without an update wait for another attempt."""
+        if current.plan.spares:
+            faults = {
+                c: unsound(u, current.plan, current.state) for c, u in outcome.updates.items()
+            }
+            current.sound |= {client for client, fault in faults.items() if fault is None}
         for client in [c for update in outcome.updates.values() for c in update.clients]:
             current.arrived.add(client)
             current.reasons.pop(client, None)
             self._durations.append(time.monotonic() - errand.begun)
+        if outcome.has_left:
+            self._wait_for_another(current, errand, set(outcome.failed))
+            return list(outcome.updates.values())
         for client, reason in outcome.failed.items():
             current.reasons[client] = f"node {errand.node}: {reason}"
             may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
@@ -267,3 +286,12 @@ class RemoteEngine:
             if may_retry:
                 current.waiting.add(client)
         return list(outcome.updates.values())
+
+    def _wait_for_another(self, current: _OpenRound, errand: _Errand, clients: set[int]) -> None:
+        """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
+        self.roster.lost(errand.address)
+        self.say(f"node {errand.node} is being stopped")
+        for client in clients:
+            current.attempts[client].remove(errand.address)
+            current.reasons[client] = f"node {errand.node}: was stopped"
+        current.waiting |= clients
