@@ -20,6 +20,7 @@ from typing import Any, Literal
 from photon.config.compose import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
+from photon.config.travel import travelling
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.shards import Rows
 from photon.data.tokenizer import tokenizer_digest
@@ -135,7 +136,7 @@ def _memory(config: Config, has_model: bool, node: bool) -> Finding:
 def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
     """With the worker processes that this machine would have."""
     if node:
-        return node_config(config.model_dump(mode="json"), config), "node"
+        return node_config(travelling(config), config), "node"
     gpus = count_gpus(config.photon.device)
     return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
 
