@@ -32,6 +32,7 @@ def command(
 
     \b
     photon doctor llm_config=mpt-1b
+    photon doctor dataset.train.root_local=data/mine
     photon doctor --server server.example.org:8000 --clients 0-3 dataset.train.root_local=data/mine
     """
     from dataclasses import asdict
@@ -45,7 +46,8 @@ def command(
     numbers = None if clients is None else parse_clients(clients)
     address = None if server is None else split_address(server)
     found = []
-    for finding in examine(config, numbers, address, None if insecure else keys / "ca.pem"):
+    authority = None if insecure else keys / "ca.pem"
+    for finding in examine(config, numbers, address, authority, overrides):
         found.append(finding)
         if not as_json:
             click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")
