@@ -75,11 +75,12 @@ class HubSource:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
                 f"{self.title}: no such folder here, and the Hugging Face hub does not give it "
-                f"({reason}); check the name and the network, or name a folder with --source"
+                f"({reason}); check the name and network, or name a local folder with --source"
             ) from error
 
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
-        datasets = optional("datasets", f"{self.path}: no such folder here; from the Hugging Face hub it")
+        here = f"{self.path}: no such folder here; from the Hugging Face hub it"
+        datasets = optional("datasets", here)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once
         if reason := why_unreachable():
             raise ConnectionError(reason)
