@@ -41,10 +41,7 @@ def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
 def test_a_run_that_cannot_be_read_is_named(smoke, data_root, tmp_path, capsys):
     runs = tmp_path / "runs"
     for name in ("sound", "torn"):
-        facts = {"digest": name}
-        RunFolder.create(
-            runs / name, smoke(), IMPORTED, data_root / "tokenizer.json", facts
-        ).close()
+        RunFolder.create(runs / name, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()
     (runs / "torn" / "run.json").write_text("{")
     assert run(["runs", str(runs), "--json"]) == 0
     told = capsys.readouterr()
