@@ -59,7 +59,7 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("llm_config.optimizer.lr=nan", "llm_config.optimizer.lr: .*finite"),
         ("fl.n_rounds=2.5", "fl.n_rounds: Input should be a valid integer"),
         ("fl.n_rounds=0", "fl.n_rounds: .*greater than or equal to 1"),
-        ("fl.strategy_name=fedsgd", "unknown strategy 'fedsgd'; known: FEDAVG"),
+        ("fl.strategy_name=fedsgd", "unknown strategy 'fedsgd'; known: FEDAVG.*module:function$"),
         ("fl.strategy_kwargs.eta=1", "eta is no argument of NESTEROV; it takes server_learning"),
         ("fl.n_clients_per_round=9", "n_clients_per_round=9 is more than n_total_clients=8"),
         ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),

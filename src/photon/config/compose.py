@@ -115,9 +115,10 @@ def validate(values: Any) -> Config:
         key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
         reason = first["msg"].removeprefix("Value error, ")
         given = first.get("input")
-        shown = "" if isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
+        told = "got" in reason or (isinstance(given, str) and repr(given) in reason)
+        shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
         prefix = f"{key}: " if key else ""
-        raise ConfigError(f"{prefix}{reason}{shown if 'got' not in reason else ''}") from error
+        raise ConfigError(f"{prefix}{reason}{shown}") from error
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
