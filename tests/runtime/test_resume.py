@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import photon
+from photon.console import progress_line
 from photon.core.tree import digest
 from photon.data.verify import verify
 from photon.errors import (
@@ -417,7 +418,9 @@ def test_a_lost_client_state_starts_fresh_and_is_reported(data_root, tmp_path):
     for path in (run / "clients/client_1").iterdir():
         path.unlink()
     photon.resume(run, ["fl.n_rounds=5"])
-    assert read_lines(run / "metrics.jsonl")[-1]["state_lost"] == [1]
+    record = read_lines(run / "metrics.jsonl")[-1]
+    assert record["state_lost"] == [1]
+    assert progress_line(record, "federated").endswith("client 1 began afresh: its state is lost")
 
 
 def test_a_damaged_client_state_is_refused_and_goes_on_as_the_message_says(data_root, tmp_path):
