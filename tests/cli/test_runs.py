@@ -39,6 +39,17 @@ def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
     assert "federated" in capsys.readouterr().out
 
 
+def test_a_run_that_cannot_be_read_is_named(smoke, data_root, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    for name in ("sound", "torn"):
+        RunFolder.create(runs / name, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()
+    (runs / "torn" / "run.json").write_text("{")
+    assert run(["runs", str(runs), "--json"]) == 0
+    told = capsys.readouterr()
+    assert [one["run"] for one in json.loads(told.out)] == ["sound"]
+    assert told.err.startswith(f"photon: warning: left out: {runs / 'torn'}: unreadable run.json")
+
+
 def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
     folder = tmp_path / "runs" / "imported"
     RunFolder.create(folder, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()

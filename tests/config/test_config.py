@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from photon.config import load_config
-from photon.config.compose import known_keys
+from photon.config.compose import GROUPS, known_keys
+from photon.config.near import OTHER_NAMES
 from photon.config.overrides import parse_override
 from photon.config.reference import all_keys
 from photon.config.resolve import apply_resume_overrides, digest, resolve
@@ -43,6 +44,14 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("fl.local_steps=4", "did you mean 'llm_config.local_steps'?"),
         ("llm_confg.optimizer.lr=1", "did you mean 'llm_config.optimizer.lr'?"),
         ("dataset.vocab_size=512", "did you mean 'dataset.prepare.vocab_size'?"),
+        ("learning_rate=0.1", "did you mean 'llm_config.optimizer.lr'?"),
+        ("llm_config.optimizer.learning_rate=0.1", "did you mean 'llm_config.optimizer.lr'?"),
+        ("vocab_size=512", "did you mean 'llm_config.model.vocab_size'?"),
+        ("optimizer.name=muon", "did you mean 'llm_config.optimizer.name'?"),
+        ("llm_config.scheduler.name=x", "mean 'llm_config.scheduler.schedulers.lr.name'?"),
+        ("zzz=1", "^unknown key 'zzz'; `photon config --keys` lists all keys$"),
+        ("llm_config=mpt125m", "'llm_config/mpt125m'; did you mean 'mpt-125m'. there are: llama"),
+        ("recipe=smok", "'recipe/smok'; did you mean 'smoke'. there are: quickstart, smoke"),
         ("++fl.n_clients=3", "unknown key 'fl.n_clients'"),
         ("~fl.n_clients", "unknown key 'fl.n_clients'"),
         ("llm_config.optimizer.lr=fast", "llm_config.optimizer.lr: Input should be a valid number"),
@@ -50,7 +59,7 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("llm_config.optimizer.lr=nan", "llm_config.optimizer.lr: .*finite"),
         ("fl.n_rounds=2.5", "fl.n_rounds: Input should be a valid integer"),
         ("fl.n_rounds=0", "fl.n_rounds: .*greater than or equal to 1"),
-        ("fl.strategy_name=fedsgd", "unknown strategy 'fedsgd'; known: FEDAVG"),
+        ("fl.strategy_name=fedsgd", "unknown strategy 'fedsgd'; known: FEDAVG.*module:function$"),
         ("fl.strategy_kwargs.eta=1", "eta is no argument of NESTEROV; it takes server_learning"),
         ("fl.n_clients_per_round=9", "n_clients_per_round=9 is more than n_total_clients=8"),
         ("fl.quorum=9", "quorum=9 is more than the cohort of 8"),
@@ -199,3 +208,9 @@ def test_a_text_is_taken_as_it_is_given(text):
 def test_null_is_no_text_unless_it_is_quoted():
     for text, found in (("null", None), ("'null'", "null"), ('"1e5"', "1e5")):
         assert load_config([f"dataset.prepare.name={text}"]).dataset.prepare.name == found
+
+
+def test_every_other_name_is_of_a_key_that_exists_and_of_none_that_does():
+    known = {*known_keys(), *GROUPS}
+    assert set(OTHER_NAMES.values()) <= known
+    assert not known & set(OTHER_NAMES)

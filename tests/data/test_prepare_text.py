@@ -412,7 +412,7 @@ def test_separators_are_not_doubled(prepare, c4, tmp_path):
     prepare(c4, "plain")
     name = "client_0/train/shard_00000.bin"
     assert bytes_of(tmp_path / "same")[name] == bytes_of(tmp_path / "plain")[name]
-    with pytest.raises(DataError, match="has no token <s>"):
+    with pytest.raises(DataError, match=r"has no token <s>$"):
         prepare(c4, "other", bos_text="<s>")
 
 

@@ -283,7 +283,9 @@ def test_a_hub_that_is_out_of_reach_is_one_line():
 
     with pytest.raises(DataError) as caught:
         list(hub(fail).documents(0, 0))
-    assert str(caught.value).startswith("allenai/c4/en/train: the Hugging Face hub does not give")
+    assert str(caught.value).startswith(
+        "allenai/c4/en/train: no such folder here, and the Hugging Face hub does not give"
+    )
     assert "name a local folder with --source" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="does not give"):
@@ -297,6 +299,15 @@ def test_a_missing_split_is_told_from_a_fault():
     assert not has_split(hub(no_split))
     assert has_split(hub(lambda start: RECORDS))
     assert not has_split(hub(lambda start: []))
+
+
+def test_a_folder_that_is_not_there_is_named_before_the_library_is(monkeypatch):
+    """Who mistypes a folder is not told to install something and no more."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"^texst: no such folder here; .*\[data\]"):
+        list(HubSource("texst", None, "train", Columns()).documents(0, 0))
 
 
 def test_the_datasets_library_streams(tmp_path, monkeypatch):

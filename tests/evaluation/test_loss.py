@@ -47,6 +47,12 @@ def test_loss_is_the_mean_over_all_tokens(rows, model, batch_size):
     assert report.num_tokens == 88
 
 
+def test_it_tells_how_far_it_is(rows, model):
+    seen: list[float] = []
+    evaluate_loss(model, rows, batch_size=3, progress=seen.append)
+    assert seen == [1 / 4, 2 / 4, 3 / 4, 1]
+
+
 @torch.no_grad()
 def test_a_subset_is_spread_over_the_rows(rows, model):
     report = evaluate_loss(model, rows, batch_size=2, max_batches=2)

@@ -130,3 +130,14 @@ def test_the_command_says_so(capsys, data_root):
     assert run(["doctor", "--json", "--clients", "0-9", *keys]) == 2
     found = {one["what"]: one["verdict"] for one in json.loads(capsys.readouterr().out)}
     assert (found["data"], found["device"]) == ("fail", "ok")
+
+
+def test_data_that_is_named_is_looked_at_as_training_would(capsys, data_root, tmp_path):
+    """The data has two clients, rows of 32 and 300 tokens; the default model 8, 128 and 2,048."""
+    assert run(["doctor", f"dataset.train.root_local={data_root}"]) == 0
+    assert "clients 0, 1; rows of 32" in capsys.readouterr().out
+    assert run(["doctor", f"dataset.train.root_local={tmp_path / 'none'}"]) == 2
+    assert "fail  data       " in (out := capsys.readouterr().out)
+    assert f"{tmp_path / 'none'}: no prepared data here" in out
+    assert run(["doctor", f"dataset.train.root_local={data_root}", "fl.n_total_clients=3"]) == 2
+    assert "fail  data" in capsys.readouterr().out

@@ -71,7 +71,9 @@ def test_it_is_summed_up_as_a_run_of_that_length(stopped, kind, smoke, capsys):
     config = smoke("run_uuid=short", *SHAPE, DONE[kind])
     short = photon.train(config, centralized=kind == "centralized").folder
     assert photon_command(["train", "--resume", str(stopped), DONE[kind]]) == 0
-    assert "validation on the common set" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "validation on the common set" in told.out
+    assert f"with {DONE[kind]}: nothing is left to train" in told.err
     found, expected = run_status(stopped), run_status(short)
     assert found.state == expected.state == "ended"
     assert (found.done, found.total) == (expected.done, expected.total)

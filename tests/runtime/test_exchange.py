@@ -313,6 +313,7 @@ def test_the_commands(make_run, tmp_path, capsys, monkeypatch):
     for arguments, message in (
         (["export", "none", "x"], "none: no such run folder or checkpoint"),
         (["import", "none", "x"], "none: no config.json"),
+        (["generate", "hf", "x"], "is no run but a Hugging Face folder; `photon import hf runs/"),
         (["train", "--resume", "b"], "b: is an imported model, not a run"),
     ):
         assert photon_command(arguments) == 2

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import photon
+from photon.console import progress_line
 from photon.core.tree import digest
 from photon.data.verify import verify
 from photon.errors import (
@@ -416,6 +417,22 @@ def test_a_lost_client_state_starts_fresh_and_is_reported(data_root, tmp_path):
     run = tmp_path / "run"
     for path in (run / "clients/client_1").iterdir():
         path.unlink()
+    photon.resume(run, ["fl.n_rounds=5"])
+    record = read_lines(run / "metrics.jsonl")[-1]
+    assert record["state_lost"] == [1]
+    assert progress_line(record, "federated").endswith("client 1 began afresh: its state is lost")
+
+
+def test_a_damaged_client_state_is_refused_and_goes_on_as_the_message_says(data_root, tmp_path):
+    photon.train(overrides(data_root, tmp_path, *VARIANTS["moments kept"]))
+    run = tmp_path / "run"
+    (tensors,) = (run / "clients/client_1").glob("round_000004-*.safetensors")
+    damaged = bytearray(tensors.read_bytes())
+    damaged[-1] ^= 1
+    tensors.write_bytes(damaged)
+    with pytest.raises(CorruptCheckpoint, match=r"not those that were written; .* remove ") as told:
+        photon.resume(run, ["fl.n_rounds=5"])
+    Path(re.search(r"remove (\S+): client 1 then begins afresh", str(told.value))[1]).unlink()
     photon.resume(run, ["fl.n_rounds=5"])
     assert read_lines(run / "metrics.jsonl")[-1]["state_lost"] == [1]
 

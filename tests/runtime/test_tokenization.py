@@ -134,8 +134,10 @@ def test_data_of_which_no_end_is_known_is_refused_before_training(
     assert load_saved_model(make_run(data, "fl.n_rounds=1")).encoder.end == 0  # older data: asked
     manifest["settings"]["eos_text"] = None
     (data / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=r"has no token .*dataset\.prepare\.eos_text"):
+    with pytest.raises(DataError, match=r"has no token .*dataset\.prepare\.eos_text=TOKEN; prep"):
         make_run(data, "run_uuid=other")
+    with pytest.raises(DataError, match=r"has no token .*dataset\.prepare\.eos_text=TOKEN$"):
+        make_data(make_tokenizer("[STOP]"), "nameless")
     assert not (tmp_path / "runs" / "other").exists()
 
 

@@ -25,6 +25,7 @@ from photon.runtime import checkpoint
 from photon.runtime.exchange import export_folder, import_folder
 from photon.runtime.inference import load_language_model
 from photon.runtime.saved_model import load_saved_model
+from photon.runtime.warm_start import check_warm_start
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
@@ -103,7 +104,7 @@ def test_the_baselines_start_from_the_same_weights(train):
     ],
 )
 def test_another_architecture_is_refused_before_a_folder_is_made(
-    train, tmp_path, form, overrides, message
+    train, smoke, tmp_path, form, overrides, message
 ):
     source = train("source", "fl.n_rounds=1")
     if form == "hf":
@@ -113,6 +114,8 @@ def test_another_architecture_is_refused_before_a_folder_is_made(
         train("new", f"pretrained_model_path={source}", *overrides)
     assert str(caught.value).startswith(f"{source}: ")
     assert not (tmp_path / "runs" / "new").exists()
+    its_own = str(caught.value).partition("; to have its own: ")[2].split()
+    check_warm_start(smoke(f"pretrained_model_path={source}", *overrides, *its_own))
 
 
 def test_learned_positions_of_another_number_are_refused(train, data_root, tmp_path):

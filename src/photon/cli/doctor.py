@@ -34,6 +34,7 @@ def command(
 
     \b
     photon doctor llm_config=mpt-1b
+    photon doctor dataset.train.root_local=data/mine
     photon doctor --server server.example.org:8000 --name site-a --clients 0-3 \\
         dataset.train.root_local=data/mine
     """
@@ -53,7 +54,7 @@ def command(
     authority = None if insecure else keys / "ca.pem"
     key = None if name is None else keys / f"{name}.key"
     found = []
-    for finding in examine(config, numbers, address, authority, key):
+    for finding in examine(config, numbers, address, authority, key, overrides):
         found.append(finding)
         if not as_json:
             click.echo(f"{finding.verdict:<5} {finding.what:<10} {finding.text}")

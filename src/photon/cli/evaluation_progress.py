@@ -46,5 +46,5 @@ class _Lines:
         if now - self.shown < LINE_SECONDS:
             return
         self.shown = now
-        left = (now - self.begun) * (1 - done) / done if done > 0 else float("nan")
-        self.console.say(f"evaluating  {done:4.0%}  {what}  {left:.0f} s left")
+        left = f"  {(now - self.begun) * (1 - done) / done:.0f} s left" if done > 0 else ""
+        self.console.say(f"evaluating  {done:4.0%}  {what}{left}")

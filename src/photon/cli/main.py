@@ -100,8 +100,11 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return cli.main(arguments, prog_name="photon", standalone_mode=False) or 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _say(_usage(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
@@ -112,6 +115,13 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What was wrong with a command line, in one line, and where to read how it is written."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message}; see `{context.command_path} --help`" if context else message
 
 
 def _explain(error: Exception) -> int:

@@ -42,8 +42,8 @@ def progress_text(progress: Progress) -> str:
     """Documents, tokens, their speeds and the time left."""
     seconds = max(progress.seconds, 1e-9)
     parts = [
-        f"{progress.documents:,} documents ({progress.new_documents / seconds:,.0f}/s)",
-        f"{progress.tokens:,} tokens ({progress.new_tokens / seconds:,.0f}/s)",
+        f"{progress.documents:,} documents ({_rate(progress.new_documents / seconds)})",
+        f"{progress.tokens:,} tokens ({_rate(progress.new_tokens / seconds)})",
     ]
     if progress.share is not None:
         parts.append(f"{progress.share:.0%}")
@@ -51,3 +51,8 @@ def progress_text(progress: Progress) -> str:
         minutes, rest = divmod(round(left), 60)
         parts.append(f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} left")
     return "preparing   " + "  ".join(parts)
+
+
+def _rate(value: float) -> str:
+    """Long documents (books) come one in some seconds."""
+    return f"{value:,.{1 if value < 10 else 0}f}/s"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from photon.config.base import section_type
 from photon.config.given import Overrides, override_strings
+from photon.config.near import nearest, nearest_option
 from photon.config.overrides import parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
@@ -115,9 +115,10 @@ def validate(values: Any) -> Config:
         key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
         reason = first["msg"].removeprefix("Value error, ")
         given = first.get("input")
-        shown = "" if isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
+        told = "got" in reason or (isinstance(given, str) and repr(given) in reason)
+        shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
         prefix = f"{key}: " if key else ""
-        raise ConfigError(f"{prefix}{reason}{shown if 'got' not in reason else ''}") from error
+        raise ConfigError(f"{prefix}{reason}{shown}") from error
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -141,22 +142,6 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
 
 
-def nearest(key: str, known: set[str]) -> str:
-    """A hint for somebody who wrote a key that does not exist.
-
-    Its last part counts first: whoever forgot a section, or wrote another, knows the key's name.
-    """
-
-    def likeness(name: str) -> tuple[bool, float]:
-        leaves = name.split(".")[-1], key.split(".")[-1]
-        parts = leaves if "." not in key else (name, key)
-        return leaves[0] == leaves[1], difflib.SequenceMatcher(None, *parts).ratio()
-
-    near = max(sorted(known), key=likeness)
-    hint = f"did you mean {near!r}? " if likeness(near) >= (False, 0.3) else ""
-    return hint + "`photon config --keys` lists all keys"
-
-
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if match := re.search(
@@ -164,5 +149,7 @@ def _first_line(error: Exception) -> str:
         str(error),
         re.S,
     ):
-        return f"no such option {match[1]!r}; there are: {', '.join(match[2].split())}"
+        options = match[2].split()
+        hint = nearest_option(match[1], options)
+        return f"no such option {match[1]!r}; {hint}there are: {', '.join(options)}"
     return lines[0] if lines else type(error).__name__

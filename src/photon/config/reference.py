@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from photon.config.base import Batches, Bytes, section_type
-from photon.config.compose import GROUPS, known_keys, nearest
+from photon.config.compose import GROUPS, known_keys
+from photon.config.near import nearest
 from photon.config.schema import Config
 from photon.config.standing import AUTOMATIC
 from photon.errors import ConfigError

@@ -74,12 +74,13 @@ class HubSource:
         except Exception as error:  # the library lets those of its transports through
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
-                f"{self.title}: the Hugging Face hub does not give it ({reason}); check the name "
-                "and the network, or name a local folder with --source"
+                f"{self.title}: no such folder here, and the Hugging Face hub does not give it "
+                f"({reason}); check the name and network, or name a local folder with --source"
             ) from error
 
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
-        datasets = optional("datasets", self.title)
+        here = f"{self.path}: no such folder here; from the Hugging Face hub it"
+        datasets = optional("datasets", here)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once
         if reason := why_unreachable():
             raise ConnectionError(reason)

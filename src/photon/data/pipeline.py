@@ -83,6 +83,10 @@ class Totals:
     text_tokens: int = 0
 
 
+LEAST_SHARE = 0.01
+"""Of the whole, before its end is foretold; the first book of many says little."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far preparation is.
@@ -103,11 +107,13 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed of this process so far."""
-        if self.share is None or self.share <= (self.share_before or 0.0):
+        """At the speed of this process so far; None until that can be told."""
+        if self.share is None:
             return None
-        speed = (self.share - (self.share_before or 0.0)) / max(self.seconds, 1e-9)
-        return max(0.0, 1.0 - self.share) / speed
+        done = self.share - (self.share_before or 0.0)
+        if done < LEAST_SHARE:
+            return None
+        return max(0.0, 1.0 - self.share) * self.seconds / done
 
 
 class Pipeline:

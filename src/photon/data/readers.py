@@ -199,7 +199,7 @@ class _ZstdFrames(io.RawIOBase):
     """The content of zstd frames; unlike the library's own reader it notices a missing end."""
 
     def __init__(self, raw: IO[bytes], name: str) -> None:
-        self._raw, self._library = raw, optional("zstandard", name)
+        self._raw, self._library = raw, optional("zstandard", f"{name}:")
         self._frame = self._new_frame()
         self._packed, self._ready, self._in_frame = b"", memoryview(b""), False
 
@@ -237,8 +237,8 @@ def _parquet(
     path: Path, name: str, columns: Columns, start: int, note_share: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
     """Rows, of which only the wanted columns are read: what is in others may be unreadable."""
-    parquet = optional("pyarrow.parquet", name)
-    arrow_error = optional("pyarrow", name).ArrowException
+    parquet = optional("pyarrow.parquet", f"{name}:")
+    arrow_error = optional("pyarrow", f"{name}:").ArrowException
     wanted = [column for column in (columns.text, columns.source) if column is not None]
     try:
         with parquet.ParquetFile(path) as file:
@@ -270,6 +270,9 @@ def _row_group(
 def optional(module: str, wanted_by: str) -> Any:
     """Import a library of the extra `data`.
 
+    Args:
+        wanted_by: begins the sentence "... needs the package".
+
     Raises:
         DataError: it is not installed.
     """
@@ -280,5 +283,5 @@ def optional(module: str, wanted_by: str) -> Any:
     except ImportError as error:
         package = module.split(".")[0]
         raise DataError(
-            f"{wanted_by}: needs the package {package}: {install_with('data')}"
+            f"{wanted_by} needs the package {package}: {install_with('data')}"
         ) from error

@@ -95,10 +95,7 @@ def of_data(manifest: Mapping[str, Any], tokenizer: Tokenizer, root: Path) -> To
     try:
         return resolved(tokenizer, asked.get("bos_text"), asked.get("eos_text"))
     except DataError as error:
-        raise DataError(
-            f"{root}: {error}; name the token between documents and prepare the data again "
-            "(dataset.prepare.eos_text=TOKEN)"
-        ) from error
+        raise DataError(f"{root}: {error}; prepare the data again") from error
 
 
 def of_occurrence(tokenizer: Tokenizer, counts: Mapping[int, int]) -> Tokenization:

@@ -87,7 +87,8 @@ def separator_id(tokenizer: Tokenizer, text: str | None = None) -> int:
     for token in wanted:
         if (number := tokenizer.token_to_id(token)) is not None:
             return number
-    raise DataError(f"the tokenizer has no token {' or '.join(wanted)}")
+    hint = "" if text else "; name the one between documents, dataset.prepare.eos_text=TOKEN"
+    raise DataError(f"the tokenizer has no token {' or '.join(wanted)}{hint}")
 
 
 def vocab_size(tokenizer: Tokenizer) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from photon.evaluation.loss import ALL, Share
+from photon.evaluation.loss import ALL, Progress, Share
 from photon.evaluation.packing import Batch, batches, collate, pack_groups
 from photon.evaluation.requests import Request
 from photon.model.build import LanguageModel
@@ -17,9 +17,6 @@ from photon.model.precision import autocast
 
 LOGITS_BYTES = 1 << 27
 """Float32 logits that are made at once."""
-
-Progress = Callable[[float], None]
-"""Takes how much of the work is done, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

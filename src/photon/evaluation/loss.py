@@ -15,6 +15,9 @@ from photon.data.shards import RowSource
 from photon.errors import DataError
 from photon.model.precision import autocast
 
+Progress = Callable[[float], None]
+"""Takes how much of the work is done, from 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossReport:
@@ -96,6 +99,7 @@ def evaluate_loss(
     max_batches: int = -1,
     precision: str = "fp32",
     share: Share = ALL,
+    progress: Progress = lambda done: None,
 ) -> LossReport:
     """Score a model on rows in their order on disk.
 
@@ -103,17 +107,19 @@ def evaluate_loss(
         batch_size: rows of one forward pass.
         max_batches: -1 scores all rows, else evenly spread rows that fill so many batches.
         precision: of the forward pass; the loss is summed in fp32.
+        progress: told which share is done.
     """
     device = next(model.parameters()).device
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
-    for batch, counts in _shared_batches(rows, batch_size, max_batches, share):
+    for batch, counts, done in _shared_batches(rows, batch_size, max_batches, share):
         part = torch.from_numpy(batch).to(device)
         with autocast(precision, device):
             logits = model(part[:, :-1]).flatten(0, 1)
         if counts:
             sums += _score(logits, part[:, 1:].flatten())
+        progress(done)
     model.train(was_training)
     total, correct, tokens = share.add(sums).tolist()
     return LossReport(total / tokens, correct / tokens, int(tokens), bytes_per_token(rows))
@@ -128,8 +134,8 @@ def _score(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _shared_batches(
     rows: RowSource, batch_size: int, max_batches: int, share: Share
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """This process's batches and whether they count.
+) -> Iterator[tuple[np.ndarray, bool, float]]:
+    """This process's batches, whether they count, and the share that is done after each.
 
     All processes get the same number, since a sharded model's forward pass needs all of them: where
     they do not come out even, the last batch is scored once more and dropped.
@@ -137,7 +143,8 @@ def _shared_batches(
     parts = _indices(rows, batch_size, max_batches)
     for first in range(0, len(parts), share.size):
         turn = first + share.rank
-        yield rows.read(parts[min(turn, len(parts) - 1)]), turn < len(parts)
+        done = min(1.0, (first + share.size) / len(parts))
+        yield rows.read(parts[min(turn, len(parts) - 1)]), turn < len(parts), done
 
 
 def _indices(rows: RowSource, batch_size: int, max_batches: int) -> list[np.ndarray]:

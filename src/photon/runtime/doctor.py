@@ -9,7 +9,7 @@ import socket
 import ssl
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from photon.config.compose import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
+from photon.config.travel import travelling
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.shards import Rows
 from photon.data.tokenizer import tokenizer_digest
@@ -30,7 +31,7 @@ from photon.runtime.address import format_address
 from photon.runtime.device import choose_device, count_gpus, num_cores
 from photon.runtime.fit import HEADROOM, Role, fits, free_memory, memory_needed
 from photon.runtime.hosted_run import node_config
-from photon.runtime.preparation import prepare, require_data, with_architecture
+from photon.runtime.preparation import fit_to_data, prepare, require_data, with_architecture
 from photon.runtime.probe import find_trouble
 from photon.runtime.rows import data_root
 from photon.training.outline import traffic_of
@@ -62,24 +63,36 @@ def examine(
     server: tuple[str, int] | None,
     authority: Path | None,
     key: Path | None = None,
+    overrides: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Findings, as they are made.
 
     With a server this is a node: the model comes with the server's instructions, so nothing is
-    compared with one that nobody has named.
+    compared with one that nobody has named. Without one, data that is named is looked at for all
+    clients, and what is not given is taken from it, as `photon train` does.
 
     Args:
         clients: whose data must be here; None: not asked for.
         server: to be reached; None: not asked for.
         authority: certificate of the server's authority; None: no TLS.
         key: the node's private one, to be known to the server; None: not asked for.
+        overrides: those that the configuration was composed of.
     """
     config = with_architecture(config)
+    trouble = None
+    if server is None and clients is None and config.dataset.train.root_local is not None:
+        try:
+            config = fit_to_data(config, overrides, lambda line: None)
+            clients = list(range(config.fl.n_total_clients))
+        except PhotonError as error:
+            trouble = Finding("fail", "data", str(error))
     yield _versions()
     yield _device(config)
     has_model = server is None or config.llm_config != load_config().llm_config
     yield _memory(config, has_model, node=server is not None)
     yield _disk(config, has_model)
+    if trouble is not None:
+        yield trouble
     if clients is not None:
         yield _data(config, clients, has_model)
     if server is not None:
@@ -135,7 +148,7 @@ def _memory(config: Config, has_model: bool, node: bool) -> Finding:
 def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
     """With the worker processes that this machine would have."""
     if node:
-        return node_config(config.model_dump(mode="json"), config), "node"
+        return node_config(travelling(config), config), "node"
     gpus = count_gpus(config.photon.device)
     return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
 

@@ -24,7 +24,7 @@ from photon.evaluation.scoring import TaskScore
 from photon.evaluation.tasks import Row, find_file, read_rows
 from photon.runtime.candidate import Candidate, open_candidate, require_model
 from photon.runtime.device import num_cores
-from photon.runtime.losses import LossScore, score_losses
+from photon.runtime.losses import LossScore, losses_to_score
 from photon.runtime.process_group import from_first, process_group
 from photon.runtime.scores import Finished, ScoreFolder
 from photon.say import Say
@@ -203,12 +203,13 @@ class _Run:
     def __call__(self) -> Evaluation:
         from_first(self.world, self.folder.require_writable)
         loaded = self._load()
-        losses = score_losses(
-            self.candidate, self.passes, self.wanted.texts, self.wanted.per_client
-        )
-        for name, found in losses.items():
-            self.progress(name, 0.0)
-            self._keep(self.result.losses, name, found)
+        losses = losses_to_score(self.candidate, self.wanted.texts, self.wanted.per_client)
+        for number, (name, found) in enumerate(losses.items()):
+            size = 0.0 if loaded else 1 / len(losses)  # beside tasks they take no time
+            step = _part(self.progress, number * size, size)
+            self._keep(
+                self.result.losses, name, lambda f=found, k=name, s=step: f(self._told(k, s))
+            )
         work = {key: _work(task, rows, count) for key, (task, count, rows, _) in loaded.items()}
         done, total = 0.0, sum(work.values())
         for key, entry in loaded.items():
@@ -217,6 +218,9 @@ class _Run:
             done += work[key]
             self.progress(key, done / total)
         return self._finish()
+
+    def _told(self, key: str, progress: Progress) -> Passes:
+        return replace(self.passes, progress=lambda share: progress(key, share))
 
     def _keep(self, into: dict[str, Any], key: str, compute: Callable[[], Any]) -> None:
         """A result, or the reason why there is none; the others still run."""
@@ -252,7 +256,7 @@ class _Run:
         if (found := self._finished(key, facts)) is not None:
             return found
         begun = time.monotonic()
-        passes = replace(self.passes, progress=lambda share: progress(key, share))
+        passes = self._told(key, progress)
         score, samples = evaluate_task(
             self.candidate.model, self.candidate.encoder, task, rows, count,
             settings=self.settings, passes=passes,

@@ -6,13 +6,14 @@ import os
 import signal
 import statistics
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from photon.config.schema import Config
-from photon.errors import PhotonError, RunFolderError
+from photon.errors import PhotonError, PhotonWarning, RunFolderError
 from photon.files import try_lock
 from photon.runtime.kinds import IMPORTED
 from photon.runtime.live import Live, read_live
@@ -66,13 +67,16 @@ def run_named(given: Path) -> Path:
 
 
 def find_runs(root: Path) -> list[RunStatus]:
-    """The runs directly below a folder, the newest last; folders that are no runs are left out."""
+    """The runs directly below a folder, the newest last.
+
+    Folders that are no runs are left out; a run that cannot be read is left out with a warning.
+    """
     found = []
     for path in root.glob("*/run.json"):
         try:
             found.append(run_status(path.parent))
-        except PhotonError:
-            continue
+        except PhotonError as error:
+            warnings.warn(f"left out: {error}", PhotonWarning, stacklevel=2)
     return sorted(found, key=lambda status: (status.updated, status.run))
 
 

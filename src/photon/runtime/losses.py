@@ -41,9 +41,12 @@ class LossScore:
     of_clients: int = 0
 
 
-def score_losses(
-    candidate: Candidate, passes: Passes, texts: Sequence[Path], per_client: bool
-) -> dict[str, Callable[[], LossScore]]:
+ToScore = Callable[[Passes], LossScore]
+
+
+def losses_to_score(
+    candidate: Candidate, texts: Sequence[Path], per_client: bool
+) -> dict[str, ToScore]:
     """What to compute, by name; nothing is read before it is called.
 
     Returns:
@@ -52,20 +55,20 @@ def score_losses(
     """
     train, val = candidate.config.dataset.train, candidate.config.dataset.val
     places = (train.root_local, train.root_remote, val.root_local, val.root_remote)
-    wanted: dict[str, Callable[[], LossScore]] = {}
+    wanted: dict[str, ToScore] = {}
     if any(places):
-        wanted[VALIDATION] = lambda: _part_loss(candidate, passes, VALIDATION)
+        wanted[VALIDATION] = lambda passes: _part_loss(candidate, passes, VALIDATION)
         for client in range(candidate.config.fl.n_total_clients) if per_client else ():
             part = f"client_{client}/{VALIDATION}"
-            wanted[part] = lambda p=part, c=client: _part_loss(candidate, passes, p, c)
+            wanted[part] = lambda passes, p=part, c=client: _part_loss(candidate, passes, p, c)
     elif per_client or not (texts or candidate.config.icl_tasks_config.icl_tasks):
         wanted[VALIDATION] = _no_data
     for path in texts:
-        wanted[str(path)] = lambda path=path: _text_loss(candidate, passes, path)
+        wanted[str(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
     return wanted
 
 
-def _no_data() -> LossScore:
+def _no_data(_: Passes) -> LossScore:
     raise DataError(
         "the model's data is not known: give dataset.val.root_local, --text FILE, or tasks "
         "(icl_tasks_config)"
@@ -87,6 +90,7 @@ def _part_loss(
             max_batches=llm.eval_subset_num_batches,
             precision=llm.precision,
             share=passes.share,
+            progress=passes.progress,
         )
 
     return _loss_score(candidate, score, _unigram(config, rows), client)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from photon.core.codec import decode
 from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
 from photon.core.tree import Tree
 from photon.data.stream import JoinedStream, Stream
+from photon.errors import CorruptCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
@@ -118,13 +120,16 @@ class Node:
         path = home / f"{checkpoint.answer_name(version)}.json"
         if not path.exists():
             return fresh, True
-        return checkpoint.load_client_state(path), False
+        without = f"client {instruction.client} then begins afresh, as the round's record tells"
+        with _removable(path, without):
+            return checkpoint.load_client_state(path), False
 
     def _resume(self, home: Path, instruction: Instruction) -> TrainState | None:
         """The open state of this round, if a segment of it was saved."""
         if not artifact.exists(home, "train"):
             return None
-        state, extra = checkpoint.load_train_state(home / "train.json")
+        with _removable(home / "train.json", "the client's part of the round is then trained anew"):
+            state, extra = checkpoint.load_train_state(home / "train.json")
         return state if extra == asdict(instruction) else None
 
     def _begin(
@@ -237,6 +242,17 @@ def first_layers(config: Config, layers: Layers) -> dict[str, Tensor]:
         return {}
     model = build_model(config.llm_config, config.seed)
     return {name: parameters_of(model)[name] for name in layers.personal}
+
+
+@contextmanager
+def _removable(path: Path, without: str) -> Iterator[None]:
+    """Add to the message of a damaged state what becomes of the run without it."""
+    try:
+        yield
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(
+            f"{error}; to go on without it, remove {path}: {without}"
+        ) from error
 
 
 def _answers(path: Path, instruction: Instruction) -> bool:

@@ -56,6 +56,8 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(empty_model(config.llm_config)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    if (line := _nothing_left(folder, config)) is not None:
+        job.say(line)
     unigram = _unigram(config, job)
     if unigram is not None and job.world.is_first:
         folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
@@ -70,6 +72,19 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
         if folder.kind == FEDERATED:
             return _federated(folder, config, job, result, outside)
         return replace(result, **{label: _centralized(folder, config, job, outside)})
+
+
+def _nothing_left(folder: RunFolder, config: Config) -> str | None:
+    """What to say of a run that is as long as was asked for before anything is trained."""
+    if not (kept := checkpoint.list_checkpoints(folder.checkpoints)):
+        return None
+    done = checkpoint.number_of(kept[-1])
+    what, length = f"step {done} with llm_config.max_duration", config.llm_config.max_duration
+    if folder.kind == FEDERATED:
+        what, length = f"round {done} with fl.n_rounds", config.fl.n_rounds
+    if length is None or done < length:
+        return None
+    return f"{'done':<12}{what}={length}: nothing is left to train; more goes on"
 
 
 def _unigram(config: Config, job: Job) -> Score | None:

@@ -88,6 +88,11 @@ def resolve_checkpoint(path: Path) -> tuple[Path, Path]:
         return path, checkpoint.newest_checkpoint(path / "checkpoints")
     if path.is_file() and path.parent.name == "checkpoints":
         return path.parent.parent, path
+    if (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path}: is no run but a Hugging Face folder; `photon import {path} runs/NAME` makes "
+            "one of it"
+        )
     raise CheckpointError(
         f"{path}: no such run folder or checkpoint (RUN or RUN/checkpoints/NAME.json)"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,26 @@ def require_same_architecture(
         resized: the vocabulary may differ.
 
     Raises:
-        MismatchedCheckpoint: naming the first key that differs.
+        MismatchedCheckpoint: naming the first key that differs, and what to give to have theirs.
     """
-    theirs = _architecture(there)
-    for key, value in _architecture(ours).items():
-        if key == "vocab_size" and resized:
-            continue
+    theirs, wanted = _architecture(there), _architecture(ours)
+    if resized:
+        del theirs["vocab_size"], wanted["vocab_size"]
+    for key, value in wanted.items():
         if theirs.get(key) != value:
             raise MismatchedCheckpoint(
                 f"{path}: holds another architecture: llm_config.model.{key} is "
-                f"{theirs.get(key)!r} there, {value!r} here"
+                f"{theirs.get(key)!r} there, {value!r} here{_keys_of(theirs, wanted)}"
             )
+
+
+def _keys_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The overrides that make a model of ours one of theirs; nothing where no keys can."""
+    if "hf_causal_lm" in (theirs["name"], ours["name"]):
+        return ""
+    other = {key: value for key, value in theirs.items() if ours.get(key) != value}
+    given = (f"llm_config.model.{key}={json.dumps(value)}" for key, value in other.items())
+    return "; to have its own: " + " ".join(given).replace('"', "")
 
 
 def tokenizer_warning(config: Config) -> str | None:
