@@ -29,10 +29,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from photon.core.messages import StreamState
-from photon.data.order import EpochOrder
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream, Stream
-from photon.data.writer import write_shards
+from photon.data.prepare.writer import write_shards
+from photon.data.read.order import EpochOrder
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream, Stream
 
 LENGTH = 2048
 
@@ -64,7 +64,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def _texts(most_bytes: int) -> list[str]:
     """The modules of the standard library, each made different, until there is enough."""
-    from photon.data.corpus import standard_library
+    from photon.data.prepare.corpus import standard_library
 
     documents = [document.text for document in standard_library(most_bytes)]
     texts: list[str] = []
@@ -87,7 +87,7 @@ def _tokenize(tokenizer: Tokenizer, texts: list[str]) -> tuple[float, int]:
 
 def _prepare_once(root: Path, out: Path, documents: int) -> float:
     from photon.config.prepare import PrepareConfig
-    from photon.data.prepare_text import prepare_text
+    from photon.data.prepare.text import prepare_text
 
     keys = PrepareConfig(
         source=str(root / "text.jsonl"), tokenizer=str(root / "tokenizer.json"), seed=1
@@ -188,9 +188,9 @@ def wait(arguments: argparse.Namespace) -> None:
 
 def download(arguments: argparse.Namespace) -> None:
     """Bytes per second from a local S3 server through the cache, hashes checked."""
-    from photon.data.cache import Cache
-    from photon.data.push import push
-    from photon.data.remote import RemoteFolder
+    from photon.data.prepare.push import push
+    from photon.data.read.cache import Cache
+    from photon.data.read.remote import RemoteFolder
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

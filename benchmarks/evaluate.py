@@ -29,12 +29,12 @@ from photon.config import load_config
 from photon.config.resolve import replace_keys
 from photon.data.tokenizer import train_tokenizer
 from photon.evaluation.likelihood import Passes
+from photon.hub.exchange import export_folder
 from photon.model.build import build_model, load_parameters, parameters_of
-from photon.runtime import checkpoint
-from photon.runtime.exchange import export_folder
-from photon.runtime.lm_adapter import PhotonLM
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.saved_model import load_saved_model
+from photon.run import checkpoint
+from photon.run.run_folder import RunFolder
+from photon.run.saved_model import load_saved_model
+from photon.scoring.lm_adapter import PhotonLM
 from photon.training.state import TrainState
 
 LOG = Path(__file__).parent / "results" / "evaluate.jsonl"

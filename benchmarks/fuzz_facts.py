@@ -29,13 +29,13 @@ from photon.core.messages import Bounds, MomentBound, RoundPlan, RoundReport, Se
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.errors import PayloadError
-from photon.runtime.buffers import Buffers
-from photon.runtime.checkpoint import update_parts
-from photon.runtime.engines.depot import Depot
-from photon.runtime.engines.errand import Outcome, converse
-from photon.runtime.facts import InstructionFacts
-from photon.runtime.payload import write_payload
-from photon.runtime.wire import Train, pack_reply
+from photon.run.checkpoint import update_parts
+from photon.server.depot import Depot
+from photon.server.errand import Outcome, converse
+from photon.wire.buffers import Buffers
+from photon.wire.facts import InstructionFacts
+from photon.wire.messages import Train, pack_reply
+from photon.wire.payload import write_payload
 
 PER_STEP, STEPS = 64, 5
 VALUES: list[Any] = [

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from photon.errors import PayloadError
-from photon.runtime.payload import PayloadRef, parse_payload, payload_digest, write_payload
+from photon.wire.payload import PayloadRef, parse_payload, payload_digest, write_payload
 
 FRAME = 14
 """Bytes of magic, version and header length."""

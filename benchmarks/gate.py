@@ -24,9 +24,9 @@ from pathlib import Path
 from unittest import mock
 
 import photon
-from photon.console import beside
 from photon.errors import NonFiniteLoss
-from photon.runtime.results import Score
+from photon.report.console import beside
+from photon.run.results import Score
 
 RESULTS = Path(__file__).parent / "results"
 LOG = RESULTS / "gate.jsonl"

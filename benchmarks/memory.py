@@ -27,10 +27,10 @@ from server_memory import anonymous_megabytes
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
-from photon.data.prepare import prepare_embedded
-from photon.runtime.experiment import train
-from photon.runtime.fit import process_memory
-from photon.runtime.preparation import with_architecture
+from photon.data.prepare.embedded import prepare_embedded
+from photon.experiment.experiment import train
+from photon.node.fit import process_memory
+from photon.run.preparation import with_architecture
 from photon.training.memory import PROGRAM
 
 COMMON = ["fl.n_total_clients=2", "fl.n_rounds=2", "llm_config.local_steps=2",
@@ -75,7 +75,7 @@ def run(keys: list[str], is_centralized: bool) -> None:
             most["run"] = max(most["run"], anonymous_megabytes())
             for pid in children_of(own) - {own} if config.photon.workers else ():
                 with contextlib.suppress(OSError):
-                    if b"photon.runtime.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if b"photon.node.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         most["worker"] = max(most["worker"], anonymous_megabytes(pid))
             time.sleep(0.002)
 

@@ -30,16 +30,16 @@ from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import outer_optimizer
 from photon.core.round import Rules, close_round, open_round
 from photon.core.tree import num_bytes
-from photon.runtime import hosted_run
-from photon.runtime.checkpoint import save_server_state
-from photon.runtime.engines.depot import Depot
-from photon.runtime.engines.link import SocketLink
-from photon.runtime.engines.remote import RemoteEngine
-from photon.runtime.engines.roster import Roster
-from photon.runtime.enrolment import Register
-from photon.runtime.node_service import NodeService
-from photon.runtime.payload import read_payload, write_payload
-from photon.runtime.transport import SharedMemory, fetch_ticket, open_transport
+from photon.node import hosted_run
+from photon.node.service import NodeService
+from photon.run.checkpoint import save_server_state
+from photon.server.depot import Depot
+from photon.server.link import SocketLink
+from photon.server.remote import RemoteEngine
+from photon.server.roster import Roster
+from photon.wire.enrolment import Register
+from photon.wire.payload import read_payload, write_payload
+from photon.wire.transport import SharedMemory, fetch_ticket, open_transport
 
 PAIRS = 5
 
@@ -104,8 +104,8 @@ def store(arguments: argparse.Namespace) -> None:
     import obstore
     from obstore.store import S3Store
 
-    from photon.runtime.object_store import ObjectStore
-    from photon.runtime.signed_urls import fetch, upload
+    from photon.wire.object_store import ObjectStore
+    from photon.wire.signed_urls import fetch, upload
 
     tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
     ref = write_payload(root / "p", tensors, {})
@@ -136,7 +136,7 @@ class s3_server:  # noqa: N801
     """moto's server on loopback; gives a bucket's URL."""
 
     def __enter__(self) -> str:
-        from photon.runtime.address import free_port
+        from photon.machine.address import free_port
 
         sys.path.insert(0, str(Path(__file__).parent))
         from data import _make_bucket
@@ -195,7 +195,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
                        f"photon.transport={via}", f"photon.transport_url={bucket}",
                        "llm_config.device_train_microbatch_size=1"])  # fmt: skip
     from photon.config.resolve import resolve
-    from photon.runtime.preparation import prepare
+    from photon.run.preparation import prepare
 
     config = resolve(own, cores=1, accelerator=False, run_uuid="bench", elsewhere=True)
     config, _ = prepare(config, lambda line: None)

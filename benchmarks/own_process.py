@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import torch
 from training_arms import Arm, Size
 
-from photon.runtime.device import keep_freed_memory
+from photon.machine.device import keep_freed_memory
 
 
 def in_own_process(

@@ -25,10 +25,10 @@ from test_flower import Processes, wait_until
 from photon.cli.quantities import Quantity
 from photon.config import Config, load_config
 from photon.core.walltime import Link
-from photon.data.prepare import prepare_embedded
-from photon.runtime.address import free_port
-from photon.runtime.plan import Setting, make_plan
-from photon.runtime.trackers import read_lines
+from photon.data.prepare.embedded import prepare_embedded
+from photon.experiment.plan import Setting, make_plan
+from photon.machine.address import free_port
+from photon.run.trackers import read_lines
 
 CLIENTS = {"a": "0", "b": "1"}
 FAST = 1e12

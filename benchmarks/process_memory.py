@@ -23,16 +23,16 @@ from relay import children_of
 from server_memory import anonymous_megabytes
 
 from photon.config import load_config
-from photon.data.prepare import prepare_embedded
+from photon.data.prepare.embedded import prepare_embedded
 from photon.model.flops import model_cost
 
 KINDS = {
     "server": b"photon\0server",
     "node": b"photon\0node",
-    "worker of a node": b"photon.runtime.worker",
-    "SuperLink": b"photon.runtime.superlink_process",
+    "worker of a node": b"photon.node.worker",
+    "SuperLink": b"photon.flower.superlink_process",
     "relay at the server": b"flwr-serverapp",
-    "SuperNode": b"photon.runtime.supernode_process",
+    "SuperNode": b"photon.flower.supernode_process",
     "relay at a node": b"flwr-clientapp",
 }
 """What is in the command line of each."""
@@ -40,7 +40,7 @@ KINDS = {
 
 def kind_of(pid: int) -> str | None:
     line = Path(f"/proc/{pid}/cmdline").read_bytes()
-    if b"photon.runtime.guard" in line:
+    if b"photon.machine.guard" in line:
         return None
     return next((kind for kind, words in KINDS.items() if words in line), None)
 

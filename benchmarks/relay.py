@@ -19,13 +19,13 @@ import threading
 import time
 from pathlib import Path
 
-from photon.runtime import frames
-from photon.runtime.address import free_port
-from photon.runtime.buffers import Buffers
-from photon.runtime.engines import flower
-from photon.runtime.engines.flower import FlowerLink
-from photon.runtime.enrolment import Register
-from photon.runtime.superlink import APP, SuperNode
+from photon.flower import link as flower
+from photon.flower.link import FlowerLink
+from photon.flower.superlink import APP, SuperNode
+from photon.machine import frames
+from photon.machine.address import free_port
+from photon.wire.buffers import Buffers
+from photon.wire.enrolment import Register
 
 TICK = os.sysconf("SC_CLK_TCK")
 EMPTY = """

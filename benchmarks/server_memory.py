@@ -24,20 +24,20 @@ from network import Echo, tree
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
-from photon.runtime import hosted_run
-from photon.runtime.checkpoint import save_server_state
-from photon.runtime.device import return_freed_memory
-from photon.runtime.engines.depot import Depot
-from photon.runtime.engines.link import SocketLink
-from photon.runtime.engines.remote import RemoteEngine
-from photon.runtime.engines.roster import Roster
-from photon.runtime.enrolment import Register
-from photon.runtime.interrupt import StopRequest
-from photon.runtime.node_service import NodeService
-from photon.runtime.outer import outer_of
-from photon.runtime.preparation import prepare
-from photon.runtime.server import Server, initial_state
-from photon.runtime.transport import open_transport
+from photon.machine.device import return_freed_memory
+from photon.machine.interrupt import StopRequest
+from photon.node import hosted_run
+from photon.node.service import NodeService
+from photon.run.checkpoint import save_server_state
+from photon.run.outer import outer_of
+from photon.run.preparation import prepare
+from photon.server.depot import Depot
+from photon.server.link import SocketLink
+from photon.server.loop import Server, initial_state
+from photon.server.remote import RemoteEngine
+from photon.server.roster import Roster
+from photon.wire.enrolment import Register
+from photon.wire.transport import open_transport
 
 ROUNDS = 2
 

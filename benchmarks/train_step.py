@@ -46,8 +46,8 @@ from photon.config import load_config
 from photon.config.llm import LlmConfig
 from photon.config.resolve import resolve
 from photon.errors import DeviceError
+from photon.machine.device import choose_device, keep_freed_memory, num_cores, peak_flops
 from photon.model.flops import model_cost
-from photon.runtime.device import choose_device, keep_freed_memory, num_cores, peak_flops
 
 LOG = Path(__file__).parent / "results" / "train_step.jsonl"
 CPU = torch.device("cpu")

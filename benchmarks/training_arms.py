@@ -17,7 +17,7 @@ from torch import nn
 
 from photon.config.llm import LlmConfig, LrSchedule, OptimizerConfig, SchedulerConfig, Schedulers
 from photon.config.model import ModelConfig
-from photon.data.stream import JoinedStream, Stream
+from photon.data.read.stream import JoinedStream, Stream
 from photon.model.build import build_model
 from photon.training.loop import Trainer
 
@@ -64,7 +64,7 @@ Arm = Callable[[int], Seconds]
 
 
 class InMemoryRows:
-    """Random tokens behind the interface of `photon.data.shards.Rows`."""
+    """Random tokens behind the interface of `photon.data.read.shards.Rows`."""
 
     def __init__(self, count: int, length: int, vocab: int) -> None:
         self.tokens = np.random.default_rng(0).integers(0, vocab, (count, length + 1))

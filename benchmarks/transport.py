@@ -28,16 +28,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from photon.runtime.object_store import ObjectStore
-from photon.runtime.payload import (
+from photon.wire.object_store import ObjectStore
+from photon.wire.payload import (
     PayloadRef,
     open_payload,
     read_payload,
     verify_payload,
     write_payload,
 )
-from photon.runtime.signed_urls import upload
-from photon.runtime.transport import SHARED, SharedMemory, fetch_ticket
+from photon.wire.signed_urls import upload
+from photon.wire.transport import SHARED, SharedMemory, fetch_ticket
 
 FACTS = {"kind": "benchmark"}
 Spans = dict[str, float]

@@ -18,7 +18,7 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test reaches a network
 
 from photon.config import Config, load_config
-from photon.data.prepare import prepare_embedded
+from photon.data.prepare.embedded import prepare_embedded
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 import photon
-from photon import console
 from photon.config import load_config
 from photon.errors import ConfigError
+from photon.report import console
 
 
 @pytest.mark.parametrize(

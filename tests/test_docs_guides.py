@@ -18,7 +18,7 @@ from docs_reading import DOCS, PAGES, ROOT, blocks, commands
 from photon.cli.main import cli, run
 from photon.config import load_config
 from photon.config.resolve import apply_evaluation_overrides
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 
 SMALL = {
     "train": ["recipe=smoke", "fl.eval_period=1", "llm_config.max_duration=4"],

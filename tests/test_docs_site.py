@@ -16,7 +16,7 @@ import photon
 from docs_reading import DOCS, PAGES, ROOT, blocks
 from photon.cli.main import cli
 from photon.cli.reference import commands_reference
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

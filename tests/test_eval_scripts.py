@@ -18,9 +18,9 @@ from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.tasks import GENERATION, MULTIPLE_CHOICE, SCHEMA
 from photon.model.build import build_model, parameters_of
-from photon.runtime import checkpoint
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.run_tokens import tokenization_facts
+from photon.run import checkpoint
+from photon.run.run_folder import RunFolder
+from photon.run.run_tokens import tokenization_facts
 from photon.training.state import TrainState
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"

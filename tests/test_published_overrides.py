@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from photon.cli.main import run
-from photon.runtime.run_folder import read_run
-from photon.runtime.trackers import read_lines
+from photon.run.run_folder import read_run
+from photon.run.trackers import read_lines
 
 FEDERATED_BASE = """llm_config=mpt-125m
 run_uuid=RUN photon.refresh_period=100 photon.checkpoint=true photon.saving_path=DIR

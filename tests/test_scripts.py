@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from photon.data.shards import Rows
+from photon.data.read.shards import Rows
 from photon.data.tokenizer import train_tokenizer
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_c4_dataset.sh"

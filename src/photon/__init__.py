@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from photon.api import resume, train
     from photon.config import Config, load_config
     from photon.errors import PhotonError
-    from photon.runtime.results import TrainResult
+    from photon.run.results import TrainResult
 
 __version__ = "0.1.0"
 
@@ -19,7 +19,7 @@ __all__ = ["Config", "PhotonError", "TrainResult", "load_config", "resume", "tra
 _HOME = {
     "Config": "photon.config",
     "PhotonError": "photon.errors",
-    "TrainResult": "photon.runtime.results",
+    "TrainResult": "photon.run.results",
     "load_config": "photon.config",
     "resume": "photon.api",
     "train": "photon.api",

@@ -7,11 +7,11 @@ from pathlib import Path
 from photon.config import Config
 from photon.config.compose import as_overrides
 from photon.config.given import Overrides
-from photon.console import Console, in_notebook
-from photon.runtime import experiment
-from photon.runtime.listing import run_named
-from photon.runtime.preparation import config_of_run
-from photon.runtime.results import TrainResult
+from photon.experiment import experiment
+from photon.report.console import Console, in_notebook
+from photon.run.listing import run_named
+from photon.run.preparation import config_of_run
+from photon.run.results import TrainResult
 
 
 def train(

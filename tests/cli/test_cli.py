@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from photon.cli.main import run
-from photon.data.shards import Rows
+from photon.data.read.shards import Rows
 from photon.data.tokenizer import load_tokenizer
-from photon.runtime import checkpoint
-from photon.runtime.run_folder import read_run
+from photon.run import checkpoint
+from photon.run.run_folder import read_run
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from photon.cli.main import run
-from photon.comparison import bytes_line, loss_line
-from photon.console import against_ddp, beside
+from photon.report.comparison import bytes_line, loss_line
+from photon.report.console import against_ddp, beside
 
 
 @pytest.mark.parametrize(

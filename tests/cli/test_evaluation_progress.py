@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from photon.cli import evaluation_progress
-from photon.cli.evaluation_progress import LINE_SECONDS
-from photon.console import Console
+from photon.report import evaluation_progress
+from photon.report.console import Console
+from photon.report.evaluation_progress import LINE_SECONDS
 
 
 @pytest.fixture

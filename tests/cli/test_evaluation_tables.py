@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from photon.cli.evaluation_tables import print_harness, print_tables
-from photon.console import Console
 from photon.evaluation.gauntlet import Composite
 from photon.evaluation.scoring import TaskScore
-from photon.runtime.evaluate import Evaluation
-from photon.runtime.harness import HarnessResult
-from photon.runtime.losses import LossScore
-from photon.runtime.scores import Finished
+from photon.report.console import Console
+from photon.report.evaluation_tables import print_harness, print_tables
+from photon.scoring.evaluate import Evaluation
+from photon.scoring.harness import HarnessResult
+from photon.scoring.losses import LossScore
+from photon.scoring.scores import Finished
 
 TASK = "symbolic_problem_solving/bigbench_conceptual_combinations/10-shot"
 TEXT = "a-very-long-name-of-a-text-that-is-read.txt"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from photon.cli.main import run
-from photon.console import duration
+from photon.report.console import duration
 
 MODEL = ["llm_config=mpt-125m", "fl.aggregate_momenta=false", "fl.n_total_clients=8",
          "fl.n_rounds=10", "llm_config.local_steps=100"]  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from photon.cli.progress import progress_text
-from photon.data.pipeline import Progress
+from photon.data.prepare.pipeline import Progress
+from photon.report.progress import progress_text
 
 
 @pytest.mark.parametrize(

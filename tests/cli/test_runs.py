@@ -16,12 +16,12 @@ from photon.cli.main import cli, run
 from photon.cli.options import RunPath
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint
-from photon.runtime import artifact
-from photon.runtime.checkpoint import load_with_way_back
-from photon.runtime.going_on import how_to_go_on
-from photon.runtime.kinds import IMPORTED
-from photon.runtime.listing import run_named, run_status
-from photon.runtime.run_folder import RunFolder
+from photon.run import artifact
+from photon.run.checkpoint import load_with_way_back
+from photon.run.going_on import how_to_go_on
+from photon.run.kinds import IMPORTED
+from photon.run.listing import run_named, run_status
+from photon.run.run_folder import RunFolder
 
 
 def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):

@@ -18,7 +18,7 @@ from photon.config.resolve import (
 )
 from photon.config.standing import AUTOMATIC, standing_of
 from photon.errors import ConfigError, MismatchedCheckpoint, PhotonNote
-from photon.runtime.wandb_setup import effective_setup
+from photon.tracking.wandb_setup import effective_setup
 
 HONOURED = set(known_keys())
 

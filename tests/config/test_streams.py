@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from photon.config import load_config
-from photon.data.splits import SPLITS, choose_splits
+from photon.data.prepare.splits import SPLITS, choose_splits
 from photon.errors import ConfigError
 
 CLIENT = "dataset.train.streams=[{{client_streams:{{{}}}}}]"

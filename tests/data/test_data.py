@@ -12,15 +12,16 @@ import pytest
 
 from photon.config import load_config
 from photon.core.messages import StreamState
-from photon.data import corpus, prepare, writer
-from photon.data.corpus import Document, standard_library
 from photon.data.manifest import read_manifest
-from photon.data.partition import Rule, partition_documents
-from photon.data.prepare import prepare_embedded
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream, Stream
+from photon.data.prepare import corpus, writer
+from photon.data.prepare import embedded as prepare
+from photon.data.prepare.corpus import Document, standard_library
+from photon.data.prepare.embedded import prepare_embedded
+from photon.data.prepare.partition import Rule, partition_documents
+from photon.data.prepare.writer import write_shards
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream, Stream
 from photon.data.tokenizer import load_tokenizer, separator_id, train_tokenizer
-from photon.data.writer import write_shards
 from photon.errors import DataError, StorageError
 
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from photon.data.hub import HubSource
 from photon.data.hub_access import why_unreachable
-from photon.data.readers import Columns
+from photon.data.prepare.hub import HubSource
+from photon.data.prepare.readers import Columns
 from photon.data.tokenizer import open_tokenizer, train_tokenizer
 from photon.errors import DataError
 

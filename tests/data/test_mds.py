@@ -13,11 +13,11 @@ import zstandard
 
 from photon.cli.main import run
 from photon.data.manifest import read_manifest
-from photon.data.mds import read_index, read_samples
-from photon.data.mds_import import import_mds, token_bytes
-from photon.data.shards import Rows
+from photon.data.mds.format import read_index, read_samples
+from photon.data.mds.importing import import_mds, token_bytes
+from photon.data.read.shards import Rows
+from photon.data.read.verify import verify
 from photon.data.tokenizer import train_tokenizer
-from photon.data.verify import verify
 from photon.errors import DataError
 
 

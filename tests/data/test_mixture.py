@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from photon.core.messages import StreamState
-from photon.data.mixture import Amount, MixedRows, epoch_counts
-from photon.data.shards import Rows
-from photon.data.stream import Stream
-from photon.data.writer import ShardWriter
+from photon.data.prepare.writer import ShardWriter
+from photon.data.read.mixture import Amount, MixedRows, epoch_counts
+from photon.data.read.shards import Rows
+from photon.data.read.stream import Stream
 from photon.errors import DataError
-from photon.runtime.rows import open_rows
+from photon.run.rows import open_rows
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from photon.data.apportion import apportion
-from photon.data.corpus import Document
-from photon.data.partition import (
+from photon.data.prepare.corpus import Document
+from photon.data.prepare.partition import (
     Placement,
     Rule,
     partition_documents,
     partition_stretches,
     source_shares,
 )
-from photon.data.routing import text_digest
+from photon.data.prepare.routing import text_digest
 
 
 def documents(count: int, sources: int = 5) -> list[Document]:

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 from photon.config.prepare import PrepareConfig
-from photon.data import pipeline, routing
-from photon.data.assemble import unfinished
 from photon.data.manifest import read_manifest
-from photon.data.part import read_digests
-from photon.data.prepare_text import prepare_text
-from photon.data.routing import text_digest
-from photon.data.shards import Rows
-from photon.data.summary import held_out_lines
+from photon.data.prepare import pipeline, routing
+from photon.data.prepare.assemble import unfinished
+from photon.data.prepare.part import read_digests
+from photon.data.prepare.routing import text_digest
+from photon.data.prepare.summary import held_out_lines
+from photon.data.prepare.text import prepare_text
+from photon.data.read.shards import Rows
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import DataError, StorageError
 
@@ -137,7 +137,7 @@ def test_document_hashes_are_kept(prepare, c4, tmp_path):
 
 
 def test_splits_are_cut_to_their_size_and_shared_out(prepare, c4, tmp_path, monkeypatch):
-    from photon.data import splits
+    from photon.data.prepare import splits
 
     small = splits.Split("train_small", "train", 2)  # of 2048 tokens: 256 rows of 16
     few = splits.Split("val_xxsmall", "validation", 1)
@@ -156,7 +156,7 @@ def test_splits_are_cut_to_their_size_and_shared_out(prepare, c4, tmp_path, monk
 
 
 def test_an_unequal_partition_is_cut_as_a_whole(prepare, c4, tmp_path, monkeypatch):
-    from photon.data import splits
+    from photon.data.prepare import splits
 
     small = splits.Split("train_small", "train", 2)
     monkeypatch.setitem(splits.SPLITS, "train_small", small)
@@ -170,10 +170,10 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from photon.config.prepare import PrepareConfig
-from photon.data import pipeline
-from photon.data.prepare_text import prepare_text
+from photon.data.prepare import pipeline
+from photon.data.prepare.text import prepare_text
 pipeline.Pipeline._when_due = lambda self, *_: self.totals.documents % 33 or self.save()
-from photon.data import encode
+from photon.data.prepare import encode
 encode.BATCH_CHARACTERS = 2000
 take, taken = pipeline.Pipeline._take, 0
 def counting(self, *arguments):
@@ -425,7 +425,7 @@ def test_text_that_spells_the_separator_is_text(prepare, tmp_path):
 
 
 def test_a_tokenizer_trained_here_never_sees_held_out_text(prepare, tmp_path, monkeypatch):
-    from photon.data import prepare_text as module
+    from photon.data.prepare import text as module
 
     seen: list[str] = []
     train = module.train_tokenizer
@@ -501,7 +501,7 @@ def test_a_hub_tokenizer_that_is_not_given_is_one_line(prepare, c4):
     "source", ["nosuch/", "nosuch.jsonl", "nosuch.parquet", "./nosuch", "a/b/c"]
 )
 def test_a_path_that_is_not_there_is_no_name_on_the_hub(source):
-    from photon.data.prepare_text import is_local
+    from photon.data.prepare.text import is_local
 
     assert is_local(source)
     assert not is_local("allenai/c4")

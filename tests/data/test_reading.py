@@ -15,16 +15,16 @@ import pytest
 
 from photon.cli.main import run
 from photon.core.messages import StreamState
-from photon.data import checksum
-from photon.data import verify as verify_module
-from photon.data import writer as writer_module
-from photon.data.checksum import Checksum
-from photon.data.order import EpochOrder
-from photon.data.prefetch import prefetch
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream, Stream
-from photon.data.verify import verify
-from photon.data.writer import ShardWriter, write_shards
+from photon.data.prepare import writer as writer_module
+from photon.data.prepare.writer import ShardWriter, write_shards
+from photon.data.read import checksum
+from photon.data.read import verify as verify_module
+from photon.data.read.checksum import Checksum
+from photon.data.read.order import EpochOrder
+from photon.data.read.prefetch import prefetch
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream, Stream
+from photon.data.read.verify import verify
 from photon.errors import DataError
 
 

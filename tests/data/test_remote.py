@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from photon.data import cache as cache_module
-from photon.data import writer as writer_module
-from photon.data.cache import Cache
 from photon.data.manifest import write_json
-from photon.data.push import push
-from photon.data.remote import RemoteFolder
-from photon.data.shards import Rows
-from photon.data.writer import write_shards
+from photon.data.prepare import writer as writer_module
+from photon.data.prepare.push import push
+from photon.data.prepare.writer import write_shards
+from photon.data.read import cache as cache_module
+from photon.data.read.cache import Cache
+from photon.data.read.remote import RemoteFolder
+from photon.data.read.shards import Rows
 from photon.errors import DataError, StorageError
 
 ROWS_A_SHARD, NUM_SHARDS, LENGTH = 4, 6, 16
@@ -181,10 +181,10 @@ def test_what_a_killed_process_left_counts_and_is_forgotten_first(remote, everyt
 READER = """
 import sys, numpy as np
 from pathlib import Path
-from photon.data import cache as cache_module
-from photon.data.cache import Cache
-from photon.data.remote import RemoteFolder
-from photon.data.shards import Rows
+from photon.data.read import cache as cache_module
+from photon.data.read.cache import Cache
+from photon.data.read.remote import RemoteFolder
+from photon.data.read.shards import Rows
 cache_module.PIECE_BYTES = 16
 url, root, limit, seed, turns = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 cache = Cache(RemoteFolder(url, timeout=30), root, limit or None)

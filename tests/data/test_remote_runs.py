@@ -10,10 +10,10 @@ import pytest
 import photon
 from photon.config import load_config
 from photon.core.tree import digest
-from photon.data.push import push
-from photon.data.remote import RemoteFolder
+from photon.data.prepare.push import push
+from photon.data.read.remote import RemoteFolder
 from photon.errors import ConfigError, DataError
-from photon.runtime.checkpoint import load_server_state, newest_checkpoint
+from photon.run.checkpoint import load_server_state, newest_checkpoint
 
 QUICK = ["photon.workers=0", "fl.n_rounds=2", "compare.centralized=false", "compare.alone=false"]
 

@@ -8,10 +8,10 @@ import json
 import pytest
 import zstandard
 
-from photon.data.hub import HubSource, has_split
-from photon.data.listing import LeftOut, by_reason, find_files, phrases
-from photon.data.readers import Columns
-from photon.data.sources import LocalSource, by_split, changed_file, without_copies
+from photon.data.prepare.hub import HubSource, has_split
+from photon.data.prepare.listing import LeftOut, by_reason, find_files, phrases
+from photon.data.prepare.readers import Columns
+from photon.data.prepare.sources import LocalSource, by_split, changed_file, without_copies
 from photon.errors import DataError
 
 TEXT = Columns()

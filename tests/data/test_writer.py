@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from photon.data.shards import Rows
-from photon.data.writer import ShardWriter, token_dtype, write_shards
+from photon.data.prepare.writer import ShardWriter, token_dtype, write_shards
+from photon.data.read.shards import Rows
 from photon.errors import DataError
 
 

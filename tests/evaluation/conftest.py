@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from photon.config.evaluation import IclTask
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
-from photon.data.encode import Encoder, separated
+from photon.data.prepare.encode import Encoder, separated
 from photon.data.tokenizer import train_tokenizer
 from photon.model.build import LanguageModel, build_model
 

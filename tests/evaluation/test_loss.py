@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from photon.config.llm import LlmConfig
 from photon.config.model import ModelConfig
-from photon.data.shards import Rows
-from photon.data.writer import write_shards
+from photon.data.prepare.writer import write_shards
+from photon.data.read.shards import Rows
 from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
 from photon.model.build import build_model
 

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from photon.data.encode import Encoder, separated
+from photon.data.prepare.encode import Encoder, separated
 from photon.data.tokenization import of_foreign
 from photon.errors import DataError
 from photon.evaluation.requests import longest_answer, make_example

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 
 HERE = Path(__file__).parent
 CLIENTS = {"a": "0", "b": "1"}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from photon.core.messages import ServerState
-from photon.runtime import checkpoint
-from photon.runtime.trackers import read_lines
+from photon.run import checkpoint
+from photon.run.trackers import read_lines
 
 
 def faults(

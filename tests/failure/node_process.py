@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from photon.config import load_config
-from photon.runtime.enrolment import parse_clients
-from photon.runtime.interrupt import StopRequest
-from photon.runtime.node_service import NodeService
+from photon.machine.interrupt import StopRequest
+from photon.node.service import NodeService
+from photon.wire.enrolment import parse_clients
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

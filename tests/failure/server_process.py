@@ -9,8 +9,8 @@ import torch
 
 from photon.config import load_config
 from photon.errors import PhotonError
-from photon.runtime.experiment import train_or_resume
-from photon.runtime.federation import over_sockets
+from photon.experiment.experiment import train_or_resume
+from photon.flower.federation import over_sockets
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

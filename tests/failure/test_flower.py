@@ -16,8 +16,8 @@ from proxy import Proxy
 from test_kills import LENGTH, ROWS_PER_ROUND, final
 
 import photon
-from photon.runtime.address import free_port
-from photon.runtime.trackers import read_lines
+from photon.machine.address import free_port
+from photon.run.trackers import read_lines
 
 pytest.importorskip("flwr")
 ROUNDS = 5
@@ -70,7 +70,7 @@ def of_command(*words: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if all(word in line for word in words) and "photon.runtime.guard" not in line:
+            if all(word in line for word in words) and "photon.machine.guard" not in line:
                 found.append(int(path.parent.name))
     return found
 

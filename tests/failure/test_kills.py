@@ -14,7 +14,7 @@ from history import faults, faults_of_run
 import photon
 from photon.core.messages import ServerState
 from photon.core.tree import digest
-from photon.runtime import checkpoint
+from photon.run import checkpoint
 
 ROUNDS = 12
 LENGTH = 32

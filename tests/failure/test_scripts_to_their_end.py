@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from photon.data.tokenizer import train_tokenizer
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 
 pytest.importorskip("flwr")
 SCRIPTS = Path(__file__).parents[2] / "scripts"

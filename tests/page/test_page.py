@@ -12,15 +12,15 @@ import pytest
 
 import photon
 from photon.cli.main import run
-from photon.comparison import bytes_line
 from photon.errors import RunFolderError
-from photon.page.history import AXES, differing_keys, named_apart, read_history
-from photon.page.page import render
-from photon.page.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
-from photon.page.tables import evaluation_tables, table, unigram_losses
-from photon.report import ratio_lines
-from photon.runtime.results import Score, TrainResult, read_summary
-from photon.runtime.trackers import read_lines
+from photon.report.comparison import bytes_line
+from photon.report.history import AXES, differing_keys, named_apart, read_history
+from photon.report.outcome import ratio_lines
+from photon.report.page import render
+from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
+from photon.report.tables import evaluation_tables, table, unigram_losses
+from photon.run.results import Score, TrainResult, read_summary
+from photon.run.trackers import read_lines
 
 CLIENTS = ["fl.n_total_clients=2", "fl.n_rounds=3", "fl.eval_period=2"]
 

@@ -12,7 +12,8 @@ import sys
 import torch
 
 import photon
-from photon.runtime import artifact, server
+from photon.run import artifact
+from photon.server import loop as server
 from photon.training.loop import Trainer
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from photon.config import Config, load_config
 from photon.core.tree import digest
-from photon.runtime import checkpoint, experiment
-from photon.runtime.federation import over_sockets
-from photon.runtime.node_service import NodeService
-from photon.runtime.results import TrainResult
-from photon.runtime.wire import Sign
+from photon.experiment import experiment
+from photon.flower.federation import over_sockets
+from photon.node.service import NodeService
+from photon.run import checkpoint
+from photon.run.results import TrainResult
+from photon.wire.messages import Sign
 
 
 @contextmanager

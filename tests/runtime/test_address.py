@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from photon.errors import ConfigError
-from photon.runtime import address
-from photon.runtime.address import (
+from photon.machine import address
+from photon.machine.address import (
     dialled,
     format_address,
     listeners,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
-from photon.runtime import artifact
+from photon.run import artifact
 
 
 def tensors(seed: int = 0) -> dict[str, torch.Tensor]:

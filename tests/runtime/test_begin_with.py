@@ -9,7 +9,7 @@ import torch
 
 import photon
 from photon.errors import MismatchedCheckpoint, PhotonWarning
-from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
+from photon.run.checkpoint import load_client_state, load_parameters, newest_checkpoint
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg"]
 KEPT = "fl.aggregate_momenta=false"

@@ -9,9 +9,9 @@ import torch
 
 import photon
 from photon.errors import CorruptCheckpoint, PhotonWarning, RoundFailed, StorageError
-from photon.runtime.checkpoint import load_parameters
-from photon.runtime.node import Node
-from photon.runtime.trackers import read_lines
+from photon.node.client_host import Node
+from photon.run.checkpoint import load_parameters
+from photon.run.trackers import read_lines
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from photon.runtime.device import peak_flops, precision_warning
+from photon.machine.device import peak_flops, precision_warning
 
 GPU = torch.device("cuda:0")
 
@@ -60,7 +60,7 @@ def test_an_emulated_precision_is_said(monkeypatch):
 
 FREES = """
 import sys
-from photon.runtime import device
+from photon.machine import device
 getattr(device, sys.argv[1])()
 def anonymous():
     lines = open("/proc/self/status").read().splitlines()

@@ -11,7 +11,7 @@ import torch
 import photon
 from photon.errors import NonFiniteLoss
 from photon.model.decoder import Decoder
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from photon.cli.main import run
 from photon.config import load_config
-from photon.runtime.doctor import examine
-from photon.runtime.keys import make_authority
+from photon.experiment.doctor import examine
+from photon.wire.keys import make_authority
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -15,10 +15,11 @@ from photon.cli.main import run as photon_command
 from photon.config import Config
 from photon.core.tree import digest
 from photon.errors import Interrupted, MismatchedCheckpoint
-from photon.runtime import checkpoint, experiment
-from photon.runtime.job import EngineFactory
-from photon.runtime.listing import run_status
-from photon.runtime.results import read_summary
+from photon.experiment import experiment
+from photon.experiment.job import EngineFactory
+from photon.run import checkpoint
+from photon.run.listing import run_status
+from photon.run.results import read_summary
 from photon.training.loop import Trainer
 
 SHAPE = ["llm_config.local_steps=5", "llm_config.scheduler.schedulers.lr.t_max=20ba",

@@ -8,8 +8,8 @@ import pytest
 
 import photon
 from photon.core.tree import digest
-from photon.runtime import checkpoint
-from photon.runtime.trackers import read_lines
+from photon.run import checkpoint
+from photon.run.trackers import read_lines
 
 FEDAVG = ["fl.strategy_name=fedavg", "fl.compression=fp32", "fl.aggregate_momenta=false"]
 
@@ -129,7 +129,7 @@ def test_every_strategy_trains(smoke, strategy):
 
 
 def test_the_summary_is_the_result(smoke):
-    from photon.runtime.results import read_summary, summary_of
+    from photon.run.results import read_summary, summary_of
 
     result = photon.train(smoke("compare.centralized=true", "compare.alone=true",
                                 "compare.alone_learning_rate=0.001"))  # fmt: skip

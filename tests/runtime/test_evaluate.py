@@ -16,14 +16,14 @@ from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import ConfigError, StorageError
 from photon.evaluation.text import evaluate_text, windows
+from photon.hub.exchange import export_folder, import_folder
+from photon.hub.inference import load_language_model
 from photon.model.build import build_model, parameters_of
-from photon.runtime import checkpoint
-from photon.runtime import evaluate as evaluation
-from photon.runtime.evaluate import Wanted, evaluate
-from photon.runtime.exchange import export_folder, import_folder
-from photon.runtime.inference import load_language_model
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.run_tokens import tokenization_facts
+from photon.run import checkpoint
+from photon.run.run_folder import RunFolder
+from photon.run.run_tokens import tokenization_facts
+from photon.scoring import evaluate as evaluation
+from photon.scoring.evaluate import Wanted, evaluate
 from photon.training.state import TrainState
 
 TASKS = {

@@ -25,27 +25,29 @@ from photon.config.reference import all_keys
 from photon.config.resolve import replace_keys, resolve
 from photon.core.messages import ClientState, Instruction, ServerState, StreamState
 from photon.core.tree import digest
-from photon.data.stream import JoinedStream, Stream
+from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import DataError, PhotonError, PhotonNote
+from photon.experiment import runs
+from photon.machine.device import choose_device
 from photon.model.build import build_model, empty_model, parameters_of
-from photon.runtime import node, runs, server
-from photon.runtime.bounds import Honesty
-from photon.runtime.device import choose_device
-from photon.runtime.engines import local
-from photon.runtime.engines.remote import RemoteEngine, _OpenRound
-from photon.runtime.external_trackers import ExternalTrackers
-from photon.runtime.fit import with_microbatch
-from photon.runtime.node import Node, client_stream
-from photon.runtime.outer import outer_of
-from photon.runtime.participation import Participation
-from photon.runtime.preparation import with_architecture
-from photon.runtime.rows import cache_of, open_rows, storage_of
-from photon.runtime.trackers import read_lines
-from photon.runtime.transport import open_transport
+from photon.node import client_host as node
+from photon.node import engine as local
+from photon.node.client_host import Node, client_stream
+from photon.node.fit import with_microbatch
+from photon.run.outer import outer_of
+from photon.run.participation import Participation
+from photon.run.preparation import with_architecture
+from photon.run.rows import cache_of, open_rows, storage_of
+from photon.run.trackers import read_lines
+from photon.server import loop as server
+from photon.server.bounds import Honesty
+from photon.server.remote import RemoteEngine, _OpenRound
+from photon.tracking.external import ExternalTrackers
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import traffic_of
 from photon.training.parallel import _fully_shard, is_sharded
+from photon.wire.transport import open_transport
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
@@ -182,7 +184,7 @@ def closes(config: Config) -> Any:
 
 
 def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
-    from photon.runtime.engines import remote
+    from photon.server import remote
 
     clock, remote.time = remote.time, SimpleNamespace(monotonic=lambda: seconds)  # pyright: ignore
     try:

@@ -28,16 +28,17 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
+from photon.hub import exchange
+from photon.hub.exchange import export_folder, import_folder
+from photon.hub.inference import continue_text, load_language_model
+from photon.hub.pretrained import pretrained_parameters
 from photon.model.build import build_model, parameters_of
 from photon.model.causal_lm import read_config
 from photon.model.generate import generate
-from photon.runtime import checkpoint, exchange
-from photon.runtime.exchange import export_folder, import_folder
-from photon.runtime.inference import continue_text, load_language_model
-from photon.runtime.pretrained import pretrained_parameters
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.run_tokens import tokenization_facts
-from photon.runtime.saved_model import load_saved_model, resolve_checkpoint
+from photon.run import checkpoint
+from photon.run.run_folder import RunFolder
+from photon.run.run_tokens import tokenization_facts
+from photon.run.saved_model import load_saved_model, resolve_checkpoint
 from photon.training.state import TrainState
 
 transformers.utils.logging.disable_progress_bar()

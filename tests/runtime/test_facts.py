@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime.buffers import Buffers, pack
-from photon.runtime.engines.errand import fault_of
-from photon.runtime.facts import parse_facts
-from photon.runtime.wire import Introduction, Refused, Trained
+from photon.server.errand import fault_of
+from photon.wire.buffers import Buffers, pack
+from photon.wire.facts import parse_facts
+from photon.wire.messages import Introduction, Refused, Trained
 
 FACTS = {
     "names": ["w"], "moments": {"exp_avg": ["w"]}, "run": "r", "round": 1, "client": 0,
@@ -77,7 +77,7 @@ def test_a_fault_of_our_own_is_named_and_a_full_disk_ends_the_run():
 
 
 def test_what_is_no_message_of_ours_is_one_short_line():
-    from photon.runtime.wire import Done, pack_request, unpack_reply
+    from photon.wire.messages import Done, pack_request, unpack_reply
 
     request = pack_request(Done())
     body = pack({"x" * 10_000: 1})

@@ -17,7 +17,7 @@ from loopback import final_digest, nodes, train
 
 import photon
 from photon.config import load_config
-from photon.data.prepare import prepare_embedded
+from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import (
     ConfigError,
     Interrupted,
@@ -26,25 +26,27 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
-from photon.runtime import checkpoint, experiment, hosted_run, mailbox
-from photon.runtime.engines import depot
-from photon.runtime.engines.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
-from photon.runtime.engines.roster import Member, Roster
-from photon.runtime.enrolment import (
+from photon.experiment import experiment
+from photon.experiment.job import EngineFactory
+from photon.flower.federation import over_sockets
+from photon.node import hosted_run, mailbox
+from photon.node.service import NodeService
+from photon.run import checkpoint
+from photon.run.going_on import how_to_go_on
+from photon.run.run_folder import read_facts
+from photon.run.trackers import read_lines
+from photon.server import depot
+from photon.server.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
+from photon.server.roster import Member, Roster
+from photon.wire.enrolment import (
     Enrolled,
     Register,
     format_clients,
     parse_clients,
     read_register,
 )
-from photon.runtime.federation import over_sockets
-from photon.runtime.going_on import how_to_go_on
-from photon.runtime.job import EngineFactory
-from photon.runtime.node_service import NodeService
-from photon.runtime.payload import write_payload
-from photon.runtime.run_folder import read_facts
-from photon.runtime.trackers import read_lines
-from photon.runtime.wire import Cancel, unpack_request
+from photon.wire.messages import Cancel, unpack_request
+from photon.wire.payload import write_payload
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
 PLACES = {"a": [0, 2], "b": [1, 3]}
@@ -112,7 +114,7 @@ def test_payloads_in_pieces_give_the_same_bits(make, four, local, tmp_path, monk
 
 
 def test_objects_in_parts_give_the_same_bits(make, four, local, tmp_path, s3, monkeypatch):
-    from photon.runtime import object_store
+    from photon.wire import object_store
 
     monkeypatch.setattr(object_store, "PART_BYTES", 10_000)
     with nodes(tmp_path, four, PLACES) as sockets:
@@ -538,8 +540,8 @@ def test_a_run_of_that_name_with_another_configuration_is_refused(make, four, tm
 
 def test_an_unsigned_node_is_turned_away(make, four, tmp_path, monkeypatch):
     """A server with keys hears nobody who does not sign with an enrolled one."""
-    from photon.runtime import federation
-    from photon.runtime.keys import enrol, make_authority
+    from photon.flower import federation
+    from photon.wire.keys import enrol, make_authority
 
     make_authority(tmp_path / "keys", ["localhost"])
     enrol(tmp_path / "keys", "a", [0, 2])
@@ -554,9 +556,9 @@ def test_an_unsigned_node_is_turned_away(make, four, tmp_path, monkeypatch):
 
 def test_a_key_is_bound_to_its_clients(make, four, local, tmp_path, monkeypatch):
     """Node a signs rightly and offers all clients; it gets those that its key is bound to."""
-    from photon.runtime import federation
-    from photon.runtime.enrolment import signer
-    from photon.runtime.keys import enrol, make_authority
+    from photon.flower import federation
+    from photon.wire.enrolment import signer
+    from photon.wire.keys import enrol, make_authority
 
     make_authority(tmp_path / "keys", ["localhost"])
     sign = {name: signer(enrol(tmp_path / "keys", name, own)) for name, own in PLACES.items()}

@@ -13,9 +13,9 @@ from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.errors import ConfigError, DeviceError
 from photon.model.flops import model_cost
-from photon.runtime import fit
-from photon.runtime.fit import fits, memory_needed, rows_that_fit, with_microbatch
-from photon.runtime.outer import outer_trees
+from photon.node import fit
+from photon.node.fit import fits, memory_needed, rows_that_fit, with_microbatch
+from photon.run.outer import outer_trees
 from photon.training.memory import client_memory, server_memory
 
 CPU = torch.device("cpu")

@@ -41,16 +41,16 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from photon.errors import PayloadError
-from photon.runtime.address import free_port, listeners
-from photon.runtime.doctor import examine
-from photon.runtime.engines.flower import FlowerLink
-from photon.runtime.enrolment import REGISTER, Register, read_register
-from photon.runtime.front import Door, Front, Limits, bounded_protocol
-from photon.runtime.keys import enrol, make_authority
-from photon.runtime.knock import KNOWN, find_key_trouble
-from photon.runtime.superlink import APP, Tls
-from photon.runtime.superlink_process import by_address, by_key, fleet_calls, is_reply
-from photon.runtime.supernode_process import require_own_app
+from photon.experiment.doctor import examine
+from photon.flower.front import Door, Front, Limits, bounded_protocol
+from photon.flower.link import FlowerLink
+from photon.flower.superlink import APP, Tls
+from photon.flower.superlink_process import by_address, by_key, fleet_calls, is_reply
+from photon.flower.supernode_process import require_own_app
+from photon.machine.address import free_port, listeners
+from photon.wire.enrolment import REGISTER, Register, read_register
+from photon.wire.keys import enrol, make_authority
+from photon.wire.knock import KNOWN, find_key_trouble
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flower and of uvicorn
 PATHS = fleet_calls(has_keys=True)

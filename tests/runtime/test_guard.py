@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from photon.runtime.guard import Guarded
+from photon.machine.guard import Guarded
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 GRANDCHILD = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '300'], " \
@@ -58,7 +58,7 @@ def test_a_killed_command_leaves_no_orphan(tmp_path):
 
 def test_a_killed_parent_leaves_no_orphan(tmp_path):
     code = (
-        "import os, sys, time; from pathlib import Path; from photon.runtime.guard import Guarded; "
+        "import os, sys, time; from pathlib import Path; from photon.machine.guard import Guarded; "
         f"g = Guarded([sys.executable, '-c', {GRANDCHILD!r}], Path({str(tmp_path / 'log')!r}), "
         "os.environ); time.sleep(300)"
     )

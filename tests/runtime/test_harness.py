@@ -19,13 +19,13 @@ from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.likelihood import Passes
 from photon.evaluation.tasks import LANGUAGE_MODELING, read_rows
+from photon.hub.exchange import export_folder
 from photon.model.build import build_model, parameters_of
-from photon.runtime import checkpoint
-from photon.runtime.candidate import open_candidate
-from photon.runtime.exchange import export_folder
-from photon.runtime.harness import evaluate_by_harness
-from photon.runtime.run_folder import RunFolder
-from photon.runtime.run_tokens import tokenization_facts
+from photon.run import checkpoint
+from photon.run.run_folder import RunFolder
+from photon.run.run_tokens import tokenization_facts
+from photon.scoring.candidate import open_candidate
+from photon.scoring.harness import evaluate_by_harness
 from photon.training.state import TrainState
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra eval")

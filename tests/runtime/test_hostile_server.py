@@ -17,18 +17,18 @@ from photon.config.resolve import resolve
 from photon.config.schema import PhotonConfig
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.core.tree import digest as tree_digest
-from photon.data.prepare import prepare_embedded
-from photon.data.shards import Rows
+from photon.data.prepare.embedded import prepare_embedded
+from photon.data.read.shards import Rows
 from photon.errors import ConfigError, PayloadError
+from photon.flower.own_node import _own_overrides
 from photon.model.build import build_model, parameters_of
-from photon.runtime.buffers import Buffers, pack
-from photon.runtime.hosted_run import data_facts
-from photon.runtime.node_service import NodeService
-from photon.runtime.own_node import _own_overrides
-from photon.runtime.payload import write_payload
-from photon.runtime.preparation import prepare
-from photon.runtime.stores import allowed_stores, require_allowed
-from photon.runtime.wire import Trained, unpack_reply
+from photon.node.hosted_run import data_facts
+from photon.node.service import NodeService
+from photon.run.preparation import prepare
+from photon.wire.buffers import Buffers, pack
+from photon.wire.messages import Trained, unpack_reply
+from photon.wire.payload import write_payload
+from photon.wire.stores import allowed_stores, require_allowed
 
 STREAM = "[{{client_streams: {{s: {{local: {}}}}}}}]"
 

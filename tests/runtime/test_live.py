@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import photon
-from photon.cli.live_view import headline, view
 from photon.cli.main import run
-from photon.runtime import live as live_module
-from photon.runtime.listing import Onlooker, RunStatus, follow, run_status, seconds_left
-from photon.runtime.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
-from photon.runtime.trackers import read_lines
+from photon.report.live_view import headline, view
+from photon.run import live as live_module
+from photon.run.listing import Onlooker, RunStatus, follow, run_status, seconds_left
+from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
+from photon.run.trackers import read_lines
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_many_clients_are_counted_not_listed(smoke, monkeypatch):
         Beacon(folder / f"clients/client_{client}" / FILE).tell(facts)
     assert read_live(folder).clients[19] == ClientLive(19, 2, 1, 2, 1.0)
     assert len(view(Onlooker(folder).look()).renderables) == 1, "nobody trains any more"
-    monkeypatch.setattr("photon.runtime.listing.holder", lambda folder: 1)
+    monkeypatch.setattr("photon.run.listing.holder", lambda folder: 1)
     table = view(Onlooker(folder).look()).renderables[1]
     assert table.row_count == 17
 
@@ -155,7 +155,7 @@ def test_new_records_are_followed_until_nobody_is_at_it(smoke, tmp_path, monkeyp
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text(lines[0])
     looks = iter([1, 1, None])
-    monkeypatch.setattr("photon.runtime.listing.holder", lambda folder: next(looks))
+    monkeypatch.setattr("photon.run.listing.holder", lambda folder: next(looks))
     later = iter(["".join(lines[:2]), "".join(lines)])
     monkeypatch.setattr("time.sleep", lambda seconds: metrics.write_text(next(later)))
     assert [record["round"] for record in follow(folder, 0.1)] == [1, 2, 3]
@@ -166,7 +166,7 @@ def test_records_are_read_again_only_when_there_are_new_ones(smoke, monkeypatch)
     folder = Path(photon.train(smoke("run_uuid=z", "fl.n_rounds=2")).folder)
     metrics, times_read = folder / "metrics.jsonl", []
     monkeypatch.setattr(
-        "photon.runtime.listing.read_lines", lambda path: times_read.append(1) or read_lines(path)
+        "photon.run.listing.read_lines", lambda path: times_read.append(1) or read_lines(path)
     )
     onlooker = Onlooker(folder)
     for _ in range(5):

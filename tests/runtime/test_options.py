@@ -16,14 +16,14 @@ from photon.core.messages import Instruction
 from photon.core.tree import digest
 from photon.errors import CheckpointError, ConfigError, PhotonError, RunFolderError
 from photon.model.build import build_model, parameters_of
-from photon.runtime import checkpoint
-from photon.runtime.checkpoint import load_client_state, load_parameters, newest_checkpoint
-from photon.runtime.node import Node
-from photon.runtime.outer import outer_of
-from photon.runtime.participation import client_rows, repeats_note
-from photon.runtime.preparation import prepare
-from photon.runtime.server import initial_state, redraw
-from photon.runtime.trackers import read_lines
+from photon.node.client_host import Node
+from photon.run import checkpoint
+from photon.run.checkpoint import load_client_state, load_parameters, newest_checkpoint
+from photon.run.outer import outer_of
+from photon.run.participation import client_rows, repeats_note
+from photon.run.preparation import prepare
+from photon.run.trackers import read_lines
+from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
@@ -231,7 +231,7 @@ def test_a_reset_checkpoint_is_a_reset_of_optimizer_and_data(smoke):
 
 
 def test_epochs_of_each_client_are_its_own(smoke, data_root):
-    from photon.runtime.rows import open_rows
+    from photon.run.rows import open_rows
 
     config = smoke("run_uuid=e", *PLAIN, "fl.n_rounds=1", "fl.n_local_epochs=1",
                    "llm_config.global_train_batch_size=64")  # fmt: skip
@@ -259,7 +259,7 @@ def test_other_names_of_the_local_steps(smoke):
 
 
 def test_a_centralised_run_in_epochs(smoke):
-    from photon.runtime.rows import open_rows
+    from photon.run.rows import open_rows
 
     config = smoke("run_uuid=e", "llm_config.max_duration=1ep",
                    "llm_config.global_train_batch_size=256")  # fmt: skip
@@ -479,7 +479,7 @@ def test_eval_only_scores_the_model_that_was_named(smoke):
 
 
 def test_workers_are_started_anew_between_rounds(smoke):
-    from photon.runtime.engines.local import WorkerPool
+    from photon.node.engine import WorkerPool
 
     started = []
     original = WorkerPool._start

@@ -13,11 +13,11 @@ from photon.cli.main import run
 from photon.errors import ConfigError
 from photon.evaluation.loss import evaluate_loss
 from photon.model.build import build_model, load_parameters
-from photon.runtime import checkpoint
-from photon.runtime.evaluate import Wanted, evaluate
-from photon.runtime.rows import open_rows
-from photon.runtime.run_folder import read_run
-from photon.runtime.trackers import read_lines
+from photon.run import checkpoint
+from photon.run.rows import open_rows
+from photon.run.run_folder import read_run
+from photon.run.trackers import read_lines
+from photon.scoring.evaluate import Wanted, evaluate
 
 EMPTY = "icl_tasks_config=empty"
 

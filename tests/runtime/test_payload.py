@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from photon.errors import PayloadError, StorageError
-from photon.runtime import payload
-from photon.runtime.chunks import ChunkWriter, read_chunk
-from photon.runtime.payload import (
+from photon.wire import payload
+from photon.wire.chunks import ChunkWriter, read_chunk
+from photon.wire.payload import (
     HEAD,
     MAGIC,
     PayloadRef,
@@ -22,7 +22,7 @@ from photon.runtime.payload import (
     read_payload,
     write_payload,
 )
-from photon.runtime.payload_header import ALIGN, DTYPES
+from photon.wire.payload_header import ALIGN, DTYPES
 
 FACTS = {"kind": "test", "round": 3, "nested": {"x": [1, 2.5, "é"]}}
 

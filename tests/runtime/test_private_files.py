@@ -9,11 +9,11 @@ import pytest
 
 from photon.cli.main import run
 from photon.config import load_config
-from photon.data.prepare import prepare_embedded
+from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import ConfigError
-from photon.runtime.connection import find_node_keys
-from photon.runtime.enrolment import REGISTER, read_register
-from photon.runtime.own_node import own_node
+from photon.flower.connection import find_node_keys
+from photon.flower.own_node import own_node
+from photon.wire.enrolment import REGISTER, read_register
 
 pytest.importorskip("flwr")
 
@@ -43,8 +43,8 @@ def test_keys_are_not_seen(project):
 
 def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
     """Made by `--host-clients`, as the published scripts use it."""
-    monkeypatch.setattr("photon.runtime.own_node.Guarded.__init__", lambda *_: None)
-    monkeypatch.setattr("photon.runtime.own_node.Guarded.close", lambda _: None)
+    monkeypatch.setattr("photon.flower.own_node.Guarded.__init__", lambda *_: None)
+    monkeypatch.setattr("photon.flower.own_node.Guarded.close", lambda _: None)
     with own_node("0-1", ("127.0.0.1", 1), project / "keys", load_config([])):
         assert (project / "keys" / "ca.key").exists()
     assert seen(project) == []
@@ -52,8 +52,8 @@ def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
 
 def test_an_own_node_hosts_what_this_run_says(project, monkeypatch):
     """Its key is there from a run with other clients, and nobody would train the rest."""
-    monkeypatch.setattr("photon.runtime.own_node.Guarded.__init__", lambda *_: None)
-    monkeypatch.setattr("photon.runtime.own_node.Guarded.close", lambda _: None)
+    monkeypatch.setattr("photon.flower.own_node.Guarded.__init__", lambda *_: None)
+    monkeypatch.setattr("photon.flower.own_node.Guarded.close", lambda _: None)
     keys = project / "keys"
     for clients, allowed in (("0", {0}), ("0-7", set(range(8)))):
         with own_node(clients, ("127.0.0.1", 1), keys, load_config([])):

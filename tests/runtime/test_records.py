@@ -9,9 +9,9 @@ import pytest
 
 import photon
 from photon.core.messages import RoundReport
-from photon.runtime.measure import Measured
-from photon.runtime.records import mean_metrics
-from photon.runtime.trackers import read_lines
+from photon.node.measure import Measured
+from photon.run.trackers import read_lines
+from photon.server.records import mean_metrics
 
 
 def report_of(metrics: dict[int, dict[str, float]]) -> RoundReport:

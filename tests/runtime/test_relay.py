@@ -25,10 +25,10 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.task_identity import TaskIdentity
 
-from photon.runtime import frames
-from photon.runtime.engines.flower import ANSWER, HEAD, LOST, NODES, SEND
-from photon.runtime.superlink import APP
-from photon.runtime.wire import MAX_MESSAGE_BYTES
+from photon.flower.link import ANSWER, HEAD, LOST, NODES, SEND
+from photon.flower.superlink import APP
+from photon.machine import frames
+from photon.wire.messages import MAX_MESSAGE_BYTES
 
 SPEC = importlib.util.spec_from_file_location("relay", APP / "relay.py")
 assert SPEC is not None

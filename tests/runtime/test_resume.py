@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 import photon
-from photon.console import progress_line
 from photon.core.tree import digest
-from photon.data.verify import verify
+from photon.data.read.verify import verify
 from photon.errors import (
     CorruptCheckpoint,
     DataError,
@@ -27,9 +26,11 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
-from photon.runtime import checkpoint, server
-from photon.runtime.saved_model import load_saved_model
-from photon.runtime.trackers import read_lines
+from photon.report.console import progress_line
+from photon.run import checkpoint
+from photon.run.saved_model import load_saved_model
+from photon.run.trackers import read_lines
+from photon.server import loop as server
 from photon.training.loop import Trainer
 
 CRASH = Path(__file__).with_name("crash.py")
@@ -220,7 +221,7 @@ def test_workers_end_when_their_parent_is_killed_and_the_run_goes_on(
 
 
 def test_a_killed_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeypatch):
-    from photon.runtime.engines import local
+    from photon.node import engine as local
 
     hand_out = local.WorkerPool._hand_out
     kills = iter([1, 3])
@@ -352,7 +353,7 @@ def test_one_process_a_run_folder(data_root, tmp_path):
         photon.train(overrides(data_root, tmp_path))
     code = f"""
 import pathlib, time
-from photon.runtime.run_folder import RunFolder
+from photon.run.run_folder import RunFolder
 folder = RunFolder.open(pathlib.Path({str(run)!r}))
 print("held", flush=True)
 time.sleep(60)
@@ -368,7 +369,7 @@ time.sleep(60)
 
 
 def test_a_run_that_could_not_be_created_leaves_no_lock(data_root, tmp_path, monkeypatch):
-    from photon.runtime import run_folder
+    from photon.run import run_folder
 
     def full(path, value):
         raise OSError(28, "No space left on device")
@@ -449,7 +450,7 @@ def test_metrics_are_cut_back_to_the_last_commit(data_root, tmp_path, uninterrup
 
 def test_a_client_that_keeps_killing_its_worker_fails_the_round(data_root, tmp_path, monkeypatch):
     from photon.errors import RoundFailed
-    from photon.runtime.engines import local
+    from photon.node import engine as local
 
     hand_out = local.WorkerPool._hand_out
 
@@ -466,7 +467,7 @@ def test_a_client_that_keeps_killing_its_worker_fails_the_round(data_root, tmp_p
 
 def test_a_silent_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeypatch):
     """Frozen, not dead: it is killed after the timeout, and its client goes on elsewhere."""
-    from photon.runtime.engines import local
+    from photon.node import engine as local
 
     hand_out = local.WorkerPool._hand_out
     frozen = []

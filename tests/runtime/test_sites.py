@@ -17,16 +17,16 @@ from photon.cli.main import run
 from photon.config import load_config
 from photon.config.prepare import PrepareConfig
 from photon.data.manifest import clients_of, read_manifest
-from photon.data.prepare import prepare_embedded
-from photon.data.prepare_text import prepare_text
-from photon.data.summary import summarise
-from photon.data.verify import verify
+from photon.data.prepare.embedded import prepare_embedded
+from photon.data.prepare.summary import summarise
+from photon.data.prepare.text import prepare_text
+from photon.data.read.verify import verify
 from photon.errors import DataError
-from photon.runtime.engines.link import SocketLink
-from photon.runtime.engines.roster import Roster
-from photon.runtime.enrolment import Register
-from photon.runtime.node_service import NodeService
-from photon.runtime.preparation import prepare, require_data
+from photon.node.service import NodeService
+from photon.run.preparation import prepare, require_data
+from photon.server.link import SocketLink
+from photon.server.roster import Roster
+from photon.wire.enrolment import Register
 
 SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_rounds=2"]
 
@@ -155,7 +155,7 @@ def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
 
 def test_a_node_that_is_turned_away_is_told_and_ends(whole, tmp_path, monkeypatch):
     """The server's reason reaches it, and it does not wait for ever."""
-    monkeypatch.setattr("photon.runtime.engines.roster.PROTOCOL", 99)
+    monkeypatch.setattr("photon.server.roster.PROTOCOL", 99)
     own = load_config([f"dataset.train.root_local={whole}", f"photon.saving_path={tmp_path}"])
     with tempfile.TemporaryDirectory(prefix="photon-") as home:
         path = Path(home) / "b.sock"

@@ -15,11 +15,11 @@ import photon
 from photon.config import Config, load_config
 from photon.config.resolve import replace_keys
 from photon.core.cohort import choose_cohort, choose_spares
-from photon.data.prepare import prepare_embedded
+from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import ConfigError, PhotonWarning
-from photon.runtime import checkpoint
-from photon.runtime.results import TrainResult
-from photon.runtime.trackers import read_lines
+from photon.run import checkpoint
+from photon.run.results import TrainResult
+from photon.run.trackers import read_lines
 
 SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_clients_per_round=2", "fl.n_rounds=3"]
 WAYS = ["0", "2", "sockets"]

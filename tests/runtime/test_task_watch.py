@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from photon.cli.evaluation_plots import draw_history, draw_radar
 from photon.config.resolve import replace_keys
 from photon.errors import DataError, PhotonWarning
 from photon.evaluation.gauntlet import Composite
-from photon.runtime import task_watch
-from photon.runtime.evaluate import Evaluation, evaluate
-from photon.runtime.exchange import export_folder
-from photon.runtime.experiment import resume, train
-from photon.runtime.trackers import read_lines
+from photon.experiment.experiment import resume, train
+from photon.hub.exchange import export_folder
+from photon.report.evaluation_plots import draw_history, draw_radar
+from photon.run.trackers import read_lines
+from photon.scoring import task_watch
+from photon.scoring.evaluate import Evaluation, evaluate
 
 ROWS = [{"query": f"x{n}", "choices": ["a", "b"], "gold": n % 2} for n in range(6)]
 TASK = {"label": "pick", "dataset_uri": "pick.jsonl", "icl_task_type": "multiple_choice",

@@ -16,8 +16,8 @@ import photon
 from photon.config.resolve import count_workers
 from photon.config.schema import PhotonConfig
 from photon.errors import ConfigError
-from photon.runtime.checkpoint import load_parameters, newest_checkpoint
-from photon.runtime.trackers import read_lines
+from photon.run.checkpoint import load_parameters, newest_checkpoint
+from photon.run.trackers import read_lines
 
 TWO = ["photon.devices_per_client=2", "photon.workers=1", "photon.threads=1"]
 PLAIN = ["fl.strategy_name=fedavg", "fl.compression=fp32", "llm_config.optimizer.eps=1e-4"]

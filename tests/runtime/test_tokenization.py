@@ -11,20 +11,20 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from photon.config import load_config
-from photon.data.encode import Encoder
-from photon.data.prepare_text import prepare_text
-from photon.data.shards import Rows
+from photon.data.prepare.encode import Encoder
+from photon.data.prepare.text import prepare_text
+from photon.data.read.shards import Rows
 from photon.data.tokenization import Tokenization, of_foreign, of_occurrence
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CorruptCheckpoint, DataError, MismatchedCheckpoint, PhotonNote
-from photon.runtime.candidate import open_candidate
-from photon.runtime.device import choose_device
-from photon.runtime.evaluate import Wanted, evaluate
-from photon.runtime.exchange import export_folder, import_folder
-from photon.runtime.experiment import train
-from photon.runtime.hosted_run import _require_same_data, data_facts
-from photon.runtime.inference import continue_text, load_language_model
-from photon.runtime.saved_model import load_saved_model
+from photon.experiment.experiment import train
+from photon.hub.exchange import export_folder, import_folder
+from photon.hub.inference import continue_text, load_language_model
+from photon.machine.device import choose_device
+from photon.node.hosted_run import _require_same_data, data_facts
+from photon.run.saved_model import load_saved_model
+from photon.scoring.candidate import open_candidate
+from photon.scoring.evaluate import Wanted, evaluate
 
 TEXTS = [
     f"the cat sat on a mat, number {n}, and then it ran to <s> house {n % 7}" for n in range(80)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import photon
-from photon.runtime import checkpoint
-from photon.runtime.trackers import read_lines
+from photon.run import checkpoint
+from photon.run.trackers import read_lines
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
           "-m", "photon"]  # fmt: skip

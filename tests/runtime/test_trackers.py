@@ -20,12 +20,14 @@ import photon
 from photon.cli.main import run
 from photon.config import load_config
 from photon.errors import ConfigError, PhotonWarning
-from photon.runtime import external_trackers, server, wandb_tracker
-from photon.runtime.external_trackers import ExternalTrackers, require_trackers
-from photon.runtime.tensorboard_tracker import TensorboardTracker
-from photon.runtime.trackers import JsonlTracker, Position, numbers, read_lines
-from photon.runtime.wandb_setup import effective_setup, init_arguments
-from photon.runtime.wandb_tracker import WandbTracker
+from photon.run.trackers import JsonlTracker, Position, numbers, read_lines
+from photon.server import loop as server
+from photon.tracking import external as external_trackers
+from photon.tracking import wandb_tracker
+from photon.tracking.external import ExternalTrackers, require_trackers
+from photon.tracking.tensorboard import TensorboardTracker
+from photon.tracking.wandb_setup import effective_setup, init_arguments
+from photon.tracking.wandb_tracker import WandbTracker
 
 BOARD = "llm_config.loggers.tensorboard={}"
 OFFLINE = ["use_wandb=true", "wandb.setup.mode=offline"]

@@ -10,9 +10,9 @@ import photon
 from photon.config import load_config
 from photon.core.walltime import Link
 from photon.errors import ConfigError
+from photon.experiment.plan import Setting, make_plan
 from photon.model.build import empty_model, parameters_of
-from photon.runtime.plan import Setting, make_plan
-from photon.runtime.trackers import read_lines
+from photon.run.trackers import read_lines
 from photon.training.layers import layers_of
 
 LINK = Link(up=1e6, down=1e6)

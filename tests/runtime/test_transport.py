@@ -19,14 +19,15 @@ import torch
 
 from photon.config.schema import PhotonConfig
 from photon.errors import PayloadError, StorageError
-from photon.runtime import object_store, owned_folder, payload, signed_urls, transport
-from photon.runtime.chunks import ChunkWriter, read_chunk
-from photon.runtime.mailbox import Mailbox
-from photon.runtime.object_store import ObjectStore
-from photon.runtime.payload import PayloadRef, read_payload, write_payload
-from photon.runtime.signed_urls import fetch, upload
-from photon.runtime.stores import allowed_stores
-from photon.runtime.transport import SharedMemory, fetch_ticket
+from photon.machine import owned_folder
+from photon.node.mailbox import Mailbox
+from photon.wire import object_store, payload, signed_urls, transport
+from photon.wire.chunks import ChunkWriter, read_chunk
+from photon.wire.object_store import ObjectStore
+from photon.wire.payload import PayloadRef, read_payload, write_payload
+from photon.wire.signed_urls import fetch, upload
+from photon.wire.stores import allowed_stores
+from photon.wire.transport import SharedMemory, fetch_ticket
 
 
 def values(count: int = 50_000) -> dict[str, torch.Tensor]:
@@ -159,8 +160,8 @@ def test_folders_of_dead_owners_are_swept_and_no_others(root):
 OWNER = """
 import sys, time, torch
 from pathlib import Path
-from photon.runtime import transport
-from photon.runtime.payload import write_payload
+from photon.wire import transport
+from photon.wire.payload import write_payload
 transport.SHARED = Path(sys.argv[1])
 shared = transport.SharedMemory.create("run")
 ref = write_payload(shared.folder / "p", {"a": torch.zeros(1000)}, {})
@@ -190,7 +191,7 @@ def test_nothing_stays_behind_an_owner_that_is_killed(root):
 def test_sockets_of_killed_nodes_are_swept(tmp_path, monkeypatch):
     """And those of the living, of other users and of other programs are left alone."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "from photon.runtime.owned_folder import sockets_folder as f\nimport os, signal\n"
+    code = "from photon.machine.owned_folder import sockets_folder as f\nimport os, signal\n"
     code += "with f() as home:\n open(home / 'node', 'w').close()\n"
     code += " os.kill(os.getpid(), signal.SIGKILL)"
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
@@ -225,7 +226,7 @@ def test_full_shared_memory_says_what_to_do(root, written, no_links, monkeypatch
         raise OSError(28, "No space left on device")
 
     shared = SharedMemory.create("run")
-    monkeypatch.setattr("photon.runtime.payload._hash_blocks", full)
+    monkeypatch.setattr("photon.wire.payload._hash_blocks", full)
     with pytest.raises(StorageError, match=r"No space left .* choose another photon\.transport"):
         shared.offer(*written)
     assert not list(shared.folder.iterdir())

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from photon.runtime import probe
-from photon.runtime.connection import Connection, NodeKeys
-from photon.runtime.guard import Guarded
-from photon.runtime.keys import make_authority
-from photon.runtime.probe import find_trouble
-from photon.runtime.superlink import RECEIVED, SENT, SuperNode
-from photon.runtime.waiting import Waiting, next_word
+from photon.flower.connection import Connection, NodeKeys
+from photon.flower.superlink import RECEIVED, SENT, SuperNode
+from photon.machine import probe
+from photon.machine.guard import Guarded
+from photon.machine.probe import find_trouble
+from photon.machine.waiting import Waiting, next_word
+from photon.wire.keys import make_authority
 
 pytest.importorskip("cryptography")
 
@@ -161,9 +161,9 @@ class _SuperNode:
 
 
 def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
-    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: None)
-    monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("photon.flower.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.flower.connection.find_key_trouble", lambda *_: None)
+    monkeypatch.setattr("photon.flower.connection.LOOK_SECONDS", 0.0)
     _SuperNode.made, heard = [], []
     service, own = _Service(tmp_path), NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
     with serving(of(keys / "own")) as port:
@@ -182,9 +182,9 @@ def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
 
 
 def test_a_key_that_is_not_known_is_said_and_starts_nothing(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
-    monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: "enrol it")
+    monkeypatch.setattr("photon.flower.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.flower.connection.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("photon.flower.connection.find_key_trouble", lambda *_: "enrol it")
     _SuperNode.made, heard = [], []
     own = NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
     with serving(of(keys / "own")) as port:
@@ -211,7 +211,7 @@ def test_the_last_answers_go_out_before_a_node_ends(tmp_path, monkeypatch):
             file.write(f"{lines.pop(0)}\n")
 
     pass_time(0)
-    monkeypatch.setattr("photon.runtime.superlink.time.sleep", pass_time)
+    monkeypatch.setattr("photon.flower.superlink.time.sleep", pass_time)
     node.settle()
     assert lines == ["never read"]
     node.settle()
@@ -219,9 +219,9 @@ def test_the_last_answers_go_out_before_a_node_ends(tmp_path, monkeypatch):
 
 
 def test_a_node_that_is_not_known_says_so_once(keys, tmp_path, monkeypatch):
-    monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
-    monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
-    monkeypatch.setattr("photon.runtime.connection.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("photon.flower.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.flower.connection.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("photon.flower.connection.LONGEST_PAUSE", 0.0)
     _SuperNode.made, heard = [], []
     with serving(None) as port:
         service = _Service(tmp_path)

@@ -18,14 +18,14 @@ from photon.config import load_config
 from photon.core.tree import digest
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
+from photon.hub.exchange import export_folder, import_folder
+from photon.hub.inference import load_language_model
+from photon.hub.warm_start import check_warm_start
 from photon.model.build import build_model, model_with, parameters_of
 from photon.model.causal_lm import read_config
 from photon.model.generate import generate
-from photon.runtime import checkpoint
-from photon.runtime.exchange import export_folder, import_folder
-from photon.runtime.inference import load_language_model
-from photon.runtime.saved_model import load_saved_model
-from photon.runtime.warm_start import check_warm_start
+from photon.run import checkpoint
+from photon.run.saved_model import load_saved_model
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

@@ -13,12 +13,11 @@ import msgpack
 import pytest
 
 from photon.errors import PayloadError
-from photon.runtime import frames
-from photon.runtime.buffers import LENGTH, SPAN, Buffers, pack, unpack
-from photon.runtime.chunks import ChunkWriter, read_chunk
-from photon.runtime.engines.link import Inbox
-from photon.runtime.payload import PayloadRef
-from photon.runtime.wire import (
+from photon.machine import frames
+from photon.server.link import Inbox
+from photon.wire.buffers import LENGTH, SPAN, Buffers, pack, unpack
+from photon.wire.chunks import ChunkWriter, read_chunk
+from photon.wire.messages import (
     Done,
     Get,
     Piece,
@@ -29,6 +28,7 @@ from photon.runtime.wire import (
     unpack_reply,
     unpack_request,
 )
+from photon.wire.payload import PayloadRef
 
 KEY = b"key of node a"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from photon.config.resolve import resolve
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream, Stream
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import DataError
 from photon.training.loop import Trainer
 

@@ -14,16 +14,16 @@ from photon.config.resolve import resolve
 from photon.core.messages import Instruction
 from photon.core.round import Rules, close_round, open_round
 from photon.core.tree import num_bytes
-from photon.data.shards import Rows
+from photon.data.read.shards import Rows
 from photon.evaluation.loss import evaluate_loss
 from photon.model.activations import scoring_bytes
 from photon.model.build import build_model, parameters_of
-from photon.runtime.bounds import Honesty
-from photon.runtime.checkpoint import load_update
-from photon.runtime.node import Node
-from photon.runtime.outer import outer_of, outer_trees
-from photon.runtime.preparation import with_architecture
-from photon.runtime.server import initial_state
+from photon.node.client_host import Node
+from photon.run.checkpoint import load_update
+from photon.run.outer import outer_of, outer_trees
+from photon.run.preparation import with_architecture
+from photon.server.bounds import Honesty
+from photon.server.loop import initial_state
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.memory import (

@@ -16,7 +16,7 @@ from two_processes import variants
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.errors import ConfigError
-from photon.runtime.checkpoint import load_train_state
+from photon.run.checkpoint import load_train_state
 from photon.training.parallel import World
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

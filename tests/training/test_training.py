@@ -14,8 +14,8 @@ from photon.config.resolve import replace_keys, resolve
 from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
 from photon.core.tree import digest
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream, Stream
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import DeviceError, NonFiniteLoss
 from photon.model.build import build_model, parameters_of
 from photon.training.gradient import accumulate_gradient

@@ -16,13 +16,13 @@ from photon.config import Config
 from photon.config.compose import validate
 from photon.config.resolve import replace_keys
 from photon.core.tree import Tree
-from photon.data.shards import Rows
-from photon.data.stream import JoinedStream
+from photon.data.read.shards import Rows
+from photon.data.read.stream import JoinedStream
 from photon.evaluation.loss import Share, evaluate_loss
-from photon.runtime.checkpoint import save_train_state
-from photon.runtime.node import client_stream
-from photon.runtime.process_group import from_first, process_group
-from photon.runtime.rows import data_root
+from photon.machine.process_group import from_first, process_group
+from photon.node.client_host import client_stream
+from photon.run.checkpoint import save_train_state
+from photon.run.rows import data_root
 from photon.training.loop import Trainer
 from photon.training.parallel import World
 

@@ -18,8 +18,8 @@ def verify(folder: Path) -> None:
 
     The first shard that differs is named, with the offset of the damage; the exit code is 2.
     """
-    from photon.data.verify import data_folders
-    from photon.data.verify import verify as verify_data
+    from photon.data.read.verify import data_folders
+    from photon.data.read.verify import verify as verify_data
 
     total = sum(part.num_bytes for part in data_folders(folder))
     with progress(total) as advance:
@@ -46,9 +46,9 @@ def push(folder: Path, url: str, retry: int, timeout: float) -> None:
 
     Endpoint and credentials are those of the AWS tools (AWS_ENDPOINT_URL, AWS_PROFILE, ...).
     """
-    from photon.data.push import push as push_data
-    from photon.data.remote import RemoteFolder
-    from photon.data.verify import data_folders
+    from photon.data.prepare.push import push as push_data
+    from photon.data.read.remote import RemoteFolder
+    from photon.data.read.verify import data_folders
 
     total = sum(part.num_bytes for part in data_folders(folder))
     with progress(total) as advance:
@@ -78,7 +78,7 @@ def import_(source: Path, out: Path, tokenizer: Path, held_out: float) -> None:
     SOURCE is a tree client_*/{train,validation}, or one MDS folder; its samples keep their order
     and length, one row each.
     """
-    from photon.data.mds_import import import_mds
+    from photon.data.mds.importing import import_mds
 
     manifest = import_mds(source, out, tokenizer, held_out=held_out, say=click.echo)
     click.echo(f"imported    {manifest['train_tokens']:,} training tokens to {out}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from photon.data.summary import ClientSummary
+    from photon.data.prepare.summary import ClientSummary
 
 _SHOWN_SOURCES = 3
 
@@ -24,7 +24,7 @@ def show(folder: Path, as_json: bool) -> None:
     overlap      documents that another client or the common validation set holds too: must be 0
     divergence   bits (Jensen-Shannon) between its token frequencies and the clients' mean
     """
-    from photon.data import summary
+    from photon.data.prepare import summary
 
     summaries = summary.summarise(folder)
     if as_json:

@@ -42,9 +42,9 @@ def command(
 
     from photon.cli.extras import require_flower
     from photon.config import load_config
-    from photon.runtime.address import split_address
-    from photon.runtime.doctor import examine
-    from photon.runtime.enrolment import parse_clients
+    from photon.experiment.doctor import examine
+    from photon.machine.address import split_address
+    from photon.wire.enrolment import parse_clients
 
     if name is not None:
         require_flower()

@@ -12,10 +12,10 @@ import click
 
 from photon.cli.options import quiet_option
 from photon.errors import DataError, PhotonNote
-from photon.runtime.listing import run_named
+from photon.run.listing import run_named
 
 if TYPE_CHECKING:
-    from photon.runtime.evaluate import Evaluation
+    from photon.scoring.evaluate import Evaluation
 
 
 @click.command(name="evaluate")
@@ -90,9 +90,9 @@ def _by_harness(
 ) -> None:
     from dataclasses import asdict
 
-    from photon.cli.evaluation_tables import print_harness
-    from photon.console import Console
-    from photon.runtime.harness import evaluate_by_harness
+    from photon.report.console import Console
+    from photon.report.evaluation_tables import print_harness
+    from photon.scoring.harness import evaluate_by_harness
 
     found = [
         evaluate_by_harness(
@@ -124,11 +124,11 @@ def _by_our_rules(
     **what: Any,
 ) -> None:
     """Args: `what`: fields of `Wanted`."""
-    from photon.cli.evaluation_progress import evaluation_progress
-    from photon.cli.evaluation_tables import print_tables
     from photon.cli.processes import is_first_process
-    from photon.console import Console
-    from photon.runtime.evaluate import Wanted, as_json, evaluate
+    from photon.report.console import Console
+    from photon.report.evaluation_progress import evaluation_progress
+    from photon.report.evaluation_tables import print_tables
+    from photon.scoring.evaluate import Wanted, as_json, evaluate
 
     first = is_first_process()
     console = Console(quiet or not first)
@@ -159,7 +159,7 @@ def _note(line: str) -> None:
 
 def _plots(models: list[Path], found: Sequence[Evaluation]) -> list[Path]:
     """A radar of the categories, and the history of each run that has one."""
-    from photon.cli.evaluation_plots import draw_history, draw_radar
+    from photon.report.evaluation_plots import draw_history, draw_radar
 
     drawn = [draw_radar(found, Path(found[0].folder) / "radar.png")]
     runs = {path if path.is_dir() else path.parent.parent for path in models}

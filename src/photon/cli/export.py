@@ -20,7 +20,7 @@ def command(checkpoint: Path, folder: Path, client: int | None) -> None:
     photon export runs/quickstart quickstart-hf
     photon export runs/quickstart/checkpoints/round_000024.json quickstart-hf
     """
-    from photon.runtime.exchange import export_folder
+    from photon.hub.exchange import export_folder
 
     export_folder(checkpoint, folder, client)
     click.echo(f"folder      {folder}")

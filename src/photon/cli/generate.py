@@ -31,7 +31,7 @@ def command(
     photon generate runs/quickstart/checkpoints/round_000024.json "import " --temperature 0
     """
     from photon.data.tokenization import require_text
-    from photon.runtime.inference import continue_text, load_language_model
+    from photon.hub.inference import continue_text, load_language_model
 
     require_text(prompt, "PROMPT")
     model = load_language_model(checkpoint, client)

@@ -18,7 +18,7 @@ def command(source: Path, folder: Path) -> None:
     photon generate runs/imported "def read("
     photon train pretrained_model_path=runs/imported
     """
-    from photon.runtime.exchange import import_folder
+    from photon.hub.exchange import import_folder
 
     import_folder(source, folder)
     click.echo(f"folder      {folder}")

@@ -32,7 +32,7 @@ def init(hosts: tuple[str, ...], folder: Path) -> None:
     from photon.cli.extras import require_flower
 
     require_flower()
-    from photon.runtime.keys import make_authority
+    from photon.wire.keys import make_authority
 
     names = list(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"]))
     make_authority(folder, names)
@@ -49,8 +49,8 @@ def add(name: str, clients: str, folder: Path) -> None:
     from photon.cli.extras import require_flower
 
     require_flower()
-    from photon.runtime.enrolment import format_clients, parse_clients
-    from photon.runtime.keys import enrol
+    from photon.wire.enrolment import format_clients, parse_clients
+    from photon.wire.keys import enrol
 
     numbers = parse_clients(clients)
     path = enrol(folder, name, numbers)
@@ -67,7 +67,7 @@ def remove(name: str, folder: Path) -> None:
     from photon.cli.extras import require_flower
 
     require_flower()
-    from photon.runtime.keys import remove as remove_node
+    from photon.wire.keys import remove as remove_node
 
     remove_node(folder, name)
     click.echo(f"removed     {name}; restart the server for it to count")

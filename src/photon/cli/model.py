@@ -31,7 +31,7 @@ def describe(config: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     from photon.model.flops import model_cost
-    from photon.runtime.preparation import with_architecture
+    from photon.run.preparation import with_architecture
     from photon.training.memory import client_memory
     from photon.training.outline import traffic_of
 
@@ -79,6 +79,6 @@ def _lines(facts: dict[str, Any]) -> list[str]:
 
 
 def size(count: float) -> str:
-    from photon.console import format_bytes
+    from photon.report.console import format_bytes
 
     return format_bytes(count)

@@ -42,10 +42,10 @@ def command(
     from photon.config import load_config
     from photon.config.travel import ignored
     from photon.errors import PhotonNote
-    from photon.runtime.address import dialled, format_address, split_address
-    from photon.runtime.connection import find_node_keys
-    from photon.runtime.enrolment import parse_clients
-    from photon.runtime.federation import run_node
+    from photon.flower.connection import find_node_keys
+    from photon.flower.federation import run_node
+    from photon.machine.address import dialled, format_address, split_address
+    from photon.wire.enrolment import parse_clients
 
     name = name or socket.gethostname().split(".")[0]
     host, port = split_address(server)

@@ -34,7 +34,7 @@ class RunPath(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        from photon.runtime.listing import run_named
+        from photon.run.listing import run_named
 
         return run_named(Path(str(super().convert(value, param, ctx))))
 
@@ -42,7 +42,7 @@ class RunPath(click.Path):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Names of runs that begin so; paths if there are none."""
-        from photon.runtime.listing import RUNS
+        from photon.run.listing import RUNS
 
         names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
         found = [CompletionItem(name) for name in names if name.startswith(incomplete)]

@@ -9,11 +9,11 @@ import click
 
 from photon.cli.options import overrides_argument
 from photon.cli.quantities import Quantity
-from photon.console import duration
+from photon.report.console import duration
 
 if TYPE_CHECKING:
     from photon.core.walltime import Forecast
-    from photon.runtime.plan import Plan
+    from photon.experiment.plan import Plan
 
 RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 
@@ -53,8 +53,8 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     photon plan --tokens-per-second 21000 --bandwidth 100Mbit --target 0.95 --json
     """
     from photon.config import load_config
-    from photon.runtime.fit import fits
-    from photon.runtime.plan import described, make_plan
+    from photon.experiment.plan import described, make_plan
+    from photon.node.fit import fits
 
     memory = given.pop("device_memory")
     assumed = _assumed(given)
@@ -71,7 +71,7 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
 
 def _assumed(given: dict[str, Any]) -> str:
     """What stands for the machines, since a plan knows nothing of this one."""
-    from photon.console import format_bytes
+    from photon.report.console import format_bytes
 
     speed = f"{given['device']}s at {given['mfu']:.0%} of their peak"
     if given["tokens_per_second"] is not None:
@@ -85,8 +85,8 @@ def _assumed(given: dict[str, Any]) -> str:
 def _setting(given: dict[str, Any]) -> Any:
     from photon.core.walltime import Link
     from photon.errors import ConfigError
-    from photon.runtime.device import PEAKS
-    from photon.runtime.plan import Setting
+    from photon.experiment.plan import Setting
+    from photon.machine.device import PEAKS
 
     if given["device"] not in PEAKS and given["tokens_per_second"] is None:
         raise ConfigError(
@@ -104,9 +104,9 @@ def _setting(given: dict[str, Any]) -> Any:
 
 
 def _print(plan: Plan, needed: dict[str, Any], room: bool | None, memory: float | None) -> None:
-    from photon.cli.memory_table import memory_table
-    from photon.console import Console, format_bytes
-    from photon.runtime.fit import HEADROOM
+    from photon.node.fit import HEADROOM
+    from photon.report.console import Console, format_bytes
+    from photon.report.memory_table import memory_table
 
     console, each = Console(), plan.traffic
     first = "" if each.first_down == each.down else f" ({format_bytes(each.first_down)} at first)"
@@ -138,7 +138,7 @@ def _print(plan: Plan, needed: dict[str, Any], room: bool | None, memory: float 
 
 def _compared(plan: Plan) -> str:
     """Time and bytes beside those of data-parallel training, which sends none for one client."""
-    from photon.console import beside
+    from photon.report.console import beside
 
     fed, twin = plan.federated, plan.data_parallel
     time = beside(fed.seconds, twin.seconds, "data-parallel training")
@@ -152,7 +152,7 @@ def _table(plan: Plan) -> Any:
     from rich import box
     from rich.table import Table
 
-    from photon.console import format_bytes
+    from photon.report.console import format_bytes
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")

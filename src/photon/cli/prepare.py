@@ -75,7 +75,7 @@ def command(
 
 
 def _own_clients(text: str, source: str | None) -> dict[str, int]:
-    from photon.runtime.enrolment import parse_clients
+    from photon.wire.enrolment import parse_clients
 
     if re.fullmatch(r"[1-9][0-9]*", text.strip()):
         count = int(text)
@@ -101,15 +101,15 @@ def _vocab_size(text: str | None) -> int | None:
 
 
 def _prepare(config: Config, out: Path | None) -> None:
-    from photon.cli.progress import progress_line
-    from photon.console import Console
-    from photon.data.prepare import prepare_embedded
-    from photon.data.prepare_text import prepare_text
+    from photon.data.prepare.embedded import prepare_embedded
+    from photon.data.prepare.text import prepare_text
+    from photon.report.console import Console
+    from photon.report.progress import progress_line
 
     keys, clients = config.dataset.prepare, config.fl.n_total_clients
     length = config.llm_config.max_seq_len
     if keys.source is None and out is None:
-        from photon.runtime.preparation import prepare
+        from photon.run.preparation import prepare
 
         config, _ = prepare(config, click.echo)
         click.echo(f"folder      {config.dataset.train.root_local}")
@@ -135,7 +135,7 @@ def _default_folder(config: Config) -> Path:
 
 def _files(data: dict[str, Any]) -> list[str]:
     """What became of the files below a local source."""
-    from photon.data.listing import phrases
+    from photon.data.prepare.listing import phrases
 
     files = data["files"]
     if not files or files[0]["bytes"] is None:
@@ -152,8 +152,8 @@ def _files(data: dict[str, Any]) -> list[str]:
 def _summary(data: dict[str, Any], out: Path) -> list[str]:
     """What became of the text, so that it adds up."""
     from photon.data.manifest import clients_of
-    from photon.data.summary import held_out_lines
-    from photon.runtime.enrolment import format_clients
+    from photon.data.prepare.summary import held_out_lines
+    from photon.wire.enrolment import format_clients
 
     t = data["totals"]
     cut = f" + {t['stretches']:,} by cutting long ones" if t.get("stretches") else ""

@@ -29,8 +29,8 @@ def command(out: Path | None, runs: tuple[Path, ...]) -> None:
 
     plotly = require_plotly()
     from photon.errors import StorageError
-    from photon.page.history import read_history
-    from photon.page.page import render
+    from photon.report.history import read_history
+    from photon.report.page import render
 
     page = render([read_history(run) for run in runs], plotly)
     path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))

@@ -25,7 +25,7 @@ def command(as_json: bool, folder: Path | None) -> None:
     from rich.table import Table
 
     from photon.errors import RunFolderError
-    from photon.runtime.listing import find_runs
+    from photon.run.listing import find_runs
 
     if folder is not None and not folder.is_dir():
         raise RunFolderError(f"{folder}: no such folder")

@@ -52,17 +52,17 @@ def command(
     from photon.cli.extras import require_flower
 
     require_flower()
-    from photon.cli.live_view import live_view
     from photon.config.resolve import replace_keys
-    from photon.console import Console
-    from photon.report import report
-    from photon.runtime.address import split_address
-    from photon.runtime.experiment import resume, train_or_resume
-    from photon.runtime.federation import over_flower
-    from photon.runtime.own_node import own_node
-    from photon.runtime.preparation import config_of_run
-    from photon.runtime.restore import config_to_go_on
-    from photon.runtime.results import summary_of
+    from photon.experiment.experiment import resume, train_or_resume
+    from photon.flower.federation import over_flower
+    from photon.flower.own_node import own_node
+    from photon.machine.address import split_address
+    from photon.report.console import Console
+    from photon.report.live_view import live_view
+    from photon.report.outcome import report
+    from photon.run.preparation import config_of_run
+    from photon.run.restore import config_to_go_on
+    from photon.run.results import summary_of
 
     console = Console(quiet)
     if resume_from is None:

@@ -24,9 +24,9 @@ def command(as_json: bool, run: Path) -> None:
     """
     from dataclasses import asdict
 
-    from photon.cli.live_view import view
-    from photon.console import Console, progress_line
-    from photon.runtime.listing import Onlooker
+    from photon.report.console import Console, progress_line
+    from photon.report.live_view import view
+    from photon.run.listing import Onlooker
 
     look = Onlooker(run).look()
     if as_json:

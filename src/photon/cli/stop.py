@@ -20,9 +20,9 @@ def command(wait: float, run: Path) -> None:
     photon train --resume quickstart                   goes on with it
     photon train --resume quickstart fl.n_rounds=114   ends it, where 114 rounds are done
     """
-    from photon.runtime.going_on import how_to_go_on
-    from photon.runtime.listing import stop_run
-    from photon.runtime.run_folder import read_facts
+    from photon.run.going_on import how_to_go_on
+    from photon.run.listing import stop_run
+    from photon.run.run_folder import read_facts
 
     pid = stop_run(run, wait)
     click.echo(

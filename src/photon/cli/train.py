@@ -40,13 +40,13 @@ def command(
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
-    from photon.cli.live_view import live_view
     from photon.cli.processes import is_first_process
-    from photon.console import Console
-    from photon.report import report
-    from photon.runtime.experiment import resume, train
-    from photon.runtime.preparation import config_of_run
-    from photon.runtime.results import summary_of
+    from photon.experiment.experiment import resume, train
+    from photon.report.console import Console
+    from photon.report.live_view import live_view
+    from photon.report.outcome import report
+    from photon.run.preparation import config_of_run
+    from photon.run.results import summary_of
 
     if resume_from is not None and centralized:
         raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")

@@ -24,9 +24,9 @@ def command(as_json: bool, interval: float, run: Path) -> None:
     photon watch NAME
     photon watch runs/NAME --json | jq .val_loss
     """
-    from photon.cli.live_view import live_view
-    from photon.console import Console, progress_line
-    from photon.runtime.listing import follow, run_status
+    from photon.report.console import Console, progress_line
+    from photon.report.live_view import live_view
+    from photon.run.listing import follow, run_status
 
     status = run_status(run)
     console = Console(quiet=as_json, watching=True)

@@ -1,1 +1,1 @@
-"""From text to token rows on disk, and back in an addressed order."""
+"""Tokens on disk: what prepares them, what reads them, the original's format."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from photon.config.evaluation import IclTask
-from photon.data.encode import Encoder
+from photon.data.prepare.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Likelihood, Passes, likelihoods

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from photon.data.shards import RowSource
+from photon.data.read.shards import RowSource
 from photon.errors import DataError
 from photon.model.precision import autocast
 

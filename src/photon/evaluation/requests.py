@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from photon.config.evaluation import IclTask
-from photon.data.encode import Encoder
+from photon.data.prepare.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.tasks import GENERATION, Prompt, Row, with_reasoning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from photon.data.encode import Encoder
+from photon.data.prepare.encode import Encoder
 from photon.evaluation.likelihood import DEFAULT, Passes, likelihoods
 from photon.evaluation.loss import LossReport
 from photon.evaluation.requests import Request

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from photon.config.llm import LlmConfig
 from photon.core.messages import StreamState
-from photon.data.prefetch import prefetch
-from photon.data.stream import JoinedStream
+from photon.data.read.prefetch import prefetch
+from photon.data.read.stream import JoinedStream
 from photon.errors import NonFiniteLoss
 from photon.model.build import load_parameters, parameters_of
 from photon.model.sharding import full_tensor

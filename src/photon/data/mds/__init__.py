@@ -1,0 +1,1 @@
+"""Data that was prepared for the original: MosaicML's streaming format, read only."""

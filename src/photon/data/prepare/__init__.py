@@ -1,0 +1,1 @@
+"""Text becomes token rows for each client: sources, partitions, splits, shards."""

@@ -1,0 +1,237 @@
+"""A prepared data set appears whole or not at all, and an interrupted one goes on.
+
+It is made in a hidden folder beside its place and renamed when it is complete. A folder with a
+journal is taken up again; one without holds nothing worth keeping and is cleared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from photon.data.manifest import FORMAT, MANIFEST, part_digest, read_manifest, write_json
+from photon.data.prepare.encode import Encoder
+from photon.data.prepare.pipeline import JOURNAL, Layout, Phase, Pipeline, Progress, read_journal
+from photon.data.prepare.routing import Position
+from photon.data.tokenization import KEY
+from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
+from photon.errors import DataError, PhotonError, StorageError
+from photon.files import is_at, try_lock
+from photon.say import Say
+
+TOKENIZER = "tokenizer.json"
+_LOCK = "lock"
+_WAIT_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What decides the bytes of a data set; equal inputs, equal data.
+
+    Attributes:
+        settings: named values.
+        files: of the source, as they are now.
+        changed: says how the files differ from a record of them, None if they do not.
+    """
+
+    settings: Mapping[str, Any]
+    files: Sequence[dict[str, Any]] = ()
+    changed: Callable[[Sequence[dict[str, Any]]], str | None] = lambda recorded: None
+
+    def difference(self, settings: Mapping[str, Any], files: Sequence[dict[str, Any]]) -> str:
+        """In which way earlier inputs were others, in words; empty if they were not."""
+        for key, value in self.settings.items():
+            if settings.get(key) != value:
+                return f"prepared with {key}={settings.get(key)}, asked for {key}={value}"
+        changed = self.changed(files)
+        return f"prepared from other text ({changed})" if changed else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How to make a data set.
+
+    Attributes:
+        layout: its vocabulary size is filled in from the tokenizer.
+        phases: where documents come from and go.
+        make_tokenizer: writes the tokenizer's file.
+        make_encoder: from the tokenizer.
+        describe_files: the source's files as the manifest names them, from where phases ended.
+        copies: documents left out because their text is another's.
+        left_out: files of the source that are not read, by reason.
+    """
+
+    layout: Layout
+    phases: Sequence[Phase]
+    make_tokenizer: Callable[[Path], None]
+    make_encoder: Callable[[Path], Encoder]
+    describe_files: Callable[[Sequence[Position | None]], list[dict[str, Any]]] = lambda ends: []
+    copies: int = 0
+    left_out: Mapping[str, Any] = field(default_factory=dict)
+
+
+def assemble(
+    root: Path,
+    inputs: Inputs,
+    make_plan: Callable[[], Plan],
+    say: Say,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Make a data set, or go on with one; do nothing if it is there already.
+
+    Args:
+        make_plan: called only if there is something to make.
+
+    Returns:
+        The manifest of the whole data set.
+
+    Raises:
+        DataError: the folder holds other data, or the text is too little.
+        StorageError: the disk is full; what was finished earlier is untouched.
+    """
+    if (root / MANIFEST).exists():
+        return same_or_refuse(root, inputs)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
+    with _storage(root), _locked(root, say) as folder:
+        if (root / MANIFEST).exists():
+            return same_or_refuse(root, inputs)
+        with _tidy(folder):
+            _take_up(folder, inputs, say)
+            manifest = _make(folder, inputs, make_plan(), say, report)
+        # A site's text as numbers: nothing for a repository that the folder happens to lie in.
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        (folder / _LOCK).unlink()
+        os.rename(folder, root)
+    return manifest
+
+
+def same_or_refuse(root: Path, inputs: Inputs) -> dict[str, Any]:
+    """The manifest of data made from these inputs.
+
+    Raises:
+        DataError: it was made from others; the first that differs is named.
+    """
+    manifest = read_manifest(root)
+    if difference := inputs.difference(manifest["settings"], manifest.get("files", [])):
+        raise DataError(f"{root}: holds data {difference}; name another folder or remove this one")
+    return manifest
+
+
+def unfinished(root: Path) -> Path:
+    """Folder in which a data set is made."""
+    return root.with_name(f".{root.name}-unfinished")
+
+
+def _take_up(folder: Path, inputs: Inputs, say: Say) -> None:
+    journal = read_journal(folder)
+    if journal is None:
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif difference := inputs.difference(**journal["key"]):
+        raise DataError(
+            f"{folder}: holds an interrupted preparation, {difference}; remove it to begin anew"
+        )
+    else:
+        say(f"resuming    after {journal['totals']['documents']:,} documents")
+
+
+def _make(
+    folder: Path,
+    inputs: Inputs,
+    plan: Plan,
+    say: Say,
+    report: Callable[[Progress], None],
+) -> dict[str, Any]:
+    path = folder / TOKENIZER
+    if not path.exists():
+        plan.make_tokenizer(path)
+    size = vocab_size(load_tokenizer(path))
+    say(f"tokenizer   {size:,} tokens")
+    key = {"settings": dict(inputs.settings), "files": list(inputs.files)}
+    pipeline = Pipeline(folder, replace(plan.layout, vocab_size=size), key)
+    encoder = plan.make_encoder(path)
+    try:
+        pipeline.run(plan.phases, encoder, report)
+        files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
+        parts = pipeline.finish({"tokenizer": digest})
+    finally:
+        pipeline.close()
+    manifest = {
+        "format": FORMAT,
+        "settings": {"vocab_size": size, **inputs.settings},
+        "tokenizer": digest,
+        KEY: encoder.facts.as_json(),
+        "files": files,
+        "left_out": dict(plan.left_out),
+        "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},
+        "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
+        "parts": {name: part_digest(part) for name, part in sorted(parts.items())},
+        "digest": _digest(parts),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _sums(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    names = ("rows", "tokens", "remainder_tokens", "first_tokens", "text_bytes")
+    return {name: sum(part[name] for part in parts.values()) for name in names}
+
+
+def _digest(parts: Mapping[str, Mapping[str, Any]]) -> str:
+    hashes = [shard["sha256"] for name in sorted(parts) for shard in parts[name]["shards"]]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _tidy(folder: Path) -> Iterator[None]:
+    """Remove the folder on an error, unless a journal says that work in it can be taken up."""
+    try:
+        yield
+    except (PhotonError, OSError):
+        if not (folder / JOURNAL).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _storage(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{root}: cannot write prepared data ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _locked(root: Path, say: Say) -> Iterator[Path]:
+    """The folder in which to make `root`, for one process at a time."""
+    folder, deadline = unfinished(root), time.monotonic() + _WAIT_SECONDS
+    while (descriptor := _try_lock(folder)) is None:
+        if time.monotonic() > deadline:
+            raise DataError(f"{folder}: another process is preparing {root}; wait for its end")
+        if time.monotonic() > deadline - _WAIT_SECONDS + 0.05:
+            say(f"waiting     another process is preparing {root}")
+        time.sleep(0.5)
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+        if (folder / _LOCK).exists() and len(os.listdir(folder)) == 1:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(folder: Path) -> int | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    if try_lock(descriptor) and is_at(descriptor, folder / _LOCK):
+        return descriptor
+    os.close(descriptor)
+    return None

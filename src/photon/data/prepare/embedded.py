@@ -1,0 +1,88 @@
+"""The embedded corpus for a federation: text -> tokens -> rows per client.
+
+<root>/manifest.json                        what was prepared, written last
+<root>/tokenizer.json
+<root>/validation/                          common validation set
+<root>/client_0/{train,validation}/ ...     each client's own rows, and its held-out part
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from photon.config.dataset import EmbeddedCorpus
+from photon.data.prepare.assemble import Inputs, Plan, assemble
+from photon.data.prepare.corpus import standard_library
+from photon.data.prepare.encode import Encoder, separated
+from photon.data.prepare.partition import Rule, partition_documents
+from photon.data.prepare.pipeline import Layout, Phase, Progress
+from photon.data.prepare.routing import ListedRoute
+from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from photon.say import Say
+
+
+def embedded_settings(
+    corpus: EmbeddedCorpus, num_clients: int, sequence_length: int
+) -> dict[str, Any]:
+    """What decides the bytes of an embedded data set; equal settings, equal data."""
+    return {
+        "corpus": f"standard library of Python {platform.python_version()}",
+        "num_clients": num_clients,
+        "sequence_length": sequence_length,
+        **corpus.model_dump(),
+    }
+
+
+def prepare_embedded(
+    root: Path,
+    corpus: EmbeddedCorpus,
+    num_clients: int,
+    sequence_length: int,
+    say: Say = lambda line: None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, Any]:
+    """Prepare the standard library for a federation; do nothing if it is there already.
+
+    The folder appears whole or not at all: it is made beside its place and renamed.
+
+    Returns:
+        The manifest of the whole data set.
+
+    Raises:
+        DataError: the folder holds other data, or the corpus is too small.
+        StorageError: the disk is full; nothing is left behind.
+    """
+    inputs = Inputs(embedded_settings(corpus, num_clients, sequence_length))
+
+    def make_plan() -> Plan:
+        return _plan(corpus, num_clients, sequence_length, say)
+
+    return assemble(root, inputs, make_plan, say, report)
+
+
+def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: Say) -> Plan:
+    documents = standard_library(corpus.max_bytes)
+    say(f"corpus      {len(documents)} modules of the Python standard library")
+    partition = partition_documents(
+        documents,
+        Rule(corpus.partition, num_clients, corpus.seed),
+        validation_fraction=corpus.validation_fraction,
+    )
+    held_back = set(partition.validation).union(*partition.held_out)
+    visible = [d.text for i, d in enumerate(documents) if i not in held_back]
+
+    def make_tokenizer(path: Path) -> None:
+        save_tokenizer(train_tokenizer(visible, corpus.vocab_size), path)
+
+    def make_encoder(path: Path) -> Encoder:
+        return separated(load_tokenizer(path))
+
+    return Plan(
+        layout=Layout(clients=range(num_clients), sequence_length=sequence_length, vocab_size=0),
+        phases=[Phase(ListedRoute(partition, documents.__getitem__))],
+        make_tokenizer=make_tokenizer,
+        make_encoder=make_encoder,
+    )

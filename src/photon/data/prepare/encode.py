@@ -1,0 +1,172 @@
+"""Documents to token arrays, in their order, on all cores."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from photon.data.prepare.routing import Routed
+from photon.data.tokenization import Tokenization, require_text, resolved
+from photon.errors import DataError
+
+BATCH_CHARACTERS = 1 << 21
+_IN_FLIGHT = 2
+"""Batches being tokenized at once: the second fills the cores that the tail of the first leaves."""
+_WAITING = 2
+"""Further batches read ahead."""
+
+
+class Encoder:
+    """Text to token ids and back: the one way for preparing, writing, scoring and exporting.
+
+    What a tokenizer.json does on its own (truncation, padding, a post-processor) is left out.
+
+    Attributes:
+        tokenizer: a copy without all that.
+        facts: how documents are set apart, and whether text may spell a special token.
+        needs_space: a word after a space is a token of its own.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, facts: Tokenization) -> None:
+        self.tokenizer, self.facts = _bare(tokenizer), facts
+        self.tokenizer.encode_special_tokens = facts.specials_are_text
+        self.needs_space = len(self.ids(" a")) == 1
+
+    @property
+    def end(self) -> int:
+        """Id of the token that ends a text."""
+        return self.facts.end
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text with what sets documents apart, uint32.
+
+        Raises:
+            DataError: text that is none.
+        """
+        before, after = self.facts.begin, (self.facts.end,)
+        with _named(texts):
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array([*before, *one.ids, *after], dtype=np.uint32) for one in encodings]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a piece of text and nothing else.
+
+        Raises:
+            DataError: text that is none.
+        """
+        with _named([text]):
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def opening(self, text: str) -> list[int]:
+        """Token ids of text that a document begins with."""
+        return [*self.facts.begin, *self.ids(text)]
+
+    def for_prompts(self) -> Tokenizer:
+        """A tokenizer whose own rules open a text as `opening` does, for other programs."""
+        opening = Tokenizer.from_str(self.tokenizer.to_str())
+        if self.facts.begin:
+            names = [opening.id_to_token(number) for number in self.facts.begin]
+            opening.post_processor = TemplateProcessing(
+                single=[*names, "$A"],
+                special_tokens=list(zip(names, self.facts.begin, strict=True)),
+            )
+        return opening
+
+    def as_answer(self, text: str) -> str:
+        """A word after a space is another token than the bare word in byte-level tokenizers."""
+        return " " + text if self.needs_space and not text.startswith(" ") else text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a model has written behind a prompt."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text if self.needs_space else " " + text
+
+
+def _bare(tokenizer: Tokenizer) -> Tokenizer:
+    bare = Tokenizer.from_str(tokenizer.to_str())
+    bare.no_truncation()
+    bare.no_padding()
+    bare.post_processor = None  # type: ignore[assignment]
+    return bare
+
+
+@contextmanager
+def _named(texts: list[str]) -> Iterator[None]:
+    """The library says of half a surrogate pair that it is no str."""
+    try:
+        yield
+    except TypeError as error:
+        for text in texts:
+            require_text(text, "text")
+        raise DataError(f"the tokenizer does not take this text ({error})") from error
+
+
+def separated(
+    tokenizer: Tokenizer, bos_text: str | None = None, eos_text: str | None = None
+) -> Encoder:
+    """An encoder that puts one separator behind each document; see `resolved`."""
+    return Encoder(tokenizer, resolved(tokenizer, bos_text, eos_text))
+
+
+def encode_in_order(
+    documents: Iterable[Routed], encoder: Encoder, wanted: Callable[[Routed], bool]
+) -> Iterator[tuple[Routed, np.ndarray | None]]:
+    """Tokenize while the caller writes: the library's threads do the work without Python's lock.
+
+    Args:
+        wanted: whether a document is to be tokenized; else it comes with None.
+
+    Yields:
+        Documents in their order, each with its tokens.
+    """
+    source = iter(_batches(documents))
+    waiting: deque[Future[list[tuple[Routed, np.ndarray | None]]]] = deque()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="tokenize") as pool:
+        try:
+            for batch in source:
+                chosen = [routed for routed in batch if wanted(routed)]
+                waiting.append(pool.submit(_encode_batch, encoder, batch, chosen))
+                if len(waiting) > _IN_FLIGHT + _WAITING:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _encode_batch(
+    encoder: Encoder, batch: list[Routed], chosen: list[Routed]
+) -> list[tuple[Routed, np.ndarray | None]]:
+    tokens = iter(encoder.documents([routed.document.text for routed in chosen]))
+    remaining = iter([*chosen, None])
+    following = next(remaining)
+    results: list[tuple[Routed, np.ndarray | None]] = []
+    for routed in batch:
+        if routed is following:
+            results.append((routed, next(tokens)))
+            following = next(remaining)
+        else:
+            results.append((routed, None))
+    return results
+
+
+def _batches(documents: Iterable[Routed]) -> Iterator[list[Routed]]:
+    batch: list[Routed] = []
+    size = 0
+    for routed in documents:
+        batch.append(routed)
+        size += routed.document.size
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

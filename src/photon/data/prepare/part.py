@@ -1,0 +1,105 @@
+"""One folder of a data set while it is made: its rows, and what they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photon.data.prepare.routing import Routed
+from photon.data.prepare.writer import ShardWriter
+from photon.errors import StorageError
+from photon.files import sync
+
+DOCUMENTS = "documents.bin"
+"""Hashes of the folder's documents, 8 bytes each, little-endian."""
+
+
+class Part:
+    """A folder that documents are added to.
+
+    Args:
+        vocab_size, wrap, position: as of `ShardWriter`; the position is that of a `Part`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sequence_length: int,
+        vocab_size: int,
+        *,
+        wrap: bool = True,
+        position: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.rows = ShardWriter(
+            folder,
+            sequence_length,
+            vocab_size,
+            wrap=wrap,
+            position=None if position is None else position["rows"],
+        )
+        known = position or {"documents": 0, "text_bytes": 0, "sources": {}}
+        self.documents, self.text_bytes = known["documents"], known["text_bytes"]
+        self.sources = {name: list(counts) for name, counts in known["sources"].items()}
+        self._digests: list[int] = []
+        self._file = folder / DOCUMENTS
+        try:
+            self._file.touch()
+            with open(self._file, "r+b") as file:
+                file.truncate(self.documents * 8)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot write ({error.strerror})") from error
+
+    def add(self, routed: Routed, tokens: np.ndarray) -> None:
+        """Append a document's tokens."""
+        self.rows.append(tokens)
+        self.documents += 1
+        self.text_bytes += len(routed.document.text.encode("utf-8", "surrogatepass"))
+        counts = self.sources.setdefault(routed.document.source, [0, 0])
+        counts[0] += 1
+        counts[1] += len(tokens)
+        self._digests.append(routed.digest)
+
+    def position(self) -> dict[str, Any]:
+        """Where the part stands, once all before it is on disk."""
+        self._write_digests()
+        return {
+            "rows": self.rows.position(),
+            "documents": self.documents,
+            "text_bytes": self.text_bytes,
+            "sources": {name: list(counts) for name, counts in self.sources.items()},
+        }
+
+    def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the folder's manifest; see `ShardWriter.finish`."""
+        self._write_digests()
+        return self.rows.finish(
+            {
+                **facts,
+                "documents": self.documents,
+                "text_bytes": self.text_bytes,
+                "sources": sorted(self.sources),
+                "source_documents": {name: n for name, (n, _) in sorted(self.sources.items())},
+                "source_tokens": {name: n for name, (_, n) in sorted(self.sources.items())},
+            }
+        )
+
+    def close(self) -> None:
+        self.rows.close()
+
+    def _write_digests(self) -> None:
+        digests, self._digests = self._digests, []
+        try:
+            with open(self._file, "ab") as file:
+                file.write(np.array(digests, dtype="<u8").tobytes())
+                sync(file)
+        except OSError as error:
+            raise StorageError(f"{self._file.parent}: cannot write ({error.strerror})") from error
+
+
+def read_digests(folder: Path) -> np.ndarray:
+    """Hashes of a folder's documents; none where they were not recorded."""
+    path = folder / DOCUMENTS
+    return np.fromfile(path, dtype="<u8") if path.exists() else np.empty(0, dtype="<u8")

@@ -1,0 +1,287 @@
+"""Documents of one local file: JSON lines or an array, Parquet, plain text; gzip, zstd."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from photon.data.prepare.corpus import Document
+from photon.errors import DataError, install_with
+
+LINES, PARQUET, TEXT = "lines", "parquet", "text"
+RECORDS = (LINES, PARQUET)
+_FORMATS = {
+    ".jsonl": LINES, ".json": LINES, ".ndjson": LINES, ".parquet": PARQUET,
+    ".txt": TEXT, ".text": TEXT, ".md": TEXT, ".markdown": TEXT,
+}  # fmt: skip
+_PACKED = (".gz", ".zst")
+ENDINGS = (*_FORMATS, *_PACKED)
+"""Of the files that are read, in lower or upper case."""
+_MARK = b"\xef\xbb\xbf"
+"""Byte-order mark that some programs begin a UTF-8 file with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a record hold what.
+
+    Attributes:
+        text: the document's text.
+        source: where it comes from (source, language, domain); None: the file's own source.
+    """
+
+    text: str = "text"
+    source: str | None = None
+
+
+def file_format(path: Path) -> str | None:
+    """`lines`, `parquet` or `text`; None for any other file."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] in _PACKED:
+        inner = _FORMATS.get(suffixes[0])
+        return None if inner == PARQUET else inner
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def read_file(
+    path: Path,
+    name: str,
+    source: str,
+    columns: Columns,
+    start: int,
+    note_share: Callable[[float], None] = lambda share: None,
+) -> Iterator[tuple[int, Document]]:
+    """Documents of a file from a place on, each with the place behind it.
+
+    Args:
+        name: what messages and documents call the file.
+        source: source of documents whose record does not say.
+        start: line or row to begin at.
+        note_share: told now and then how much of the file was read.
+
+    Raises:
+        DataError: naming the file and the line, row or offset: damaged, no UTF-8, no JSON object,
+            no such column.
+    """
+    kind = file_format(path)
+    if kind == TEXT:
+        if not start:
+            yield 1, Document(name, source, _whole_text(path, name))
+        return
+    if kind == PARQUET:
+        records = _parquet(path, name, columns, start, note_share)
+    else:
+        records = _json(path, name, start, note_share)
+    for place, record in records:
+        where = f"{name}:{place}"
+        text = record_text(record, columns.text, where)
+        origin = source if columns.source is None else record_text(record, columns.source, where)
+        yield place, Document(where, origin, text)
+
+
+def record_text(record: Any, column: str, where: str) -> str:
+    """A column of a record; null, or the NaN that stands for it, is an empty text.
+
+    Raises:
+        DataError: it has no such column (those it has are named), or holds no text.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: is no JSON object")
+    if column not in record:
+        raise missing_column(where, column, record)
+    value = record[column]
+    if value is None or value != value:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: column {column!r} holds {type(value).__name__}, not text")
+    return _without_halves(value)
+
+
+def _without_halves(text: str) -> str:
+    """A text whose half surrogate pairs, which JSON can spell and UTF-8 cannot, are U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def missing_column(where: str, column: str, columns: Iterable[str]) -> DataError:
+    return DataError(
+        f"{where}: no column {column!r}; there are {', '.join(sorted(columns))}; set "
+        "dataset.prepare.text_column or dataset.prepare.source_column"
+    )
+
+
+def _whole_text(path: Path, name: str) -> str:
+    with _unpacked(path, name) as (file, _):
+        data = file.read()
+    return _decode(data.removeprefix(_MARK), name)
+
+
+def _json(
+    path: Path, name: str, start: int, note_share: Callable[[float], None]
+) -> Iterator[tuple[int, Any]]:
+    """Records of JSON lines, or of one array, each with its line or its place in the array."""
+    with _unpacked(path, name) as (file, _):
+        first = file.readline().removeprefix(_MARK)
+        while first.isspace():
+            first = file.readline()
+        if first.lstrip().startswith(b"["):
+            array = _parsed(first + file.read(), name, name)
+            yield from enumerate(array[start:], start + 1)
+            return
+    yield from _json_lines(path, name, start, note_share)
+
+
+def _json_lines(
+    path: Path, name: str, start: int, note_share: Callable[[float], None]
+) -> Iterator[tuple[int, Any]]:
+    offset, size = 0, max(1, path.stat().st_size)
+    with _unpacked(path, name) as (file, raw):
+        for number, line in enumerate(file, 1):
+            if number % 256 == 0:
+                note_share((raw.tell() if file is not raw else offset) / size)
+            record = line.removeprefix(_MARK) if number == 1 else line
+            if number > start and record and not record.isspace():
+                yield number, _parsed(record, name, f"{name}:{number}", offset)
+            offset += len(line)
+
+
+def _parsed(data: bytes, name: str, where: str, offset: int = 0) -> Any:
+    """What JSON says; `json` recurses, so that what is nested too deep for it is refused."""
+    try:
+        return json.loads(_decode(data, name, offset))
+    except ValueError as error:
+        raise DataError(f"{where}: broken JSON ({error})") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON that is nested too deep to read") from error
+
+
+def _decode(data: bytes, name: str, offset: int = 0) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}: no UTF-8 at byte {offset + error.start}; convert the file to UTF-8"
+        ) from error
+
+
+@contextmanager
+def _unpacked(path: Path, name: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The file's content, and the file itself."""
+    try:
+        with open(path, "rb") as raw:
+            yield _decompressed(path, raw), raw
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{name}: damaged or cut off ({error}); fetch the file again") from error
+    except OSError as error:
+        raise DataError(f"{name}: cannot read it ({error.strerror or error})") from error
+
+
+def _decompressed(path: Path, raw: IO[bytes]) -> Any:
+    packing = path.suffix.lower()
+    if packing == ".gz":
+        return gzip.open(raw, "rb")
+    if packing == ".zst":
+        return io.BufferedReader(_ZstdFrames(raw, path.name), 1 << 20)
+    return raw
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The content of zstd frames; unlike the library's own reader it notices a missing end."""
+
+    def __init__(self, raw: IO[bytes], name: str) -> None:
+        self._raw, self._library = raw, optional("zstandard", f"{name}:")
+        self._frame = self._new_frame()
+        self._packed, self._ready, self._in_frame = b"", memoryview(b""), False
+
+    def _new_frame(self) -> Any:
+        return self._library.ZstdDecompressor().decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            self._packed = self._packed or self._raw.read(1 << 17)
+            if not self._packed:
+                if self._in_frame:
+                    raise EOFError("the last frame has no end")
+                return 0
+            self._ready = memoryview(self._unpack())
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _unpack(self) -> bytes:
+        try:
+            data = self._frame.decompress(self._packed)
+        except self._library.ZstdError as error:
+            raise EOFError(str(error)) from error
+        self._packed, self._in_frame = self._frame.unused_data, not self._frame.eof
+        if self._frame.eof:
+            self._frame = self._new_frame()
+        return data
+
+
+def _parquet(
+    path: Path, name: str, columns: Columns, start: int, note_share: Callable[[float], None]
+) -> Iterator[tuple[int, Any]]:
+    """Rows, of which only the wanted columns are read: what is in others may be unreadable."""
+    parquet = optional("pyarrow.parquet", f"{name}:")
+    arrow_error = optional("pyarrow", f"{name}:").ArrowException
+    wanted = [column for column in (columns.text, columns.source) if column is not None]
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for column in wanted:
+                if column not in names:
+                    raise missing_column(name, column, names)
+            place = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                note_share(place / max(1, file.metadata.num_rows))
+                if place + rows > start:
+                    yield from _row_group(file, group, wanted, place, start)
+                place += rows
+    except (OSError, ValueError, OverflowError, arrow_error) as error:
+        raise DataError(f"{name}: cannot read it ({error}); fetch the file again") from error
+
+
+def _row_group(
+    file: Any, group: int, columns: list[str], first: int, start: int
+) -> Iterator[tuple[int, Any]]:
+    place = first
+    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=columns):
+        skipped = min(max(start - place, 0), len(batch))
+        yield from enumerate(batch.slice(skipped).to_pylist(), place + skipped + 1)
+        place += len(batch)
+
+
+def optional(module: str, wanted_by: str) -> Any:
+    """Import a library of the extra `data`.
+
+    Args:
+        wanted_by: begins the sentence "... needs the package".
+
+    Raises:
+        DataError: it is not installed.
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise DataError(
+            f"{wanted_by} needs the package {package}: {install_with('data')}"
+        ) from error

@@ -1,0 +1,150 @@
+"""Where text comes from: local files, listed in a fixed order, each document with an address."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from photon.data.prepare.corpus import Document
+from photon.data.prepare.listing import SourceFile
+from photon.data.prepare.readers import Columns, read_file
+from photon.errors import DataError
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class Source(Protocol):
+    """Text in numbered files; a document is addressed by its file and its place there."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What the source consists of, a mapping per file; other text, another description."""
+        ...
+
+    def num_files(self) -> int: ...
+
+    def documents(self, file: int, start: int) -> Iterator[tuple[int, Document]]:
+        """Documents of a file from a place on, each with the place behind it."""
+        ...
+
+    def share(self, order: Sequence[int], reading: int) -> float | None:
+        """How much has been read, roughly, when files are read in an order; None: unknown.
+
+        Args:
+            reading: which place of the order is being read.
+        """
+        ...
+
+
+class LocalSource:
+    """Some local files.
+
+    Args:
+        files: in their order.
+        columns: which columns of their records hold what.
+        copies: further files with the content of one of them, not read.
+    """
+
+    def __init__(
+        self, files: Sequence[SourceFile], columns: Columns, copies: Sequence[SourceFile] = ()
+    ) -> None:
+        self.files, self.columns, self.copies = tuple(files), columns, tuple(copies)
+        self._share_of_file = 0.0
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [_description(file) for file in self.files]
+
+    def described_as_read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The files once they were read, those with these numbers by their SHA-256 too.
+
+        Raises:
+            DataError: one was changed meanwhile.
+        """
+        copies = {file.name for file in self.copies}
+        read = {self.files[number].name for number in numbers} | copies
+        described = []
+        for file in (*self.files, *self.copies):
+            facts = file.path.stat() if file.path.exists() else None
+            if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
+                raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
+            entry = _description(file)
+            if file.name in read:
+                entry["sha256"] = file_digest(file.path)
+            if file.name in copies:
+                entry["copy"] = True
+            described.append(entry)
+        return described
+
+    def num_files(self) -> int:
+        return len(self.files)
+
+    def documents(self, file: int, start: int) -> Iterator[tuple[int, Document]]:
+        entry = self.files[file]
+        self._share_of_file = 0.0
+        return read_file(
+            entry.path, entry.name, entry.source, self.columns, start, self._note_share
+        )
+
+    def share(self, order: Sequence[int], reading: int) -> float | None:
+        sizes = [self.files[file].size for file in order]
+        now = sizes[reading] * self._share_of_file if reading < len(sizes) else 0
+        return (sum(sizes[:reading]) + now) / max(1, sum(sizes))
+
+    def _note_share(self, share: float) -> None:
+        self._share_of_file = share
+
+
+def _description(file: SourceFile) -> dict[str, Any]:
+    return {"file": file.name, "bytes": file.size, "mtime_ns": file.mtime_ns}
+
+
+def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Files with different content, of equal ones the first; and the others."""
+    first: dict[str, SourceFile] = {}
+    for file in files:
+        first.setdefault(file_digest(file.path), file)
+    different = {file.name for file in first.values()}
+    return list(first.values()), [file for file in files if file.name not in different]
+
+
+def by_split(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Training and validation files of records: a name (or folder) with `validation` is the latter.
+
+    Text files are all for training; a part of them is held out later.
+    """
+    parts: tuple[list[SourceFile], list[SourceFile]] = ([], [])
+    for file in files:
+        parts[not file.is_document and VALIDATION in file.name.lower()].append(file)
+    return parts
+
+
+def changed_file(files: Sequence[SourceFile], recorded: Sequence[dict[str, Any]]) -> str | None:
+    """What differs between files and their record, in words; None if nothing does.
+
+    A file with another time but the recorded size and SHA-256 is unchanged.
+    """
+    known = {entry["file"]: entry for entry in recorded}
+    for file in files:
+        entry = known.pop(file.name, None)
+        if entry is None:
+            return f"{file.name} is new"
+        if file.size != entry["bytes"]:
+            return f"{file.name} has {file.size} bytes, had {entry['bytes']}"
+        same_time = file.mtime_ns == entry["mtime_ns"]
+        if not same_time and file_digest(file.path) != entry.get("sha256"):
+            return f"{file.name} has other content"
+    return f"{next(iter(known))} is gone" if known else None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read it ({error.strerror})") from error

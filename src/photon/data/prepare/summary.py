@@ -1,0 +1,150 @@
+"""What each client of a prepared data set holds, and how far it is from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from photon.data.manifest import clients_of, read_manifest
+from photon.data.prepare.part import read_digests
+
+PARTS = ("train", "validation")
+_SHOWN_CLIENTS = 8
+_SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSummary:
+    """One client's own training and validation text.
+
+    Attributes:
+        documents: both parts together.
+        train_tokens, validation_tokens: targets in rows.
+        sources: training documents by source.
+        overlap: documents that another client, or the common validation set, holds as well; None
+            where document hashes were not recorded.
+        divergence: Jensen-Shannon divergence in bits of the training text's unigram distribution
+            from the clients' mean: 0 is like everybody, 1 has no token in common.
+    """
+
+    client: int
+    documents: int
+    train_tokens: int
+    validation_tokens: int
+    sources: dict[str, int]
+    overlap: int | None
+    divergence: float
+
+
+def summarise(root: Path) -> list[ClientSummary]:
+    """A summary of every client.
+
+    Raises:
+        DataError: no prepared data there, or a manifest is unreadable.
+    """
+    clients = clients_of(read_manifest(root))
+    folders = [{part: root / f"client_{client}" / part for part in PARTS} for client in clients]
+    manifests = [{part: read_manifest(f) for part, f in own.items()} for own in folders]
+    overlaps = _overlaps(folders, root / "validation")
+    unigrams = [_distribution(own["train"]["unigram"]) for own in manifests]
+    mean = np.mean(unigrams, axis=0)
+    return [
+        ClientSummary(
+            client=client,
+            documents=sum(manifest.get("documents", 0) for manifest in own.values()),
+            train_tokens=own["train"]["tokens"],
+            validation_tokens=own["validation"]["tokens"],
+            sources=own["train"].get("source_documents", {}),
+            overlap=overlap,
+            divergence=jensen_shannon(unigram, mean),
+        )
+        for client, own, overlap, unigram in zip(
+            clients, manifests, overlaps, unigrams, strict=True
+        )
+    ]
+
+
+def held_out_lines(root: Path) -> list[str]:
+    """What was held out for validation, and of whom.
+
+    Raises:
+        DataError: no prepared data there, or a manifest is unreadable.
+    """
+    own = {
+        client: {part: read_manifest(root / f"client_{client}/{part}") for part in PARTS}
+        for client in clients_of(read_manifest(root))
+    }
+    common = read_manifest(root / "validation")
+    parts = [common, *(part for parts in own.values() for part in parts.values())]
+    lines = [
+        f"common: {common['text_tokens']:,} tokens, {_percent(common, parts):.1f} % of all, from "
+        + some_of(common.get("sources", []))
+    ]
+    shares = {c: _percent(p["validation"], list(p.values())) for c, p in own.items()}
+    if len(own) <= _SHOWN_CLIENTS:
+        lines += [
+            f"client {client}: {shares[client]:.1f} % of its tokens, from "
+            + some_of(parts["validation"].get("sources", []))
+            for client, parts in own.items()
+        ]
+    else:
+        lines.append(
+            f"clients {min(own)}-{max(own)}: {min(shares.values()):.1f} to "
+            f"{max(shares.values()):.1f} % of each one's tokens"
+        )
+    trained = {name for parts in own.values() for name in parts["train"].get("sources", [])}
+    gone = sorted({name for part in parts for name in part.get("sources", [])} - trained)
+    if gone:
+        plural = "s" if len(gone) > 1 else ""
+        lines.append(f"no training text is left of {len(gone):,} source{plural}: {some_of(gone)}")
+    return lines
+
+
+def some_of(names: Sequence[str]) -> str:
+    """A few names, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _percent(part: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> float:
+    return 100 * part["text_tokens"] / sum(other["text_tokens"] for other in whole)
+
+
+def as_json(summaries: list[ClientSummary]) -> list[dict[str, Any]]:
+    return [
+        {name: getattr(summary, name) for name in ClientSummary.__slots__} for summary in summaries
+    ]
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon divergence in bits: H((p + q) / 2) - (H(p) + H(q)) / 2 (Lin 1991, eq. 4.1).
+
+    Args:
+        p, q: [V], each sums to 1.
+    """
+    return max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
+
+
+def _entropy(p: np.ndarray) -> float:
+    positive = p[p > 0]
+    return float(-(positive * np.log2(positive)).sum())
+
+
+def _distribution(counts: list[int]) -> np.ndarray:
+    values = np.asarray(counts, dtype=np.float64)
+    return values / values.sum()
+
+
+def _overlaps(folders: list[dict[str, Path]], common: Path) -> list[int | None]:
+    """For each client, how many of its documents are also elsewhere."""
+    own = [np.concatenate([read_digests(folder) for folder in f.values()]) for f in folders]
+    if not all(map(len, own)):
+        return [None] * len(own)
+    holders = [np.unique(digests) for digests in (*own, read_digests(common))]
+    values, counts = np.unique(np.concatenate(holders), return_counts=True)
+    shared = values[counts > 1]
+    return [int(np.isin(digests, shared).sum()) for digests in own]

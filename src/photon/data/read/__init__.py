@@ -1,0 +1,1 @@
+"""Token rows become batches: shards, their checks and their cache, orders, mixtures, streams."""

@@ -1,0 +1,126 @@
+"""A client's mixture of several folders of rows, with exact counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from photon.core.seeds import derive_seed
+from photon.data.apportion import apportion
+from photon.data.read.shards import RowSource
+from photon.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much of a folder an epoch holds; at most one is given, none: each row once.
+
+    Attributes:
+        proportion: share of the epoch, relative to the other folders.
+        repeat: times its rows.
+        choose: rows.
+    """
+
+    proportion: float | None = None
+    repeat: float | None = None
+    choose: int | None = None
+
+
+def epoch_counts(num_rows: Sequence[int], amounts: Sequence[Amount]) -> list[int]:
+    """Rows of each folder in one epoch.
+
+    Proportions share out as many rows as all the folders have, by largest remainders, so that the
+    counts sum to that exactly.
+    """
+    if any(amount.proportion is not None for amount in amounts):
+        return apportion(sum(num_rows), np.array([amount.proportion or 0.0 for amount in amounts]))
+    return [
+        amount.choose if amount.choose is not None else round(rows * (amount.repeat or 1.0))
+        for rows, amount in zip(num_rows, amounts, strict=True)
+    ]
+
+
+class MixedRows:
+    """Rows of several folders behind one another; the same interface as `Rows`.
+
+    Of a folder with n rows, an epoch of c holds each row c // n times and c % n of them, chosen by
+    an addressed permutation, once more.
+
+    Args:
+        parts: the folders' rows.
+        amounts: of each.
+        seed: of the choice, where not all rows come equally often; a client's own.
+
+    Raises:
+        DataError: rows of different lengths, or none.
+    """
+
+    def __init__(self, parts: Sequence[RowSource], amounts: Sequence[Amount], seed: int) -> None:
+        lengths = {part.sequence_length for part in parts}
+        if len(lengths) != 1:
+            raise DataError(
+                f"{', '.join(str(part.folder) for part in parts)}: rows of different lengths "
+                f"({', '.join(map(str, sorted(lengths)))}) do not mix"
+            )
+        self.parts, self.counts = tuple(parts), epoch_counts([len(p) for p in parts], amounts)
+        self.folder, self.sequence_length = parts[0].folder, lengths.pop()
+        self.num_rows = sum(self.counts)
+        self._ends = np.cumsum(self.counts)
+        self._chosen = [
+            _chosen(seed, number, len(part), count % len(part))
+            for number, (part, count) in enumerate(zip(parts, self.counts, strict=True))
+        ]
+        self.shard_rows = [
+            rows
+            for part, count in zip(parts, self.counts, strict=True)
+            for rows in (*part.shard_rows * (count // len(part)), count % len(part))
+            if rows
+        ]
+        self.manifest = self._manifest()
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows by index: [len(indices), L + 1], int64."""
+        indices = np.asarray(indices, dtype=np.int64)
+        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
+        of_part = np.searchsorted(self._ends, indices, side="right")
+        for number in np.unique(of_part).tolist():
+            places = np.flatnonzero(of_part == number)
+            first = int(self._ends[number]) - self.counts[number]
+            batch[places] = self.parts[number].read(self._rows(number, indices[places] - first))
+        return batch
+
+    def _rows(self, number: int, places: np.ndarray) -> np.ndarray:
+        """Numbers in a folder of the rows at places of its share of the epoch."""
+        size = len(self.parts[number])
+        rows = places % size
+        beyond = places >= self.counts[number] // size * size
+        rows[beyond] = self._chosen[number][rows[beyond]]
+        return rows
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the mixture's text is like: the folders' sums, as often as they come."""
+        weights = [c / len(p) for c, p in zip(self.counts, self.parts, strict=True)]
+        manifests = [part.manifest for part in self.parts]
+        summed = {
+            name: sum(m[name] * w for m, w in zip(manifests, weights, strict=True))
+            for name in ("text_bytes", "text_tokens")
+        }
+        unigram = sum(
+            np.asarray(m["unigram"], dtype=np.float64) * w
+            for m, w in zip(manifests, weights, strict=True)
+        )
+        shards = [shard for manifest in manifests for shard in manifest["shards"]]
+        return {**manifests[0], **summed, "unigram": unigram, "shards": shards}
+
+
+def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, "choose", number, rows)))
+    return generator.permutation(rows)[:count]

@@ -1,0 +1,180 @@
+"""Token rows on disk: flat little-endian files, read by memory map, described by a manifest.
+
+Row i of a shard is tokens [i S, i S + L], both ends included: L inputs and, one to the right, L
+targets. With the stride S = L neighbours share one token, so no target is lost, and a shard is one
+stream that can be read in rows of any length; S = L + 1 where rows do not run on over documents.
+The manifest is written last: a folder without one is no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.read.cache import Cache
+from photon.data.read.first_read import FirstRead
+from photon.errors import DataError
+
+
+class RowSource(Protocol):
+    """Random access to rows of one length, wherever they are.
+
+    Attributes:
+        folder: what messages name.
+        manifest: counts, and what the text behind the rows is like.
+        shard_rows: rows of each shard, in order.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    sequence_length: int
+    num_rows: int
+    shard_rows: list[int]
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows by index: [len(indices), L + 1], int64."""
+        ...
+
+
+class Rows:
+    """Random access to the rows of a data folder, here or in an object store.
+
+    A block of a shard is compared with the manifest when a row of it is first read.
+
+    Attributes:
+        num_rows: rows in all shards.
+        shard_rows: rows of each shard.
+        sequence_length: L.
+
+    Args:
+        folder: the data folder; behind a cache, its place there.
+        cache: who brings the files; shards of a local folder are opened at once.
+        sequence_length: to read them with; that which they were written with if not given. What
+            does not fill a row at the end of a shard is left over.
+        vocab_size: of the model that reads; the data's own if not given.
+
+    Raises:
+        DataError: no rows, a shard is missing, its size is not what the manifest says, or its rows
+            cannot be cut to another length; what is inside is checked when it is first read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: Cache | None = None,
+        sequence_length: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        self.folder, self._cache = folder, cache
+        if cache is not None:
+            cache.bring(folder / MANIFEST)
+        self.manifest = read_manifest(folder)
+        self._written = int(self.manifest["sequence_length"])
+        self.sequence_length = sequence_length or self._written
+        self._stride = int(self.manifest.get("row_stride", self._written))
+        self._step = self._stride  # from row to row as they are read
+        self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
+        self.num_rows = int(self.manifest["rows"])
+        if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
+            raise DataError(
+                f"{folder / MANIFEST}: {self.num_rows} rows in all, {sum(self.shard_rows)} in its "
+                "shards; prepare the data again"
+            )
+        if self.sequence_length != self._written:
+            self._cut_anew()
+        self._dtype = np.dtype(self.manifest["dtype"])
+        self._ends = np.cumsum(self.shard_rows)
+        entries = self.manifest["shards"] if cache is None else []
+        self._open = [self._view(folder / entry["file"], entry) for entry in entries]
+        known = int(self.manifest.get("vocab_size", 1 << 32))
+        self._first_reads: list[FirstRead | None] = [
+            FirstRead(folder / e["file"], e, self._dtype, min(known, vocab_size or known))
+            for e in self.manifest["shards"]
+        ]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Rows by index: [len(indices), L + 1], int64."""
+        indices = np.asarray(indices, dtype=np.int64)
+        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(shards).tolist():
+            places = np.flatnonzero(shards == shard)
+            first = self._ends[shard] - self.shard_rows[shard]
+            with self._shard(shard) as rows:
+                wanted = indices[places] - first
+                self._require_written(shard, wanted)
+                batch[places] = rows[wanted]
+        return batch
+
+    def _cut_anew(self) -> None:
+        """Count the rows of another length than they were written with."""
+        written, length = self._written, self.sequence_length
+        if self._stride != written:
+            raise DataError(
+                f"{self.folder}: its rows of {written} end with the documents and cannot be cut to "
+                f"{length}; set llm_config.max_seq_len={written} or prepare the data again"
+            )
+        self._step = length
+        self.shard_rows = [rows * written // length for rows in self.shard_rows]
+        self.num_rows = sum(self.shard_rows)
+        if not self.num_rows:
+            raise DataError(
+                f"{self.folder}: too little text for one row of {length} tokens; lower "
+                "llm_config.max_seq_len, or prepare more text"
+            )
+
+    def _require_written(self, shard: int, rows: np.ndarray) -> None:
+        """Rows must be what was prepared; free once all of a shard is known to be."""
+        if (check := self._first_reads[shard]) is None:
+            return
+        size = self._dtype.itemsize
+        if not check(rows * self._step * size, (self.sequence_length + 1) * size):
+            self._first_reads[shard] = None
+
+    @contextmanager
+    def _shard(self, number: int) -> Iterator[np.ndarray]:
+        if self._cache is None:
+            yield self._open[number]
+            return
+        entry = self.manifest["shards"][number]
+        path = self.folder / entry["file"]
+        with self._cache.hold(path, entry):
+            yield self._view(path, entry)
+
+    def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
+        """A shard as its rows, [rows, L + 1]; neighbours overlap where they are of one stream."""
+        written, size = self._written, self._dtype.itemsize
+        if entry["bytes"] != ((entry["rows"] - 1) * self._stride + written + 1) * size:
+            raise DataError(
+                f"{path}: {entry['bytes']} bytes are not {entry['rows']} rows of {written} + 1 "
+                "tokens; prepare the data again"
+            )
+        tokens = np.asarray(_open_shard(path, entry, self._dtype))
+        length, step = self.sequence_length, self._step
+        rows = (len(tokens) - length - 1) // step + 1
+        return np.lib.stride_tricks.as_strided(
+            tokens, (max(0, rows), length + 1), (step * size, size), writeable=False
+        )
+
+
+def _open_shard(path: Path, entry: dict[str, Any], dtype: np.dtype) -> np.ndarray:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: shard is missing; prepare the data again") from error
+    if size != entry["bytes"]:
+        raise DataError(
+            f"{path}: shard has {size} bytes, the manifest says {entry['bytes']}; "
+            "prepare the data again"
+        )
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,158 @@
+"""Whether prepared data is, byte for byte, what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from photon.data.manifest import MANIFEST, part_digest, read_manifest
+from photon.data.read.checksum import BLOCK_BYTES, Checksum
+from photon.data.tokenizer import tokenizer_digest
+from photon.errors import DataError
+
+Progress = Callable[[str, int], None]
+"""Takes the shard at hand and the bytes read since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataFolder:
+    """One folder of shards below a root.
+
+    Attributes:
+        name: relative to the root.
+        num_bytes: of its shards, as its manifest says.
+    """
+
+    path: Path
+    name: str
+    manifest: dict[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry["bytes"] for entry in self.manifest["shards"])
+
+
+def data_folders(root: Path) -> list[DataFolder]:
+    """The folders of shards below a root, or the root itself, by name.
+
+    Raises:
+        DataError: none there, or an unreadable manifest.
+    """
+    found = [DataFolder(p, p.relative_to(root).as_posix(), m) for p, m in _manifests(root)]
+    folders = [folder for folder in found if "shards" in folder.manifest]
+    if not folders:
+        raise DataError(f"{root}: no prepared data here; run `photon prepare` first")
+    return folders
+
+
+def _manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(root.rglob(MANIFEST)):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path.parent, read_manifest(path.parent)
+
+
+def verify(root: Path, progress: Progress = lambda shard, size: None) -> list[DataFolder]:
+    """Read all shards below a root and compare them with their manifests.
+
+    Returns:
+        What was read.
+
+    Raises:
+        DataError: the first thing that is wrong: a shard with the offset of the damage, a manifest,
+            or a tokenizer that the shards were not made with.
+    """
+    folders = data_folders(root)
+    if (root / "tokenizer.json").exists():
+        digest = tokenizer_digest(root / "tokenizer.json")
+        for folder in folders:
+            require_tokenizer(folder.path, folder.manifest, digest)
+    if (root / MANIFEST).exists():
+        whole = read_manifest(root)
+        for folder in folders:
+            require_part(root, whole, folder.path, folder.manifest)
+    for folder in folders:
+        for entry in folder.manifest["shards"]:
+            path = folder.path / entry["file"]
+            shard = path.relative_to(root).as_posix()
+            verify_shard(path, entry, lambda size, shard=shard: progress(shard, size))
+    return folders
+
+
+def require_tokenizer(folder: Path, manifest: Mapping[str, Any], digest: str) -> None:
+    """Refuse a tokenizer that the tokens were not made with.
+
+    Raises:
+        DataError: its digest is another than the manifest's.
+    """
+    if manifest.get("tokenizer", digest) != digest:
+        raise DataError(
+            f"{folder}: its tokens were made with tokenizer {manifest['tokenizer']}, but "
+            f"tokenizer.json is {digest}; put the right one back or prepare the data again"
+        )
+
+
+def require_part(
+    home: Path, whole: Mapping[str, Any], folder: Path, own: Mapping[str, Any]
+) -> None:
+    """Refuse a folder that another preparation has put in the place of the one that was made.
+
+    Args:
+        home: folder of the data set.
+        whole: its manifest; older ones do not know their parts.
+        folder: of the part, below `home`.
+        own: the part's manifest.
+
+    Raises:
+        DataError: its shards are not those of the data set.
+    """
+    known, found = whole.get("parts", {}), part_digest(own)
+    if (expected := known.get(folder.relative_to(home).as_posix(), found)) != found:
+        raise DataError(
+            f"{folder}: is of another data set than {home / MANIFEST} says (digest {found}, not "
+            f"{expected}); {REMEDY}"
+        )
+
+
+def verify_shard(
+    path: Path, entry: dict[str, Any], progress: Callable[[int], None] = lambda size: None
+) -> None:
+    """Compare a shard with what its manifest says, block by block.
+
+    Raises:
+        DataError: it is missing, unreadable, too short or long, or damaged; with the offset.
+    """
+    checksum, offset = Checksum(), 0
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(BLOCK_BYTES):
+                checksum.update(data)
+                _require_block(path, entry, checksum, offset)
+                offset = checksum.size
+                progress(len(data))
+    except OSError as error:
+        where = f"unreadable at offset {offset:,}" if path.exists() else "shard is missing"
+        raise DataError(f"{path}: {where} ({error.strerror}); {REMEDY}") from error
+    if checksum.size != entry["bytes"]:
+        raise DataError(
+            f"{path}: ends at offset {checksum.size:,}, the manifest says {entry['bytes']:,}; "
+            f"{REMEDY}"
+        )
+    if checksum.sha256 != entry["sha256"]:
+        raise DataError(f"{path}: its SHA-256 is not the manifest's; {REMEDY}")
+
+
+REMEDY = "copy it again or prepare the data again"
+"""What to do about a shard that is damaged."""
+
+
+def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum, offset: int) -> None:
+    """Refuse the block that was read last if it is whole and differs."""
+    expected = entry.get("block_crc32", [])
+    number = len(checksum.blocks) - 1
+    whole = checksum.size == min(offset + BLOCK_BYTES, entry["bytes"])
+    if whole and number < len(expected) and checksum.blocks[number] != expected[number]:
+        raise DataError(
+            f"{path}: damaged between offset {offset:,} and {checksum.size:,}; {REMEDY}"
+        )

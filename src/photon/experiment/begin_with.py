@@ -1,0 +1,184 @@
+"""Beginning a run with a copy of another: what of its state fits the new configuration."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from photon.config.schema import Config
+from photon.core.messages import ServerState
+from photon.errors import MismatchedCheckpoint, RunFolderError
+from photon.hub.warm_start import require_same_architecture
+from photon.model.build import empty_model, parameters_of
+from photon.run import artifact, checkpoint
+from photon.run.kinds import FEDERATED
+from photon.run.outer import outer_of
+from photon.run.own_layers import kept_answers
+from photon.run.restore import checkpoint_of_round, find_run
+from photon.run.run_folder import RunFolder, read_run
+from photon.run.trackers import copy_lines
+from photon.training.layers import Layers, layers_of
+from photon.training.optim import InnerOptimizer
+
+Names = Mapping[str, list[str]]
+"""Moment -> the parameters that have it."""
+
+SAME_MOMENTS = {"decoupled_adamw": "adamw"}
+"""Inner optimizers whose moments are another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The state that a new run begins with.
+
+    Attributes:
+        source: folder of the run that it comes from.
+        with_clients: whether its clients' states are taken over.
+        notes: what is not taken over, and why.
+    """
+
+    source: Path
+    state: ServerState
+    with_clients: bool
+    notes: tuple[str, ...]
+
+    def write(self, folder: RunFolder) -> None:
+        """Put it into a new run's folder."""
+        if self.with_clients:
+            shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
+        theirs, done = self.source / "metrics.jsonl", self.state.round
+        kept = checkpoint.kept_records(self.source / "checkpoints")
+        lines = copy_lines(theirs, folder.metrics, "round", done, kept)
+        record = lines[-1] if lines else None
+        checkpoint.save_server_state(folder.checkpoints, self.state, record)
+
+
+def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:
+    """The state of `photon.restore_run_uuid` as far as it fits; None without that key.
+
+    Args:
+        config: of the new run, resolved.
+        data: manifest of its data.
+
+    Raises:
+        RunFolderError: no such run, or no federated one.
+        CheckpointError: not its round of `photon.resume_round`.
+        MismatchedCheckpoint: it cannot go on with this configuration.
+    """
+    name = config.photon.restore_run_uuid
+    if name is None:
+        return None
+    source = find_run(config, name)
+    theirs, facts = read_run(source)
+    if facts["kind"] != FEDERATED:
+        raise RunFolderError(
+            f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
+            "photon.restore_cent_run_uuid"
+        )
+    wanted = -1 if config.photon.resume_round is None else config.photon.resume_round
+    manifest = checkpoint_of_round(source / "checkpoints", wanted)
+    state = checkpoint.load_server_state(manifest)
+    require_same_architecture(source, theirs.llm_config.model, config.llm_config.model)
+    params = parameters_of(empty_model(config.llm_config))
+    checkpoint.require_same_model(state.params, params, manifest)
+    fit = _Fit(source, theirs, config, layers_of(config.fl, list(params)))
+    notes: list[str] = []
+    state = fit.outer(fit.moments(state), notes)
+    same_data = facts["data_digest"] == data["digest"]
+    if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
+        notes.append(f"clients begin afresh: {reason}")
+        state = replace(state, last_accepted={})
+    return Copy(source, state, not reason and bool(state.last_accepted), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Two configurations, and what of a state fits both."""
+
+    source: Path
+    theirs: Config
+    ours: Config
+    layers: Layers
+
+    def outer(self, state: ServerState, notes: list[str]) -> ServerState:
+        """Moments of another outer optimizer mean something else: they begin as in a new run."""
+        fresh = outer_of(self.ours, 1).init(state.params)
+        before, after = self.theirs.fl.strategy_name, self.ours.fl.strategy_name
+        if before == after and _names(state.outer) == _names(fresh):
+            return state
+        if fresh or state.outer:
+            notes.append(
+                f"the outer optimizer begins afresh: it was {before} in {self.source}, "
+                f"is {after} here"
+            )
+        return replace(state, outer=fresh)
+
+    def moments(self, state: ServerState) -> ServerState:
+        """The averaged inner moments, if they go on being averaged.
+
+        Raises:
+            MismatchedCheckpoint: they are of another optimizer or of other parameters; to begin
+                them afresh in the middle of a run would spoil the correction of their bias.
+        """
+        if not self.ours.fl.aggregate_momenta:
+            return replace(state, moments={})
+        if state.step and not (self._same_inner and _names(state.moments) == self._trained):
+            raise MismatchedCheckpoint(
+                f"photon.restore_run_uuid: {self.source} has averaged inner moments of "
+                f"{_shown(state.moments, self.theirs)}, this run of "
+                f"{_shown(self._trained, self.ours)}; take the same llm_config.optimizer and "
+                "layers, or begin with its parameters alone: "
+                f"pretrained_model_path={self.source}"
+            )
+        return state
+
+    def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
+        """Why the clients' states are not taken over; None if they are, or if there are none."""
+        if not state.last_accepted:
+            return None
+        if not self.ours.photon.copy_client_checkpoints:
+            return "photon.copy_client_checkpoints=false"
+        if not (self.source / "clients").is_dir():
+            return f"{self.source} has no states of clients (nodes keep theirs)"
+        if not same_data:
+            return f"the data is not that of {self.source}"
+        return next(self._faults(state), None)
+
+    def _faults(self, state: ServerState) -> Iterator[str]:
+        fl = self.ours.fl
+        keeps = fl.keeps_optimizer and not fl.aggregate_momenta
+        if keeps and not self._same_inner:
+            yield f"their moments are of {self.theirs.llm_config.optimizer.name}"
+        for client, path in kept_answers(self.source, state.last_accepted).items():
+            if not path.exists():
+                continue
+            kept = artifact.load_facts(path)["state"]
+            if keeps and kept["moments"] != self._trained:
+                yield f"client {client} has kept moments of other parameters, or none"
+            if kept["layers"] != list(self.layers.personal):
+                yield f"client {client} has kept other fl.personalized_layers"
+
+    @property
+    def _same_inner(self) -> bool:
+        names = [one.llm_config.optimizer.name for one in (self.theirs, self.ours)]
+        return len({SAME_MOMENTS.get(name, name) for name in names}) == 1
+
+    @property
+    def _trained(self) -> Names:
+        """What the inner optimizer of this run remembers."""
+        model = empty_model(self.ours.llm_config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name not in self.layers.frozen)
+        return _names(InnerOptimizer(model, self.ours.llm_config.optimizer).moments())
+
+
+def _names(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    return {key: list(tree) for key, tree in trees.items()}
+
+
+def _shown(moments: Mapping[str, Any], config: Config) -> str:
+    count = max((len(tree) for tree in moments.values()), default=0)
+    return f"{config.llm_config.optimizer.name} over {count} parameters" if count else "nothing"

@@ -1,0 +1,297 @@
+"""What would go wrong with a run on this machine, found before it starts."""
+
+from __future__ import annotations
+
+import http
+import http.client
+import shutil
+import socket
+import ssl
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from photon.config.compose import load_config
+from photon.config.resolve import resolve
+from photon.config.schema import Config
+from photon.config.travel import travelling
+from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.read.shards import Rows
+from photon.data.read.verify import require_tokenizer
+from photon.data.tokenizer import tokenizer_digest
+from photon.errors import ConfigError, PhotonError, install_with
+from photon.machine.address import format_address
+from photon.machine.device import choose_device, count_gpus, num_cores
+from photon.machine.probe import find_trouble
+from photon.model.flops import model_cost
+from photon.node.fit import HEADROOM, Role, fits, free_memory, memory_needed
+from photon.node.hosted_run import node_config
+from photon.run.preparation import fit_to_data, prepare, require_data, with_architecture
+from photon.run.rows import data_root
+from photon.training.outline import traffic_of
+
+FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"
+MAX_CLOCK_SECONDS = 60.0
+PROBE_BYTES = 4_000_000
+TIMEOUT_SECONDS = 10.0
+NOT_FOR_NODES = ("/v1/control/list-runs", "/v1/runtime/acquire-task")
+"""Calls by which whoever is answered runs programs on the server and its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        verdict: ok; warn: the run may start; fail: it would not.
+    """
+
+    verdict: Literal["ok", "warn", "fail"]
+    what: str
+    text: str
+
+
+def examine(
+    config: Config,
+    clients: list[int] | None,
+    server: tuple[str, int] | None,
+    authority: Path | None,
+    key: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Iterator[Finding]:
+    """Findings, as they are made.
+
+    With a server this is a node: the model comes with the server's instructions, so nothing is
+    compared with one that nobody has named. Without one, data that is named is looked at for all
+    clients, and what is not given is taken from it, as `photon train` does.
+
+    Args:
+        clients: whose data must be here; None: not asked for.
+        server: to be reached; None: not asked for.
+        authority: certificate of the server's authority; None: no TLS.
+        key: the node's private one, to be known to the server; None: not asked for.
+        overrides: those that the configuration was composed of.
+    """
+    config = with_architecture(config)
+    trouble = None
+    if server is None and clients is None and config.dataset.train.root_local is not None:
+        try:
+            config = fit_to_data(config, overrides, lambda line: None)
+            clients = list(range(config.fl.n_total_clients))
+        except PhotonError as error:
+            trouble = Finding("fail", "data", str(error))
+    yield _versions()
+    yield _device(config)
+    has_model = server is None or config.llm_config != load_config().llm_config
+    yield _memory(config, has_model, node=server is not None)
+    yield _disk(config, has_model)
+    if trouble is not None:
+        yield trouble
+    if clients is not None:
+        yield _data(config, clients, has_model)
+    if server is not None:
+        yield from _connection(*server, authority)
+        if authority is not None and key is not None:
+            yield _key(*server, authority, key)
+
+
+def _versions() -> Finding:
+    found = []
+    for name in ("photon-pretraining", "torch", "flwr"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} missing")
+    text = ", ".join(found) + "; photon must be the same on every machine"
+    if "flwr missing" not in found:
+        return Finding("ok", "versions", text)
+    return Finding("warn", "versions", f"{text}; several machines need Flower: "
+                   f"{install_with('flower')}")  # fmt: skip
+
+
+def _device(config: Config) -> Finding:
+    try:
+        device = choose_device(config.photon.device)
+    except PhotonError as error:
+        return Finding("fail", "device", str(error))
+    return Finding("ok", "device", str(device))
+
+
+def _memory(config: Config, has_model: bool, node: bool) -> Finding:
+    """A process that trains, held against what is free, as a run would hold it."""
+    try:
+        device = choose_device(config.photon.device)
+        free = free_memory(device)
+    except PhotonError as error:
+        return Finding("fail", "memory", str(error))
+    if not has_model:
+        return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
+    rows = config.llm_config.device_train_microbatch_size
+    rows = 1 if rows == "auto" else rows
+    as_it_runs, role = _as_it_runs(config, node)
+    need = memory_needed(as_it_runs, device, rows, config.photon.devices_per_client, role)
+    text = (
+        f"{_size(need)} to train {config.llm_config.name} with rows of "
+        f"{config.llm_config.max_seq_len} tokens, {rows} a pass, {_size(free)} free"
+    )
+    if fits(need, free):
+        return Finding("ok", "memory", text)
+    return Finding("fail", "memory", f"{text}, of which {HEADROOM:.0%} may be filled")
+
+
+def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
+    """With the worker processes that this machine would have."""
+    if node:
+        return node_config(travelling(config), config), "node"
+    gpus = count_gpus(config.photon.device)
+    return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
+
+
+def _disk(config: Config, has_model: bool) -> Finding:
+    """A node keeps of each client an open and a closed state and an update; a server two states."""
+    cost = model_cost(config.llm_config)
+    update = traffic_of(config)
+    kept = config.llm_config.save_num_checkpoints_to_keep + 1
+    need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
+    path = Path(config.photon.saving_path).resolve()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if not has_model:
+        return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
+    text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
+    return Finding("ok" if need <= free else "fail", "disk", text)
+
+
+def _data(config: Config, clients: list[int], has_model: bool) -> Finding:
+    try:
+        if not has_model:
+            require_data(config, clients)
+        root, data = _found(config, clients, has_model)
+        for client in clients:
+            Rows(root / f"client_{client}" / "train")
+    except PhotonError as error:
+        return Finding("fail", "data", str(error))
+    return Finding(
+        "ok",
+        "data",
+        f"{root}: clients {', '.join(map(str, clients))}; rows of "
+        f"{data['settings']['sequence_length']}, "
+        f"tokenizer {data['tokenizer'][:12]}",
+    )
+
+
+def _found(config: Config, clients: list[int], has_model: bool) -> tuple[Path, dict[str, Any]]:
+    """The folder of the data and its manifest, held against the model where one is named."""
+    given = config.dataset.train.root_local
+    if has_model or given is None or not (Path(given) / MANIFEST).exists():
+        config, data = prepare(config, lambda line: None, clients)
+        return data_root(config), data
+    root = Path(given).resolve()
+    data = read_manifest(root)
+    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    return root, data
+
+
+def _connection(host: str, port: int, authority: Path | None) -> Iterator[Finding]:
+    try:
+        delays = [_timed(lambda: socket.create_connection((host, port), 5.0).close())
+                  for _ in range(3)]  # fmt: skip
+    except OSError as error:
+        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
+        yield Finding("fail", "server", text)
+        return
+    yield Finding(
+        "ok", "server", f"{host}:{port} answers in {statistics.median(delays) * 1e3:.1f} ms"
+    )
+    try:
+        connection = _connect(host, port, authority)
+        date, seconds = _probe(connection)
+        answered = [path for path in NOT_FOR_NODES if _is_answered(connection, path)]
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
+        yield Finding("fail", "TLS" if authority else "HTTP", text)
+        return
+    if authority:
+        yield Finding("ok", "TLS", f"the server's certificate is of {authority}")
+    skew = abs((datetime.now(UTC) - date).total_seconds())
+    verdict = "ok" if skew < MAX_CLOCK_SECONDS else "warn"
+    yield Finding(verdict, "clock", f"{skew:.0f} s from the server's")
+    yield Finding("ok", "bandwidth", f"{PROBE_BYTES / seconds / 1e6:.1f} MB/s to the server")
+    yield _access(answered)
+
+
+def _key(host: str, port: int, authority: Path, key: Path) -> Finding:
+    from photon.wire.knock import find_key_trouble  # of the extra that brings Flower
+
+    if not key.is_file():
+        return Finding("fail", "key", f"{key}: no such file; `photon keys add` on the server")
+    if (trouble := find_key_trouble(host, port, authority, key)) is not None:
+        return Finding("fail", "key", trouble)
+    return Finding("ok", "key", f"{key} is enrolled")
+
+
+def _access(answered: list[str]) -> Finding:
+    if not answered:
+        return Finding("ok", "access", "the server answers nodes, and no other calls of Flower")
+    return Finding(
+        "fail",
+        "access",
+        f"the server answers {', '.join(answered)}: whoever reaches its port may run programs "
+        "there and on the nodes; is it `photon server`, of this version?",
+    )
+
+
+def _connect(host: str, port: int, authority: Path | None) -> http.client.HTTPConnection:
+    if authority is None:
+        return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    if not authority.is_file():
+        raise ConfigError(f"{authority}: no such file; copy ca.pem here")
+    context = ssl.create_default_context(cafile=str(authority))
+    return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
+
+
+def _is_answered(connection: http.client.HTTPConnection, path: str) -> bool:
+    """Whether a call gets anything but "no such page"; an empty one, of no effect."""
+    try:
+        connection.request("POST", path, headers={"Content-Type": "application/protobuf"})
+        response = connection.getresponse()
+        response.read()
+        return response.status != http.HTTPStatus.NOT_FOUND
+    finally:
+        connection.close()
+
+
+def _probe(connection: http.client.HTTPConnection) -> tuple[datetime, float]:
+    """The server's clock, and the seconds that some megabytes take on their way to it."""
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        response.read()
+        date = parsedate_to_datetime(response.headers["Date"])
+        begun = time.perf_counter()
+        connection.request("POST", "/", body=bytes(PROBE_BYTES))
+        connection.getresponse().read()
+        return date, time.perf_counter() - begun
+    finally:
+        connection.close()
+
+
+def _timed(action: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -1,0 +1,237 @@
+"""What a configuration will cost, on devices and links that the user describes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from photon.config.base import Epochs
+from photon.config.schema import Config
+from photon.core.tree import num_bytes, num_elements
+from photon.core.walltime import (
+    Exchange,
+    Forecast,
+    Link,
+    Topology,
+    forecast,
+    local_steps_for,
+    server_disk,
+    step_seconds,
+)
+from photon.errors import ConfigError
+from photon.machine.device import PEAKS
+from photon.model.flops import ModelCost, model_cost
+from photon.run.outer import outer_trees
+from photon.run.preparation import with_architecture
+from photon.training.memory import Memory, Place, client_memory, server_memory
+from photon.training.outline import Traffic, outline_of, traffic_of
+from photon.training.parallel import is_sharded
+
+GRADIENT_BYTES = 2
+"""Of a parameter's gradient in data-parallel training: bf16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Devices and links.
+
+    Attributes:
+        link: of each site to the others; server: the server's.
+        topology: how pseudo-gradients are exchanged.
+        sites: places with a slow link between them; None: each client is one. The clients of a
+            site exchange over `inside`, and the site sends one update.
+        floor: seconds that a round takes beside training and transfers.
+        device: a name of `photon.machine.device.PEAKS`; mfu: the share of its peak that is reached.
+        tokens_per_second: of a client, where it has been measured.
+        price: of an hour of one device.
+        overlap: share of an exchange that is hidden behind compute.
+    """
+
+    link: Link
+    server: Link
+    topology: Topology = "server"
+    sites: int | None = None
+    inside: Link | None = None
+    floor: float = 0.0
+    device: str = "H100"
+    mfu: float = 0.4
+    tokens_per_second: float | None = None
+    price: float | None = None
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run and its data-parallel twin, predicted.
+
+    Attributes:
+        federated, data_parallel: over the same tokens and sequential steps.
+        step_seconds: of one local step.
+        traffic: of one client and round.
+        devices: of all clients of a round.
+        client: memory of a process that trains clients; server: of the server's process.
+        disk: bytes, by where.
+    """
+
+    federated: Forecast
+    data_parallel: Forecast
+    step_seconds: float
+    traffic: Traffic
+    devices: int
+    tokens: int
+    parameters: int
+    client: Memory
+    server: Memory
+    disk: dict[str, float]
+    price: float | None
+
+    def cost(self, forecast: Forecast) -> float | None:
+        """Of all devices for the whole run, in the currency of the price."""
+        hours = forecast.seconds / 3600
+        return None if self.price is None else hours * self.devices * self.price
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Most bytes at once: of a device that trains, of the host beside it, of a host that trains
+        on its CPU, and of the server.
+        """
+        places: tuple[Place, ...] = ("device", "host", "cpu")
+        client = {place: self.client.peak(place) for place in places}
+        return {**client, "server": self.server.peak("cpu")}
+
+    def local_steps_for(self, utilization: float) -> int:
+        return local_steps_for(utilization, self.step_seconds, self.federated.exchange_seconds)
+
+
+def make_plan(config: Config, setting: Setting) -> Plan:
+    """Predict a federated run.
+
+    Raises:
+        ConfigError: what is configured cannot be counted, or no such device is known.
+    """
+    steps = _local_steps(config)
+    config = with_architecture(config)
+    llm, fl = config.llm_config, config.fl
+    cost = model_cost(llm)
+    sent = traffic_of(config)
+    seconds = _step_seconds(config, setting, cost)
+    outside, inside = _exchanges(setting, fl.cohort_size, sent)
+    return Plan(
+        federated=forecast(
+            rounds=fl.n_rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
+            inside=inside, overlap=setting.overlap, first_down=sent.first_down,
+        ),
+        data_parallel=forecast(
+            rounds=fl.n_rounds * steps, local_steps=1, step_seconds=seconds,
+            exchange=_every_step(setting, fl.cohort_size, cost), overlap=setting.overlap,
+        ),
+        step_seconds=seconds,
+        traffic=sent,
+        devices=fl.cohort_size * config.photon.devices_per_client,
+        tokens=fl.n_rounds * steps * fl.cohort_size * config.llm_config.tokens_per_step,
+        parameters=cost.parameters,
+        client=_client(config),
+        server=server_memory(config, outer_trees(config)),
+        disk=_disk(config, sent.up, setting.sites or fl.cohort_size),
+        price=setting.price,
+    )  # fmt: skip
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON has it."""
+
+    def facts(forecast: Forecast) -> dict[str, Any]:
+        names = ("rounds", "compute_seconds", "exchange_seconds", "round_seconds", "round_bytes",
+                 "seconds", "total_bytes", "utilization")  # fmt: skip
+        return {**{n: getattr(forecast, n) for n in names}, "cost": plan.cost(forecast)}
+
+    return {
+        "parameters": plan.parameters,
+        "tokens": plan.tokens,
+        "devices": plan.devices,
+        "step_seconds": plan.step_seconds,
+        "update_bytes": asdict(plan.traffic),
+        "federated": facts(plan.federated),
+        "data_parallel": facts(plan.data_parallel),
+        "memory_bytes": plan.memory,
+        "memory_parts": {
+            who: {stage.name: stage.parts("cpu") for stage in memory.stages}
+            for who, memory in (("client", plan.client), ("server", plan.server))
+        },
+        "disk_bytes": plan.disk,
+    }
+
+
+def _local_steps(config: Config) -> int:
+    steps, epochs = config.llm_config.local_steps, config.fl.n_local_epochs
+    if epochs or isinstance(steps, Epochs):
+        raise ConfigError(
+            "a plan needs local steps in batches or tokens, not epochs: give llm_config.local_steps"
+        )
+    return config.fl.n_local_steps or steps
+
+
+def _step_seconds(config: Config, setting: Setting, cost: ModelCost) -> float:
+    tokens = config.llm_config.tokens_per_step
+    if setting.tokens_per_second is not None:
+        return tokens / setting.tokens_per_second
+    half, full = PEAKS[setting.device]
+    peak = 1e12 * (full if config.llm_config.precision == "fp32" else half)
+    devices = config.photon.devices_per_client
+    return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
+
+
+def _exchanges(setting: Setting, clients: int, sent: Traffic) -> tuple[Exchange, Exchange | None]:
+    """Among the sites, and within one."""
+    sites = setting.sites or clients
+    if sites > clients:
+        raise ConfigError(f"--sites {sites}: only {clients} clients take part in a round")
+    outside = Exchange(
+        topology=setting.topology,
+        participants=sites,
+        bytes_up=sent.up,
+        bytes_down=sent.down,
+        link=setting.link,
+        server=setting.server,
+        floor=setting.floor,
+    )
+    within = -(-clients // sites)
+    if within == 1 or setting.inside is None:
+        return outside, None
+    inside = Exchange(
+        topology="ring",
+        participants=within,
+        bytes_up=sent.up,
+        bytes_down=sent.down,
+        link=setting.inside,
+    )
+    return outside, inside
+
+
+def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
+    """Ring all-reduce of a gradient over the same links."""
+    size = GRADIENT_BYTES * cost.parameters
+    return Exchange(
+        topology="ring",
+        participants=setting.sites or clients,
+        bytes_up=size,
+        bytes_down=size,
+        link=setting.link,
+    )
+
+
+def _disk(config: Config, payload: int, clients: int) -> dict[str, float]:
+    kept, this = config.checkpoints_kept, outline_of(config)
+    state = sum(map(num_bytes, (this.params, *this.moments.values())))
+    elements = num_elements(this.params)
+    return {
+        "server": server_disk(elements, outer_trees(config), payload, clients, kept),
+        "client": 2 * (state + payload),  # the round it goes on from, and the newest
+    }
+
+
+def _client(config: Config) -> Memory:
+    llm, devices = config.llm_config, config.photon.devices_per_client
+    rows = llm.device_train_microbatch_size
+    memory = client_memory(config, 1 if rows == "auto" else rows)
+    return memory.split_over(devices) if is_sharded(llm, devices) else memory

@@ -1,0 +1,391 @@
+"""One run in its folder: build or load its state, train it to its end, score it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from photon.config.schema import Config
+from photon.core.diagnostics import data_parallel_bytes
+from photon.core.messages import ServerState
+from photon.core.tree import num_elements
+from photon.data.read.shards import RowSource
+from photon.data.read.stream import JoinedStream
+from photon.errors import DataError
+from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
+from photon.experiment.centralized import Effects, train_centralized
+from photon.experiment.job import Job
+from photon.hub.warm_start import initial_parameters
+from photon.machine.device import return_freed_memory
+from photon.machine.process_group import from_first
+from photon.model.build import build_model, empty_model, load_parameters, model_with, parameters_of
+from photon.node.client_host import client_stream
+from photon.run import checkpoint
+from photon.run.kinds import FEDERATED
+from photon.run.live import FILE, Beacon
+from photon.run.mirror import Mirror
+from photon.run.outer import outer_of
+from photon.run.own_layers import mean_over_clients, own_layers
+from photon.run.results import Score, TrainResult
+from photon.run.rows import VALIDATION, open_rows
+from photon.run.run_folder import RunFolder
+from photon.run.run_tokens import encoder_of_data
+from photon.run.trackers import JsonlTracker, Tracker, read_lines, to_all
+from photon.scoring.task_watch import TaskWatch
+from photon.scoring.unigram import unigram_score
+from photon.server.loop import Server, initial_state
+from photon.server.records import loss_record
+from photon.tracking.external import ExternalTrackers
+from photon.training.layers import layers_of
+from photon.training.loop import Trainer
+from photon.training.parallel import ALONE, World
+from photon.training.state import TrainState
+
+
+def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
+    """Train the run of an open folder from its last commit, or from the start, to its end.
+
+    Raises:
+        Interrupted: a signal arrived; everything is saved.
+    """
+    return_freed_memory()
+    label = run_label(config, folder.kind)
+    size = num_elements(parameters_of(empty_model(config.llm_config)))
+    job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
+    if (line := _nothing_left(folder, config)) is not None:
+        job.say(line)
+    unigram = _unigram(config, job)
+    if unigram is not None and job.world.is_first:
+        folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
+    result = TrainResult(
+        run=str(config.run_uuid),
+        folder=folder.path,
+        parameters=size,
+        rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
+        unigram=unigram,
+    )
+    with ExternalTrackers(folder, config, job.world.is_first, job.say, job.warn) as outside:
+        if folder.kind == FEDERATED:
+            return _federated(folder, config, job, result, outside)
+        return replace(result, **{label: _centralized(folder, config, job, outside)})
+
+
+def _nothing_left(folder: RunFolder, config: Config) -> str | None:
+    """What to say of a run that is as long as was asked for before anything is trained."""
+    if not (kept := checkpoint.list_checkpoints(folder.checkpoints)):
+        return None
+    done = checkpoint.number_of(kept[-1])
+    what, length = f"step {done} with llm_config.max_duration", config.llm_config.max_duration
+    if folder.kind == FEDERATED:
+        what, length = f"round {done} with fl.n_rounds", config.fl.n_rounds
+    if length is None or done < length:
+        return None
+    return f"{'done':<12}{what}={length}: nothing is left to train; more goes on"
+
+
+def _unigram(config: Config, job: Job) -> Score | None:
+    """The floor; None where token frequencies are missing and may be.
+
+    Raises:
+        DataError: they are missing, and asked for or the clients' data should be here.
+    """
+    fl = config.fl
+    try:
+        return unigram_score(config)
+    except DataError:
+        may = fl.allow_unigram_metrics_failures
+        if may or (job.trains_elsewhere and not fl.use_unigram_metrics):
+            return None
+        raise
+
+
+def run_label(config: Config, kind: str) -> str:
+    """The field of `TrainResult` that a run fills: federated, centralized or alone."""
+    if kind == FEDERATED or config.centralized.stream_id is None:
+        return kind
+    return "alone"
+
+
+def _federated(
+    folder: RunFolder, config: Config, job: Job, result: TrainResult, outside: ExternalTrackers
+) -> TrainResult:
+    # Held by nobody else, so that its memory is free once the next one is there.
+    states = [_server_state(folder, config)]
+    done = states[0].round
+    kept = checkpoint.kept_records(folder.checkpoints)
+    lines = JsonlTracker(folder.metrics, "round", done, kept)  # first: the others follow the file
+    shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
+    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
+    track = tasks.adding_to(to_all([lines, *shown]))
+    validation = open_rows(config, VALIDATION)
+
+    def score(state: ServerState) -> LossReport:
+        model = model_with(config.llm_config, state.params, job.device)
+        tasks.score(model)
+        own = own_layers(config, folder.path, state.last_accepted)
+        here = own.here if own is not None else ()
+        return mean_over_clients(model, own, here, lambda: _evaluate(config, model, validation))
+
+    floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
+    if _begins_with_evaluation(folder, config, done):
+        start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
+        track(start | loss_record(score(states[0]), floor))
+    if done < config.fl.n_rounds:  # or it is only to be summed up, for which it needs no node
+        beacon = Beacon(folder.path / FILE)
+        with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
+            server = Server(
+                config=config,
+                checkpoints=folder.checkpoints,
+                engine=engine,
+                validate=lambda state: loss_record(score(state), floor),
+                track=track,
+                stop=job.stop,
+                written=lambda: lines.last,
+                committed=_mirroring(folder, config),
+                tell=beacon.tell,
+            )
+            states.append(server.serve(states.pop()))
+    (state,) = states
+    _clean_up(folder, config)
+    report = _final_report(
+        folder,
+        job,
+        score=lambda: score(state),
+        complete=tasks.adding_to(lines.complete),
+        record=lambda report: loss_record(report, floor),
+    )
+    return replace(
+        result,
+        federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
+        bytes_up=state.bytes_up,
+        bytes_down=state.bytes_down,
+        bytes_ddp=data_parallel_bytes(result.parameters, config.fl.cohort_size, state.step),
+    )
+
+
+def _begins_with_evaluation(folder: RunFolder, config: Config, done: int) -> bool:
+    """Whether the first parameters are to be scored, and have not been."""
+    return config.llm_config.eval_first and done == 0 and not read_lines(folder.metrics)
+
+
+def _mirroring(folder: RunFolder, config: Config) -> Callable[[], None]:
+    """What follows a commit: the mirror takes it, if there is one."""
+    if config.s3_comm_config.bucket_name is None:
+        return lambda: None
+    return Mirror(folder.path, config.s3_comm_config, str(config.run_uuid)).push
+
+
+def _clean_up(folder: RunFolder, config: Config) -> None:
+    """At the end of a run, delete what only an unfinished one needs, if that is asked for."""
+    if not config.cleanup_checkpoints:
+        return
+    checkpoint.prune_checkpoints(folder.checkpoints, 1)
+    for home in folder.clients.glob("client_*"):
+        checkpoint.prune_checkpoints(home, 1)
+
+
+def _server_state(folder: RunFolder, config: Config) -> ServerState:
+    """The last committed state, or the first one, committed."""
+    llm = config.llm_config
+    if checkpoint.list_checkpoints(folder.checkpoints):
+        newest = checkpoint.newest_checkpoint(folder.checkpoints)
+        state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
+        checkpoint.require_same_model(state.params, parameters_of(empty_model(llm)), newest)
+        return state
+    seeded = parameters_of(build_model(llm, config.seed))
+    state = initial_state(initial_parameters(config, seeded) or seeded, outer_of(config, 1))
+    checkpoint.save_server_state(folder.checkpoints, state)
+    return state
+
+
+def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalTrackers) -> Score:
+    assert isinstance(config.photon.threads, int)
+    torch.set_num_threads(config.photon.threads)
+    only = config.centralized.stream_id
+    clients = range(config.fl.n_total_clients) if only is None else [only]
+    stream = JoinedStream([client_stream(config, client) for client in clients])
+    frozen = layers_of(config.fl, list(parameters_of(empty_model(config.llm_config)))).frozen
+    trainer = Trainer(config.llm_config, config.seed, job.device, job.world, frozen)
+    seconds = _load_trainer(folder, trainer, stream)
+    validation = open_rows(config, VALIDATION)
+    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
+    if tasks.tasks and job.world.size > 1:
+        job.warn("several processes train this model, so no tasks are scored until it is saved")
+
+    def score() -> LossReport:
+        if tasks.tasks and job.world.size == 1:
+            params = parameters_of(trainer.model)
+            tasks.score(model_with(config.llm_config, params, job.device))  # not compiled
+        return _evaluate(config, trainer.model, validation, job.world)
+
+    def record(report: LossReport) -> dict[str, Any]:
+        own = _client_losses(config, trainer.model, job.world)
+        return loss_record(report) | ({"client_val_loss": own} if own else {})
+
+    keys = config.centralized
+    lines = _step_lines(folder, trainer.state.step, job)
+    track = tasks.adding_to(_step_tracker(folder, config, lines, trainer.state.step, job, outside))
+    if keys.store_init_model and trainer.state.step == 0:
+        _store(folder, trainer, "init_model")
+    if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.eval_only:
+        start = {"step": 0, "steps": config.llm_config.max_duration, "tokens": 0}
+        track(start | record(score()))
+    if keys.eval_only:
+        report = score()
+        track({"step": 0, "steps": 0, "tokens": 0, **record(report)})
+        return _score(config, report, 0, 0, 0.0)
+    beacon = Beacon(folder.path / FILE if job.world.is_first else None)
+    with checkpoint.naming_last_good(folder.checkpoints), closing(beacon):
+        state, seconds = train_centralized(
+            config,
+            trainer,
+            stream,
+            seconds=seconds,
+            stop=job.stop,
+            effects=Effects(
+                validate=lambda: record(score()),
+                track=track,
+                commit=_commit(folder, config, trainer, lines),
+                beacon=beacon,
+            ),
+        )
+    if keys.store_final_model:
+        _store(folder, trainer, "final_model")
+    if job.world.is_first:
+        _clean_up(folder, config)
+    complete = tasks.adding_to(lines.complete if lines else to_all([]))
+    report = _final_report(folder, job, score=score, complete=complete, record=record)
+    return _score(config, report, state.num_tokens, state.step, seconds)
+
+
+def _commit(
+    folder: RunFolder, config: Config, trainer: Trainer, lines: JsonlTracker | None
+) -> Callable[[float], None]:
+    """Saves the live state; several processes gather it together, the first one writes."""
+    mirror = _mirroring(folder, config)
+
+    def save(seconds: float) -> None:
+        state = trainer.snapshot()
+        if trainer.world.is_first:
+            name = f"step_{state.step:06d}"
+            extra = {"seconds": seconds, "record": dict(lines.last or {}) if lines else None}
+            checkpoint.save_train_state(folder.checkpoints, name, state, extra)
+            checkpoint.prune_checkpoints(folder.checkpoints, config.checkpoints_kept)
+            mirror()
+
+    return save
+
+
+def _store(folder: RunFolder, trainer: Trainer, name: str) -> None:
+    """Keep the parameters under a name of their own, beside the checkpoints that come and go."""
+    params = trainer.snapshot().params
+    if trainer.world.is_first:
+        checkpoint.save_train_state(folder.checkpoints, name, TrainState(params=params))
+
+
+def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict[str, float]:
+    """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
+    if not config.centralized.split_eval:
+        return {}
+    parts = {c: f"client_{c}/{VALIDATION}" for c in range(config.fl.n_total_clients)}
+    return {
+        str(client): _evaluate(config, model, open_rows(config, part), world).loss
+        for client, part in parts.items()
+    }
+
+
+def _step_lines(folder: RunFolder, step: int, job: Job) -> JsonlTracker | None:
+    """metrics.jsonl, which the first process writes."""
+    if not job.world.is_first:
+        return None
+    kept = checkpoint.kept_records(folder.checkpoints)
+    return JsonlTracker(folder.metrics, "step", step, kept)
+
+
+def _step_tracker(
+    folder: RunFolder,
+    config: Config,
+    lines: JsonlTracker | None,
+    step: int,
+    job: Job,
+    outside: ExternalTrackers,
+) -> Tracker:
+    if lines is None:
+        return to_all([])
+    shown = [*job.trackers(folder, run_label(config, folder.kind)), *outside.begin("step", step)]
+    return to_all([lines, *shown])
+
+
+def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:
+    """Put the last committed state into the trainer, or the first; gives the seconds so far."""
+    if not checkpoint.list_checkpoints(folder.checkpoints):
+        warm = initial_parameters(folder.config, parameters_of(trainer.model))
+        load_parameters(trainer.model, warm or {})
+        trainer.state = replace(trainer.state, streams=stream.start())
+        return 0.0
+    newest = checkpoint.newest_checkpoint(folder.checkpoints)
+    state, extra = checkpoint.load_with_way_back(newest, checkpoint.load_train_state)
+    checkpoint.require_same_model(state.params, parameters_of(trainer.model), newest)
+    trainer.load(state)
+    return extra["seconds"]
+
+
+def _evaluate(
+    config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
+) -> LossReport:
+    llm = config.llm_config
+    return evaluate_loss(
+        model,
+        rows,
+        batch_size=llm.device_eval_batch_size,
+        max_batches=llm.eval_subset_num_batches,
+        precision=llm.precision,
+        share=Share(world.rank, world.size, world.sum),
+    )
+
+
+def _last_validation(folder: RunFolder) -> LossReport | None:
+    """The validation of the last record, if it has one: the run's end was already scored."""
+    last = (read_lines(folder.metrics) or [{}])[-1]
+    if "val_loss" not in last:
+        return None
+    rows = open_rows(folder.config, VALIDATION)
+    return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
+
+
+def _final_report(
+    folder: RunFolder,
+    job: Job,
+    *,
+    score: Callable[[], LossReport],
+    complete: Tracker,
+    record: Callable[[LossReport], dict[str, Any]],
+) -> LossReport:
+    """The validation of a run's end; the last record has none where the run was made to end there.
+
+    Args:
+        complete: adds to the last record.
+        record: what it is given.
+    """
+    done = from_first(job.world, lambda: _last_validation(folder) is not None)
+    report = _last_validation(folder) if done else None
+    if report is None:
+        report = score()
+        complete(record(report))
+    return report
+
+
+def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds: float) -> Score:
+    return Score(
+        val_loss=report.loss,
+        perplexity=report.perplexity,
+        bits_per_byte=report.bits_per_byte,
+        tokens=tokens,
+        steps=steps,
+        seconds=seconds,
+        learning_rate=config.llm_config.optimizer.lr,
+    )

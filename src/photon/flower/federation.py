@@ -1,0 +1,117 @@
+"""What `photon server` and `photon node` run: the parts of a federation put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from photon.config.schema import Config
+from photon.errors import ConfigError
+from photon.experiment.job import EngineFactory, Job
+from photon.flower.connection import Connection, NodeKeys
+from photon.flower.link import FlowerLink
+from photon.flower.superlink import Tls
+from photon.machine.device import return_freed_memory
+from photon.machine.interrupt import StopRequest
+from photon.machine.owned_folder import sockets_folder
+from photon.node.hosted_run import data_facts
+from photon.node.service import NodeService
+from photon.run.going_on import FLOWER, SOCKETS
+from photon.run.preparation import require_data
+from photon.run.run_folder import RunFolder
+from photon.say import Say
+from photon.server.depot import Depot
+from photon.server.engine import Engine
+from photon.server.link import Link, SocketLink
+from photon.server.remote import RemoteEngine
+from photon.server.roster import Roster
+from photon.wire.enrolment import REGISTER, Register, read_register, signer
+from photon.wire.transport import open_transport
+
+
+def over_flower(
+    host: str,
+    port: int,
+    keys: Path | None,
+    hint: Callable[[], str] = str,
+    options: tuple[str, ...] = (),
+) -> EngineFactory:
+    """An engine whose nodes come over Flower.
+
+    Args:
+        options: of the command that goes on.
+        hint: see `RemoteEngine`.
+        keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
+    """
+    register = Register(None) if keys is None else read_register(keys / REGISTER)
+    tls = None if keys is None else Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
+    if tls is not None:
+        tls.require()
+
+    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
+        link = FlowerLink(folder.path / "flower", host, port, tls, register, job.say, job.stop)
+        return remote_engine(folder, config, job, link, register, hint)
+
+    return EngineFactory(FLOWER, make, options)
+
+
+def over_sockets(sockets: Path) -> EngineFactory:
+    """An engine whose nodes are services of this machine, each behind a Unix socket."""
+
+    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
+        return remote_engine(folder, config, job, SocketLink(sockets), Register(None))
+
+    return EngineFactory(SOCKETS, make)
+
+
+def remote_engine(
+    folder: RunFolder,
+    config: Config,
+    job: Job,
+    link: Link,
+    register: Register,
+    hint: Callable[[], str] = str,
+) -> RemoteEngine:
+    """The engine of a server, over any link; the process trains nothing itself."""
+    return_freed_memory()
+    data = data_facts(config)
+    depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
+    return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
+
+
+def run_node(
+    server: str,
+    name: str,
+    clients: Sequence[int],
+    keys: NodeKeys | None,
+    own: Config,
+    say: Say,
+) -> int:
+    """Host clients until SIGINT or SIGTERM.
+
+    Args:
+        server: HOST:PORT.
+        own: configuration whose keys of this machine count.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: the server does not want this node, and says why.
+        DataError: what it would train on is not prepared.
+        RoundFailed: the SuperNode ends again and again.
+    """
+    require_data(own, clients)
+    sign = signer(keys.key) if keys else None
+    with StopRequest() as stop, sockets_folder() as home:
+        path = home / "node"
+        service = NodeService(name, list(clients), own, path, sign, say)
+        connection = Connection(server, path, keys, service, say)
+        try:
+            service.serve(lambda: connection.tend() or stop())
+        finally:
+            connection.close()
+    if service.turned_away is not None:
+        raise ConfigError(f"turned away by {server}: {service.turned_away}")
+    say("stopped; what was trained is kept")
+    return 128 + stop.signum

@@ -1,0 +1,94 @@
+"""A node beside the server, on the same machine: a process of its own, ended with the server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from photon.config.compose import as_overrides
+from photon.config.resolve import flatten
+from photon.config.schema import Config
+from photon.config.travel import TRAVELS
+from photon.errors import RoundFailed
+from photon.flower.superlink import last_line
+from photon.machine.address import dialled, format_address
+from photon.machine.guard import Guarded
+from photon.wire.enrolment import REGISTER, parse_clients
+from photon.wire.keys import bind, enrol, make_authority
+
+NAME = "local"
+SENT = (
+    "photon.device",
+    "photon.workers",
+    "photon.threads",
+    "photon.transport_hosts",
+    "dataset.train.",
+    "dataset.val.",
+)
+"""Prefixes of keys that the node takes from the server's command line, but for what travels."""
+
+
+@contextmanager
+def own_node(
+    clients: str | None, address: tuple[str, int], keys: Path | None, config: Config
+) -> Iterator[Callable[[], str]]:
+    """Run a node for these clients while the server runs; nothing if there are none.
+
+    Args:
+        address: host and port that the server listens on.
+        keys: folder of `photon keys`; made, and the node enrolled, where that was not done yet.
+
+    Yields:
+        What the node says of itself, for a server that waits; raises `RoundFailed` if it has ended.
+    """
+    if clients is None:
+        yield str
+        return
+    host = dialled(address[0])
+    if keys is not None:
+        _require_keys(keys, host, parse_clients(clients))
+    folder = Path(config.photon.saving_path) / "nodes" / NAME
+    command = [
+        sys.executable, "-m", "photon", "node", "--server", format_address(host, address[1]),
+        "--name", NAME, "--clients", clients,
+        *(["--insecure"] if keys is None else ["--keys", str(keys)]),
+        f"photon.saving_path={folder}", *_own_overrides(config),
+    ]  # fmt: skip
+    log = folder / "node.log"
+    node = Guarded(command, log, os.environ)
+
+    def state() -> str:
+        if node.returncode is None:
+            return f"; the log of node {NAME} is {log}"
+        raise RoundFailed(f"node {NAME} has ended: {last_line(log)}")
+
+    try:
+        yield state
+    finally:
+        node.close()
+
+
+def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
+    if not (folder / REGISTER).exists():
+        hosts = (socket.gethostname(), "localhost", "127.0.0.1", "::1", host)
+        make_authority(folder, list(dict.fromkeys(hosts)))
+    if (folder / f"{NAME}.key").exists():
+        bind(folder, NAME, clients)  # an earlier run may have had others
+    else:
+        enrol(folder, NAME, clients)
+
+
+def _own_overrides(config: Config) -> list[str]:
+    """Keys of this machine that are not at their defaults."""
+    default = dict(flatten(Config()))
+    return as_overrides(
+        {
+            key: value
+            for key, value in flatten(config)
+            if key.startswith(SENT) and not key.startswith(TRAVELS) and value != default[key]
+        }
+    )

@@ -1,0 +1,70 @@
+"""Flower's SuperNode, that runs the relay of this installation and no other app.
+
+    python -m photon.flower.supernode_process APP PORT OPTIONS_OF_FLOWER...
+
+Whoever runs the SuperLink names the app that nodes run. Here it must hold, file by file, what this
+machine would have built from its own `APP`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from photon.errors import PayloadError
+from photon.flower.superexec import start_superexec
+
+
+def require_own_app(bundle: bytes, own: bytes) -> None:
+    """Compare two of Flower's bundles by their files: compression may differ between machines.
+
+    Raises:
+        PayloadError: they are not the same app.
+    """
+    try:
+        is_own = _files(bundle) == _files(own)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError):
+        is_own = False
+    if not is_own:
+        raise PayloadError(
+            "the server's app is not this installation's relay, and was not run; server and node "
+            "need the same version of photon"
+        )
+
+
+def _files(bundle: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        infos = archive.infolist()
+        if sum(info.file_size for info in infos) > 1 << 20:
+            raise ValueError("too large for a relay")
+        return sorted((info.filename, archive.read(info)) for info in infos)
+
+
+def main(app: Path, port: int, options: list[str]) -> None:
+    from flwr.cli.build import build_fab_from_disk
+    from flwr.supernode import fleet_http_connection
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+
+    own = build_fab_from_disk(app)
+
+    class OwnAppOnly(FleetHttpClient):
+        def GetFab(self, request: Any) -> Any:  # noqa: N802 -- Flower's name
+            response = super().GetFab(request)
+            require_own_app(response.fab.content, own)
+            return response
+
+    fleet_http_connection.FleetHttpClient = OwnAppOnly
+    secret = start_superexec(Path(os.environ["FLWR_HOME"]), port)
+    sys.argv = ["flower-supernode", "--port", str(port), "--isolation", "process",
+                "--superexec-auth-secret-file", str(secret), *options]  # fmt: skip
+    flower_supernode()
+    os._exit(1)  # it has lost its server: Flower's own threads would keep it here
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,1 @@
+"""Models in and out: Hugging Face folders, warm starts, model cards, text from a saved model."""

@@ -1,0 +1,138 @@
+"""The README of an exported model: what it was trained on, for how long, and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from photon.core.tree import num_elements
+from photon.errors import CheckpointError
+from photon.run import artifact
+from photon.run.kinds import IMPORTED
+from photon.run.run_folder import read_run
+from photon.run.saved_model import SavedModel
+from photon.run.trackers import read_lines
+
+
+def model_card(saved: SavedModel) -> str:
+    """Markdown with the run's facts; what is not known is left out."""
+    name = saved.config.run_uuid or saved.run.resolve().name
+    sections = [
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [photon]\n---\n",
+        f"# {name}\n",
+        "A language model trained with Photon, exported for `transformers`.\n",
+        _table("Training", _training(saved)),
+        _table("Text", _text(saved)),
+        _table("Validation", _validation(saved)),
+        _scores(saved),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _table(title: str, facts: dict[str, Any]) -> str:
+    rows = [f"| {key} | {_shown(value)} |" for key, value in facts.items() if value is not None]
+    return "\n".join([f"## {title}\n", "| | |", "|---|---|", *rows, ""]) if rows else ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _training(saved: SavedModel) -> dict[str, Any]:
+    config, facts = saved.config, read_run(saved.run)[1]
+    parameters = {"parameters": num_elements(saved.params), "checkpoint": saved.manifest.stem}
+    if facts["kind"] == IMPORTED:
+        return {**parameters, "trained": "elsewhere, and imported"}
+    state = artifact.load_facts(saved.manifest)
+    llm, fl = config.llm_config, config.fl
+    federated = {
+        "rounds": state.get("round"),
+        "clients": f"{fl.n_total_clients}, {fl.cohort_size} in a round",
+        "local steps in a round": llm.local_steps,
+        "outer optimizer": fl.strategy_name,
+        "layers of one client": None
+        if saved.client is None
+        else f"client {saved.client}'s own: {', '.join(fl.personalized_layers)}",
+    }
+    return {
+        **parameters,
+        "kind": facts["kind"],
+        **(federated if "round" in state else {}),
+        "steps": state.get("step"),
+        "tokens": state.get("num_tokens"),
+        "sequence length": llm.max_seq_len,
+        "batch": llm.global_train_batch_size,
+        "inner optimizer": f"{llm.optimizer.name}, learning rate {llm.optimizer.lr:g}",
+        "precision": llm.precision,
+        "data": f"{config.dataset.name}, digest {facts.get('data_digest', 'unknown')}",
+        "configuration": f"digest {facts.get('config_digest', 'unknown')}",
+        "Photon": facts.get("photon"),
+        "PyTorch": facts.get("torch"),
+    }
+
+
+def _text(saved: SavedModel) -> dict[str, Any]:
+    """How text is to be tokenised for this model."""
+    facts, name = saved.encoder.facts, saved.encoder.tokenizer.id_to_token
+    before = " ".join(f"`{name(number)}`" for number in facts.begin)
+    return {
+        "behind each document": f"`{name(facts.end)}` (token {facts.end})",
+        "before each document": before or None,
+        "special tokens spelled in text": "stay text" if facts.specials_are_text else "are tokens",
+    }
+
+
+def _validation(saved: SavedModel) -> dict[str, Any]:
+    """What the run itself recorded at this checkpoint."""
+    kind, _, number = saved.manifest.stem.partition("_")
+    records = read_lines(saved.run / "metrics.jsonl")
+    at = [one for one in records if one.get(kind) == int(number) and "val_loss" in one]
+    if not at:
+        return {}
+    names = {"val_loss": "loss (nats per token)", "val_perplexity": "perplexity",
+             "val_bits_per_byte": "bits per byte", "val_accuracy": "token accuracy"}  # fmt: skip
+    found: dict[str, Any] = {shown: at[-1].get(key) for key, shown in names.items()}
+    if count := at[-1].get("val_clients"):
+        found["the mean of"] = f"{count} clients' models"
+    return found
+
+
+def _scores(saved: SavedModel) -> str:
+    """The results of `photon evaluate` for this checkpoint, if there are any."""
+    found = read_results(saved.scores)
+    if not found or not (found["tasks"] or found["composites"]):
+        return ""
+    return "\n".join(["## Scores\n", *_score_lines(found), ""])
+
+
+def _score_lines(found: dict[str, Any]) -> Iterator[str]:
+    if whole := [one for one in found["composites"] if one["score"] is not None]:
+        yield from ("| composite | score |", "|---|---|")
+        yield from (f"| {one['name']} | {one['score']:.4f} |" for one in whole)
+        yield ""
+    yield from ("| task | accuracy | chance | majority | rows |", "|---|---|---|---|---|")
+    for key, done in found["tasks"].items():
+        score = done["score"]
+        yield (
+            f"| {key} | {score['accuracy']:.4f} ± {score['stderr']:.4f} | {score['chance']:.2f} "
+            f"| {score['majority']:.3f} | {score['n']:,} |"
+        )
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """`results.json` of an evaluation; None if there is none.
+
+    Raises:
+        CheckpointError: it is unreadable.
+    """
+    path = folder / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); evaluate again") from error

@@ -1,0 +1,240 @@
+"""Where a run's first parameters come from, if not from its seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from photon.config.model import ModelConfig
+from photon.config.schema import Config
+from photon.core.tree import Tree
+from photon.data.tokenizer import load_tokenizer
+from photon.errors import CheckpointError, MismatchedCheckpoint
+from photon.hub.exchange import is_hugging_face_folder, read_fields, read_model
+from photon.hub.pretrained import pretrained_parameters
+from photon.model.build import empty_model
+from photon.model.causal_lm import read_config
+from photon.run import checkpoint
+from photon.run.kinds import FEDERATED
+from photon.run.own_layers import NO_ONE
+from photon.run.rows import data_root
+from photon.run.run_folder import read_run
+from photon.run.saved_model import resolve_checkpoint
+
+
+def initial_parameters(config: Config, like: Tree) -> dict[str, Tensor] | None:
+    """The parameters that a new run starts from; None if the seed gives them.
+
+    Args:
+        config: of the run, resolved.
+        like: parameters of its model.
+
+    Raises:
+        CheckpointError: nothing to start from at the named place.
+        MismatchedCheckpoint: another architecture; the message names the place and what differs.
+    """
+    params = _whole_start(config, like)
+    if config.wte_parameters_path is None:
+        return params
+    name = token_embedding(config)
+    found = _parameters_at(Path(config.wte_parameters_path), config).get(name)
+    if found is None:
+        raise MismatchedCheckpoint(f"wte_parameters_path={config.wte_parameters_path}: no {name}")
+    merged = {**(params or like), name: fit_vocabulary(found, like[name])}
+    place = Path(config.wte_parameters_path)
+    checkpoint.require_same_model({name: merged[name]}, {name: like[name]}, place)
+    return merged
+
+
+def token_embedding(config: Config) -> str:
+    """Name of the token embedding's parameter."""
+    model = empty_model(config.llm_config)
+    names = {id(p): name for name, p in model.named_parameters()}
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    return names[id(max(tables, key=lambda m: m.num_embeddings).weight)]
+
+
+def fit_vocabulary(value: Tensor, like: Tensor) -> Tensor:
+    """A table [V, d] with the rows of another vocabulary where it has them, as they are in `like`
+    where it has none; anything else is left alone.
+    """
+    if value.dim() != 2 or like.dim() != 2 or value.shape[1] != like.shape[1]:
+        return value
+    if value.shape[0] == like.shape[0]:
+        return value
+    fitted, rows = like.clone(), min(len(value), len(like))
+    fitted[:rows] = value[:rows]
+    return fitted
+
+
+def _whole_start(config: Config, like: Tree) -> dict[str, Tensor] | None:
+    source = _source(config)
+    if source is None:
+        return None
+    check_warm_start(config)
+    params = _parameters_at(Path(source), config)
+    if config.fl.resize_vocab is not None:
+        tables = vocabulary_tables(config)
+        params = {
+            name: fit_vocabulary(value, like[name]) if name in tables else value
+            for name, value in params.items()
+        }
+    checkpoint.require_same_model(params, like, Path(source))
+    return params
+
+
+def vocabulary_tables(config: Config) -> set[str]:
+    """Names of the parameters with a row for each token."""
+    model, size = empty_model(config.llm_config), config.llm_config.model.vocab_size
+    return {name for name, p in model.named_parameters() if p.dim() == 2 and len(p) == size}
+
+
+def _parameters_at(path: Path, config: Config) -> dict[str, Tensor]:
+    """The parameters of a run, a checkpoint, or a folder of `transformers`."""
+    model = config.llm_config.model
+    if model.name == "hf_causal_lm" and not _is_run(str(path)):
+        resized = config.fl.resize_vocab is not None
+        return pretrained_parameters(_model_at(path, model) if resized else model, str(path))
+    if is_hugging_face_folder(path):
+        return read_model(path)[1]
+    return checkpoint.load_parameters(resolve_checkpoint(path)[1])
+
+
+def check_warm_start(config: Config) -> None:
+    """Refuse a start from another architecture before anything is written or read in full.
+
+    Raises:
+        CheckpointError, MismatchedCheckpoint: as `initial_parameters`.
+    """
+    if config.pretrained_model_path is None:
+        return  # the configuration itself comes from the folder that hf_causal_lm names
+    path, ours = Path(config.pretrained_model_path), config.llm_config.model
+    resized = config.fl.resize_vocab is not None
+    require_same_architecture(path, _model_at(path, ours), ours, resized=resized)
+
+
+def require_same_architecture(
+    path: Path, there: ModelConfig, ours: ModelConfig, *, resized: bool = False
+) -> None:
+    """Refuse a model that computes something else with parameters of these names and shapes.
+
+    Args:
+        resized: the vocabulary may differ.
+
+    Raises:
+        MismatchedCheckpoint: naming the first key that differs, and what to give to have theirs.
+    """
+    theirs, wanted = _architecture(there), _architecture(ours)
+    if resized:
+        del theirs["vocab_size"], wanted["vocab_size"]
+    for key, value in wanted.items():
+        if theirs.get(key) != value:
+            raise MismatchedCheckpoint(
+                f"{path}: holds another architecture: llm_config.model.{key} is "
+                f"{theirs.get(key)!r} there, {value!r} here{_keys_of(theirs, wanted)}"
+            )
+
+
+def _keys_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """The overrides that make a model of ours one of theirs; nothing where no keys can."""
+    if "hf_causal_lm" in (theirs["name"], ours["name"]):
+        return ""
+    other = {key: value for key, value in theirs.items() if ours.get(key) != value}
+    given = (f"llm_config.model.{key}={json.dumps(value)}" for key, value in other.items())
+    return "; to have its own: " + " ".join(given).replace('"', "")
+
+
+def tokenizer_warning(config: Config) -> str | None:
+    """What to tell the user if the data was tokenised by another tokenizer than the start's.
+
+    Args:
+        config: of a run whose data is there.
+    """
+    source = _source(config)
+    if source is None:
+        return None
+    path = Path(source)
+    folder = resolve_checkpoint(path)[0] if _is_run(source) else path
+    theirs, ours = folder / "tokenizer.json", data_root(config) / "tokenizer.json"
+    if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
+        return None
+    return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
+
+
+def layers_warning(config: Config) -> str | None:
+    """What to tell the user of a start from a run whose clients keep layers of their own."""
+    source = _source(config)
+    if source is None or not _is_run(source):
+        return None
+    run = resolve_checkpoint(Path(source))[0]
+    theirs, facts = read_run(run)
+    if facts["kind"] != FEDERATED or not theirs.fl.personalized_layers:
+        return None
+    return f"{source}: {NO_ONE}; these parameters begin as they were before that run"
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    return load_tokenizer(path).get_vocab()
+
+
+def _source(config: Config) -> str | None:
+    model = config.llm_config.model
+    own = model.pretrained_model_name_or_path if model.pretrained else None
+    return config.pretrained_model_path or (own if model.name == "hf_causal_lm" else None)
+
+
+def _is_run(source: str) -> bool:
+    path = Path(source)
+    return path.exists() and not is_hugging_face_folder(path)
+
+
+def _model_at(path: Path, ours: ModelConfig) -> ModelConfig:
+    """The model that lies at a path, as a configuration."""
+    if not is_hugging_face_folder(path):
+        try:
+            run = resolve_checkpoint(path)[0]
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"pretrained_model_path={error}, or Hugging Face folder"
+            ) from error
+        return read_run(run)[0].llm_config.model
+    if ours.name != "hf_causal_lm":
+        return ModelConfig.model_validate(read_fields(path))
+    there = {"pretrained_model_name_or_path": str(path), "hf_config": {}, "max_seq_len": None}
+    return read_config(ours.model_copy(update=there))
+
+
+def _architecture(model: ModelConfig) -> dict[str, Any]:
+    """What the parameters' shapes do not tell, or tell less clearly: by key of the model."""
+    attention = model.attn_config
+    shared = {
+        "name": model.name,
+        "d_model": model.d_model,
+        "n_heads": model.n_heads,
+        "n_layers": model.n_layers,
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tie_word_embeddings,
+    }
+    if model.name == "hf_causal_lm":
+        return {**shared, "hf_config.model_type": model.hf_config.get("model_type")}
+    shared["norm_eps"] = model.norm_eps
+    if model.is_mpt:
+        return {
+            **shared,
+            "expansion_ratio": model.expansion_ratio,
+            "ffn_act": model.ffn_act,
+            "no_bias": model.no_bias,
+            "attn_config.alibi": attention.alibi,
+            "attn_config.alibi_bias_max": attention.alibi_bias_max if attention.alibi else None,
+        }
+    return {
+        **shared,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "attn_config.kv_n_heads": model.kv_heads,
+        "attn_config.qk_norm": attention.qk_norm,
+        "attn_config.rope_theta": attention.rope_theta,
+    }

@@ -1,0 +1,1 @@
+"""One site: its clients, the workers that train them, the service that answers a server."""

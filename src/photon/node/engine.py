@@ -1,0 +1,300 @@
+"""Nodes of this machine: in this process, or as workers that are replaced when they die."""
+
+from __future__ import annotations
+
+import math
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from photon import errors
+from photon.config.schema import Config
+from photon.core.gate import unsound
+from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.policy import stand_in
+from photon.errors import PhotonError, RoundFailed
+from photon.machine import frames
+from photon.machine.device import count_gpus
+from photon.node.client_host import Node, Stopped
+from photon.node.faults import take_down
+from photon.run.checkpoint import load_update
+from photon.run.run_folder import RunFolder
+
+MAX_ATTEMPTS = 3
+"""How often a client is tried in a round before the run gives up on it."""
+
+
+LocalEngine: TypeAlias = "InProcess | WorkerPool"
+
+
+def local_engine(folder: RunFolder, config: Config, device: torch.device) -> LocalEngine:
+    """The engine for the clients of this machine that `photon.workers` asks for."""
+    workers, threads = config.photon.workers, config.photon.threads
+    assert isinstance(workers, int)
+    assert isinstance(threads, int)
+    if workers == 0:
+        torch.set_num_threads(threads)
+        return InProcess(Node(config, folder.clients, device))
+    return WorkerPool(folder, workers, config.photon.worker_timeout, config.photon.refresh_period)
+
+
+class InProcess:
+    """One node in this process; clients train one after the other."""
+
+    def __init__(self, node: Node) -> None:
+        self.node, self.faults = node, {}
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        return range(self.node.config.fl.n_total_clients)
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        self.faults, lost, waiting = {}, set(), deque(plan.members)
+        while waiting:
+            client = waiting.popleft()
+            try:
+                path = self.node.train(
+                    plan.instructions[client], state.params, state.moments, should_stop
+                )
+            except Stopped:
+                return
+            except Exception as error:
+                take_down(self.faults, self.node.config.fl, client, error)
+                waiting += _stand_in(plan, state, lost, client, None)
+                continue
+            update = load_update(path)
+            waiting += _stand_in(plan, state, lost, client, update)
+            yield update
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen
+    connection: socket.socket
+    client: int | None = None
+    ready: bool = False
+    place: int = 0
+    heard: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it owes a message: that it is ready, or its client's update."""
+        return not self.ready or self.client is not None
+
+
+class WorkerPool:
+    """Worker processes that share the clients of a round.
+
+    Args:
+        folder: the open run; workers inherit its lock.
+        size: worker processes.
+        timeout: seconds of silence after which a worker counts as dead.
+        refresh: rounds after which all workers are started anew; None: never.
+    """
+
+    def __init__(
+        self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
+    ) -> None:
+        self.folder, self.timeout, self.faults = folder, timeout, {}
+        self.refresh, self._rounds = refresh, 0
+        self.selector = selectors.DefaultSelector()
+        self.workers: list[_Worker] = []
+        for _ in range(size):
+            self._start()
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        return range(self.folder.config.fl.n_total_clients)
+
+    def run_round(
+        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        self._refresh()
+        self.faults = {}
+        waiting, lost = deque(plan.members), set()
+        attempts = dict.fromkeys(plan.cohort, 0)
+        left, give_up = len(waiting), math.inf
+        while left and time.monotonic() < give_up:
+            if should_stop() and give_up == math.inf:
+                give_up = time.monotonic() + self.timeout
+                self._ask_to_stop()
+            if give_up == math.inf:
+                self._hand_out(waiting, attempts, plan, base)
+            elif not self._busy():
+                return
+            for client, reply in self._turns():
+                if (error := _failure(client, reply, attempts[client], plan.round)) is not None:
+                    take_down(self.faults, self.folder.config.fl, client, error)
+                    waiting += (others := _stand_in(plan, state, lost, client, None))
+                    left += len(others) - 1
+                elif reply is None:
+                    waiting.append(client)
+                elif "update" in reply:
+                    update = load_update(Path(reply["update"]))
+                    waiting += (others := _stand_in(plan, state, lost, client, update))
+                    left += len(others) - 1
+                    yield update
+
+    def close(self) -> None:
+        for worker in list(self.workers):
+            self._end(worker)
+        self.selector.close()
+
+    def _refresh(self) -> None:
+        """Between two rounds, start the workers anew if that is due."""
+        if self.refresh and self._rounds == self.refresh:
+            self._rounds = 0
+            for worker in list(self.workers):
+                self._end(worker)
+                self._start()
+        self._rounds += 1
+
+    def _start(self) -> None:
+        taken = {worker.place for worker in self.workers}
+        place = next(number for number in range(len(taken) + 1) if number not in taken)
+        ours, theirs = socket.socketpair()
+        assert self.folder.lock_fd is not None
+        descriptors = (theirs.fileno(), self.folder.lock_fd)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "photon.node.worker", str(theirs.fileno()),
+             str(self.folder.path), *self._devices(place)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.photon.threads)},
+        )  # fmt: skip
+        theirs.close()
+        worker = _Worker(process, ours, place=place)
+        self.workers.append(worker)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _devices(self, place: int) -> tuple[str, str]:
+        """`photon.device` of the worker at a place, and the number of its first GPU."""
+        photon = self.folder.config.photon
+        first = place * photon.devices_per_client
+        own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
+        return f"cuda:{first}" if own else photon.device, str(first)
+
+    def _hand_out(
+        self, waiting: deque[int], attempts: dict[int, int], plan: RoundPlan, base: Path
+    ) -> None:
+        for worker in self.workers:
+            if not waiting:
+                return
+            if worker.ready and worker.client is None:
+                client = waiting.popleft()
+                attempts[client] += 1
+                worker.client, worker.heard = client, time.monotonic()
+                instruction = asdict(plan.instructions[client])
+                _try_send(worker, {"instruction": instruction, "base": str(base)})
+
+    def _turns(self) -> Iterator[tuple[int, dict | None]]:
+        """Clients whose turn has ended, and how; the dead are replaced."""
+        for worker, reply in self._replies():
+            client, worker.client = worker.client, None
+            if reply is None:
+                self._replace(worker)
+            if client is not None:
+                yield client, reply
+
+    def _replies(self) -> Iterator[tuple[_Worker, dict | None]]:
+        """Messages that end a client's turn; None stands for a dead or silent worker."""
+        for key, _ in self.selector.select(timeout=0.2):
+            worker: _Worker = key.data
+            message = frames.receive(worker.connection)
+            worker.heard = time.monotonic()
+            if message is None:
+                yield worker, None
+            elif "ready" in message:
+                worker.ready = True
+            elif "beat" not in message:
+                yield worker, message
+        silent = time.monotonic() - self.timeout
+        for worker in [w for w in self.workers if w.heard < silent and w.is_awaited]:
+            yield worker, None
+
+    def _busy(self) -> bool:
+        return any(worker.client is not None for worker in self.workers)
+
+    def _ask_to_stop(self) -> None:
+        for worker in self.workers:
+            if worker.client is not None:
+                _try_send(worker, {"stop": True})
+
+    def _replace(self, worker: _Worker) -> None:
+        ever_ready = worker.ready
+        self._end(worker)
+        if not ever_ready:
+            raise RoundFailed(
+                f"a worker process ended with code {worker.process.returncode} before it was ready;"
+                " its message is above"
+            )
+        self._start()
+
+    def _end(self, worker: _Worker) -> None:
+        self.workers.remove(worker)
+        self.selector.unregister(worker.connection)
+        worker.connection.close()
+        idle = worker.ready and worker.client is None
+        try:
+            worker.process.wait(timeout=10.0 if idle else 0.0)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def _stand_in(
+    plan: RoundPlan, state: ServerState, lost: set[int], client: int, update: Update | None
+) -> tuple[int, ...]:
+    """Who is trained besides, now that a client has an update or has failed: on one machine nobody
+    is late, so that a spare is of use only in the place of another.
+    """
+    if update is not None and (not plan.spares or unsound(update, plan, state) is None):
+        return ()
+    lost.add(client)
+    return stand_in(plan, lost)
+
+
+def _try_send(worker: _Worker, message: dict) -> None:
+    try:
+        frames.send(worker.connection, message)
+    except OSError:
+        return  # its death is seen when the socket is read
+
+
+def _failure(client: int, reply: dict | None, attempts: int, round_number: int) -> Exception | None:
+    """Why a client has no update and is not tried again; None: it has one, or is.
+
+    Args:
+        reply: None from a worker that has died.
+    """
+    if reply is not None:
+        return _error_of(reply) if "error" in reply else None
+    if attempts < MAX_ATTEMPTS:
+        return None
+    return RoundFailed(
+        f"round {round_number}: the worker training client {client} died {attempts} times; "
+        "out of memory? Everything finished so far is kept: resume to try again"
+    )
+
+
+def _error_of(reply: dict) -> Exception:
+    """A worker's error, of the same class where it is one of ours."""
+    kind = getattr(errors, reply["error"], None)
+    text = f"client {reply['client']}: {reply['message']}"
+    if isinstance(kind, type) and issubclass(kind, PhotonError):
+        return kind(text)
+    return RuntimeError(f"{reply['error']} in a worker, {text}")

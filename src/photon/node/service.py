@@ -1,0 +1,183 @@
+"""The resident service of one site: answers a server's requests over a Unix socket.
+
+Whoever brings the messages (Flower's ClientApp, or the server itself on the same machine) connects,
+sends one request and waits for its answer. The model, the data and the clients' states stay here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from photon.config.schema import Config
+from photon.errors import PayloadError, PhotonError
+from photon.machine import frames
+from photon.node.hosted_run import HostedRun
+from photon.node.mailbox import Mailbox
+from photon.say import Say
+from photon.wire.buffers import Buffers
+from photon.wire.messages import (
+    MAX_MESSAGE_BYTES,
+    PROTOCOL,
+    Cancel,
+    Done,
+    Get,
+    Hello,
+    Introduction,
+    Put,
+    Refused,
+    Request,
+    Section,
+    Sign,
+    Train,
+    Trained,
+    TurnedAway,
+    pack_reply,
+    unpack_request,
+)
+from photon.wire.stores import allowed_stores
+
+
+class NodeService:
+    """Answers requests until told to stop.
+
+    Args:
+        name: of the node, as it is enrolled.
+        clients: whose data is here.
+        own: configuration whose keys of this machine count: paths, devices, workers.
+        path: of the Unix socket.
+        sign: signs replies; None where there are no keys.
+
+    Attributes:
+        heard: how many messages have come.
+        turned_away: why the server does not want this node; None: it does, or has not said.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        clients: list[int],
+        own: Config,
+        path: Path,
+        sign: Sign | None,
+        say: Say,
+    ) -> None:
+        self.name, self.clients, self.own = name, clients, own
+        self.path, self.sign, self.say = path, sign, say
+        self.home = Path(own.photon.saving_path) / f".node-{name}"
+        self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.photon))
+        self._run: HostedRun | None = None
+        self._training = threading.Lock()
+        self._stopped = threading.Event()
+        self.heard = 0
+        self.turned_away: str | None = None
+
+    def serve(self, should_stop: Callable[[], bool]) -> None:
+        """Answer until `should_stop` or turned away; then end the workers, everything saved."""
+        with _listen(self.path) as listener:
+            while not should_stop() and self.turned_away is None:
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+        self._stopped.set()
+        self.close()
+
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+        with self._training:
+            if self._run is not None:
+                self._run.close()
+                self._run = None
+        self._mailbox.close()
+
+    def answer(self, message: Buffers) -> Buffers:
+        """The reply to a request, whatever it is."""
+        try:
+            reply = self._carry_out(unpack_request(message))
+        except (PhotonError, OSError) as error:
+            reply = Refused(error=str(error))
+        except Exception as error:  # the server must hear of it; the node goes on
+            reply = Refused(error=f"internal error: {type(error).__name__}: {error}")
+        if isinstance(reply, Refused):
+            self.say(f"refused: {reply.error}")
+        return pack_reply(message, self.name, reply, self.sign)
+
+    def _carry_out(self, request: Request) -> Section:
+        match request:
+            case Hello():
+                return Introduction(
+                    name=self.name, clients=self.clients, versions=versions(), protocol=PROTOCOL
+                )
+            case Train():
+                return self._train(request)
+            case Put():
+                self._mailbox.take(request)
+            case Get():
+                return self._mailbox.give(request)
+            case TurnedAway():
+                self.turned_away = request.reason
+            case Cancel() if self._run is not None and self._run.name == request.run:
+                self._run.cancel()
+        return Done()
+
+    def _train(self, request: Train) -> Trained:
+        """One request trains at a time; a newer one stops the older between two steps."""
+        strange = sorted({one.client for one in request.instructions} - set(self.clients))
+        if strange:
+            raise PayloadError(f"has no data of client {strange[0]}")
+        if self._run is not None:
+            self._run.cancel()
+        with self._training:
+            if self._stopped.is_set():
+                return Trained(leaving=True)
+            trained = self._hosted(request).train(request)
+        return trained.model_copy(update={"leaving": self._stopped.is_set()})
+
+    def _hosted(self, request: Train) -> HostedRun:
+        """The run that a request names; another one that was hosted until now is put away."""
+        if self._run is None or not self._run.is_that_of(request):
+            if self._run is not None:
+                self._run.close()
+                self._run = None
+            self._run = HostedRun.open(request, self.own, self._mailbox, self.say)
+        return self._run
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                message = frames.receive_bytes(connection, MAX_MESSAGE_BYTES)
+                if message is not None:
+                    self.heard += 1
+                    frames.send_bytes(connection, *self.answer(Buffers(message)).parts)
+            except (OSError, ValueError):
+                return  # whoever asked is gone; what was trained is kept
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket that only this user may connect to."""
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o077)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    listener.settimeout(0.2)
+    return listener
+
+
+def versions() -> dict[str, str]:
+    """What must agree between the machines of a run."""
+    from importlib.metadata import version
+
+    import photon
+
+    return {"photon": photon.__version__, "torch": version("torch")}

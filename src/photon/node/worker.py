@@ -1,0 +1,117 @@
+"""A worker process: one trainer that carries out instructions sent by its parent.
+
+It ends when the parent does: between two steps it looks whether the socket has closed, so a parent
+killed with -9 leaves no orphan.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+BEAT_SECONDS = 2.0
+"""How often a worker says that it is alive while it trains."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `python -m photon.node.worker SOCKET_FD RUN_FOLDER DEVICE FIRST_GPU`.
+
+    With `photon.devices_per_client` it starts others like itself, with `follow` in place of the
+    socket, which train the same client on the other devices.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    socket_fd, path, device = arguments[0], Path(arguments[1]), arguments[2]
+
+    from photon.node.team import end_with_leader, follow, followers
+    from photon.run.run_folder import read_run
+
+    config, _ = read_run(path)
+    if socket_fd == "follow":
+        end_with_leader()
+        with _node(config, path, device) as (node, world):
+            follow(node, world)
+        return 0
+    connection, size = socket.socket(fileno=int(socket_fd)), config.photon.devices_per_client
+    team = followers(size, path, device, int(arguments[3])) if size > 1 else nullcontext()
+    with team, _node(config, path, device) as (node, world):
+        return _serve(connection, node, world)
+
+
+@contextmanager
+def _node(config: Any, path: Path, device: str) -> Iterator[tuple[Any, Any]]:
+    import torch
+
+    from photon.machine.device import return_freed_memory
+    from photon.machine.process_group import process_group
+    from photon.node.client_host import Node
+
+    return_freed_memory()
+    torch.set_num_threads(config.photon.threads)
+    with process_group(device) as (world, chosen):
+        yield Node(config, path / "clients", chosen, world), world
+
+
+def _serve(connection: socket.socket, node: Any, world: Any) -> int:
+    from photon.core.messages import Instruction
+    from photon.machine import frames
+    from photon.node.client_host import Stopped
+    from photon.node.team import Leader
+
+    leader = Leader(node, world)
+    if not _told(connection, {"ready": True}):
+        return 0
+    while (message := frames.receive(connection)) is not None:
+        if "instruction" not in message:
+            continue
+        client = message["instruction"]["client"]
+        try:
+            instruction = Instruction(**message["instruction"])
+            path = leader.train(message["base"], instruction, _StopOrBeat(connection))
+            reply = {"client": client, "update": str(path)}
+        except Stopped:
+            reply = {"client": client, "stopped": True}
+        except Exception as error:
+            reply = {"client": client, "error": type(error).__name__, "message": str(error)}
+        if not _told(connection, reply):
+            return 0
+    return 0
+
+
+def _told(connection: socket.socket, message: dict[str, Any]) -> bool:
+    """Send a message; False if the parent is gone."""
+    from photon.machine import frames
+
+    try:
+        frames.send(connection, message)
+    except OSError:
+        return False
+    return True
+
+
+class _StopOrBeat:
+    """Asked between steps: says that the worker is alive, and whether the parent wants it to stop.
+
+    Anything that arrives while training, the end of the connection included, means stop.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.last = connection, time.monotonic()
+
+    def __call__(self) -> bool:
+        if select.select([self.connection], [], [], 0)[0]:
+            return True
+        if time.monotonic() - self.last <= BEAT_SECONDS:
+            return False
+        self.last = time.monotonic()
+        return not _told(self.connection, {"beat": True})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

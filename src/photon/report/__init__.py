@@ -1,0 +1,1 @@
+"""What people read about runs: lines and tables on the terminal, the HTML page, plots."""

@@ -1,0 +1,24 @@
+"""A federation beside the other ways of training, in words: for the terminal and for the page."""
+
+from __future__ import annotations
+
+from photon.report.console import beside, format_bytes
+
+
+def loss_line(federated: float, centralized: float | None, alone: float | None) -> str | None:
+    """Validation losses as ratios; None where nothing was trained beside the federation."""
+    others = {"centralised": centralized, "one client alone": alone}
+    ratios = [f"{federated / loss:.3f} x {name}" for name, loss in others.items() if loss]
+    return f"federated loss is {' and '.join(ratios)}" if ratios else None
+
+
+def bytes_line(up: float, down: float, ddp: float) -> str | None:
+    """Bytes of a federation, and those of data-parallel training of the same steps; None where
+    nothing was sent.
+    """
+    if not up + down:
+        return None
+    sent = f"sent {format_bytes(up)} up and {format_bytes(down)} down"
+    if not ddp:
+        return f"{sent}; data-parallel training would have sent none"
+    return f"{sent}: {beside(up + down, ddp, 'data-parallel training')} ({format_bytes(ddp)})"

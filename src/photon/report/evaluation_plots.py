@@ -1,0 +1,102 @@
+"""Plots of evaluations: categories as a radar, scores over the rounds of a run."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from photon.errors import PhotonNote
+from photon.hub.model_card import read_results
+from photon.run.trackers import read_lines
+from photon.scoring.evaluate import Evaluation
+
+SHORT = {"icl/metrics/eval_gauntlet/": "", "metrics/": "", "/accuracy": ""}
+
+
+def draw_radar(found: Sequence[Evaluation], target: Path) -> Path | None:
+    """Categories that all models have whole, one line a model; None where they are fewer than 3."""
+    scores = [
+        {c.name: c.score for c in one.composites if not c.is_average and not c.missing}
+        for one in found
+    ]
+    names = [name for name in scores[0] if all(name in one for one in scores)]
+    if len(names) < 3:
+        return None
+    plt = _pyplot()
+    angles = [2 * math.pi * number / len(names) for number in range(len(names))]
+    figure, axes = plt.subplots(figsize=(6, 6), dpi=120, subplot_kw={"projection": "polar"})
+    for one, values in zip(found, scores, strict=True):
+        line = [values[name] for name in names]
+        axes.plot([*angles, angles[0]], [*line, line[0]], marker="o", label=one.model)
+    axes.set_xticks(angles, [name.replace("_", "\n") for name in names])
+    axes.legend(loc="lower right")
+    return _save(plt, figure, target)
+
+
+def draw_history(run: Path) -> Path | None:
+    """Scores of a run over its rounds or steps: those recorded while it trained, and those of
+    `photon evaluate` at its checkpoints. None where no score is known twice.
+    """
+    lines = {name: sorted(points) for name, points in _points(run).items() if len(points) > 1}
+    if not lines:
+        return None
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axes.set_xlabel("round" if "round_" in _stem(run) else "step")
+    axes.set_ylabel("score")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return _save(plt, figure, run / "scores.png")
+
+
+def _points(run: Path) -> dict[str, set[tuple[int, float]]]:
+    found: dict[str, set[tuple[int, float]]] = {}
+
+    def add(name: str, at: int, value: Any) -> None:
+        for long, short in SHORT.items():
+            name = name.replace(long, short)
+        if value is not None:
+            found.setdefault(name, set()).add((at, round(value, 6)))
+
+    for record in read_lines(run / "metrics.jsonl"):
+        for key, value in record.items():
+            if key.startswith(tuple(SHORT)[:2]):
+                add(key, record.get("round", record["step"]), value)
+    for folder in (run / "evaluation").glob("*_*"):
+        results = read_results(folder) or {"tasks": {}, "composites": []}
+        at = int(folder.name.split("_")[1])
+        for key, done in results["tasks"].items():
+            add(key, at, done["score"]["accuracy"])
+        for one in results["composites"]:
+            add(one["name"], at, one["score"])
+    return found
+
+
+def _stem(run: Path) -> str:
+    return next((path.stem for path in (run / "checkpoints").glob("*.json")), "")
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def _save(plt: Any, figure: Any, target: Path) -> Path | None:
+    figure.tight_layout()
+    try:
+        figure.savefig(target)
+    except OSError as error:
+        warnings.warn(f"{target}: no plot ({error.strerror})", PhotonNote, stacklevel=2)
+        return None
+    finally:
+        plt.close(figure)
+    return target

@@ -1,0 +1,173 @@
+"""What a page is made of: a run folder, read once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from photon.config.resolve import flatten
+from photon.errors import RunFolderError
+from photon.run.listing import RunStatus, run_status
+from photon.run.live import read_facts
+from photon.run.results import read_summary
+from photon.run.run_folder import read_run
+from photon.run.trackers import read_lines
+
+Record = Mapping[str, Any]
+AXES = {"tokens": "tokens", "steps": "optimizer steps", "bytes": "bytes sent", "time": "seconds"}
+"""What losses are drawn against."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Records of one way of training, in order.
+
+    Attributes:
+        name: of the run, or of a baseline in it.
+        is_federated: records are rounds, not intervals of steps.
+    """
+
+    name: str
+    is_federated: bool
+    records: Sequence[Record]
+
+    def axis(self, name: str) -> list[float]:
+        """Where each record lies on an axis of `AXES`."""
+        if name == "tokens":
+            return [record["tokens"] for record in self.records]
+        if name == "steps":
+            return [record["step"] for record in self.records]
+        return list(accumulate(map(_sent if name == "bytes" else _seconds, self.records)))
+
+    def having(self, key: str) -> list[int]:
+        """Indices of the records that have a finite number under a key."""
+        return [i for i, record in enumerate(self.records) if _is_number(record.get(key))]
+
+    def last(self, key: str) -> float | None:
+        """The last finite number under a key."""
+        chosen = self.having(key)
+        return float(self.records[chosen[-1]][key]) if chosen else None
+
+    def total(self, key: str) -> float:
+        """The sum of the numbers under a key."""
+        return sum(record.get(key, 0) for record in self.records)
+
+    @property
+    def rounds(self) -> list[Record]:
+        """Records of rounds in which something was trained."""
+        return [record for record in self.records if "accepted" in record]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHistory:
+    """A run as its folder has it.
+
+    Attributes:
+        curve: its own.
+        baselines: trained beside it, `centralized` and `alone`.
+        status: how far it was when the folder was read.
+        unigram: val_loss and more of token frequencies alone; None where they are not known.
+        config: key -> value, resolved.
+        facts: run.json.
+        evaluations: name of what was scored -> results.json.
+    """
+
+    name: str
+    curve: Curve
+    baselines: Mapping[str, Curve]
+    config: dict[str, Any]
+    facts: dict[str, Any]
+    evaluations: dict[str, dict[str, Any]]
+    status: RunStatus
+    unigram: Record | None = None
+
+    @property
+    def curves(self) -> list[Curve]:
+        return [self.curve, *self.baselines.values()]
+
+    def named(self, name: str) -> RunHistory:
+        """The same under another name, and what was trained beside it too."""
+        return replace(
+            self,
+            name=name,
+            curve=replace(self.curve, name=name),
+            baselines={
+                label: replace(curve, name=f"{name}: {label}")
+                for label, curve in self.baselines.items()
+            },
+        )
+
+
+def read_history(folder: Path) -> RunHistory:
+    """Read a run folder.
+
+    Raises:
+        RunFolderError: no run there, or one without a record.
+    """
+    config, facts = read_run(folder)
+    name = folder.resolve().name
+    records = read_lines(folder / "metrics.jsonl")
+    if not records:
+        raise RunFolderError(f"{folder}: has no record yet; a report needs a round or an interval")
+    baselines = sorted(folder.glob("baselines/*/metrics.jsonl"))
+    return RunHistory(
+        name=name,
+        curve=_curve(name, records),
+        baselines={
+            path.parent.name: _curve(f"{name}: {path.parent.name}", read_lines(path))
+            for path in baselines
+        },
+        config=dict(flatten(config)),
+        facts=facts,
+        status=run_status(folder),
+        unigram=_unigram(folder, facts),
+        evaluations={
+            f"{name} {path.parent.name}": read_facts(path)
+            for path in sorted(folder.glob("evaluation/*/results.json"))
+        },
+    )
+
+
+def _unigram(folder: Path, facts: Mapping[str, Any]) -> Record | None:
+    """Run folders of before it was written down at the start have it once they have ended."""
+    if "unigram" in facts or not (folder / "summary.json").exists():
+        return facts.get("unigram")
+    return read_summary(folder)["unigram"]
+
+
+def named_apart(histories: Sequence[RunHistory]) -> list[str]:
+    """A name for each run that no other one has."""
+    seen: dict[str, int] = {}
+    names = []
+    for history in histories:
+        seen[history.name] = count = seen.get(history.name, 0) + 1
+        names.append(history.name if count == 1 else f"{history.name} ({count})")
+    return names
+
+
+def differing_keys(histories: Sequence[RunHistory]) -> dict[str, list[Any]]:
+    """Keys whose values differ between the runs -> the value in each; None where it is missing."""
+    keys = sorted({key for history in histories for key in history.config})
+    values = {key: [history.config.get(key) for history in histories] for key in keys}
+    return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
+
+
+def _curve(name: str, records: Sequence[Record]) -> Curve:
+    return Curve(name=name, is_federated="round" in records[-1] if records else False,
+                 records=records)  # fmt: skip
+
+
+def _sent(record: Record) -> float:
+    return record.get("bytes_up", 0) + record.get("bytes_down", 0)
+
+
+def _seconds(record: Record) -> float:
+    return record.get("seconds", 0.0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,258 @@
+"""Plots of a page, as Plotly takes them: pure functions of histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+from photon.report.history import AXES, Curve, Record, RunHistory
+
+COLOURS = ["#1f6fb4", "#d9610f", "#2a8f3c", "#b0282f", "#7b56a8", "#6d4a3f", "#c34f9d", "#5f6670"]
+"""Legible on white and on near black."""
+STATES = {
+    "not asked": "#8883",
+    "accepted": "#2a8f3c",
+    "late": "#d9a60f",
+    "refused": "#b0282f",
+    "missing": "#7b56a8",
+}
+LOSS = "loss (nats per token)"
+BYTES = {
+    "bytes_up": ("up", "solid", "triangle-up"),
+    "bytes_down": ("down", "dash", "triangle-down"),
+    "bytes_ddp": ("data-parallel", "dot", "square"),
+}
+"""Keys of a record -> name, and how the line is told from the other two of its run."""
+MANY_CLIENTS = 24
+"""Above so many, single clients have no entry in a legend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """One plot.
+
+    Attributes:
+        key: unique on its page.
+        data, layout: Plotly's.
+        note: what to look for, in a sentence.
+    """
+
+    key: str
+    title: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+    note: str = ""
+
+
+def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float] | None = None) -> Plot:
+    """Training and validation losses, with a button for each axis.
+
+    Args:
+        floors: name -> loss, drawn as lines from end to end.
+    """
+    data: list[dict[str, Any]] = []
+    places: dict[str, list[list[float]]] = {axis: [] for axis in AXES}
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        for key, kind in (("val_loss", "validation"), ("train_loss", "training")):
+            chosen = curve.having(key)
+            if not chosen:
+                continue
+            for axis, xs in places.items():
+                along = curve.axis(axis)
+                xs.append([along[i] for i in chosen])
+            is_training = key == "train_loss"
+            data.append({
+                "type": "scatter", "mode": "lines" if is_training else "lines+markers",
+                "name": f"{curve.name} {kind}", "x": places["tokens"][-1],
+                "y": [curve.records[i][key] for i in chosen],
+                "line": {"color": colour, "dash": "dot" if is_training else "solid"},
+                "opacity": 0.55 if is_training else 1.0,
+            })  # fmt: skip
+    for number, (name, loss) in enumerate((floors or {}).items(), 1):
+        for axis, xs in places.items():
+            along = [x for curve in curves for x in curve.axis(axis)]
+            xs.append([min(along), max(along)])
+        data.append({
+            "type": "scatter", "mode": "lines", "name": name, "x": places["tokens"][-1],
+            "y": [loss, loss],
+            "line": {"color": COLOURS[-number % len(COLOURS)], "dash": "dash", "width": 1.5},
+        })  # fmt: skip
+    buttons = [
+        {"label": axis, "method": "update", "args": [{"x": xs}, {"xaxis.title.text": AXES[axis]}]}
+        for axis, xs in places.items()
+    ]
+    layout = _layout(AXES["tokens"], LOSS)
+    layout["updatemenus"] = [
+        {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
+         "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
+    ]  # fmt: skip
+    return Plot(key="loss", title="Loss", data=data, layout=layout,
+                note="Against tokens, steps, bytes or time: the buttons choose. A click on a name "
+                "hides it, a double click leaves it alone.")  # fmt: skip
+
+
+def sent_plot(curves: Sequence[Curve]) -> Plot | None:
+    """Bytes sent so far, beside what data-parallel training would have sent."""
+    data: list[dict[str, Any]] = []
+    for curve in (c for c in curves if c.rounds):
+        rounds = [r["round"] for r in curve.rounds]
+        for key, (name, dash, symbol) in BYTES.items():
+            sums = list(accumulate(record.get(key, 0) for record in curve.rounds))
+            colour = COLOURS[len(data) % len(COLOURS)]
+            line = _line(f"{curve.name} {name}", rounds, sums, colour, dash)
+            data.append(line | {"marker": {"size": 7, "symbol": symbol}})
+    layout = _layout("round", "bytes so far")
+    layout["yaxis"] |= {"type": "log", "exponentformat": "SI"}
+    return _unless_empty("sent", "Bytes", data, layout)
+
+
+def throughput_plot(curves: Sequence[Curve]) -> Plot | None:
+    data = []
+    for number, curve in enumerate(curves):
+        chosen = curve.having("tokens_per_second")
+        along = curve.axis("steps")
+        ys = [curve.records[i]["tokens_per_second"] for i in chosen]
+        xs = [along[i] for i in chosen]
+        if xs:
+            data.append(_line(curve.name, xs, ys, COLOURS[number % len(COLOURS)]))
+    layout = _layout("optimizer steps", "tokens per second")
+    layout["yaxis"]["rangemode"] = "tozero"
+    return _unless_empty("throughput", "Throughput", data, layout)
+
+
+def client_plots(history: RunHistory, key: str) -> list[Plot]:
+    """What clients did: losses, agreement, norms, who took part, where the time went.
+
+    Args:
+        key: unique for the run.
+    """
+    rounds = history.curve.rounds
+    if not rounds:
+        return []
+    found = [
+        _client_losses(rounds),
+        _spread(rounds, "client_cosines", "cosine", "Agreement", "cosine to the mean update",
+                "1: all clients pull in one direction; 0: none does."),
+        _spread(rounds, "client_norms", "norms", "Norms", "norm of the pseudo-gradient",
+                "Updates far above the median are refused (fl.max_norm_ratio)."),
+        _participation(rounds),
+        _phases(rounds),
+    ]  # fmt: skip
+    return [replace(plot, key=f"{key}-{plot.key}") for plot in found if plot is not None]
+
+
+def _client_losses(rounds: Sequence[Record]) -> Plot | None:
+    clients = _clients(rounds, "client_metrics")
+    data = []
+    for number, client in enumerate(clients):
+        points = [
+            (record["round"], record["client_metrics"][client]["train_loss"])
+            for record in rounds
+            if "train_loss" in record.get("client_metrics", {}).get(client, {})
+        ]
+        xs, ys = ([list(part) for part in zip(*points, strict=True)]) if points else ([], [])
+        line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)])
+        data.append(line | {"showlegend": len(clients) <= MANY_CLIENTS})
+    return _unless_empty("clients", "Loss of each client", data,
+                         _layout("round", f"training {LOSS}"))  # fmt: skip
+
+
+def _spread(
+    rounds: Sequence[Record], field: str, key: str, title: str, label: str, note: str
+) -> Plot | None:
+    """Smallest, median and largest of the clients, round by round."""
+    kept = [record for record in rounds if record.get(field)]
+    xs = [record["round"] for record in kept]
+    sorted_values = [sorted(record[field].values()) for record in kept]
+
+    def of(name: str, pick: Callable[[list[float]], float], **more: Any) -> dict[str, Any]:
+        return _line(name, xs, [pick(values) for values in sorted_values], COLOURS[0]) | more
+
+    faint = {"line": {"color": COLOURS[0], "width": 0.5}}
+    data = [
+        of("largest", lambda values: values[-1], **faint),
+        of("smallest", lambda values: values[0], **faint, fill="tonexty"),
+        of("median", lambda values: values[len(values) // 2]),
+    ]
+    return _unless_empty(key, title, data if kept else [], _layout("round", label), note)
+
+
+def _participation(rounds: Sequence[Record]) -> Plot | None:
+    """A cell for each client and round: what became of it."""
+    clients = sorted(
+        {str(c) for r in rounds for c in r["accepted"]}
+        | {c for r in rounds for field in ("refused", "missing", "late") for c in r.get(field, {})},
+        key=int,
+    )
+    states = list(STATES)
+    cells = [[_became(record, client) for record in rounds] for client in clients]
+    count = len(states)
+    scale = [
+        [edge, STATES[state]]
+        for i, state in enumerate(states)
+        for edge in (i / count, (i + 1) / count)
+    ]
+    data = [{
+        "type": "heatmap", "x": [record["round"] for record in rounds],
+        "y": [f"client {client}" for client in clients],
+        "z": [[states.index(state) for state, _ in row] for row in cells],
+        "text": [[f"{state} {why}".strip() for state, why in row] for row in cells],
+        "hovertemplate": "%{y}, round %{x}: %{text}<extra></extra>",
+        "zmin": -0.5, "zmax": count - 0.5, "colorscale": scale, "xgap": 1, "ygap": 1,
+        "colorbar": {"tickvals": list(range(count)), "ticktext": states},
+    }]  # fmt: skip
+    layout = _layout("round", "")
+    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True}
+    layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
+    return _unless_empty("participation", "Who took part", data if clients else [], layout,
+                         "Refused and missing clients say why when pointed at.")  # fmt: skip
+
+
+def _became(record: Record, client: str) -> tuple[str, str]:
+    for state in ("refused", "missing"):
+        if client in record.get(state, {}):
+            return state, f"({record[state][client]})"
+    if client in record.get("late", {}):
+        return "late", f"(by {record['late'][client]})"
+    return ("accepted", "") if int(client) in record["accepted"] else ("not asked", "")
+
+
+def _phases(rounds: Sequence[Record]) -> Plot | None:
+    names = sorted({name for record in rounds for name in record.get("phase_seconds", {})})
+    data = [
+        {"type": "bar", "name": name, "x": [record["round"] for record in rounds],
+         "y": [record.get("phase_seconds", {}).get(name, 0.0) for record in rounds],
+         "marker": {"color": COLOURS[number % len(COLOURS)]}}
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    return _unless_empty("phases", "Where a round's time went", data,
+                         _layout("round", "seconds") | {"barmode": "stack"})  # fmt: skip
+
+
+def _clients(rounds: Sequence[Record], field: str) -> list[str]:
+    return sorted({client for record in rounds for client in record.get(field, {})}, key=int)
+
+
+def _line(
+    name: str, xs: Sequence[float], ys: Sequence[float], colour: str, dash: str = "solid"
+) -> dict[str, Any]:
+    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": list(xs), "y": list(ys),
+            "line": {"color": colour, "dash": dash}, "marker": {"size": 5}}  # fmt: skip
+
+
+def _layout(x: str, y: str) -> dict[str, Any]:
+    axis = {"title": {"text": y}, "automargin": True}
+    if y.endswith(LOSS):
+        axis["hoverformat"] = ".3f"
+    return {"xaxis": {"title": {"text": x}}, "yaxis": axis,
+            "margin": {"l": 60, "r": 16, "t": 48, "b": 48}, "height": 400,
+            "legend": {"orientation": "h", "y": -0.22}, "hovermode": "closest"}  # fmt: skip
+
+
+def _unless_empty(
+    key: str, title: str, data: list[dict[str, Any]], layout: dict[str, Any], note: str = ""
+) -> Plot | None:
+    return Plot(key=key, title=title, data=data, layout=layout, note=note) if data else None

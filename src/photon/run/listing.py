@@ -1,0 +1,264 @@
+"""Runs as seen from outside: which there are, how far they are, who is at them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from photon.config.schema import Config
+from photon.errors import PhotonError, PhotonWarning, RunFolderError
+from photon.files import try_lock
+from photon.run.kinds import IMPORTED
+from photon.run.live import Live, read_live
+from photon.run.run_folder import read_run
+from photon.run.trackers import read_lines
+
+RUNS = Path("runs")
+"""Where runs are looked for by name; the default of photon.saving_path."""
+METRICS = "metrics.jsonl"
+ROUNDS_LOOKED_AT = 5
+"""A round is expected to take what so many took, the median of them."""
+State = Literal["running", "ended", "stopped"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        kind: federated, centralized, imported, or node (hosts clients for a server elsewhere).
+        state: running while a process holds its folder; ended once all is done and summed up, or
+            from the beginning if it was imported.
+        done, total: rounds of a federated run, steps of any other.
+        loss: of the last record, in nats; None before there is one.
+        val_loss: the last that was measured.
+        updated: when its metrics last changed, in seconds since the epoch.
+    """
+
+    run: str
+    folder: str
+    kind: str
+    state: State
+    done: int
+    total: int
+    tokens: int = 0
+    loss: float | None = None
+    val_loss: float | None = None
+    updated: float = 0.0
+
+    @property
+    def place(self) -> str:
+        """How far it is, in words."""
+        unit = "round" if self.kind == "federated" else "step"
+        return f"{unit} {self.done} of {self.total}"
+
+
+def run_named(given: Path) -> Path:
+    """A run, or something in one, by its path, or by its name as `photon runs` lists it."""
+    below = RUNS / given
+    return below if not given.exists() and below.exists() else given
+
+
+def find_runs(root: Path) -> list[RunStatus]:
+    """The runs directly below a folder, the newest last.
+
+    Folders that are no runs are left out; a run that cannot be read is left out with a warning.
+    """
+    found = []
+    for path in root.glob("*/run.json"):
+        try:
+            found.append(run_status(path.parent))
+        except PhotonError as error:
+            warnings.warn(f"left out: {error}", PhotonWarning, stacklevel=2)
+    return sorted(found, key=lambda status: (status.updated, status.run))
+
+
+def run_status(folder: Path) -> RunStatus:
+    """How far a run is.
+
+    Raises:
+        RunFolderError: no run there.
+    """
+    return _status(folder, read_lines(folder / METRICS))
+
+
+def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
+    config, facts = read_run(folder)
+    metrics = folder / METRICS
+    last = lines[-1] if lines else {}
+    by_round = facts["kind"] == "federated"
+    done, total = last.get("round" if by_round else "step", 0), _length(config, by_round)
+    return RunStatus(
+        run=folder.name,
+        folder=str(folder),
+        kind=facts["kind"],
+        state=_state(folder, facts["kind"], done >= total),
+        done=done,
+        total=total,
+        tokens=last.get("tokens", 0),
+        loss=last.get("train_loss"),
+        val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
+        updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A run as it is at one moment.
+
+    Attributes:
+        record: the last one; None before there is any.
+        seconds_left: until it has ended, if it goes on as it went; None if that is not known.
+    """
+
+    status: RunStatus
+    live: Live
+    record: Mapping[str, Any] | None
+    seconds_left: float | None
+
+
+class Onlooker:
+    """Looks at a run again and again, without reading again what has not changed.
+
+    The run may be this very process, which has other things to do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stamp: tuple[int, int] | None = None
+        self._records: list[dict[str, Any]] = []
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far; the file is read when it has changed."""
+        path = self.folder / METRICS
+        found = path.stat() if path.exists() else None
+        stamp = found and (found.st_mtime_ns, found.st_size)
+        if stamp != self._stamp:
+            self._stamp, self._records = stamp, read_lines(path)
+        return self._records
+
+    def look(self) -> Look:
+        """Raises:
+        RunFolderError: no run there.
+        """
+        records = self.records()
+        status, live = _status(self.folder, records), read_live(self.folder)
+        last = records[-1] if records else None
+        return Look(status, live, last, seconds_left(status, live, records))
+
+
+def seconds_left(
+    status: RunStatus, live: Live, records: Sequence[Mapping[str, Any]]
+) -> float | None:
+    """Seconds until the run has ended, if it goes on as it went; None if that is not known."""
+    if status.kind != "federated":
+        if not (live.step is not None and live.steps and live.tokens_per_second and status.done):
+            return None
+        tokens = status.tokens / status.done
+        return (live.steps - live.step) * tokens / live.tokens_per_second
+    each = _round_seconds(records)
+    if each is None:
+        return None
+    open_for = live.phase_seconds if live.phase == "train" else 0.0
+    return max(0.0, (status.total - status.done) * each - min(open_for, each))
+
+
+def seconds_to_go(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Seconds from the last of these records to the end of its run; None if that is not known."""
+    last = records[-1]
+    if "round" in last:
+        each = _round_seconds(records)
+        return None if each is None else (last["rounds"] - last["round"]) * each
+    if not (last["step"] and last.get("tokens_per_second")):
+        return None
+    tokens = last["tokens"] / last["step"]
+    return (last["steps"] - last["step"]) * tokens / last["tokens_per_second"]
+
+
+def _round_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+    last = list(records)[-ROUNDS_LOOKED_AT:]
+    took = [sum(r["phase_seconds"].values()) for r in last if "phase_seconds" in r]
+    return statistics.median(took) if took else None
+
+
+def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
+    """Records of a run, those there are and each new one, until no process is at it.
+
+    Args:
+        interval: seconds between two looks.
+
+    Raises:
+        RunFolderError: no run there.
+    """
+    read_run(folder)
+    onlooker, seen = Onlooker(folder), 0
+    while True:
+        was_running = holder(folder) is not None
+        records = onlooker.records()
+        yield from records[min(seen, len(records)) :]  # fewer: resumed from an earlier commit
+        seen = len(records)
+        if not was_running:
+            return
+        time.sleep(interval)
+
+
+def stop_run(folder: Path, wait_seconds: float) -> int:
+    """Ask the process that runs a run to save and end, and wait until it has.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        RunFolderError: no run there, nobody at it, or it has not ended in time.
+    """
+    read_run(folder)
+    pid = holder(folder)
+    if pid is None:
+        raise RunFolderError(f"{folder}: is not running")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + wait_seconds
+    while holder(folder) is not None:
+        if time.monotonic() > deadline:
+            raise RunFolderError(
+                f"{folder}: process {pid} was asked to stop {wait_seconds:.0f} s ago and is still "
+                "saving; wait, or ask again"
+            )
+        time.sleep(0.1)
+    return pid
+
+
+def holder(folder: Path) -> int | None:
+    """The process that holds a run's folder; None if nobody does."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        if try_lock(descriptor, shared=True):
+            return None
+        text = os.pread(descriptor, 32, 0)
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+
+
+def _length(config: Config, by_round: bool) -> int:
+    """Rounds or steps of a run; none where it only evaluates."""
+    if by_round:
+        return config.fl.n_rounds
+    return 0 if config.centralized.eval_only else config.llm_config.max_duration or 0
+
+
+def _state(folder: Path, kind: str, is_done: bool) -> State:
+    """A run that was ended and then made longer has a summary, of what it was."""
+    if holder(folder) is not None:
+        return "running"
+    ended = (is_done and (folder / "summary.json").exists()) or kind == IMPORTED
+    return "ended" if ended else "stopped"

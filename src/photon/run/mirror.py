@@ -1,0 +1,119 @@
+"""A copy of a run folder in an object store: made after every commit, and brought back from there.
+
+The index, written last, names the files of a consistent copy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+from photon.config.schema import S3Config
+from photon.data.read.remote import RemoteFolder
+from photon.errors import CheckpointError, DataError, PhotonWarning
+
+INDEX = "index.json"
+LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json")
+NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
+"""Folders that are no part of a run's state; those of trackers also change while they are sent."""
+CHUNK_BYTES = 64 << 20
+
+
+class Mirror:
+    """Keeps an object store's copy of a run up to date.
+
+    Args:
+        folder: of the run.
+        config: names the bucket.
+        run: the copy lies below this name.
+
+    Raises:
+        DataError: `obstore` is missing, or no credentials.
+    """
+
+    def __init__(self, folder: Path, config: S3Config, run: str) -> None:
+        self.folder, self.remote = folder, _remote(config, run)
+        self._there: dict[str, tuple[int, int]] = {}
+
+    def push(self) -> None:
+        """Send what has changed; a store that does not answer costs a warning, not the run."""
+        try:
+            self._push()
+        except DataError as error:
+            warnings.warn(
+                f"{error}; trying again after the next commit", PhotonWarning, stacklevel=2
+            )
+
+    def _push(self) -> None:
+        here = {path.relative_to(self.folder).as_posix(): path for path in _files(self.folder)}
+        # Tensors before the manifests that name them.
+        for name in sorted(here, key=lambda name: (name.endswith(".json"), name)):
+            stat = here[name].stat()
+            mark = (stat.st_mtime_ns, stat.st_size)
+            if self._there.get(name) != mark:
+                self.remote.write(name, here[name])
+                self._there[name] = mark
+        sizes = {name: self._there[name][1] for name in here}
+        self.remote.write(INDEX, json.dumps({"files": sizes}, indent=1).encode())
+        for name in [name for name in self._there if name not in here]:
+            self.remote.delete(name)
+            del self._there[name]
+
+
+def fetch_run(folder: Path, config: S3Config, run: str) -> bool:
+    """Bring a run from its mirror to a new folder.
+
+    Returns:
+        Whether the mirror has such a run.
+
+    Raises:
+        CheckpointError: the copy is incomplete.
+        DataError: the store does not answer or refuses.
+    """
+    remote = _remote(config, run)
+    if remote.size(INDEX) is None:
+        return False
+    files = json.loads(remote.read(INDEX))["files"]
+    beside = folder.with_name(f".{folder.name}.coming")
+    shutil.rmtree(beside, ignore_errors=True)  # of an attempt that was cut off
+    for name, size in files.items():
+        path = beside / name
+        if not path.resolve().is_relative_to(beside.resolve()):
+            raise CheckpointError(f"{remote.url}/{INDEX}: names {name!r}, outside of the run")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(remote, name, size, path)
+    os.replace(beside, folder)
+    return True
+
+
+def _fetch(remote: RemoteFolder, name: str, size: int, path: Path) -> None:
+    with open(path, "wb") as file:
+        for start in range(0, size, CHUNK_BYTES):
+            file.write(remote.read_range(name, start, min(size, start + CHUNK_BYTES)))
+    if path.stat().st_size != size:
+        raise CheckpointError(f"{remote.url}/{name}: {path.stat().st_size} of {size} bytes there")
+
+
+def _remote(config: S3Config, run: str) -> RemoteFolder:
+    assert config.bucket_name is not None
+    bucket = config.bucket_name
+    url = bucket if "://" in bucket else f"s3://{bucket}"
+    timeouts = config.backend_kwargs.client_config
+    return RemoteFolder(
+        f"{url.rstrip('/')}/{run}",
+        retry=config.num_attempts - 1,
+        timeout=timeouts.read_timeout,
+        connect_timeout=timeouts.connect_timeout,
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "lock" and not path.name.endswith(LEFT_OUT)
+        and not path.relative_to(folder).parts[0].startswith(NOT_MIRRORED)
+    ]  # fmt: skip

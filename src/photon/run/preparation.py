@@ -1,0 +1,210 @@
+"""What a run needs before it starts: its model's architecture, where it begins, its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from photon.config.compose import load_config
+from photon.config.idle import Run, note_idle
+from photon.config.model import ModelConfig
+from photon.config.resolve import flatten, replace_keys
+from photon.config.schema import Config
+from photon.data.manifest import MANIFEST, clients_of, read_manifest
+from photon.data.prepare.embedded import embedded_settings, prepare_embedded
+from photon.data.read.verify import require_tokenizer
+from photon.data.tokenizer import tokenizer_digest
+from photon.errors import ConfigError, DataError
+from photon.model.causal_lm import read_config
+from photon.run.restore import start_of_centralized
+from photon.run.rows import VALIDATION, data_root, find_data, open_rows
+from photon.run.run_tokens import encoder_of_data
+from photon.say import Say
+
+
+def with_architecture(config: Config) -> Config:
+    """Put the config.json that `hf_causal_lm` names, and another size of the vocabulary, into the
+    run's own configuration.
+    """
+    model, size = config.llm_config.model, config.fl.resize_vocab
+    if model.name == "hf_causal_lm":
+        model = read_config(model)
+    if size is not None:
+        model = model.model_copy(update={"vocab_size": size, "hf_config": _resized(model, size)})
+    return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
+
+
+def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
+    if model.hf_config and "vocab_size" not in model.hf_config:
+        raise ConfigError(
+            f"fl.resize_vocab={size}: the config.json of {model.pretrained_model_name_or_path} "
+            "has no vocab_size of its own to change; leave the key out"
+        )
+    return {**model.hf_config, **({"vocab_size": size} if model.hf_config else {})}
+
+
+def with_start(config: Config) -> Config:
+    """Write out where the model comes from."""
+    if (start := start_of_centralized(config)) is None:
+        return config
+    found = {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
+    return replace_keys(config, found)
+
+
+def config_of_run(
+    overrides: Sequence[str], run: Run, say: Say, *, elsewhere: bool = False
+) -> Config:
+    """The configuration that a command or a call composes: what it gives in vain is said, what it
+    leaves to the data is taken from there.
+
+    Raises:
+        ConfigError: as `load_config`.
+        DataError: as `fit_to_data`.
+    """
+    config = load_config(overrides)
+    note_idle(config, overrides, run)
+    return fit_to_data(config, overrides, say, elsewhere=elsewhere)
+
+
+def fit_to_data(
+    config: Config, overrides: Sequence[str], say: Say, *, elsewhere: bool = False
+) -> Config:
+    """Take from prepared data what the user did not give: vocabulary, row length, clients.
+
+    Args:
+        overrides: those that the configuration was composed of. What is in one of them, or is not
+            the default (a preset set it), was given.
+        elsewhere: other machines train; the data here says nothing of their clients.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
+        return config
+    _, data = find_data(train, config.fl.n_total_clients)
+    default, current = dict(flatten(load_config())), dict(flatten(config))
+    named = {text.lstrip("+~").partition("=")[0] for text in overrides}
+    given = named | {key for key, value in current.items() if value != default.get(key)}
+    found = {
+        key: value
+        for key, value in _facts_for(config, data, elsewhere).items()
+        if key not in given and value != current[key]
+    }
+    if not found:
+        return config
+    say("from data   " + ", ".join(f"{key}={value}" for key, value in found.items()))
+    return replace_keys(config, found)
+
+
+def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[str, int]:
+    """What data says of a run; not of a model that begins with parameters that are there."""
+    settings, streams, model = data["settings"], config.dataset.train.streams, config.llm_config
+    length = min(settings["sequence_length"], model.model.max_seq_len or (1 << 30))
+    facts = {"llm_config.max_seq_len": length}
+    starts = (
+        config.pretrained_model_path, config.wte_parameters_path, config.fl.resize_vocab,
+        config.photon.restore_run_uuid, config.photon.restore_cent_run_uuid,
+    )  # fmt: skip
+    if model.model.name != "hf_causal_lm" and all(start is None for start in starts):
+        facts["llm_config.model.vocab_size"] = settings["vocab_size"]
+    if not elsewhere:
+        facts["fl.n_total_clients"] = len(streams) if streams else len(clients_of(data))
+    return facts
+
+
+def prepare(
+    config: Config, say: Say, needed: Collection[int] | None = None
+) -> tuple[Config, dict[str, Any]]:
+    """Find the prepared data, or prepare the embedded corpus on first use.
+
+    Args:
+        needed: clients whose data must be there; None: all. A server that trains elsewhere needs
+            none, a node its own.
+
+    Returns:
+        The configuration with the data folder filled in, and the data's manifest.
+
+    Raises:
+        DataError: the folder is missing, or holds fewer clients than configured, rows that cannot
+            be cut to the model's length, or tokens of another tokenizer; or the store that holds it
+            does not answer.
+    """
+    clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
+    train = config.dataset.train
+    if train.root_local is None and train.root_remote is None:
+        settings = embedded_settings(config.dataset.embedded, clients, length)
+        address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+        root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
+        data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
+    else:
+        root, data = find_data(train, clients)
+    found = {"dataset.train.root_local": str(root)}
+    if config.dataset.val.root_local or config.dataset.val.root_remote:
+        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
+    config = replace_keys(config, found)
+    here = range(clients) if needed is None else needed
+    _check_data(config, data, data_root(config), here)
+    if length > data["settings"]["sequence_length"]:
+        _require_longer_rows(config, here, common=not needed)
+    return config, data
+
+
+def require_data(config: Config, clients: Collection[int]) -> None:
+    """Refuse a data folder that is none of these clients', before a node offers them.
+
+    Of a tree of data sets, which of them it is says the server: how many clients there are.
+
+    Raises:
+        DataError: nothing is prepared there, or not for these clients.
+    """
+    train = config.dataset.train
+    if train.root_local is None or train.root_remote is not None:
+        return  # comes on first use
+    root = Path(train.root_local)
+    if train.streams is not None:
+        prepared = range(len(train.streams))
+    elif not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
+        return
+    else:
+        prepared = clients_of(read_manifest(root))
+    if missing := sorted(set(clients) - set(prepared)):
+        has = "dataset.train.streams says nothing of" if train.streams else "was not prepared for"
+        raise DataError(f"{root}: {has} client {missing[0]}; `photon prepare --clients` makes data")
+
+
+def _require_longer_rows(config: Config, clients: Collection[int], *, common: bool) -> None:
+    """Refuse data that was enough for the rows it was prepared in, but not for the model's."""
+    own = ("train", VALIDATION) if config.fl.split_eval else ("train",)
+    for name in (
+        *([VALIDATION] if common else []),
+        *(f"client_{c}/{p}" for c in clients for p in own),
+    ):
+        open_rows(config, name)
+
+
+def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
+    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
+    encoder_of_data(config)  # known, or refused before anything is trained
+    settings, streams = data["settings"], config.dataset.train.streams
+    prepared = clients_of(data) if streams is None else range(len(streams))
+    if missing := sorted(set(needed) - set(prepared)):
+        raise DataError(
+            f"{root}: {'streams' if streams else 'prepared'} for {len(prepared)} clients "
+            f"({prepared[0]} to {prepared[-1]}), but client {missing[0]} is needed "
+            f"(fl.n_total_clients={config.fl.n_total_clients})"
+        )
+    length = settings["sequence_length"]
+    if length != config.llm_config.max_seq_len and not settings.get("wrap", True):
+        raise DataError(
+            f"{root}: prepared with rows of {length} that end with the documents, but "
+            f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
+        )
+    if settings["vocab_size"] > config.llm_config.model.vocab_size:
+        raise DataError(
+            f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
+            f"llm_config.model.vocab_size={config.llm_config.model.vocab_size}"
+        )

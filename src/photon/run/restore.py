@@ -1,0 +1,113 @@
+"""Finding the runs and rounds that a configuration names, and going on from one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from photon.config.resolve import apply_resume_overrides
+from photon.config.schema import Config
+from photon.errors import CheckpointError, RunFolderError
+from photon.run import artifact, checkpoint
+from photon.run.mirror import fetch_run
+from photon.run.run_folder import holds_run, read_run
+
+
+def find_run(config: Config, name: str) -> Path:
+    """The folder of a run that a configuration names: a folder, a name below `saving_path`, or a
+    run in the mirror, which is brought here.
+
+    Raises:
+        RunFolderError: in none of these places.
+    """
+    saving = Path(config.photon.saving_path)
+    for path in (saving / name, Path(name)):
+        if holds_run(path):
+            return path
+    if config.s3_comm_config.bucket_name and Path(name).name == name:
+        saving.mkdir(parents=True, exist_ok=True)
+        if fetch_run(saving / name, config.s3_comm_config, name):
+            return saving / name
+    raise RunFolderError(f"{name}: no such run folder, and no run of that name in {saving}")
+
+
+def checkpoint_of_round(folder: Path, number: int) -> Path:
+    """The manifest of a round, or, for a negative number, the newest but so many.
+
+    Raises:
+        CheckpointError: it is not kept; those that are, are named.
+    """
+    found = checkpoint.list_checkpoints(folder)
+    by_round = {checkpoint.number_of(path): path for path in found}
+    if number < 0 and -number <= len(found):
+        return found[number]
+    if number in by_round:
+        return by_round[number]
+    kept = ", ".join(map(str, by_round)) or "none"
+    raise CheckpointError(f"photon.resume_round={number}: not in {folder}, which keeps {kept}")
+
+
+def rounds_done(run: Path, config: Config, kind: str) -> dict[str, int]:
+    """What is behind a run: the key of its length -> rounds or steps.
+
+    Args:
+        config: may name a round to go back to (`photon.resume_round`).
+
+    Raises:
+        CheckpointError: that round is not kept.
+    """
+    key = "fl.n_rounds" if kind == "federated" else "llm_config.max_duration"
+    folder, wanted = run / "checkpoints", config.photon.resume_round
+    if wanted is None and not checkpoint.list_checkpoints(folder):
+        return {key: 0}
+    return {
+        key: checkpoint.number_of(checkpoint_of_round(folder, -1 if wanted is None else wanted))
+    }
+
+
+def config_to_go_on(run: Path, overrides: Sequence[str]) -> Config:
+    """The configuration with which a run goes on.
+
+    Raises:
+        RunFolderError: no run there.
+        MismatchedCheckpoint: an override would change the mathematics.
+    """
+    saved, facts = read_run(run)
+    return apply_resume_overrides(
+        saved, overrides, lambda changed: rounds_done(run, changed, facts["kind"])
+    )
+
+
+def rewind(run: Path, number: int) -> None:
+    """Make a round the last one of a run; what came after it is deleted.
+
+    Raises:
+        CheckpointError: the round is not kept.
+    """
+    folder = run / "checkpoints"
+    target = checkpoint_of_round(folder, number)
+    for path in checkpoint.list_checkpoints(folder):
+        if path.stem > target.stem:
+            artifact.remove(folder, path.stem)
+
+
+def start_of_centralized(config: Config) -> str | None:
+    """The checkpoint that `photon.restore_cent_run_uuid` names; None if it names none.
+
+    Raises:
+        RunFolderError, CheckpointError: it is not there.
+    """
+    photon = config.photon
+    if photon.restore_cent_run_uuid is None:
+        return None
+    folder = find_run(config, photon.restore_cent_run_uuid) / "checkpoints"
+    if photon.restore_cent_run_batches is None:
+        return str(checkpoint.newest_checkpoint(folder))
+    path = folder / f"step_{photon.restore_cent_run_batches:06d}.json"
+    if not path.exists():
+        steps = [str(checkpoint.number_of(p)) for p in checkpoint.list_checkpoints(folder)]
+        raise CheckpointError(
+            f"photon.restore_cent_run_batches={photon.restore_cent_run_batches}: not in {folder}, "
+            f"which keeps {', '.join(steps) or 'none'}"
+        )
+    return str(path)

@@ -1,0 +1,206 @@
+"""A run's folder: its configuration, its lock, its metrics.
+
+config.json      the resolved configuration
+run.json         name, kind, digests, versions
+tokenizer.json   copy, so that the checkpoints speak for themselves
+checkpoints/     committed rounds (federated) or steps (centralised)
+clients/         states of the clients hosted here
+metrics.jsonl    one line per round or interval
+summary.json     the result
+tensorboard/     event files, if llm_config.loggers.tensorboard
+wandb/           what W&B keeps here, if use_wandb
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.config.compose import validate
+from photon.config.resolve import digest
+from photon.config.schema import Config
+from photon.data.manifest import write_json
+from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
+from photon.files import try_lock
+from photon.run.going_on import how_to_go_on
+
+LOCK_WAIT_SECONDS = 30.0
+"""How long to wait for the workers of a killed process to notice that it is gone."""
+
+
+class RunFolder:
+    """An open run folder; holds its lock until closed or until the process and its workers end.
+
+    Args:
+        locked: False for a process of a job whose first process holds the lock.
+    """
+
+    def __init__(self, path: Path, config: Config, kind: str, *, locked: bool = True) -> None:
+        self.path, self.config, self.kind = path, config, kind
+        self.lock_fd = _lock(path) if locked else None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def clients(self) -> Path:
+        return self.path / "clients"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @classmethod
+    def create(
+        cls, path: Path, config: Config, kind: str, tokenizer: Path, facts: Mapping[str, Any]
+    ) -> RunFolder:
+        """Start a run in a new folder.
+
+        Raises:
+            RunFolderError: the folder already holds a run.
+            StorageError: it cannot be written.
+        """
+        _refuse_existing(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as unlock_on_failure:
+                folder = cls(path, config, kind)
+                unlock_on_failure.callback(folder.close)
+                _refuse_existing(path)  # somebody else may have been quicker
+                shutil.copyfile(tokenizer, path / "tokenizer.json")
+                folder.save_config(config)
+                write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
+                unlock_on_failure.pop_all()
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot create the run folder ({error.strerror})"
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open an existing run.
+
+        Raises:
+            RunFolderError: no run there, or another process is at it.
+            CorruptCheckpoint: its configuration is unreadable.
+        """
+        config, facts = read_run(path)
+        return cls(path, config, facts["kind"])
+
+    def save_config(self, config: Config) -> None:
+        self.config = config
+        write_json(self.path / "config.json", config.model_dump(mode="json"))
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Add to the run's facts, or change some."""
+        if (known := read_facts(self.path)) != (changed := known | dict(facts)):
+            write_json(self.path / "run.json", changed)
+
+    def facts(self) -> dict[str, Any]:
+        return read_facts(self.path)
+
+    def close(self) -> None:
+        if self.lock_fd is not None:
+            os.close(self.lock_fd)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run lies there; a name that no file can have is that of none."""
+    try:
+        return (path / "run.json").exists()
+    except OSError:
+        return False
+
+
+def _refuse_existing(path: Path) -> None:
+    if holds_run(path):
+        raise RunFolderError(
+            f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "
+            "choose another run_uuid"
+        )
+
+
+def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
+    """Configuration and facts of a run, without locking it.
+
+    Raises:
+        RunFolderError: no run there.
+        CorruptCheckpoint: a file of it is unreadable.
+    """
+    if not holds_run(path):
+        raise RunFolderError(
+            f"{path}: no run here (no run.json); `photon runs` lists those there are"
+        )
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path}: unreadable config.json ({error})") from error
+    return validate(config), read_facts(path)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        CorruptCheckpoint: it is unreadable.
+    """
+    try:
+        return json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path}: unreadable run.json ({error})") from error
+
+
+def _lock(path: Path) -> int:
+    """Take the folder's lock: an open file that workers inherit, so it lasts as long as they do."""
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
+    while not try_lock(descriptor):
+        if time.monotonic() > deadline or _owner_alive(descriptor):
+            os.close(descriptor)
+            raise RunFolderError(
+                f"{path}: another process is running this run; `photon stop {path}` ends it"
+            )
+        time.sleep(0.1)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _owner_alive(descriptor: int) -> bool:
+    owner = os.pread(descriptor, 32, 0)
+    return owner.isdigit() and Path(f"/proc/{owner.decode()}").exists()
+
+
+def _versions() -> dict[str, Any]:
+    import numpy
+    import torch
+
+    import photon
+
+    return {
+        "photon": photon.__version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def run_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that a resumed run must find unchanged: digests of configuration and data."""
+    return {"config_digest": digest(config), "data_digest": data["digest"]}

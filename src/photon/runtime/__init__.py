@@ -1,1 +1,0 @@
-"""Every effect: processes, files, signals, clocks."""

@@ -1,0 +1,182 @@
+"""A model that is to be evaluated: of a run, or of a folder of `transformers`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from photon.config.evaluation import IclTasksConfig
+from photon.config.resolve import apply_evaluation_overrides, replace_keys
+from photon.config.schema import Config
+from photon.core.tree import digest
+from photon.data.prepare.encode import Encoder
+from photon.data.tokenizer import vocab_size
+from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint
+from photon.evaluation.likelihood import tokens_of_a_pass
+from photon.hub.exchange import (
+    is_hugging_face_folder,
+    read_encoder,
+    read_fields,
+    read_model,
+)
+from photon.hub.pretrained import pretrained_parameters
+from photon.model.build import LanguageModel, model_with
+from photon.model.causal_lm import read_config
+from photon.run import artifact
+from photon.run.own_layers import NO_ONE, OwnLayers
+from photon.run.saved_model import load_saved_model, resolve_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model, and what names it.
+
+    Attributes:
+        name: short, for tables.
+        facts: what the checkpoint is: its digest, and round, step and tokens if it is a run's.
+        tokenizer_digest: of the vocabulary and its rules.
+        config: of the run, or of the model alone, with the evaluation's keys.
+        home: where its results go unless told otherwise.
+        own: layers that the clients keep, if the model lacks them.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    tokenizer_digest: str
+    config: Config
+    model: LanguageModel
+    encoder: Encoder
+    home: Path
+    own: OwnLayers | None = None
+
+    def require_one_model(self) -> None:
+        """Refuse to score tasks with layers that nobody trains.
+
+        Raises:
+            ConfigError: saying what to name.
+        """
+        if self.own is not None:
+            raise ConfigError(
+                f"{self.name}: {NO_ONE}; score tasks with --client N, or losses alone with "
+                "icl_tasks_config=empty"
+            )
+
+    @property
+    def results(self) -> Path:
+        """Folder for what is found out about it."""
+        chosen = self.config.eval_gauntlet_config.destination_dir
+        return Path(chosen) / self.name.replace("/", "-") if chosen else self.home
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Tokens of one forward pass."""
+        device = next(self.model.parameters()).device
+        return tokens_of_a_pass(self.config.icl_tasks_config.max_batch_tokens, device)
+
+
+def require_model(path: Path) -> None:
+    """Refuse a path at which no model is, before any work.
+
+    Raises:
+        CheckpointError: with what would be one.
+    """
+    if is_hugging_face_folder(path):
+        return
+    try:
+        resolve_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, nor a Hugging Face folder with a config.json") from error
+
+
+def open_candidate(
+    path: Path, overrides: Sequence[str], device: torch.device, client: int | None = None
+) -> Candidate:
+    """Load a model for evaluation.
+
+    Args:
+        path: a run folder (its newest checkpoint), a checkpoint's manifest, or a folder of
+            `transformers`.
+        client: whose model, in a run with personalised layers; None: that of the server, and `own`.
+
+    Raises:
+        CheckpointError: no model there.
+        MismatchedCheckpoint: its tokenizer has tokens that the model does not know.
+        ConfigError: an override that does not belong to an evaluation.
+    """
+    require_model(path)
+    own = None
+    if is_hugging_face_folder(path):
+        if client is not None:
+            raise ConfigError(f"--client {client}: {path} is no run; leave the option out")
+        config, params, encoder = _read_folder(path)
+        facts: dict[str, Any] = {"kind": "hugging face folder"}
+        name, home = path.resolve().name, Path("evaluation") / path.resolve().name
+    else:
+        saved = load_saved_model(path)
+        saved = saved if client is None else saved.of(client)
+        config, params, encoder = saved.config, saved.params, saved.encoder
+        facts = _run_facts(saved.manifest)
+        name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
+        name += "" if client is None else f"/client_{client}"
+        home, own = saved.scores, saved.own
+    _require_fit(path, encoder, config)
+    return Candidate(
+        name=name,
+        facts={**facts, "digest": digest(params)},
+        tokenizer_digest=hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16],
+        config=_evaluation_config(config, overrides, device),
+        model=model_with(config.llm_config, params, device).eval(),
+        encoder=encoder,
+        home=home,
+        own=own,
+    )
+
+
+def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
+    """By our own decoder where it computes the same, else by `transformers`."""
+    encoder = read_encoder(path)
+    try:
+        read_fields(path)
+    except CheckpointError:
+        model = {"name": "hf_causal_lm", "pretrained_model_name_or_path": str(path)}
+        config = replace_keys(Config(), {f"llm_config.model.{k}": v for k, v in model.items()})
+        fields = read_config(config.llm_config.model).model_dump(mode="json")
+        params = pretrained_parameters(read_config(config.llm_config.model), str(path))
+    else:
+        fields, params = read_model(path)
+    keys = {"max_seq_len": fields["max_seq_len"], "model": fields, "name": path.resolve().name}
+    config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
+    return config, params, encoder
+
+
+def _run_facts(manifest: Path) -> dict[str, Any]:
+    facts = artifact.load_facts(manifest)
+    shown = {key: facts[key] for key in ("kind", "round", "step", "num_tokens") if key in facts}
+    return {**shown, "checkpoint": manifest.stem}
+
+
+def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:
+    tokens, known = vocab_size(encoder.tokenizer), config.llm_config.model.vocab_size
+    if tokens > known:
+        raise MismatchedCheckpoint(
+            f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "
+            "tokenizer.json there that the model was trained with"
+        )
+
+
+def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.device) -> Config:
+    """What the run was trained with does not bind its evaluation: all rows, all threads."""
+    plain = {
+        "photon.threads": "auto",
+        "llm_config.eval_subset_num_batches": -1,
+        "icl_tasks_config": IclTasksConfig().model_dump(mode="json"),
+    }
+    if device.type == "cpu":
+        plain["llm_config.precision"] = "fp32"
+    return apply_evaluation_overrides(replace_keys(config, plain), overrides)

@@ -1,0 +1,166 @@
+"""Losses of a model: on the validation set, on clients' own held-out parts, on text files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from photon.config.resolve import replace_keys
+from photon.config.schema import Config
+from photon.data.read.shards import RowSource
+from photon.data.tokenizer import load_tokenizer
+from photon.errors import DataError, MismatchedCheckpoint
+from photon.evaluation.likelihood import Passes
+from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
+from photon.evaluation.text import evaluate_text
+from photon.run.own_layers import mean_over_clients, worn
+from photon.run.rows import VALIDATION, data_root, find_data, open_rows
+from photon.scoring.candidate import Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossScore:
+    """A model's loss on a text.
+
+    Attributes:
+        loss: nats per token.
+        above_unigram: loss minus that of token frequencies, which makes losses of different
+            texts comparable (Roh et al. 2020 call exp of it the unigram-normalised perplexity);
+            None where the training text's frequencies are not known.
+        of_clients: clients over whose models this is the mean; 0: it is of one model.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    accuracy: float
+    tokens: int
+    above_unigram: float | None = None
+    of_clients: int = 0
+
+
+ToScore = Callable[[Passes], LossScore]
+
+
+def losses_to_score(
+    candidate: Candidate, texts: Sequence[Path], per_client: bool
+) -> dict[str, ToScore]:
+    """What to compute, by name; nothing is read before it is called.
+
+    Returns:
+        The validation set if the model's data is known, the clients' parts if asked for, the texts.
+        Where there would be nothing to score at all, it says so when it is called.
+    """
+    train, val = candidate.config.dataset.train, candidate.config.dataset.val
+    places = (train.root_local, train.root_remote, val.root_local, val.root_remote)
+    wanted: dict[str, ToScore] = {}
+    if any(places):
+        wanted[VALIDATION] = lambda passes: _part_loss(candidate, passes, VALIDATION)
+        for client in range(candidate.config.fl.n_total_clients) if per_client else ():
+            part = f"client_{client}/{VALIDATION}"
+            wanted[part] = lambda passes, p=part, c=client: _part_loss(candidate, passes, p, c)
+    elif per_client or not (texts or candidate.config.icl_tasks_config.icl_tasks):
+        wanted[VALIDATION] = _no_data
+    for path in texts:
+        wanted[str(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
+    return wanted
+
+
+def _no_data(_: Passes) -> LossScore:
+    raise DataError(
+        "the model's data is not known: give dataset.val.root_local, --text FILE, or tasks "
+        "(icl_tasks_config)"
+    )
+
+
+def _part_loss(
+    candidate: Candidate, passes: Passes, part: str, client: int | None = None
+) -> LossScore:
+    config = _with_data(candidate)
+    rows = open_rows(config, part)
+    llm = config.llm_config
+
+    def score() -> LossReport:
+        return evaluate_loss(
+            candidate.model,
+            rows,
+            batch_size=llm.device_eval_batch_size,
+            max_batches=llm.eval_subset_num_batches,
+            precision=llm.precision,
+            share=passes.share,
+            progress=passes.progress,
+        )
+
+    return _loss_score(candidate, score, _unigram(config, rows), client)
+
+
+def _with_data(candidate: Candidate) -> Config:
+    """The configuration with the data found; its tokens must be those of the model's tokenizer."""
+    config = candidate.config
+    train, val = config.dataset.train, config.dataset.val
+    clients = config.fl.n_total_clients
+    if val.root_local or val.root_remote:
+        found = {"dataset.val.root_local": str(find_data(val, clients)[0])}
+        if not (train.root_local or train.root_remote):
+            found["dataset.train.root_local"] = found["dataset.val.root_local"]
+    else:
+        found = {"dataset.train.root_local": str(find_data(train, clients)[0])}
+    config = replace_keys(config, found)
+    root = data_root(config)
+    theirs = load_tokenizer(root / "tokenizer.json").get_vocab()
+    if theirs != candidate.encoder.tokenizer.get_vocab():
+        raise MismatchedCheckpoint(
+            f"{root}: was tokenised by another tokenizer than that of {candidate.name}; its token "
+            "ids mean other text"
+        )
+    return config
+
+
+def _unigram(config: Config, rows: RowSource) -> float | None:
+    clients = range(config.fl.n_total_clients)
+    try:
+        return unigram_loss([open_rows(config, f"client_{c}/train") for c in clients], rows)
+    except DataError:
+        return None  # the training text need not be here
+
+
+def _text_loss(candidate: Candidate, passes: Passes, path: Path) -> LossScore:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error})") from error
+    if not text:
+        raise DataError(f"{path}: is empty")
+
+    def score() -> LossReport:
+        return evaluate_text(candidate.model, candidate.encoder, text, passes)
+
+    return _loss_score(candidate, score, None)
+
+
+def _loss_score(
+    candidate: Candidate,
+    score: Callable[[], LossReport],
+    unigram: float | None,
+    client: int | None = None,
+) -> LossScore:
+    """Args: `client`: whose layers the model wears, if they keep some; None: all, in turn."""
+    model, own = candidate.model, candidate.own
+    if own is None:
+        report = score()
+    elif client is None:
+        report = mean_over_clients(model, own, own.answers, score)
+    else:
+        with worn(model, own.read(client)):
+            report = score()
+    return LossScore(
+        loss=report.loss,
+        perplexity=report.perplexity if math.isfinite(report.loss) else math.nan,
+        bits_per_byte=report.bits_per_byte,
+        accuracy=report.accuracy,
+        tokens=report.num_tokens,
+        above_unigram=None if unigram is None else report.loss - unigram,
+        of_clients=report.of_clients,
+    )

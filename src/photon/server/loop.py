@@ -1,0 +1,291 @@
+"""The outer loop with its effects: open, deliver, close, validate, track, commit."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from photon.config.schema import Config
+from photon.core.diagnostics import noise_scale
+from photon.core.messages import RoundPlan, RoundReport, ServerState, Update
+from photon.core.outer import OuterOptimizer
+from photon.core.round import Rules, close_round, open_round, skip_round
+from photon.core.seeds import derive_seed
+from photon.core.tree import Tree
+from photon.errors import PhotonWarning, RoundFailed
+from photon.machine.device import return_freed_memory
+from photon.machine.interrupt import StopRequest
+from photon.model.build import build_model, parameters_of
+from photon.run.checkpoint import (
+    list_checkpoints,
+    load_parameters,
+    naming_last_good,
+    prune_checkpoints,
+    save_server_state,
+)
+from photon.run.outer import outer_of
+from photon.run.participation import Participation
+from photon.run.trackers import Tracker
+from photon.server.bounds import Honesty
+from photon.server.engine import Engine
+from photon.server.records import Phases, round_record
+from photon.training.layers import Layers, layers_of
+
+Validate = Callable[[ServerState], dict[str, Any]]
+"""Scores the parameters of a round; gives the validation keys of a record."""
+
+
+def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
+    """State before the first round."""
+    return ServerState(round=0, step=0, params=dict(params), outer=outer.init(params))
+
+
+@dataclass
+class Server:
+    """Runs the rounds of one run.
+
+    Attributes:
+        config: resolved.
+        checkpoints: folder; the checkpoint of the state that is served is there.
+        engine: trains the clients.
+        validate: scores the global parameters.
+        track: takes a record of each round.
+        stop: asked between steps and rounds.
+        written: gives the line of metrics.jsonl that was written last, which the commit holds too.
+        committed: called after each commit.
+        tell: takes where the round is: its number, phase, cohort, and whose updates are here.
+    """
+
+    config: Config
+    checkpoints: Path
+    engine: Engine
+    validate: Validate
+    track: Tracker
+    stop: StopRequest
+    written: Callable[[], Mapping[str, Any] | None] = lambda: None
+    committed: Callable[[], None] = lambda: None
+    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    _attempts: int = 0
+    _phases: Phases = field(default_factory=Phases)
+
+    def serve(self, state: ServerState) -> ServerState:
+        """Run the rounds that are left.
+
+        Args:
+            state: the last committed state.
+
+        Returns:
+            The state after the last round.
+
+        Raises:
+            Interrupted: a signal arrived; committed rounds and finished clients are kept.
+            RoundFailed: a round closed below the quorum.
+        """
+        config = self.config
+        self._layers = layers_of(config.fl, list(state.params))
+        self._participation = Participation.of(config)
+        self._honesty = Honesty.of(config, self._layers)
+        while state.round < config.fl.n_rounds:
+            self._phases = Phases()
+            done = self._attempt(state)
+            if done is not None:
+                state = done[0]
+                self._commit(*done)
+        return state
+
+    def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any]] | None:
+        """Run a round; None to try again.
+
+        Returns:
+            The next state and the record: what else came of the round needs no memory any more.
+
+        Raises:
+            Interrupted, RoundFailed.
+        """
+        try:
+            after, report = self._run_round(self._redrawn(state))
+            self._attempts = 0
+        except RoundFailed as error:
+            self._attempts += 1
+            skipped = self._after_failure(state, error)
+            if skipped is None:
+                return None
+            after, report = skipped
+        seconds = self._phases.total()
+        after = replace(after, train_seconds=state.train_seconds + seconds)
+        last = _previous_parameters(self.checkpoints)
+        return after, round_record(
+            self.config, state, after, report, last, self.engine.faults, seconds
+        )
+
+    def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
+        """Open, deliver, close."""
+        self.stop.raise_if_asked(f"stopped after round {state.round}")
+        with self._phase("wait", state.round + 1):
+            alive = self.engine.alive(self.stop)
+        self.stop.raise_if_asked(f"stopped after round {state.round}")
+        plan = self._open(state, alive)
+        with self._phases.timing("train"), naming_last_good(self.checkpoints):
+            updates = self._deliver(plan, state)
+        with self._phase("aggregate", plan.round):
+            return self._close(state, plan, updates)
+
+    def _open(self, state: ServerState, alive: Any) -> RoundPlan:
+        config, layers = self.config, self._layers
+        steps, spares = self._participation.choose(state, alive)
+        newcomers = any(client not in state.last_accepted for client in steps)
+        sent = layers.received(newcomers)
+        plan = open_round(
+            state,
+            run=str(config.run_uuid),
+            steps=steps,
+            rules=rules_of(config),
+            trained=layers.shared if len(layers.shared) < len(state.params) else None,
+            sent=sent if len(sent) < len(state.params) else None,
+            bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
+            spares=spares,
+        )
+        if not self._evaluates_clients(state.round):
+            return plan
+        asked = {c: replace(i, evaluate=True) for c, i in plan.instructions.items()}
+        return replace(plan, instructions=asked)
+
+    def _evaluates_clients(self, base_round: int) -> bool:
+        fl = self.config.fl
+        return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
+
+    def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
+        base = self.checkpoints / f"round_{state.round:06d}.json"
+        updates: list[Update] = []
+        begun = time.time()
+        self._tell_training(plan, updates, begun)
+        for update in self.engine.run_round(plan, state, base, self.stop):
+            updates.append(update)
+            self._tell_training(plan, updates, begun)
+        arrived = sum(len(u.clients) for u in updates if u.round == plan.round)
+        if arrived < len(plan.members):
+            self.stop.raise_if_asked(
+                f"stopped in round {plan.round}; {arrived} of {len(plan.members)} clients "
+                "had finished and are kept"
+            )
+        return updates
+
+    def _tell_training(self, plan: RoundPlan, updates: list[Update], begun: float) -> None:
+        arrived = sorted(c for u in updates if u.round == plan.round for c in u.clients)
+        self.tell({"round": plan.round, "phase": "train", "since": begun,
+                   "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
+
+    def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """A part of a round, which begins without the memory that the one before has freed."""
+        self.tell({"round": round_number, "phase": name, "since": time.time()})
+        return_freed_memory()
+        return self._phases.timing(name)
+
+    def _close(
+        self, state: ServerState, plan: RoundPlan, updates: list[Update]
+    ) -> tuple[ServerState, RoundReport]:
+        fl = self.config.fl
+        asked = {c for u in updates if u.round == plan.round for c in u.clients}
+        try:
+            after, report = close_round(
+                state, plan, updates, outer=outer_of(self.config, plan.round),
+                rules=rules_of(self.config), asked=len(asked | self.engine.faults.keys()),
+            )  # fmt: skip
+        except RoundFailed as error:
+            missing = "".join(
+                f"; client {c}: {why}" for c, why in sorted(self.engine.faults.items())
+            )
+            raise RoundFailed(f"{error}{missing}") from None
+        if fl.use_noise_scale_metric:
+            norms = list(report.client_norms.values())
+            noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
+            after = replace(after, noise=noise)
+        return after, report
+
+    def _commit(self, state: ServerState, record: dict[str, Any]) -> None:
+        """Validate, track, save: once the state is on disk, the round has happened."""
+        result: dict[str, Any] = {}
+        with self._phase("validate", state.round):
+            if _is_due(self.config, state.round):
+                result = self.validate(state)
+        self.track({**record, "phase_seconds": self._phases.seconds, **result})
+        save_server_state(self.checkpoints, state, self.written())
+        prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)
+        self.committed()
+
+    def _after_failure(
+        self, state: ServerState, error: RoundFailed
+    ) -> tuple[ServerState, RoundReport] | None:
+        """What `fl.failed_rounds` makes of a round without a quorum.
+
+        Returns:
+            None to try again; or the next round's state with the same parameters.
+
+        Raises:
+            RoundFailed: the run stops.
+        """
+        policy, limit = self.config.fl.on_failure, self.config.fl.round_attempts
+        if policy == "stop" or (policy == "retry" and self._attempts >= limit):
+            raise error
+        warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
+        return None if policy == "retry" else skip_round(state)
+
+    def _redrawn(self, state: ServerState) -> ServerState:
+        """The state with `fl.random_layers` drawn anew, where that is due; on disk too.
+
+        The draw has an address, so that a run that is resumed here draws the same again.
+        """
+        fl, llm = self.config.fl, self.config.llm_config
+        every = fl.random_init_freq
+        if not self._layers.random or not every or state.step == 0:
+            return state
+        if state.step // every == max(0, state.step - llm.local_steps) // every:
+            return state
+        seed = self.config.seed
+        if fl.truly_random_init:
+            seed = derive_seed(seed, "random_layers", state.round)
+        outer = outer_of(self.config, state.round + 1)
+        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
+        save_server_state(self.checkpoints, state, self.written())
+        return state
+
+
+def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimizer) -> ServerState:
+    """Replace the random layers; what the outer optimizer remembers of them begins anew."""
+    drawn = {name: fresh[name].clone() for name in layers.random}
+    forgotten = outer.init(drawn)
+    return replace(
+        state,
+        params={**state.params, **drawn},
+        outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
+    )
+
+
+def rules_of(config: Config) -> Rules:
+    fl = config.fl
+    return Rules(
+        quorum=fl.needed,
+        compression=fl.compression,
+        max_norm_ratio=fl.max_norm_ratio,
+        scaling=fl.scaling_fn,
+        staleness_exponent=fl.staleness_exponent,
+        max_staleness=fl.max_staleness,
+    )
+
+
+def _previous_parameters(checkpoints: Path) -> Tree | None:
+    """Parameters of the round before the last committed one, if they are still there: mapped, and
+    not verified, since only a metric depends on them.
+    """
+    found = list_checkpoints(checkpoints)
+    return load_parameters(found[-2], verify=False) if len(found) > 1 else None
+
+
+def _is_due(config: Config, round_number: int) -> bool:
+    period = config.fl.eval_period
+    return round_number == config.fl.n_rounds or bool(period and round_number % period == 0)

@@ -1,0 +1,123 @@
+"""Which nodes are here, and whom they say they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import photon
+from photon.core.text import cleaned
+from photon.errors import PayloadError
+from photon.server.errand import fault_of
+from photon.server.link import Link
+from photon.wire.buffers import Buffers
+from photon.wire.enrolment import Register, format_clients
+from photon.wire.messages import (
+    PROTOCOL,
+    Hello,
+    Introduction,
+    TurnedAway,
+    Verify,
+    pack_request,
+    unpack_reply,
+)
+
+HELLO_SECONDS = 20.0
+"""A node that has not answered after so long is asked again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that has introduced itself."""
+
+    name: str
+    address: str
+    clients: frozenset[int]
+
+
+class Roster:
+    """Greets whoever appears on the link and keeps those that may take part.
+
+    Args:
+        register: which names may host which clients, and their keys.
+        say: takes a line for each node that comes, goes or is turned away.
+    """
+
+    def __init__(self, link: Link, register: Register, say: Callable[[str], None]) -> None:
+        self.link, self.register, self.say = link, register, say
+        self.members: dict[str, Member] = {}
+        self._asked: dict[str, tuple[str, Buffers, float]] = {}
+        self._turned_away: set[str] = set()
+
+    @property
+    def verify(self) -> Verify | None:
+        """Checks signatures; None in a federation without keys."""
+        return self.register.verify if self.register.has_keys else None
+
+    def refresh(self) -> None:
+        """Forget the nodes that have gone, greet the new ones."""
+        present = set(self.link.addresses())
+        for address in [a for a in self.members if a not in present]:
+            self.say(f"node {self.members.pop(address).name} has gone")
+        self._turned_away &= present
+        waiting = {address for address, _, _ in self._asked.values()}
+        for address in sorted(present - self.members.keys() - self._turned_away - waiting):
+            message = pack_request(Hello())
+            self._asked[self.link.send(address, message)] = (address, message, time.monotonic())
+        overdue = time.monotonic() - HELLO_SECONDS
+        self._asked = {k: v for k, v in self._asked.items() if v[2] > overdue}
+
+    def take(self, name: str, answer: Buffers | None) -> bool:
+        """Whether an answer was to a greeting; then it has been taken care of."""
+        if name not in self._asked:
+            return False
+        address, message, _ = self._asked.pop(name)
+        if answer is not None:
+            try:
+                self._admit(address, *unpack_reply(message, answer, Introduction, self.verify))
+            except Exception as error:
+                reason = fault_of(error)
+                self._turned_away.add(address)
+                self.say(f"turned away: {reason}")
+                self.link.send(address, pack_request(TurnedAway(reason=reason)))
+        return True
+
+    def absent(self) -> dict[str, list[int]]:
+        """Enrolled nodes that are not here, with their clients; none are known without keys."""
+        here = {member.name for member in self.members.values()}
+        enrolled = self.register.nodes or {}
+        return {name: node.clients for name, node in enrolled.items() if name not in here}
+
+    def lost(self, address: str) -> None:
+        """Ask a node again who it is, since it went away in the middle of something."""
+        self.members.pop(address, None)
+
+    def hosting(self) -> dict[str, frozenset[int]]:
+        """Address -> clients that may be trained there."""
+        return {address: member.clients for address, member in self.members.items()}
+
+    def clients(self) -> frozenset[int]:
+        return frozenset().union(*(member.clients for member in self.members.values()))
+
+    def _admit(self, address: str, signer: str, intro: Introduction) -> None:
+        if intro.name != signer:
+            raise PayloadError(f"node {signer}: introduces itself as {intro.name}")
+        if intro.protocol != PROTOCOL or intro.versions.get("photon") != photon.__version__:
+            raise PayloadError(
+                f"node {signer}: has photon {intro.versions.get('photon')}, protocol "
+                f"{intro.protocol}; here is photon {photon.__version__}, protocol {PROTOCOL}"
+            )
+        allowed = self.register.allowed(signer, intro.clients)
+        for other in self._namesakes(signer):
+            self.members.pop(other)
+        self.members[address] = Member(signer, address, frozenset(allowed))
+        beyond = format_clients(set(intro.clients) - allowed)
+        note = f"; it offers {beyond} too, which its key is not bound to" if beyond else ""
+        self.say(
+            cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}{note}")
+        )
+
+    def _namesakes(self, name: str) -> Iterator[str]:
+        """Addresses under which a node was known before it came back."""
+        yield from [a for a, member in self.members.items() if member.name == name]

@@ -1,0 +1,1 @@
+"""Metrics to W&B and TensorBoard, which follow metrics.jsonl and never stop a run."""

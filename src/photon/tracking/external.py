@@ -1,0 +1,122 @@
+"""Trackers outside of the run's own files: what they need, and their life beside a run.
+
+They are an addition: what goes wrong with one costs a warning, never the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+from photon.config.schema import Config
+from photon.errors import ConfigError, install_with
+from photon.run.kinds import FEDERATED
+from photon.run.run_folder import RunFolder
+from photon.run.trackers import Tracker
+from photon.say import Say
+from photon.tracking.tensorboard import TensorboardTracker
+from photon.tracking.wandb_setup import effective_setup, init_arguments
+from photon.tracking.wandb_tracker import WandbTracker, require_login
+
+
+class ExternalTracker(Protocol):
+    """A tracker that holds something open.
+
+    `close` is told whether the run has come to its end.
+    """
+
+    def __call__(self, record: Mapping[str, Any]) -> None: ...
+
+    def close(self, finished: bool) -> None: ...
+
+
+Make = Callable[[str, int], ExternalTracker]
+"""Opens a tracker, given the counter of a record and its value at the last commit."""
+
+
+def require_trackers(config: Config) -> None:
+    """Refuse, before a run begins, what its trackers would need and do not have.
+
+    Raises:
+        ConfigError: a package is missing, or nobody is logged in to W&B.
+    """
+    if config.llm_config.loggers.tensorboard is not None:
+        _require_package("tensorboard", "llm_config.loggers.tensorboard")
+    setup = effective_setup(config, os.environ)
+    if setup is None:
+        return
+    _require_package("wandb", "use_wandb")
+    if setup.mode == "online":
+        require_login()
+
+
+def _require_package(name: str, key: str) -> None:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # a mere folder of that name is no package
+        raise ConfigError(f"{key}: needs the package {name}: {install_with('track')}")
+
+
+class ExternalTrackers:
+    """The external trackers of one run; they end with the block, however it ends.
+
+    Args:
+        active: whether this process has any: the first one of several.
+        say, warn: take lines for the user.
+    """
+
+    def __init__(
+        self, folder: RunFolder, config: Config, active: bool, say: Say, warn: Say
+    ) -> None:
+        self._folder, self._config, self._active = folder, config, active
+        self._say, self._warn = say, warn
+        self._open: dict[str, ExternalTracker] = {}
+        self._failed: set[str] = set()
+
+    def __enter__(self) -> ExternalTrackers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for name, tracker in self._open.items():
+            self._attempt(name, lambda t=tracker: t.close(finished=kind is None))
+
+    def begin(self, key: str, committed: int) -> list[Tracker]:
+        """Open the trackers that the configuration asks for.
+
+        Args:
+            key: the counter of a record, `round` or `step`.
+            committed: value of that counter at the last commit, where metrics.jsonl ends.
+        """
+        if not self._active:
+            return []
+        for name, make in self._wanted().items():
+            self._attempt(name, lambda n=name, m=make: self._open.update({n: m(key, committed)}))
+        return [self._track]
+
+    def _wanted(self) -> dict[str, Make]:
+        path, config = self._folder.path, self._config
+        board, setup = config.llm_config.loggers.tensorboard, effective_setup(config, os.environ)
+        wanted: dict[str, Make] = {}
+        if board is not None:
+            every = board.flush_interval
+            wanted["tensorboard"] = lambda key, done: TensorboardTracker(path, key, done, every)
+        if setup is not None:
+            suffix = "server" if self._folder.kind == FEDERATED else "centralised"
+            init = init_arguments(setup, config, suffix)
+            wanted["wandb"] = lambda key, done: WandbTracker(path, key, init, self._say)
+        return wanted
+
+    def _track(self, record: Mapping[str, Any]) -> None:
+        for name, tracker in self._open.items():
+            if name not in self._failed:
+                self._attempt(name, lambda t=tracker: t(record))
+
+    def _attempt(self, name: str, act: Callable[[], None]) -> None:
+        """Do it; the first error of a tracker is told, and is its last."""
+        try:
+            act()
+        except Exception as error:
+            if name not in self._failed:
+                self._warn(f"{name}: {error}; the run is unharmed, metrics.jsonl has every number")
+            self._failed.add(name)

@@ -1,0 +1,1 @@
+"""Bytes between a server and its nodes: messages, payloads, transports, keys."""

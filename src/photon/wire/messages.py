@@ -1,0 +1,230 @@
+"""What a server asks of a node, and what the node answers: small, typed, bound to each other.
+
+A request carries a nonce. A reply names the hash of its request, so neither an old reply nor one
+from another node can stand in for it, and is signed with the node's key where there are keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
+
+from photon.config.base import Section
+from photon.core.text import cleaned
+from photon.errors import PayloadError
+from photon.wire.buffers import Buffers, pack, unpack
+from photon.wire.facts import InstructionFacts, first_fault
+
+PROTOCOL = 3
+MAX_INLINE_BYTES = 64 << 20
+"""Payload bytes in one message; larger payloads travel in several, or by another transport."""
+MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
+
+LARGEST_UPDATE = 3
+"""An update in fp32 with two moments is three times the base at the most."""
+HEADER_ROOM = 1 << 20
+"""For the facts and names in which an update differs from a base."""
+MOST_CLIENTS = 1 << 20
+"""Of one node."""
+
+Text = Annotated[str, AfterValidator(cleaned)]
+"""What somebody else has written: one short line, however it came."""
+Client = Annotated[int, Field(ge=0, lt=10**9)]
+
+Ticket = dict[str, Any]
+"""Says how to get a payload; which keys, each transport decides."""
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[str, bytes, bytes], bool]
+"""Whether the node of that name has signed those bytes so."""
+
+
+class Hello(Section):
+    """Who are you?"""
+
+    kind: Literal["hello"] = "hello"
+    protocol: int = PROTOCOL
+
+
+class Train(Section):
+    """Train these clients from this base.
+
+    Attributes:
+        config: what travels of the server's resolved configuration, by key; see `config.travel`.
+        config_digest: of what decides the mathematics in it.
+        data: what the node's data must agree with: the tokenizer and its use.
+        base: the global parameters, and averaged moments if there are any.
+        instructions: one for each client.
+        upload: how updates come back: a grant of the transport, by client.
+    """
+
+    kind: Literal["train"] = "train"
+    run: str
+    round: int
+    config: dict[str, Any]
+    config_digest: str
+    data: dict[str, Any]
+    base: Ticket
+    instructions: list[InstructionFacts] = Field(min_length=1, max_length=MOST_CLIENTS)
+    upload: dict[int, Ticket] = Field(default_factory=dict)
+
+
+class Put(Section):
+    """Take a piece of a payload."""
+
+    kind: Literal["put"] = "put"
+    digest: str
+    size: int
+    offset: int
+    data: InstanceOf[Buffers]
+
+
+class Get(Section):
+    """Give a piece of a payload that was offered inline."""
+
+    kind: Literal["get"] = "get"
+    digest: str
+    offset: int
+    length: int
+
+
+class Cancel(Section):
+    """Stop training: the server has gone on, or ends."""
+
+    kind: Literal["cancel"] = "cancel"
+    run: str
+
+
+class TurnedAway(Section):
+    """This node may not take part, and should not wait."""
+
+    kind: Literal["turned_away"] = "turned_away"
+    reason: Text
+
+
+Request = Annotated[Hello | Train | Put | Get | Cancel | TurnedAway, Field(discriminator="kind")]
+
+
+class Introduction(Section):
+    """A node's answer to `Hello`.
+
+    Attributes:
+        clients: whose data it has.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    clients: list[Client] = Field(max_length=MOST_CLIENTS)
+    versions: dict[Text, Text] = Field(max_length=16)
+    protocol: int
+
+
+class Trained(Section):
+    """A node's answer to `Train`: of each client an update or a reason.
+
+    Attributes:
+        updates: tickets of payloads by client.
+        failed: why not, by client.
+        leaving: the node is being stopped; what has no update goes on when it is back.
+    """
+
+    updates: dict[int, Ticket] = Field(default_factory=dict)
+    failed: dict[int, Text] = Field(default_factory=dict)
+    leaving: bool = False
+
+
+class Piece(Section):
+    """A node's answer to `Get`."""
+
+    data: InstanceOf[Buffers]
+
+
+class Done(Section):
+    """A node's answer to `Put` and `Cancel`."""
+
+
+class Refused(Section):
+    """A node's answer to what it cannot do."""
+
+    error: Text
+
+
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
+ReplyT = TypeVar("ReplyT", bound=Section)
+
+
+def most_update_bytes(base: int) -> int:
+    """Bytes that an update to a base of so many can have."""
+    return LARGEST_UPDATE * base + HEADER_ROOM
+
+
+def pack_request(request: Section) -> Buffers:
+    """A request with a nonce of its own."""
+    return pack({"nonce": secrets.token_bytes(16), "body": request.model_dump()})
+
+
+def unpack_request(data: Buffers) -> Request:
+    """The request in a message.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    envelope = _unpack(data, {"nonce", "body"})
+    try:
+        return _REQUESTS.validate_python(envelope["body"])
+    except ValidationError as error:
+        raise PayloadError(f"request: {first_fault(error)}") from None
+
+
+def pack_reply(request: Buffers, name: str, reply: Section, sign: Sign | None) -> Buffers:
+    """A node's reply to the message `request`."""
+    body = pack({type(reply).__name__: reply.model_dump()})
+    signature = sign(_signed(request, body)) if sign else b""
+    return pack({"node": name, "body": body, "signature": signature, "to": request.digest})
+
+
+def unpack_reply(
+    request: Buffers, data: Buffers, kind: type[ReplyT], verify: Verify | None
+) -> tuple[str, ReplyT]:
+    """The node's name and its reply to the message `request`.
+
+    Raises:
+        PayloadError: no such reply, or not to this request, or not signed by that node; or the
+            node refuses, with its reason.
+    """
+    envelope = _unpack(data, {"node", "body", "signature", "to"})
+    name, body, signature = (envelope[key] for key in ("node", "body", "signature"))
+    if not (isinstance(name, str) and isinstance(body, Buffers) and isinstance(signature, bytes)):
+        raise PayloadError("reply: not a node's envelope")
+    name = cleaned(name, 64)
+    if envelope["to"] != request.digest:
+        raise PayloadError(f"reply of {name}: answers another request (a replay?)")
+    if verify is not None and not verify(name, _signed(request, body), signature):
+        raise PayloadError(f"reply of {name}: not signed with the key enrolled for that name")
+    known = unpack(body)
+    if "Refused" in known:
+        raise PayloadError(f"node {name}: {_validated(Refused, known['Refused']).error}")
+    if set(known) != {kind.__name__}:
+        other = cleaned(", ".join(map(str, known)), 80)
+        raise PayloadError(f"reply of {name}: {other}, not {kind.__name__}")
+    return name, _validated(kind, known[kind.__name__])
+
+
+def _validated(kind: type[ReplyT], value: Any) -> ReplyT:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise PayloadError(f"reply {kind.__name__}: {first_fault(error)}") from None
+
+
+def _unpack(data: Buffers, keys: set[str]) -> dict[str, Any]:
+    value = unpack(data)
+    if set(value) != keys:
+        raise PayloadError(f"message of {data.size} bytes: not one of ours")
+    return value
+
+
+def _signed(request: Buffers, body: Buffers) -> bytes:
+    return b"photon reply 2\0" + request.digest + body.digest

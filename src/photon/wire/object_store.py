@@ -1,0 +1,111 @@
+"""Payloads through S3: only the server has keys; nodes get URLs that are signed for one object.
+
+A base lies under its digest, so a stale read is impossible; an update under a name drawn for it.
+Each goes up in parts that are objects of their own, so a part that fails is sent again by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from datetime import timedelta
+from pathlib import Path
+
+from photon.data.read.remote import RemoteFolder
+from photon.errors import DataError, PayloadError
+from photon.wire.messages import Ticket, most_update_bytes
+from photon.wire.payload import PayloadRef
+from photon.wire.signed_urls import put_part, side_by_side
+
+PART_BYTES = 64 << 20
+VALID = timedelta(days=7)
+"""Of a signed URL: the longest that S3 allows."""
+
+
+class ObjectStore:
+    """The server's side; see `Transport`.
+
+    Args:
+        url: s3://bucket/prefix; credentials as for `photon.data.read.remote`.
+    """
+
+    folder: Path | None = None
+
+    def __init__(self, url: str, run: str) -> None:
+        self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}")
+        self._parts = 1
+        self._granted: dict[str, int] = {}
+        self._has_swept = False
+
+    def offer(self, path: Path, ref: PayloadRef) -> Ticket:
+        """Put a base under its digest; parts that are there from an earlier attempt stay."""
+        key = f"base/{ref.digest}"
+        self._sweep(key)
+
+        def put(index: int) -> None:
+            name, start = _part(key, index), index * PART_BYTES
+            length = min(PART_BYTES, ref.size - start)
+            if self._remote.size(name) != length:
+                put_part(self._remote.sign("PUT", name, VALID), path, start, length)
+
+        side_by_side(put, range(_count(ref.size)))
+        self._parts = _count(most_update_bytes(ref.size))
+        return self._readable(key, ref)
+
+    def grant(self) -> Ticket:
+        key = f"update/{secrets.token_hex(16)}"
+        self._granted[key] = self._parts
+        urls = [self._remote.sign("PUT", _part(key, i), VALID) for i in range(self._parts)]
+        return {"via": "s3", "key": key, "urls": urls, "part": PART_BYTES}
+
+    def locate(self, ticket: Ticket) -> Ticket:
+        """The ticket of an update that a node has put where it was told, with URLs to read it.
+
+        Raises:
+            PayloadError: it was told nothing of the kind.
+        """
+        key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
+        if not isinstance(key, str) or key not in self._granted:
+            raise PayloadError(f"payload {ref.digest[:12]}: lies where it was not asked to be put")
+        if _count(ref.size) > self._granted[key]:
+            raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are more than granted")
+        return {"key": key, **self._readable(key, ref)}
+
+    def withdraw(self, ticket: Ticket) -> None:
+        key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
+        if key is None:
+            self._delete(f"base/{ref.digest}", _count(ref.size))
+        elif key in self._granted:
+            self._delete(key, min(_count(ref.size), self._granted.pop(key)))
+
+    def close(self) -> None:
+        """Delete what nodes may have put and nobody has fetched."""
+        with contextlib.suppress(DataError):  # the run has its result without
+            while self._granted:
+                self._delete(*self._granted.popitem())
+
+    def _sweep(self, key: str) -> None:
+        """Delete what an earlier server of this run has left, if it was killed."""
+        if self._has_swept:
+            return
+        self._has_swept = True
+        with contextlib.suppress(DataError):  # keys that may not list can do all else
+            left = [*self._remote.names("base"), *self._remote.names("update")]
+            old = [name for name in left if not name.startswith(f"{key}/")]
+            side_by_side(self._remote.delete, old)
+
+    def _readable(self, key: str, ref: PayloadRef) -> Ticket:
+        """A ticket with URLs that allow to read a payload's parts."""
+        urls = [self._remote.sign("GET", _part(key, i), VALID) for i in range(_count(ref.size))]
+        return {"via": "s3", "urls": urls, "part": PART_BYTES, **ref.to_json()}
+
+    def _delete(self, key: str, parts: int) -> None:
+        side_by_side(self._remote.delete, [_part(key, i) for i in range(parts)])
+
+
+def _part(key: str, index: int) -> str:
+    return f"{key}/{index:05d}"
+
+
+def _count(size: int) -> int:
+    return -(-size // PART_BYTES)

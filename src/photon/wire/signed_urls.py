@@ -1,0 +1,188 @@
+"""Payloads to and from an object store by signed URLs: plain HTTPS, no key, little memory.
+
+Several requests go on at a time: across a continent, one connection is a fraction of a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from photon.errors import PayloadError
+from photon.wire.chunks import ChunkWriter
+from photon.wire.messages import Ticket
+from photon.wire.payload import PayloadRef
+from photon.wire.stores import urls_of
+
+CONNECTIONS = 4
+PIECE_BYTES = 1 << 20
+"""What is in memory at one time, for each connection."""
+SPAN_BYTES = 64 << 20
+"""Of one request for a part of an object."""
+ATTEMPTS = 4
+TIMEOUT_SECONDS = 60.0
+BUSY = (408, 429)
+"""Refusals that pass."""
+
+
+class _Unmoved(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: a URL is for one host, and where it might lead nobody has checked."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl) -> None:
+        return None
+
+
+_open = urllib.request.build_opener(_Unmoved).open
+
+
+def upload(path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
+    """Put a payload where a grant says, part by part.
+
+    Raises:
+        PayloadError: it is larger than was granted, or the store refuses.
+    """
+    urls, part = _layout(grant, ref)
+    if ref.size > part * len(urls):
+        raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
+
+    def put(start: int) -> None:
+        put_part(urls[start // part], path, start, min(part, ref.size - start))
+
+    side_by_side(put, range(0, ref.size, part))
+    return {"via": "s3", "key": grant.get("key"), **ref.to_json()}
+
+
+def put_part(url: str, path: Path, start: int, length: int) -> None:
+    """Put a piece of a file where a signed URL says.
+
+    Raises:
+        PayloadError: the store refuses.
+    """
+    _retried(url, lambda: _put(url, path, start, length))
+
+
+def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
+    """Bring a payload here, going on where an earlier attempt was cut off; then verify it.
+
+    Raises:
+        PayloadError: the store refuses, or has something else.
+        StorageError: the disk is full.
+    """
+    urls, part = _layout(ticket, ref)
+    if ref.size > part * len(urls):
+        raise PayloadError(f"payload {ref.digest[:12]}: larger than what its ticket names")
+    writer = ChunkWriter(path, ref, resume=True)
+
+    def get(span: tuple[int, int]) -> None:
+        index = span[0] // part
+        _bring(urls[index], index * part, span, writer)
+
+    side_by_side(get, list(_cut(writer.missing(), part)))
+    writer.finish()
+
+
+def _layout(ticket: Ticket, ref: PayloadRef) -> tuple[Sequence[str], int]:
+    urls, part = urls_of(ticket), ticket.get("part")
+    if not urls or not isinstance(part, int) or part < 1:
+        raise PayloadError(f"payload {ref.digest[:12]}: its ticket has no URLs")
+    for url in urls:
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise PayloadError(f"payload {ref.digest[:12]}: its ticket names no web address")
+    return urls, part
+
+
+def _cut(gaps: list[tuple[int, int]], part: int) -> Iterator[tuple[int, int]]:
+    """Gaps in spans of one request each, none of them across two parts."""
+    for start, end in gaps:
+        while start < end:
+            stop = min(end, start + SPAN_BYTES, (start // part + 1) * part)
+            yield start, stop
+            start = stop
+
+
+def side_by_side(action: Callable, arguments: Iterable) -> None:
+    """Do all, some at a time; after a failure none is begun any more."""
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        futures = [pool.submit(action, argument) for argument in arguments]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _retried(url: str, attempt: Callable[[], None]) -> None:
+    for count in range(ATTEMPTS):
+        try:
+            attempt()
+            return
+        except (OSError, http.client.HTTPException) as error:
+            reason, is_final = _judged(error)
+            if is_final or count + 1 == ATTEMPTS:
+                where = urllib.parse.urlsplit(url).netloc
+                raise PayloadError(f"object store {where}: {reason}") from None
+            time.sleep(0.5 * 2**count)
+
+
+def _judged(error: Exception) -> tuple[str, bool]:
+    """What went wrong, with the store's own word for it, and whether it would go wrong again."""
+    if not isinstance(error, urllib.error.HTTPError):
+        return str(error), False
+    body = b""
+    with contextlib.suppress(OSError, http.client.HTTPException), error:
+        body = error.read(4096)
+    code = re.search(rb"<Code>(\w{1,60})</Code>", body)
+    word = f" ({code[1].decode()})" if code else ""
+    return f"{error}{word}", error.code < 500 and error.code not in BUSY
+
+
+def _put(url: str, path: Path, start: int, length: int) -> None:
+    headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+    data = _slices(path, start, length)
+    request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
+    with _open(request, timeout=TIMEOUT_SECONDS):
+        return
+
+
+def _slices(path: Path, start: int, length: int) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        file.seek(start)
+        while length > 0 and (piece := file.read(min(PIECE_BYTES, length))):
+            length -= len(piece)
+            yield piece
+
+
+def _bring(url: str, base: int, span: tuple[int, int], writer: ChunkWriter) -> None:
+    """One span of a payload, from the object that holds it from byte `base` on."""
+    at, end = span
+
+    def attempt() -> None:
+        nonlocal at
+        for piece in _range(url, at - base, end - base):
+            writer.write(at, piece)
+            at += len(piece)
+        if at < end:
+            raise http.client.IncompleteRead(b"", end - at)
+
+    _retried(url, attempt)
+
+
+def _range(url: str, start: int, end: int) -> Iterator[bytes]:
+    """Bytes [start, end) of an object, a piece at a time; fewer where the link is cut."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{end - 1}"})
+    with _open(request, timeout=TIMEOUT_SECONDS) as response:
+        if start and response.status != 206:
+            where = urllib.parse.urlsplit(url).netloc
+            raise PayloadError(f"object store {where}: gives no ranges of objects")
+        while start < end and (piece := response.read(min(PIECE_BYTES, end - start))):
+            start += len(piece)
+            yield piece
