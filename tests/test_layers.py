@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import photon
 
+
+def load_script(name: str) -> Any:
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec: Any = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+rooms = load_script("rooms")
 ROOT = Path(photon.__file__).parent
-RANK = {
-    "config": 0,
-    "errors": 0,
-    "say": 0,
-    "files": 0,
-    "core": 1,
-    "model": 2,
-    "data": 2,
-    "training": 3,
-    "evaluation": 3,
-    "runtime": 4,
-    "cli": 5,
-    "comparison": 5,
-    "console": 5,
-    "api": 5,
-    "report": 5,
-    "page": 5,
-    "__main__": 6,
-}
-STRANGERS = [{"model", "data"}, {"training", "evaluation"}]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
-
-
-def package_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imported(path: Path) -> list[tuple[int, str]]:
@@ -50,16 +38,31 @@ def imported(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_down_only(path):
-    own = package_of(path)
-    for line, module in imported(path):
-        parts = module.split(".")
-        if parts[0] != "photon" or len(parts) < 2 or parts[1] not in RANK:
-            continue
-        other = parts[1]
-        assert RANK[other] <= RANK[own], f"{path}:{line} imports {module} from a higher rank"
-        assert {own, other} not in STRANGERS, f"{path}:{line}: {own} must not import {other}"
+def test_the_rooms_are_as_planned(capsys):
+    """Imports go down, in no circle; rooms are small, and each says what it is for."""
+    assert rooms.main() == 0, capsys.readouterr().err
+    assert all(room.purpose for room in rooms.read_rooms().values())
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"core/a.py": "import photon.run.b"}, "core imports run of a higher rank"),
+        ({"model/a.py": "from photon.data import b"}, "model and data do not know each other"),
+        ({"node/a.py": "from photon.server.b import c"}, "node and server do not know each other"),
+        (
+            {"run/a.py": "from photon.wire.b import c", "wire/b.py": "import photon.run.a"},
+            "a circle: run -> wire -> run",
+        ),
+        ({f"hub/{n}.py": "" for n in range(21)}, "hub: has 21 files, at most 20"),
+        ({"attic/a.py": ""}, "has no rank"),
+    ],
+)
+def test_a_fault_of_the_plan_is_found(tmp_path, files, message):
+    for name, text in {"core/__init__.py": "\n" * 9, **files}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert any(message in line for line in rooms.faults(rooms.read_rooms(tmp_path)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from photon.config import Config
 from photon.config.compose import as_overrides
-from photon.config.given import Overrides
+from photon.config.overrides import Overrides
 from photon.experiment import experiment
 from photon.report.console import Console, in_notebook
 from photon.run.listing import run_named

@@ -124,7 +124,7 @@ def _by_our_rules(
     **what: Any,
 ) -> None:
     """Args: `what`: fields of `Wanted`."""
-    from photon.cli.processes import is_first_process
+    from photon.cli.options import is_first_process
     from photon.report.console import Console
     from photon.report.evaluation_progress import evaluation_progress
     from photon.report.evaluation_tables import print_tables

@@ -14,7 +14,7 @@ import click
 
 import photon
 import photon.errors
-from photon.cli.processes import is_first_process
+from photon.cli.options import is_first_process
 
 COMMANDS = {
     "train": ("photon.cli.train", "Train a model: federated, or centralised."),
@@ -25,16 +25,16 @@ COMMANDS = {
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
     "plan": ("photon.cli.plan", "Say what a federation takes before it is started."),
-    "runs": ("photon.cli.runs", "List runs: how far they are, and whether they run."),
-    "status": ("photon.cli.status", "Say where a run is, which may run elsewhere."),
-    "watch": ("photon.cli.watch", "Follow a run until it ends."),
+    "runs": ("photon.cli.runs:runs", "List runs: how far they are, and whether they run."),
+    "status": ("photon.cli.runs:status", "Say where a run is, which may run elsewhere."),
+    "watch": ("photon.cli.runs:watch", "Follow a run until it ends."),
     "report": ("photon.cli.report", "Write an HTML page about a run, or comparing several."),
-    "stop": ("photon.cli.stop", "Stop a run from another terminal, with everything saved."),
+    "stop": ("photon.cli.runs:stop", "Stop a run from another terminal, with everything saved."),
     "evaluate": ("photon.cli.evaluate", "Score models: losses, tasks, composite scores."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),
     "model": ("photon.cli.model", "Show what a model costs before it is trained."),
-    "export": ("photon.cli.export", "Write a checkpoint as a Hugging Face folder."),
-    "import": ("photon.cli.import_", "Make a run folder of a Hugging Face folder."),
+    "export": ("photon.cli.hub:export", "Write a checkpoint as a Hugging Face folder."),
+    "import": ("photon.cli.hub:import_", "Make a run folder of a Hugging Face folder."),
     "config": ("photon.cli.config", "Show the composed configuration, or explain a key."),
     "completion": ("photon.cli.completion", "Complete words in bash, zsh or fish."),
 }
@@ -49,7 +49,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return import_module(COMMANDS[cmd_name][0]).command
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        return getattr(import_module(module), name or "command")
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

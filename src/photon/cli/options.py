@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +75,33 @@ def keys_option(text: str) -> Callable[[Any], Any]:
         show_default=True,
         help=text,
     )
+
+
+_PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
+
+
+class Quantity(click.ParamType):
+    """A number of bytes, or of bytes a second; `bit` divides by 8, prefixes are powers of 1000."""
+
+    name = "quantity"
+
+    def __init__(self, example: str) -> None:
+        self.example = example
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        return self.example
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float):
+            return value
+        match = _QUANTITY.fullmatch(str(value))
+        if match is None or not float(match[1]):
+            self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
+        number = float(match[1]) * _PREFIX[match[2].lower()]
+        return number / 8 if match[3].lower() == "bit" else number
+
+
+def is_first_process() -> bool:
+    """Whether this is the first, or the only, process of a `torchrun` job."""
+    return os.environ.get("RANK", "0") == "0"

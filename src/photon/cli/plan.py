@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import overrides_argument
-from photon.cli.quantities import Quantity
+from photon.cli.options import Quantity, overrides_argument
 from photon.report.console import duration
 
 if TYPE_CHECKING:

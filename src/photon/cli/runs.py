@@ -1,4 +1,4 @@
-"""`photon runs`."""
+"""`photon runs`, `status`, `watch` and `stop`: runs as seen from another terminal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import RunPath
+
 
 @click.command(name="runs")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list of all runs.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-def command(as_json: bool, folder: Path | None) -> None:
+def runs(as_json: bool, folder: Path | None) -> None:
     """List the runs in a folder (default: runs): how far they are, and whether they run.
 
     \b
@@ -48,3 +50,84 @@ def command(as_json: bool, folder: Path | None) -> None:
     if not console.is_terminal:
         console.width = 120
     console.print(table)
+
+
+@click.command(name="status")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.argument("run", type=RunPath())
+def status(as_json: bool, run: Path) -> None:
+    """Say where a run is: its round or step, its clients, its last record, the time left.
+
+    The run may have been started from another terminal; its folder is read and left alone.
+
+    \b
+    photon status NAME
+    photon status runs/NAME --json
+    """
+    from dataclasses import asdict
+
+    from photon.report.console import Console, progress_line
+    from photon.report.live_view import view
+    from photon.run.listing import Onlooker
+
+    look = Onlooker(run).look()
+    if as_json:
+        click.echo(json.dumps(asdict(look), indent=1))
+        return
+    console = Console()
+    console.print(view(look))
+    if look.record:
+        console.print(progress_line(look.record, look.status.kind))
+
+
+@click.command(name="watch")
+@click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
+@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05),
+              help="Seconds between two looks.")  # fmt: skip
+@click.argument("run", type=RunPath())
+def watch(as_json: bool, interval: float, run: Path) -> None:
+    """Follow a run until it ends: its records so far, each new one, and what is under way.
+
+    The run may have been started from another terminal; Ctrl-C ends the watching, not the run.
+
+    \b
+    photon watch NAME
+    photon watch runs/NAME --json | jq .val_loss
+    """
+    from photon.report.console import Console, progress_line
+    from photon.report.live_view import live_view
+    from photon.run.listing import follow, run_status
+
+    status = run_status(run)
+    console = Console(quiet=as_json, watching=True)
+    console.folder = run
+    with live_view(console):
+        for record in follow(run, interval):
+            if as_json:
+                click.echo(json.dumps(record))
+            else:
+                console.say(progress_line(record, status.kind))
+    if not as_json:
+        status = run_status(run)
+        console.say(f"{run}: {status.state}")
+
+
+@click.command(name="stop")
+@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for it to save.")
+@click.argument("run", type=RunPath())
+def stop(wait: float, run: Path) -> None:
+    """Stop a run of this machine from another terminal: its step ends, everything is saved.
+
+    \b
+    photon stop quickstart
+    photon train --resume quickstart                   goes on with it
+    photon train --resume quickstart fl.n_rounds=114   ends it, where 114 rounds are done
+    """
+    from photon.run.going_on import how_to_go_on
+    from photon.run.listing import stop_run
+    from photon.run.run_folder import read_facts
+
+    pid = stop_run(run, wait)
+    click.echo(
+        f"process {pid} has saved and ended; go on with: {how_to_go_on(run, read_facts(run))}"
+    )

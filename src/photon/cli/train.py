@@ -40,7 +40,7 @@ def command(
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
-    from photon.cli.processes import is_first_process
+    from photon.cli.options import is_first_process
     from photon.experiment.experiment import resume, train
     from photon.report.console import Console
     from photon.report.live_view import live_view

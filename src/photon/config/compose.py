@@ -9,9 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from photon.config.base import section_type
-from photon.config.given import Overrides, override_strings
 from photon.config.near import nearest, nearest_option
-from photon.config.overrides import parse_override, quoted
+from photon.config.overrides import Overrides, override_strings, parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
 from photon.errors import ConfigError

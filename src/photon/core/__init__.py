@@ -1,0 +1,1 @@
+"""The federated algorithm: pure functions on tensors and frozen values."""

@@ -1,0 +1,43 @@
+"""`photon export` and `import`: models to and from Hugging Face folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from photon.cli.options import RunPath
+
+
+@click.command(name="export")
+@click.argument("checkpoint", type=RunPath())
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
+def export(checkpoint: Path, folder: Path, client: int | None) -> None:
+    """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.
+
+    \b
+    photon export runs/quickstart quickstart-hf
+    photon export runs/quickstart/checkpoints/round_000024.json quickstart-hf
+    """
+    from photon.hub.exchange import export_folder
+
+    export_folder(checkpoint, folder, client)
+    click.echo(f"folder      {folder}")
+
+
+@click.command(name="import")
+@click.argument("source", type=click.Path(path_type=Path), metavar="HF_FOLDER")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+def import_(source: Path, folder: Path) -> None:
+    """Make a run folder DIR of a transformers folder: GPT-2, MPT, Llama or Qwen3.
+
+    \b
+    photon import quickstart-hf runs/imported
+    photon generate runs/imported "def read("
+    photon train pretrained_model_path=runs/imported
+    """
+    from photon.hub.exchange import import_folder
+
+    import_folder(source, folder)
+    click.echo(f"folder      {folder}")
