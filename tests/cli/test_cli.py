@@ -36,6 +36,14 @@ def smoke_arguments(data_root) -> list[str]:
     return ["train", "recipe=smoke", f"dataset.train.root_local={data_root}", "run_uuid=r"]
 
 
+PREPARE_A_TEXT = ("prepare", "--source", "a.txt", "--train-tokenizer", "vocab_size=270", "--out",
+                  "mine", "fl.n_total_clients=2", "llm_config.max_seq_len=32")  # fmt: skip
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def complaints(err: str) -> list[str]:
     """Lines on standard error that are no progress."""
     return [line for line in err.splitlines() if line.startswith("photon:")]
@@ -290,6 +298,15 @@ def test_a_full_disk_is_one_line(photon_command, smoke_arguments, tmp_path):
     assert code == 2
     assert "cannot write" in err
     assert len(complaints(err)) == 1
+
+
+def test_interrupted_preparation_says_how_it_goes_on(photon_command, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("It rained on the hills, and then it did not. " * 400)
+    with monkeypatch.context() as patch:
+        patch.setattr("photon.data.prepare_text.train_tokenizer", interrupt)
+        code, _, err = photon_command(*PREPARE_A_TEXT)
+    assert (code, complaints(err)) == (130, ["photon: interrupted; the same command goes on"])
+    assert photon_command(*PREPARE_A_TEXT)[0] == 0
 
 
 def test_divergence_has_its_own_exit_code(photon_command, smoke_arguments):
