@@ -268,9 +268,12 @@ def test_a_lone_number_of_clients_is_refused(photon_command, tmp_path):
 
 def test_damaged_runs_are_named(photon_command, smoke_arguments, tmp_path):
     assert photon_command(*smoke_arguments)[0] == 0
-    code, _, err = photon_command(*smoke_arguments)
+    no_data = [word for word in smoke_arguments if "root_local" not in word]
+    code, out, err = photon_command(*no_data)
     assert code == 2
     assert "already holds a run" in err
+    assert "corpus" not in out + err, "it is said before any data is made"
+    assert not (tmp_path / "data").exists()
     newest = checkpoint.newest_checkpoint(tmp_path / "runs/r/checkpoints")
     text = newest.read_text()
     newest.write_text(text.replace('"round": 2', '"round": 1'))

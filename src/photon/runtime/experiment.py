@@ -48,7 +48,14 @@ from photon.runtime.process_group import from_first
 from photon.runtime.restore import config_to_go_on, find_run, rewind, rounds_done
 from photon.runtime.results import History, TrainResult, write_summary
 from photon.runtime.rows import data_root
-from photon.runtime.run_folder import IMPORTED, RunFolder, read_facts, read_run, run_facts
+from photon.runtime.run_folder import (
+    IMPORTED,
+    RunFolder,
+    read_facts,
+    read_run,
+    refuse_existing,
+    run_facts,
+)
 from photon.runtime.run_tokens import encoder_of_data, tokenization_facts
 from photon.runtime.runs import train_in
 from photon.runtime.task_watch import check_tasks
@@ -261,6 +268,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=centralized,
         elsewhere=job.trains_elsewhere,
     )
+    refuse_existing(Path(config.photon.saving_path) / str(config.run_uuid))  # before data is made
     config, data = prepare(config, job.say, _needed(job))
     check_tasks(config)
     job.warn(tokenizer_warning(config), layers_warning(config))
