@@ -165,7 +165,7 @@ class Echo:
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
         for client in plan.cohort:
-            gradient = {name: value + client for name, value in state.params.items()}
+            gradient = {name: (value + client) * 1e-4 for name, value in state.params.items()}
             yield Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
@@ -198,7 +198,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     from photon.runtime.preparation import prepare
 
     config = resolve(own, cores=1, accelerator=False, run_uuid="bench", elsewhere=True)
-    config, data = prepare(config, lambda line: None)
+    config, _ = prepare(config, lambda line: None)
     stop, threads = threading.Event(), []
     for client in (0, 1):
         changed = own.model_copy(update={"photon": own.photon.model_copy(
@@ -213,7 +213,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     )
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
     depot = Depot(home / "depot", open_transport(config.photon, "bench"))
-    facts = hosted_run.data_facts(Path(str(config.dataset.train.root_local)), data["settings"])
+    facts = hosted_run.data_facts(config)
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))

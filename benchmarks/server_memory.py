@@ -46,7 +46,7 @@ def configuration(home: Path, clients: int, via: str) -> Config:
     return load_config(["recipe=smoke", f"photon.saving_path={home}", "run_uuid=bench",
                         f"photon.transport={via}", f"fl.n_total_clients={clients}",
                         f"fl.n_rounds={ROUNDS}", "fl.compression=fp32", "fl.strategy_name=fedavg",
-                        "dataset.embedded.max_bytes=4000000",
+                        "dataset.embedded.max_bytes=4000000", "fl.aggregate_momenta=false",
                         "llm_config.device_train_microbatch_size=1"])  # fmt: skip
 
 
@@ -86,7 +86,7 @@ class Peak:
 def serve_node(home: Path, clients: int, via: str) -> None:
     """The other process."""
     hosted_run.local_engine = lambda folder, config, device: Echo()
-    own = configuration(home / "node", clients, via)
+    own, _ = prepare(configuration(home / "node", clients, via), lambda line: None)
     path = home / "sockets" / "a.sock"
     NodeService("a", list(range(clients)), own, path, None, lambda line: None).serve(
         lambda: (home / "done").exists()
@@ -101,14 +101,13 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         home = Path(folder)
         config = resolve(configuration(home, clients, via), cores=1, accelerator=0,
                          run_uuid="bench", elsewhere=True)  # fmt: skip
-        config, data = prepare(config, lambda line: None)
+        config, _ = prepare(config, lambda line: None)
         arguments = ["--node", folder, "--clients", str(clients), "--via", via]
         node = subprocess.Popen([sys.executable, __file__, *arguments])
         link = SocketLink(home / "sockets")
         roster = Roster(link, Register(None), lambda line: None)
         depot = Depot(home / "depot", open_transport(config.photon, "bench"))
-        root = Path(str(config.dataset.train.root_local))
-        facts = hosted_run.data_facts(root, data["settings"])
+        facts = hosted_run.data_facts(config)
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)
         with Peak() as peak:

@@ -69,7 +69,9 @@ def test_a_device_at_a_share_of_its_peak(capsys):
 def test_what_does_not_fit_is_said_before_it_is_tried(capsys):
     assert plan(capsys, "--device-memory", "80GB")["fits_device"] is True
     assert run(["plan", "llm_config=mpt-7b", "--device-memory", "80GB"]) == 0
-    assert "does not fit: a device has 80.0 GB" in capsys.readouterr().out
+    assert "does not fit: a device has 80.0 GB, of which 80% may be filled" in (
+        capsys.readouterr().out
+    )
     sharded = ["llm_config.fsdp_config={}", "photon.devices_per_client=8"]
     assert run(["plan", "llm_config=mpt-7b", *sharded, "--device-memory", "80GB"]) == 0
     assert "does not fit" not in capsys.readouterr().out
@@ -78,14 +80,34 @@ def test_what_does_not_fit_is_said_before_it_is_tried(capsys):
 def test_people_get_a_table(capsys):
     assert run(["plan", *MODEL, "--price", "2.5"]) == 0
     out = capsys.readouterr().out
-    for words in (
-        "data-parallel",
-        "utilization",
-        "cost",
-        "time of federated training: ",
-        "memory    device",
-    ):
+    for words in ("data-parallel", "utilization", "cost", "time of federated training: ",
+                  "memory    device", "memory of a client on a CPU", "forward",
+                  "aggregation"):  # fmt: skip
         assert words in out
+
+
+def test_the_parts_of_memory_add_up(capsys):
+    facts = plan(
+        capsys, "llm_config.device_train_microbatch_size=2", "fl.frozen_layers=[embedding]"
+    )
+    highest = {
+        who: max(sum(parts.values()) for parts in stages.values())
+        for who, stages in facts["memory_parts"].items()
+    }
+    assert highest["client"] == facts["memory_bytes"]["cpu"]
+    assert highest["server"] == facts["memory_bytes"]["server"]
+    table = 4 * 50368 * 768
+    trained = 4 * 125_311_488 - table
+    update = facts["memory_parts"]["client"]["update"]
+    assert update["weights"] == 4 * 125_311_488
+    assert (update["gradients"], update["moments"]) == (trained, 2 * trained)
+
+
+def test_room_to_spare_is_asked_of_a_device_too(capsys):
+    need = plan(capsys)["memory_bytes"]["device"]
+    for share, room in ((0.81, False), (0.79, True)):
+        size = f"{need / share / 1e6:.0f}MB"
+        assert plan(capsys, "--device-memory", size)["fits_device"] is room
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from photon.core.walltime import (
     Link,
     forecast,
     local_steps_for,
-    server_memory,
     step_seconds,
 )
 
@@ -121,6 +120,5 @@ def test_no_share_of_the_time(utilization):
         local_steps_for(utilization, 1.0, 1.0)
 
 
-def test_compute_and_memory():
+def test_compute():
     assert step_seconds(6e9, 1000, 1e15, 0.5, devices=4) == pytest.approx(6e12 / 2e15)
-    assert server_memory(10, 1, 20) == 4 * 10 * 3 + 30

@@ -45,7 +45,7 @@ from photon.runtime.transport import open_transport
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import traffic_of
-from photon.training.parallel import World, _fully_shard, is_sharded
+from photon.training.parallel import _fully_shard, is_sharded
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
@@ -292,7 +292,7 @@ def job(config: Config) -> Any:
     config = resolved(config)
     llm = config.llm_config
     rows = with_microbatch(config, CPU, 2).llm_config.device_train_microbatch_size
-    return is_sharded(llm, World(0, 2)), rows
+    return is_sharded(llm, 2), rows
 
 
 def carrier(config: Config) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import datetime
 import socket
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -20,14 +22,18 @@ import uvicorn
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.build import build_fab_from_disk, build_fab_from_files
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     PullMessagesRequest,
+    PushMessagesRequest,
     RegisterNodeFleetRequest,
     UnregisterNodeFleetRequest,
 )
+from flwr.proto.message_pb2 import Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import RecordDict
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, GetNodesRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -35,13 +41,15 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from photon.errors import PayloadError
+from photon.runtime.address import listeners
 from photon.runtime.doctor import examine
 from photon.runtime.engines.flower import FlowerLink
 from photon.runtime.enrolment import REGISTER, Register, read_register
-from photon.runtime.front import Front, Limits, bounded_protocol
+from photon.runtime.front import Door, Front, Limits, bounded_protocol
 from photon.runtime.keys import enrol, make_authority
+from photon.runtime.knock import KNOWN, find_key_trouble
 from photon.runtime.superlink import APP, Tls, free_port
-from photon.runtime.superlink_process import by_address, by_key, fleet_calls
+from photon.runtime.superlink_process import by_address, by_key, fleet_calls, is_reply
 from photon.runtime.supernode_process import require_own_app
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Flower and of uvicorn
@@ -146,6 +154,16 @@ def test_a_body_is_bounded_in_size_and_time(call, status):
     assert len(inside.bodies) == (status == 200)
 
 
+def test_whoever_is_known_is_told_so_and_nothing_goes_inside():
+    inside, strangers = Inside(), []
+    for who, status in ((b"a", 204), (None, 401)):
+        front = Front(inside, PATHS, lambda *_, who=who: who, LIMITS, None, strangers.append)
+        assert asyncio.run(ask(front, KNOWN)) == status
+    assert asyncio.run(ask(front)) == 401
+    assert inside.bodies == []
+    assert strangers == ["192.0.2.1"], "a call that only a node makes is told of, no other"
+
+
 def test_one_caller_has_so_many_turns_at_once_and_others_have_their_own():
     inside, many = Inside(), 9
     front = Front(inside, PATHS, lambda headers, address: headers[b"who"], LIMITS)
@@ -208,7 +226,8 @@ def served(limits: Limits):
         lifespan="off",
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    doors = [Door(one, limits) for one in listeners("127.0.0.1", config.port)]
+    thread = threading.Thread(target=server.run, args=(doors,))
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
@@ -242,6 +261,27 @@ def test_connections_of_one_address_are_counted():
             assert held[-1].recv(1) == b""
 
 
+def test_connections_are_counted_before_they_say_anything_and_no_longer_than_they_live():
+    few = LIMITS.connections // 4
+    (listener,) = listeners("127.0.0.1", 0)
+    with Door(listener, LIMITS) as door:
+        address = door.getsockname()
+        for _ in range(3):
+            with contextlib.ExitStack() as stack:
+                for _ in range(few):
+                    stack.enter_context(socket.create_connection(address))
+                    stack.enter_context(door.accept()[0])
+                stack.enter_context(socket.create_connection(address))
+                with pytest.raises(ConnectionAbortedError):
+                    door.accept()
+
+
+def test_a_refused_body_is_not_waited_for_for_long():
+    limits = dataclasses.replace(LIMITS, idle=60.0, headers=0.01)
+    front = Front(Inside(), PATHS, lambda *_: None, limits)
+    assert asyncio.run(ask(front, body=(b"x", None))) == 401
+
+
 def test_a_node_runs_the_relay_of_its_own_installation_only():
     own = build_fab_from_disk(APP)
     require_own_app(own, own)
@@ -264,10 +304,13 @@ def link(request, tmp_path_factory):
         keys = home / "keys"
         make_authority(keys, ["127.0.0.1"])
         enrol(keys, "a", [0])
+        enrol(keys, "b", [1])
         tls = Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
         register = read_register(keys / REGISTER)
+    heard: list[str] = []
     made = FlowerLink(home / "flower", "127.0.0.1", free_port(), tls, register,
-                      lambda line: None, lambda: False)  # fmt: skip
+                      heard.append, lambda: False)  # fmt: skip
+    made.heard = heard
     yield made, keys
     made.close()
 
@@ -353,3 +396,68 @@ def test_the_doctor_finds_the_way_open_and_the_rest_closed(link, smoke):
     found = {one.what: one for one in examine(smoke(), None, ("127.0.0.1", link.port), authority)}
     assert found["access"].verdict == "ok"
     assert found["bandwidth"].verdict == "ok"
+
+
+def test_a_key_is_known_or_both_sides_say_that_it_is_not(link, smoke, tmp_path):
+    """At once, by one call, before Flower is tried."""
+    link, keys = link
+    if keys is None:
+        pytest.skip("nobody is enrolled")
+    make_authority(tmp_path, ["127.0.0.1"])
+    way = ("127.0.0.1", link.port, keys / "ca.pem")
+    assert find_key_trouble(*way, keys / "a.key") is None
+    stranger = enrol(tmp_path, "a", [0])
+    for _ in range(2):
+        assert "does not know" in str(find_key_trouble(*way, stranger))
+    link.addresses()
+    (told,) = [line for line in link.heard if "not enrolled" in line]
+    assert told.startswith("a node at 127.0.0.1 is turned away")
+    for key, verdict in ((keys / "a.key", "ok"), (stranger, "fail"), (tmp_path / "b.key", "fail")):
+        found = {one.what: one for one in examine(smoke(), None, way[:2], way[2], key)}
+        assert found["key"].verdict == verdict
+
+
+def test_a_server_that_is_not_there_says_nothing_of_a_key(tmp_path):
+    make_authority(tmp_path, ["127.0.0.1"])
+    key = enrol(tmp_path, "a", [0])
+    assert find_key_trouble("127.0.0.1", free_port(), tmp_path / "ca.pem", key) is None
+
+
+def instruction(link: FlowerLink, to: int) -> PushMessagesRequest:
+    """What the server's own relay would push: a message that answers nothing."""
+    with contextlib.closing(sqlite3.connect(link.folder / "superlink.db")) as found:
+        run = found.execute("select run_id from run").fetchone()[0] % 2**64
+    request = PushMessagesRequest(message_object_trees=[ObjectTree(object_id="ab" * 32)])
+    message = request.messages_list.add(content=RecordDict())
+    message.metadata.MergeFrom(
+        Metadata(run_id=run, message_id="ab" * 32, src_node_id=SUPERLINK_NODE_ID, dst_node_id=to,
+                 message_type="query", ttl=60.0, created_at=time.time())
+    )  # fmt: skip
+    return request
+
+
+def test_a_node_answers_and_instructs_nobody(link):
+    """Flower would hand it to any node; and what nobody waits for stays on the server's disk."""
+    link, keys = link
+    key = ec.generate_private_key(ec.SECP384R1())
+    if keys is not None:
+        key = serialization.load_ssh_private_key((keys / "b.key").read_bytes(), password=None)
+    with client_of(FleetHttpClient, link, keys, key) as fleet:
+        if keys is None:
+            fleet.RegisterNode(RegisterNodeFleetRequest(public_key=public(key)))
+        activate = ActivateNodeRequest(public_key=public(key), heartbeat_interval=30)
+        node = Node(node_id=fleet.ActivateNode(activate).node_id)
+        request = instruction(link, node.node_id)
+        request.node.CopyFrom(node)
+        assert status_of(fleet.PushMessages, request) == 403
+        assert len(fleet.PullMessages(PullMessagesRequest(node=node)).messages_list) == 0
+
+
+def test_what_is_no_reply_is_known_by_its_bytes():
+    assert not is_reply(b"")
+    assert not is_reply(b"\xff")
+    reply = PushMessagesRequest()
+    reply.messages_list.add().metadata.reply_to_message_id = "a"
+    assert is_reply(reply.SerializeToString())
+    reply.messages_list.add()
+    assert not is_reply(reply.SerializeToString())

@@ -10,7 +10,9 @@ import pytest
 from photon.cli.main import run
 from photon.config import load_config
 from photon.data.prepare import prepare_embedded
+from photon.errors import ConfigError
 from photon.runtime.connection import find_node_keys
+from photon.runtime.enrolment import REGISTER, read_register
 from photon.runtime.own_node import own_node
 
 pytest.importorskip("flwr")
@@ -48,6 +50,16 @@ def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
     assert seen(project) == []
 
 
+def test_an_own_node_hosts_what_this_run_says(project, monkeypatch):
+    """Its key is there from a run with other clients, and nobody would train the rest."""
+    monkeypatch.setattr("photon.runtime.own_node.Guarded.__init__", lambda *_: None)
+    monkeypatch.setattr("photon.runtime.own_node.Guarded.close", lambda _: None)
+    keys = project / "keys"
+    for clients, allowed in (("0", {0}), ("0-7", set(range(8)))):
+        with own_node(clients, ("127.0.0.1", 1), keys, load_config([])):
+            assert read_register(keys / REGISTER).allowed("local", range(9)) == allowed
+
+
 def test_private_keys_beside_other_files_are_not_seen_and_the_others_are(project):
     (project / "notes.txt").touch()
     (project / ".gitignore").write_text("*.tmp")
@@ -63,6 +75,8 @@ def test_a_key_that_was_copied_to_a_node_is_not_seen(project):
     for name in ("ca.pem", "a.key"):
         (folder / name).touch()
     assert find_node_keys(folder, "a").key == folder / "a.key"
+    with pytest.raises(ConfigError, match=r"b\.key: no such file; .*is this node --name a\?"):
+        find_node_keys(folder, "b")
     assert "keys/a.key" not in seen(project)
 
 

@@ -14,8 +14,10 @@ import pytest
 
 from photon.runtime import probe
 from photon.runtime.connection import Connection, NodeKeys
+from photon.runtime.guard import Guarded
 from photon.runtime.keys import make_authority
 from photon.runtime.probe import find_trouble
+from photon.runtime.superlink import RECEIVED, SENT, SuperNode
 from photon.runtime.waiting import Waiting, next_word
 
 pytest.importorskip("cryptography")
@@ -160,6 +162,7 @@ class _SuperNode:
 
 def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
     monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: None)
     monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
     _SuperNode.made, heard = [], []
     service, own = _Service(tmp_path), NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
@@ -176,6 +179,43 @@ def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
     assert "refused" in heard.pop()
     assert heard == []
     assert len(_SuperNode.made) == 1
+
+
+def test_a_key_that_is_not_known_is_said_and_starts_nothing(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr("photon.runtime.connection.SuperNode", _SuperNode)
+    monkeypatch.setattr("photon.runtime.connection.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("photon.runtime.connection.find_key_trouble", lambda *_: "enrol it")
+    _SuperNode.made, heard = [], []
+    own = NodeKeys(keys / "own" / "ca.pem", keys / "own" / "x.key")
+    with serving(of(keys / "own")) as port:
+        where = f"127.0.0.1:{port}"
+        connection = Connection(where, tmp_path, own, _Service(tmp_path), heard.append)  # pyright: ignore
+        for _ in range(3):
+            connection.tend()
+    assert heard == [f"waiting     for {where}: enrol it"]
+    assert _SuperNode.made == []
+
+
+def test_the_last_answers_go_out_before_a_node_ends(tmp_path, monkeypatch):
+    """Two messages have come, and one answer is still on its way."""
+    monkeypatch.setattr(Guarded, "__init__", lambda *_: None)
+    monkeypatch.setattr(Guarded, "returncode", None)
+    log, slept = tmp_path / "supernode.log", []
+    log.write_text(f"of one before: {RECEIVED}\n")
+    node = SuperNode(tmp_path, "127.0.0.1:1", tmp_path / "node", None)
+    lines = [RECEIVED, "", RECEIVED, SENT, "", SENT, "never read"]
+
+    def pass_time(seconds: float) -> None:
+        slept.append(seconds)
+        with open(log, "a") as file:
+            file.write(f"{lines.pop(0)}\n")
+
+    pass_time(0)
+    monkeypatch.setattr("photon.runtime.superlink.time.sleep", pass_time)
+    node.settle()
+    assert lines == ["never read"]
+    node.settle()
+    assert lines == ["never read"], "nothing is owed any more"
 
 
 def test_a_node_that_is_not_known_says_so_once(keys, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def add(name: str, clients: str, folder: Path) -> None:
     path = enrol(folder, name, numbers)
     click.echo(f"enrolled    {name} for clients {format_clients(numbers)}")
     click.echo(f"move        {path} and {folder}/ca.pem to that node, and delete the key here")
+    click.echo("note        a server that runs already knows it from its next start")
 
 
 @command.command()

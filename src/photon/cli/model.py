@@ -30,8 +30,9 @@ def describe(config: Any) -> dict[str, Any]:
     """Costs of the configured model: counts, FLOPs, bytes."""
     from dataclasses import asdict
 
-    from photon.model.flops import model_cost, training_memory
+    from photon.model.flops import model_cost
     from photon.runtime.preparation import with_architecture
+    from photon.training.memory import client_memory
     from photon.training.outline import traffic_of
 
     config = with_architecture(config)
@@ -39,7 +40,7 @@ def describe(config: Any) -> dict[str, Any]:
     cost = model_cost(llm)
     rows = llm.device_train_microbatch_size
     counts = {1, min(8, llm.global_train_batch_size)} if rows == "auto" else {rows}
-    memory = {str(count): training_memory(llm, count, cost) for count in sorted(counts)}
+    memory = {str(rows): client_memory(config, rows).highest("device") for rows in sorted(counts)}
     return {
         "name": llm.name,
         "family": llm.model.name,
@@ -49,11 +50,8 @@ def describe(config: Any) -> dict[str, Any]:
         "parameters": {"total": cost.parameters, "embeddings": cost.embeddings},
         "flops_per_token": cost.flops_per_token,
         "training_bytes": {
-            count: {
-                **{part: getattr(m, part) for part in m.__dataclass_fields__},
-                "total": m.total,
-            }
-            for count, m in memory.items()
+            rows: {**stage.parts("device"), "total": stage.total("device")}
+            for rows, stage in memory.items()
         },
         "update_bytes": asdict(traffic_of(config)),
     }

@@ -53,19 +53,20 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     photon plan --tokens-per-second 21000 --bandwidth 100Mbit --target 0.95 --json
     """
     from photon.config import load_config
+    from photon.runtime.fit import fits
     from photon.runtime.plan import described, make_plan
 
     memory = given.pop("device_memory")
     assumed = _assumed(given)
     plan = make_plan(load_config(overrides), _setting(given))
     needed = {"utilization": target, "local_steps": plan.local_steps_for(target)}
-    fits = None if memory is None else plan.memory["device"] <= memory
+    room = None if memory is None else fits(plan.memory["device"], memory)
     if as_json:
-        facts = {**described(plan), "assumed": assumed, "target": needed, "fits_device": fits}
+        facts = {**described(plan), "assumed": assumed, "target": needed, "fits_device": room}
         click.echo(json.dumps(facts, indent=1))
         return
     click.echo(f"assumes {assumed}")
-    _print(plan, needed, fits, memory)
+    _print(plan, needed, room, memory)
 
 
 def _assumed(given: dict[str, Any]) -> str:
@@ -102,8 +103,10 @@ def _setting(given: dict[str, Any]) -> Any:
     )
 
 
-def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float | None) -> None:
+def _print(plan: Plan, needed: dict[str, Any], room: bool | None, memory: float | None) -> None:
+    from photon.cli.memory_table import memory_table
     from photon.console import Console, format_bytes
+    from photon.runtime.fit import HEADROOM
 
     console, each = Console(), plan.traffic
     first = "" if each.first_down == each.down else f" ({format_bytes(each.first_down)} at first)"
@@ -117,16 +120,20 @@ def _print(plan: Plan, needed: dict[str, Any], fits: bool | None, memory: float 
     lines = [
         _compared(plan),
         f"{needed['utilization']:.0%} utilization needs {needed['local_steps']} local steps",
-        f"memory    device {format_bytes(plan.memory['device'])}, "
-        f"server {format_bytes(plan.memory['server'])}",
+        f"memory    device {format_bytes(plan.memory['device'])} and "
+        f"{format_bytes(plan.memory['host'])} of its host, or {format_bytes(plan.memory['cpu'])} "
+        f"of a host without one; server {format_bytes(plan.memory['server'])}",
         f"disk      server {format_bytes(plan.disk['server'])}, "
         f"each client {format_bytes(plan.disk['client'])}",
     ]
-    if fits is False and memory is not None:
-        lines.append(f"does not fit: a device has {format_bytes(memory)}; shard the model "
-                     "(photon.devices_per_client) or take smaller microbatches")  # fmt: skip
+    if room is False and memory is not None:
+        lines.append(f"does not fit: a device has {format_bytes(memory)}, of which {HEADROOM:.0%} "
+                     "may be filled; shard the model (photon.devices_per_client) or take smaller "
+                     "microbatches")  # fmt: skip
     for line in lines:
         console.print(line)
+    console.print(memory_table(plan.client, "a client on a CPU"))
+    console.print(memory_table(plan.server, "the server"))
 
 
 def _compared(plan: Plan) -> str:

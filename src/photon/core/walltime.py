@@ -1,4 +1,4 @@
-"""What a run will cost before it starts: bytes, seconds, utilisation, memory.
+"""What a run will cost before it starts: bytes, seconds, utilisation, disk.
 
 The model is that of the paper (*Photon*, arXiv:2411.02908, section 4.3 and appendix): a round is
 local compute, then an exchange whose length depends on the topology and on the slowest link.
@@ -158,16 +158,6 @@ def step_seconds(
 ) -> float:
     """Seconds of one optimizer step at a share `mfu` of the devices' peak."""
     return flops_per_token * tokens / (peak_flops * mfu * devices)
-
-
-def server_memory(parameters: int, moments: int, payload: float) -> float:
-    """Most bytes of a server: parameters, outer moments, one accumulator, 1.5 payloads.
-
-    Args:
-        moments: trees that the outer optimizer keeps.
-        payload: bytes of one update.
-    """
-    return 4 * parameters * (2 + moments) + 1.5 * payload
 
 
 def server_disk(

@@ -10,6 +10,7 @@ from typing import Any
 from photon.config.schema import Config
 from photon.data.stream import JoinedStream
 from photon.evaluation.loss import perplexity
+from photon.runtime.device import training_memory_kept
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.live import Beacon, StepBeacon
 from photon.runtime.measure import SegmentMeter
@@ -69,7 +70,8 @@ def train_centralized(
     while trainer.state.step < total:
         step = trainer.state.step
         begun = time.monotonic()
-        segment = trainer.train(stream, _next_boundary(config, step, total) - step, watched)
+        with training_memory_kept():
+            segment = trainer.train(stream, _next_boundary(config, step, total) - step, watched)
         state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed

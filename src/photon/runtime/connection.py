@@ -9,6 +9,7 @@ from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
 from photon.runtime.address import split_address
+from photon.runtime.knock import find_key_trouble
 from photon.runtime.node_service import NodeService
 from photon.runtime.private_files import keep_from_git
 from photon.runtime.probe import find_trouble
@@ -39,12 +40,18 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
     keys = NodeKeys(folder / "ca.pem", folder / f"{name}.key")
     if keys.key.is_file():
         keep_from_git(folder)
-    for path in (keys.authority, keys.key):
-        if not path.is_file():
-            raise ConfigError(
-                f"{path}: no such file; `photon keys add {name} --clients ...` makes it on the "
-                "server: copy it here, or name its folder with --keys"
-            )
+    if not keys.authority.is_file():
+        raise ConfigError(
+            f"{keys.authority}: no such file; copy it here from the server's folder of `photon "
+            "keys`, or name its folder with --keys"
+        )
+    if not keys.key.is_file():
+        others = ", ".join(sorted(path.stem for path in folder.glob("*.key")))
+        raise ConfigError(
+            f"{keys.key}: no such file; `photon keys add {name} --clients ...` makes it on the "
+            "server: copy it here, or name its folder with --keys"
+            + (f"; or is this node --name {others}?" if others else "")
+        )
     return keys
 
 
@@ -91,7 +98,9 @@ class Connection:
         return False
 
     def close(self) -> None:
+        """Let the last answers go, which may say that the node leaves, and end."""
         if self._supernode is not None:
+            self._supernode.settle()
             self._supernode.close()
 
     def _start(self) -> None:
@@ -116,7 +125,10 @@ class Connection:
     def _reaches_server(self) -> bool:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return False
-        trouble = find_trouble(*split_address(self.server), self._keys and self._keys.authority)
+        address, keys = split_address(self.server), self._keys
+        trouble = find_trouble(*address, keys and keys.authority)
+        if trouble is None and keys is not None:
+            trouble = find_key_trouble(*address, keys.authority, keys.key)
         self._looked = time.monotonic()
         if trouble is not None:
             self.waiting.tell(f"for {self.server}: {trouble}")

@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.config.compose import load_config
+from photon.config.resolve import resolve
 from photon.config.schema import Config
+from photon.config.travel import travelling
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.shards import Rows
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
 from photon.errors import ConfigError, PhotonError, install_with
-from photon.model.flops import model_cost, training_memory
+from photon.model.flops import model_cost
 from photon.runtime.address import format_address
-from photon.runtime.device import choose_device
-from photon.runtime.fit import free_memory
+from photon.runtime.device import choose_device, count_gpus, num_cores
+from photon.runtime.fit import HEADROOM, Role, fits, free_memory, memory_needed
+from photon.runtime.hosted_run import node_config
 from photon.runtime.preparation import fit_to_data, prepare, require_data, with_architecture
 from photon.runtime.probe import find_trouble
 from photon.runtime.rows import data_root
@@ -59,6 +62,7 @@ def examine(
     clients: list[int] | None,
     server: tuple[str, int] | None,
     authority: Path | None,
+    key: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Findings, as they are made.
@@ -71,6 +75,7 @@ def examine(
         clients: whose data must be here; None: not asked for.
         server: to be reached; None: not asked for.
         authority: certificate of the server's authority; None: no TLS.
+        key: the node's private one, to be known to the server; None: not asked for.
         overrides: those that the configuration was composed of.
     """
     config = with_architecture(config)
@@ -84,7 +89,7 @@ def examine(
     yield _versions()
     yield _device(config)
     has_model = server is None or config.llm_config != load_config().llm_config
-    yield _memory(config, has_model)
+    yield _memory(config, has_model, node=server is not None)
     yield _disk(config, has_model)
     if trouble is not None:
         yield trouble
@@ -92,6 +97,8 @@ def examine(
         yield _data(config, clients, has_model)
     if server is not None:
         yield from _connection(*server, authority)
+        if authority is not None and key is not None:
+            yield _key(*server, authority, key)
 
 
 def _versions() -> Finding:
@@ -116,16 +123,34 @@ def _device(config: Config) -> Finding:
     return Finding("ok", "device", str(device))
 
 
-def _memory(config: Config, has_model: bool) -> Finding:
-    need = training_memory(config.llm_config, 1).total
+def _memory(config: Config, has_model: bool, node: bool) -> Finding:
+    """A process that trains, held against what is free, as a run would hold it."""
     try:
-        free = free_memory(choose_device(config.photon.device))
+        device = choose_device(config.photon.device)
+        free = free_memory(device)
     except PhotonError as error:
         return Finding("fail", "memory", str(error))
     if not has_model:
         return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
-    text = f"{_size(need)} to train {config.llm_config.name} with 1 row a pass, {_size(free)} free"
-    return Finding("ok" if need <= free else "fail", "memory", text)
+    rows = config.llm_config.device_train_microbatch_size
+    rows = 1 if rows == "auto" else rows
+    as_it_runs, role = _as_it_runs(config, node)
+    need = memory_needed(as_it_runs, device, rows, config.photon.devices_per_client, role)
+    text = (
+        f"{_size(need)} to train {config.llm_config.name} with rows of "
+        f"{config.llm_config.max_seq_len} tokens, {rows} a pass, {_size(free)} free"
+    )
+    if fits(need, free):
+        return Finding("ok", "memory", text)
+    return Finding("fail", "memory", f"{text}, of which {HEADROOM:.0%} may be filled")
+
+
+def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
+    """With the worker processes that this machine would have."""
+    if node:
+        return node_config(travelling(config), config), "node"
+    gpus = count_gpus(config.photon.device)
+    return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
 
 
 def _disk(config: Config, has_model: bool) -> Finding:
@@ -200,6 +225,16 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
     yield Finding(verdict, "clock", f"{skew:.0f} s from the server's")
     yield Finding("ok", "bandwidth", f"{PROBE_BYTES / seconds / 1e6:.1f} MB/s to the server")
     yield _access(answered)
+
+
+def _key(host: str, port: int, authority: Path, key: Path) -> Finding:
+    from photon.runtime.knock import find_key_trouble  # of the extra that brings Flower
+
+    if not key.is_file():
+        return Finding("fail", "key", f"{key}: no such file; `photon keys add` on the server")
+    if (trouble := find_key_trouble(host, port, authority, key)) is not None:
+        return Finding("fail", "key", trouble)
+    return Finding("ok", "key", f"{key} is enrolled")
 
 
 def _access(answered: list[str]) -> Finding:

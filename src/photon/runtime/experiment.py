@@ -22,7 +22,13 @@ from photon.config.resolve import (
 from photon.config.schema import Config
 from photon.data.tokenizer import tokenizer_digest
 from photon.data.verify import require_tokenizer
-from photon.errors import DataError, Interrupted, MismatchedCheckpoint, RunFolderError
+from photon.errors import (
+    DataError,
+    Interrupted,
+    MismatchedCheckpoint,
+    RoundFailed,
+    RunFolderError,
+)
 from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
 from photon.runtime.begin_with import copy_of_run
@@ -275,7 +281,8 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     if job.trains_elsewhere:
         return config, data
     size = job.world.size if centralized else config.photon.devices_per_client
-    return with_microbatch(config, job.device, size), data
+    role = "centralized" if centralized else "run"
+    return with_microbatch(config, job.device, size, role), data
 
 
 def _run(
@@ -303,9 +310,9 @@ def _run(
             result = replace(result, history=History(read_lines(folder.metrics)))
             if job.world.is_first:
                 write_summary(folder.path, result)
-    except Interrupted as error:
-        command = how_to_go_on(path, read_facts(path))
-        raise Interrupted(error.signum, f"{error}; go on with: {command}") from error
+    except (Interrupted, RoundFailed) as error:
+        error.args = (f"{error}; go on with: {how_to_go_on(path, read_facts(path))}",)
+        raise
     return result
 
 
@@ -353,7 +360,7 @@ def _with_baselines(
     """Train the data-parallel twin and the control in folders of their own, or go on with them."""
     for label, changes in baselines(config).items():
         path = folder.path / "baselines" / label
-        twin = with_microbatch(replace_keys(config, changes), job.device)
+        twin = with_microbatch(replace_keys(config, changes), job.device, role="centralized")
         existing = (path / "run.json").exists()
         with _folder(path, twin, data, CENTRALIZED, job, existing) as home:
             trained = train_in(home, twin, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,15 +12,33 @@ from photon.config.llm import LlmConfig
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
 from photon.errors import ConfigError, DeviceError
-from photon.model.flops import model_cost, training_memory
+from photon.runtime.outer import outer_trees
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
+from photon.training.memory import (
+    Memory,
+    centralized_memory,
+    client_memory,
+    in_one_process,
+    server_memory,
+)
+from photon.training.parallel import is_sharded
 
 HEADROOM = 0.8
-"""Share of the free memory that an estimate may fill."""
+"""Share of a memory that an estimate, or a step that is tried, may fill."""
+
+Role = Literal["run", "node", "centralized"]
+"""Of this machine: all of a federation, clients of a server elsewhere, or no federation."""
 
 
-def with_microbatch(config: Config, device: torch.device, processes: int = 1) -> Config:
+def fits(need: float, free: float) -> bool:
+    """Whether so many bytes fit, with room to spare: the one rule wherever memory is compared."""
+    return need <= HEADROOM * free
+
+
+def with_microbatch(
+    config: Config, device: torch.device, processes: int = 1, role: Role = "run"
+) -> Config:
     """Put the rows that fit in the place of `device_train_microbatch_size=auto`.
 
     Resolved once and recorded in the run, so that a resumed run adds the same parts in the same
@@ -27,11 +46,12 @@ def with_microbatch(config: Config, device: torch.device, processes: int = 1) ->
 
     Args:
         config: resolved otherwise.
-        processes: that share the batch (devices), or this machine's memory (workers on a CPU).
+        processes: devices that share the batch.
+        role: of this machine.
 
     Raises:
         ConfigError: the batch does not divide by the processes.
-        DeviceError: weights, gradients and moments alone do not fit.
+        DeviceError: what does not depend on the rows does not fit.
     """
     llm = config.llm_config
     if llm.device_train_microbatch_size != "auto":
@@ -42,11 +62,48 @@ def with_microbatch(config: Config, device: torch.device, processes: int = 1) ->
             f"of the {processes} processes of the job"
         )
     most = llm.global_train_batch_size // processes
-    sharing = processes if device.type != "cuda" else 1
-    rows = rows_that_fit(llm, most, free_memory(device) // (sharing * max(1, workers_of(config))))
+    rows = rows_that_fit(
+        llm.name,
+        lambda count: memory_needed(config, device, count, processes, role),
+        most,
+        free_memory(device),
+    )
     if device.type == "cuda":
         rows = _largest(rows, lambda count: _survives(llm, count, device))
     return replace_keys(config, {"llm_config.device_train_microbatch_size": rows})
+
+
+def memory_needed(
+    config: Config, device: torch.device, rows: int, processes: int, role: Role
+) -> int:
+    """Bytes of all processes that share a memory: of the GPU, or of this machine.
+
+    Args:
+        config: resolved, but for the rows of a pass.
+        rows: of a pass; 0: of none.
+        processes: devices that train a client together.
+
+    Raises:
+        ConfigError: layer keys that contradict each other or the model.
+    """
+    workers, one = workers_of(config), process_memory(config, rows, processes, role)
+    if device.type == "cuda":
+        return max(1, workers) * one.peak("device")
+    need = processes * max(1, workers) * one.peak("cpu")
+    if role == "run" and workers:
+        need += server_memory(config, outer_trees(config)).peak("cpu")
+    return need
+
+
+def process_memory(config: Config, rows: int, processes: int = 1, role: Role = "run") -> Memory:
+    """Of a process that trains on this machine."""
+    if role == "centralized":
+        memory = centralized_memory(config, rows)
+    else:
+        memory = client_memory(config, rows)
+        if role == "run" and not workers_of(config):
+            memory = in_one_process(memory, server_memory(config, outer_trees(config)))
+    return memory.split_over(processes) if is_sharded(config.llm_config, processes) else memory
 
 
 def workers_of(config: Config) -> int:
@@ -55,23 +112,25 @@ def workers_of(config: Config) -> int:
     return workers
 
 
-def rows_that_fit(llm: LlmConfig, most: int, free: int) -> int:
-    """Largest of most, most / 2, ... 1 whose estimate fills at most `HEADROOM` of `free` bytes.
+def rows_that_fit(name: str, need: Callable[[int], int], most: int, free: int) -> int:
+    """Largest of most, most / 2, ... 1 whose need fits; one row is tried whatever it needs.
+
+    Args:
+        name: of the model, for the message.
+        need: bytes, by rows of a pass.
+        free: bytes.
 
     Raises:
-        DeviceError: weights, gradients and moments alone are more than `free`.
+        DeviceError: what does not depend on the rows does not fit.
     """
-    cost = model_cost(llm)
-    fixed = training_memory(llm, 0, cost).total
-    if fixed > free:
+    fixed = need(0)
+    if not fits(fixed, free):
         raise DeviceError(
-            f"{llm.name}: weights, gradients and moments take {fixed / 1e9:.1f} GB, but "
-            f"{free / 1e9:.1f} GB are free for them; take a smaller model, fewer photon.workers or "
-            "more devices"
+            f"{name}: training takes {fixed / 1e9:.1f} GB whatever the rows of a pass, but "
+            f"{free / 1e9:.1f} GB are free for it, of which {HEADROOM:.0%} may be filled; take a "
+            "smaller model, fewer photon.workers or more devices"
         )
-    return _largest(
-        most, lambda rows: training_memory(llm, rows, cost).total <= HEADROOM * free, least=1
-    )
+    return _largest(most, lambda rows: fits(need(rows), free), least=1)
 
 
 def _largest(most: int, fits: Callable[[int], bool], least: int = 0) -> int:
@@ -91,7 +150,7 @@ def _survives(llm: LlmConfig, rows: int, device: torch.device) -> bool:
         tokens = torch.zeros(rows, llm.max_seq_len + 1, dtype=torch.int64, device=device)
         accumulate_gradient(trainer.parallel, tokens, microbatch=rows, precision=llm.precision)
         trainer.optimizer.step(llm.optimizer.lr)
-        return torch.cuda.max_memory_allocated(device) < HEADROOM * free
+        return fits(torch.cuda.max_memory_allocated(device), free)
     except DeviceError:
         return False
     finally:

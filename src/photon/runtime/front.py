@@ -7,11 +7,14 @@ inside, nor does a body of somebody who is not known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from photon.runtime.knock import KNOWN
 from photon.runtime.wire import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ class Limits:
         at_once: requests of one caller; more of them wait.
         idle: seconds between two pieces of a body.
         whole: seconds of a request and its response.
-        headers: seconds until a connection has brought a request, and between two of them.
+        headers: seconds of a TLS handshake, until a connection has brought a request, between two
+            of them, and for the rest of one that is refused.
         connections: in all; a quarter of them for one address.
     """
 
@@ -63,13 +67,22 @@ class Front:
     Args:
         paths: what may be called, by POST, spelled exactly so.
         identify: who calls; None is answered with 401.
+        may_say: of a path, whether a body may pass; others are answered with 403.
+        on_stranger: takes the address of a node whose key is not known.
     """
 
     def __init__(
-        self, app: App, paths: frozenset[str], identify: Identify, limits: Limits | None = None
+        self,
+        app: App,
+        paths: frozenset[str],
+        identify: Identify,
+        limits: Limits | None = None,
+        may_say: Mapping[str, Callable[[bytes], bool]] | None = None,
+        on_stranger: Callable[[str], None] | None = None,
     ) -> None:
         self.app, self.paths, self.identify = app, paths, identify
-        self.limits = limits or Limits()
+        self.limits, self.may_say = limits or Limits(), may_say or {}
+        self.on_stranger = on_stranger or (lambda address: None)
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,23 +97,32 @@ class Front:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._admit(scope)
+        if scope["path"] == KNOWN:
+            await _answer(204, send)
+            return
         turn = self._turns.setdefault(caller, asyncio.Semaphore(self.limits.at_once))
         async with turn:
-            await self.app(scope, _replay(await self._body(receive), receive), send)
+            body = await self._body(receive)
+            may_say = self.may_say.get(scope["path"])
+            if may_say is not None and not may_say(body):
+                raise _Refused(403)
+            await self.app(scope, _replay(body, receive), send)
 
     def _admit(self, scope: Scope) -> Hashable:
         path = scope["path"]
         if (
             scope["method"] != "POST"
-            or path not in self.paths
+            or path not in self.paths | {KNOWN}
             or scope.get("raw_path", path.encode()) != path.encode()
             or scope["query_string"]
         ):
             raise _Refused(404)
         headers = dict(scope["headers"])
-        client = scope.get("client")
-        caller = self.identify(headers, client[0] if client else "")
+        address = (scope.get("client") or ("",))[0]
+        caller = self.identify(headers, address)
         if caller is None:
+            if path == KNOWN:
+                self.on_stranger(address)
             raise _Refused(401)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.limits.body:
@@ -131,18 +153,19 @@ class Front:
     async def _refuse(self, status: int, receive: Receive, send: Send) -> None:
         """Answer, once the sender has stopped sending or has sent too much to be waited for."""
         read, has_more = 0, True
-        while has_more and status in (401, 404) and read < self.limits.drained:
-            try:
-                event = await self._next(receive)
-            except _Refused:
-                break
-            read += len(event.get("body", b""))
-            has_more = event.get("more_body", False)
-        headers = [(b"content-length", b"0")]
-        if has_more:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        with contextlib.suppress(_Refused, TimeoutError):
+            async with asyncio.timeout(self.limits.headers):
+                while has_more and status in (401, 404) and read < self.limits.drained:
+                    event = await self._next(receive)
+                    read += len(event.get("body", b""))
+                    has_more = event.get("more_body", False)
+        await _answer(status, send, [(b"connection", b"close")] if has_more else [])
+
+
+async def _answer(status: int, send: Send, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    length = [] if status == 204 else [(b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": [*length, *headers]})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -157,16 +180,34 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return next_event
 
 
+class Door(socket.socket):
+    """A listener that lets so many connections in: counted before their TLS, which costs more."""
+
+    def __init__(self, listener: socket.socket, limits: Limits) -> None:
+        super().__init__(fileno=listener.detach())
+        self._limits = limits
+        self._hosts: WeakKeyDictionary[socket.socket, str] = WeakKeyDictionary()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Raises:
+        ConnectionAbortedError: there are enough, or enough of that address; asyncio goes on.
+        """
+        connection, address = super().accept()
+        here = [host for known, host in self._hosts.items() if known.fileno() >= 0]
+        most = self._limits.connections
+        if len(here) >= most or here.count(address[0]) >= most // 4:
+            connection.close()
+            raise ConnectionAbortedError
+        self._hosts[connection] = address[0]
+        return connection, address
+
+
 def bounded_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """Uvicorn's HTTP, for connections that are counted and must bring a request in time."""
+    """Uvicorn's HTTP, for connections that must bring a request in time."""
 
     class Bounded(HTTPProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            host = self.client[0] if self.client else ""
-            alike = sum(bool(c.client) and c.client[0] == host for c in self.connections)
-            if len(self.connections) > limits.connections or alike > limits.connections // 4:
-                transport.abort()
             self._watch()
 
         def on_response_complete(self) -> None:

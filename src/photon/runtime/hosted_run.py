@@ -181,7 +181,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
     """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
     path = Path(config.photon.saving_path) / str(config.run_uuid)
     if not (path / "run.json").exists():
-        config = with_microbatch(config, device, config.photon.devices_per_client)
+        config = with_microbatch(config, device, config.photon.devices_per_client, "node")
         facts = {"config_digest": config_digest, **data_facts(config)}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)

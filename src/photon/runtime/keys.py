@@ -87,6 +87,18 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
     return path
 
 
+def bind(folder: Path, name: str, clients: Sequence[int]) -> None:
+    """Bind an enrolled node's key to these clients, from the next start of the server.
+
+    Raises:
+        ConfigError: no such node.
+    """
+    nodes = json.loads((folder / REGISTER).read_text(encoding="utf-8"))
+    if name not in nodes:
+        raise ConfigError(f"{folder}: no node {name} is enrolled")
+    write_json(folder / REGISTER, {**nodes, name: {**nodes[name], "clients": list(clients)}})
+
+
 def remove(folder: Path, name: str) -> None:
     """Take a node off the register: its key is worth nothing from the next start of the server.
 

@@ -26,6 +26,7 @@ from photon.errors import CorruptCheckpoint
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.runtime import artifact, checkpoint
+from photon.runtime.device import training_memory_kept
 from photon.runtime.live import FILE, Beacon, StepBeacon
 from photon.runtime.measure import Measured, SegmentMeter
 from photon.runtime.rows import VALIDATION, open_rows
@@ -158,9 +159,9 @@ class Node:
         watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
-            segment = self.trainer.train(
-                stream, min(left, self.config.llm_config.save_interval), watched
-            )
+            steps = min(left, self.config.llm_config.save_interval)
+            with training_memory_kept():
+                segment = self.trainer.train(stream, steps, watched)
             if segment.taken:
                 numbers = self._measure(segment, time.monotonic() - begun)
                 measured = measured.and_then(len(segment.taken), numbers)

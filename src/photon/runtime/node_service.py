@@ -136,8 +136,9 @@ class NodeService:
             self._run.cancel()
         with self._training:
             if self._stopped.is_set():
-                raise PayloadError("is shutting down")
-            return self._hosted(request).train(request)
+                return Trained(leaving=True)
+            trained = self._hosted(request).train(request)
+        return trained.model_copy(update={"leaving": self._stopped.is_set()})
 
     def _hosted(self, request: Train) -> HostedRun:
         """The run that a request names; another one that was hosted until now is put away."""

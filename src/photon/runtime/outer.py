@@ -7,6 +7,8 @@ import sys
 from importlib import import_module
 from typing import Any
 
+import torch
+
 from photon.config.federation import FederationConfig
 from photon.config.schema import Config
 from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
@@ -30,6 +32,11 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     if fl.has_own_strategy:
         return _own(fl, scaled)
     return outer_optimizer(fl.strategy_name, scaled)
+
+
+def outer_trees(config: Config) -> int:
+    """Trees like the parameters that it keeps."""
+    return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
 
 
 def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:

@@ -17,7 +17,7 @@ from photon.errors import RoundFailed
 from photon.runtime.address import dialled, format_address
 from photon.runtime.enrolment import REGISTER, parse_clients
 from photon.runtime.guard import Guarded
-from photon.runtime.keys import enrol, make_authority
+from photon.runtime.keys import bind, enrol, make_authority
 from photon.runtime.superlink import last_line
 
 NAME = "local"
@@ -76,7 +76,9 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
     if not (folder / REGISTER).exists():
         hosts = (socket.gethostname(), "localhost", "127.0.0.1", "::1", host)
         make_authority(folder, list(dict.fromkeys(hosts)))
-    if not (folder / f"{NAME}.key").exists():
+    if (folder / f"{NAME}.key").exists():
+        bind(folder, NAME, clients)  # an earlier run may have had others
+    else:
         enrol(folder, NAME, clients)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from photon.config.base import Epochs
 from photon.config.schema import Config
+from photon.core.tree import num_bytes, num_elements
 from photon.core.walltime import (
     Exchange,
     Forecast,
@@ -15,15 +16,16 @@ from photon.core.walltime import (
     forecast,
     local_steps_for,
     server_disk,
-    server_memory,
     step_seconds,
 )
 from photon.errors import ConfigError
-from photon.model.flops import ModelCost, model_cost, moment_elements, training_memory
+from photon.model.flops import ModelCost, model_cost
 from photon.runtime.device import PEAKS
-from photon.runtime.outer import outer_of
+from photon.runtime.outer import outer_trees
 from photon.runtime.preparation import with_architecture
-from photon.training.outline import Traffic, traffic_of
+from photon.training.memory import Memory, Place, client_memory, server_memory
+from photon.training.outline import Traffic, outline_of, traffic_of
+from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
 """Of a parameter's gradient in data-parallel training: bf16."""
@@ -67,7 +69,7 @@ class Plan:
         step_seconds: of one local step.
         traffic: of one client and round.
         devices: of all clients of a round.
-        memory: bytes, by where.
+        client: memory of a process that trains clients; server: of the server's process.
         disk: bytes, by where.
     """
 
@@ -78,7 +80,8 @@ class Plan:
     devices: int
     tokens: int
     parameters: int
-    memory: dict[str, float]
+    client: Memory
+    server: Memory
     disk: dict[str, float]
     price: float | None
 
@@ -86,6 +89,15 @@ class Plan:
         """Of all devices for the whole run, in the currency of the price."""
         hours = forecast.seconds / 3600
         return None if self.price is None else hours * self.devices * self.price
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Most bytes at once: of a device that trains, of the host beside it, of a host that trains
+        on its CPU, and of the server.
+        """
+        places: tuple[Place, ...] = ("device", "host", "cpu")
+        client = {place: self.client.peak(place) for place in places}
+        return {**client, "server": self.server.peak("cpu")}
 
     def local_steps_for(self, utilization: float) -> int:
         return local_steps_for(utilization, self.step_seconds, self.federated.exchange_seconds)
@@ -118,8 +130,9 @@ def make_plan(config: Config, setting: Setting) -> Plan:
         devices=fl.cohort_size * config.photon.devices_per_client,
         tokens=fl.n_rounds * steps * fl.cohort_size * config.llm_config.tokens_per_step,
         parameters=cost.parameters,
-        memory=_memory(config, cost, sent.up),
-        disk=_disk(config, cost, sent.up, setting.sites or fl.cohort_size),
+        client=_client(config),
+        server=server_memory(config, outer_trees(config)),
+        disk=_disk(config, sent.up, setting.sites or fl.cohort_size),
         price=setting.price,
     )  # fmt: skip
 
@@ -141,6 +154,10 @@ def described(plan: Plan) -> dict[str, Any]:
         "federated": facts(plan.federated),
         "data_parallel": facts(plan.data_parallel),
         "memory_bytes": plan.memory,
+        "memory_parts": {
+            who: {stage.name: stage.parts("cpu") for stage in memory.stages}
+            for who, memory in (("client", plan.client), ("server", plan.server))
+        },
         "disk_bytes": plan.disk,
     }
 
@@ -203,29 +220,18 @@ def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
     )
 
 
-def _moments(config: Config) -> int:
-    import torch
-
-    return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
-
-
-def _memory(config: Config, cost: ModelCost, payload: int) -> dict[str, float]:
-    llm = config.llm_config
-    rows = llm.device_train_microbatch_size
-    memory = training_memory(llm, 1 if rows == "auto" else rows, cost)
-    devices = config.photon.devices_per_client
-    state = memory.weights + memory.gradients + memory.moments
-    shards = llm.fsdp_config is not None and llm.fsdp_config.sharding_strategy != "NO_SHARD"
+def _disk(config: Config, payload: int, clients: int) -> dict[str, float]:
+    kept, this = config.checkpoints_kept, outline_of(config)
+    state = sum(map(num_bytes, (this.params, *this.moments.values())))
+    elements = num_elements(this.params)
     return {
-        "device": memory.total - (state - state / devices if shards else 0),
-        "server": server_memory(cost.parameters, _moments(config), payload),
-    }
-
-
-def _disk(config: Config, cost: ModelCost, payload: int, clients: int) -> dict[str, float]:
-    kept = config.checkpoints_kept
-    state = 4 * (cost.parameters + moment_elements(config.llm_config.optimizer.name, cost))
-    return {
-        "server": server_disk(cost.parameters, _moments(config), payload, clients, kept),
+        "server": server_disk(elements, outer_trees(config), payload, clients, kept),
         "client": 2 * (state + payload),  # the round it goes on from, and the newest
     }
+
+
+def _client(config: Config) -> Memory:
+    llm, devices = config.llm_config, config.photon.devices_per_client
+    rows = llm.device_train_microbatch_size
+    memory = client_memory(config, 1 if rows == "auto" else rows)
+    return memory.split_over(devices) if is_sharded(llm, devices) else memory

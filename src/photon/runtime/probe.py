@@ -77,8 +77,8 @@ def _distrust(
     if error.verify_code in (_OTHER_NAME, _OTHER_ADDRESS):
         return (
             f"its certificate is for {_names(address, context) or 'another name'}, not for "
-            f"{host}: dial one of these, or make keys on the server with `photon keys init --host "
-            f"{host}`"
+            f"{host}: dial one of these, or make new keys, in a new folder, on the server with "
+            f"`photon keys init --host {host}`"
         )
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         return f"its certificate is not valid now ({error.verify_message}): is the clock right?"

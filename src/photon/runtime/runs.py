@@ -20,7 +20,7 @@ from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_
 from photon.model.build import build_model, empty_model, load_parameters, model_with, parameters_of
 from photon.runtime import checkpoint
 from photon.runtime.centralized import Effects, train_centralized
-from photon.runtime.device import keep_freed_memory
+from photon.runtime.device import return_freed_memory
 from photon.runtime.external_trackers import ExternalTrackers
 from photon.runtime.job import FEDERATED, Job
 from photon.runtime.live import FILE, Beacon
@@ -51,7 +51,7 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     Raises:
         Interrupted: a signal arrived; everything is saved.
     """
-    keep_freed_memory()
+    return_freed_memory()
     label = run_label(config, folder.kind)
     size = num_elements(parameters_of(empty_model(config.llm_config)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")

@@ -27,6 +27,7 @@ from photon.runtime.checkpoint import (
     prune_checkpoints,
     save_server_state,
 )
+from photon.runtime.device import return_freed_memory
 from photon.runtime.engines.local import Engine
 from photon.runtime.interrupt import StopRequest
 from photon.runtime.outer import outer_of
@@ -180,7 +181,9 @@ class Server:
                    "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
+        """A part of a round, which begins without the memory that the one before has freed."""
         self.tell({"round": round_number, "phase": name, "since": time.time()})
+        return_freed_memory()
         return self._phases.timing(name)
 
     def _close(

@@ -19,13 +19,18 @@ from photon.runtime.private_files import write_private
 
 READY_SECONDS = 90.0
 ERROR_SECONDS = 10.0
+LEAVE_SECONDS = 10.0
+RECEIVED, SENT = "Received successfully", "Sent successfully"
+"""What a SuperNode says of each message, and of each answer."""
 KEPT_OUTPUT = 10_000
 UNKNOWN_KEY = ("Failed to activate SuperNode", "Failed to register SuperNode", "401 Unauthorized")
 UNKNOWN_KEY_TEXT = (
-    "it does not know this node's key: enrol the node there (photon keys add), copy the new key "
-    "here and restart the server; or another process runs with this key"
+    "it does not take this node: another process runs with its key, or did so a minute ago; or "
+    "the key is not enrolled there"
 )
-"""What a SuperNode says where its key is not registered, and what that means."""
+"""What a SuperNode says where its key cannot be used, and what that means."""
+TOLD = "photon: "
+"""Begins a line of the SuperLink's process that the user of the server is to see."""
 APP = Path(__file__).parent / "flower_app"
 
 
@@ -107,6 +112,22 @@ def start_superlink(order: Order) -> Guarded:
     return Guarded(command, folder / "superlink.log", flower_environment(folder))
 
 
+class Tail:
+    """What comes into a log from now on."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._read = log.stat().st_size if log.exists() else 0
+
+    def read(self) -> str:
+        """What is new, without colours."""
+        with open(self._log, "rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        self._read += len(new)
+        return re.sub(r"\x1b\[[0-9;]*m", "", new.decode(errors="replace"))
+
+
 class SuperNode:
     """A SuperNode that reaches the node's service by its socket.
 
@@ -126,7 +147,8 @@ class SuperNode:
         self._log = folder / "supernode.log"
         self._failed_at: float | None = None
         self._output = ""
-        self._read = self._log.stat().st_size if self._log.exists() else 0
+        self._tail = Tail(self._log)
+        self._owed = 0
         command = [
             sys.executable, "-m", "photon.runtime.supernode_process", str(app), str(free_port()),
             "--superlink", server, "--node-config", f"socket='{socket_path}'",
@@ -163,13 +185,19 @@ class SuperNode:
         return f"{lines[min(2, len(lines) - 1)]} ({self._log})" if found else last_line(self._log)
 
     def _new_output(self) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(self._read)
-            new = log.read()
-        self._read += len(new)
-        text = re.sub(r"\x1b\[[0-9;]*m", "", new.decode(errors="replace"))
+        text = self._tail.read()
+        self._owed += text.count(RECEIVED) - text.count(SENT)
         self._output = (self._output + text)[-KEPT_OUTPUT:]
         return text
+
+    def settle(self) -> None:
+        """Wait until the server has the answers to all that has come, but not for long."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while self._process.returncode is None and time.monotonic() < deadline:
+            self._new_output()
+            if self._owed <= 0:
+                return
+            time.sleep(0.1)
 
     def close(self) -> None:
         self._process.close()

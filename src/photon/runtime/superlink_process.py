@@ -19,7 +19,7 @@ import hashlib
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from flwr.common.constant import (
 )
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.fab import Fab
 from flwr.supercore.http_logging import get_uvicorn_log_config
@@ -48,16 +49,19 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.superlink.servicer.control import control_handlers
+from google.protobuf.message import DecodeError
 
 from photon.runtime.address import listeners
-from photon.runtime.front import Front, Identify, Limits, bounded_protocol
+from photon.runtime.front import Door, Front, Identify, Limits, bounded_protocol
 from photon.runtime.superexec import start_superexec
-from photon.runtime.superlink import Order
+from photon.runtime.superlink import TOLD, Order
 
 NodeKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
 OF_THE_SERVER = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
 """What nodes do for themselves only where there are no keys."""
+PUSH = "/v1/fleet/push-messages"
+MOST_STRANGERS = 100
 
 
 def read_keys(nodes: dict[str, str]) -> NodeKeys:
@@ -105,6 +109,29 @@ def by_address(headers: dict[bytes, bytes], address: str) -> str:
     return address
 
 
+def is_reply(body: bytes) -> bool:
+    """Whether a node answers with this: Flower takes instructions to any node from any other."""
+    try:
+        messages = PushMessagesRequest.FromString(body).messages_list
+    except DecodeError:
+        return False
+    return bool(messages) and all(m.metadata.reply_to_message_id for m in messages)
+
+
+class Strangers:
+    """Tells the server of nodes whose key is not known: of each address once, and of few."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def __call__(self, address: str) -> None:
+        if address in self._told or len(self._told) >= MOST_STRANGERS:
+            return
+        self._told.add(address)
+        print(f"{TOLD}a node at {address} is turned away: its key is not enrolled "
+              "(photon keys add), or its clock is wrong", flush=True)  # fmt: skip
+
+
 class SuperLink:
     """Flower's application, behind two fronts."""
 
@@ -119,7 +146,8 @@ class SuperLink:
         limits = Limits()
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)
-        fleet = Front(self.app, fleet_calls(self.keys is not None), known, limits)
+        calls = fleet_calls(self.keys is not None)
+        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply}, Strangers())
         tls = {"ssl_certfile": self.order.certificate, "ssl_keyfile": self.order.key}
         return (
             _server(runtime, limits, lifespan="on"),
@@ -158,20 +186,30 @@ def _configuration(order: Order, secret: bytes) -> SuperLinkLifespanConfig:
 def _server(app: Front, limits: Limits, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(
         app, http=bounded_protocol(limits), ws="none", access_log=False, proxy_headers=False,
-        server_header=False, log_config=get_uvicorn_log_config(console_handler.level), **options,
+        server_header=False, log_level="error",
+        log_config=get_uvicorn_log_config(console_handler.level), **options,
     ))  # fmt: skip
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """Uvicorn does not say how long a TLS handshake may take, and a minute is long."""
+
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = Limits().headers
+        return await super().create_server(*args, **options)
 
 
 async def serve(
     servers: tuple[uvicorn.Server, ...],
-    sockets: tuple[list[socket.socket], ...],
+    sockets: tuple[Sequence[socket.socket], ...],
     begin: Callable[[], None],
 ) -> None:
     """Serve until one of the servers ends; then all of them do."""
     tasks: list[asyncio.Task[None]] = []
     try:
         for server, listening in zip(servers, sockets, strict=True):
-            tasks.append(asyncio.create_task(server.serve(sockets=listening)))
+            tasks.append(asyncio.create_task(server.serve(sockets=list(listening))))
             while not server.started and not tasks[-1].done():
                 await asyncio.sleep(0.01)
         await asyncio.to_thread(begin)
@@ -186,9 +224,14 @@ def main(order: Order) -> None:
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    private, public = listeners("127.0.0.1", 0), listeners(order.host, order.port)
+    limits = Limits()
+    private, public = (
+        [Door(listener, limits) for listener in listeners(host, port)]
+        for host, port in (("127.0.0.1", 0), (order.host, order.port))
+    )
     link = SuperLink(order, private[0])
-    asyncio.run(serve(link.servers(), (private, public), link.begin))
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(serve(link.servers(), (private, public), link.begin))
 
 
 if __name__ == "__main__":

@@ -127,10 +127,12 @@ class Trained(Section):
     Attributes:
         updates: tickets of payloads by client.
         failed: why not, by client.
+        leaving: the node is being stopped; what has no update goes on when it is back.
     """
 
     updates: dict[int, Ticket] = Field(default_factory=dict)
     failed: dict[int, Text] = Field(default_factory=dict)
+    leaving: bool = False
 
 
 class Piece(Section):

@@ -48,11 +48,11 @@ def main(arguments: list[str]) -> int:
 def _node(config: Any, path: Path, device: str) -> Iterator[tuple[Any, Any]]:
     import torch
 
-    from photon.runtime.device import keep_freed_memory
+    from photon.runtime.device import return_freed_memory
     from photon.runtime.node import Node
     from photon.runtime.process_group import process_group
 
-    keep_freed_memory()
+    return_freed_memory()
     torch.set_num_threads(config.photon.threads)
     with process_group(device) as (world, chosen):
         yield Node(config, path / "clients", chosen, world), world

@@ -14,6 +14,7 @@ from photon.core.messages import Moments, ServerState
 from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes, subtract
 from photon.model.build import empty_model, parameters_of
+from photon.model.flops import embedding_names
 from photon.training.layers import Layers, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
@@ -25,11 +26,13 @@ class Outline:
 
     Attributes:
         moments: of the inner optimizer, over the parameters that are trained.
+        embeddings: names of tables and of an untied output layer.
     """
 
     params: Tree
     layers: Layers
     moments: Mapping[str, Tree]
+    embeddings: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def outline_of(config: Config) -> Outline:
     layers = layers_of(config.fl, list(params))
     freeze(model, layers.frozen)
     moments = InnerOptimizer(model, config.llm_config.optimizer).moments()
-    return Outline(params, layers, moments)
+    return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
 def outgoing(

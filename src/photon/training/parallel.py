@@ -91,11 +91,11 @@ def build_parallel(
         freeze(model, frozen)
         _fully_shard(model, llm, device)
 
-    model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world) else None)
+    model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world.size) else None)
     freeze(model, frozen)
     if llm.compile is True:
         model.compile_blocks()
-    if world.size == 1 or is_sharded(llm, world):
+    if world.size == 1 or is_sharded(llm, world.size):
         return ParallelModel(model, model, nullcontext)
     replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
@@ -116,10 +116,10 @@ def _replicate(model: nn.Module):
     return make(broadcast_buffers=False)
 
 
-def is_sharded(llm: LlmConfig, world: World) -> bool:
-    """Whether a job of this size shards the model (FSDP2) rather than replicating it."""
+def is_sharded(llm: LlmConfig, processes: int) -> bool:
+    """Whether so many processes shard the model (FSDP2) rather than replicate it."""
     fsdp = llm.fsdp_config
-    return world.size > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
+    return processes > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
 
 
 def _fully_shard(model: nn.Module, llm: LlmConfig, device: torch.device) -> None:

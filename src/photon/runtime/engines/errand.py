@@ -30,10 +30,15 @@ Conversation = Generator[Buffers, Buffers | None, "Outcome"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Updates and reasons, by client."""
+    """Updates and reasons, by client.
+
+    Attributes:
+        has_left: the node is being stopped, so who has no update has not failed.
+    """
 
     updates: dict[int, Update] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    has_left: bool = False
 
 
 def converse(
@@ -50,8 +55,8 @@ def converse(
             yield from _ask(node, piece, Done, verify)
         trained = yield from _ask(node, train, Trained, verify)
     except Exception as error:
-        return Outcome(failed=dict.fromkeys(clients, fault_of(error)))
-    outcome = Outcome()
+        return Outcome(failed=dict.fromkeys(clients, _reason(error, node)))
+    outcome = Outcome(has_left=trained.leaving)
     for client in clients:
         if any(client in update.covers for update in outcome.updates.values()):
             continue
@@ -59,7 +64,7 @@ def converse(
             update = yield from _fetch(node, client, clients, trained, depot, verify)
             outcome.updates[client] = update
         except Exception as error:
-            outcome.failed[client] = fault_of(error)
+            outcome.failed[client] = _reason(error, node)
     return outcome
 
 
@@ -76,6 +81,11 @@ def fault_of(error: Exception) -> str:
     if isinstance(error, PayloadError):
         return cleaned(str(error))
     return cleaned(f"its answer met a fault of the server: {type(error).__name__}: {error}")
+
+
+def _reason(error: Exception, node: str) -> str:
+    """A fault, for lines that say already whose it is."""
+    return fault_of(error).removeprefix(f"node {node}: ")
 
 
 def _fetch(

@@ -24,7 +24,9 @@ from photon.runtime.owned_folder import sockets_folder
 from photon.runtime.private_files import keep_from_git
 from photon.runtime.superlink import (
     APP,
+    TOLD,
     Order,
+    Tail,
     Tls,
     start_superlink,
     wait_until,
@@ -67,6 +69,7 @@ class FlowerLink:
         self._nodes: list[str] = []
         self._starts: list[float] = []
         self._superlink: Guarded | None = None
+        self._tail = Tail(folder / "superlink.log")
         self._relay: socket.socket | None = None
         self._lock = threading.Lock()
         self._start()
@@ -199,8 +202,11 @@ class FlowerLink:
             self._inbox.lose(name)
 
     def _supervise(self) -> None:
-        """Replace a SuperLink, or a relay, that has ended."""
+        """Pass on what a SuperLink tells; replace it, or a relay, that has ended."""
         assert self._superlink is not None
+        for line in self._tail.read().splitlines():
+            if line.startswith(TOLD):
+                self.say(line.removeprefix(TOLD))
         if self._superlink.returncode is None and self._relay is not None:
             return
         if self.should_stop():

@@ -275,6 +275,9 @@ class RemoteEngine:
             current.arrived.add(client)
             current.reasons.pop(client, None)
             self._durations.append(time.monotonic() - errand.begun)
+        if outcome.has_left:
+            self._wait_for_another(current, errand, set(outcome.failed))
+            return list(outcome.updates.values())
         for client, reason in outcome.failed.items():
             current.reasons[client] = f"node {errand.node}: {reason}"
             may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
@@ -283,3 +286,12 @@ class RemoteEngine:
             if may_retry:
                 current.waiting.add(client)
         return list(outcome.updates.values())
+
+    def _wait_for_another(self, current: _OpenRound, errand: _Errand, clients: set[int]) -> None:
+        """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
+        self.roster.lost(errand.address)
+        self.say(f"node {errand.node} is being stopped")
+        for client in clients:
+            current.attempts[client].remove(errand.address)
+            current.reasons[client] = f"node {errand.node}: was stopped"
+        current.waiting |= clients

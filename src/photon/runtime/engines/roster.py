@@ -12,7 +12,7 @@ from photon.errors import PayloadError
 from photon.runtime.buffers import Buffers
 from photon.runtime.engines.errand import fault_of
 from photon.runtime.engines.link import Link
-from photon.runtime.enrolment import Register
+from photon.runtime.enrolment import Register, format_clients
 from photon.runtime.wire import (
     PROTOCOL,
     Hello,
@@ -112,7 +112,11 @@ class Roster:
         for other in self._namesakes(signer):
             self.members.pop(other)
         self.members[address] = Member(signer, address, frozenset(allowed))
-        self.say(cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}"))
+        beyond = format_clients(set(intro.clients) - allowed)
+        note = f"; it offers {beyond} too, which its key is not bound to" if beyond else ""
+        self.say(
+            cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}{note}")
+        )
 
     def _namesakes(self, name: str) -> Iterator[str]:
         """Addresses under which a node was known before it came back."""

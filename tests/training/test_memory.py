@@ -1,0 +1,248 @@
+"""The estimate of memory against PyTorch's record of its allocations, and counts by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from photon.config import load_config
+from photon.config.resolve import resolve
+from photon.core.messages import Instruction
+from photon.core.round import Rules, close_round, open_round
+from photon.core.tree import num_bytes
+from photon.data.shards import Rows
+from photon.evaluation.loss import evaluate_loss
+from photon.model.activations import scoring_bytes
+from photon.model.build import build_model, parameters_of
+from photon.runtime.bounds import Honesty
+from photon.runtime.checkpoint import load_update
+from photon.runtime.node import Node
+from photon.runtime.outer import outer_of, outer_trees
+from photon.runtime.preparation import with_architecture
+from photon.runtime.server import initial_state
+from photon.training.gradient import accumulate_gradient
+from photon.training.loop import Trainer
+from photon.training.memory import (
+    PROGRAM,
+    Stage,
+    centralized_memory,
+    client_memory,
+    in_one_process,
+    server_memory,
+)
+from photon.training.outline import outline_of
+
+CPU = torch.device("cpu")
+WIDE = ["llm_config.model.d_model=64", "llm_config.local_steps=1", "llm_config.compile=false",
+        "llm_config.device_train_microbatch_size=2", "llm_config.optimizer.name=adamw"]  # fmt: skip
+LLAMA = ["llm_config.model.d_model=64", "llm_config.model.n_layers=3", "llm_config.max_seq_len=64",
+         "llm_config.model.ffn_hidden_size=176", "llm_config.model.vocab_size=512",
+         "llm_config.compile=false"]  # fmt: skip
+
+
+def small(*keys: str):
+    return load_config([*LLAMA, "photon.workers=0", *keys])
+
+
+def resolved(config):
+    return resolve(config, cores=1, accelerator=0, run_uuid="r")
+
+
+def peak_bytes(action: Callable[[], object]) -> int:
+    """Most bytes of tensors that were allocated within and not yet freed."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        kept = action()
+    del kept
+    results = recorded.profiler.kineto_results.events()  # pyright: ignore
+    events = [(e.start_ns(), e.nbytes()) for e in results if e.name() == "[memory]"]  # pyright: ignore
+    live = most = 0
+    for _, size in sorted(events, key=lambda event: event[0]):
+        live += size
+        most = max(most, live)
+    return most
+
+
+def stage_of(memory, name: str) -> Stage:
+    return next(stage for stage in memory.stages if stage.name == name)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        ["llm_config.model.n_heads=8", "llm_config.model.attn_config.kv_n_heads=8"],
+        ["llm_config.model.attn_config.attn_impl=torch"],
+        ["llm_config.precision=amp_bf16"],
+        ["llm_config.precision=amp_bf16", "llm_config.model.attn_config.attn_impl=torch"],
+        ["llm_config.model.name=mpt_causal_lm"],
+        ["llm_config.model.name=mpt_causal_lm", "llm_config.precision=amp_bf16"],
+        ["llm_config.model.name=mpt_causal_lm", "llm_config.model.attn_config.alibi=true"],
+        ["llm_config.fsdp_config.activation_checkpointing=true", "llm_config.model.n_layers=8"],
+        ["llm_config.max_logits_bytes=65536"],
+        ["fl.frozen_layers=[embedding,blocks.0,blocks.1]"],
+    ],
+    ids=str,
+)
+def test_a_pass_takes_what_is_counted(keys):
+    """Within 6 %: the small tensors of an operation are not counted."""
+    config = small(*keys)
+    rows = config.llm_config.global_train_batch_size
+    memory = client_memory(config, rows)
+    counted = max(new_bytes(stage_of(memory, name)) for name in ("forward", "backward"))
+    trainer = Trainer(config.llm_config, 0, CPU, frozen=frozen(config))
+    tokens = torch.zeros(rows, config.llm_config.max_seq_len + 1, dtype=torch.int64)
+    taken = peak_bytes(lambda: accumulate_gradient(
+        trainer.parallel, tokens, microbatch=rows, precision=config.llm_config.precision
+    ))  # fmt: skip
+    assert taken == pytest.approx(counted, rel=0.06)
+
+
+def new_bytes(stage: Stage) -> int:
+    """What a step allocates."""
+    return stage.total("device") - stage.device["weights"] - stage.device["moments"]
+
+
+def frozen(config) -> tuple[str, ...]:
+    return outline_of(config).layers.frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("adamw", []),
+        ("adopt", []),
+        ("muon", ["llm_config.model.d_model=128", "llm_config.model.n_heads=4"]),
+        ("sgd", []),
+    ],
+)
+def test_an_optimizer_takes_what_is_counted(name, keys):
+    """Moments, and what a step needs beside them once they are there."""
+    config = small(f"llm_config.optimizer.name={name}", *keys)
+    trainer = Trainer(config.llm_config, 0, CPU)
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stage = stage_of(client_memory(config, 1), "step")
+    trainer.optimizer.step(1e-3)
+    kept = sum(map(num_bytes, trainer.optimizer.moments().values()))
+    assert kept == stage.device["moments"]
+    assert peak_bytes(lambda: trainer.optimizer.step(1e-3)) == pytest.approx(
+        stage.device.get("step", 0), rel=0.12, abs=20_000
+    )
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [],
+        ["fl.compression=fp32"],
+        ["fl.aggregate_momenta=false", "llm_config.optimizer.name=muon"],
+        ["fl.frozen_layers=[embedding]"],
+        ["fl.personalized_layers=[embedding]"],
+    ],
+    ids=str,
+)
+def test_an_update_takes_what_is_counted(keys, smoke):
+    config = resolved(smoke(*WIDE, *keys))
+    stage = stage_of(client_memory(config, 2), "update")
+    node = Node(config, Path(config.photon.saving_path), CPU)
+    params = parameters_of(build_model(config.llm_config, 1))
+    instruction = Instruction(run="r", round=1, client=0, first_step=0, local_steps=1,
+                              base_digest="", last_accepted=0)  # fmt: skip
+    taken = peak_bytes(lambda: node.train(instruction, params, {}))
+    parts = ("gradients", "moments", "copy", "update")
+    assert taken == pytest.approx(sum(stage.parts("cpu").get(p, 0) for p in parts), rel=0.05)
+
+
+@pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=false"], ["fl.compression=fp32"]])
+@pytest.mark.parametrize("strategy", ["fedavg", "nesterov", "fedadam"])
+def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
+    """But for the chunks of a mean: twice eight bytes of an element of the largest tensor."""
+    config = resolved(smoke(*WIDE, f"fl.strategy_name={strategy}", *keys))
+    node = Node(config, Path(config.photon.saving_path), CPU)
+    params = parameters_of(build_model(config.llm_config, 1))
+    state = initial_state(params, outer_of(config, 1))
+    rules = Rules(quorum=1, compression=config.fl.compression)
+    moments = Honesty.of(config, node.layers).bounds(state, 1)
+    plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
+    update = load_update(node.train(plan.instructions[0], params, {}))
+    taken = peak_bytes(
+        lambda: close_round(state, plan, [update], outer=outer_of(config, 1), rules=rules)
+    )
+    stage = stage_of(server_memory(config, outer_trees(config)), "aggregation")
+    counted = stage.host["mean"] + stage.host["next state"]
+    largest = max(map(torch.numel, params.values()))
+    assert counted * 0.98 <= taken <= counted * 1.02 + 24 * largest
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
+def test_validation_takes_what_is_counted(precision, data_root):
+    config = small(f"llm_config.precision={precision}", "llm_config.max_seq_len=32",
+                   "llm_config.model.vocab_size=4096")  # fmt: skip
+    model = build_model(config.llm_config, 0)
+    rows = Rows(data_root / "validation")
+    taken = peak_bytes(
+        lambda: evaluate_loss(model, rows, batch_size=8, max_batches=3, precision=precision)
+    )
+    assert taken == pytest.approx(scoring_bytes(config.llm_config, 8), rel=0.15)
+
+
+def test_layers_that_stay_are_counted_as_they_are():
+    """By hand: fp32; AdamW; two bytes of an element travel."""
+    whole = num_bytes(outline_of(small()).params)
+    table = 4 * 512 * 64
+    plain, frozen_, own, large = (
+        client_memory(small("llm_config.optimizer.name=adamw", *keys), 1)
+        for keys in (
+            [],
+            ["fl.frozen_layers=[embedding]"],
+            ["fl.personalized_layers=[embedding]"],
+            ["llm_config.model.vocab_size=1024"],
+        )
+    )
+    kept = stage_of(plain, "update").parts("cpu")
+    assert kept == {"program": PROGRAM, "received moments": 2 * whole, "copy": 3 * whole,
+                    "update": 3 * whole // 2, "weights": whole, "gradients": whole,
+                    "moments": 2 * whole}  # fmt: skip
+    trained = whole - table
+    assert stage_of(frozen_, "update").parts("cpu") == {
+        "program": PROGRAM, "received moments": 2 * trained, "copy": whole + 2 * trained,
+        "update": 3 * trained // 2, "weights": whole, "gradients": trained, "moments": 2 * trained,
+    }  # fmt: skip
+    assert stage_of(own, "update").parts("cpu") == {
+        "program": PROGRAM, "own layers": table, "copy": 3 * whole, "update": 3 * trained // 2,
+        "weights": whole, "gradients": whole, "moments": 2 * whole,
+    }  # fmt: skip
+    more = stage_of(large, "update").total("cpu") - stage_of(plain, "update").total("cpu")
+    assert more == pytest.approx(10.5 * table)
+
+
+def test_a_resized_vocabulary_is_the_models():
+    keys = ["llm_config.model.name=mpt_causal_lm", "fl.resize_vocab=1024"]
+    sizes = [
+        client_memory(with_architecture(small(*some)), 1).peak("cpu") for some in (keys[:1], keys)
+    ]
+    assert sizes[1] - sizes[0] >= 10.5 * 4 * 512 * 64
+
+
+def test_one_process_holds_what_both_hold():
+    config = small("llm_config.device_eval_batch_size=1")
+    client, server = client_memory(config, 1), server_memory(config, 1)
+    both = in_one_process(client, server)
+    state = server.stages[0].host["state"]
+    assert stage_of(both, "update").total("cpu") == stage_of(client, "update").total("cpu") + state
+    whole = num_bytes(outline_of(config).params)
+    validation = stage_of(both, "validation").parts("cpu")
+    assert validation["state before"] == validation["weights"] == whole
+    assert validation["program"] == PROGRAM, "once"
+    alone = centralized_memory(config, 1)
+    assert alone.peak("cpu") < client.peak("cpu")
+    assert client.split_over(2).stages[0].device["weights"] == whole // 2
+
+
+def test_a_gpu_and_its_host_share_the_parts():
+    for stage in client_memory(small(), 1).stages:
+        assert stage.total("cpu") == stage.total("device") + stage.total("host") + stage.holes
