@@ -31,6 +31,7 @@ from photon.errors import (
 )
 from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
+from photon.runtime.baselines import baselines
 from photon.runtime.begin_with import copy_of_run
 from photon.runtime.device import count_gpus, num_cores, precision_warning
 from photon.runtime.external_trackers import require_trackers
@@ -367,38 +368,3 @@ def _with_baselines(
             write_summary(path, trained)
         result = replace(result, **{label: getattr(trained, label)})
     return result
-
-
-def baselines(config: Config) -> dict[str, dict[str, Any]]:
-    """The baselines that a configuration asks for, as changes of its keys.
-
-    The centralised twin joins the cohort's batches, so it sees the same number of tokens in the
-    same number of steps; the control is one client with its own batch and its own learning rate.
-    """
-    steps = config.total_steps
-    shared = {
-        "llm_config.max_duration": steps,
-        "photon.workers": 0,
-        "photon.threads": num_cores(),
-        "compare.centralized": False,
-        "compare.alone": False,
-        "use_wandb": False,  # one run of Photon is one run there
-        "llm_config.loggers.wandb": None,
-    }
-    batch = config.llm_config.global_train_batch_size
-    wanted: dict[str, dict[str, Any]] = {}
-    if config.compare.centralized:
-        joined = batch * config.fl.cohort_size
-        wanted["centralized"] = {
-            "run_uuid": "centralized",
-            "llm_config.global_train_batch_size": joined,
-            "llm_config.device_train_microbatch_size": "auto",
-        }
-    if config.compare.alone:
-        wanted["alone"] = {
-            "run_uuid": "alone",
-            "centralized.stream_id": 0,
-            "llm_config.optimizer.lr": config.compare.alone_learning_rate
-            or config.llm_config.optimizer.lr,
-        }
-    return {label: {**shared, **changes} for label, changes in wanted.items()}
