@@ -36,6 +36,14 @@ def smoke_arguments(data_root) -> list[str]:
     return ["train", "recipe=smoke", f"dataset.train.root_local={data_root}", "run_uuid=r"]
 
 
+PREPARE_A_TEXT = ("prepare", "--source", "a.txt", "--train-tokenizer", "vocab_size=270", "--out",
+                  "mine", "fl.n_total_clients=2", "llm_config.max_seq_len=32")  # fmt: skip
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def complaints(err: str) -> list[str]:
     """Lines on standard error that are no progress."""
     return [line for line in err.splitlines() if line.startswith("photon:")]
@@ -260,9 +268,12 @@ def test_a_lone_number_of_clients_is_refused(photon_command, tmp_path):
 
 def test_damaged_runs_are_named(photon_command, smoke_arguments, tmp_path):
     assert photon_command(*smoke_arguments)[0] == 0
-    code, _, err = photon_command(*smoke_arguments)
+    no_data = [word for word in smoke_arguments if "root_local" not in word]
+    code, out, err = photon_command(*no_data)
     assert code == 2
     assert "already holds a run" in err
+    assert "corpus" not in out + err, "it is said before any data is made"
+    assert not (tmp_path / "data").exists()
     newest = checkpoint.newest_checkpoint(tmp_path / "runs/r/checkpoints")
     text = newest.read_text()
     newest.write_text(text.replace('"round": 2', '"round": 1'))
@@ -290,6 +301,15 @@ def test_a_full_disk_is_one_line(photon_command, smoke_arguments, tmp_path):
     assert code == 2
     assert "cannot write" in err
     assert len(complaints(err)) == 1
+
+
+def test_interrupted_preparation_says_how_it_goes_on(photon_command, tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("It rained on the hills, and then it did not. " * 400)
+    with monkeypatch.context() as patch:
+        patch.setattr("photon.data.prepare_text.train_tokenizer", interrupt)
+        code, _, err = photon_command(*PREPARE_A_TEXT)
+    assert (code, complaints(err)) == (130, ["photon: interrupted; the same command goes on"])
+    assert photon_command(*PREPARE_A_TEXT)[0] == 0
 
 
 def test_divergence_has_its_own_exit_code(photon_command, smoke_arguments):

@@ -254,12 +254,12 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 def test_empty_documents_and_copies_are_counted(prepare, tmp_path):
     draw = random.Random(2)
     texts = [sentence(draw) for _ in range(80)]
-    source = write_lines(tmp_path / "a.jsonl", [*texts, "", "  \n", *texts[:5]])
+    source = write_lines(tmp_path / "a.jsonl", [*texts, "", "  \n", "", *texts[:5]])
     totals = prepare(source, validation_fraction=0.1, shuffle_documents=1000)["totals"]
-    assert (totals["empty"], totals["copies"], totals["documents"]) == (2, 5, 82)
-    assert totals["documents"] + totals["stretches"] == totals["written"] + 2
+    assert (totals["empty"], totals["copies"], totals["documents"]) == (3, 5, 83)
+    assert totals["documents"] + totals["stretches"] == totals["written"] + 3
     totals = prepare(source, "stream", validation_fraction=0.2)["totals"]  # four blocks
-    assert (totals["empty"], totals["copies"], totals["written"]) == (2, 0, 85)
+    assert (totals["empty"], totals["copies"], totals["written"]) == (3, 0, 85)
 
 
 def test_text_files_beside_records_are_read_too(prepare, tmp_path):

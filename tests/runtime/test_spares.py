@@ -108,8 +108,8 @@ def test_a_client_that_is_refused_is_replaced(run, four, cohorts, monkeypatch, w
             return dataclasses.replace(update, gradient=large)
         return update
 
-    for module in ("checkpoint", "engines.errand"):
-        monkeypatch.setattr(f"photon.runtime.{module}.update_of", larger)
+    for module in ("run.checkpoint", "server.errand"):
+        monkeypatch.setattr(f"photon.{module}.update_of", larger)
     _, records = run(way, four, "fl.oversample=2", "fl.n_rounds=1")
     members, spares = cohorts[0]
     assert records[0]["accepted"] == sorted([members[1], spares[0]])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from photon.cli.options import overrides_argument
+from photon.errors import Interrupted
 
 if TYPE_CHECKING:
     from photon.config import Config
@@ -115,7 +119,7 @@ def _prepare(config: Config, out: Path | None) -> None:
         click.echo(f"folder      {config.dataset.train.root_local}")
         return
     out = out or _default_folder(config)
-    with progress_line(Console()) as report:
+    with _going_on(), progress_line(Console()) as report:
         if keys.source is None:
             data = prepare_embedded(
                 out, config.dataset.embedded, clients, length, click.echo, report
@@ -124,6 +128,14 @@ def _prepare(config: Config, out: Path | None) -> None:
             data = prepare_text(out, keys, clients, length, click.echo, report)
     click.echo("\n".join(_summary(data, out)))
     click.echo(f"folder      {out}")
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(signal.SIGINT, "interrupted; the same command goes on") from error
 
 
 def _default_folder(config: Config) -> Path:

@@ -29,6 +29,7 @@ from photon.errors import (
     RoundFailed,
     RunFolderError,
 )
+from photon.experiment.baselines import baselines
 from photon.experiment.begin_with import copy_of_run
 from photon.experiment.job import (
     EngineFactory,
@@ -53,7 +54,7 @@ from photon.run.preparation import prepare, with_architecture, with_start
 from photon.run.restore import config_to_go_on, find_run, rewind, rounds_done
 from photon.run.results import History, TrainResult, write_summary
 from photon.run.rows import data_root
-from photon.run.run_folder import RunFolder, read_facts, read_run, run_facts
+from photon.run.run_folder import RunFolder, read_facts, read_run, refuse_existing, run_facts
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
 from photon.say import Say
@@ -266,6 +267,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
         centralized=centralized,
         elsewhere=job.trains_elsewhere,
     )
+    refuse_existing(Path(config.photon.saving_path) / str(config.run_uuid))  # before data is made
     config, data = prepare(config, job.say, _needed(job))
     check_tasks(config)
     job.warn(tokenizer_warning(config), layers_warning(config))
@@ -358,38 +360,3 @@ def _with_baselines(
             write_summary(path, trained)
         result = replace(result, **{label: getattr(trained, label)})
     return result
-
-
-def baselines(config: Config) -> dict[str, dict[str, Any]]:
-    """The baselines that a configuration asks for, as changes of its keys.
-
-    The centralised twin joins the cohort's batches, so it sees the same number of tokens in the
-    same number of steps; the control is one client with its own batch and its own learning rate.
-    """
-    steps = config.total_steps
-    shared = {
-        "llm_config.max_duration": steps,
-        "photon.workers": 0,
-        "photon.threads": num_cores(),
-        "compare.centralized": False,
-        "compare.alone": False,
-        "use_wandb": False,  # one run of Photon is one run there
-        "llm_config.loggers.wandb": None,
-    }
-    batch = config.llm_config.global_train_batch_size
-    wanted: dict[str, dict[str, Any]] = {}
-    if config.compare.centralized:
-        joined = batch * config.fl.cohort_size
-        wanted["centralized"] = {
-            "run_uuid": "centralized",
-            "llm_config.global_train_batch_size": joined,
-            "llm_config.device_train_microbatch_size": "auto",
-        }
-    if config.compare.alone:
-        wanted["alone"] = {
-            "run_uuid": "alone",
-            "centralized.stream_id": 0,
-            "llm_config.optimizer.lr": config.compare.alone_learning_rate
-            or config.llm_config.optimizer.lr,
-        }
-    return {label: {**shared, **changes} for label, changes in wanted.items()}

@@ -68,13 +68,13 @@ class RunFolder:
             RunFolderError: the folder already holds a run.
             StorageError: it cannot be written.
         """
-        _refuse_existing(path)
+        refuse_existing(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as unlock_on_failure:
                 folder = cls(path, config, kind)
                 unlock_on_failure.callback(folder.close)
-                _refuse_existing(path)  # somebody else may have been quicker
+                refuse_existing(path)  # somebody else may have been quicker
                 shutil.copyfile(tokenizer, path / "tokenizer.json")
                 folder.save_config(config)
                 write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
@@ -127,7 +127,10 @@ def holds_run(path: Path) -> bool:
         return False
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Raises:
+    RunFolderError: a run lies there.
+    """
     if holds_run(path):
         raise RunFolderError(
             f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "

@@ -180,7 +180,8 @@ class _Work:
         documents = self._route(source, 0.0, 0.0, {}).whole()
         if documents is None:
             return None
-        different = list({text_digest(d.text): d for d in reversed(documents)}.values())[::-1]
+        keyed = ((text_digest(d.text) if d.text else d.name, d) for d in reversed(documents))
+        different = list(dict(keyed).values())[::-1]  # an empty text is no copy of another
         route = self._dealt(different, different.__getitem__, source)
         return [Phase(route)], len(documents) - len(different)
 
