@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "failure"))
 from proxy import Proxy
 from test_flower import Processes, wait_until
 
-from photon.cli.quantities import Quantity
+from photon.cli.options import Quantity
 from photon.config import Config, load_config
 from photon.core.walltime import Link
 from photon.data.prepare.embedded import prepare_embedded
