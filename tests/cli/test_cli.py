@@ -306,7 +306,7 @@ def test_a_full_disk_is_one_line(photon_command, smoke_arguments, tmp_path):
 def test_interrupted_preparation_says_how_it_goes_on(photon_command, tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("It rained on the hills, and then it did not. " * 400)
     with monkeypatch.context() as patch:
-        patch.setattr("photon.data.prepare_text.train_tokenizer", interrupt)
+        patch.setattr("photon.data.prepare.text.train_tokenizer", interrupt)
         code, _, err = photon_command(*PREPARE_A_TEXT)
     assert (code, complaints(err)) == (130, ["photon: interrupted; the same command goes on"])
     assert photon_command(*PREPARE_A_TEXT)[0] == 0
