@@ -546,6 +546,30 @@ def test_an_own_outer_optimizer_is_scheduled_and_gives_the_bits_of_ours(
     assert final_digest(own) == final_digest(ours)
 
 
+def test_an_own_outer_optimizer_takes_arguments_by_any_name(smoke, tmp_path, monkeypatch):
+    (tmp_path / "own_rho.py").write_text(
+        "from photon.core.outer import sgd\n"
+        "def make(*, lr, rho=0.9):\n"
+        "    return sgd(lr=lr, momentum=rho, nesterov=True)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    name, rate = "fl.strategy_name=own_rho:make", "fl.strategy_kwargs.server_learning_rate=0.5"
+    own = photon.train(smoke(name, rate, "fl.strategy_kwargs.rho=0.6", "run_uuid=own"))
+    same = ["fl.strategy_name=nesterov", "fl.strategy_kwargs.server_momentum=0.6"]
+    ours = photon.train(smoke(*same, rate, "run_uuid=ours"))
+    assert final_digest(own) == final_digest(ours)
+    longer = [photon.resume(run.folder, {"fl.n_rounds": 3}) for run in (own, ours)]
+    assert final_digest(longer[0]) == final_digest(longer[1])
+    with pytest.raises(MismatchedCheckpoint, match=r"fl\.strategy_kwargs\.rho: may not change"):
+        photon.resume(own.folder, {"fl.strategy_kwargs.rho": 0.7})
+    with pytest.raises(ConfigError, match=r"kwargs\.rhoo: is no argument of .*; it takes rho$"):
+        photon.train(smoke(name, "+fl.strategy_kwargs.rhoo=0.6"))
+    with pytest.raises(ConfigError, match=r"rho: Input should be a valid number"):
+        smoke(name, "fl.strategy_kwargs.rho=much")
+    with pytest.raises(ConfigError, match=r"kwargs\.rho is no argument of NESTEROV; it takes"):
+        smoke("fl.strategy_kwargs.rho=0.6")
+
+
 def test_a_client_with_fewer_rows_than_a_batch_is_named(smoke, data_root):
     """A batch of all of a client's rows and one more repeats a row; without it, none."""
     least = min(client_rows(prepare(smoke(), print)[0]))

@@ -18,8 +18,8 @@ from photon.errors import ConfigError
 STREAMS = "dataset/streams"
 EVALUATION = ("icl_tasks_config", "eval_gauntlet_config")
 GROUPS = ("llm_config", "dataset", STREAMS, "recipe", *EVALUATION)
-FREE = ("llm_config.model.config_overrides.",)
-"""Below these, keys are those of somebody else's configuration."""
+FREE = ("llm_config.model.config_overrides.", "fl.strategy_kwargs.")
+"""Below these, keys are those of somebody else's configuration, or outer optimizer."""
 DEFAULT_OPTIONS = {"llm_config": "llama-tiny", "dataset": "embedded"}
 _DEFAULTS = [
     "_self_",
@@ -79,7 +79,8 @@ def _lower_case_size(text: str) -> str:
 def _reaching_null_sections(text: str) -> str:
     """Say by `++` what Hydra refuses of sections that are null: to set a key below, to delete."""
     key, _, value = text.partition("=")
-    if key.lstrip("~") not in set(known_keys()) - set(GROUPS):
+    free = key.startswith("fl.strategy_kwargs.")
+    if not free and key.lstrip("~") not in set(known_keys()) - set(GROUPS):
         return text
     if not key.startswith("~"):
         return f"++{text}"

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
 
 
 class StrategyKwargs(Section):
-    """Arguments of the outer optimizer; which of them count depends on `fl.strategy_name`."""
+    """Arguments of the outer optimizer; which of them count depends on `fl.strategy_name`.
+
+    One's own takes numbers by any name.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float] = Field(init=False)  # pyright: ignore
 
     server_learning_rate: float | None = Field(
         default=None, gt=0, description="outer lr of the SGD family; default 1.0 (FedAvg) or 0.7"

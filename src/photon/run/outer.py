@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -42,6 +44,7 @@ def outer_trees(config: Config) -> int:
 def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
     make = _import(fl.strategy_name)
     rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
+    _check_arguments(fl.strategy_name, make, rest)
     try:
         made = make(lr=arguments["server_learning_rate"], **rest)
     except TypeError as error:
@@ -52,6 +55,23 @@ def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
             f"gave {type(made).__name__}"
         )
     return made
+
+
+def _check_arguments(name: str, make: Any, given: Mapping[str, float]) -> None:
+    """Raises:
+    ConfigError: an argument that the function does not take; builtins do not tell.
+    """
+    try:
+        takes = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
+        return
+    if unknown := sorted(set(given) - set(takes)):
+        own = ", ".join(key for key in takes if key != "lr") or "none but lr"
+        raise ConfigError(
+            f"fl.strategy_kwargs.{unknown[0]}: is no argument of {name}; it takes {own}"
+        )
 
 
 def _import(name: str) -> Any:
