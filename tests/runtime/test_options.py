@@ -14,7 +14,13 @@ import photon
 from photon.config.resolve import replace_keys, resolve
 from photon.core.messages import Instruction
 from photon.core.tree import digest
-from photon.errors import CheckpointError, ConfigError, PhotonError, RunFolderError
+from photon.errors import (
+    CheckpointError,
+    ConfigError,
+    MismatchedCheckpoint,
+    PhotonError,
+    RunFolderError,
+)
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import Node
 from photon.run import checkpoint
