@@ -9,6 +9,10 @@ _photon_read eval_gauntlet_only.sh "$@" && if [ -n "$PHOTON_HELP" ]; then
 elif [ ${#PHOTON_WORDS[@]} -ne 1 ]; then
     _photon_say "needs one MODEL_PATH: a run, a checkpoint or a Hugging Face folder; got ${PHOTON_WORDS[*]:-none}"
     (exit 2)
+elif [ -z "$PHOTON_DRY" ] && [ ! -d "$PHOTON_PROJECT/dataset_cache" ] && [[ "${PHOTON_EXTRA[*]}" != *icl_tasks_config* ]]; then
+    _photon_say "no task files in $PHOTON_PROJECT/dataset_cache; get them with:" \
+        "bash scripts/prepare_eval_dataset.sh --project_path $PHOTON_PROJECT"
+    (exit 2)
 else
     _photon_run evaluate "${PHOTON_WORDS[0]}" icl_tasks_config=tasks_v0.3 eval_gauntlet_config=eval_gauntlet_v0.3 \
         "icl_tasks_config.root_dir=$PHOTON_PROJECT/dataset_cache" \

@@ -139,6 +139,15 @@ def test_the_newest_125m_run_is_found(make_run, tmp_path):
     assert words[-1] == "icl_tasks_config.limit=3"
 
 
+def test_without_task_files_the_command_is_named_before_anything_is_scored(make_run, tmp_path):
+    make_run(tmp_path / "P/runs/small", "mpt-125m")
+    done = bash('bash "$S/eval_125m_example.sh" -p P', tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "bash scripts/prepare_eval_dataset.sh --project_path P" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "P/eval").exists()
+
+
 def test_without_a_125m_run_the_command_is_named(tmp_path):
     done = bash('. "$S/eval_125m_example.sh" -p P; echo "code $?"', tmp_path)
     assert done.stdout == "code 2\n"

@@ -37,7 +37,6 @@ def new_file(path: Path, *, durable: bool = True, suffix: str = ".tmp") -> Itera
         yield file
         if durable:
             sync(file)
-        file.flush()
 
 
 def sync(file: IO[Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,13 @@ import click
 
 if TYPE_CHECKING:
     from photon.data.prepare.summary import ClientSummary
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+FOLDER = click.Path(path_type=Path)
 _SHOWN_SOURCES = 3
 
 
 @click.command(name="show")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 def show(folder: Path, as_json: bool) -> None:
     """Show what each client holds, and how far its text is from the others'.
@@ -51,9 +52,6 @@ def _sources(client: ClientSummary) -> str:
     shown = ", ".join(f"{name} {count:,}" for name, count in ordered[:_SHOWN_SOURCES])
     more = len(ordered) - _SHOWN_SOURCES
     return shown + (f", {more} more" if more > 0 else "")
-
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.command(name="verify")

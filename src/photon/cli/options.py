@@ -11,6 +11,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+_PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
+
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Keys and groups that begin so; options of a group and choices of a key after its `=`."""
@@ -75,10 +78,6 @@ def keys_option(text: str) -> Callable[[Any], Any]:
         show_default=True,
         help=text,
     )
-
-
-_PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
 
 
 class Quantity(click.ParamType):

@@ -79,8 +79,7 @@ def _lower_case_size(text: str) -> str:
 def _reaching_null_sections(text: str) -> str:
     """Say by `++` what Hydra refuses of sections that are null: to set a key below, to delete."""
     key, _, value = text.partition("=")
-    free = key.startswith("fl.strategy_kwargs.")
-    if not free and key.lstrip("~") not in set(known_keys()) - set(GROUPS):
+    if not key.startswith(FREE) and key.lstrip("~") not in set(known_keys()) - set(GROUPS):
         return text
     if not key.startswith("~"):
         return f"++{text}"

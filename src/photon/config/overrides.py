@@ -15,6 +15,11 @@ from photon.config.base import section_type
 from photon.config.schema import Config
 from photon.errors import ConfigError
 
+Overrides = str | Sequence[str] | Mapping[str, Any]
+"""One override, several, or values by key: sections may be nested."""
+_BARE = re.compile(r"[A-Za-z_./][\w./-]*")
+_WORDS_WITH_MEANING = ("true", "false", "null", "nan", "inf", "none", "yes", "no", "on", "off")
+
 
 def quoted(text: str) -> str:
     """Quote what Hydra's grammar would read as something else.
@@ -64,13 +69,6 @@ def parse_override(text: str) -> Any:
         return OverridesParser.create().parse_override(quoted(text))
     except HydraException as error:
         raise ConfigError(f"{text!r} is no override; write key=value") from error
-
-
-Overrides = str | Sequence[str] | Mapping[str, Any]
-"""One override, several, or values by key: sections may be nested."""
-
-_BARE = re.compile(r"[A-Za-z_./][\w./-]*")
-_WORDS_WITH_MEANING = ("true", "false", "null", "nan", "inf", "none", "yes", "no", "on", "off")
 
 
 def override_strings(given: Overrides, sections: Collection[str]) -> list[str]:

@@ -6,7 +6,6 @@ import http
 import http.client
 import shutil
 import socket
-import ssl
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, PhotonError, install_with
 from photon.machine.address import format_address
 from photon.machine.device import choose_device, count_gpus, num_cores
-from photon.machine.probe import find_trouble
+from photon.machine.probe import find_trouble, tls_context
 from photon.model.flops import model_cost
 from photon.node.fit import HEADROOM, Role, fits, free_memory, memory_needed
 from photon.node.hosted_run import node_config
@@ -253,7 +252,7 @@ def _connect(host: str, port: int, authority: Path | None) -> http.client.HTTPCo
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     if not authority.is_file():
         raise ConfigError(f"{authority}: no such file; copy ca.pem here")
-    context = ssl.create_default_context(cafile=str(authority))
+    context = tls_context(authority)
     return http.client.HTTPSConnection(host, port, timeout=TIMEOUT_SECONDS, context=context)
 
 

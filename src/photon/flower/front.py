@@ -80,7 +80,7 @@ class Front:
         may_say: Mapping[str, Callable[[bytes], bool]] | None = None,
         on_stranger: Callable[[str], None] | None = None,
     ) -> None:
-        self.app, self.paths, self.identify = app, paths, identify
+        self.app, self.paths, self.identify = app, paths | {KNOWN}, identify
         self.limits, self.may_say = limits or Limits(), may_say or {}
         self.on_stranger = on_stranger or (lambda address: None)
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
@@ -112,7 +112,7 @@ class Front:
         path = scope["path"]
         if (
             scope["method"] != "POST"
-            or path not in self.paths | {KNOWN}
+            or path not in self.paths
             or scope.get("raw_path", path.encode()) != path.encode()
             or scope["query_string"]
         ):

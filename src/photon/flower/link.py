@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from photon.core.text import cleaned
 from photon.errors import RoundFailed
 from photon.flower.superlink import (
     APP,
@@ -206,7 +207,7 @@ class FlowerLink:
         assert self._superlink is not None
         for line in self._tail.read().splitlines():
             if line.startswith(TOLD):
-                self.say(line.removeprefix(TOLD))
+                self.say(cleaned(line.removeprefix(TOLD)))
         if self._superlink.returncode is None and self._relay is not None:
             return
         if self.should_stop():

@@ -122,7 +122,6 @@ def training_memory_kept() -> Iterator[None]:
     outside, where blocks are returned one by one: else a round's trees leave holes among it that
     take as much as a third of the process. Elsewhere it does nothing.
     """
-    return_freed_memory()
     keep_freed_memory()
     try:
         yield

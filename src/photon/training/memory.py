@@ -26,6 +26,9 @@ HOLES = 0.3
 """Of what each step allocates anew: what glibc leaves unused in between (measured)."""
 
 
+_SHARDED = ("weights", "gradients", "moments")
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A part of a round and the bytes it takes, by what they are.
@@ -70,9 +73,6 @@ class Memory:
             return replace(stage, device=own)
 
         return Memory(tuple(map(share, self.stages)))
-
-
-_SHARDED = ("weights", "gradients", "moments")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import http
 import http.client
-import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from photon.machine.probe import tls_context
 
 KNOWN = "/v1/photon/known"
 """What is asked: 204 to whoever signs with an enrolled key, 401 to all others."""
@@ -27,8 +28,7 @@ def find_key_trouble(host: str, port: int, authority: Path, key: Path) -> str | 
         authority: certificate of the server's authority.
         key: the node's private one.
     """
-    context = ssl.create_default_context(cafile=str(authority))
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context = tls_context(authority)
     connection = http.client.HTTPSConnection(host, port, timeout=KNOCK_SECONDS, context=context)
     try:
         connection.request("POST", KNOWN, headers=_signed(key))
