@@ -34,9 +34,18 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded corpus for two clients, as the smoke recipe wants it."""
+    return embedded_data(tmp_path_factory.mktemp("data") / "smoke", 2)
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for four clients."""
+    return embedded_data(tmp_path_factory.mktemp("data") / "four", 4)
+
+
+def embedded_data(root: Path, clients: int) -> Path:
     config = load_config(["recipe=smoke"])
-    root = tmp_path_factory.mktemp("data") / "smoke"
-    prepare_embedded(root, config.dataset.embedded, 2, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.dataset.embedded, clients, config.llm_config.max_seq_len)
     return root
 
 

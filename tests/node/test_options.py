@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from loopback import final_digest
 
 import photon
+from loopback import final_digest
 from photon.config.resolve import replace_keys, resolve
 from photon.core.messages import Instruction
 from photon.core.tree import digest

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from loopback import final_digest, nodes, train
 
 import photon
+from loopback import final_digest, nodes, train
 from photon.config import Config, load_config
 from photon.config.resolve import replace_keys
 from photon.core.cohort import choose_cohort, choose_spares
-from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import ConfigError, PhotonWarning
 from photon.run import checkpoint
 from photon.run.results import TrainResult
@@ -25,14 +24,6 @@ SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_clients_per_round=2", "fl
 WAYS = ["0", "2", "sockets"]
 """Worker processes, or over sockets."""
 Run = Callable[..., tuple[str, list]]
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory) -> Path:
-    config = load_config(["recipe=smoke"])
-    root = tmp_path_factory.mktemp("data") / "four"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
-    return root
 
 
 @pytest.fixture

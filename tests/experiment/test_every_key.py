@@ -478,20 +478,20 @@ SERVER = ("photon.transport", "fl.fold_updates", "fl.staleness_exponent", "fl.ma
 """Keys that only a server uses: a note says so elsewhere."""
 
 SHOWN = {
-    "runtime/test_options.py": """pretrained_model_path wte_parameters_path photon.resume_round
+    "node/test_options.py": """pretrained_model_path wte_parameters_path photon.resume_round
         photon.restore_run_uuid photon.copy_client_checkpoints photon.restore_cent_run_uuid
         photon.restore_cent_run_batches centralized.eval_only""",
-    "runtime/test_equivalence.py": """compare.centralized compare.alone
+    "experiment/test_equivalence.py": """compare.centralized compare.alone
         compare.alone_learning_rate""",
-    "runtime/test_warm_start.py": """llm_config.model.pretrained_model_name_or_path
+    "hub/test_warm_start.py": """llm_config.model.pretrained_model_name_or_path
         llm_config.model.pretrained llm_config.model.config_overrides""",
-    "runtime/test_federation.py": "photon.n_nodes photon.join_timeout photon.transport_url",
-    "runtime/test_hostile_server.py": "photon.transport_hosts",
-    "runtime/test_divergence.py": "llm_config.nonfinite_loss",
-    "runtime/test_resume.py": "run_uuid photon.saving_path",
-    "runtime/test_fit.py": "llm_config.fsdp_config.activation_checkpointing",
+    "server/test_federation.py": "photon.n_nodes photon.join_timeout photon.transport_url",
+    "node/test_hostile_server.py": "photon.transport_hosts",
+    "experiment/test_divergence.py": "llm_config.nonfinite_loss",
+    "experiment/test_resume.py": "run_uuid photon.saving_path",
+    "node/test_fit.py": "llm_config.fsdp_config.activation_checkpointing",
     "training/test_compile.py": "llm_config.compile",
-    "runtime/test_trackers.py": "use_wandb",
+    "tracking/test_trackers.py": "use_wandb",
     "conftest.py": "dataset.train.root_local",
     "data/test_remote_runs.py": "dataset.val.root_local",
     "cli/test_cli.py": "dataset.embedded.max_bytes",

@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from loopback import final_digest, nodes, train
 
 import photon
+from loopback import final_digest, nodes, train
 from photon.cli.main import run
 from photon.config import load_config
 from photon.config.prepare import PrepareConfig
 from photon.data.manifest import clients_of, read_manifest
-from photon.data.prepare.embedded import prepare_embedded
 from photon.data.prepare.summary import summarise
 from photon.data.prepare.text import prepare_text
 from photon.data.read.verify import verify
@@ -31,33 +30,24 @@ from photon.wire.enrolment import Register
 SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_rounds=2"]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """Data of four clients in one place."""
-    config = load_config(["recipe=smoke"])
-    root = tmp_path_factory.mktemp("data") / "whole"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
-    return root
-
-
-def part_of(whole: Path, root: Path, clients: range) -> Path:
+def part_of(four: Path, root: Path, clients: range) -> Path:
     """What a site that hosts these clients has; the server has the validation set only."""
-    shutil.copytree(whole, root, ignore=shutil.ignore_patterns("client_*"))
+    shutil.copytree(four, root, ignore=shutil.ignore_patterns("client_*"))
     for client in clients:
-        shutil.copytree(whole / f"client_{client}", root / f"client_{client}")
+        shutil.copytree(four / f"client_{client}", root / f"client_{client}")
     manifest = json.loads((root / "manifest.json").read_text())
     manifest["settings"] |= {"num_clients": len(clients) or 1, "first_client": clients.start}
     (root / "manifest.json").write_text(json.dumps(manifest))
     return root
 
 
-def test_no_machine_has_all_of_the_data(whole, tmp_path):
+def test_no_machine_has_all_of_the_data(four, tmp_path):
     """The bits of a run on one machine, though each site has its own clients' rows only."""
-    local = photon.train([*SHAPE, f"dataset.train.root_local={whole}", "run_uuid=local",
+    local = photon.train([*SHAPE, f"dataset.train.root_local={four}", "run_uuid=local",
                           f"photon.saving_path={tmp_path / 'local'}"])  # fmt: skip
     places = {"a": range(2), "b": range(2, 4)}
-    roots = {name: part_of(whole, tmp_path / name, own) for name, own in places.items()}
-    public = part_of(whole, tmp_path / "public", range(0))
+    roots = {name: part_of(four, tmp_path / name, own) for name, own in places.items()}
+    public = part_of(four, tmp_path / "public", range(0))
     config = load_config([*SHAPE, f"dataset.train.root_local={public}", "photon.n_nodes=2",
                           f"photon.saving_path={tmp_path / 'server'}", "run_uuid=r"])  # fmt: skip
     clients = {name: list(own) for name, own in places.items()}
@@ -68,8 +58,8 @@ def test_no_machine_has_all_of_the_data(whole, tmp_path):
     assert local.unigram is not None
 
 
-def test_who_needs_whose_data(whole, tmp_path):
-    site = part_of(whole, tmp_path / "site", range(2, 4))
+def test_who_needs_whose_data(four, tmp_path):
+    site = part_of(four, tmp_path / "site", range(2, 4))
     config = load_config([*SHAPE, f"dataset.train.root_local={site}"])
     prepare(config, print, ())
     prepare(config, print, [2, 3])
@@ -79,12 +69,12 @@ def test_who_needs_whose_data(whole, tmp_path):
         prepare(config, print)
 
 
-def test_unigram_metrics_that_are_asked_for_need_the_data(whole, tmp_path):
-    public = part_of(whole, tmp_path / "public", range(0))
+def test_unigram_metrics_that_are_asked_for_need_the_data(four, tmp_path):
+    public = part_of(four, tmp_path / "public", range(0))
     keys = [f"dataset.train.root_local={public}", f"photon.saving_path={tmp_path / 'server'}",
             "run_uuid=r", "fl.use_unigram_metrics=true"]  # fmt: skip
     with (
-        nodes(tmp_path, whole, {"a": [0, 1, 2, 3]}) as sockets,
+        nodes(tmp_path, four, {"a": [0, 1, 2, 3]}) as sockets,
         pytest.raises(DataError, match="client_0"),
     ):
         train(load_config([*SHAPE, *keys]), sockets)
@@ -133,17 +123,17 @@ def test_the_command(tmp_path, capsys):
     assert "give --source" in capsys.readouterr().err
 
 
-def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
+def test_a_node_without_data_is_refused_before_it_joins(four, tmp_path):
     own = load_config([f"dataset.train.root_local={tmp_path / 'nothing'}"])
     with pytest.raises(DataError, match="no prepared data here"):
         require_data(own, [0])
-    site = part_of(whole, tmp_path / "site", range(2, 4))
+    site = part_of(four, tmp_path / "site", range(2, 4))
     own = load_config([f"dataset.train.root_local={site}"])
     require_data(own, [2, 3])
     with pytest.raises(DataError, match="was not prepared for client 1"):
         require_data(own, [1, 2])
     require_data(load_config([]), [7])
-    shutil.copytree(whole, tmp_path / "tree" / "c4" / "en")
+    shutil.copytree(four, tmp_path / "tree" / "c4" / "en")
     own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}"])
     require_data(own, [3])  # the server says which of a tree's data sets it is
     streams = "dataset.train.streams=[{client_streams: {s: {local: c4/en/client_3}}}]"
@@ -153,10 +143,10 @@ def test_a_node_without_data_is_refused_before_it_joins(whole, tmp_path):
         require_data(own, [3])
 
 
-def test_a_node_that_is_turned_away_is_told_and_ends(whole, tmp_path, monkeypatch):
+def test_a_node_that_is_turned_away_is_told_and_ends(four, tmp_path, monkeypatch):
     """The server's reason reaches it, and it does not wait for ever."""
     monkeypatch.setattr("photon.server.roster.PROTOCOL", 99)
-    own = load_config([f"dataset.train.root_local={whole}", f"photon.saving_path={tmp_path}"])
+    own = load_config([f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path}"])
     with tempfile.TemporaryDirectory(prefix="photon-") as home:
         path = Path(home) / "b.sock"
         service = NodeService("b", [0], own, path, None, lambda line: None)

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import pytest
 import torch
-from loopback import final_digest, nodes, train
 
 import photon
+from loopback import final_digest, nodes, train
 from photon.config import load_config
 from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import (
@@ -50,15 +50,6 @@ from photon.wire.payload import write_payload
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
 PLACES = {"a": [0, 2], "b": [1, 3]}
-
-
-@pytest.fixture(scope="module")
-def four(tmp_path_factory):
-    """Data for four clients."""
-    config = load_config(["recipe=smoke"])
-    root = tmp_path_factory.mktemp("data") / "four"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
-    return root
 
 
 @pytest.fixture
