@@ -78,8 +78,9 @@ class Ill:
         base: dict[str, Any] | None = None,
         upload: dict[str, Any] | None = None,
         asked: dict[str, Any] | None = None,
+        without: str | None = None,
     ) -> Trained:
-        """The node's answer to an instruction that is sound but for what is given."""
+        """The node's answer to an instruction that is sound but for what is given or left out."""
         config = self.config()
         params = parameters_of(build_model(config.llm_config, config.seed))
         path = self.home / "base"
@@ -87,6 +88,7 @@ class Ill:
         facts = {"kind": "base", "names": list(params), "moments": {}}
         ticket = {"via": "inline", **write_payload(path, parts, facts).to_json()}
         sent = {**travelling(config), "fl.aggregate_momenta": False, **(keys or {})}
+        sent.pop(without, None)
         fields = {
             "run": "r", "round": 1, "client": 0, "first_step": 0, "local_steps": 1,
             "base_digest": tree_digest(params), "last_accepted": 0, **(asked or {}),
@@ -191,7 +193,8 @@ ELSEWHERE = {
 @pytest.mark.parametrize("key", ELSEWHERE)
 def test_an_architecture_names_no_code_and_no_place(key):
     entries = {k: v for k, v in HF.items() if k != "name"}
-    sound = {"llm_config.model.name": "hf_causal_lm", "llm_config.model.hf_config": entries}
+    sound = {**travelling(Config()), "llm_config.model.name": "hf_causal_lm",
+             "llm_config.model.hf_config": entries}  # fmt: skip
     config = taken(sound, Config())
     assert config.llm_config.model.hf_config == entries
     assert sum(p.numel() for p in build_model(config.llm_config, 0).parameters()) > 0
@@ -202,7 +205,7 @@ def test_an_architecture_names_no_code_and_no_place(key):
 def test_an_architecture_comes_whole_or_not_at_all():
     own = load_config(["llm_config.model.pretrained_model_name_or_path=mine"])
     with pytest.raises(ConfigError, match="has no architecture"):
-        taken({"llm_config.model.name": "hf_causal_lm"}, own)
+        taken({**travelling(Config()), "llm_config.model.name": "hf_causal_lm"}, own)
 
 
 @pytest.mark.parametrize(
@@ -341,6 +344,21 @@ def test_what_travels_is_the_mathematics_and_arrives(root):
     assert travelling(made) == travelling(config)
     assert (made.photon, made.dataset.train.root_local) == (own.photon, str(root))
     assert set(TRAVELS) <= {key for one in all_keys() for key in _above(one.key)}
+
+
+@pytest.mark.parametrize("key", TRAVELS)
+def test_a_message_without_a_key_that_travels_is_refused(key):
+    """The node's own value in its place would be another run."""
+    sent = travelling(Config())
+    del sent[key]
+    with pytest.raises(ConfigError, match=f"^{key}: the server's message lacks it"):
+        taken(sent, Config())
+
+
+def test_a_server_that_leaves_a_key_out_gets_no_update(ill, opened):
+    with pytest.raises(PayloadError, match="seed: the server's message lacks it"):
+        ill().says(without="seed")
+    assert not opened, "and nothing was read"
 
 
 def _above(key: str) -> list[str]:

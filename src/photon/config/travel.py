@@ -69,15 +69,21 @@ def travel_digest(sent: Mapping[str, Any]) -> str:
 
 
 def taken(sent: Mapping[str, Any], own: Config) -> Config:
-    """The node's configuration with what the server may say, and has said, in its place.
+    """The node's configuration with what the server may say, and all of it, in its place.
 
     Raises:
-        ConfigError: a key that is the node's own, or a value that is none of its key.
+        ConfigError: a key that is the node's own, one that is missing, or a value that is none of
+            its key.
     """
     if foreign := sorted(set(sent) - set(TRAVELS)):
         raise ConfigError(
             f"{foreign[0]}: is this node's own, and the server's message sets it; a server says "
             "what decides the mathematics, and nothing else"
+        )
+    if missing := [key for key in TRAVELS if key not in sent]:
+        raise ConfigError(
+            f"{missing[0]}: the server's message lacks it, and a node's own value would be other "
+            "mathematics; use one version of Photon on both"
         )
     config = replace_keys(own, sent)
     model = config.llm_config.model
