@@ -1,0 +1,26 @@
+"""Configurations for the tests of all keys, composed once: Hydra takes longer than steps do."""
+
+from __future__ import annotations
+
+import pytest
+
+from photon.config import Config, load_config
+from photon.config.overrides import parse_override
+from photon.config.resolve import replace_keys
+
+
+@pytest.fixture(scope="module")
+def plain(data_root) -> Config:
+    return load_config(["recipe=smoke", f"dataset.train.root_local={data_root}"])
+
+
+@pytest.fixture
+def make(plain, tmp_path):
+    """The smoke recipe with some keys."""
+
+    def call(*overrides: str) -> Config:
+        parsed = (parse_override(text) for text in overrides)
+        keys = {one.key_or_group: one.value() for one in parsed}
+        return replace_keys(plain, {"photon.saving_path": str(tmp_path), **keys})
+
+    return call

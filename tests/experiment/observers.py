@@ -1,0 +1,259 @@
+"""What training and a round make of a configuration, felt where a run feels it."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+import photon
+from photon.config import Config
+from photon.config.resolve import replace_keys, resolve
+from photon.core.messages import ClientState, Instruction, ServerState, StreamState, Update
+from photon.core.tree import digest
+from photon.data.read.stream import JoinedStream, Stream
+from photon.errors import PhotonWarning, RoundFailed
+from photon.experiment import runs
+from photon.machine.interrupt import StopRequest
+from photon.model.build import build_model, parameters_of
+from photon.node.client_host import Node
+from photon.run.checkpoint import load_parameters, newest_checkpoint, save_server_state
+from photon.run.outer import outer_of
+from photon.run.participation import Participation
+from photon.run.preparation import with_architecture
+from photon.run.rows import open_rows
+from photon.run.trackers import read_lines
+from photon.server import loop as server
+from photon.server.remote import RemoteEngine, _OpenRound
+from photon.training.layers import layers_of
+from photon.training.loop import Trainer
+
+CPU = torch.device("cpu")
+
+
+def resolved(config: Config, **how: Any) -> Config:
+    return resolve(config, **{"cores": 4, "accelerator": 0, "run_uuid": "r", **how})
+
+
+class Synthetic:
+    """Rows of a fixed pattern in the model's vocabulary."""
+
+    def __init__(self, length: int, vocabulary: int) -> None:
+        self.length, self.vocabulary, self.shard_rows = length, vocabulary, [64]
+
+    def __len__(self) -> int:
+        return 64
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [np.arange(self.length + 1) * (i + 1) % min(40, self.vocabulary) for i in indices]
+        )
+
+
+def steps_of(config: Config, steps: int = 3) -> Any:
+    """Loss of each of some optimizer steps, rates, and the parameters that they lead to."""
+    config = resolved(with_architecture(config))
+    llm = config.llm_config
+    seeded = list(parameters_of(build_model(llm, 0)))
+    trainer = Trainer(llm, config.seed, CPU, frozen=layers_of(config.fl, seeded).frozen)
+    stream = JoinedStream(
+        [Stream(Synthetic(llm.max_seq_len, llm.model.vocab_size), seed=1, client=0)]  # pyright: ignore
+    )
+    trainer.state = trainer.state.__class__(streams=stream.start())
+    segment = trainer.train(stream, steps)
+    return segment.losses, segment.learning_rates, digest(parameters_of(trainer.model))
+
+
+def rates(config: Config) -> Any:
+    return steps_of(config, 8)[1]
+
+
+def outer_step(config: Config) -> Any:
+    """Two outer steps on one parameter, in the rounds before the last and the last but one."""
+    params, state = {"w": torch.arange(4.0)}, None
+    for number in (1, 2, 3):
+        outer = outer_of(config, number)
+        state = outer.init(params) if state is None else state
+        params, state = outer.step(params, {"w": torch.ones(4) * number}, state)
+    return params["w"].tolist()
+
+
+def cohort(config: Config) -> Any:
+    """Whom and how much each of three rounds asks."""
+    state = ServerState(round=0, step=0, params={}, outer={}, speeds={0: 1.0, 1: 9.0, 2: 9.0})
+    rule = Participation(config, rows=(100, 10, 10, 200))
+    alive = range(config.fl.n_total_clients)
+    return [rule.choose(ServerState(**{**_fields(state), "round": n}), alive) for n in range(3)]
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in state.__dataclass_fields__}
+
+
+def begins(config: Config, tmp: Path) -> Any:
+    """What a client's second round starts from."""
+    config = resolved(config)
+    this = Node(config, tmp, CPU)
+    task = Instruction(run="r", round=2, client=0, first_step=3, local_steps=3, base_digest="d",
+                       last_accepted=1)  # fmt: skip
+    own = {"exp_avg": {"w": torch.ones(1)}}
+    before = ClientState(round=1, stream=StreamState(cursor=5), moments=own, optimizer_step=3)
+    averaged = {"exp_avg": {"w": torch.zeros(1)}}
+    state = this._begin(task, before, {}, averaged)
+    return state.streams, state.step, state.optimizer_step, str(state.moments)
+
+
+class Answers:
+    """An engine whose clients answer at once, with parameters of one number each.
+
+    Args:
+        spoil: makes of a round's number and its updates by client what the server gets.
+    """
+
+    def __init__(
+        self, clients: int, spoil: Callable[[int, dict[int, Update]], list[Update]]
+    ) -> None:
+        self.clients, self.spoil, self.faults = range(clients), spoil, {}
+        self.asked: list[Any] = []
+
+    def alive(self, should_stop: Any) -> Any:
+        return self.clients
+
+    def run_round(self, plan: Any, state: ServerState, base: Path, should_stop: Any) -> Any:
+        self.asked.append((plan.round, plan.cohort))
+        names = plan.trained or list(state.params)
+        made = {
+            task.client: Update(
+                run=task.run, round=task.round, client=task.client, moments={},
+                gradient={n: torch.full_like(state.params[n], 1e-4 * (task.client + 1))
+                          for n in names},
+                num_tokens=task.local_steps * 8, num_steps=task.local_steps,
+                base_digest=task.base_digest, num_bytes=8, metrics={"train_loss": 1.0},
+            )
+            for task in plan.instructions.values()
+        }  # fmt: skip
+        return iter(self.spoil(plan.round, made))
+
+
+def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
+    """What a server makes of such answers: whom it asks, its records, its last parameters."""
+
+    def observe(config: Config, tmp: Path) -> Any:
+        config = replace_keys(resolved(config), {"fl.aggregate_momenta": False, "run_uuid": "r"})
+        folder, records, error = Path(tempfile.mkdtemp(dir=tmp)), [], ""
+        state = server.initial_state(
+            parameters_of(build_model(config.llm_config, config.seed)), outer_of(config, 1)
+        )
+        save_server_state(folder, state)
+        clients = Answers(config.fl.n_total_clients, spoil)
+        this = server.Server(config, folder, clients, lambda _: {}, records.append, StopRequest())
+        this.committed = lambda: None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PhotonWarning)
+            try:
+                this.serve(state)
+            except RoundFailed as failed:
+                error = str(failed)
+        params = load_parameters(newest_checkpoint(folder))
+        return clients.asked, [without_clock(r) for r in records], error, digest(params)
+
+    observe.__name__ = f"served_{spoil.__name__}"
+    return observe
+
+
+def soundly(number: int, updates: dict[int, Update]) -> list[Update]:
+    return list(updates.values())
+
+
+def with_one_missing(number: int, updates: dict[int, Update]) -> list[Update]:
+    """In the second round, whenever it is tried."""
+    return [u for u in updates.values() if (number, u.client) != (2, 1)]
+
+
+def with_one_late(number: int, updates: dict[int, Update], kept: list[Update] = []) -> list[Update]:  # noqa: B006
+    """The second client has one update, of the first round, and sends it in the fourth."""
+    if number == 1:
+        kept[:] = [updates[1]]
+    return [updates[0], *(kept if number == 4 else ())]
+
+
+def with_one_larger(number: int, updates: dict[int, Update]) -> list[Update]:
+    """In the third round, when there is something to compare it with."""
+    return [_larger(u, 3.0) if (number, u.client) == (3, 1) else u for u in updates.values()]
+
+
+def with_one_too_large(number: int, updates: dict[int, Update]) -> list[Update]:
+    """In the first round, when nothing is known but what its steps can do."""
+    return [_larger(u, 1e3) if (number, u.client) == (1, 1) else u for u in updates.values()]
+
+
+def _larger(update: Update, factor: float) -> Update:
+    return replace(update, gradient={n: v * factor for n, v in update.gradient.items()})
+
+
+def without_clock(line: Any) -> dict[str, str]:
+    clock = ("seconds", "peak", "per_second", "wait", "utilization")
+    return {k: str(v) for k, v in line.items() if not any(c in k for c in clock)
+            and k not in ("client_metrics", "mean_metrics")}  # fmt: skip
+
+
+def closes(config: Config) -> Any:
+    """Seconds after which a round ends, with one missing, and with all but a quorum."""
+    engine = object.__new__(RemoteEngine)
+    engine.config, engine._durations = config, [10.0, 11.0, 15.0]
+    found = []
+    for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
+        plan = SimpleNamespace(spares=())
+        current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
+        found.append(
+            [s for s in range(0, 200, 5) if _over(engine, current, s)][:1]  # pyright: ignore
+        )
+    return found
+
+
+def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
+    from photon.server import remote
+
+    clock, remote.time = remote.time, SimpleNamespace(monotonic=lambda: seconds)  # pyright: ignore
+    try:
+        return engine._is_over(current)
+    finally:
+        remote.time = clock
+
+
+def forward_passes(config: Config) -> Any:
+    """Shapes that the model sees in a validation."""
+    config = resolved(config)
+    model = build_model(config.llm_config, 0)
+    seen: list[Any] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    found = runs._evaluate(config, model, open_rows(config, "validation")).loss
+    return found, (seen or [hash(str(found))])
+
+
+def record(config: Config, centralized: bool = False) -> Any:
+    """Records and files of a whole run, but for its clock."""
+    result = photon.train(config, centralized=centralized)
+    folder = Path(result.folder)
+    lines = read_lines(folder / "metrics.jsonl")
+    steady = [without_clock(line) for line in lines]
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    own = [sorted(m) for m in lines[-1].get("client_metrics", {}).values()]
+    return result.unigram, steady, sorted(names), own
+
+
+def central(config: Config) -> Any:
+    return record(config, centralized=True)
+
+
+def observed(observe: Callable[..., Any], config: Config, tmp_path: Path, monkeypatch: Any) -> Any:
+    given = {"tmp": tmp_path, "monkeypatch": monkeypatch}
+    names = observe.__code__.co_varnames[: observe.__code__.co_argcount]
+    return observe(config, **{name: given[name] for name in names if name in given})
