@@ -13,15 +13,17 @@ from observers import (
     forward_passes,
     outer_step,
     rates,
+    recomputed,
     record,
     served,
     soundly,
     steps_of,
+    waits,
     with_one_larger,
     with_one_late,
     with_one_missing,
     with_one_too_large,
-)  # fmt: skip
+)
 from surroundings import (
     blocks,
     board,
@@ -39,7 +41,7 @@ from surroundings import (
     unigram,
     wanted_of_hub,
     watched,
-)  # fmt: skip
+)
 
 LR, LLM, MODEL, ATTN = (
     "llm_config.scheduler.schedulers.lr", "llm_config", "llm_config.model",
@@ -98,6 +100,8 @@ CASES: dict[str, Case] = {
     "photon.refresh_period": (pool, ("photon.workers=1",), "2"),
     "photon.device": (refusal, ("fl.n_rounds=1",), "cuda:99"),
     "photon.transport": (carrier, (), "shm"),
+    "photon.n_nodes": (waits, (), "3"),
+    "photon.join_timeout": (waits, ("photon.n_nodes=3",), "5"),
     "fl.n_total_clients": (cohort, (), "4"),
     "fl.n_clients_per_round": (cohort, FOUR, "3"),
     "fl.sampling": (cohort, FOUR, "by_size"),
@@ -200,6 +204,7 @@ CASES: dict[str, Case] = {
     f"{LLM}.fsdp_config.sharding_strategy": (
         job, ("photon.devices_per_client=2", "photon.workers=1"), "NO_SHARD",
     ),
+    f"{LLM}.fsdp_config.activation_checkpointing": (recomputed, (), "true"),
     f"{LLM}.fsdp_config.mixed_precision": (
         sharding, ("photon.devices_per_client=2", f"{LLM}.precision=amp_bf16"), "DEFAULT",
     ),
@@ -271,7 +276,8 @@ CASES: dict[str, Case] = {
     "centralized.split_eval": (central, (STEPS,), "true"),
 }  # fmt: skip
 
-SERVER = ("photon.transport", "fl.fold_updates", "fl.staleness_exponent", "fl.max_staleness",
+SERVER = ("photon.transport", "photon.n_nodes", "photon.join_timeout", "fl.fold_updates",
+          "fl.staleness_exponent", "fl.max_staleness",
           "fl.round_timeout", "fl.round_timeout_min", "fl.straggler_factor")  # fmt: skip
 """Keys that only a server uses: a note says so elsewhere."""
 
@@ -302,8 +308,6 @@ SHOWN = {
     f"{MODEL}.pretrained":
         "hub/test_warm_start.py::test_new_weights_are_seeded_and_independent_of_the_folders",
     f"{MODEL}.config_overrides": "hub/test_warm_start.py::test_mistakes_are_one_line",
-    "photon.n_nodes": "server/test_federation.py::test_who_is_awaited_is_said_at_once",
-    "photon.join_timeout": "server/test_federation.py::test_nodes_that_do_not_come_end_the_wait",
     "photon.transport_url":
         "server/test_federation.py::test_remote_nodes_give_the_bits_of_the_local_engine",
     "photon.transport_hosts":
@@ -312,8 +316,6 @@ SHOWN = {
         "server/test_federation.py::test_partial_means_of_nodes_are_the_flat_mean",
     "llm_config.nonfinite_loss":
         "experiment/test_divergence.py::test_a_federated_run_can_skip_the_step",
-    f"{LLM}.fsdp_config.activation_checkpointing":
-        "model/test_decoder.py::test_checkpointed_activations_give_the_same_gradient",
     "llm_config.compile":
         "training/test_compile.py::test_a_compiled_step_has_the_gradient_of_a_plain_one",
     "dataset.train.root_local": "data/test_remote_runs.py::test_validation_may_lie_somewhere_else",

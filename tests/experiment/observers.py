@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from photon.run.preparation import with_architecture
 from photon.run.rows import open_rows
 from photon.run.trackers import read_lines
 from photon.server import loop as server
+from photon.server import remote
 from photon.server.remote import RemoteEngine, _OpenRound
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -204,6 +206,26 @@ def without_clock(line: Any) -> dict[str, str]:
             and k not in ("client_metrics", "mean_metrics")}  # fmt: skip
 
 
+def waits(config: Config, monkeypatch: Any) -> Any:
+    """When a server begins, and with how many nodes, if one comes every ten seconds."""
+    now, engine = [0], cast(Any, object.__new__(RemoteEngine))
+    engine.config, engine._all_came, engine._hint = config, False, str
+    engine.roster = SimpleNamespace(members={}, absent=dict)
+    engine._waiting = SimpleNamespace(tell=lambda line: None, is_over=lambda: None)
+    engine._free = lambda: range(config.fl.n_total_clients)
+    engine._listen = lambda _: engine.roster.members.update({now[0] // 10: "node"})
+
+    def tick() -> int:
+        now[0] += 1
+        return now[0]
+
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=tick))
+    with contextlib.suppress(RoundFailed):
+        engine.alive(lambda: False)
+        return "begins", now[0], len(engine.roster.members)
+    return "fails", now[0]
+
+
 def closes(config: Config) -> Any:
     """Seconds after which a round ends, with one missing, and with all but a quorum."""
     engine = object.__new__(RemoteEngine)
@@ -219,8 +241,6 @@ def closes(config: Config) -> Any:
 
 
 def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
-    from photon.server import remote
-
     clock, remote.time = remote.time, SimpleNamespace(monotonic=lambda: seconds)  # pyright: ignore
     try:
         return engine._is_over(current)
@@ -235,7 +255,16 @@ def forward_passes(config: Config) -> Any:
     seen: list[Any] = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     found = runs._evaluate(config, model, open_rows(config, "validation")).loss
-    return found, (seen or [hash(str(found))])
+    return found, seen
+
+
+def recomputed(config: Config) -> Any:
+    """How often a block computes for one gradient."""
+    model, calls = build_model(resolved(config).llm_config, 0), []
+    model.get_submodule("blocks.0").register_forward_pre_hook(lambda *_: calls.append(1))
+    tokens = torch.arange(9)[None]
+    model(tokens[:, :-1], tokens[:, 1:]).objective.backward()
+    return len(calls)
 
 
 def record(config: Config, centralized: bool = False) -> Any:

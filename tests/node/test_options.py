@@ -29,6 +29,7 @@ from photon.run.outer import outer_of
 from photon.run.participation import client_rows, repeats_note
 from photon.run.preparation import prepare
 from photon.run.trackers import read_lines
+from photon.server import loop as server
 from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
 
@@ -348,13 +349,18 @@ def test_the_first_parameters_are_scored_if_asked_for(smoke):
 
 
 @pytest.mark.parametrize("back", [1, -2])
-def test_a_run_that_goes_back_ends_as_it_did(smoke, back):
+def test_a_run_that_goes_back_ends_as_it_did(smoke, monkeypatch, back):
     keys = [KEPT, "fl.n_rounds=3", "llm_config.save_num_checkpoints_to_keep=4",
             "fl.use_noise_scale_metric=true"]  # fmt: skip
     result = photon.train(smoke("run_uuid=r", *keys))
     folder = Path(result.folder)
     ended, lines = last(result), records(result)
+    commit, committed = server.save_server_state, []
+    monkeypatch.setattr(
+        server, "save_server_state", lambda *what: committed.append(1) or commit(*what)
+    )
     again = photon.resume(folder, [f"photon.resume_round={back}"])
+    assert len(committed) == {1: 2, -2: 1}[back]
     assert same(last(again), ended)
     assert len(records(again)) == len(lines)
     for key in ("round", "noise_scale", "cosine_to_last_step"):
