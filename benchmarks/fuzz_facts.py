@@ -25,17 +25,18 @@ from typing import Any
 
 import torch
 
+from photon.container.container import write_container
 from photon.core.messages import Bounds, MomentBound, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import sgd
+from photon.core.parts import parts_of
 from photon.core.round import Rules, close_round, open_round
 from photon.errors import PayloadError
-from photon.run.checkpoint import update_parts
+from photon.run.checkpoint import save_server_state
 from photon.server.depot import Depot
 from photon.server.errand import Outcome, converse
 from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts
 from photon.wire.messages import Train, pack_reply
-from photon.wire.payload import write_payload
 
 PER_STEP, STEPS = 64, 5
 VALUES: list[Any] = [
@@ -63,9 +64,10 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     state, plan = a_round()
     with tempfile.TemporaryDirectory() as folder:
         depot = Depot(Path(folder) / "depot")
-        publication = depot.publish(plan, state)
+        saved = save_server_state(Path(folder) / "checkpoints", state)
+        publication = depot.publish(plan, state, saved)
         for _ in range(count):
-            tensors, facts = update_parts(an_update(plan, 0))
+            tensors, facts = parts_of(an_update(plan, 0))
             reply = {"updates": {0: {}}, "failed": {}}
             in_reply = rng.random() < 0.2
             if not in_reply:
@@ -94,7 +96,7 @@ def an_update(plan: RoundPlan, client: int) -> Update:
     gradient = {"w": torch.full((3, 4), 0.1), "b": torch.full((3,), 0.1)}
     return Update(
         run="r", round=1, client=client, gradient=gradient, moments={"exp_avg_sq": gradient},
-        num_tokens=PER_STEP * STEPS, num_steps=STEPS, base_digest=plan.base_digest, num_bytes=0,
+        num_tokens=PER_STEP * STEPS, num_steps=STEPS, base_digest=plan.base_digest,
         metrics={"train_loss": 2.0, "tokens_per_second": 100.0},
     )  # fmt: skip
 
@@ -138,9 +140,9 @@ def copied(value: Any) -> Any:
 def as_ticket(path: Path, tensors: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
     """An inline ticket; facts that do not travel at all come as none."""
     try:
-        ref = write_payload(path, tensors, facts)
+        ref = write_container(path, tensors, facts)
     except PayloadError:
-        ref = write_payload(path, tensors, {})
+        ref = write_container(path, tensors, {})
     return {"via": "inline", **ref.to_json(), "data": Buffers(path.read_bytes())}
 
 

@@ -26,19 +26,18 @@ from pathlib import Path
 import torch
 
 from photon.config import load_config
-from photon.core.messages import RoundPlan, ServerState, Update
+from photon.container.container import open_container, write_container
+from photon.core.messages import ClientState, RoundPlan, ServerState, StreamState, Update
 from photon.core.outer import outer_optimizer
 from photon.core.round import Rules, close_round, open_round
-from photon.core.tree import num_bytes
 from photon.node import hosted_run
 from photon.node.service import NodeService
-from photon.run.checkpoint import save_server_state
+from photon.run.checkpoint import load_update, save_answer, save_server_state
 from photon.server.depot import Depot
 from photon.server.link import SocketLink
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
-from photon.wire.payload import read_payload, write_payload
 from photon.wire.transport import SharedMemory, fetch_ticket, open_transport
 
 PAIRS = 5
@@ -65,17 +64,17 @@ def spans(arguments: argparse.Namespace) -> None:
     """Bar: at most four plain copies."""
     tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
     before = peak_megabytes()
-    source, ref = root / "source", write_payload(root / "source", tensors, {})
+    source, ref = root / "source", write_container(root / "source", tensors, {})
     shared = SharedMemory.create("bench")
     touched = torch.zeros(1)
 
     def through_file() -> None:
-        ref = write_payload(root / "p", tensors, {})
-        found, _ = read_payload(root / "p", ref)
+        ref = write_container(root / "p", tensors, {})
+        found, _ = open_container(root / "p", ref)
         touched.add_(sum(value[::1024].sum() for value in found.values()))
 
     def through_memory() -> None:
-        ref = write_payload(root / "p", tensors, {})
+        ref = write_container(root / "p", tensors, {})
         ticket = shared.offer(root / "p", ref)
         (root / "q").unlink(missing_ok=True)
         fetch_ticket(ticket, root / "q")
@@ -108,7 +107,7 @@ def store(arguments: argparse.Namespace) -> None:
     from photon.wire.signed_urls import fetch, upload
 
     tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
-    ref = write_payload(root / "p", tensors, {})
+    ref = write_container(root / "p", tensors, {})
     with s3_server() as bucket:
         ours = ObjectStore(bucket, "run")
         options = {"allow_http": True, "timeout": "300s"}
@@ -156,9 +155,10 @@ class s3_server:  # noqa: N801
 
 
 class Echo:
-    """An engine that answers at once with an update of the base's size."""
+    """An engine that answers at once with an update of the base's size, which it keeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, clients: Path) -> None:
+        self.clients = clients
         self.faults: dict[int, str] = {}
 
     def run_round(
@@ -166,11 +166,13 @@ class Echo:
     ) -> Iterator[Update]:
         for client in plan.cohort:
             gradient = {name: (value + client) * 1e-4 for name, value in state.params.items()}
-            yield Update(
+            update = Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
-                num_bytes=num_bytes(gradient), metrics={"train_loss": 1.0},
+                metrics={"train_loss": 1.0},
             )  # fmt: skip
+            state = ClientState(round=plan.round, stream=StreamState())
+            yield load_update(save_answer(self.clients, update, state))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -178,7 +180,7 @@ class Echo:
 
 def rounds(arguments: argparse.Namespace) -> None:
     """Seconds of a round, commit and all, for two nodes with one client each."""
-    hosted_run.local_engine = lambda folder, config, device: Echo()
+    hosted_run.local_engine = lambda folder, config, device: Echo(folder.clients)
     torch.set_num_threads(1)
     with s3_server() as bucket:
         for megabytes in arguments.sizes:

@@ -85,7 +85,7 @@ class Peak:
 
 def serve_node(home: Path, clients: int, via: str) -> None:
     """The other process."""
-    hosted_run.local_engine = lambda folder, config, device: Echo()
+    hosted_run.local_engine = lambda folder, config, device: Echo(folder.clients)
     own, _ = prepare(configuration(home / "node", clients, via), lambda line: None)
     path = home / "sockets" / "a.sock"
     NodeService("a", list(range(clients)), own, path, None, lambda line: None).serve(

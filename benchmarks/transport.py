@@ -28,14 +28,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from photon.wire.object_store import ObjectStore
-from photon.wire.payload import (
-    PayloadRef,
-    open_payload,
-    read_payload,
-    verify_payload,
-    write_payload,
+from photon.container.container import (
+    ContainerRef,
+    open_container,
+    verify_container,
+    write_container,
 )
+from photon.wire.object_store import ObjectStore
 from photon.wire.signed_urls import upload
 from photon.wire.transport import SHARED, SharedMemory, fetch_ticket
 
@@ -86,7 +85,7 @@ def store(arguments: argparse.Namespace, disk: Path) -> None:
 
     tensors = make_tensors(arguments.megabytes)
     path, target = disk / "payload", disk / "target"
-    ref = write_payload(path, tensors, FACTS)
+    ref = write_container(path, tensors, FACTS)
     with s3_server():
         ours = ObjectStore("s3://bench/ours", "run")
         bare = S3Store("bench", client_options={"allow_http": True, "timeout": "60s"})
@@ -107,7 +106,7 @@ def store(arguments: argparse.Namespace, disk: Path) -> None:
         )
 
 
-def base(ours: ObjectStore, path: Path, ref: PayloadRef, target: Path) -> Spans:
+def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Spans:
     begun = time.perf_counter()
     ticket = ours.offer(path, ref)
     sent = time.perf_counter()
@@ -117,7 +116,7 @@ def base(ours: ObjectStore, path: Path, ref: PayloadRef, target: Path) -> Spans:
     return {"put": sent - begun, "get": got - sent}
 
 
-def update(ours: ObjectStore, path: Path, ref: PayloadRef, target: Path) -> Spans:
+def update(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Spans:
     begun = time.perf_counter()
     ticket = upload(path, ref, ours.grant())
     sent = time.perf_counter()
@@ -132,7 +131,7 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
     tensors = make_tensors(arguments.megabytes)
     payload = arguments.megabytes / 1000
     path, target = disk / "payload", disk / "target"
-    ref = write_payload(path, tensors, FACTS)
+    ref = write_container(path, tensors, FACTS)
 
     def report(what: str, run: Callable[[], object]) -> None:
         with peak() as grown:
@@ -140,9 +139,9 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
         print(f"{what:32s} {grown[0] / 1e6:6.0f} MB of its own, {grown[1] / 1e6:6.0f} MB with "
               f"mapped files: {grown[1] / 1e9 / payload:.2f} payloads", flush=True)  # fmt: skip
 
-    report("write", lambda: write_payload(path, tensors, FACTS))
-    report("verify", lambda: verify_payload(path, ref))
-    report("verify and map", lambda: read_payload(path, ref))
+    report("write", lambda: write_container(path, tensors, FACTS))
+    report("verify", lambda: verify_container(path, ref))
+    report("verify and map", lambda: open_container(path, ref))
     shared = SharedMemory.create("bench")
     report("shared memory, offer", lambda: shared.offer(path, ref))
     report("shared memory, fetch", lambda: fetch_ticket(shared.offer(path, ref), target))
@@ -175,9 +174,9 @@ def through_file(folder: Path, tensors: Tensors, into: Tensors) -> Spans:
     path = folder / "payload"
     path.unlink(missing_ok=True)
     begun = time.perf_counter()
-    ref = write_payload(path, tensors, FACTS)
+    ref = write_container(path, tensors, FACTS)
     written = time.perf_counter()
-    found, _ = read_payload(path, ref)
+    found, _ = open_container(path, ref)
     verified = time.perf_counter()
     read_all(found, into)
     return {"write": written - begun, "verify": verified - written,
@@ -191,13 +190,13 @@ def through_shared(
     path.unlink(missing_ok=True)
     target.unlink(missing_ok=True)
     begun = time.perf_counter()
-    ref = write_payload(path, tensors, FACTS)
+    ref = write_container(path, tensors, FACTS)
     written = time.perf_counter()
     ticket = shared.offer(path, ref)
     offered = time.perf_counter()
     fetch_ticket(ticket, target)
     fetched = time.perf_counter()
-    read_all(open_payload(target)[0], into)
+    read_all(open_container(target)[0], into)
     read = time.perf_counter()
     shared.withdraw(ticket)
     return {"write": written - begun, "offer": offered - written, "fetch": fetched - offered,
@@ -214,7 +213,7 @@ def copy_of(folder: Path, tensors: Tensors) -> Spans:
     """A plain copy of a payload that lies there, to a new file."""
     source, target = folder / "source", folder / "copy"
     if not source.exists():
-        write_payload(source, tensors, FACTS)
+        write_container(source, tensors, FACTS)
     target.unlink(missing_ok=True)
     begun = time.perf_counter()
     shutil.copyfile(source, target)

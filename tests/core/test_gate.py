@@ -44,7 +44,7 @@ def update_of(plan, client_id: int, /, **changes) -> Update:
     base = Update(
         run="r", round=plan.round, client=client_id, gradient=filled(0.1),
         moments={"exp_avg": filled(0.01), "exp_avg_sq": filled(1e-4)},
-        num_tokens=steps * PER_STEP, num_steps=steps, base_digest=plan.base_digest, num_bytes=1,
+        num_tokens=steps * PER_STEP, num_steps=steps, base_digest=plan.base_digest,
         metrics={"train_loss": 2.0},
     )  # fmt: skip
     return replace(base, **changes)

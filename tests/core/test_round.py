@@ -55,7 +55,6 @@ def update_of(plan, client_id: int, /, **changes) -> Update:
         num_tokens=10 + client_id,
         num_steps=5,
         base_digest=plan.base_digest,
-        num_bytes=num_bytes(gradient),
         metrics={"train_loss": 1.0 + client_id},
     )
     return replace(base, **changes)

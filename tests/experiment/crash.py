@@ -43,12 +43,12 @@ class Bomb:
 
         return wrapped
 
-    def halfway(self, write_tensors):
-        def wrapped(path, tensors):
-            write_tensors(path, tensors)
+    def halfway(self, write_container):
+        def wrapped(path, *args, **kwargs):
+            write_container(path, *args, **kwargs)
             os.truncate(path, os.path.getsize(path) // 2)
             self.tick()
-            write_tensors(path, tensors)
+            return write_container(path, *args, **kwargs)
 
         return wrapped
 
@@ -57,7 +57,7 @@ PLACES = {
     "step": (Trainer, "_gradient", Bomb.before),
     "tensors written, manifest not": (artifact, "_write_manifest", Bomb.before),
     "manifest written": (artifact, "_write_manifest", Bomb.after),
-    "in the middle of writing tensors": (artifact, "write_tensors", Bomb.halfway),
+    "in the middle of writing tensors": (artifact, "write_container", Bomb.halfway),
     "between rounds": (server, "prune_checkpoints", Bomb.after),
 }
 

@@ -188,7 +188,8 @@ def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path
     lines = [line for line in errors.splitlines() if not line.startswith("photon: note: ")]
     assert len(lines) == 1
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
-    saved = [json.loads(p.read_text())["facts"]["steps_done"] for p in run.rglob("train.json")]
+    facts = [json.loads(path.read_text())["facts"] for path in run.rglob("train.json")]
+    saved = [one["state"]["steps_done"] for one in facts]
     assert len(saved) == 2
     assert all(steps >= 50 for steps in saved)
 
@@ -305,7 +306,7 @@ def test_a_corrupt_checkpoint_is_refused_and_the_last_good_one_goes_on(
     photon.train(overrides(data_root, tmp_path, *VARIANTS[variant]), centralized=is_centralized)
     run = tmp_path / "run"
     newest = checkpoint.newest_checkpoint(run / "checkpoints")
-    tensors = newest.parent / json.loads(newest.read_text())["file"]
+    (tensors,) = newest.parent.glob(f"{newest.stem}-base-*")
     data = bytearray(tensors.read_bytes())
     data[-3] ^= 1
     tensors.write_bytes(data)
@@ -427,7 +428,7 @@ def test_a_lost_client_state_starts_fresh_and_is_reported(data_root, tmp_path):
 def test_a_damaged_client_state_is_refused_and_goes_on_as_the_message_says(data_root, tmp_path):
     photon.train(overrides(data_root, tmp_path, *VARIANTS["moments kept"]))
     run = tmp_path / "run"
-    (tensors,) = (run / "clients/client_1").glob("round_000004-*.safetensors")
+    (tensors,) = (run / "clients/client_1").glob("round_000004-own-*")
     damaged = bytearray(tensors.read_bytes())
     damaged[-1] ^= 1
     tensors.write_bytes(damaged)

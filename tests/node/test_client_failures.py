@@ -20,7 +20,7 @@ def damaged(smoke):
 
     def make(*keys: str) -> Path:
         folder = Path(photon.train(smoke("run_uuid=r", "fl.n_rounds=1", *keys)).folder)
-        (path,) = (folder / "clients/client_1").glob("round_000001-*.safetensors")
+        (path,) = (folder / "clients/client_1").glob("round_000001-own-*")
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         return folder
 

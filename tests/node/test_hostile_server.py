@@ -16,6 +16,7 @@ from photon.config.reference import all_keys
 from photon.config.resolve import resolve
 from photon.config.schema import PhotonConfig
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
+from photon.container.container import write_container
 from photon.core.tree import digest as tree_digest
 from photon.data.prepare.embedded import prepare_embedded
 from photon.data.read.shards import Rows
@@ -27,7 +28,6 @@ from photon.node.service import NodeService
 from photon.run.preparation import prepare
 from photon.wire.buffers import Buffers, pack
 from photon.wire.messages import Trained, unpack_reply
-from photon.wire.payload import write_payload
 from photon.wire.stores import allowed_stores, require_allowed
 
 STREAM = "[{{client_streams: {{s: {{local: {}}}}}}}]"
@@ -85,8 +85,7 @@ class Ill:
         params = parameters_of(build_model(config.llm_config, config.seed))
         path = self.home / "base"
         parts = {f"params/{name}": value for name, value in params.items()}
-        facts = {"kind": "base", "names": list(params), "moments": {}}
-        ticket = {"via": "inline", **write_payload(path, parts, facts).to_json()}
+        ticket = {"via": "inline", **write_container(path, parts, {}).to_json()}
         sent = {**travelling(config), "fl.aggregate_momenta": False, **(keys or {})}
         sent.pop(without, None)
         fields = {

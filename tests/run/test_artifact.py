@@ -8,6 +8,7 @@ import resource
 import pytest
 import torch
 
+from photon.container.container import write_container
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
 from photon.run import artifact
 
@@ -20,35 +21,63 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def save(folder, facts, seed: int = 0):
+    """An artifact of two files, one of which has facts of its own."""
+    parts = {"sent": (tensors(seed), {"of": "sent"}), "own": ({"x": torch.ones(400)}, {})}
+    return artifact.save(folder, "state", parts, facts)
+
+
+def load(path):
+    """All that is in an artifact that `save` has made."""
+    saved = artifact.read(path)
+    (loaded, said), (own, _) = saved.load("sent"), saved.load("own")
+    assert said == {"of": "sent"}
+    assert torch.equal(own["x"], torch.ones(400))
+    return loaded, saved.facts
+
+
 def test_round_trip(tmp_path):
-    path = artifact.save(tmp_path, "state", tensors(), {"round": 3})
-    loaded, facts = artifact.load(path)
+    loaded, facts = load(save(tmp_path, {"round": 3}))
     assert facts == {"round": 3}
     assert all(torch.equal(loaded[n], v) for n, v in tensors().items())
-    assert artifact.load(artifact.save(tmp_path, "bare", {}, {"x": 1})) == ({}, {"x": 1})
+    bare = artifact.read(artifact.save(tmp_path, "bare", {"none": ({}, {})}, {"x": 1}))
+    assert (bare.load("none"), bare.facts) == (({}, {}), {"x": 1})
 
 
-def test_replacing_leaves_one_tensor_file_and_removing_none(tmp_path):
+def test_a_file_is_as_it_is_sent_and_read_by_itself(tmp_path):
+    """What is verified of one part says nothing of the other."""
+    saved = artifact.read(save(tmp_path, {}))
+    file, ref = saved.file("sent")
+    assert ref == write_container(tmp_path / "sent", tensors(), {"of": "sent"})
+    assert (tmp_path / "sent").read_bytes() == file.read_bytes()
+    saved.file("own")[0].write_bytes(b"damaged")
+    saved.load("sent")
+    with pytest.raises(CorruptCheckpoint, match=r"state-own-\w+\.safetensors: the bytes are not"):
+        saved.load("own")
+
+
+def test_replacing_leaves_one_file_of_a_part_and_removing_none(tmp_path):
     for seed in range(3):
-        path = artifact.save(tmp_path, "state", tensors(seed), {"seed": seed})
-    assert artifact.load(path)[1] == {"seed": 2}
-    assert len(list(tmp_path.iterdir())) == 2
-    artifact.remove(tmp_path, "state")
+        path = save(tmp_path, {"seed": seed}, seed)
+    (tmp_path / "state-sent.tmp").write_bytes(b"of a process that was killed")
+    assert load(save(tmp_path, {"seed": 2}, 2))[1] == {"seed": 2}
+    assert len(list(tmp_path.iterdir())) == 3
+    artifact.remove(tmp_path, path.stem)
     assert list(tmp_path.iterdir()) == []
 
 
 def refused_or_equal(path) -> bool:
     """A flipped bit may hit white space, so the content may be equal; it may never differ."""
     try:
-        loaded, facts = artifact.load(path)
+        loaded, facts = load(path)
     except CheckpointError as error:
         return str(path.parent) in str(error)
     return facts == {"round": 3} and all(torch.equal(loaded[n], v) for n, v in tensors().items())
 
 
 def test_every_flipped_byte_is_seen(tmp_path):
-    path = artifact.save(tmp_path, "state", tensors(), {"round": 3})
-    for file in (path, next(tmp_path.glob("*.safetensors"))):
+    path = save(tmp_path, {"round": 3})
+    for file in (path, *tmp_path.glob("*.safetensors")):
         data = file.read_bytes()
         for position in range(0, len(data), max(1, len(data) // 60)):
             broken = bytearray(data)
@@ -59,35 +88,44 @@ def test_every_flipped_byte_is_seen(tmp_path):
         for length in (0, 10, len(data) - 1):
             file.write_bytes(data[:length])
             with pytest.raises(CheckpointError):
-                artifact.load(path)
+                load(path)
         file.write_bytes(data)
-    artifact.load(path)
+    load(path)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing\.json: no such checkpoint"):
-        artifact.load(tmp_path / "nothing.json")
-    path = artifact.save(tmp_path, "state", tensors(), {})
+        artifact.read(tmp_path / "nothing.json")
+    path = save(tmp_path, {})
     next(tmp_path.glob("*.safetensors")).unlink()
     with pytest.raises(CorruptCheckpoint, match="cannot read the tensors"):
-        artifact.load(path)
+        load(path)
     path.write_text(json.dumps({"file": "../../etc/passwd", "facts": {}}))
     with pytest.raises(CorruptCheckpoint, match="not what was written"):
-        artifact.load(path)
+        artifact.read(path)
 
 
-@pytest.mark.parametrize("limit", [10, 500])
+def test_an_earlier_format_is_named(tmp_path):
+    """A manifest as it was before containers, with its check."""
+    path = tmp_path / "round_000001.json"
+    path.write_text(json.dumps({"format": 1, "file": None, "digest": "0e", "facts": {},
+                                "check": "2157285e53d768cc"}))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"is of format 1, here is format 2; go on with"):
+        artifact.read(path)
+
+
+@pytest.mark.parametrize("limit", [10, 1500])
 def test_a_full_disk_keeps_the_old_artifact(tmp_path, limit):
-    """Below the size of the manifest, and between manifest and tensors."""
-    path = artifact.save(tmp_path, "state", tensors(1), {"old": True})
+    """In the first file, and in the second."""
+    path = save(tmp_path, {"old": True}, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(StorageError, match=r"cannot write .*earlier checkpoints are intact"):
-            artifact.save(tmp_path, "state", tensors(2), {"old": False})
+            save(tmp_path, {"old": False}, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    loaded, facts = artifact.load(path)
+    loaded, facts = load(path)
     assert facts == {"old": True}
     assert all(torch.equal(loaded[n], v) for n, v in tensors(1).items())
     assert not list(tmp_path.glob("*.tmp"))

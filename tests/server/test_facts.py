@@ -5,22 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from photon.errors import PayloadError, StorageError
 from photon.server.errand import fault_of
 from photon.wire.buffers import Buffers, pack
-from photon.wire.facts import parse_facts
+from photon.wire.facts import update_of
 from photon.wire.messages import Introduction, Refused, Trained
 
 FACTS = {
-    "names": ["w"], "moments": {"exp_avg": ["w"]}, "run": "r", "round": 1, "client": 0,
+    "run": "r", "round": 1, "client": 0,
     "num_tokens": 10, "num_steps": 5, "base_digest": "0" * 32, "state_lost": False, "covers": [0],
     "metrics": {"train_loss": 2.5, "skipped_steps": 0},
 }  # fmt: skip
 
 
+TENSORS = {"moments/exp_avg/w": torch.ones(2), "gradient/w": torch.zeros(3)}
+
+
 def test_facts_come_back_as_they_were():
-    assert parse_facts(FACTS).model_dump() == {**FACTS, "covers": (0,)}
+    update = update_of(TENSORS, FACTS)
+    assert {key: getattr(update, key) for key in FACTS} == {**FACTS, "covers": (0,)}
+    assert (list(update.gradient), list(update.moments["exp_avg"])) == (["w"], ["w"])
+    assert update.num_bytes == 4 * 3 + 4 * 2
 
 
 @pytest.mark.parametrize(
@@ -31,17 +38,27 @@ def test_facts_come_back_as_they_were():
      ("metrics", {"train_loss": float("inf")}), ("metrics", {"train_loss": 10**400}),
      ("metrics", {"a" * 100: 1}), ("metrics", {"\n": 1}), ("metrics", None),
      ("metrics", {str(i): 1 for i in range(100)}), ("state_lost", "yes"), ("more", 1),
-     ("names", "w"), ("moments", {"exp_avg": {"w": 1}}), ("run", "r" * 2000)],
+     ("names", ["w"]), ("moments", {}), ("gradient", {}), ("num_bytes", 1), ("run", "r" * 2000)],
 )  # fmt: skip
 def test_facts_that_do_not_fit_are_refused(key, value):
     with pytest.raises(PayloadError, match="not an update"):
-        parse_facts({**FACTS, key: value})
+        update_of(TENSORS, {**FACTS, key: value})
 
 
 @pytest.mark.parametrize("key", [k for k in FACTS if k not in ("state_lost", "covers")])
 def test_no_fact_may_be_missing(key):
     with pytest.raises(PayloadError, match=key):
-        parse_facts({k: v for k, v in FACTS.items() if k != key})
+        update_of(TENSORS, {k: v for k, v in FACTS.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "name", ["w", "run", "run/w", "params/w", "gradient", "gradient/", "moments/exp_avg",
+             "moments/exp_avg/", "moments//w", "/w", "", "x" * 10_000]
+)  # fmt: skip
+def test_a_tensor_that_an_update_does_not_have_is_refused(name):
+    with pytest.raises(PayloadError, match="not the parts of Update") as refused:
+        update_of({**TENSORS, name: torch.zeros(1)}, FACTS)
+    assert len(str(refused.value)) < 200
 
 
 def test_of_many_mutants_none_ends_the_server_or_harms_a_round(monkeypatch):

@@ -17,6 +17,8 @@ import torch
 import photon
 from loopback import final_digest, nodes, train
 from photon.config import load_config
+from photon.container.container import write_container
+from photon.core.parts import parts_of
 from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import (
     ConfigError,
@@ -46,7 +48,6 @@ from photon.wire.enrolment import (
     read_register,
 )
 from photon.wire.messages import Cancel, unpack_request
-from photon.wire.payload import write_payload
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2"]
 PLACES = {"a": [0, 2], "b": [1, 3]}
@@ -433,10 +434,10 @@ def test_a_client_that_says_nonsense_ends_nothing_but_its_part(
     make, four, tmp_path, monkeypatch, what
 ):
     def offer(self, update, grant):
-        tensors, facts = checkpoint.update_parts(update)
+        tensors, facts = parts_of(update)
         facts |= SAID[what] if update.client == 3 else {}
         path = self._mailbox.folder / f"client_{update.client}.payload"
-        return self._mailbox.offer(path, write_payload(path, tensors, facts), grant)
+        return self._mailbox.offer(path, write_container(path, tensors, facts), grant)
 
     monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer)
     keys = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]

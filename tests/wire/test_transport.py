@@ -18,13 +18,20 @@ import pytest
 import torch
 
 from photon.config.schema import PhotonConfig
+from photon.container import container
+from photon.container.container import (
+    ContainerRef,
+    copy_container,
+    open_container,
+    verify_container,
+    write_container,
+)
 from photon.errors import PayloadError, StorageError
 from photon.machine import owned_folder
 from photon.node.mailbox import Mailbox
-from photon.wire import object_store, payload, signed_urls, transport
+from photon.wire import object_store, signed_urls, transport
 from photon.wire.chunks import ChunkWriter, read_chunk
 from photon.wire.object_store import ObjectStore
-from photon.wire.payload import PayloadRef, read_payload, write_payload
 from photon.wire.signed_urls import fetch, upload
 from photon.wire.stores import allowed_stores
 from photon.wire.transport import SharedMemory, fetch_ticket
@@ -35,13 +42,13 @@ def values(count: int = 50_000) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def written(tmp_path) -> tuple[Path, PayloadRef]:
+def written(tmp_path) -> tuple[Path, ContainerRef]:
     path = tmp_path / "payload"
-    return path, write_payload(path, values(), {"k": 1})
+    return path, write_container(path, values(), {"k": 1})
 
 
-def assert_arrived(path: Path, ref: PayloadRef) -> None:
-    found, facts = read_payload(path, ref)
+def assert_arrived(path: Path, ref: ContainerRef) -> None:
+    found, facts = open_container(path, ref)
     assert facts == {"k": 1}
     assert all(torch.equal(found[name], value) for name, value in values().items())
     assert not {p.name for p in path.parent.iterdir()} & {f"{path.name}.part", f"{path.name}.spans"}
@@ -108,11 +115,11 @@ def test_a_payload_that_was_changed_in_shared_memory_is_refused(
 def test_fetching_over_an_older_file_does_not_change_what_others_link_to(root, written, tmp_path):
     """The older file is a link to a payload that somebody still reads."""
     path, ref = written
-    other = write_payload(tmp_path / "older", {"a": torch.zeros(3)}, {})
+    other = write_container(tmp_path / "older", {"a": torch.zeros(3)}, {})
     os.link(tmp_path / "older", tmp_path / "got")
     fetch_ticket(SharedMemory.create("run").offer(path, ref), tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
-    read_payload(tmp_path / "older", other)
+    open_container(tmp_path / "older", other)
 
 
 def test_a_ticket_cannot_name_any_other_file(root, tmp_path):
@@ -130,7 +137,7 @@ def test_a_ticket_cannot_name_any_other_file(root, tmp_path):
             with pytest.raises(PayloadError, match="is no place of shared memory"):
                 action(ticket)
         assert path.exists()
-    with pytest.raises(PayloadError, match="6 bytes are too few"):
+    with pytest.raises(PayloadError, match="no container: 6 bytes"):
         fetch_ticket({**ticket, "path": str(inside / digest)}, tmp_path / "out")
     os.mkfifo(inside / ("b" * 64))
     ticket = {"via": "shm", "path": str(inside / ("b" * 64)), "digest": "b" * 64, "size": 100}
@@ -161,10 +168,10 @@ OWNER = """
 import sys, time, torch
 from pathlib import Path
 from photon.wire import transport
-from photon.wire.payload import write_payload
+from photon.container.container import write_container
 transport.SHARED = Path(sys.argv[1])
 shared = transport.SharedMemory.create("run")
-ref = write_payload(shared.folder / "p", {"a": torch.zeros(1000)}, {})
+ref = write_container(shared.folder / "p", {"a": torch.zeros(1000)}, {})
 print(shared.offer(shared.folder / "p", ref)["path"], flush=True)
 time.sleep(600)
 """
@@ -226,7 +233,7 @@ def test_full_shared_memory_says_what_to_do(root, written, no_links, monkeypatch
         raise OSError(28, "No space left on device")
 
     shared = SharedMemory.create("run")
-    monkeypatch.setattr("photon.wire.payload._hash_blocks", full)
+    monkeypatch.setattr("photon.container.container._hash_blocks", full)
     with pytest.raises(StorageError, match=r"No space left .* choose another photon\.transport"):
         shared.offer(*written)
     assert not list(shared.folder.iterdir())
@@ -238,11 +245,10 @@ def test_a_node_keeps_no_update_of_an_earlier_base(root, tmp_path):
     kept = []
     for number in range(3):
         base = {"params/w": torch.full((10,), float(number))}
-        facts = {"kind": "base", "names": ["w"], "moments": {}}
-        ref = write_payload(server.folder / "base", base, facts)
-        box.bring_base(server.offer(server.folder / "base", ref))
-        path = box.place("client_0.payload", {"via": "shm"})
-        ticket = box.offer(path, write_payload(path, values(number + 1), {}), {"via": "shm"})
+        ref = write_container(tmp_path / "base", base, {})
+        box.bring_base(server.offer(tmp_path / "base", ref))
+        path = tmp_path / "answer"
+        ticket = box.offer(path, write_container(path, values(number + 1), {}), {"via": "shm"})
         kept.append(Path(ticket["path"]))
         if number == 1:
             server.withdraw(ticket)
@@ -463,7 +469,7 @@ def test_a_store_without_ranges_is_refused(lossy, written, tmp_path, monkeypatch
 
 def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, tmp_path):
     _, ref = written
-    other = PayloadRef("0" * 64, ref.size)
+    other = ContainerRef("0" * 64, ref.size)
     writer = ChunkWriter(tmp_path / "got", other, resume=True)
     writer.write(0, b"x" * 1000)
     fetch(lossy, ref, tmp_path / "got")
@@ -473,7 +479,7 @@ def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, 
 def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     folder = tmp_path / "mail"
     base = {"params/w": torch.arange(50_000.0)}
-    ref = write_payload(tmp_path / "base", base, {"kind": "base", "names": ["w"], "moments": {}})
+    ref = write_container(tmp_path / "base", base, {})
     Lossy.data = (tmp_path / "base").read_bytes()
     store = allowed_stores(PhotonConfig(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
     Mailbox(folder, store)
@@ -482,8 +488,8 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
     box = Mailbox(folder, store)
-    _, params, _ = box.bring_base(ticket)
-    assert torch.equal(params["w"], base["params/w"])
+    _, found = box.bring_base(ticket)
+    assert torch.equal(found.params["w"], base["params/w"])
     assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000
     assert [path.name for path in folder.iterdir()] == [f"base-{ref.digest}"]
 
@@ -551,11 +557,11 @@ def peak_of(action) -> int:
 
 def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypatch):
     """8 MB, blocks of 64 KiB; tensors and maps of files are not of Python's memory."""
-    monkeypatch.setattr(payload, "BLOCK_BYTES", 64 << 10)
+    monkeypatch.setattr(container, "BLOCK_BYTES", 64 << 10)
     monkeypatch.setattr(object_store, "PART_BYTES", 2 << 20)
     monkeypatch.setattr(signed_urls, "PIECE_BYTES", 64 << 10)
     path, tensors = tmp_path / "p", {"a": torch.zeros(2_000_000)}
-    ref = write_payload(path, tensors, {})
+    ref = write_container(path, tensors, {})
     store = ObjectStore(s3("memory"), "run")
 
     def there_and_back():
@@ -563,10 +569,10 @@ def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypa
         fetch_ticket(store.locate(upload(path, ref, store.grant())), tmp_path / "up")
 
     ways = {
-        "write": lambda: write_payload(path, tensors, {}),
-        "verify": lambda: payload.verify_payload(path, ref),
-        "map": lambda: read_payload(path, ref),
-        "copy": lambda: payload.copy_payload(path, tmp_path / "copy", ref),
+        "write": lambda: write_container(path, tensors, {}),
+        "verify": lambda: verify_container(path, ref),
+        "map": lambda: open_container(path, ref),
+        "copy": lambda: copy_container(path, tmp_path / "copy", ref),
         "object store": there_and_back,
     }
     there_and_back()  # what is imported then is not counted

@@ -12,6 +12,7 @@ import tracemalloc
 import msgpack
 import pytest
 
+from photon.container.container import ContainerRef
 from photon.errors import PayloadError
 from photon.machine import frames
 from photon.server.link import Inbox
@@ -28,7 +29,6 @@ from photon.wire.messages import (
     unpack_reply,
     unpack_request,
 )
-from photon.wire.payload import PayloadRef
 
 KEY = b"key of node a"
 
@@ -152,7 +152,7 @@ def test_payloads_are_not_copied(tmp_path):
         before = tracemalloc.get_traced_memory()[0]
         got = unpack_request(arrived)
         assert isinstance(got, Put)
-        ref = PayloadRef("0" * 64, count)
+        ref = ContainerRef("0" * 64, count)
         ChunkWriter(tmp_path / "copy", ref).write(0, got.data.view())
         assert tracemalloc.get_traced_memory()[1] - before < count / 8
     finally:

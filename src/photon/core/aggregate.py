@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from photon.core.messages import Update
-from photon.core.tree import CHUNK_ELEMENTS, Tree, num_bytes
+from photon.core.tree import CHUNK_ELEMENTS, Tree
 
 
 def weighted_mean(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -69,7 +69,6 @@ def fold(updates: Sequence[Update]) -> Update:
         moments=moments,
         num_tokens=sum(update.num_tokens for update in ordered),
         num_steps=max(update.num_steps for update in ordered),
-        num_bytes=num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values()),
         metrics={
             key: sum(u.metrics[key] * w for u, w in zip(ordered, weights, strict=True)) / total
             for key in sorted(shared)

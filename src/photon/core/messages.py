@@ -10,7 +10,7 @@ from torch import Tensor
 
 from photon.core.loss_scale import LossScale
 from photon.core.outer import OuterState
-from photon.core.tree import Tree
+from photon.core.tree import Tree, num_bytes
 
 Moments = Mapping[str, Tree]
 """Inner-optimizer moments by name (`exp_avg`, ...), each over the parameters that have it."""
@@ -51,6 +51,14 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What clients receive of a server's state: parameters, and averaged inner moments."""
+
+    params: Tree
+    moments: Moments = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
 
@@ -60,7 +68,6 @@ class Update:
         num_tokens: target tokens trained on in this round; the weight in the mean.
         num_steps: optimizer steps taken.
         base_digest: digest of the parameters that training started from.
-        num_bytes: bytes of all tensors as sent.
         metrics: `train_loss` and other numbers of the round.
         state_lost: whether the client had to start from a fresh state.
         covers: clients of whose updates this is the weighted mean; empty: of `client` alone.
@@ -74,7 +81,6 @@ class Update:
     num_tokens: int
     num_steps: int
     base_digest: str
-    num_bytes: int
     metrics: Mapping[str, float]
     state_lost: bool = False
     covers: tuple[int, ...] = ()
@@ -83,6 +89,11 @@ class Update:
     def clients(self) -> tuple[int, ...]:
         """Whose training it carries."""
         return self.covers or (self.client,)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors as sent."""
+        return sum(map(num_bytes, (self.gradient, *self.moments.values())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

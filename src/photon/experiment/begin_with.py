@@ -13,7 +13,7 @@ from photon.core.messages import ServerState
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
 from photon.model.build import empty_model, parameters_of
-from photon.run import artifact, checkpoint
+from photon.run import checkpoint
 from photon.run.kinds import FEDERATED
 from photon.run.outer import outer_of
 from photon.run.own_layers import kept_answers
@@ -155,10 +155,10 @@ class _Fit:
         for client, path in kept_answers(self.source, state.last_accepted).items():
             if not path.exists():
                 continue
-            kept = artifact.load_facts(path)["state"]
-            if keeps and kept["moments"] != self._trained:
+            kept = checkpoint.load_client_state(path, verify=False)
+            if keeps and _names(kept.moments) != self._trained:
                 yield f"client {client} has kept moments of other parameters, or none"
-            if kept["layers"] != list(self.layers.personal):
+            if list(kept.layers) != list(self.layers.personal):
                 yield f"client {client} has kept other fl.personalized_layers"
 
     @property

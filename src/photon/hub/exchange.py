@@ -18,6 +18,7 @@ from torch import Tensor
 import photon
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
+from photon.container.container import write_container
 from photon.core.tree import digest
 from photon.data.manifest import write_json
 from photon.data.prepare.encode import Encoder
@@ -33,7 +34,6 @@ from photon.run.kinds import IMPORTED
 from photon.run.run_folder import RunFolder
 from photon.run.run_tokens import tokenization_facts
 from photon.run.saved_model import SavedModel, load_saved_model
-from photon.run.tensor_file import write_tensors
 from photon.training.state import TrainState
 
 MARKER = "photon.json"
@@ -145,7 +145,7 @@ def _write_model(folder: Path, saved: SavedModel) -> None:
         config = _read_json(folder / "config.json") or {}
     else:
         config, tensors = export_model(llm, saved.params)
-        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+        write_container(folder / "model.safetensors", tensors, {})
     marks = saved.encoder.facts
     ends = {"bos_token_id": marks.start, "eos_token_id": marks.end}
     write_json(folder / "config.json", {**config, **ends})

@@ -47,7 +47,7 @@ def _training(saved: SavedModel) -> dict[str, Any]:
     parameters = {"parameters": num_elements(saved.params), "checkpoint": saved.manifest.stem}
     if facts["kind"] == IMPORTED:
         return {**parameters, "trained": "elsewhere, and imported"}
-    state = artifact.load_facts(saved.manifest)
+    state = artifact.read(saved.manifest).facts["state"]
     llm, fl = config.llm_config, config.fl
     federated = {
         "rounds": state.get("round"),

@@ -16,7 +16,6 @@ from photon.core.tree import Tree, all_finite
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.build import model_with
 from photon.model.causal_lm import HuggingFaceLM, hf_config
-from photon.run.tensor_file import follow_umask
 
 CONVERT = (
     "its weights must be safetensors; pickled ones (*.bin) are never opened: load the folder with "
@@ -87,7 +86,17 @@ def save_pretrained(llm: LlmConfig, params: Tree, folder: Path) -> None:
     with quiet():
         model.model.save_pretrained(folder)
     for path in folder.glob("*.safetensors"):
-        follow_umask(path)
+        _follow_umask(path)
+
+
+def _follow_umask(path: Path) -> None:
+    """Give a file, which safetensors makes private, the mode of a new one; asking for the umask
+    itself would change it for all.
+    """
+    new = path.with_name(path.name + ".mode")
+    new.touch()
+    path.chmod(new.stat().st_mode & 0o777)
+    new.unlink()
 
 
 @contextmanager

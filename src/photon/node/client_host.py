@@ -32,7 +32,7 @@ from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
-from photon.training.outline import outgoing, sent_bytes
+from photon.training.outline import outgoing
 from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
@@ -83,7 +83,7 @@ class Node:
             Stopped: `should_stop` said so; the open state is saved.
         """
         home = self.folder / f"client_{instruction.client}"
-        answer = home / f"{checkpoint.answer_name(instruction.round)}.json"
+        answer = checkpoint.answer_path(self.folder, instruction.client, instruction.round)
         if _answers(answer, instruction):
             return answer
         before, lost = self._state_before(home, instruction)
@@ -117,7 +117,7 @@ class Node:
         fresh = ClientState(round=0, stream=StreamState())
         if version == 0 or self.config.fl.reset_checkpoint:
             return fresh, False
-        path = home / f"{checkpoint.answer_name(version)}.json"
+        path = checkpoint.answer_path(self.folder, instruction.client, version)
         if not path.exists():
             return fresh, True
         without = f"client {instruction.client} then begins afresh, as the round's record tells"
@@ -217,7 +217,6 @@ class Node:
             num_tokens=state.num_tokens,
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,
-            num_bytes=sent_bytes(gradient, moments),
             metrics={
                 **{key: value for key, value in metrics.items() if math.isfinite(value)},
                 "train_loss": state.train_loss if state.num_tokens else 0.0,
@@ -225,7 +224,7 @@ class Node:
             },
             state_lost=lost,
         )
-        path = checkpoint.save_answer(home, update, client_state)
+        path = checkpoint.save_answer(self.folder, update, client_state)
         artifact.remove(home, "train")
         _forget(home, instruction.last_accepted, newest=self.config.checkpoints_kept + 1)
         return path
@@ -256,21 +255,27 @@ def _removable(path: Path, without: str) -> Iterator[None]:
 
 
 def _answers(path: Path, instruction: Instruction) -> bool:
-    """Whether what is on disk is the answer to this very instruction."""
+    """Whether what is on disk is the answer to this very instruction.
+
+    Raises:
+        CorruptCheckpoint: it would be, but is damaged.
+    """
     if not path.exists():
         return False
-    facts = artifact.load_facts(path)
-    return all(facts[k] == getattr(instruction, k) for k in ("run", "round", "base_digest"))
+    update = checkpoint.load_update(path)
+    if (update.run, update.base_digest) != (instruction.run, instruction.base_digest):
+        return False
+    checkpoint.load_update(path, verify=True)
+    return True
 
 
 def _forget(home: Path, accepted: int, newest: int) -> None:
     """Delete old answers, but not the last accepted one, nor those that a server that goes back to
     an earlier checkpoint would ask for.
     """
-    rounds = sorted(int(path.stem.split("_")[1]) for path in home.glob("round_*.json"))
-    for number in rounds[:-newest]:
-        if number != accepted:
-            artifact.remove(home, checkpoint.answer_name(number))
+    for path in checkpoint.list_checkpoints(home)[:-newest]:
+        if checkpoint.number_of(path) != accepted:
+            artifact.remove(home, path.stem)
 
 
 def client_stream(config: Config, client: int) -> Stream:

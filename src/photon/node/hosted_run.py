@@ -11,8 +11,10 @@ import torch
 from photon.config.resolve import count_workers, replace_keys
 from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
+from photon.container.container import write_container
 from photon.core.aggregate import fold
 from photon.core.messages import Instruction, RoundPlan, ServerState, Update
+from photon.core.parts import parts_of
 from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
@@ -28,7 +30,6 @@ from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
 from photon.wire.messages import Ticket, Train, Trained
-from photon.wire.payload import write_payload
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
 
@@ -94,15 +95,15 @@ class HostedRun:
         """Train the clients of a request and make their updates available."""
         self._stop.clear()
         plan = _plan(request)
-        path, params, moments = self._mailbox.bring_base(request.base)
-        if tree_digest(params) != plan.base_digest:
+        path, base = self._mailbox.bring_base(request.base)
+        if tree_digest(base.params) != plan.base_digest:
             raise PayloadError("the base is not that of the instruction")
         state = ServerState(
             round=plan.round - 1,
             step=plan.instructions[plan.cohort[0]].first_step,
-            params=params,
+            params=base.params,
             outer={},
-            moments=moments,
+            moments=base.moments,
         )
         done: list[Update] = []
         try:
@@ -121,9 +122,13 @@ class HostedRun:
         return Trained(updates=updates, failed=failed)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
-        path = self._mailbox.place(f"client_{update.client}.payload", grant)
-        tensors, facts = checkpoint.update_parts(update)
-        return self._mailbox.offer(path, write_payload(path, tensors, facts), grant)
+        if update.covers:
+            path = self._mailbox.folder / f"client_{update.client}"
+            ref = write_container(path, *parts_of(update))
+        else:
+            kept = checkpoint.answer_path(self.folder.clients, update.client, update.round)
+            path, ref = checkpoint.sent_file(kept)
+        return self._mailbox.offer(path, ref, grant)
 
 
 def _plan(request: Train) -> RoundPlan:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from photon.core.messages import Moments
-from photon.core.tree import Tree
+from photon.container.container import ContainerRef
+from photon.core.messages import Base
 from photon.errors import PayloadError
 from photon.run.checkpoint import load_base
 from photon.wire.buffers import Buffers
 from photon.wire.chunks import UNFINISHED, ChunkWriter, read_chunk
 from photon.wire.messages import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
-from photon.wire.payload import PayloadRef
 from photon.wire.stores import Origin, require_allowed
 from photon.wire.transport import SharedMemory, fetch_ticket
 
@@ -42,13 +41,13 @@ class Mailbox:
             }
         self._arriving[piece.digest].write(piece.offset, piece.data.view())
 
-    def bring_base(self, ticket: Ticket) -> tuple[Path, Tree, Moments]:
+    def bring_base(self, ticket: Ticket) -> tuple[Path, Base]:
         """The base that a ticket names, verified; earlier ones are deleted.
 
         Raises:
             PayloadError: it cannot be had, or is not what its digest says.
         """
-        ref = PayloadRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        ref = ContainerRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
         path = self._base(ref.digest)
         if not path.exists():
             self._fetch(ticket, ref, path)
@@ -56,16 +55,9 @@ class Mailbox:
         for other in self.folder.glob("base-*"):
             if other != path:
                 other.unlink()
-        return path, *load_base(path)
+        return path, load_base(path)
 
-    def place(self, name: str, grant: Ticket) -> Path:
-        """Where an update is to be written, for it to be offered without a copy."""
-        if grant.get("via") != "shm":
-            return self.folder / name
-        self._shared = self._shared or SharedMemory.create("node")
-        return self._shared.folder / name
-
-    def offer(self, path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         """Make an update available in the way that the server has asked for."""
         via = grant.get("via", "inline")
         if via == "s3":
@@ -76,7 +68,6 @@ class Mailbox:
         if via == "shm":
             self._shared = self._shared or SharedMemory.create("node")
             ticket = self._shared.offer(path, ref)
-            path.unlink()
             self._offered.append(ticket)
             return ticket
         ticket = {"via": "inline", **ref.to_json()}
@@ -107,7 +98,7 @@ class Mailbox:
     def _base(self, digest: str) -> Path:
         return self.folder / f"base-{digest}"
 
-    def _fetch(self, ticket: Ticket, ref: PayloadRef, path: Path) -> None:
+    def _fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
         if ticket.get("via") != "inline":
             require_allowed(ticket, self.stores)
             fetch_ticket(ticket, path)
@@ -122,5 +113,5 @@ class Mailbox:
         writer.finish()
 
 
-def _ref(digest: str, size: int) -> PayloadRef:
-    return PayloadRef.from_json({"digest": digest, "size": size})
+def _ref(digest: str, size: int) -> ContainerRef:
+    return ContainerRef.from_json({"digest": digest, "size": size})

@@ -84,7 +84,8 @@ class Base:
 
     def load(self, path: str) -> tuple[Tree, Moments]:
         if path != self._path:
-            self._path, self._base = path, load_base(Path(path))
+            base = load_base(Path(path))
+            self._path, self._base = path, (base.params, base.moments)
         return self._base
 
 

@@ -1,7 +1,7 @@
-"""Tensors and facts on disk: a safetensors file and a JSON manifest, written last.
+"""Containers and facts on disk: a JSON manifest, written last, names files that belong together.
 
-The manifest names its tensor file by content, so replacing an artifact never touches the old one's
-bytes: whatever moment the process dies, the manifest on disk names a complete tensor file.
+Their names come from their content, so replacing an artifact never touches the old one's bytes:
+whatever moment the process dies, the manifest on disk names complete files.
 """
 
 from __future__ import annotations
@@ -10,29 +10,38 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from photon.core.tree import digest
-from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
-from photon.files import new_file, new_path, sync
-from photon.run.tensor_file import write_tensors
+from photon.container.container import (
+    ContainerRef,
+    first_difference,
+    open_container,
+    write_container,
+)
+from photon.core.tree import Tree
+from photon.errors import CheckpointError, CorruptCheckpoint, PayloadError, StorageError
+from photon.files import new_file
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path,
+    name: str,
+    parts: Mapping[str, tuple[Tree, Mapping[str, Any]]],
+    facts: Mapping[str, Any],
+) -> Path:
     """Write an artifact durably, replacing one of the same name.
 
     Args:
         folder: created if missing.
         name: the manifest becomes `<name>.json`.
-        tensors: contiguous, on the CPU.
+        parts: tensors and facts of each container; it becomes `<name>-<part>-....safetensors`.
         facts: JSON values.
 
     Returns:
@@ -41,37 +50,36 @@ def save(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[
     Raises:
         StorageError: the disk is full or refuses to write; an earlier artifact is intact.
     """
-    content = _content(tensors)
-    file = f"{name}-{content[:12]}.safetensors" if tensors else None
-    manifest = {"format": FORMAT, "file": file, "digest": content, "facts": dict(facts)}
-    manifest["check"] = _check(manifest)
     path = folder / f"{name}.json"
-    try:
+    with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        if file is not None and not (folder / file).exists():
-            _write_tensors(folder / file, tensors)
-        _write_manifest(path, manifest)
+        files = {part: _write_part(folder / f"{name}-{part}", *of) for part, of in parts.items()}
+        manifest = {"format": FORMAT, "files": files, "facts": dict(facts)}
+        _write_manifest(path, manifest | {"check": _check(manifest)})
         _sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    _remove_files(folder, name, keep={file["file"] for file in files.values()})
+    return path
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or str(error)
         raise StorageError(
             f"{path}: cannot write ({reason}); earlier checkpoints are intact: free some space "
             "and resume"
         ) from error
-    _remove_tensors(folder, name, keep=file)
-    return path
 
 
-def _content(tensors: Mapping[str, Tensor]) -> str:
-    """Digest in the order of names: safetensors files do not keep another."""
-    return digest({name: tensors[name] for name in sorted(tensors)})
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    with new_path(path) as beside:
-        write_tensors(beside, tensors)
-        with open(beside, "rb") as file:
-            sync(file)
+def _write_part(path: Path, tensors: Tree, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a container under the name that it gets by its content; what a manifest says of it."""
+    beside = path.with_name(path.name + ".tmp")
+    ref = write_container(beside, tensors, facts, durable=True)
+    file = path.with_name(f"{path.name}-{ref.digest[:12]}.safetensors")
+    os.replace(beside, file)
+    return {"file": file.name, **ref.to_json(), "hashes": ref.hashes}
 
 
 def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -87,41 +95,52 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load_facts(path: Path) -> dict[str, Any]:
-    """The facts of an artifact, without its tensors.
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a manifest says.
+
+    Attributes:
+        files: part -> name of its container, and what it must be.
+    """
+
+    path: Path
+    facts: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
+
+    def file(self, part: str) -> tuple[Path, ContainerRef]:
+        """A container, and what names it."""
+        said = self.files[part]
+        ref = ContainerRef(said["digest"], said["size"], tuple(said["hashes"]))
+        return self.path.parent / said["file"], ref
+
+    def load(self, part: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors (memory-mapped) and facts of a container.
+
+        Args:
+            verify: read the file once to compare its digest; without, only its header is read.
+
+        Raises:
+            CorruptCheckpoint: a byte differs from what was written.
+        """
+        file, ref = self.file(part)
+        if not file.is_file():
+            raise CorruptCheckpoint(f"{file}: cannot read the tensors (no such file)")
+        try:
+            return open_container(file, ref if verify else None)
+        except PayloadError as error:
+            where = first_difference(file, ref)
+            raise CorruptCheckpoint(
+                f"{file}: the bytes{where} are not those that were written"
+            ) from error
+
+
+def read(path: Path) -> Artifact:
+    """An artifact by its manifest; nothing of its containers is read.
 
     Raises:
-        CheckpointError: no such file.
+        CheckpointError: no such file, or of another format.
         CorruptCheckpoint: it is not what was written.
     """
-    return _load_manifest(path)["facts"]
-
-
-def load(path: Path, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (memory-mapped) and facts of an artifact.
-
-    Args:
-        path: its manifest.
-        verify: read the tensors once to compare their digest; without, nothing of them is read.
-
-    Raises:
-        CheckpointError: no such file.
-        CorruptCheckpoint: a byte differs from what was written.
-    """
-    manifest = _load_manifest(path)
-    if manifest["file"] is None:
-        return {}, manifest["facts"]
-    file = path.parent / manifest["file"]
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CorruptCheckpoint(f"{file}: cannot read the tensors ({error})") from error
-    if verify and _content(tensors) != manifest["digest"]:
-        raise CorruptCheckpoint(f"{file}: the bytes are not those that were written")
-    return tensors, manifest["facts"]
-
-
-def _load_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -130,7 +149,12 @@ def _load_manifest(path: Path) -> dict[str, Any]:
         raise CorruptCheckpoint(f"{path}: unreadable manifest ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("check") != _check(manifest):
         raise CorruptCheckpoint(f"{path}: the manifest is not what was written")
-    return manifest
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: is of format {manifest['format']}, here is format {FORMAT}; go on with the "
+            "version of photon that wrote it, which run.json of its run names"
+        )
+    return Artifact(path, manifest["facts"], manifest["files"])
 
 
 def _check(manifest: Mapping[str, Any]) -> str:
@@ -145,11 +169,11 @@ def exists(folder: Path, name: str) -> bool:
 def remove(folder: Path, name: str) -> None:
     """Delete an artifact: the manifest first, so that nothing half-there can be read."""
     (folder / f"{name}.json").unlink(missing_ok=True)
-    _remove_tensors(folder, name, keep=None)
+    _remove_files(folder, name, keep=set())
 
 
-def _remove_tensors(folder: Path, name: str, keep: str | None) -> None:
-    for path in folder.glob(f"{name}-*.safetensors*"):
-        if path.name != keep:
+def _remove_files(folder: Path, name: str, keep: set[str]) -> None:
+    for path in folder.glob(f"{name}-*"):
+        if path.name not in keep:
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -3,57 +3,58 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from photon.core.loss_scale import LossScale
-from photon.core.messages import ClientState, Moments, ServerState, StreamState, Update
-from photon.core.tree import Tree, mismatch, num_bytes
+from photon.container.container import ContainerRef, open_container
+from photon.core.messages import Base, ClientState, ServerState, Update
+from photon.core.parts import from_parts, parts_of
+from photon.core.tree import Tree, mismatch
 from photon.errors import (
     CheckpointError,
     CorruptCheckpoint,
     MismatchedCheckpoint,
     NonFiniteLoss,
-    PayloadError,
 )
 from photon.run import artifact
+from photon.run.artifact import Artifact
 from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
 from photon.training.state import TrainState
-from photon.wire.facts import parse_facts
-from photon.wire.payload import open_payload
 
 T = TypeVar("T")
+S = TypeVar("S", ServerState, TrainState)
+BASE, OWN, UPDATE = "base", "own", "update"
+"""Containers of an artifact: what clients receive, what is not sent at all, what a client sends."""
+KINDS = {"server": ("params", "moments"), "train": ("params",)}
+"""Kind of a state -> its fields in the base: parameters can be read without the rest."""
 
 
-def pack(trees: Mapping[str, Tree | Mapping[str, Tree]]) -> dict[str, Tensor]:
-    """Flatten named trees into one level: `params/blocks.0...`, `moments/exp_avg/...`."""
-    flat: dict[str, Tensor] = {}
-    for prefix, tree in trees.items():
-        for name, value in tree.items():
-            if isinstance(value, Tensor):
-                flat[f"{prefix}/{name}"] = value.contiguous()
-            else:
-                flat.update(pack({f"{prefix}/{name}": value}))
-    return flat
+def _save(
+    folder: Path, name: str, kind: str, state: ServerState | TrainState, beside: Mapping[str, Any]
+) -> Path:
+    tensors, facts = parts_of(state)
+    base = {n: value for n, value in tensors.items() if n.partition("/")[0] in KINDS[kind]}
+    own = {n: value for n, value in tensors.items() if n not in base}
+    parts = {BASE: (base, {}), OWN: (own, {})}
+    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside})
 
 
-def unpack(tensors: Tree, prefix: str, order: list[str]) -> dict[str, Tensor]:
-    """One tree back, its names in the given order (safetensors files sort by name)."""
-    return {name: tensors[f"{prefix}/{name}"] for name in order}
+def _load(path: Path, kind: str, of: type[S]) -> tuple[S, Mapping[str, Any]]:
+    saved = _read(path, kind)
+    tensors = {**saved.load(BASE)[0], **saved.load(OWN)[0]}
+    return from_parts(of, tensors, saved.facts["state"]), saved.facts
 
 
-def _names(moments: Mapping[str, Tree]) -> dict[str, list[str]]:
-    return {moment: list(tree) for moment, tree in moments.items()}
-
-
-def _moments(tensors: Tree, prefix: str, names: Mapping[str, list[str]]):
-    return {moment: unpack(tensors, f"{prefix}/{moment}", order) for moment, order in names.items()}
+def _read(path: Path, *kinds: str) -> Artifact:
+    saved = artifact.read(path)
+    if (found := saved.facts.get("kind")) not in kinds:
+        raise CheckpointError(f"{path}: holds a {found} state, not a {' or '.join(kinds)} state")
+    return saved
 
 
 def save_server_state(
@@ -64,50 +65,15 @@ def save_server_state(
     Args:
         record: the round's line of metrics.jsonl, which a crash may tear.
     """
-    tensors = pack({"params": state.params, "outer": state.outer, "moments": state.moments})
-    facts = {
-        "kind": "server",
-        "names": list(state.params),
-        "outer": _names(state.outer),
-        "moments": _names(state.moments),
-        "round": state.round,
-        "step": state.step,
-        "num_tokens": state.num_tokens,
-        "last_accepted": {str(client): r for client, r in state.last_accepted.items()},
-        "bytes_up": state.bytes_up,
-        "bytes_down": state.bytes_down,
-        "train_seconds": state.train_seconds,
-        "norms": list(state.norms),
-        "norm_steps": list(state.norm_steps),
-        "bases": {str(number): base for number, base in state.bases.items()},
-        "speeds": {str(client): speed for client, speed in state.speeds.items()},
-        "noise": dict(state.noise),
-        "record": None if record is None else dict(record),
-    }
-    return artifact.save(folder, f"round_{state.round:06d}", tensors, facts)
+    name = f"round_{state.round:06d}"
+    return _save(
+        folder, name, "server", state, {"record": None if record is None else dict(record)}
+    )
 
 
 def load_server_state(path: Path) -> ServerState:
     """Read a committed round; `path` is its manifest."""
-    tensors, facts = _load(path, "server")
-    order = facts["names"]
-    return ServerState(
-        round=facts["round"],
-        step=facts["step"],
-        params=unpack(tensors, "params", order),
-        outer=_moments(tensors, "outer", facts["outer"]),
-        moments=_moments(tensors, "moments", facts["moments"]),
-        num_tokens=facts["num_tokens"],
-        last_accepted={int(client): r for client, r in facts["last_accepted"].items()},
-        bytes_up=facts["bytes_up"],
-        bytes_down=facts["bytes_down"],
-        train_seconds=facts["train_seconds"],
-        norms=tuple(facts["norms"]) if "norm_steps" in facts else (),
-        norm_steps=tuple(facts.get("norm_steps", ())),
-        bases={int(number): base for number, base in facts.get("bases", {}).items()},
-        speeds={int(client): speed for client, speed in facts.get("speeds", {}).items()},
-        noise=facts.get("noise", {}),
-    )
+    return _load(path, "server", ServerState)[0]
 
 
 def save_train_state(
@@ -118,168 +84,67 @@ def save_train_state(
     Args:
         extra: facts of the caller (round, base digest, seconds), given back on loading.
     """
-    facts = {
-        "kind": "train",
-        "names": list(state.params),
-        "moments": _names(state.moments),
-        "optimizer_step": state.optimizer_step,
-        "step": state.step,
-        "steps_done": state.steps_done,
-        "num_tokens": state.num_tokens,
-        "loss_sum": state.loss_sum,
-        "skipped_steps": state.skipped_steps,
-        "loss_scale": asdict(state.loss_scale),
-        "streams": [asdict(stream) for stream in state.streams],
-        "extra": dict(extra or {}),
-    }
-    tensors = pack({"params": state.params, "moments": state.moments})
-    return artifact.save(folder, name, tensors, facts)
+    return _save(folder, name, "train", state, {"extra": dict(extra or {})})
 
 
 def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     """The saved state and the caller's facts."""
-    tensors, facts = _load(path, "train")
-    state = TrainState(
-        params=unpack(tensors, "params", facts["names"]),
-        moments=_moments(tensors, "moments", facts["moments"]),
-        optimizer_step=facts["optimizer_step"],
-        step=facts["step"],
-        steps_done=facts["steps_done"],
-        num_tokens=facts["num_tokens"],
-        loss_sum=facts["loss_sum"],
-        skipped_steps=facts["skipped_steps"],
-        loss_scale=LossScale(**facts["loss_scale"]),
-        streams=tuple(StreamState(**stream) for stream in facts["streams"]),
-    )
+    state, facts = _load(path, "train", TrainState)
     return state, facts["extra"]
 
 
-def save_answer(folder: Path, update: Update, state: ClientState) -> Path:
-    """Keep what a client did in a round, its update and its state, durably in one artifact."""
-    tensors, facts = update_parts(update)
-    after = {
-        "stream": asdict(state.stream),
-        "moments": _names(state.moments),
-        "optimizer_step": state.optimizer_step,
-        "loss_scale": asdict(state.loss_scale),
-        "layers": list(state.layers),
-    }
-    tensors |= pack({"state/moments": state.moments, "state/layers": state.layers})
-    return artifact.save(folder, answer_name(update.round), tensors, {**facts, "state": after})
-
-
-def answer_name(round_number: int) -> str:
-    """Name of what a client kept of a round."""
-    return f"round_{round_number:06d}"
-
-
-def load_client_state(path: Path) -> ClientState:
-    """A client's state after the round whose answer lies at `path`."""
-    tensors, facts = _load(path, "update")
-    after = facts["state"]
-    return ClientState(
-        round=facts["round"],
-        stream=StreamState(**after["stream"]),
-        moments=_moments(tensors, "state/moments", after["moments"]),
-        optimizer_step=after["optimizer_step"],
-        loss_scale=LossScale(**after["loss_scale"]),
-        layers=unpack(tensors, "state/layers", after["layers"]),
-    )
-
-
-def update_parts(update: Update) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts that make up an update, on disk and on the wire."""
-    facts = {
-        "kind": "update",
-        "names": list(update.gradient),
-        "moments": _names(update.moments),
-        **{
-            key: getattr(update, key)
-            for key in (
-                "run",
-                "round",
-                "client",
-                "num_tokens",
-                "num_steps",
-                "base_digest",
-                "metrics",
-                "state_lost",
-                "covers",
-            )
-        },
-    }
-    return pack({"gradient": update.gradient, "moments": update.moments}), facts
-
-
-_NOT_SAID = ("kind", "state", "num_bytes")
-"""Facts beside an update; bytes were one of them once."""
-
-
-def load_update(path: Path) -> Update:
-    """An update with memory-mapped tensors."""
-    return update_of(*_load(path, "update"))
-
-
-def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
-    """The update that `update_parts` took apart, whoever says so: its bytes are counted here.
-
-    Raises:
-        PayloadError: these are not the parts of one.
-    """
-    said = parse_facts({k: v for k, v in facts.items() if k not in _NOT_SAID})
-    try:
-        gradient = unpack(tensors, "gradient", said.names)
-        moments = _moments(tensors, "moments", said.moments)
-    except KeyError as error:
-        raise PayloadError(f"not an update: no tensor {error}") from None
-    return Update(
-        gradient=gradient,
-        moments=moments,
-        num_bytes=num_bytes(gradient) + sum(map(num_bytes, moments.values())),
-        **said.model_dump(exclude={"names", "moments"}),
-    )
-
-
-def base_parts(
-    state: ServerState, sent: Sequence[str] | None = None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What clients receive of a server's state: parameters, and averaged moments.
+def answer_path(clients: Path, client: int, round_number: int) -> Path:
+    """The manifest of what a client keeps of a round: its update, and its own state after it.
 
     Args:
-        sent: parameters that clients receive; None: all.
+        clients: folder of a run's clients.
     """
-    names = list(state.params if sent is None else sent)
-    facts = {"kind": "base", "names": names, "moments": _names(state.moments)}
-    params = {name: state.params[name] for name in names}
-    return pack({"params": params, "moments": state.moments}), facts
+    return clients / f"client_{client}" / f"round_{round_number:06d}.json"
 
 
-def load_base(path: Path) -> tuple[dict[str, Tensor], Moments]:
-    """Parameters and averaged moments of a server's checkpoint, or of the payload made of one."""
-    if path.suffix == ".json":
-        state = load_server_state(path)
-        return dict(state.params), state.moments
-    tensors, facts = open_payload(path)
-    try:
-        params = unpack(tensors, "params", facts["names"])
-        return params, _moments(tensors, "moments", facts["moments"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PayloadError(f"{path}: not a base: {type(error).__name__} {error}") from None
+def save_answer(clients: Path, update: Update, state: ClientState) -> Path:
+    """Keep what a client did in a round, durably: both have happened, or neither."""
+    path = answer_path(clients, update.client, update.round)
+    tensors, facts = parts_of(state)
+    parts = {UPDATE: parts_of(update), OWN: (tensors, {})}
+    return artifact.save(path.parent, path.stem, parts, {"kind": "client", "state": facts})
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, facts = artifact.load(path)
-    if facts.get("kind") != kind:
-        raise CheckpointError(f"{path}: holds a {facts.get('kind')} state, not a {kind} state")
-    return tensors, facts
+def load_client_state(path: Path, *, verify: bool = True) -> ClientState:
+    """A client's state after the round whose answer lies at `path`."""
+    saved = _read(path, "client")
+    return from_parts(ClientState, saved.load(OWN, verify=verify)[0], saved.facts["state"])
+
+
+def load_update(path: Path, *, verify: bool = False) -> Update:
+    """The update of an answer, with memory-mapped tensors.
+
+    Args:
+        verify: whether it may have been written before this process began.
+    """
+    return from_parts(Update, *_read(path, "client").load(UPDATE, verify=verify))
+
+
+def sent_file(path: Path) -> tuple[Path, ContainerRef]:
+    """The container of an artifact that travels: the base of a server's state, or an update."""
+    saved = _read(path, "server", "client")
+    return saved.file(BASE if BASE in saved.files else UPDATE)
+
+
+def load_base(path: Path) -> Base:
+    """The base in a server's checkpoint, or in a container that has come; verified before.
+
+    Raises:
+        PayloadError: it is none.
+    """
+    if path.suffix != ".json":
+        return from_parts(Base, *open_container(path))
+    return from_parts(Base, *_read(path, "server").load(BASE, verify=False))
 
 
 def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Parameters of a server's or a centralised run's checkpoint."""
-    tensors, facts = artifact.load(path, verify=verify)
-    if facts.get("kind") not in ("server", "train"):
-        raise CheckpointError(f"{path}: holds no model")
-    return unpack(tensors, "params", facts["names"])
+    return dict(from_parts(Base, *_read(path, *KINDS).load(BASE, verify=verify)).params)
 
 
 def require_same_model(params: Tree, like: Tree, path: Path) -> None:
@@ -308,7 +173,7 @@ def kept_records(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in list_checkpoints(folder):
         with suppress(CheckpointError):  # its damage is told when it is used
-            facts = artifact.load_facts(path)
+            facts = artifact.read(path).facts
             found.append(facts.get("record") or facts.get("extra", {}).get("record"))
     return [record for record in found if record]
 
@@ -327,12 +192,14 @@ def load_with_way_back(path: Path, load: Callable[[Path], T]) -> T:
 
 def _way_back(damaged: Path) -> str:
     folder = damaged.parent
-    for path in reversed(list_checkpoints(folder)):
+    for path in reversed([p for p in list_checkpoints(folder) if p.stem < damaged.stem]):
         with suppress(CheckpointError):
-            if path.stem < damaged.stem and artifact.load(path):
-                back = [f"photon.resume_round={number_of(path)}"]
-                command = how_to_go_on(folder.parent, read_facts(folder.parent), back)
-                return f"the last good checkpoint is {path}; go back to it with: {command}"
+            saved = artifact.read(path)
+            for part in saved.files:
+                saved.load(part)
+            back = [f"photon.resume_round={number_of(path)}"]
+            command = how_to_go_on(folder.parent, read_facts(folder.parent), back)
+            return f"the last good checkpoint is {path}; go back to it with: {command}"
     return f"{folder} keeps none before it that is good"
 
 

@@ -72,7 +72,7 @@ def kept_answers(run: Path, last_accepted: Mapping[Any, int]) -> dict[int, Path]
     """Where each client that has trained keeps its state, if that is on this machine."""
     places = {int(client): number for client, number in last_accepted.items()}
     return {
-        client: run / "clients" / f"client_{client}" / f"{checkpoint.answer_name(number)}.json"
+        client: checkpoint.answer_path(run / "clients", client, number)
         for client, number in sorted(places.items())
     }
 

@@ -156,9 +156,10 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
 
 
 def _run_facts(manifest: Path) -> dict[str, Any]:
-    facts = artifact.load_facts(manifest)
-    shown = {key: facts[key] for key in ("kind", "round", "step", "num_tokens") if key in facts}
-    return {**shown, "checkpoint": manifest.stem}
+    facts = artifact.read(manifest).facts
+    state = facts["state"]
+    shown = {key: state[key] for key in ("round", "step", "num_tokens") if key in state}
+    return {"kind": facts["kind"], **shown, "checkpoint": manifest.stem}
 
 
 def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:

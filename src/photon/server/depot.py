@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from photon.core.messages import RoundPlan, ServerState
+from photon.container.container import ContainerRef, open_container, write_container
+from photon.core.messages import Base, RoundPlan, ServerState
+from photon.core.parts import parts_of
 from photon.errors import PayloadError
-from photon.run.checkpoint import base_parts
+from photon.run.checkpoint import sent_file
 from photon.wire.buffers import Buffers
 from photon.wire.chunks import ChunkWriter, read_chunk
 from photon.wire.messages import MAX_INLINE_BYTES, Get, Piece, Put, Ticket, most_update_bytes
-from photon.wire.payload import PayloadRef, open_payload, write_payload
 from photon.wire.transport import Transport, fetch_ticket
 
 
@@ -29,7 +30,7 @@ class Publication:
     """
 
     path: Path
-    ref: PayloadRef
+    ref: ContainerRef
     ticket: Ticket
     is_in_pieces: bool = False
 
@@ -54,12 +55,19 @@ class Depot:
         folder.mkdir(parents=True)
         self._published: Publication | None = None
 
-    def publish(self, plan: RoundPlan, state: ServerState) -> Publication:
-        """Make the base of a round available, and forget the last round's payloads."""
+    def publish(self, plan: RoundPlan, state: ServerState, saved: Path) -> Publication:
+        """Make the base of a round available, and forget the last round's payloads.
+
+        Args:
+            saved: the state's checkpoint, whose file is sent where clients receive all of it.
+        """
         self._forget()
-        own = self.transport.folder if self.transport is not None else None
-        path = (own or self.folder) / f"base-{plan.round:06d}"
-        ref = write_payload(path, *base_parts(state, plan.sent))
+        if plan.sent is None:
+            path, ref = sent_file(saved)
+        else:
+            path = self.folder / f"base-{plan.round:06d}"
+            params = {name: state.params[name] for name in plan.sent}
+            ref = write_container(path, *parts_of(Base(params=params, moments=state.moments)))
         if self.transport is not None:
             published = Publication(path, ref, self.transport.offer(path, ref))
         elif ref.size <= MAX_INLINE_BYTES:
@@ -85,14 +93,14 @@ class Depot:
         Raises:
             PayloadError: it is not what its ticket says.
         """
-        ref = PayloadRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        ref = ContainerRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
         if self._published is None or ref.size > most_update_bytes(self._published.ref.size):
             raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are no update")
         path = self.folder / f"update-{client}-{ref.digest}"
         if self.transport is not None:
             fetch_ticket(self.transport.locate(ticket), path)
             self.transport.withdraw(ticket)
-            return open_payload(path)
+            return open_container(path)
         writer = ChunkWriter(path, ref)
         if isinstance(ticket.get("data"), Buffers):
             writer.write(0, ticket["data"].view())
@@ -105,7 +113,7 @@ class Depot:
                 writer.write(offset, piece.data.view())
                 del piece  # its memory, before the next one comes
         writer.finish()
-        return open_payload(path)
+        return open_container(path)
 
     def close(self) -> None:
         self._forget()
@@ -115,7 +123,6 @@ class Depot:
     def _forget(self) -> None:
         if self._published is not None and self.transport is not None:
             self.transport.withdraw(self._published.ticket)
-            self._published.path.unlink(missing_ok=True)
         self._published = None
         for path in self.folder.iterdir():
             path.unlink()

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from photon.core.messages import Update
 from photon.core.text import cleaned
 from photon.errors import PayloadError, PhotonError
-from photon.run.checkpoint import update_of
 from photon.server.depot import Depot, Publication
 from photon.wire.buffers import Buffers
+from photon.wire.facts import update_of
 from photon.wire.messages import (
     Done,
     Piece,

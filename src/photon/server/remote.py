@@ -151,7 +151,7 @@ class RemoteEngine:
         current = _OpenRound(plan, state, time.monotonic(), set(plan.cohort))
         self.faults = current.reasons
         yield from self._take_late()
-        publication = self.depot.publish(plan, state)
+        publication = self.depot.publish(plan, state, base)
         while not current.is_done and not self._is_over(current) and not should_stop():
             self._hand_out(current, publication)
             self._tell_idle(current)

@@ -7,8 +7,8 @@ import os
 import threading
 from pathlib import Path
 
+from photon.container.container import ContainerRef, map_file, verify_container
 from photon.errors import PayloadError, StorageError
-from photon.wire.payload import PayloadRef, map_file, verify_payload
 
 UNFINISHED = (".part", ".spans")
 """Suffixes of a payload that is coming: its pieces, and which of them are there."""
@@ -34,7 +34,7 @@ class ChunkWriter:
         resume: go on with the pieces that an earlier writer was given, in another process too.
     """
 
-    def __init__(self, path: Path, ref: PayloadRef, *, resume: bool = False) -> None:
+    def __init__(self, path: Path, ref: ContainerRef, *, resume: bool = False) -> None:
         self.path, self.ref = path, ref
         self._part, self._log = (path.with_name(path.name + suffix) for suffix in UNFINISHED)
         self._spans: dict[int, int] = {}
@@ -91,7 +91,7 @@ class ChunkWriter:
                 f"payload {self.ref.digest[:12]}: bytes {gaps[0][0]} to {gaps[0][1]} have not come"
             )
         try:
-            verify_payload(self._part, self.ref)
+            verify_container(self._part, self.ref)
         except PayloadError:
             self._discard()
             raise

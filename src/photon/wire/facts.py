@@ -11,6 +11,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from photon.config.base import Section
+from photon.core.messages import Update
+from photon.core.parts import from_parts
+from photon.core.tree import Tree
 from photon.errors import PayloadError
 
 LARGEST_COUNT = 2**53
@@ -38,15 +41,8 @@ class InstructionFacts(Section):
 
 
 class UpdateFacts(Section):
-    """All of an update but its tensors; see `core.messages.Update`.
+    """All of an update but its tensors; see `core.messages.Update`."""
 
-    Attributes:
-        names: of the pseudo-gradient's parameters, in order.
-        moments: the same of each moment.
-    """
-
-    names: list[Name]
-    moments: dict[Name, list[Name]]
     run: Name
     round: Count
     client: Count
@@ -58,14 +54,17 @@ class UpdateFacts(Section):
     covers: tuple[Count, ...] = ()
 
 
-def parse_facts(facts: Mapping[str, Any]) -> UpdateFacts:
-    """Raises:
-    PayloadError: something is missing, of another type, out of bounds, or one too many.
+def update_of(tensors: Tree, facts: Mapping[str, Any]) -> Update:
+    """The update that came in a container.
+
+    Raises:
+        PayloadError: something is missing, of another type, out of bounds, or one too many.
     """
     try:
-        return UpdateFacts.model_validate(dict(facts))
+        said = UpdateFacts.model_validate(dict(facts))
     except ValidationError as error:
         raise PayloadError(f"not an update: {first_fault(error)}") from None
+    return from_parts(Update, tensors, said.model_dump())
 
 
 def first_fault(error: ValidationError) -> str:

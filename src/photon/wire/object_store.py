@@ -11,10 +11,10 @@ import secrets
 from datetime import timedelta
 from pathlib import Path
 
+from photon.container.container import ContainerRef
 from photon.data.read.remote import RemoteFolder
 from photon.errors import DataError, PayloadError
 from photon.wire.messages import Ticket, most_update_bytes
-from photon.wire.payload import PayloadRef
 from photon.wire.signed_urls import put_part, side_by_side
 
 PART_BYTES = 64 << 20
@@ -37,7 +37,7 @@ class ObjectStore:
         self._granted: dict[str, int] = {}
         self._has_swept = False
 
-    def offer(self, path: Path, ref: PayloadRef) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         """Put a base under its digest; parts that are there from an earlier attempt stay."""
         key = f"base/{ref.digest}"
         self._sweep(key)
@@ -64,7 +64,7 @@ class ObjectStore:
         Raises:
             PayloadError: it was told nothing of the kind.
         """
-        key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
+        key, ref = ticket.get("key"), ContainerRef.from_json(ticket)
         if not isinstance(key, str) or key not in self._granted:
             raise PayloadError(f"payload {ref.digest[:12]}: lies where it was not asked to be put")
         if _count(ref.size) > self._granted[key]:
@@ -72,7 +72,7 @@ class ObjectStore:
         return {"key": key, **self._readable(key, ref)}
 
     def withdraw(self, ticket: Ticket) -> None:
-        key, ref = ticket.get("key"), PayloadRef.from_json(ticket)
+        key, ref = ticket.get("key"), ContainerRef.from_json(ticket)
         if key is None:
             self._delete(f"base/{ref.digest}", _count(ref.size))
         elif key in self._granted:
@@ -94,7 +94,7 @@ class ObjectStore:
             old = [name for name in left if not name.startswith(f"{key}/")]
             side_by_side(self._remote.delete, old)
 
-    def _readable(self, key: str, ref: PayloadRef) -> Ticket:
+    def _readable(self, key: str, ref: ContainerRef) -> Ticket:
         """A ticket with URLs that allow to read a payload's parts."""
         urls = [self._remote.sign("GET", _part(key, i), VALID) for i in range(_count(ref.size))]
         return {"via": "s3", "urls": urls, "part": PART_BYTES, **ref.to_json()}

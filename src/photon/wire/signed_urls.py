@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from photon.container.container import ContainerRef
 from photon.errors import PayloadError
 from photon.wire.chunks import ChunkWriter
 from photon.wire.messages import Ticket
-from photon.wire.payload import PayloadRef
 from photon.wire.stores import urls_of
 
 CONNECTIONS = 4
@@ -43,7 +43,7 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
 _open = urllib.request.build_opener(_Unmoved).open
 
 
-def upload(path: Path, ref: PayloadRef, grant: Ticket) -> Ticket:
+def upload(path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
     """Put a payload where a grant says, part by part.
 
     Raises:
@@ -69,7 +69,7 @@ def put_part(url: str, path: Path, start: int, length: int) -> None:
     _retried(url, lambda: _put(url, path, start, length))
 
 
-def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
+def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
     """Bring a payload here, going on where an earlier attempt was cut off; then verify it.
 
     Raises:
@@ -89,7 +89,7 @@ def fetch(ticket: Ticket, ref: PayloadRef, path: Path) -> None:
     writer.finish()
 
 
-def _layout(ticket: Ticket, ref: PayloadRef) -> tuple[Sequence[str], int]:
+def _layout(ticket: Ticket, ref: ContainerRef) -> tuple[Sequence[str], int]:
     urls, part = urls_of(ticket), ticket.get("part")
     if not urls or not isinstance(part, int) or part < 1:
         raise PayloadError(f"payload {ref.digest[:12]}: its ticket has no URLs")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Protocol
 
 from photon.config.schema import PhotonConfig
+from photon.container.container import ContainerRef, copy_container, verify_container
 from photon.errors import ConfigError, PayloadError, StorageError
 from photon.machine.owned_folder import PATTERN, make_folder
 from photon.wire.messages import Ticket
-from photon.wire.payload import PayloadRef, copy_payload, verify_payload
 
 SHARED = Path("/dev/shm")
 
@@ -29,7 +29,7 @@ class Transport(Protocol):
         """Where a payload is best written: offered from there, it is not copied; None: anywhere."""
         ...
 
-    def offer(self, path: Path, ref: PayloadRef) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         """Make a payload available; the ticket travels in the instruction."""
         ...
 
@@ -75,7 +75,7 @@ def fetch_ticket(ticket: Ticket, path: Path) -> None:
     Raises:
         PayloadError: it is not there, or not what its digest says.
     """
-    ref = PayloadRef.from_json(ticket)
+    ref = ContainerRef.from_json(ticket)
     if ticket.get("via") == "shm":
         _fetch_shared(ticket, ref, path)
     elif ticket.get("via") == "s3":
@@ -96,7 +96,7 @@ class SharedMemory:
     def create(cls, run: str) -> SharedMemory:
         return cls(make_folder(_root(), f"{run}-"))
 
-    def offer(self, path: Path, ref: PayloadRef) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         place = self.folder / ref.digest
         if not place.exists():
             try:
@@ -116,7 +116,7 @@ class SharedMemory:
 
     def withdraw(self, ticket: Ticket) -> None:
         """An update's place is a node's; it is this user's all the same."""
-        _place(ticket, PayloadRef.from_json(ticket)).unlink(missing_ok=True)
+        _place(ticket, ContainerRef.from_json(ticket)).unlink(missing_ok=True)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,7 +126,7 @@ def _root() -> Path:
     return SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
 
 
-def _place(ticket: Mapping[str, object], ref: PayloadRef) -> Path:
+def _place(ticket: Mapping[str, object], ref: ContainerRef) -> Path:
     """Where a ticket says that a payload lies.
 
     Raises:
@@ -139,20 +139,20 @@ def _place(ticket: Mapping[str, object], ref: PayloadRef) -> Path:
     return place
 
 
-def _fetch_shared(ticket: Mapping[str, object], ref: PayloadRef, path: Path) -> None:
+def _fetch_shared(ticket: Mapping[str, object], ref: ContainerRef, path: Path) -> None:
     """Take over the file where the file system allows, else copy it."""
     source = _place(ticket, ref)
     if not source.is_file():
         raise PayloadError(f"{source}: cannot be read (no such file)")
     if _link_or_copy(source, path, ref):
         try:
-            verify_payload(path, ref)
+            verify_container(path, ref)
         except PayloadError:
             path.unlink(missing_ok=True)
             raise
 
 
-def _link_or_copy(source: Path, path: Path, ref: PayloadRef) -> bool:
+def _link_or_copy(source: Path, path: Path, ref: ContainerRef) -> bool:
     """Whether it is a link: nobody has read what it holds. A copy is verified.
 
     Raises:
@@ -164,5 +164,5 @@ def _link_or_copy(source: Path, path: Path, ref: PayloadRef) -> bool:
         os.link(source, path)
         return True
     except OSError:
-        copy_payload(source, path, ref)
+        copy_container(source, path, ref)
         return False

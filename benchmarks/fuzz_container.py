@@ -1,7 +1,7 @@
-"""Fuzz the payload parser: each mutant is refused by `PayloadError` or is exactly what was sent.
+"""Fuzz the parser of containers: each mutant is refused by `PayloadError` or is what was sent.
 
-    python benchmarks/fuzz_payload.py                     a million mutants
-    python benchmarks/fuzz_payload.py --count 100000 --seed 7
+    python benchmarks/fuzz_container.py                     a million mutants
+    python benchmarks/fuzz_container.py --count 100000 --seed 7
 
 Half of the mutants keep the digest of the payload they were made of: those must be refused unless
 nothing changed. The other half come with a digest of their own, as a forger's would, so that it is
@@ -23,17 +23,18 @@ from typing import Any
 
 import torch
 
+from photon.container.container import ContainerRef, parse_container, ref_of, write_container
 from photon.errors import PayloadError
-from photon.wire.payload import PayloadRef, parse_payload, payload_digest, write_payload
 
-FRAME = 14
-"""Bytes of magic, version and header length."""
+FRAME = 8
+"""Bytes of the header's length."""
 NUMBERS = ["-1", "0", "1", "64", "32", "128", "63", "4294967296", "281474976710656", "-0", "1e999",
            "0.0", "1e0", "NaN", "true", "null", "9" * 5000, "{}", "[]", '"a"']  # fmt: skip
-SPLICES = [b'"facts": {}, ', b'["a", "f32", [5], 0]', b"[" * 2000, b" ", b"\\ud800", b"\xff", b"\0",
-           b'"a": 1, ', b"]", b"}", b", ", b"f64", b"i8", b"bf16"]  # fmt: skip
-FORMATS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.int64: "i64",
-           torch.int32: "i32", torch.int8: "i8", torch.uint8: "u8"}  # fmt: skip
+SPLICES = [b'"facts": "{}", ', b'"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}, ',
+           b"[" * 2000, b" ", b"\\ud800", b"\xff", b"\0", b'"a": 1, ', b"]", b"}", b", ", b"F64",
+           b"I8", b"BF16", b'\\"a\\": 1, ']  # fmt: skip
+FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+           torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8"}  # fmt: skip
 
 
 def main() -> None:
@@ -65,12 +66,12 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     return outcomes
 
 
-def try_one(mutant: bytes, data: bytes, ref: PayloadRef, *, is_forged: bool) -> bool:
+def try_one(mutant: bytes, data: bytes, ref: ContainerRef, *, is_forged: bool) -> bool:
     """Whether the mutant was read, and then rightly so."""
     try:
-        if is_forged:
-            ref = PayloadRef(payload_digest(memoryview(mutant)), len(mutant))
-        tensors, facts = parse_payload(mutant, ref)
+        if not is_forged and ref_of(memoryview(mutant)) != ref:
+            return False
+        tensors, facts = parse_container(memoryview(bytearray(mutant)))
     except PayloadError:
         return False
     assert rewritten(tensors, facts) == mutant
@@ -78,7 +79,7 @@ def try_one(mutant: bytes, data: bytes, ref: PayloadRef, *, is_forged: bool) -> 
     return True
 
 
-def payloads() -> list[tuple[bytes, PayloadRef]]:
+def payloads() -> list[tuple[bytes, ContainerRef]]:
     """Small ones of different make."""
     makes: list[tuple[dict[str, torch.Tensor], dict[str, Any]]] = [
         ({"a": torch.arange(5.0), "b": torch.arange(3)}, {"k": 1}),
@@ -93,29 +94,33 @@ def payloads() -> list[tuple[bytes, PayloadRef]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "p"
         for tensors, facts in makes:
-            ref = write_payload(path, tensors, facts)
+            ref = write_container(path, tensors, facts)
             made.append((path.read_bytes(), ref))
     return made
 
 
 def rewritten(tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> bytes:
-    """The bytes of a payload by the description of the format, without the package's writer."""
-    body, entries = b"", []
+    """The bytes of a container by the description of the format, without the package's writer."""
+    body, places = b"", {}
+    for size in (8, 4, 2, 1):
+        for name, value in tensors.items():
+            if value.dtype.itemsize == size:
+                start = len(body)
+                if value.numel():
+                    body += value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+                places[name] = [start, len(body)]
+    said = {"format": "pt", "photon": "2", "facts": json.dumps(facts, ensure_ascii=False)}
+    header: dict[str, Any] = {"__metadata__": said}
     for name, value in tensors.items():
-        entries.append([name, FORMATS[value.dtype], list(value.shape), len(body)])
-        raw = (
-            value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            if value.numel()
-            else b""
-        )
-        body += raw + bytes(-len(raw) % 64)
-    return framed(json.dumps({"facts": facts, "tensors": entries}, ensure_ascii=False), body)
+        kind, shape = FORMATS[value.dtype], list(value.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": places[name]}
+    return framed(json.dumps(header, ensure_ascii=False), body)
 
 
 def framed(header: str | bytes, body: bytes) -> bytes:
     raw = header.encode(errors="surrogatepass") if isinstance(header, str) else header
-    head = b"PHOTON\r\n" + struct.pack(">HI", 1, len(raw)) + raw
-    return head + bytes(-len(head) % 64) + body
+    raw += b" " * (-(FRAME + len(raw)) % 64)
+    return struct.pack("<Q", len(raw)) + raw + body
 
 
 def flip(data: bytes, rng: random.Random) -> bytes:
@@ -165,25 +170,30 @@ def header_splice(data: bytes, rng: random.Random) -> bytes:
 
 
 def header_entries(data: bytes, rng: random.Random) -> bytes:
-    """Tensors repeated, left out, exchanged, with other formats, shapes and offsets."""
+    """Tensors left out, exchanged, added, with other formats, shapes and offsets."""
     header, body = parts(data)
     value = json.loads(header)
-    entries = value["tensors"] + [["z", "u8", [rng.randrange(3)], len(body)]]
+    about, size = value.pop("__metadata__"), rng.randrange(3)
+    new = {"dtype": "U8", "shape": [size], "data_offsets": [len(body), len(body) + size]}
+    entries = [*value.items(), ("z", new)]
     for _ in range(rng.randrange(1, 3)):
-        entry = entries[rng.randrange(len(entries))]
-        entry[1] = rng.choice([entry[1], *FORMATS.values()])
-        entry[2] = rng.choice([entry[2], entry[2] + [1], [0] + entry[2], [2**47, 2**47, 0], [-1]])
-        entry[3] = rng.choice([entry[3], entry[3] + 64, entry[3] - 64, entry[3] + 1, 0, False])
+        _, entry = entries[rng.randrange(len(entries))]
+        shape, (start, end) = entry["shape"], entry["data_offsets"]
+        entry["dtype"] = rng.choice([entry["dtype"], *FORMATS.values()])
+        entry["shape"] = rng.choice([shape, [*shape, 1], [0, *shape], [2**47, 2**47, 0], [-1]])
+        entry["data_offsets"] = rng.choice(
+            [[start, end], [start + 4, end + 4], [start, end - 1], [0, end - start], [False, end]]
+        )
     rng.shuffle(entries)
-    value["tensors"] = entries[: rng.randrange(len(entries) + 1)]
-    body = rng.choice([body, body + bytes(64), body[64:]])
-    return framed(json.dumps(value, ensure_ascii=False), body)
+    kept = dict(entries[: rng.randrange(len(entries) + 1)])
+    body = rng.choice([body, body + bytes(size), body[4:]])
+    return framed(json.dumps({"__metadata__": about, **kept}, ensure_ascii=False), body)
 
 
 def parts(data: bytes) -> tuple[bytes, bytes]:
     """Header and body."""
-    (length,) = struct.unpack(">I", data[FRAME - 4 : FRAME])
-    return data[FRAME : FRAME + length], data[-(-(FRAME + length) // 64) * 64 :]
+    (length,) = struct.unpack("<Q", data[:FRAME])
+    return data[FRAME : FRAME + length].rstrip(b" "), data[FRAME + length :]
 
 
 MUTATIONS = [flip, cut, insert, drop, header_byte, header_number, header_splice, header_entries]
