@@ -64,12 +64,20 @@ def save_server_state(
     Args:
         record: the round's line of metrics.jsonl, which a crash may tear.
     """
-    tensors = pack({"params": state.params, "outer": state.outer, "moments": state.moments})
+    tensors = pack(
+        {
+            "params": state.params,
+            "outer": state.outer,
+            "moments": state.moments,
+            "residual": state.residual,
+        }
+    )
     facts = {
         "kind": "server",
         "names": list(state.params),
         "outer": _names(state.outer),
         "moments": _names(state.moments),
+        "residual": _names(state.residual),
         "round": state.round,
         "step": state.step,
         "num_tokens": state.num_tokens,
@@ -107,6 +115,7 @@ def load_server_state(path: Path) -> ServerState:
         bases={int(number): base for number, base in facts.get("bases", {}).items()},
         speeds={int(client): speed for client, speed in facts.get("speeds", {}).items()},
         noise=facts.get("noise", {}),
+        residual=_moments(tensors, "residual", facts.get("residual", {})),
     )
 
 
@@ -163,8 +172,10 @@ def save_answer(folder: Path, update: Update, state: ClientState) -> Path:
         "optimizer_step": state.optimizer_step,
         "loss_scale": asdict(state.loss_scale),
         "layers": list(state.layers),
+        "residual": _names(state.residual),
     }
-    tensors |= pack({"state/moments": state.moments, "state/layers": state.layers})
+    kept = {"moments": state.moments, "layers": state.layers, "residual": state.residual}
+    tensors |= pack({f"state/{name}": tree for name, tree in kept.items()})
     return artifact.save(folder, answer_name(update.round), tensors, {**facts, "state": after})
 
 
@@ -184,6 +195,7 @@ def load_client_state(path: Path) -> ClientState:
         optimizer_step=after["optimizer_step"],
         loss_scale=LossScale(**after["loss_scale"]),
         layers=unpack(tensors, "state/layers", after["layers"]),
+        residual=_moments(tensors, "state/residual", after.get("residual", {})),
     )
 
 

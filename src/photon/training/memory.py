@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from photon.config.schema import Config
-from photon.core.codec import WIRE_DTYPE
+from photon.core.codec import layout
 from photon.core.tree import num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import Outline, outline_of
+from photon.training.outline import Outline, codec_of, outline_of
 
 Place = Literal["device", "host", "cpu"]
 Parts = Mapping[str, int]
@@ -108,7 +108,8 @@ class _Sizes:
     def travelling_moments(self) -> int:
         if not self.config.averages_moments:
             return 0
-        return self.moments * WIRE_DTYPE[self.config.fl.compression].itemsize // 4
+        codec = codec_of(self.config)
+        return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 
 def client_memory(config: Config, rows: int) -> Memory:
