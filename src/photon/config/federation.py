@@ -260,7 +260,11 @@ class FederationConfig(Section):
         if _OWN_STRATEGY.fullmatch(str(value)):
             return str(value)
         name = str(value).upper()
-        return known("strategy", _ALIASES.get(name, name), OUTER_OPTIMIZERS, ", or module:function")
+        name = _ALIASES.get(name, name)
+        if name not in OUTER_OPTIMIZERS:
+            choices = ", ".join(OUTER_OPTIMIZERS)
+            raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
+        return name
 
     @field_validator("compression")
     @classmethod

@@ -67,12 +67,12 @@ def find(where: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def known(kind: str, name: str, table: Mapping[str, object], besides: str = "") -> str:
+def known(kind: str, name: str, table: Mapping[str, object]) -> str:
     """The name, if a table has it.
 
     Raises:
         ValueError: it has not; the message names those that it has.
     """
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}{besides}")
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
     return name

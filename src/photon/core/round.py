@@ -175,8 +175,9 @@ def _mean_moments(
     moments: dict[str, Tree] = {}
     residual: dict[str, Tree] = {}
     for name in [name for name in trees[0] if name != GRADIENT]:
-        mean = weighted_mean([tree[name] for tree in trees], weights)
-        moments[name], left = encode(mean, codec, before.get(name))
+        moments[name], left = encode(  # the mean itself is not kept
+            weighted_mean([tree[name] for tree in trees], weights), codec, before.get(name)
+        )
         if left:
             residual[name] = left
     return moments, residual
