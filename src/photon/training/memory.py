@@ -156,7 +156,10 @@ def server_memory(config: Config, outer: int) -> Memory:
     """
     sizes = _Sizes.of(config)
     host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + sizes.travelling_moments}
-    following = {"mean": sizes.shared, "next state": _next_bytes(sizes, outer)}
+    following = {
+        "mean": sizes.shared,
+        "next state": sizes.shared * (1 + outer) + sizes.travelling_moments,
+    }
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
 
 
@@ -238,10 +241,3 @@ def _update_bytes(sizes: _Sizes) -> int:
     if not sizes.is_short:
         return sizes.shared
     return sizes.shared // 2 + max(sizes.shared, sizes.travelling_moments)
-
-
-def _next_bytes(sizes: _Sizes, outer: int) -> int:
-    """The state that follows; the last of the moments' means has both forms."""
-    trees = list(sizes.this.moments.values()) if sizes.travelling_moments else []
-    last = num_bytes(trees[-1]) if trees and sizes.is_short else 0
-    return sizes.shared * (1 + outer) + sizes.travelling_moments + last
