@@ -209,10 +209,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         service = NodeService(str(client), [client], changed, path, None, lambda line: None)
         threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
         threads[-1].start()
-    link, outer = (
-        SocketLink(home / "sockets"),
-        outer_optimizer("FEDAVG", {"server_learning_rate": 1.0}),
-    )
+    link, outer = SocketLink(home / "sockets"), sgd(lr=1.0)
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
     depot = Depot(home / "depot", open_transport(config.photon, "bench"))
     facts = hosted_run.data_facts(config)
@@ -220,7 +217,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
     engine.alive(lambda: False)
-    taken, rules = [], Rules(quorum=2, compression="fp32")
+    taken, rules = [], Rules(quorum=2)
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
         plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from photon.config.federation import STRATEGIES
-from photon.core.outer import adaptive, outer_factor, outer_optimizer, sgd
+from photon.config.points import OUTER_OPTIMIZERS
+from photon.config.resolve import load_config
+from photon.core.outer import OuterOptimizer, adaptive, nesterov, outer_factor, sgd
+from photon.run.outer import outer_of
 
 SHAPES = {"a": (3, 4), "b": (5,)}
 
@@ -41,7 +43,7 @@ def test_sgd_family_is_torch_sgd(momentum, nesterov):
 def test_fedmom_is_the_recursion_of_its_paper():
     """Huo et al. 2020: w = x - lr g; x' = w + mu (w - w_before), w_before = x_0 at the start."""
     lr, mu = 0.7, 0.6
-    outer = outer_optimizer("FEDMOM", {"server_learning_rate": lr, "server_momentum": mu})
+    outer = nesterov(lr=lr, server_momentum=mu)
     params = {"a": torch.tensor([1.0, -2.0], dtype=torch.float64)}
     state = outer.init(params)
     x = before = params["a"].numpy().copy()
@@ -73,9 +75,13 @@ def test_adaptive_family_is_reddi_et_al(rule):
         np.testing.assert_allclose(params["a"].numpy(), x, rtol=1e-12)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def named(strategy: str) -> OuterOptimizer:
+    return outer_of(load_config([f"fl.strategy_name={strategy}"]), 1)
+
+
+@pytest.mark.parametrize("strategy", OUTER_OPTIMIZERS)
 def test_zero_changes_nothing_and_positive_lowers(strategy):
-    outer = outer_optimizer(strategy, STRATEGIES[strategy])
+    outer = named(strategy)
     params = tree(0)
     zero = {name: torch.zeros_like(value) for name, value in params.items()}
     same, _ = outer.step(params, zero, outer.init(params))
@@ -86,8 +92,8 @@ def test_zero_changes_nothing_and_positive_lowers(strategy):
 
 
 def test_a_step_leaves_its_arguments_alone():
-    for strategy, arguments in STRATEGIES.items():
-        outer = outer_optimizer(strategy, arguments)
+    for strategy in OUTER_OPTIMIZERS:
+        outer = named(strategy)
         params, gradient = tree(0), tree(1)
         state = outer.init(params)
         before = [v.clone() for v in (*params.values(), *gradient.values())]
@@ -97,6 +103,25 @@ def test_a_step_leaves_its_arguments_alone():
         assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
         for name, kept in moments.items():
             assert all(torch.equal(kept[n], state[name][n]) for n in kept)
+
+
+def test_defaults_of_the_table_reach_the_rule_they_are_of():
+    """A first step of each by hand, on g = 0.5."""
+    tau = 1e-3
+    lowered = {
+        "FEDAVG": 0.5,
+        "FEDAVGM": 0.7 * 0.5,
+        "NESTEROV": 0.7 * (0.5 + 0.7 * 0.5),
+        "FEDMOM": 0.7 * (0.5 + 0.7 * 0.5),
+        "FEDADAGRAD": 0.01 * 0.5 / (math.sqrt(tau**2 + 0.25) + tau),
+        "FEDADAM": 0.01 * 0.05 / (math.sqrt(0.99 * tau**2 + 0.01 * 0.25) + tau),
+        "FEDYOGI": 0.01 * 0.05 / (math.sqrt(tau**2 + 0.01 * 0.25) + tau),
+    }
+    assert lowered.keys() == OUTER_OPTIMIZERS.keys()
+    for strategy, by in lowered.items():
+        outer, params = named(strategy), {"w": torch.tensor([1.0])}
+        after, _ = outer.step(params, {"w": torch.tensor([0.5])}, outer.init(params))
+        assert float(after["w"]) == pytest.approx(1.0 - by, rel=1e-6), strategy
 
 
 def test_an_outer_schedule_by_hand():

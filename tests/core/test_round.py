@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from photon.core import aggregate
+from photon.core import tree as tree_module
 from photon.core.aggregate import weighted_mean
-from photon.core.codec import decode, encode
+from photon.core.codec import BF16, FP32, decode, encode
 from photon.core.cohort import choose_cohort
 from photon.core.diagnostics import (
     consensus_distance,
@@ -41,11 +41,11 @@ def state() -> ServerState:
 
 def plan_for(server: ServerState, clients: int = 4, bounds: Bounds | None = None):
     steps = dict.fromkeys(range(clients), 5)
-    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1), bounds=bounds)
+    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1, up=BF16), bounds=bounds)
 
 
 def update_of(plan, client_id: int, /, **changes) -> Update:
-    gradient = encode(tree(100 + client_id), "bf16")
+    gradient = encode(tree(100 + client_id), plan.up)[0]
     base = Update(
         run="r",
         round=plan.round,
@@ -66,7 +66,7 @@ def close(server, plan, updates, quorum=1):
 
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
 def test_mean_is_numpy_in_float64(chunk, monkeypatch):
-    monkeypatch.setattr(aggregate, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(tree_module, "CHUNK_ELEMENTS", chunk)
     trees, weights = [tree(s) for s in range(5)], [1.0, 7.0, 2.5, 100.0, 3.0]
     mean = weighted_mean(trees, weights)
     for name in SHAPES:
@@ -99,7 +99,7 @@ def test_weights_are_the_tokens_of_the_round():
     plan = plan_for(server, 2)
     updates = [update_of(plan, 0, num_tokens=300), update_of(plan, 1, num_tokens=100)]
     new, report = close(server, plan, updates)
-    a, b = (decode(u.gradient) for u in updates)
+    a, b = (decode(u.gradient, server.params, BF16) for u in updates)
     for name in SHAPES:
         expected = server.params[name].double() - (3 * a[name].double() + b[name].double()) / 4
         torch.testing.assert_close(new.params[name], expected.float())
@@ -121,22 +121,20 @@ def test_speeds_are_those_measured_last():
 def test_moments_are_averaged_and_not_stepped():
     server = state()
     plan = plan_for(server, 2, Bounds(moments={"exp_avg": MomentBound(names=tuple(SHAPES))}))
-    moments = [{"exp_avg": encode(tree(7 + c), "fp32")} for c in range(2)]
+    moments = [{"exp_avg": encode(tree(7 + c), BF16)[0]} for c in range(2)]
     updates = [update_of(plan, c, moments=moments[c], num_tokens=50) for c in range(2)]
     outer = sgd(lr=0.5, momentum=0.9)
     server = replace(server, outer=outer.init(server.params))
-    new, _ = close_round(
-        server, plan, updates, outer=outer, rules=Rules(quorum=2, compression="fp32")
-    )
+    new, _ = close_round(server, plan, updates, outer=outer, rules=Rules(quorum=2))
     for name in SHAPES:
-        expected = (moments[0]["exp_avg"][name] + moments[1]["exp_avg"][name]) / 2
+        expected = sum(m["exp_avg"][name].float() for m in moments) / 2
         torch.testing.assert_close(new.moments["exp_avg"][name], expected)
 
 
 def spoiled(value: float) -> dict[str, torch.Tensor]:
     gradient = tree(3)
     gradient["w"][2, 2] = value
-    return gradient
+    return encode(gradient, BF16)[0]
 
 
 @pytest.mark.parametrize(
@@ -206,10 +204,11 @@ def test_norms_and_cosines_by_hand():
 
 def test_codec_is_exact_for_fp32_and_bounded_for_bf16():
     small = {"x": tree(5)["w"] * 1e-9}
-    assert torch.equal(decode(encode(small, "fp32"))["x"], small["x"])
-    error = (decode(encode(small, "bf16"))["x"] - small["x"]).abs()
+    back = {codec: decode(encode(small, codec)[0], small, codec)["x"] for codec in (FP32, BF16)}
+    assert torch.equal(back[FP32], small["x"])
+    error = (back[BF16] - small["x"]).abs()
     assert bool((error <= small["x"].abs() * 2**-8).all())
-    assert num_bytes(encode(small, "bf16")) == 2 * 35
+    assert num_bytes(encode(small, BF16)[0]) == 2 * 35
 
 
 def test_seeds_are_addresses():
@@ -239,7 +238,7 @@ def test_digest_sees_every_bit():
 
 def late_round():
     """A server after its first round that takes late updates, and the rules."""
-    rules = Rules(quorum=1, staleness_exponent=0.5, max_staleness=2)
+    rules = Rules(quorum=1, up=BF16, staleness_exponent=0.5, max_staleness=2)
     server = state()
     plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules)
     late = update_of(plan, 1, num_tokens=40)
@@ -254,7 +253,7 @@ def test_a_late_update_weighs_less_and_counts_once():
     new, report = close_round(server, plan, [fresh, late], outer=sgd(lr=1.0), rules=rules)
     weight = 2**-0.5
     for name in SHAPES:
-        a, b = (decode(u.gradient)[name].double() for u in (fresh, late))
+        a, b = (decode(u.gradient, server.params, BF16)[name].double() for u in (fresh, late))
         expected = server.params[name].double() - (a + weight * b) / (1 + weight)
         torch.testing.assert_close(new.params[name], expected.float())
     assert report.late == {1: 1}
@@ -294,7 +293,7 @@ def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
     server = state()
     plan = plan_for(server)
     updates = [update_of(plan, client, num_tokens=1) for client in range(4)]
-    rules = Rules(quorum=4, scaling=scaling)
+    rules = Rules(quorum=4, up=BF16, scaling=scaling)
     new, report = close_round(server, plan, updates, outer=sgd(lr=1.0), rules=rules)
     moved = {n: server.params[n] - new.params[n] for n in SHAPES}
     assert norm(moved) == pytest.approx(factor * report.gradient_norm, rel=1e-5)
@@ -302,9 +301,9 @@ def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
 
 def test_an_update_of_some_parameters_moves_those_only():
     server = replace(state(), outer={"momentum": tree(5)})
-    rules = Rules(quorum=1)
+    rules = Rules(quorum=1, up=BF16)
     plan = open_round(server, run="r", steps={0: 5}, rules=rules, trained=["b"])
-    update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, "bf16"))
+    update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, BF16)[0])
     outer = sgd(lr=1.0, momentum=0.9)
     new, _ = close_round(server, plan, [update], outer=outer, rules=rules)
     assert torch.equal(new.params["w"], server.params["w"])
@@ -381,7 +380,7 @@ def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
     else:
         large = {name: value * 100 for name, value in updates[3].gradient.items()}
         updates[3] = replace(updates[3], gradient=large)
-    rules = Rules(quorum=1, max_norm_ratio=5.0)
+    rules = Rules(quorum=1, up=BF16, max_norm_ratio=5.0)
     _, report = close_round(server, plan, list(updates.values()), outer=sgd(lr=1.0), rules=rules)
     assert report.accepted == (0, 2)
     assert report.spare == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.core.messages import Instruction
-from photon.core.round import Rules, close_round, open_round
+from photon.core.round import close_round, open_round
 from photon.core.tree import num_bytes
 from photon.data.read.shards import Rows
 from photon.evaluation.loss import evaluate_loss
@@ -23,7 +24,7 @@ from photon.run.checkpoint import load_update
 from photon.run.outer import outer_of, outer_trees
 from photon.run.preparation import with_architecture
 from photon.server.bounds import Honesty
-from photon.server.loop import initial_state
+from photon.server.loop import initial_state, rules_of
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.memory import (
@@ -165,7 +166,7 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     node = Node(config, Path(config.photon.saving_path), CPU)
     params = parameters_of(build_model(config.llm_config, 1))
     state = initial_state(params, outer_of(config, 1))
-    rules = Rules(quorum=1, compression=config.fl.compression)
+    rules = replace(rules_of(config), quorum=1)
     moments = Honesty.of(config, node.layers).bounds(state, 1)
     plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
     update = load_update(node.train(plan.instructions[0], params, {}))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
+from photon.config.points import CODECS, OUTER_OPTIMIZERS, Outer, known
 
 
 class StrategyKwargs(Section):
@@ -36,19 +37,7 @@ class StrategyKwargs(Section):
     )
 
 
-STRATEGIES: dict[str, dict[str, float]] = {
-    "FEDAVG": {"server_learning_rate": 1.0},
-    "FEDAVGM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "NESTEROV": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "FEDMOM": {"server_learning_rate": 0.7, "server_momentum": 0.7},
-    "FEDADAGRAD": {"eta": 0.01, "beta_1": 0.0, "tau": 1e-3},
-    "FEDADAM": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
-    "FEDYOGI": {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
-}
-"""Outer optimizers and their arguments with defaults (Reddi et al. 2020 for the adaptive ones)."""
-
 _OWN_STRATEGY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_OF_OWN_STRATEGY = {"server_learning_rate": 1.0}
 _ALIASES = {"NESTOROV": "NESTEROV"}
 
 
@@ -88,9 +77,9 @@ class FederationConfig(Section):
     n_rounds: int = Field(default=24, ge=1, description="rounds of the run")
     strategy_name: str = Field(
         default="NESTEROV",
-        description=f"outer optimizer: {', '.join(STRATEGIES)}, any case; or your own, as "
+        description=f"outer optimizer: {', '.join(OUTER_OPTIMIZERS)}, any case; or your own, as "
         "module:function",
-        examples=[name.lower() for name in STRATEGIES],
+        examples=[name.lower() for name in OUTER_OPTIMIZERS],
     )
     strategy_kwargs: StrategyKwargs = StrategyKwargs()
     aggregate_momenta: bool | None = Field(
@@ -162,8 +151,10 @@ class FederationConfig(Section):
         description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
         "keeps the embeddings of the tokens that both have",
     )
-    compression: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="number format in which pseudo-gradients and moments travel"
+    compression: str = Field(
+        default="bf16",
+        description="codec in which pseudo-gradients and moments travel: " + ", ".join(CODECS),
+        examples=list(CODECS),
     )
     quorum: int | None = Field(
         default=None,
@@ -270,20 +261,24 @@ class FederationConfig(Section):
             return str(value)
         name = str(value).upper()
         name = _ALIASES.get(name, name)
-        if name not in STRATEGIES:
-            raise ValueError(
-                f"unknown strategy {value!r}; known: {', '.join(STRATEGIES)}, or module:function"
-            )
+        if name not in OUTER_OPTIMIZERS:
+            choices = ", ".join(OUTER_OPTIMIZERS)
+            raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
         return name
+
+    @field_validator("compression")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        return known("codec", value, CODECS)
 
     @model_validator(mode="after")
     def _consistent(self) -> FederationConfig:
         given = self.strategy_kwargs.model_dump(exclude_none=True)
-        known = given if self.has_own_strategy else STRATEGIES[self.strategy_name]
-        if unknown := sorted(set(given) - set(known)):
+        takes = given if self.has_own_strategy else self.outer.arguments
+        if unknown := sorted(set(given) - set(takes)):
             raise ValueError(
                 f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
-                f"it takes {', '.join(known)}"
+                f"it takes {', '.join(takes)}"
             )
         if self.cohort_size > self.n_total_clients:
             raise ValueError(
@@ -361,11 +356,16 @@ class FederationConfig(Section):
         return self.n_clients_per_round or self.n_total_clients
 
     @property
+    def outer(self) -> Outer:
+        """The outer optimizer; one's own has no defaults but that of its learning rate."""
+        own = Outer(self.strategy_name, {"server_learning_rate": 1.0})
+        return OUTER_OPTIMIZERS.get(self.strategy_name, own)
+
+    @property
     def outer_arguments(self) -> dict[str, float]:
         """Arguments of the outer optimizer, defaults filled in."""
-        given = self.strategy_kwargs.model_dump(exclude_none=True)
-        return {**STRATEGIES.get(self.strategy_name, _OF_OWN_STRATEGY), **given}
+        return {**self.outer.arguments, **self.strategy_kwargs.model_dump(exclude_none=True)}
 
     @property
     def has_own_strategy(self) -> bool:
-        return ":" in self.strategy_name
+        return self.strategy_name not in OUTER_OPTIMIZERS

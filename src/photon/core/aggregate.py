@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from photon.core.codec import Codec, leaves
 from photon.core.messages import Update
-from photon.core.tree import CHUNK_ELEMENTS, Tree
+from photon.core.tree import Readable, Tree, chunks, num_bytes
 
 
-def weighted_mean(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, Tensor]:
+def weighted_mean(trees: Sequence[Readable], weights: Sequence[float]) -> dict[str, Tensor]:
     """Weighted mean, leaf by leaf and chunk by chunk: sum_k w_k x_k / sum_k w_k.
 
     The sum runs in float64 in the order of `trees`, so the caller fixes the bits by fixing the
-    order; the extra memory is one chunk, whatever the number of trees. Leaves may be lazy or
-    memory-mapped, and of any float type.
+    order; the extra memory is one chunk, whatever the number of trees. Leaves may be encoded, lazy
+    or memory-mapped, and of any float type.
 
     Returns:
         float32 leaves of the same names and shapes.
@@ -29,13 +30,11 @@ def weighted_mean(trees: Sequence[Tree], weights: Sequence[float]) -> dict[str, 
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
     mean: dict[str, Tensor] = {}
-    for name in trees[0]:
-        leaves = [tree[name].contiguous().view(-1) for tree in trees]
-        result = torch.empty(leaves[0].numel(), dtype=torch.float32)
-        for start in range(0, result.numel(), CHUNK_ELEMENTS):
-            parts = [leaf[start : start + CHUNK_ELEMENTS] for leaf in leaves]
-            result[start : start + CHUNK_ELEMENTS] = _mean_of_chunk(parts, weights, total)
-        mean[name] = result.view(trees[0][name].shape)
+    for name, first in trees[0].items():
+        mean[name] = torch.empty(first.shape, dtype=torch.float32)
+        rows = [chunks(tree[name]) for tree in trees]
+        for result, *parts in zip(chunks(mean[name]), *rows, strict=True):
+            result.copy_(_mean_of_chunk(parts, weights, total))
     return mean
 
 
@@ -46,21 +45,26 @@ def _mean_of_chunk(parts: Sequence[Tensor], weights: Sequence[float], total: flo
     return accumulator.div_(total)
 
 
-def fold(updates: Sequence[Update]) -> Update:
+def fold(updates: Sequence[Update], like: Tree, codec: Codec) -> Update:
     """The updates of one node as one: their weighted mean in fp32, with the summed weight.
 
     The mean of such means is the mean of all, to the rounding of fp32.
+
+    Args:
+        like: tensors with the shapes of the parameters.
+        codec: of the updates.
 
     Raises:
         ValueError: no updates.
     """
     ordered = sorted(updates, key=lambda update: update.client)
     weights = [float(update.num_tokens) for update in ordered]
-    gradient = weighted_mean([update.gradient for update in ordered], weights)
-    moments = {
-        name: weighted_mean([update.moments[name] for update in ordered], weights)
-        for name in ordered[0].moments
-    }
+
+    def mean(trees: Iterable[Tree]) -> dict[str, Tensor]:
+        return weighted_mean([leaves(tree, like, codec) for tree in trees], weights)
+
+    gradient = mean(update.gradient for update in ordered)
+    moments = {name: mean(u.moments[name] for u in ordered) for name in ordered[0].moments}
     shared = set.intersection(*(set(update.metrics) for update in ordered))
     total = sum(weights)
     return replace(

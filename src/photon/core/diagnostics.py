@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from photon.core.tree import Tree, chunks, dot, norm
+from photon.core.tree import Readable, Tree, chunks, dot, norm
 
 
-def cosine(left: Tree, right: Tree, left_norm: float, right_norm: float) -> float:
+def cosine(left: Readable, right: Readable, left_norm: float, right_norm: float) -> float:
     """Cosine of the angle between two trees whose norms are known; 0 if one of them is zero."""
     scale = left_norm * right_norm
     return dot(left, right) / scale if scale > 0 else 0.0

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from photon.core.codec import Codec, Leaf, form_fault, leaves
 from photon.core.messages import Bounds, Moments, RoundPlan, ServerState, Update
-from photon.core.tree import Tree, is_negative, mismatch, norm
+from photon.core.tree import Readable, Tree, is_negative, norm
 
 NORMS_KEPT = 32
 """Norms of accepted updates that an outlier is judged by."""
@@ -35,8 +36,8 @@ def refusal(
     return (
         _origin_fault(update, plan, state)
         or _count_fault(update, plan)
-        or _form_fault(GRADIENT, update.gradient, params)
-        or _moment_fault(update.moments, plan.bounds, params)
+        or _form_fault(GRADIENT, update.gradient, params, plan.up)
+        or _moment_fault(update.moments, plan, params)
     )
 
 
@@ -85,39 +86,50 @@ def _steps_asked(update: Update, plan: RoundPlan) -> list[float]:
     return [plan.bounds.late_steps or math.inf] * len(update.clients)
 
 
-def _moment_fault(moments: Moments, bounds: Bounds, params: Tree) -> str | None:
-    if list(moments) != list(bounds.moments):
-        expected = ", ".join(bounds.moments)
+def _moment_fault(moments: Moments, plan: RoundPlan, params: Tree) -> str | None:
+    bounds = plan.bounds.moments
+    if list(moments) != list(bounds):
+        expected = ", ".join(bounds)
         return f"moments {', '.join(moments) or 'none'}, expected {expected or 'none'}"
-    for name, bound in bounds.moments.items():
+    for name, bound in bounds.items():
         like = {n: params[n] for n in bound.names}
-        if fault := _form_fault(name, moments[name], like):
+        if fault := _form_fault(name, moments[name], like, plan.up):
             return fault
     return None
 
 
-def _form_fault(what: str, tree: Tree, like: Tree) -> str | None:
-    if reason := mismatch(tree, like):
-        return f"{what}: {reason}"
-    odd = [name for name, value in tree.items() if not value.is_floating_point()]
-    return f"{what}: {odd[0]} holds {tree[odd[0]].dtype}" if odd else None
+def _form_fault(what: str, sent: Tree, like: Tree, codec: Codec) -> str | None:
+    reason = form_fault(sent, like, codec)
+    return f"{what}: {reason}" if reason else None
 
 
-def sizes_of(update: Update) -> dict[str, float]:
+def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dict[str, Leaf]]:
+    """An update's pseudo-gradient and each of its moments, to be read.
+
+    Args:
+        update: of which `refusal` says nothing.
+    """
+    sent = {GRADIENT: update.gradient, **update.moments}
+    return {name: leaves(tree, state.params, plan.up) for name, tree in sent.items()}
+
+
+def sizes_of(trees: Mapping[str, Readable]) -> dict[str, float]:
     """Norm of an update's pseudo-gradient and of each of its moments; not finite if they are not,
     since float64 holds the square of every number that travels.
+
+    Args:
+        trees: as `opened` gives them.
     """
-    return {name: norm(tree) for name, tree in _trees(update).items()}
+    return {name: norm(tree) for name, tree in trees.items()}
 
 
-def _trees(update: Update) -> dict[str, Tree]:
-    return {GRADIENT: update.gradient, **update.moments}
-
-
-def size_fault(update: Update, sizes: Mapping[str, float], bounds: Bounds) -> str | None:
+def size_fault(
+    trees: Mapping[str, Readable], sizes: Mapping[str, float], bounds: Bounds
+) -> str | None:
     """Why an update cannot be what an honest client has, by itself, or None.
 
     Args:
+        trees: as `opened` gives them.
         sizes: as `sizes_of` gives them.
     """
     most = {GRADIENT: bounds.norm, **{name: b.norm for name, b in bounds.moments.items()}}
@@ -127,22 +139,24 @@ def size_fault(update: Update, sizes: Mapping[str, float], bounds: Bounds) -> st
         if size > most[name]:
             return f"{name}: norm {size:.3g} is more than its steps can make, {most[name]:.3g}"
     for name, bound in bounds.moments.items():
-        if bound.is_square and is_negative(update.moments[name]):
+        if bound.is_square and is_negative(trees[name]):
             return f"{name} is negative, a mean of squares"
     return None
 
 
 def unsound(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
     """The reason to refuse an update whatever the others are like, or None."""
-    reason = refusal(update, plan, state, ())
-    return reason or size_fault(update, sizes_of(update), plan.bounds)
+    if reason := refusal(update, plan, state, ()):
+        return reason
+    trees = opened(update, plan, state)
+    return size_fault(trees, sizes_of(trees), plan.bounds)
 
 
 def outliers(
     taken: Mapping[int, Update],
     sizes: Mapping[int, Mapping[str, float]],
+    plan: RoundPlan,
     state: ServerState,
-    bounds: Bounds,
     max_ratio: float | None,
 ) -> dict[int, str]:
     """Clients whose update is too large beside the others', with the reason.
@@ -157,14 +171,18 @@ def outliers(
     """
     found: dict[int, str] = {}
     steps = np.array([*state.norm_steps, *(update.num_steps for update in taken.values())])
-    norms = [*(n * bounds.rate for n in state.norms), *(own[GRADIENT] for own in sizes.values())]
+    norms = [
+        *(n * plan.bounds.rate for n in state.norms),
+        *(own[GRADIENT] for own in sizes.values()),
+    ]
     for client, update in taken.items():
         comparable = np.array(norms) * np.maximum(1.0, update.num_steps / steps)
         if reason := norm_fault(sizes[client][GRADIENT], comparable, max_ratio):
             found[client] = reason
-    for name, bound in bounds.moments.items():
+    for name, bound in plan.bounds.moments.items():
         seen = [own[name] for own in sizes.values()]
-        seen += [norm(state.moments[name])] if name in state.moments else []
+        if name in state.moments:
+            seen.append(norm(leaves(state.moments[name], state.params, plan.down)))
         ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
         for client, own in sizes.items():
             if reason := norm_fault(own[name], seen, ratio):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from photon.core.codec import FP32, Codec
 from photon.core.loss_scale import LossScale
 from photon.core.outer import OuterState
 from photon.core.tree import Tree, num_bytes
@@ -63,8 +64,8 @@ class Update:
     """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
 
     Attributes:
-        gradient: global - local, in the wire's number format, names and shapes of the parameters.
-        moments: inner moments in the wire's number format; empty if they stay with the client.
+        gradient: global - local, as its codec sends it.
+        moments: inner moments, as the same codec sends them; empty if they stay with the client.
         num_tokens: target tokens trained on in this round; the weight in the mean.
         num_steps: optimizer steps taken.
         base_digest: digest of the parameters that training started from.
@@ -107,6 +108,7 @@ class ClientState:
         optimizer_step: steps that the moments have seen (AdamW's bias correction).
         loss_scale: of fp16.
         layers: parameters of the client's own.
+        residual: what the codec lost of the pseudo-gradient and of each moment that is sent.
     """
 
     round: int
@@ -115,6 +117,7 @@ class ClientState:
     optimizer_step: int = 0
     loss_scale: LossScale = field(default_factory=LossScale)
     layers: Tree = field(default_factory=dict)
+    residual: Mapping[str, Tree] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,7 @@ class ServerState:
         params: global parameters, float32.
         outer: the outer optimizer's moments.
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
+        residual: what the codec lost of each of them.
         num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.
         bytes_up, bytes_down: payload bytes so far, clients to server and back.
@@ -155,6 +159,7 @@ class ServerState:
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
+    residual: Moments = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +209,7 @@ class RoundPlan:
         sent: parameters that clients receive; None: all.
         bases: earlier rounds whose late updates are taken, with what they started from.
         bounds: what updates must keep to.
+        up, down: codecs of updates, and of the averaged moments that are sent.
     """
 
     round: int
@@ -215,6 +221,8 @@ class RoundPlan:
     bases: Mapping[int, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
     spares: tuple[int, ...] = ()
+    up: Codec = FP32
+    down: Codec = FP32
 
     @property
     def members(self) -> tuple[int, ...]:

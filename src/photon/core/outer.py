@@ -3,6 +3,8 @@
 An `OuterOptimizer` is two pure functions. `init(params)` gives the state; `step(params, gradient,
 state)` gives new parameters and new state. The pseudo-gradient is global - local and is used
 exactly like a gradient, so a positive entry lowers its parameter.
+
+A function that gives one is named in `photon.config.points`, or by a configuration as its own.
 """
 
 from __future__ import annotations
@@ -89,28 +91,24 @@ def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tenso
     return v.sub(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
 
 
-_ADAPTIVE: dict[str, Literal["adagrad", "adam", "yogi"]] = {
-    "FEDADAGRAD": "adagrad",
-    "FEDADAM": "adam",
-    "FEDYOGI": "yogi",
-}
+def fedavgm(*, lr: float, server_momentum: float) -> OuterOptimizer:
+    return sgd(lr=lr, momentum=server_momentum)
 
 
-def outer_optimizer(strategy: str, arguments: dict[str, float]) -> OuterOptimizer:
-    """The outer optimizer that a configuration names.
+def nesterov(*, lr: float, server_momentum: float) -> OuterOptimizer:
+    return sgd(lr=lr, momentum=server_momentum, nesterov=True)
 
-    Args:
-        strategy: a key of `photon.config.federation.STRATEGIES`.
-        arguments: its arguments, complete (`FederationConfig.outer_arguments`).
-    """
-    if strategy in _ADAPTIVE:
-        others = {key: value for key, value in arguments.items() if key != "eta"}
-        return adaptive(_ADAPTIVE[strategy], lr=arguments["eta"], **others)
-    return sgd(
-        lr=arguments["server_learning_rate"],
-        momentum=arguments.get("server_momentum", 0.0),
-        nesterov=strategy in ("NESTEROV", "FEDMOM"),
-    )
+
+def fedadagrad(*, eta: float, beta_1: float, tau: float) -> OuterOptimizer:
+    return adaptive("adagrad", lr=eta, beta_1=beta_1, tau=tau)
+
+
+def fedadam(*, eta: float, beta_1: float, beta_2: float, tau: float) -> OuterOptimizer:
+    return adaptive("adam", lr=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
+
+
+def fedyogi(*, eta: float, beta_1: float, beta_2: float, tau: float) -> OuterOptimizer:
+    return adaptive("yogi", lr=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
 
 
 def outer_factor(name: str, round_number: int, rounds: int, t_warmup: int, alpha_f: float) -> float:

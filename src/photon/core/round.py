@@ -13,14 +13,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from photon.core.aggregate import weighted_mean
-from photon.core.codec import Compression, encode
+from photon.core.codec import FP32, Codec, encode
 from photon.core.diagnostics import consensus_distance, cosine
-from photon.core.gate import GRADIENT, NORMS_KEPT, outliers, refusal, size_fault, sizes_of
-from photon.core.messages import Bounds, Instruction, RoundPlan, RoundReport, ServerState, Update
+from photon.core.gate import GRADIENT, NORMS_KEPT, opened, outliers, refusal, size_fault, sizes_of
+from photon.core.messages import (
+    Bounds,
+    Instruction,
+    Moments,
+    RoundPlan,
+    RoundReport,
+    ServerState,
+    Update,
+)
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import counted
 from photon.core.text import cleaned
-from photon.core.tree import Tree, digest, norm, num_bytes
+from photon.core.tree import Readable, Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
 
 Scaling = Literal["none", "sqrt", "linear"]
@@ -32,7 +40,7 @@ class Rules:
 
     Attributes:
         quorum: fewest clients whose updates close it.
-        compression: number format in which averaged moments go back.
+        up, down: codecs of updates, and of averaged moments on their way back.
         max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
         scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
         staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
@@ -41,7 +49,8 @@ class Rules:
     """
 
     quorum: int
-    compression: Compression = "bf16"
+    up: Codec = FP32
+    down: Codec = FP32
     max_norm_ratio: float | None = None
     scaling: Scaling = "none"
     staleness_exponent: float | None = None
@@ -95,6 +104,8 @@ def open_round(
         bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
         bounds=bounds or Bounds(),
         spares=tuple(spares),
+        up=rules.up,
+        down=rules.down,
     )
 
 
@@ -127,20 +138,18 @@ def close_round(
             + (f" ({reasons})" if reasons else "")
         )
     weights = [_weight(update, plan, rules) for update in taken]
-    gradient = weighted_mean([update.gradient for update in taken], weights)
+    trees = [opened(update, plan, state) for update in taken]
+    gradient = weighted_mean([tree[GRADIENT] for tree in trees], weights)
+    moments, residual = _mean_moments(trees, weights, state.residual, rules.down)
     report = replace(
-        _report(state, plan, taken, refused, gradient, weights, norms),
+        _report(state, plan, taken, refused, gradient, weights, norms, trees),
         bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
         spare=_spare(plan, updates, taken, refused),
     )
     new_state = replace(
         _stepped(state, gradient, outer, _scale(rules.scaling, count)),
-        moments={
-            name: encode(
-                weighted_mean([u.moments[name] for u in taken], weights), rules.compression
-            )
-            for name in taken[0].moments
-        },
+        moments=moments,
+        residual=residual,
         round=plan.round,
         step=state.step + report.num_steps,
         num_tokens=state.num_tokens + report.num_tokens,
@@ -154,6 +163,24 @@ def close_round(
         speeds={**state.speeds, **_speeds(taken)},
     )
     return new_state, report
+
+
+def _mean_moments(
+    trees: Sequence[Mapping[str, Readable]],
+    weights: Sequence[float],
+    before: Moments,
+    codec: Codec,
+) -> tuple[Moments, Moments]:
+    """The means of the moments as they are sent, one after the other, and their residuals."""
+    moments: dict[str, Tree] = {}
+    residual: dict[str, Tree] = {}
+    for name in [name for name in trees[0] if name != GRADIENT]:
+        moments[name], left = encode(  # the mean itself is not kept
+            weighted_mean([tree[name] for tree in trees], weights), codec, before.get(name)
+        )
+        if left:
+            residual[name] = left
+    return moments, residual
 
 
 def _spare(
@@ -241,14 +268,15 @@ def check(
     for update in updates:
         here = {client for other in taken.values() for client in other.clients}
         reason = refusal(update, plan, state, here)
-        own = {} if reason else sizes_of(update)
-        if reason := reason or size_fault(update, own, plan.bounds):
+        trees = {} if reason else opened(update, plan, state)
+        own = sizes_of(trees)
+        if reason := reason or size_fault(trees, own, plan.bounds):
             if update.client not in here:
                 refused[update.client] = cleaned(reason)
             continue
         taken[update.client], sizes[update.client] = update, own
     kept = _counted(plan, taken)
-    while large := outliers(kept, {c: sizes[c] for c in kept}, state, plan.bounds, max_norm_ratio):
+    while large := outliers(kept, {c: sizes[c] for c in kept}, plan, state, max_norm_ratio):
         refused |= large
         taken = {client: update for client, update in taken.items() if client not in large}
         before, kept = kept, _counted(plan, taken)
@@ -279,6 +307,7 @@ def _report(
     gradient: Tree,
     weights: Sequence[float],
     norms: Mapping[int, float],
+    trees: Sequence[Mapping[str, Readable]],
 ) -> RoundReport:
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
@@ -295,7 +324,8 @@ def _report(
         gradient_norm=mean_norm,
         client_norms=norms,
         client_cosines={
-            u.client: cosine(u.gradient, gradient, norms[u.client], mean_norm) for u in taken
+            u.client: cosine(tree[GRADIENT], gradient, norms[u.client], mean_norm)
+            for u, tree in zip(taken, trees, strict=True)
         },
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),

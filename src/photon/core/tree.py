@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Tree = Mapping[str, Tensor]
+
+
+class Row(Protocol):
+    """What is read as a row of numbers, such as an encoded tensor."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def numel(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Tensor: ...
+
+
+Readable = Mapping[str, Tensor] | Mapping[str, Row]
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
@@ -46,12 +61,16 @@ def mismatch(tree: Tree, like: Tree) -> str | None:
     return None
 
 
-def chunks(value: Tensor) -> Iterator[Tensor]:
-    """Views of the flattened tensor, `CHUNK_ELEMENTS` at a time; writing to them writes to it."""
-    yield from value.view(-1).split(CHUNK_ELEMENTS)
+def chunks(value: Tensor | Row) -> Iterator[Tensor]:
+    """Of a flattened tensor, `CHUNK_ELEMENTS` at a time; writing to a tensor's writes to it."""
+    if isinstance(value, Tensor):
+        yield from value.view(-1).split(CHUNK_ELEMENTS)
+        return
+    for start in range(0, max(1, value.numel()), CHUNK_ELEMENTS):
+        yield value.read(start, min(start + CHUNK_ELEMENTS, value.numel()))
 
 
-def dot(left: Tree, right: Tree) -> float:
+def dot(left: Readable, right: Readable) -> float:
     """Inner product, accumulated in float64 chunk by chunk."""
     total = 0.0
     for name, value in left.items():
@@ -60,7 +79,7 @@ def dot(left: Tree, right: Tree) -> float:
     return total
 
 
-def norm(tree: Tree) -> float:
+def norm(tree: Readable) -> float:
     """Euclidean norm of all leaves together."""
     return dot(tree, tree) ** 0.5
 
@@ -70,7 +89,7 @@ def all_finite(tree: Tree) -> bool:
     return all(bool(torch.isfinite(part).all()) for v in tree.values() for part in chunks(v))
 
 
-def is_negative(tree: Tree) -> bool:
+def is_negative(tree: Readable) -> bool:
     """Whether any element is below zero."""
     return any(bool((part < 0).any()) for value in tree.values() for part in chunks(value))
 

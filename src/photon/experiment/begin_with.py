@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.schema import Config
+from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
@@ -22,6 +23,7 @@ from photon.run.run_folder import RunFolder, read_run
 from photon.run.trackers import copy_lines
 from photon.training.layers import Layers, layers_of
 from photon.training.optim import InnerOptimizer
+from photon.training.outline import codec_of
 
 Names = Mapping[str, list[str]]
 """Moment -> the parameters that have it."""
@@ -124,16 +126,22 @@ class _Fit:
                 them afresh in the middle of a run would spoil the correction of their bias.
         """
         if not self.ours.fl.aggregate_momenta:
-            return replace(state, moments={})
-        if state.step and not (self._same_inner and _names(state.moments) == self._trained):
+            return replace(state, moments={}, residual={})
+        codec = codec_of(self.theirs)
+        sent = {name: leaves(tree, state.params, codec) for name, tree in state.moments.items()}
+        if state.step and not (self._same_inner and _names(sent) == self._trained):
             raise MismatchedCheckpoint(
                 f"photon.restore_run_uuid: {self.source} has averaged inner moments of "
-                f"{_shown(state.moments, self.theirs)}, this run of "
+                f"{_shown(sent, self.theirs)}, this run of "
                 f"{_shown(self._trained, self.ours)}; take the same llm_config.optimizer and "
                 "layers, or begin with its parameters alone: "
                 f"pretrained_model_path={self.source}"
             )
-        return state
+        if codec == codec_of(self.ours):
+            return state
+        values = {n: decode(tree, state.params, codec) for n, tree in state.moments.items()}
+        again = {n: encode(tree, codec_of(self.ours))[0] for n, tree in values.items()}
+        return replace(state, moments=again, residual={})
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +32,7 @@ from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
-from photon.training.outline import outgoing
+from photon.training.outline import codec_of, outgoing
 from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
@@ -93,7 +93,7 @@ class Node:
         metrics = {} if resumed else self._score_own(instruction, "val_loss")
         metrics |= self._run_segments(home, instruction, should_stop)
         metrics |= self._score_own(instruction, "trained_val_loss")
-        return self._finish(home, instruction, params, lost, metrics)
+        return self._finish(home, instruction, params, before.residual, lost, metrics)
 
     def _score_own(self, instruction: Instruction, key: str) -> dict[str, float]:
         """Loss on the client's own held-out part, if the instruction asks for it."""
@@ -139,7 +139,8 @@ class Node:
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.aggregate_momenta:
-            own = {name: decode(tree) for name, tree in moments.items()}
+            codec = codec_of(self.config)
+            own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
         return TrainState(
             params=params,
@@ -191,6 +192,7 @@ class Node:
         home: Path,
         instruction: Instruction,
         params: Tree,
+        residual: Mapping[str, Tree],
         lost: bool,
         metrics: dict[str, float],
     ) -> Path:
@@ -198,7 +200,7 @@ class Node:
         state, fl = self.trainer.snapshot(), self.config.fl
         if not self.trainer.world.is_first:
             return home
-        gradient, moments = outgoing(self.config, self.layers, params, state.params, state.moments)
+        sent = outgoing(self.config, self.layers, params, state.params, state.moments, residual)
         keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}
         client_state = ClientState(
             round=instruction.round,
@@ -207,13 +209,14 @@ class Node:
             optimizer_step=state.optimizer_step,
             loss_scale=state.loss_scale,
             layers={name: state.params[name] for name in self.layers.personal},
+            residual=sent.residual,
         )
         update = Update(
             run=instruction.run,
             round=instruction.round,
             client=instruction.client,
-            gradient=gradient,
-            moments=moments,
+            gradient=sent.gradient,
+            moments=sent.moments,
             num_tokens=state.num_tokens,
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,

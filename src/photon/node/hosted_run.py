@@ -29,6 +29,7 @@ from photon.run.rows import data_root
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
+from photon.training.outline import codec_of
 from photon.wire.messages import Ticket, Train, Trained
 
 MICROBATCH = "llm_config.device_train_microbatch_size"
@@ -115,7 +116,7 @@ class HostedRun:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
         if done and self.folder.config.fl.fold_updates:
-            done = [fold(done)]
+            done = [fold(done, params, codec_of(self.folder.config))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         faults = self.engine.faults
         failed = {c: faults.get(c, reason) for c in plan.cohort if c not in trained}

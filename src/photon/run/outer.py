@@ -5,18 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Mapping
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 
-from photon.config.federation import FederationConfig
+from photon.config.points import find
 from photon.config.schema import Config
-from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
+from photon.core.outer import OuterOptimizer, outer_factor
 from photon.errors import ConfigError
 
-RATES = ("server_learning_rate", "eta")
+RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
 
 
@@ -30,10 +28,11 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     factor = outer_factor(
         schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
     )
-    scaled = {k: v * factor if k in RATES else v for k, v in fl.outer_arguments.items()}
-    if fl.has_own_strategy:
-        return _own(fl, scaled)
-    return outer_optimizer(fl.strategy_name, scaled)
+    given = {"lr" if k == "server_learning_rate" else k: v for k, v in fl.outer_arguments.items()}
+    scaled = {k: v * factor if k in RATES else v for k, v in given.items()}
+    if fl.has_own_strategy and os.getcwd() not in sys.path:  # it is looked into as Python does
+        sys.path.append(os.getcwd())
+    return _made(fl.strategy_name, _import(fl.outer.make), scaled)
 
 
 def outer_trees(config: Config) -> int:
@@ -41,23 +40,21 @@ def outer_trees(config: Config) -> int:
     return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
 
 
-def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
-    make = _import(fl.strategy_name)
-    rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
-    _check_arguments(fl.strategy_name, make, rest)
+def _made(name: str, make: Callable[..., object], arguments: Mapping[str, float]) -> OuterOptimizer:
+    _check_arguments(name, make, arguments)
     try:
-        made = make(lr=arguments["server_learning_rate"], **rest)
+        made = make(**arguments)
     except TypeError as error:
-        raise ConfigError(f"fl.strategy_name={fl.strategy_name}: {error}") from error
+        raise ConfigError(f"fl.strategy_name={name}: {error}") from error
     if not isinstance(made, OuterOptimizer):
         raise ConfigError(
-            f"fl.strategy_name={fl.strategy_name}: must give a photon.core.outer.OuterOptimizer, "
+            f"fl.strategy_name={name}: must give a photon.core.outer.OuterOptimizer, "
             f"gave {type(made).__name__}"
         )
     return made
 
 
-def _check_arguments(name: str, make: Any, given: Mapping[str, float]) -> None:
+def _check_arguments(name: str, make: Callable[..., object], given: Mapping[str, float]) -> None:
     """Raises:
     ConfigError: an argument that the function does not take; builtins do not tell.
     """
@@ -67,22 +64,18 @@ def _check_arguments(name: str, make: Any, given: Mapping[str, float]) -> None:
         return
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
         return
-    if unknown := sorted(set(given) - set(takes)):
+    if unknown := sorted(set(given) - set(takes) - {"lr"}):
         own = ", ".join(key for key in takes if key != "lr") or "none but lr"
         raise ConfigError(
             f"fl.strategy_kwargs.{unknown[0]}: is no argument of {name}; it takes {own}"
         )
 
 
-def _import(name: str) -> Any:
-    """The function `module:function`; the current folder is looked into as Python does."""
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+def _import(where: str) -> Callable[..., object]:
     try:
-        return getattr(import_module(module), function)
+        return find(where)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"fl.strategy_name={name}: {error}; it names a function in a module of the current "
+            f"fl.strategy_name={where}: {error}; it names a function in a module of the current "
             "folder or of an installed package"
         ) from error

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 from photon.config.schema import Config
+from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.tree import norm, num_elements
 from photon.training.layers import Layers
-from photon.training.outline import outline_of
+from photon.training.outline import codec_of, outline_of
 from photon.training.reach import moment_bounds, reach
 from photon.training.schedule import lr_factor
 
@@ -46,7 +47,8 @@ class Honesty:
         if fl.staleness_exponent is not None:  # late updates had other rates
             farthest = llm.optimizer.lr * max(steps, llm.local_steps)
         most = reach(llm, farthest, last, num_elements(shared), norm(shared))
-        before = {name: norm(tree) for name, tree in state.moments.items()}
+        codec = codec_of(self.config)
+        before = {n: norm(leaves(tree, state.params, codec)) for n, tree in state.moments.items()}
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
             tokens_per_step=llm.tokens_per_step,

@@ -35,6 +35,7 @@ from photon.server.bounds import Honesty
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record
 from photon.training.layers import Layers, layers_of
+from photon.training.outline import codec_of, update_codec
 
 Validate = Callable[[ServerState], dict[str, Any]]
 """Scores the parameters of a round; gives the validation keys of a record."""
@@ -270,7 +271,8 @@ def rules_of(config: Config) -> Rules:
     fl = config.fl
     return Rules(
         quorum=fl.needed,
-        compression=fl.compression,
+        up=update_codec(config),
+        down=codec_of(config),
         max_norm_ratio=fl.max_norm_ratio,
         scaling=fl.scaling_fn,
         staleness_exponent=fl.staleness_exponent,

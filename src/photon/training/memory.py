@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from photon.config.schema import Config
-from photon.core.codec import WIRE_DTYPE
+from photon.core.codec import layout
 from photon.core.tree import num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import Outline, outline_of
+from photon.training.outline import Outline, codec_of, outline_of
 
 Place = Literal["device", "host", "cpu"]
 Parts = Mapping[str, int]
@@ -108,7 +108,8 @@ class _Sizes:
     def travelling_moments(self) -> int:
         if not self.config.averages_moments:
             return 0
-        return self.moments * WIRE_DTYPE[self.config.fl.compression].itemsize // 4
+        codec = codec_of(self.config)
+        return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 
 def client_memory(config: Config, rows: int) -> Memory:
@@ -155,7 +156,10 @@ def server_memory(config: Config, outer: int) -> Memory:
     """
     sizes = _Sizes.of(config)
     host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + sizes.travelling_moments}
-    following = {"mean": sizes.shared, "next state": _next_bytes(sizes, outer)}
+    following = {
+        "mean": sizes.shared,
+        "next state": sizes.shared * (1 + outer) + sizes.travelling_moments,
+    }
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
 
 
@@ -237,10 +241,3 @@ def _update_bytes(sizes: _Sizes) -> int:
     if not sizes.is_short:
         return sizes.shared
     return sizes.shared // 2 + max(sizes.shared, sizes.travelling_moments)
-
-
-def _next_bytes(sizes: _Sizes, outer: int) -> int:
-    """The state that follows; the last of the moments' means has both forms."""
-    trees = list(sizes.this.moments.values()) if sizes.travelling_moments else []
-    last = num_bytes(trees[-1]) if trees and sizes.is_short else 0
-    return sizes.shared * (1 + outer) + sizes.travelling_moments + last

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from photon.config.points import CODECS, find
 from photon.config.schema import Config
-from photon.core.codec import encode
+from photon.core.codec import FP32, Codec, encode, layout
+from photon.core.gate import GRADIENT
 from photon.core.messages import Moments, ServerState
 from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes, subtract
@@ -65,23 +68,54 @@ def outline_of(config: Config) -> Outline:
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
+def codec_of(config: Config) -> Codec:
+    """The codec that a client sends with, and gets the averaged moments in."""
+    return find(CODECS[config.fl.compression])
+
+
+def update_codec(config: Config) -> Codec:
+    """The codec of the updates that reach the server: means of nodes are fp32."""
+    return FP32 if config.fl.fold_updates else codec_of(config)
+
+
+class Outgoing(NamedTuple):
+    """What a client sends, and the residual of the pseudo-gradient and of each moment."""
+
+    gradient: Tree
+    moments: Moments
+    residual: Mapping[str, Tree]
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes(self.gradient) + sum(map(num_bytes, self.moments.values()))
+
+
 def outgoing(
-    config: Config, layers: Layers, base: Tree, params: Tree, moments: Moments
-) -> tuple[dict, dict]:
-    """What a client sends: the pseudo-gradient of the shared layers, and the moments if they are
-    averaged, in the wire's number format.
+    config: Config,
+    layers: Layers,
+    base: Tree,
+    params: Tree,
+    moments: Moments,
+    residual: Mapping[str, Tree],
+) -> Outgoing:
+    """The pseudo-gradient of the shared layers, and the moments if they are averaged, encoded.
 
     Args:
         base, params: before and after training; all of the model's.
+        residual: that of the client's last update.
     """
-    compression = config.fl.compression
-    gradient = encode(subtract({n: base[n] for n in layers.shared}, params), compression)
-    sent = moments if config.averages_moments else {}
-    return gradient, {name: encode(tree, compression) for name, tree in sent.items()}
-
-
-def sent_bytes(gradient: Tree, moments: Moments) -> int:
-    return num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values())
+    codec = codec_of(config)
+    gradient = encode(
+        subtract({n: base[n] for n in layers.shared}, params), codec, residual.get(GRADIENT)
+    )
+    averaged = moments if config.averages_moments else {}
+    sent = {name: encode(tree, codec, residual.get(name)) for name, tree in averaged.items()}
+    left = {GRADIENT: gradient[1], **{name: rest for name, (_, rest) in sent.items()}}
+    return Outgoing(
+        gradient[0],
+        {name: tree for name, (tree, _) in sent.items()},
+        {name: rest for name, rest in left.items() if rest},
+    )
 
 
 def traffic_of(config: Config) -> Traffic:
@@ -91,12 +125,13 @@ def traffic_of(config: Config) -> Traffic:
         ConfigError: as `outline_of`.
     """
     this = outline_of(config)
-    gradient, moments = outgoing(config, this.layers, this.params, this.params, this.moments)
-    folded = (encode(tree, "fp32") for tree in (gradient, *moments.values()))
-    up = sum(map(num_bytes, folded)) if config.fl.fold_updates else sent_bytes(gradient, moments)
+    sent = this.moments if config.averages_moments else {}
+    trees = [{n: this.params[n] for n in this.layers.shared}, *sent.values()]
+    up = sum(num_bytes(layout(tree, update_codec(config))) for tree in trees)
 
-    def down(moments: Moments, newcomers: bool) -> int:
-        state = ServerState(round=1, step=0, params=this.params, outer={}, moments=moments)
+    def down(moments: Mapping[str, Tree], newcomers: bool) -> int:
+        lying = {name: layout(tree, codec_of(config)) for name, tree in moments.items()}
+        state = ServerState(round=1, step=0, params=this.params, outer={}, moments=lying)
         return broadcast_bytes(state, this.layers.received(newcomers))
 
-    return Traffic(up=up, down=down(moments, False), first_down=down({}, True))
+    return Traffic(up=up, down=down(sent, False), first_down=down({}, True))
