@@ -20,13 +20,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from photon.config import load_config
-from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.messages import Base, ServerState, Update
 from photon.core.outer import outer_optimizer
 from photon.core.round import Rules, close_round, open_round
 from photon.core.tree import num_bytes
@@ -158,14 +159,12 @@ class s3_server:  # noqa: N801
 class Echo:
     """An engine that answers at once with an update of the base's size."""
 
-    def __init__(self) -> None:
-        self.faults: dict[int, str] = {}
-
     def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        for client in plan.cohort:
-            gradient = {name: (value + client) * 1e-4 for name, value in state.params.items()}
+        plan = base.plan
+        for client in waiting:
+            gradient = {name: (value + client) * 1e-4 for name, value in base.state.params.items()}
             yield Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
@@ -222,7 +221,10 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
         plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)
-        updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
+        base, waiting = Base(plan, state, "unused"), deque(plan.cohort)
+        updates = [
+            u for u in engine.run_round(base, waiting, lambda: False) if isinstance(u, Update)
+        ]
         state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
         save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)

@@ -23,7 +23,8 @@ from photon.config.idle import RULES, idle_overrides
 from photon.config.overrides import parse_override
 from photon.config.reference import all_keys
 from photon.config.resolve import replace_keys, resolve
-from photon.core.messages import ClientState, Instruction, ServerState, StreamState
+from photon.core.messages import ClientState, Instruction, RoundPlan, ServerState, StreamState
+from photon.core.policy import closing
 from photon.core.tree import digest
 from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import DataError, PhotonError, PhotonNote
@@ -41,7 +42,6 @@ from photon.run.rows import cache_of, open_rows, storage_of
 from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server.bounds import Honesty
-from photon.server.remote import RemoteEngine, _OpenRound
 from photon.tracking.external import ExternalTrackers
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -101,7 +101,7 @@ def outer_step(config: Config) -> Any:
 
 
 def rules(config: Config) -> Any:
-    return server.rules_of(config)
+    return server.rules_of(config.fl, True)
 
 
 def cohort(config: Config) -> Any:
@@ -171,26 +171,14 @@ def failure(config: Config) -> Any:
 
 def closes(config: Config) -> Any:
     """Seconds after which a round ends, with one missing, and with all but a quorum."""
-    engine = object.__new__(RemoteEngine)
-    engine.config, engine._durations = config, [10.0, 11.0, 15.0]
+    rules, cohort = server.rules_of(config.fl, True), range(config.fl.cohort_size)
+    plan = RoundPlan(round=1, cohort=tuple(cohort), instructions={}, base_digest="")
     found = []
-    for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
-        plan = SimpleNamespace(spares=())
-        current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
-        found.append(
-            [s for s in range(0, 200, 5) if _over(engine, current, s)][:1]  # pyright: ignore
-        )
+    for arrived in ((), cohort[:-1], cohort):
+        here = dict.fromkeys(arrived, True)
+        decided = [closing(plan, here, s, [10.0, 11.0, 15.0], rules) for s in range(0, 200, 5)]
+        found.append(decided.count("wait"))
     return found
-
-
-def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
-    from photon.server import remote
-
-    clock, remote.time = remote.time, SimpleNamespace(monotonic=lambda: seconds)  # pyright: ignore
-    try:
-        return engine._is_over(current)
-    finally:
-        remote.time = clock
 
 
 def forward_passes(config: Config) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -83,6 +84,23 @@ class Update:
     def clients(self) -> tuple[int, ...]:
         """Whose training it carries."""
         return self.covers or (self.client,)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a client has no update; one may come all the same, from another attempt.
+
+    Attributes:
+        error: as it was met on this machine, for a run that ends with it.
+    """
+
+    client: int
+    reason: str
+    error: Exception | None = None
+
+
+Arrival: TypeAlias = Update | Failure | None
+"""What engines yield; None: nothing else has come, which is the time to see what the clock says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +227,20 @@ class RoundPlan:
     def members(self) -> tuple[int, ...]:
         """The cohort without its spares: as many as are averaged."""
         return tuple(client for client in self.cohort if client not in self.spares)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An open round on its way to clients.
+
+    Attributes:
+        state: has the parameters and averaged moments that they start from.
+        path: names the file that has the same, for other processes.
+    """
+
+    plan: RoundPlan
+    state: ServerState
+    path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,45 +7,20 @@ close_round   check -> weighted mean -> outer step -> new state and a report
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from photon.core.aggregate import weighted_mean
-from photon.core.codec import Compression, encode
+from photon.core.codec import encode
 from photon.core.diagnostics import consensus_distance, cosine
 from photon.core.gate import GRADIENT, NORMS_KEPT, outliers, refusal, size_fault, sizes_of
 from photon.core.messages import Bounds, Instruction, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import counted
+from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
 from photon.core.text import cleaned
 from photon.core.tree import Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
-
-Scaling = Literal["none", "sqrt", "linear"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """How a round is closed.
-
-    Attributes:
-        quorum: fewest clients whose updates close it.
-        compression: number format in which averaged moments go back.
-        max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
-        scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
-        staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
-            al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
-        max_staleness: rounds after which a late update is refused.
-    """
-
-    quorum: int
-    compression: Compression = "bf16"
-    max_norm_ratio: float | None = None
-    scaling: Scaling = "none"
-    staleness_exponent: float | None = None
-    max_staleness: int = 4
 
 
 def open_round(
@@ -83,8 +58,7 @@ def open_round(
         )
         for client in cohort
     }
-    oldest = number - rules.max_staleness
-    takes_late = rules.staleness_exponent is not None
+    oldest = oldest_taken(number, rules)
     return RoundPlan(
         round=number,
         cohort=cohort,
@@ -92,7 +66,7 @@ def open_round(
         base_digest=base,
         trained=None if trained is None else tuple(trained),
         sent=None if sent is None else tuple(sent),
-        bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
+        bases={r: d for r, d in state.bases.items() if r >= oldest},
         bounds=bounds or Bounds(),
         spares=tuple(spares),
     )
@@ -126,15 +100,15 @@ def close_round(
             f"round {plan.round}: {count} of {rules.quorum} updates needed were accepted"
             + (f" ({reasons})" if reasons else "")
         )
-    weights = [_weight(update, plan, rules) for update in taken]
+    weights = [weight(update, plan, rules) for update in taken]
     gradient = weighted_mean([update.gradient for update in taken], weights)
-    report = replace(
-        _report(state, plan, taken, refused, gradient, weights, norms),
+    report = _report(
+        plan, taken, refused, gradient, weights, norms,
         bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
         spare=_spare(plan, updates, taken, refused),
-    )
+    )  # fmt: skip
     new_state = replace(
-        _stepped(state, gradient, outer, _scale(rules.scaling, count)),
+        _stepped(state, gradient, outer, scale(count, rules)),
         moments={
             name: encode(
                 weighted_mean([u.moments[name] for u in taken], weights), rules.compression
@@ -162,15 +136,6 @@ def _spare(
     """Whose updates have come in vain."""
     came = {update.client for update in updates if update.round == plan.round}
     return tuple(sorted(came.intersection(plan.cohort) - {u.client for u in taken} - set(refused)))
-
-
-def _weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
-    late = plan.round - update.round
-    return update.num_tokens * (1.0 + late) ** -(rules.staleness_exponent or 0.0)
-
-
-def _scale(scaling: Scaling, count: int) -> float:
-    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[scaling]
 
 
 def _stepped(
@@ -247,22 +212,14 @@ def check(
                 refused[update.client] = cleaned(reason)
             continue
         taken[update.client], sizes[update.client] = update, own
-    kept = _counted(plan, taken)
+    kept = averaged(plan, taken)
     while large := outliers(kept, {c: sizes[c] for c in kept}, state, plan.bounds, max_norm_ratio):
         refused |= large
         taken = {client: update for client, update in taken.items() if client not in large}
-        before, kept = kept, _counted(plan, taken)
+        before, kept = kept, averaged(plan, taken)
         if kept.keys() <= before.keys():
             break
     return [kept[c] for c in sorted(kept)], refused, {c: sizes[c][GRADIENT] for c in sorted(kept)}
-
-
-def _counted(plan: RoundPlan, taken: Mapping[int, Update]) -> dict[int, Update]:
-    """The updates that are averaged; a late one is nobody's place."""
-    if not plan.spares:
-        return dict(taken)
-    chosen = counted(plan, [c for c, update in taken.items() if update.round == plan.round])
-    return {c: u for c, u in taken.items() if c in chosen or u.round != plan.round}
 
 
 def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
@@ -272,13 +229,15 @@ def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> in
 
 
 def _report(
-    state: ServerState,
     plan: RoundPlan,
     taken: Sequence[Update],
     refused: Mapping[int, str],
     gradient: Tree,
     weights: Sequence[float],
     norms: Mapping[int, float],
+    *,
+    bytes_down: int,
+    spare: tuple[int, ...],
 ) -> RoundReport:
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
@@ -290,7 +249,7 @@ def _report(
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
         bytes_up=sum(update.num_bytes for update in taken),
-        bytes_down=0,
+        bytes_down=bytes_down,
         train_loss=loss,
         gradient_norm=mean_norm,
         client_norms=norms,
@@ -302,4 +261,5 @@ def _report(
         late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
         gradient=gradient,
         consensus_distance=consensus_distance(list(norms.values()), weights, mean_norm),
+        spare=spare,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from photon.config.schema import Config
 from photon.config.travel import travel_digest, travelling
-from photon.core.gate import unsound
-from photon.core.messages import RoundPlan, ServerState, Update
-from photon.core.policy import assign, is_full, round_deadline
+from photon.core.messages import Arrival, Base, Failure, RoundPlan, Update
+from photon.core.policy import assign, may_be_asked
 from photon.errors import RoundFailed
 from photon.machine.waiting import Waiting
 from photon.server.depot import Depot, Publication
@@ -43,32 +43,16 @@ class _Errand:
 
 @dataclass(slots=True)
 class _OpenRound:
-    """A round in progress: who waits for a node, who is being trained, who has arrived.
-
-    Attributes:
-        sound: who has arrived with an update that will not be refused for itself.
-    """
+    """A round in progress: who waits for a node, who is being trained, where each was tried."""
 
     plan: RoundPlan
-    state: ServerState
-    begun: float
-    waiting: set[int]
+    waiting: deque[int]
     errands: dict[str, _Errand] = field(default_factory=dict)
     attempts: dict[int, list[str]] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
-    arrived: set[int] = field(default_factory=set)
-    sound: set[int] = field(default_factory=set)
-
-    @property
-    def is_done(self) -> bool:
-        return not self.waiting and not self.errands
 
 
 class RemoteEngine:
     """Trains the cohort on the nodes of a roster; see `Engine`.
-
-    Attributes:
-        faults: of the last round: client -> why it has no update.
 
     Args:
         config: resolved; what nodes need of it travels to them.
@@ -76,6 +60,8 @@ class RemoteEngine:
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
     """
+
+    can_be_late = True
 
     def __init__(
         self,
@@ -92,8 +78,7 @@ class RemoteEngine:
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say), hint
-        self.faults: dict[int, str] = {}
-        self._durations: list[float] = []
+        self.durations: list[float] = []
         self._all_came = False
         self._late: dict[str, _Errand] = {}
         self._arrived_late: list[Update] = []
@@ -135,32 +120,27 @@ class RemoteEngine:
         )
 
     def _free(self) -> list[int]:
-        """Clients that may be asked: not those who are still at an earlier round, nor, while there
-        are enough others, those whose late update has come and is not applied yet.
-        """
         fl = self.config.fl
-        at_it = {client for errand in self._late.values() for client in errand.clients}
-        known = self.roster.clients() - at_it
-        here = {client for client in known if client < fl.n_total_clients}
-        fresh = here - {client for update in self._arrived_late for client in update.clients}
-        return sorted(fresh if len(fresh) >= fl.needed else here)
+        here = [client for client in self.roster.clients() if client < fl.n_total_clients]
+        training = {client for errand in self._late.values() for client in errand.clients}
+        owing = {client for update in self._arrived_late for client in update.clients}
+        return may_be_asked(here, training, owing, fl.needed)
 
     def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        current = _OpenRound(plan, state, time.monotonic(), set(plan.cohort))
-        self.faults = current.reasons
-        yield from self._take_late()
-        publication = self.depot.publish(plan, state)
-        while not current.is_done and not self._is_over(current) and not should_stop():
-            self._hand_out(current, publication)
-            self._tell_idle(current)
-            yield from self._listen(current)
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+    ) -> Generator[Arrival, None, None]:
+        current = _OpenRound(base.plan, waiting)
+        try:
             yield from self._take_late()
-        for client in set(plan.cohort) - current.arrived - current.reasons.keys():
-            current.reasons[client] = "late"
-        self._late |= current.errands
-        self._give_up(plan.round)
+            publication = self.depot.publish(base.plan, base.state)
+            while (waiting or current.errands) and not should_stop():
+                self._hand_out(current, publication)
+                self._tell_idle(current)
+                yield from self._listen(current)
+                yield from self._take_late()
+                yield None
+        finally:
+            self._late |= current.errands
 
     def _tell_idle(self, current: _OpenRound) -> None:
         """A round in which nobody trains, for want of nodes, is a wait like any other."""
@@ -172,39 +152,19 @@ class RemoteEngine:
             f"in round {current.plan.round} for a node with clients {clients}{self._hint()}"
         )
 
+    def cancel(self, before: int) -> None:
+        for name in [name for name, errand in self._late.items() if errand.round < before]:
+            address = self._late.pop(name).address
+            self.link.send(address, pack_request(Cancel(run=str(self.config.run_uuid))))
+
     def close(self) -> None:
-        self._cancel(list(self._late))
+        self.cancel(before=sys.maxsize)
         self.link.close()
         self.depot.close()
-
-    def _give_up(self, round_number: int) -> None:
-        """Cancel what is late; where late updates are taken, what is too late."""
-        fl = self.config.fl
-        keeps = 0 if fl.staleness_exponent is None else fl.max_staleness
-        self._cancel([n for n, e in self._late.items() if e.round + keeps <= round_number])
-
-    def _cancel(self, names: list[str]) -> None:
-        for name in names:
-            errand = self._late.pop(name)
-            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.run_uuid))))
 
     def _take_late(self) -> list[Update]:
         arrived, self._arrived_late = self._arrived_late, []
         return arrived
-
-    def _is_over(self, current: _OpenRound) -> bool:
-        """Whether the round has waited long enough for those that are missing."""
-        fl, waited = self.config.fl, time.monotonic() - current.begun
-        if is_full(current.plan, current.sound):
-            return True
-        if len(current.arrived) < fl.needed:
-            return waited > fl.round_timeout
-        return waited > round_deadline(
-            self._durations,
-            factor=fl.straggler_factor,
-            shortest=min(fl.round_timeout_min, fl.round_timeout),
-            longest=fl.round_timeout,
-        )
 
     def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
         errands = (*current.errands.values(), *self._late.values())
@@ -224,24 +184,26 @@ class RemoteEngine:
             )
             node, verify = self.roster.members[address].name, self.roster.verify
             conversation = converse(node, train, publication, self.depot, verify)
-            current.waiting -= set(clients)
             for client in clients:
+                current.waiting.remove(client)
                 current.attempts.setdefault(client, []).append(address)
             errand = _Errand(
                 address, node, current.plan.round, tuple(clients), conversation, time.monotonic()
             )
             current.errands[self.link.send(address, next(conversation))] = errand
 
-    def _listen(self, current: _OpenRound | None) -> list[Update]:
-        """Take what has come in, greet who is new; gives the updates of the open round."""
-        updates: list[Update] = []
+    def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
+        """Take what has come in, greet who is new; gives what came of the open round."""
+        arrivals: list[Update | Failure] = []
         self.roster.refresh()
         for name, answer in self.link.answers(POLL_SECONDS):
-            updates += self._hear(current, name, answer)
+            arrivals += self._hear(current, name, answer)
             del answer  # its memory, before the next one comes
-        return updates
+        return arrivals
 
-    def _hear(self, current: _OpenRound | None, name: str, answer: Buffers | None) -> list[Update]:
+    def _hear(
+        self, current: _OpenRound | None, name: str, answer: Buffers | None
+    ) -> list[Update | Failure]:
         open_errands = current.errands if current and name in current.errands else self._late
         errand = open_errands.pop(name, None)
         if errand is None:
@@ -264,34 +226,30 @@ class RemoteEngine:
             who = f"client {client} on node {errand.node}, late for round {errand.round}"
             self.say(f"{who}: {reason}")
 
-    def _settle(self, current: _OpenRound, errand: _Errand, outcome: Outcome) -> list[Update]:
-        """Count what came of an errand; clients without an update wait for another attempt."""
-        if current.plan.spares:
-            faults = {
-                c: unsound(u, current.plan, current.state) for c, u in outcome.updates.items()
-            }
-            current.sound |= {client for client, fault in faults.items() if fault is None}
-        for client in [c for update in outcome.updates.values() for c in update.clients]:
-            current.arrived.add(client)
-            current.reasons.pop(client, None)
-            self._durations.append(time.monotonic() - errand.begun)
+    def _settle(
+        self, current: _OpenRound, errand: _Errand, outcome: Outcome
+    ) -> list[Update | Failure]:
+        """What came of an errand; clients without an update wait for another attempt."""
+        for update in outcome.updates.values():
+            self.durations += [time.monotonic() - errand.begun] * len(update.clients)
+        arrivals: list[Update | Failure] = [*outcome.updates.values()]
         if outcome.has_left:
-            self._wait_for_another(current, errand, set(outcome.failed))
-            return list(outcome.updates.values())
+            return arrivals + self._wait_for_another(current, errand, sorted(outcome.failed))
         for client, reason in outcome.failed.items():
-            current.reasons[client] = f"node {errand.node}: {reason}"
             may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
             what = "trying again" if may_retry else "left out of this round"
             self.say(f"client {client} on node {errand.node}: {reason}; {what}")
-            if may_retry:
-                current.waiting.add(client)
-        return list(outcome.updates.values())
+            current.waiting += [client] if may_retry else []
+            arrivals.append(Failure(client, f"node {errand.node}: {reason}"))
+        return arrivals
 
-    def _wait_for_another(self, current: _OpenRound, errand: _Errand, clients: set[int]) -> None:
+    def _wait_for_another(
+        self, current: _OpenRound, errand: _Errand, clients: list[int]
+    ) -> list[Failure]:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
         self.roster.lost(errand.address)
         self.say(f"node {errand.node} is being stopped")
         for client in clients:
             current.attempts[client].remove(errand.address)
-            current.reasons[client] = f"node {errand.node}: was stopped"
-        current.waiting |= clients
+        current.waiting += clients
+        return [Failure(client, f"node {errand.node}: was stopped") for client in clients]
