@@ -229,14 +229,15 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     nothing: Any = None
     link: Any = SimpleNamespace(send=lambda address, request: sent.append((address, request)))
     engine = RemoteEngine(make("run_uuid=r", *keys), {}, link, nothing, nothing, print)
+    round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
-        f"e{n}": SimpleNamespace(address=f"n{n}", round=n, clients=(n,)) for n in (1, 2, 3)
+        f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
     }
-    engine._late = dict(late)
+    engine._errands = dict(late)
     engine.cancel(oldest_taken(4, rules_of(engine.config.fl, True)))
     assert [address for address, _ in sent] == cancelled
     assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
-    assert [e.address for e in engine._late.values()] == [
+    assert [e.address for e in engine._errands.values()] == [
         f"n{n}" for n in (1, 2, 3) if f"n{n}" not in cancelled
     ]
 

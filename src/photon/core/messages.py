@@ -264,17 +264,17 @@ class RoundReport:
     """
 
     round: int
-    accepted: tuple[int, ...]
-    refused: Mapping[int, str]
-    num_tokens: int
-    num_steps: int
-    bytes_up: int
-    bytes_down: int
-    train_loss: float
-    gradient_norm: float
-    client_norms: Mapping[int, float]
-    client_cosines: Mapping[int, float]
-    client_metrics: Mapping[int, Mapping[str, float]]
+    accepted: tuple[int, ...] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_steps: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    train_loss: float = 0.0
+    gradient_norm: float = 0.0
+    client_norms: Mapping[int, float] = field(default_factory=dict)
+    client_cosines: Mapping[int, float] = field(default_factory=dict)
+    client_metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     state_lost: tuple[int, ...] = ()
     late: Mapping[int, int] = field(default_factory=dict)
     gradient: Tree = field(default_factory=dict)

@@ -172,20 +172,7 @@ def _speeds(taken: Sequence[Update]) -> dict[int, float]:
 
 def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
     """A round without a quorum that is given up: its number passes, the parameters stay."""
-    report = RoundReport(
-        round=state.round + 1,
-        accepted=(),
-        refused={},
-        num_tokens=0,
-        num_steps=0,
-        bytes_up=0,
-        bytes_down=0,
-        train_loss=0.0,
-        gradient_norm=0.0,
-        client_norms={},
-        client_cosines={},
-        client_metrics={},
-    )
+    report = RoundReport(round=state.round + 1)
     return replace(state, round=report.round), report
 
 

@@ -20,14 +20,7 @@ import torch
 from photon import errors
 from photon.config.schema import Config
 from photon.core.messages import Arrival, Base, Failure
-from photon.errors import (
-    ConfigError,
-    DeviceError,
-    Interrupted,
-    PhotonError,
-    RoundFailed,
-    StorageError,
-)
+from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
 from photon.machine.device import count_gpus
 from photon.node.client_host import Node, Stopped
@@ -36,7 +29,7 @@ from photon.run.run_folder import RunFolder
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
-OF_ALL = (ConfigError, DeviceError, Interrupted, StorageError)
+OF_ALL = (errors.ConfigError, errors.DeviceError, errors.Interrupted, errors.StorageError)
 """Errors that are no client's: they would meet the next one as well."""
 
 LocalEngine: TypeAlias = "InProcess | WorkerPool"
@@ -59,18 +52,25 @@ class OneMachine:
     can_be_late = False
     durations: Sequence[float] = ()
 
+    def __init__(self, population: int) -> None:
+        self.population = population
+
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
+        return range(self.population)
+
     def cancel(self, before: int) -> None:
         """Nothing is left of a round that is over."""
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 class InProcess(OneMachine):
     """One node in this process; clients train one after the other."""
 
     def __init__(self, node: Node) -> None:
+        super().__init__(node.config.fl.n_total_clients)
         self.node = node
-
-    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.node.config.fl.n_total_clients)
 
     def run_round(
         self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -88,9 +88,6 @@ class InProcess(OneMachine):
             else:
                 arrival = load_update(path)
             yield arrival
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 @dataclass(eq=False)
@@ -121,15 +118,13 @@ class WorkerPool(OneMachine):
     def __init__(
         self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
     ) -> None:
+        super().__init__(folder.config.fl.n_total_clients)
         self.folder, self.timeout = folder, timeout
         self.refresh, self._rounds = refresh, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
         for _ in range(size):
             self._start()
-
-    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.folder.config.fl.n_total_clients)
 
     def run_round(
         self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -146,9 +141,8 @@ class WorkerPool(OneMachine):
             elif not self._busy():
                 return
             for client, reply in self._turns():
-                if (
-                    error := _failure(client, reply, attempts[client], base.plan.round)
-                ) is not None:
+                error = _failure(client, reply, attempts[client], base.plan.round)
+                if error is not None:
                     yield _failed(client, error)
                 elif reply is None:
                     waiting.append(client)

@@ -20,7 +20,7 @@ class Delivery:
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
-        arrived: client -> whether its update of this round is sound.
+        arrived: client -> whether what it sent for this round is sound.
         failed: client -> why it has no update.
         begun: wall clock, in seconds.
     """
@@ -40,12 +40,14 @@ class Delivery:
 
     def take(self, arrival: Update | Failure) -> None:
         """Note what has come; whoever stands in for a client that is lost is asked."""
+        plan = self.base.plan
         if isinstance(arrival, Failure):
             self.failed[arrival.client] = arrival.reason
         else:
             self.updates.append(arrival)
-            if arrival.round == self.base.plan.round:
-                self._count(arrival)
+            if arrival.round not in plan.bases:  # or else it is late for that one
+                sound = not plan.spares or unsound(arrival, plan, self.base.state) is None
+                self.arrived |= dict.fromkeys(arrival.clients, sound)
         self._ask()
 
     def is_over(self, durations: Sequence[float]) -> bool:
@@ -56,15 +58,8 @@ class Delivery:
     @property
     def missing(self) -> dict[int, str]:
         """Client -> why it has no update, of all that were asked."""
-        absent = [client for client in self.asked if client not in self.arrived]
-        return {client: self.failed.get(client, "late") for client in sorted(absent)}
-
-    def _count(self, update: Update) -> None:
-        plan, state = self.base.plan, self.base.state
-        is_sound = not plan.spares or unsound(update, plan, state) is None
-        for client in update.clients:
-            self.arrived[client] = is_sound
-            self.failed.pop(client, None)
+        absent = sorted(set(self.asked) - self.arrived.keys())
+        return {client: self.failed.get(client, "late") for client in absent}
 
     def _ask(self) -> None:
         lost = {*self.failed, *(client for client, sound in self.arrived.items() if not sound)}

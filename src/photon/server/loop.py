@@ -166,7 +166,7 @@ class Server:
         return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
 
     def _deliver(self, plan: RoundPlan, state: ServerState) -> Delivery:
-        """Have the clients trained until nobody is missing or the policy closes the round."""
+        """Have clients trained until nobody is missing, or `core.policy` closes the round."""
         path = self.checkpoints / f"round_{state.round:06d}.json"
         delivery = Delivery(Base(plan, state, str(path)), self._rules)
         self._tell_training(delivery)
@@ -197,13 +197,12 @@ class Server:
         """
         delivery.take(arrival)
         self._tell_training(delivery)
-        if not isinstance(arrival, Failure) or arrival.error is None:
-            return
-        lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
-        if lost and self.config.fl.on_failure == "stop":
-            raise arrival.error
-        message = f"client {arrival.client} has failed: {arrival.reason}"
-        warnings.warn(message, PhotonWarning, stacklevel=2)
+        if isinstance(arrival, Failure) and arrival.error is not None:
+            is_lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
+            if is_lost and self.config.fl.on_failure == "stop":
+                raise arrival.error
+            message = f"client {arrival.client} has failed: {arrival.reason}"
+            warnings.warn(message, PhotonWarning, stacklevel=2)
 
     def _tell_training(self, delivery: Delivery) -> None:
         plan = delivery.base.plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,26 +29,25 @@ MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.2
 
 
+@dataclass(eq=False, slots=True)
+class _OpenRound:
+    """A round, while its updates may come: who waits for a node, and where each was tried."""
+
+    plan: RoundPlan
+    waiting: deque[int]
+    attempts: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
 @dataclass(frozen=True, slots=True)
 class _Errand:
     """A conversation that is under way."""
 
+    of: _OpenRound
     address: str
     node: str
-    round: int
-    clients: tuple[int, ...]
+    clients: list[int]
     conversation: Conversation
     begun: float
-
-
-@dataclass(slots=True)
-class _OpenRound:
-    """A round in progress: who waits for a node, who is being trained, where each was tried."""
-
-    plan: RoundPlan
-    waiting: deque[int]
-    errands: dict[str, _Errand] = field(default_factory=dict)
-    attempts: dict[int, list[str]] = field(default_factory=dict)
 
 
 class RemoteEngine:
@@ -80,7 +79,7 @@ class RemoteEngine:
         self._waiting, self._hint = Waiting(say), hint
         self.durations: list[float] = []
         self._all_came = False
-        self._late: dict[str, _Errand] = {}
+        self._errands: dict[str, _Errand] = {}
         self._arrived_late: list[Update] = []
 
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
@@ -122,7 +121,7 @@ class RemoteEngine:
     def _free(self) -> list[int]:
         fl = self.config.fl
         here = [client for client in self.roster.clients() if client < fl.n_total_clients]
-        training = {client for errand in self._late.values() for client in errand.clients}
+        training = {client for errand in self._errands.values() for client in errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
         return may_be_asked(here, training, owing, fl.needed)
 
@@ -130,21 +129,21 @@ class RemoteEngine:
         self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         current = _OpenRound(base.plan, waiting)
-        try:
+        yield from self._take_late()
+        publication = self.depot.publish(base.plan, base.state)
+        while (waiting or self._is_training(current)) and not should_stop():
+            self._hand_out(current, publication)
+            self._tell_idle(current)
+            yield from self._listen(current)
             yield from self._take_late()
-            publication = self.depot.publish(base.plan, base.state)
-            while (waiting or current.errands) and not should_stop():
-                self._hand_out(current, publication)
-                self._tell_idle(current)
-                yield from self._listen(current)
-                yield from self._take_late()
-                yield None
-        finally:
-            self._late |= current.errands
+            yield None
+
+    def _is_training(self, current: _OpenRound) -> bool:
+        return any(errand.of is current for errand in self._errands.values())
 
     def _tell_idle(self, current: _OpenRound) -> None:
         """A round in which nobody trains, for want of nodes, is a wait like any other."""
-        if current.errands or not current.waiting:
+        if not current.waiting or self._is_training(current):
             self._waiting.is_over()
             return
         clients = format_clients(current.waiting)
@@ -153,8 +152,8 @@ class RemoteEngine:
         )
 
     def cancel(self, before: int) -> None:
-        for name in [name for name, errand in self._late.items() if errand.round < before]:
-            address = self._late.pop(name).address
+        for name in [n for n, errand in self._errands.items() if errand.of.plan.round < before]:
+            address = self._errands.pop(name).address
             self.link.send(address, pack_request(Cancel(run=str(self.config.run_uuid))))
 
     def close(self) -> None:
@@ -167,30 +166,26 @@ class RemoteEngine:
         return arrived
 
     def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
-        errands = (*current.errands.values(), *self._late.values())
-        busy = {errand.address for errand in errands}
-        hosts = self.roster.hosting()
-        instructed = current.plan.instructions
+        busy = {errand.address for errand in self._errands.values()}
+        hosts, plan = self.roster.hosting(), current.plan
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
                 run=str(self.config.run_uuid),
-                round=current.plan.round,
+                round=plan.round,
                 config=self._sent,
                 config_digest=self._digest,
                 data=self.data,
                 base=publication.ticket,
-                instructions=[InstructionFacts(**asdict(instructed[c])) for c in clients],
-                upload={c: self.depot.grant(current.plan, len(clients)) for c in clients},
+                instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
+                upload={c: self.depot.grant(plan, len(clients)) for c in clients},
             )
             node, verify = self.roster.members[address].name, self.roster.verify
             conversation = converse(node, train, publication, self.depot, verify)
             for client in clients:
                 current.waiting.remove(client)
-                current.attempts.setdefault(client, []).append(address)
-            errand = _Errand(
-                address, node, current.plan.round, tuple(clients), conversation, time.monotonic()
-            )
-            current.errands[self.link.send(address, next(conversation))] = errand
+                current.attempts[client].append(address)
+            errand = _Errand(current, address, node, clients, conversation, time.monotonic())
+            self._errands[self.link.send(address, next(conversation))] = errand
 
     def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
@@ -204,8 +199,7 @@ class RemoteEngine:
     def _hear(
         self, current: _OpenRound | None, name: str, answer: Buffers | None
     ) -> list[Update | Failure]:
-        open_errands = current.errands if current and name in current.errands else self._late
-        errand = open_errands.pop(name, None)
+        errand = self._errands.pop(name, None)
         if errand is None:
             self.roster.take(name, answer)
             return []
@@ -213,43 +207,39 @@ class RemoteEngine:
             self.roster.lost(errand.address)
         try:
             message = errand.conversation.send(answer)
-            open_errands[self.link.send(errand.address, message)] = errand
+            self._errands[self.link.send(errand.address, message)] = errand
         except StopIteration as done:
-            if current is not None and open_errands is current.errands:
-                return self._settle(current, errand, done.value)
+            if errand.of is current:
+                return self._settle(errand, done.value)
             self._settle_late(errand, done.value)
         return []
 
     def _settle_late(self, errand: _Errand, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()
         for client, reason in outcome.failed.items():
-            who = f"client {client} on node {errand.node}, late for round {errand.round}"
+            who = f"client {client} on node {errand.node}, late for round {errand.of.plan.round}"
             self.say(f"{who}: {reason}")
 
-    def _settle(
-        self, current: _OpenRound, errand: _Errand, outcome: Outcome
-    ) -> list[Update | Failure]:
+    def _settle(self, errand: _Errand, outcome: Outcome) -> list[Update | Failure]:
         """What came of an errand; clients without an update wait for another attempt."""
         for update in outcome.updates.values():
             self.durations += [time.monotonic() - errand.begun] * len(update.clients)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         if outcome.has_left:
-            return arrivals + self._wait_for_another(current, errand, sorted(outcome.failed))
+            return arrivals + self._wait_for_another(errand, outcome.failed)
         for client, reason in outcome.failed.items():
-            may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
+            may_retry = len(errand.of.attempts[client]) < MAX_ATTEMPTS
             what = "trying again" if may_retry else "left out of this round"
             self.say(f"client {client} on node {errand.node}: {reason}; {what}")
-            current.waiting += [client] if may_retry else []
+            errand.of.waiting += [client] if may_retry else []
             arrivals.append(Failure(client, f"node {errand.node}: {reason}"))
         return arrivals
 
-    def _wait_for_another(
-        self, current: _OpenRound, errand: _Errand, clients: list[int]
-    ) -> list[Failure]:
+    def _wait_for_another(self, errand: _Errand, clients: Collection[int]) -> list[Failure]:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
         self.roster.lost(errand.address)
         self.say(f"node {errand.node} is being stopped")
         for client in clients:
-            current.attempts[client].remove(errand.address)
-        current.waiting += clients
+            errand.of.attempts[client].remove(errand.address)
+        errand.of.waiting += clients
         return [Failure(client, f"node {errand.node}: was stopped") for client in clients]
