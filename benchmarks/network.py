@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +28,7 @@ import torch
 
 from photon.config import load_config
 from photon.container.container import open_container, write_container
-from photon.core.messages import ClientState, RoundPlan, ServerState, StreamState, Update
-from photon.core.outer import outer_optimizer
+from photon.core.messages import Base, ClientState, ServerState, StreamState, Update
 from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
 from photon.node.service import NodeService
@@ -159,13 +159,13 @@ class Echo:
 
     def __init__(self, clients: Path) -> None:
         self.clients = clients
-        self.faults: dict[int, str] = {}
 
     def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        for client in plan.cohort:
-            gradient = {name: (value + client) * 1e-4 for name, value in state.params.items()}
+        plan = base.plan
+        for client in waiting:
+            gradient = {name: (value + client) * 1e-4 for name, value in base.state.params.items()}
             update = Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
@@ -221,7 +221,10 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
         plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)
-        updates = list(engine.run_round(plan, state, Path("unused"), lambda: False))
+        base, waiting = Base(plan, state, "unused"), deque(plan.cohort)
+        updates = [
+            u for u in engine.run_round(base, waiting, lambda: False) if isinstance(u, Update)
+        ]
         state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
         save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)

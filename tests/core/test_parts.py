@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from photon.core.loss_scale import LossScale
-from photon.core.messages import Base, ClientState, ServerState, StreamState, Update
+from photon.core.messages import Broadcast, ClientState, ServerState, StreamState, Update
 from photon.core.parts import from_parts, parts_of
 from photon.errors import PayloadError
 from photon.training.state import TrainState
@@ -41,7 +41,7 @@ STATES = [
         run="r", round=1, client=2, gradient=tree("z", "a/b"), moments=MOMENTS, num_tokens=3,
         num_steps=4, base_digest="d", metrics={"train_loss": 1.5}, state_lost=True, covers=(2, 5),
     ),
-    Base(params=tree("z", "a/b"), moments=MOMENTS),
+    Broadcast(params=tree("z", "a/b"), moments=MOMENTS),
 ]  # fmt: skip
 
 

@@ -2,33 +2,131 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.gate import norm_fault
-from photon.core.messages import RoundPlan
-from photon.core.policy import assign, counted, is_full, round_deadline, stand_in, steps_by_speed
+from photon.core.messages import RoundPlan, Update
+from photon.core.policy import (
+    Rules,
+    asked,
+    assign,
+    averaged,
+    closing,
+    counted,
+    is_out_of_reach,
+    may_be_asked,
+    oldest_taken,
+    round_deadline,
+    scale,
+    steps_by_speed,
+    weight,
+)
 
-BOUNDS = {"shortest": 10.0, "longest": 1000.0}
+REMOTE = Rules(quorum=2, can_be_late=True, timeout=1000.0, timeout_min=10.0)
+
+
+def plan_of(*cohort: int, spares: tuple[int, ...] = (), number: int = 1) -> RoundPlan:
+    return RoundPlan(round=number, cohort=cohort, instructions={}, base_digest="", spares=spares)
+
+
+def seconds(durations: list[float], factor: float) -> float:
+    return round_deadline(durations, replace(REMOTE, straggler_factor=factor))
 
 
 def test_a_deadline_is_the_median_and_so_many_deviations():
     durations = [90.0, 100.0, 100.0, 110.0, 400.0]
     deviation = 1.4826 * 10  # of 10, 0, 0, 10, 300 the median is 10
-    assert round_deadline(durations, factor=3, **BOUNDS) == pytest.approx(100 + 3 * deviation)
+    assert seconds(durations, 3) == pytest.approx(100 + 3 * deviation)
 
 
 def test_equal_durations_leave_a_tenth_of_the_median():
-    assert round_deadline([100.0] * 5, factor=2, **BOUNDS) == pytest.approx(120)
+    assert seconds([100.0] * 5, 2) == pytest.approx(120)
 
 
 def test_a_deadline_keeps_its_bounds():
-    assert round_deadline([1.0] * 5, factor=1, **BOUNDS) == 10
-    assert round_deadline([900.0] * 5, factor=9, **BOUNDS) == 1000
-    assert round_deadline([1.0, 1.0], factor=1, **BOUNDS) == 1000
+    assert seconds([1.0] * 5, 1) == 10
+    assert seconds([900.0] * 5, 9) == 1000
+    assert seconds([1.0, 1.0], 1) == 1000
+    assert round_deadline([900.0] * 5, replace(REMOTE, timeout=5.0)) == 5
+
+
+@pytest.mark.parametrize(
+    ("arrived", "waited", "durations", "expected"),
+    [
+        ([], 1000.0, [10.0] * 3, "wait"),
+        ([0], 1000.0, [10.0] * 3, "wait"),
+        ([0], 1000.1, [10.0] * 3, "close"),
+        ([0, 1], 15.0, [10.0] * 3, "wait"),
+        ([0, 1], 15.1, [10.0] * 3, "close"),
+        ([0, 1], 15.1, [10.0] * 2, "wait"),
+        ([0, 1], 1000.1, [], "close"),
+    ],
+)
+def test_a_round_closes_by_the_clock(arrived, waited, durations, expected):
+    """Without a quorum after 1000 s; with one 10 + 5 x 10 / 10 s after it was opened."""
+    here = dict.fromkeys(arrived, True)
+    assert closing(plan_of(0, 1, 2), here, waited, durations, REMOTE) == expected
+    on_one_machine = replace(REMOTE, can_be_late=False)
+    assert closing(plan_of(0, 1, 2), here, waited, durations, on_one_machine) == "wait"
+
+
+@pytest.mark.parametrize("can_be_late", [False, True])
+def test_a_round_closes_when_as_many_sound_updates_are_here_as_it_has_members(can_be_late):
+    rules, plan = replace(REMOTE, can_be_late=can_be_late), plan_of(0, 1, 2, 3, 4, spares=(3, 1))
+    for full in ({0, 2, 4}, {0, 1, 2, 3, 4}, {1, 3, 4}):
+        assert closing(plan, dict.fromkeys(full, True), 0.0, [], rules) == "close"
+        assert closing(plan, {**dict.fromkeys(full, True), 4: False}, 0.0, [], rules) == (
+            "close" if len(full) == 5 else "wait"
+        )
+    for few in ({0, 2}, {1, 3}, set[int]()):
+        assert closing(plan, dict.fromkeys(few, True), 0.0, [], rules) == "wait"
+    assert closing(plan_of(0), {0: True}, 0.0, [], rules) == "wait", "the engine sees that itself"
+
+
+def test_spares_are_asked_at_once_only_where_somebody_can_be_late():
+    plan, lost = plan_of(0, 1, 2, 3, 4, spares=(3, 1)), ([], [4], [4, 3], [4, 3, 1], [4, 3, 1, 0])
+    assert [asked(plan, one, REMOTE) for one in lost] == [(0, 2, 4, 3, 1)] * 5
+    here = Rules(quorum=3)
+    assert [asked(plan, one, here)[3:] for one in lost] == [(), (3,), (3, 1), (3, 1), (3, 1)]
+    assert all(asked(plan, one, here)[:3] == (0, 2, 4) for one in lost)
+
+
+def test_a_client_that_owes_an_update_is_asked_only_for_the_quorum():
+    assert may_be_asked([3, 2, 1, 0], [0], [3], quorum=2) == [1, 2]
+    assert may_be_asked([3, 2, 1, 0], [0], [3], quorum=3) == [1, 2, 3]
+    assert may_be_asked([1, 0], [0, 7], [9], quorum=3) == [1]
+
+
+def test_a_quorum_is_out_of_reach_when_too_many_have_failed():
+    plan, rules = plan_of(0, 1, 2, 3, spares=(3,)), Rules(quorum=3)
+    assert [is_out_of_reach(plan, lost, rules) for lost in ([], [1], [1, 3])] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_late_update_weighs_less_and_is_taken_for_so_many_rounds():
+    rules, plan = Rules(quorum=1, staleness_exponent=0.5, max_staleness=2), plan_of(0, number=9)
+    late = [cast(Update, SimpleNamespace(round=number, num_tokens=30)) for number in (9, 8, 6)]
+    assert [weight(u, plan, rules) for u in late] == pytest.approx([30, 30 / 2**0.5, 15])
+    assert [weight(u, plan, Rules(quorum=1)) for u in late] == [30, 30, 30]
+    assert (oldest_taken(9, rules), oldest_taken(9, Rules(quorum=1, max_staleness=2))) == (7, 9)
+    assert [scale(9, Rules(quorum=1, scaling=s)) for s in ("none", "sqrt", "linear")] == [1, 3, 9]
+
+
+def test_a_late_update_takes_nobodys_place():
+    plan = plan_of(0, 1, 2, spares=(1,), number=2)
+    sound = {c: cast(Update, SimpleNamespace(round=2)) for c in (0, 1, 2)}
+    late = {7: cast(Update, SimpleNamespace(round=1))}
+    assert list(averaged(plan, {**sound, **late})) == [0, 2, 7]
+    assert list(averaged(plan_of(0, number=2), {**sound, **late})) == [0, 1, 2, 7]
 
 
 def test_clients_spread_over_the_nodes_that_have_their_data():
@@ -93,19 +191,12 @@ def test_who_is_there_alone_is_who_would_be_there_first():
 
 
 def test_a_spare_counts_in_the_place_of_one_that_is_missing():
-    fields: Any = {"round": 1, "instructions": {}, "base_digest": ""}
-    plan = RoundPlan(**fields, cohort=(0, 1, 2, 3, 4), spares=(3, 1))
+    plan = plan_of(0, 1, 2, 3, 4, spares=(3, 1))
     assert plan.members == (0, 2, 4)
     assert counted(plan, {0, 1, 2, 3, 4}) == [0, 2, 4]
     assert counted(plan, {0, 1, 3, 4}) == [0, 4, 3], "the spare that was drawn first"
     assert counted(plan, {1, 3, 4}) == [4, 3, 1]
     assert counted(plan, {1, 4}) == [4, 1]
-    full = [{0, 2, 4}, {0, 1, 2, 3, 4}, {1, 3, 4}]
-    assert all(is_full(plan, here) for here in full)
-    assert not any(is_full(plan, here) for here in ({0, 2}, {1, 3}, set[int]()))
-    assert not is_full(RoundPlan(**fields, cohort=(0,)), {0})
-    lost = [{4}, {4, 3}, {4, 3, 1}, {4, 3, 1, 0}]
-    assert [stand_in(plan, one) for one in lost] == [(3,), (1,), (), ()]
 
 
 def test_spares_are_drawn_from_the_others_and_change_no_cohort():

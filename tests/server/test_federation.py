@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +20,7 @@ from loopback import final_digest, nodes, train
 from photon.config import load_config
 from photon.container.container import write_container
 from photon.core.parts import parts_of
+from photon.core.policy import oldest_taken
 from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import (
     ConfigError,
@@ -38,6 +40,7 @@ from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
 from photon.run.trackers import read_lines
 from photon.server import depot
+from photon.server.loop import rules_of
 from photon.server.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
 from photon.server.roster import Member, Roster
 from photon.wire.enrolment import (
@@ -218,14 +221,15 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     nothing: Any = None
     link: Any = SimpleNamespace(send=lambda address, request: sent.append((address, request)))
     engine = RemoteEngine(make("run_uuid=r", *keys), {}, link, nothing, nothing, print)
+    round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
-        f"e{n}": SimpleNamespace(address=f"n{n}", round=n, clients=(n,)) for n in (1, 2, 3)
+        f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
     }
-    engine._late = dict(late)
-    engine._give_up(3)
+    engine._errands = dict(late)
+    engine.cancel(oldest_taken(4, rules_of(engine.config.fl, True)))
     assert [address for address, _ in sent] == cancelled
     assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
-    assert [e.address for e in engine._late.values()] == [
+    assert [e.address for e in engine._errands.values()] == [
         f"n{n}" for n in (1, 2, 3) if f"n{n}" not in cancelled
     ]
 
@@ -467,7 +471,7 @@ def test_who_is_awaited_is_said_at_once(make):
     asked = iter([False, False, True])
     assert engine.alive(lambda: next(asked)) == []
     plan: Any = SimpleNamespace(round=3)
-    engine._tell_idle(_OpenRound(plan, cast(Any, None), 0.0, {1, 3}))
+    engine._tell_idle(_OpenRound(plan, deque([1, 3])))
     assert lines == [
         "waiting     for nodes: 1 here of 2 (photon.n_nodes), with 2 clients of 4 (fl.quorum); "
         "not here: b (clients 1,3); ...",

@@ -72,6 +72,17 @@ def test_spares_that_are_not_needed_change_nothing(run, four, cohorts, way):
         assert not any(record["spare"] for record in records)
 
 
+@pytest.mark.parametrize("spares", [1, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_cohort_of_one_averages_one(run, four, way, spares):
+    """Its first member, for whom nobody has to stand in: the oracle is the draw of the cohort."""
+    keys = ("fl.n_clients_per_round=1", "fl.n_rounds=2", f"fl.oversample={spares}")
+    _, records = run(way, four, *keys)
+    drawn = [list(choose_cohort(1337, number, range(4), 1)) for number in (1, 2)]
+    assert [record["accepted"] for record in records] == drawn
+    assert [record["tokens"] for record in records] == [3 * 2 * 32, 2 * 3 * 2 * 32]
+
+
 def test_a_client_that_fails_is_replaced_alike_in_every_engine(run, four, cohorts, tmp_path):
     """Its shards have other bytes than were written, so that it fails wherever it trains."""
     lost = cohorts[0][0][1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from photon.core.codec import Codec, leaves
 from photon.core.messages import Update
-from photon.core.tree import Readable, Tree, chunks, num_bytes
+from photon.core.tree import Readable, Tree, chunks
 
 
 def weighted_mean(trees: Sequence[Readable], weights: Sequence[float]) -> dict[str, Tensor]:

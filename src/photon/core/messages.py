@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Base:
+class Broadcast:
     """What clients receive of a server's state: parameters, and averaged inner moments."""
 
     params: Tree
@@ -95,6 +96,23 @@ class Update:
     def num_bytes(self) -> int:
         """Bytes of all tensors as sent."""
         return sum(map(num_bytes, (self.gradient, *self.moments.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a client has no update; one may come all the same, from another attempt.
+
+    Attributes:
+        error: as it was met on this machine, for a run that ends with it.
+    """
+
+    client: int
+    reason: str
+    error: Exception | None = None
+
+
+Arrival: TypeAlias = Update | Failure | None
+"""What engines yield; None: nothing else has come, which is the time to see what the clock says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +248,20 @@ class RoundPlan:
         return tuple(client for client in self.cohort if client not in self.spares)
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An open round on its way to clients.
+
+    Attributes:
+        state: has the parameters and averaged moments that they start from.
+        path: names the file that has the same, for other processes.
+    """
+
+    plan: RoundPlan
+    state: ServerState
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReport:
     """What happened in a round.
@@ -251,17 +283,17 @@ class RoundReport:
     """
 
     round: int
-    accepted: tuple[int, ...]
-    refused: Mapping[int, str]
-    num_tokens: int
-    num_steps: int
-    bytes_up: int
-    bytes_down: int
-    train_loss: float
-    gradient_norm: float
-    client_norms: Mapping[int, float]
-    client_cosines: Mapping[int, float]
-    client_metrics: Mapping[int, Mapping[str, float]]
+    accepted: tuple[int, ...] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_steps: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    train_loss: float = 0.0
+    gradient_norm: float = 0.0
+    client_norms: Mapping[int, float] = field(default_factory=dict)
+    client_cosines: Mapping[int, float] = field(default_factory=dict)
+    client_metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     state_lost: tuple[int, ...] = ()
     late: Mapping[int, int] = field(default_factory=dict)
     gradient: Tree = field(default_factory=dict)

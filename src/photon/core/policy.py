@@ -1,12 +1,129 @@
-"""When a round stops waiting, who counts in it, which node trains whom: pure functions."""
+"""The policy of a round: whom to ask, when to close, whom to take, with what weight.
+
+Pure functions of what is known: another policy is another body of one of them. The loop of rounds
+asks them, and engines carry out what comes of it.
+
+    may_be_asked, asked, assign, steps_by_speed    before and while clients train
+    closing, is_out_of_reach                       whether the round waits on
+    counted, averaged, weight, scale               what goes into the mean
+    oldest_taken                                   how late an update may be
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from photon.core.messages import RoundPlan
+from photon.core.codec import FP32, Codec
+from photon.core.messages import RoundPlan, Update
+
+Scaling = Literal["none", "sqrt", "linear"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The numbers by which a round is closed.
+
+    Attributes:
+        quorum: fewest clients whose updates close it.
+        can_be_late: whether a client may keep the others waiting: then spares are asked at once,
+            and the clock closes the round.
+        timeout: seconds that a round waits for its quorum, and at most for anybody.
+        timeout_min: seconds that it waits for stragglers at the least.
+        straggler_factor: deviations beyond the median duration after which a client is late.
+        up, down: codecs of updates, and of averaged moments on their way back.
+        max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
+        scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
+        staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
+            al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
+        max_staleness: rounds after which a late update is refused.
+    """
+
+    quorum: int
+    can_be_late: bool = False
+    timeout: float = math.inf
+    timeout_min: float = 0.0
+    straggler_factor: float = 5.0
+    up: Codec = FP32
+    down: Codec = FP32
+    max_norm_ratio: float | None = None
+    scaling: Scaling = "none"
+    staleness_exponent: float | None = None
+    max_staleness: int = 4
+
+
+def may_be_asked(
+    here: Collection[int], training: Collection[int], owing: Collection[int], quorum: int
+) -> list[int]:
+    """Who can take part in the next round.
+
+    Args:
+        here: clients whose nodes are here.
+        training: those that are still at an earlier round.
+        owing: those whose late update has come and is not applied yet: asked only where the quorum
+            would not be there without them.
+    """
+    free = set(here).difference(training)
+    fresh = free.difference(owing)
+    return sorted(fresh if len(fresh) >= quorum else free)
+
+
+def asked(plan: RoundPlan, lost: Collection[int], rules: Rules) -> tuple[int, ...]:
+    """Who is to have been asked by now.
+
+    Where nobody can be late a spare is of use only in the place of another.
+
+    Args:
+        lost: clients that have failed, or whose update will be refused for itself.
+    """
+    spares = plan.spares if rules.can_be_late else plan.spares[: len(lost)]
+    return (*plan.members, *spares)
+
+
+def closing(
+    plan: RoundPlan,
+    arrived: Mapping[int, bool],
+    waited: float,
+    durations: Sequence[float],
+    rules: Rules,
+) -> Literal["wait", "close"]:
+    """Whether a round goes on to its mean without those that are still awaited.
+
+    Args:
+        arrived: client -> whether its update is sound: will not be refused for itself.
+        waited: seconds since the round was opened.
+        durations: seconds that updates have taken, of this round and of earlier ones.
+    """
+    sound = [client for client, is_sound in arrived.items() if is_sound]
+    if plan.spares and len(counted(plan, sound)) == len(plan.members):
+        return "close"
+    has_quorum = len(arrived) >= rules.quorum
+    deadline = round_deadline(durations, rules) if has_quorum else rules.timeout
+    return "close" if rules.can_be_late and waited > deadline else "wait"
+
+
+def round_deadline(durations: Sequence[float], rules: Rules) -> float:
+    """Seconds that a round waits for stragglers: median + factor x MAD of the durations.
+
+    The median absolute deviation is scaled by 1.4826, so that it is the standard deviation of
+    normal durations, and is at least a tenth of the median: equal durations are no promise. With
+    fewer than three durations the longest deadline holds.
+    """
+    if len(durations) < 3:
+        return rules.timeout
+    median = float(np.median(durations))
+    deviation = 1.4826 * float(np.median(np.abs(np.asarray(durations) - median)))
+    late = median + rules.straggler_factor * max(deviation, median / 10)
+    return min(rules.timeout, max(rules.timeout_min, late))
+
+
+def is_out_of_reach(plan: RoundPlan, failed: Collection[int], rules: Rules) -> bool:
+    """Whether those that have failed leave fewer clients than the quorum."""
+    return len(plan.cohort) - len(failed) < rules.quorum
 
 
 def counted(plan: RoundPlan, sound: Collection[int]) -> list[int]:
@@ -20,38 +137,30 @@ def counted(plan: RoundPlan, sound: Collection[int]) -> list[int]:
     return [client for client in order if client in sound][: len(plan.members)]
 
 
-def is_full(plan: RoundPlan, sound: Collection[int]) -> bool:
-    """Whether a round that has spares needs no more updates than those that are here."""
-    return bool(plan.spares) and len(counted(plan, sound)) == len(plan.members)
-
-
-def stand_in(plan: RoundPlan, lost: Collection[int]) -> tuple[int, ...]:
-    """Who is asked in the place of the last one that was lost, where nobody is asked before that.
-
-    Args:
-        lost: clients that have been asked and have no sound update, this one too.
+def averaged(plan: RoundPlan, sound: Mapping[int, Update]) -> dict[int, Update]:
+    """Of the updates that are not refused, by client, those that go into the mean: a late one too,
+    which is in nobody's place.
     """
-    return plan.spares[len(lost) - 1 : len(lost)]
+    if not plan.spares:
+        return dict(sound)
+    chosen = counted(plan, [c for c, update in sound.items() if update.round == plan.round])
+    return {c: u for c, u in sound.items() if c in chosen or u.round != plan.round}
 
 
-def round_deadline(
-    durations: Sequence[float], *, factor: float, shortest: float, longest: float
-) -> float:
-    """Seconds that a round waits for an update: median + factor x MAD of those measured.
+def weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
+    """What an update counts for in the mean: its tokens, fewer if it is late."""
+    late = plan.round - update.round
+    return update.num_tokens * (1.0 + late) ** -(rules.staleness_exponent or 0.0)
 
-    The median absolute deviation is scaled by 1.4826, so that it is the standard deviation of
-    normal durations, and is at least a tenth of the median: equal durations are no promise.
 
-    Args:
-        durations: of updates of earlier rounds; with fewer than three, `longest` holds.
-        factor: how many deviations late a straggler is.
-        shortest, longest: bounds of the result.
-    """
-    if len(durations) < 3:
-        return longest
-    median = float(np.median(durations))
-    deviation = 1.4826 * float(np.median(np.abs(np.asarray(durations) - median)))
-    return min(longest, max(shortest, median + factor * max(deviation, median / 10)))
+def scale(count: int, rules: Rules) -> float:
+    """What the mean of so many clients' pseudo-gradients is multiplied by."""
+    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[rules.scaling]
+
+
+def oldest_taken(round_number: int, rules: Rules) -> int:
+    """First round whose updates count in this one; those of earlier rounds nobody awaits."""
+    return round_number - (0 if rules.staleness_exponent is None else rules.max_staleness)
 
 
 def assign(

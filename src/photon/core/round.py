@@ -7,13 +7,12 @@ close_round   check -> weighted mean -> outer step -> new state and a report
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from photon.core.aggregate import weighted_mean
-from photon.core.codec import FP32, Codec, encode
+from photon.core.codec import Codec, encode
 from photon.core.diagnostics import consensus_distance, cosine
 from photon.core.gate import GRADIENT, NORMS_KEPT, opened, outliers, refusal, size_fault, sizes_of
 from photon.core.messages import (
@@ -26,35 +25,10 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import counted
+from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
 from photon.core.text import cleaned
 from photon.core.tree import Readable, Tree, digest, norm, num_bytes
 from photon.errors import RoundFailed
-
-Scaling = Literal["none", "sqrt", "linear"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """How a round is closed.
-
-    Attributes:
-        quorum: fewest clients whose updates close it.
-        up, down: codecs of updates, and of averaged moments on their way back.
-        max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
-        scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
-        staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
-            al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
-        max_staleness: rounds after which a late update is refused.
-    """
-
-    quorum: int
-    up: Codec = FP32
-    down: Codec = FP32
-    max_norm_ratio: float | None = None
-    scaling: Scaling = "none"
-    staleness_exponent: float | None = None
-    max_staleness: int = 4
 
 
 def open_round(
@@ -92,8 +66,7 @@ def open_round(
         )
         for client in cohort
     }
-    oldest = number - rules.max_staleness
-    takes_late = rules.staleness_exponent is not None
+    oldest = oldest_taken(number, rules)
     return RoundPlan(
         round=number,
         cohort=cohort,
@@ -101,7 +74,7 @@ def open_round(
         base_digest=base,
         trained=None if trained is None else tuple(trained),
         sent=None if sent is None else tuple(sent),
-        bases={r: d for r, d in state.bases.items() if takes_late and r >= oldest},
+        bases={r: d for r, d in state.bases.items() if r >= oldest},
         bounds=bounds or Bounds(),
         spares=tuple(spares),
         up=rules.up,
@@ -137,17 +110,18 @@ def close_round(
             f"round {plan.round}: {count} of {rules.quorum} updates needed were accepted"
             + (f" ({reasons})" if reasons else "")
         )
-    weights = [_weight(update, plan, rules) for update in taken]
+    weights = [weight(update, plan, rules) for update in taken]
     trees = [opened(update, plan, state) for update in taken]
     gradient = weighted_mean([tree[GRADIENT] for tree in trees], weights)
     moments, residual = _mean_moments(trees, weights, state.residual, rules.down)
-    report = replace(
-        _report(state, plan, taken, refused, gradient, weights, norms, trees),
+    agreement = _agreement(gradient, [tree[GRADIENT] for tree in trees], weights, norms)
+    report = _report(
+        plan, taken, refused, gradient, agreement,
         bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
         spare=_spare(plan, updates, taken, refused),
-    )
+    )  # fmt: skip
     new_state = replace(
-        _stepped(state, gradient, outer, _scale(rules.scaling, count)),
+        _stepped(state, gradient, outer, scale(count, rules)),
         moments=moments,
         residual=residual,
         round=plan.round,
@@ -191,15 +165,6 @@ def _spare(
     return tuple(sorted(came.intersection(plan.cohort) - {u.client for u in taken} - set(refused)))
 
 
-def _weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
-    late = plan.round - update.round
-    return update.num_tokens * (1.0 + late) ** -(rules.staleness_exponent or 0.0)
-
-
-def _scale(scaling: Scaling, count: int) -> float:
-    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[scaling]
-
-
 def _stepped(
     state: ServerState, gradient: Tree, outer: OuterOptimizer, scale: float
 ) -> ServerState:
@@ -234,20 +199,7 @@ def _speeds(taken: Sequence[Update]) -> dict[int, float]:
 
 def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
     """A round without a quorum that is given up: its number passes, the parameters stay."""
-    report = RoundReport(
-        round=state.round + 1,
-        accepted=(),
-        refused={},
-        num_tokens=0,
-        num_steps=0,
-        bytes_up=0,
-        bytes_down=0,
-        train_loss=0.0,
-        gradient_norm=0.0,
-        client_norms={},
-        client_cosines={},
-        client_metrics={},
-    )
+    report = RoundReport(round=state.round + 1)
     return replace(state, round=report.round), report
 
 
@@ -275,22 +227,14 @@ def check(
                 refused[update.client] = cleaned(reason)
             continue
         taken[update.client], sizes[update.client] = update, own
-    kept = _counted(plan, taken)
+    kept = averaged(plan, taken)
     while large := outliers(kept, {c: sizes[c] for c in kept}, plan, state, max_norm_ratio):
         refused |= large
         taken = {client: update for client, update in taken.items() if client not in large}
-        before, kept = kept, _counted(plan, taken)
+        before, kept = kept, averaged(plan, taken)
         if kept.keys() <= before.keys():
             break
     return [kept[c] for c in sorted(kept)], refused, {c: sizes[c][GRADIENT] for c in sorted(kept)}
-
-
-def _counted(plan: RoundPlan, taken: Mapping[int, Update]) -> dict[int, Update]:
-    """The updates that are averaged; a late one is nobody's place."""
-    if not plan.spares:
-        return dict(taken)
-    chosen = counted(plan, [c for c, update in taken.items() if update.round == plan.round])
-    return {c: u for c, u in taken.items() if c in chosen or u.round != plan.round}
 
 
 def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
@@ -300,18 +244,17 @@ def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> in
 
 
 def _report(
-    state: ServerState,
     plan: RoundPlan,
     taken: Sequence[Update],
     refused: Mapping[int, str],
     gradient: Tree,
-    weights: Sequence[float],
-    norms: Mapping[int, float],
-    trees: Sequence[Mapping[str, Readable]],
+    agreement: Mapping[str, Any],
+    *,
+    bytes_down: int,
+    spare: tuple[int, ...],
 ) -> RoundReport:
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
-    mean_norm = norm(gradient)
     return RoundReport(
         round=plan.round,
         accepted=tuple(sorted(client for update in taken for client in update.clients)),
@@ -319,17 +262,32 @@ def _report(
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
         bytes_up=sum(update.num_bytes for update in taken),
-        bytes_down=0,
+        bytes_down=bytes_down,
         train_loss=loss,
-        gradient_norm=mean_norm,
-        client_norms=norms,
-        client_cosines={
-            u.client: cosine(tree[GRADIENT], gradient, norms[u.client], mean_norm)
-            for u, tree in zip(taken, trees, strict=True)
-        },
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
         late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
         gradient=gradient,
-        consensus_distance=consensus_distance(list(norms.values()), weights, mean_norm),
+        spare=spare,
+        **agreement,
     )
+
+
+def _agreement(
+    mean: Tree, gradients: Sequence[Readable], weights: Sequence[float], norms: Mapping[int, float]
+) -> dict[str, Any]:
+    """How the pseudo-gradients lie to each other: those fields of the report.
+
+    Args:
+        norms: of `gradients`, by client and in their order.
+    """
+    length = norm(mean)
+    return {
+        "gradient_norm": length,
+        "client_norms": norms,
+        "client_cosines": {
+            client: cosine(gradient, mean, own, length)
+            for (client, own), gradient in zip(norms.items(), gradients, strict=True)
+        },
+        "consensus_distance": consensus_distance(list(norms.values()), weights, length),
+    }

@@ -127,7 +127,7 @@ class _Fit:
         """
         if not self.ours.fl.aggregate_momenta:
             return replace(state, moments={}, residual={})
-        codec = codec_of(self.theirs)
+        codec = codec_of(self.theirs.fl)
         sent = {name: leaves(tree, state.params, codec) for name, tree in state.moments.items()}
         if state.step and not (self._same_inner and _names(sent) == self._trained):
             raise MismatchedCheckpoint(
@@ -137,10 +137,10 @@ class _Fit:
                 "layers, or begin with its parameters alone: "
                 f"pretrained_model_path={self.source}"
             )
-        if codec == codec_of(self.ours):
+        if codec == codec_of(self.ours.fl):
             return state
         values = {n: decode(tree, state.params, codec) for n, tree in state.moments.items()}
-        again = {n: encode(tree, codec_of(self.ours))[0] for n, tree in values.items()}
+        again = {n: encode(tree, codec_of(self.ours.fl))[0] for n, tree in values.items()}
         return replace(state, moments=again, residual={})
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:

@@ -139,7 +139,7 @@ class Node:
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.aggregate_momenta:
-            codec = codec_of(self.config)
+            codec = codec_of(self.config.fl)
             own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
         return TrainState(

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,20 +19,18 @@ import torch
 
 from photon import errors
 from photon.config.schema import Config
-from photon.core.gate import unsound
-from photon.core.messages import RoundPlan, ServerState, Update
-from photon.core.policy import stand_in
+from photon.core.messages import Arrival, Base, Failure
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
 from photon.machine.device import count_gpus
 from photon.node.client_host import Node, Stopped
-from photon.node.faults import take_down
 from photon.run.checkpoint import load_update
 from photon.run.run_folder import RunFolder
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
-
+OF_ALL = (errors.ConfigError, errors.DeviceError, errors.Interrupted, errors.StorageError)
+"""Errors that are no client's: they would meet the next one as well."""
 
 LocalEngine: TypeAlias = "InProcess | WorkerPool"
 
@@ -48,37 +46,48 @@ def local_engine(folder: RunFolder, config: Config, device: torch.device) -> Loc
     return WorkerPool(folder, workers, config.photon.worker_timeout, config.photon.refresh_period)
 
 
-class InProcess:
-    """One node in this process; clients train one after the other."""
+class OneMachine:
+    """What is the same of both: a machine waits for all of its clients, whatever they take."""
 
-    def __init__(self, node: Node) -> None:
-        self.node, self.faults = node, {}
+    can_be_late = False
+    durations: Sequence[float] = ()
+
+    def __init__(self, population: int) -> None:
+        self.population = population
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.node.config.fl.n_total_clients)
+        return range(self.population)
 
-    def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        self.faults, lost, waiting = {}, set(), deque(plan.members)
-        while waiting:
-            client = waiting.popleft()
-            try:
-                path = self.node.train(
-                    plan.instructions[client], state.params, state.moments, should_stop
-                )
-            except Stopped:
-                return
-            except Exception as error:
-                take_down(self.faults, self.node.config.fl, client, error)
-                waiting += _stand_in(plan, state, lost, client, None)
-                continue
-            update = load_update(path)
-            waiting += _stand_in(plan, state, lost, client, update)
-            yield update
+    def cancel(self, before: int) -> None:
+        """Nothing is left of a round that is over."""
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+class InProcess(OneMachine):
+    """One node in this process; clients train one after the other."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.config.fl.n_total_clients)
+        self.node = node
+
+    def run_round(
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+    ) -> Generator[Arrival, None, None]:
+        params, moments = base.state.params, base.state.moments
+        while waiting:
+            client = waiting.popleft()
+            try:
+                instruction = base.plan.instructions[client]
+                path = self.node.train(instruction, params, moments, should_stop)
+            except Stopped:
+                return
+            except Exception as error:
+                arrival = _failed(client, error)
+            else:
+                arrival = load_update(path)
+            yield arrival
 
 
 @dataclass(eq=False)
@@ -96,7 +105,7 @@ class _Worker:
         return not self.ready or self.client is not None
 
 
-class WorkerPool:
+class WorkerPool(OneMachine):
     """Worker processes that share the clients of a round.
 
     Args:
@@ -109,44 +118,36 @@ class WorkerPool:
     def __init__(
         self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
     ) -> None:
-        self.folder, self.timeout, self.faults = folder, timeout, {}
+        super().__init__(folder.config.fl.n_total_clients)
+        self.folder, self.timeout = folder, timeout
         self.refresh, self._rounds = refresh, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
         for _ in range(size):
             self._start()
 
-    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.folder.config.fl.n_total_clients)
-
     def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Update]:
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+    ) -> Generator[Arrival, None, None]:
         self._refresh()
-        self.faults = {}
-        waiting, lost = deque(plan.members), set()
-        attempts = dict.fromkeys(plan.cohort, 0)
-        left, give_up = len(waiting), math.inf
-        while left and time.monotonic() < give_up:
+        attempts: Counter[int] = Counter()
+        give_up = math.inf
+        while (waiting or self._busy()) and time.monotonic() < give_up:
             if should_stop() and give_up == math.inf:
                 give_up = time.monotonic() + self.timeout
                 self._ask_to_stop()
             if give_up == math.inf:
-                self._hand_out(waiting, attempts, plan, base)
+                self._hand_out(waiting, attempts, base)
             elif not self._busy():
                 return
             for client, reply in self._turns():
-                if (error := _failure(client, reply, attempts[client], plan.round)) is not None:
-                    take_down(self.faults, self.folder.config.fl, client, error)
-                    waiting += (others := _stand_in(plan, state, lost, client, None))
-                    left += len(others) - 1
+                error = _failure(client, reply, attempts[client], base.plan.round)
+                if error is not None:
+                    yield _failed(client, error)
                 elif reply is None:
                     waiting.append(client)
                 elif "update" in reply:
-                    update = load_update(Path(reply["update"]))
-                    waiting += (others := _stand_in(plan, state, lost, client, update))
-                    left += len(others) - 1
-                    yield update
+                    yield load_update(Path(reply["update"]))
 
     def close(self) -> None:
         for worker in list(self.workers):
@@ -188,9 +189,7 @@ class WorkerPool:
         own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
         return f"cuda:{first}" if own else photon.device, str(first)
 
-    def _hand_out(
-        self, waiting: deque[int], attempts: dict[int, int], plan: RoundPlan, base: Path
-    ) -> None:
+    def _hand_out(self, waiting: deque[int], attempts: Counter[int], base: Base) -> None:
         for worker in self.workers:
             if not waiting:
                 return
@@ -198,8 +197,8 @@ class WorkerPool:
                 client = waiting.popleft()
                 attempts[client] += 1
                 worker.client, worker.heard = client, time.monotonic()
-                instruction = asdict(plan.instructions[client])
-                _try_send(worker, {"instruction": instruction, "base": str(base)})
+                instruction = asdict(base.plan.instructions[client])
+                _try_send(worker, {"instruction": instruction, "base": base.path})
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
         """Clients whose turn has ended, and how; the dead are replaced."""
@@ -256,16 +255,15 @@ class WorkerPool:
             worker.process.wait()
 
 
-def _stand_in(
-    plan: RoundPlan, state: ServerState, lost: set[int], client: int, update: Update | None
-) -> tuple[int, ...]:
-    """Who is trained besides, now that a client has an update or has failed: on one machine nobody
-    is late, so that a spare is of use only in the place of another.
+def _failed(client: int, error: Exception) -> Failure:
+    """A client's failure.
+
+    Raises:
+        Exception: the error itself, if it is not this client's alone.
     """
-    if update is not None and (not plan.spares or unsound(update, plan, state) is None):
-        return ()
-    lost.add(client)
-    return stand_in(plan, lost)
+    if isinstance(error, OF_ALL):
+        raise error
+    return Failure(client, f"{type(error).__name__}: {error}", error)
 
 
 def _try_send(worker: _Worker, message: dict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Instruction, RoundPlan, ServerState, Update
+from photon.core.messages import Base, Failure, Instruction, RoundPlan, ServerState, Update
 from photon.core.parts import parts_of
 from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
@@ -96,30 +97,34 @@ class HostedRun:
         """Train the clients of a request and make their updates available."""
         self._stop.clear()
         plan = _plan(request)
-        path, base = self._mailbox.bring_base(request.base)
-        if tree_digest(base.params) != plan.base_digest:
+        path, received = self._mailbox.bring_base(request.base)
+        if tree_digest(received.params) != plan.base_digest:
             raise PayloadError("the base is not that of the instruction")
         state = ServerState(
             round=plan.round - 1,
             step=plan.instructions[plan.cohort[0]].first_step,
-            params=base.params,
+            params=received.params,
             outer={},
-            moments=base.moments,
+            moments=received.moments,
         )
         done: list[Update] = []
+        failed: dict[int, str] = {}
+        base, waiting = Base(plan, state, str(path)), deque(plan.cohort)
         try:
-            for update in self.engine.run_round(plan, state, path, self._stop.is_set):
-                done.append(update)
-                self.say(f"round {plan.round:>4}  client {update.client}  {_loss(update)}")
+            for arrival in self.engine.run_round(base, waiting, self._stop.is_set):
+                if isinstance(arrival, Failure):
+                    failed[arrival.client] = arrival.reason
+                elif arrival is not None:
+                    done.append(arrival)
+                    self.say(f"round {plan.round:>4}  client {arrival.client}  {_loss(arrival)}")
             reason = "stopped before it was done"
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
         if done and self.folder.config.fl.fold_updates:
-            done = [fold(done, params, codec_of(self.folder.config))]
+            done = [fold(done, received.params, codec_of(self.folder.config.fl))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
-        faults = self.engine.faults
-        failed = {c: faults.get(c, reason) for c in plan.cohort if c not in trained}
+        failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:

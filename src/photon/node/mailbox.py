@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from photon.container.container import ContainerRef
-from photon.core.messages import Base
+from photon.core.messages import Broadcast
 from photon.errors import PayloadError
 from photon.run.checkpoint import load_base
 from photon.wire.buffers import Buffers
@@ -41,7 +41,7 @@ class Mailbox:
             }
         self._arriving[piece.digest].write(piece.offset, piece.data.view())
 
-    def bring_base(self, ticket: Ticket) -> tuple[Path, Base]:
+    def bring_base(self, ticket: Ticket) -> tuple[Path, Broadcast]:
         """The base that a ticket names, verified; earlier ones are deleted.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container
-from photon.core.messages import Base, ClientState, ServerState, Update
+from photon.core.messages import Broadcast, ClientState, ServerState, Update
 from photon.core.parts import from_parts, parts_of
 from photon.core.tree import Tree, mismatch
 from photon.errors import (
@@ -131,20 +131,20 @@ def sent_file(path: Path) -> tuple[Path, ContainerRef]:
     return saved.file(BASE if BASE in saved.files else UPDATE)
 
 
-def load_base(path: Path) -> Base:
+def load_base(path: Path) -> Broadcast:
     """The base in a server's checkpoint, or in a container that has come; verified before.
 
     Raises:
         PayloadError: it is none.
     """
     if path.suffix != ".json":
-        return from_parts(Base, *open_container(path))
-    return from_parts(Base, *_read(path, "server").load(BASE, verify=False))
+        return from_parts(Broadcast, *open_container(path))
+    return from_parts(Broadcast, *_read(path, "server").load(BASE, verify=False))
 
 
 def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Parameters of a server's or a centralised run's checkpoint."""
-    return dict(from_parts(Base, *_read(path, *KINDS).load(BASE, verify=verify)).params)
+    return dict(from_parts(Broadcast, *_read(path, *KINDS).load(BASE, verify=verify)).params)
 
 
 def require_same_model(params: Tree, like: Tree, path: Path) -> None:

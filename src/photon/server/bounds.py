@@ -47,7 +47,7 @@ class Honesty:
         if fl.staleness_exponent is not None:  # late updates had other rates
             farthest = llm.optimizer.lr * max(steps, llm.local_steps)
         most = reach(llm, farthest, last, num_elements(shared), norm(shared))
-        codec = codec_of(self.config)
+        codec = codec_of(self.config.fl)
         before = {n: norm(leaves(tree, state.params, codec)) for n, tree in state.moments.items()}
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(

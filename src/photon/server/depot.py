@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container, write_container
-from photon.core.messages import Base, RoundPlan, ServerState
+from photon.core.messages import Broadcast, RoundPlan, ServerState
 from photon.core.parts import parts_of
 from photon.errors import PayloadError
 from photon.run.checkpoint import sent_file
@@ -67,7 +67,7 @@ class Depot:
         else:
             path = self.folder / f"base-{plan.round:06d}"
             params = {name: state.params[name] for name in plan.sent}
-            ref = write_container(path, *parts_of(Base(params=params, moments=state.moments)))
+            ref = write_container(path, *parts_of(Broadcast(params=params, moments=state.moments)))
         if self.transport is not None:
             published = Publication(path, ref, self.transport.offer(path, ref))
         elif ref.size <= MAX_INLINE_BYTES:

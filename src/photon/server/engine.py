@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
-from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.messages import Arrival, Base
 
 
 class Engine(Protocol):
-    """Delivers instructions and yields updates in the order in which they arrive.
+    """Has clients trained, yields what comes of it, and cancels: `core.policy` decides the rest."""
 
-    An iteration that ends early was stopped by `should_stop`, or has waited long enough; what is
-    missing is in `faults`. Finished updates are kept.
+    @property
+    def can_be_late(self) -> bool:
+        """Whether a client may keep the others waiting."""
+        ...
 
-    Attributes:
-        faults: of the last round: client -> why it has no update.
-    """
-
-    faults: dict[int, str]
+    @property
+    def durations(self) -> Sequence[float]:
+        """Seconds that updates have taken, where that matters."""
+        ...
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
         """Clients that can take part in the next round."""
         ...
 
     def run_round(
-        self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Update]: ...
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+    ) -> Generator[Arrival, None, None]:
+        """Train clients; ends when nobody is left to wait for, or when it is stopped.
+
+        Args:
+            waiting: clients that nobody trains yet; more may be added between two arrivals.
+        """
+        ...
+
+    def cancel(self, before: int) -> None:
+        """End what was asked for in earlier rounds than this one and has not come."""
+        ...
 
     def close(self) -> None: ...

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from photon.config.federation import FederationConfig
 from photon.config.schema import Config
 from photon.core.diagnostics import noise_scale
-from photon.core.messages import RoundPlan, RoundReport, ServerState, Update
+from photon.core.messages import Base, Failure, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
-from photon.core.round import Rules, close_round, open_round, skip_round
+from photon.core.policy import Rules, is_out_of_reach, oldest_taken
+from photon.core.round import close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
 from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
@@ -32,6 +34,7 @@ from photon.run.outer import outer_of
 from photon.run.participation import Participation
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
+from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record
 from photon.training.layers import Layers, layers_of
@@ -72,6 +75,7 @@ class Server:
     committed: Callable[[], None] = lambda: None
     tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
     _attempts: int = 0
+    _missing: Mapping[int, str] = field(default_factory=dict)
     _phases: Phases = field(default_factory=Phases)
 
     def serve(self, state: ServerState) -> ServerState:
@@ -91,6 +95,7 @@ class Server:
         self._layers = layers_of(config.fl, list(state.params))
         self._participation = Participation.of(config)
         self._honesty = Honesty.of(config, self._layers)
+        self._rules = rules_of(config.fl, self.engine.can_be_late)
         while state.round < config.fl.n_rounds:
             self._phases = Phases()
             done = self._attempt(state)
@@ -108,6 +113,7 @@ class Server:
         Raises:
             Interrupted, RoundFailed.
         """
+        self._missing = {}
         try:
             after, report = self._run_round(self._redrawn(state))
             self._attempts = 0
@@ -121,7 +127,7 @@ class Server:
         after = replace(after, train_seconds=state.train_seconds + seconds)
         last = _previous_parameters(self.checkpoints)
         return after, round_record(
-            self.config, state, after, report, last, self.engine.faults, seconds
+            self.config.fl, state, after, report, last, self._missing, seconds
         )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -132,11 +138,11 @@ class Server:
         self.stop.raise_if_asked(f"stopped after round {state.round}")
         plan = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
-            updates = self._deliver(plan, state)
+            delivery = self._deliver(plan, state)
         with self._phase("aggregate", plan.round):
-            return self._close(state, plan, updates)
+            return self._close(delivery)
 
-    def _open(self, state: ServerState, alive: Any) -> RoundPlan:
+    def _open(self, state: ServerState, alive: Sequence[int]) -> RoundPlan:
         config, layers = self.config, self._layers
         steps, spares = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
@@ -145,7 +151,7 @@ class Server:
             state,
             run=str(config.run_uuid),
             steps=steps,
-            rules=rules_of(config),
+            rules=self._rules,
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
             sent=sent if len(sent) < len(state.params) else None,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
@@ -160,26 +166,49 @@ class Server:
         fl = self.config.fl
         return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
 
-    def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
-        base = self.checkpoints / f"round_{state.round:06d}.json"
-        updates: list[Update] = []
-        begun = time.time()
-        self._tell_training(plan, updates, begun)
-        for update in self.engine.run_round(plan, state, base, self.stop):
-            updates.append(update)
-            self._tell_training(plan, updates, begun)
-        arrived = sum(len(u.clients) for u in updates if u.round == plan.round)
-        if arrived < len(plan.members):
+    def _deliver(self, plan: RoundPlan, state: ServerState) -> Delivery:
+        """Have clients trained until nobody is missing, or `core.policy` closes the round."""
+        path = self.checkpoints / f"round_{state.round:06d}.json"
+        delivery = Delivery(Base(plan, state, str(path)), self._rules)
+        self._tell_training(delivery)
+        arrivals = self.engine.run_round(delivery.base, delivery.waiting, self.stop)
+        try:
+            for arrival in arrivals:
+                if arrival is not None:
+                    self._take(delivery, arrival)
+                elif delivery.is_over(self.engine.durations):
+                    break
+        finally:
+            arrivals.close()
+            self._missing = delivery.missing
+        self.engine.cancel(oldest_taken(plan.round + 1, self._rules))
+        if len(delivery.arrived) < len(plan.members):
             self.stop.raise_if_asked(
-                f"stopped in round {plan.round}; {arrived} of {len(plan.members)} clients "
-                "had finished and are kept"
+                f"stopped in round {plan.round}; {len(delivery.arrived)} of {len(plan.members)} "
+                "clients had finished and are kept"
             )
-        return updates
+        return delivery
 
-    def _tell_training(self, plan: RoundPlan, updates: list[Update], begun: float) -> None:
-        arrived = sorted(c for u in updates if u.round == plan.round for c in u.clients)
-        self.tell({"round": plan.round, "phase": "train", "since": begun,
-                   "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
+    def _take(self, delivery: Delivery, arrival: Update | Failure) -> None:
+        """Note an arrival.
+
+        Raises:
+            Exception: that of a client which the round cannot do without, where the run is to stop
+                then (`fl.failed_rounds`).
+        """
+        delivery.take(arrival)
+        self._tell_training(delivery)
+        if isinstance(arrival, Failure) and arrival.error is not None:
+            is_lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
+            if is_lost and self.config.fl.on_failure == "stop":
+                raise arrival.error
+            message = f"client {arrival.client} has failed: {arrival.reason}"
+            warnings.warn(message, PhotonWarning, stacklevel=2)
+
+    def _tell_training(self, delivery: Delivery) -> None:
+        plan = delivery.base.plan
+        self.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
+                   "cohort": list(plan.members), "arrived": sorted(delivery.arrived)})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """A part of a round, which begins without the memory that the one before has freed."""
@@ -187,20 +216,15 @@ class Server:
         return_freed_memory()
         return self._phases.timing(name)
 
-    def _close(
-        self, state: ServerState, plan: RoundPlan, updates: list[Update]
-    ) -> tuple[ServerState, RoundReport]:
-        fl = self.config.fl
-        asked = {c for u in updates if u.round == plan.round for c in u.clients}
+    def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
+        fl, plan, state = self.config.fl, delivery.base.plan, delivery.base.state
         try:
             after, report = close_round(
-                state, plan, updates, outer=outer_of(self.config, plan.round),
-                rules=rules_of(self.config), asked=len(asked | self.engine.faults.keys()),
+                state, plan, delivery.updates, outer=outer_of(self.config, plan.round),
+                rules=self._rules, asked=len(delivery.asked),
             )  # fmt: skip
         except RoundFailed as error:
-            missing = "".join(
-                f"; client {c}: {why}" for c, why in sorted(self.engine.faults.items())
-            )
+            missing = "".join(f"; client {c}: {why}" for c, why in self._missing.items())
             raise RoundFailed(f"{error}{missing}") from None
         if fl.use_noise_scale_metric:
             norms = list(report.client_norms.values())
@@ -212,7 +236,7 @@ class Server:
         """Validate, track, save: once the state is on disk, the round has happened."""
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
-            if _is_due(self.config, state.round):
+            if _is_due(self.config.fl, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state, self.written())
@@ -267,12 +291,16 @@ def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimize
     )
 
 
-def rules_of(config: Config) -> Rules:
-    fl = config.fl
+def rules_of(fl: FederationConfig, can_be_late: bool) -> Rules:
+    """The numbers of the configuration that `core.policy` goes by."""
     return Rules(
         quorum=fl.needed,
-        up=update_codec(config),
-        down=codec_of(config),
+        up=update_codec(fl),
+        down=codec_of(fl),
+        can_be_late=can_be_late,
+        timeout=fl.round_timeout,
+        timeout_min=fl.round_timeout_min,
+        straggler_factor=fl.straggler_factor,
         max_norm_ratio=fl.max_norm_ratio,
         scaling=fl.scaling_fn,
         staleness_exponent=fl.staleness_exponent,
@@ -288,6 +316,6 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
     return load_parameters(found[-2], verify=False) if len(found) > 1 else None
 
 
-def _is_due(config: Config, round_number: int) -> bool:
-    period = config.fl.eval_period
-    return round_number == config.fl.n_rounds or bool(period and round_number % period == 0)
+def _is_due(fl: FederationConfig, round_number: int) -> bool:
+    period = fl.eval_period
+    return round_number == fl.n_rounds or bool(period and round_number % period == 0)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from photon.config.schema import Config
+from photon.config.federation import FederationConfig
 from photon.core.diagnostics import cosine_to_step, data_parallel_bytes, layer_norms
 from photon.core.messages import RoundReport, ServerState
 from photon.core.tree import Tree, norm, num_elements
@@ -38,12 +38,12 @@ class Phases:
 
 
 def round_record(
-    config: Config,
+    fl: FederationConfig,
     before: ServerState,
     state: ServerState,
     report: RoundReport,
     last: Tree | None,
-    faults: Mapping[int, str],
+    missing: Mapping[int, str],
     seconds: float,
 ) -> dict[str, Any]:
     """One line of metrics.jsonl, without validation and the seconds of each phase.
@@ -51,13 +51,13 @@ def round_record(
     Args:
         before, state: around the round.
         last: parameters before the round before, if they are known.
-        faults: client -> why it has no update.
+        missing: client -> why it has no update.
         seconds: of the round, in training.
     """
     size = num_elements(state.params)
     record: dict[str, Any] = {
         "round": report.round,
-        "rounds": config.fl.n_rounds,
+        "rounds": fl.n_rounds,
         "step": state.step,
         "tokens": state.num_tokens,
         "train_loss": report.train_loss,
@@ -67,14 +67,14 @@ def round_record(
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
         "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
-        **_norms(config, before, state, report, last),
+        **_norms(fl, before, state, report, last),
         "client_norms": _by_client(report.client_norms),
         "client_cosines": _by_client(report.client_cosines),
         "client_metrics": _by_client({c: dict(m) for c, m in report.client_metrics.items()}),
         "mean_metrics": mean_metrics(report),
         "accepted": list(report.accepted),
         "refused": _by_client(report.refused),
-        "missing": _by_client(dict(sorted(faults.items()))),
+        "missing": _by_client(missing),
         "late": _by_client(report.late),
         "spare": list(report.spare),
         "state_lost": list(report.state_lost),
@@ -87,7 +87,11 @@ def round_record(
 
 
 def _norms(
-    config: Config, before: ServerState, state: ServerState, report: RoundReport, last: Tree | None
+    fl: FederationConfig,
+    before: ServerState,
+    state: ServerState,
+    report: RoundReport,
+    last: Tree | None,
 ) -> dict[str, Any]:
     gradient = report.gradient
     found: dict[str, Any] = {
@@ -100,7 +104,7 @@ def _norms(
         found["cosine_to_last_step"] = cosine_to_step(
             gradient, report.gradient_norm, last, before.params
         )
-    if config.fl.log_layer_norms:
+    if fl.log_layer_norms:
         found["gradient_layer_norms"] = layer_norms(gradient)
         found["parameter_layer_norms"] = layer_norms(state.params)
     return found

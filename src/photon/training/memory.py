@@ -108,7 +108,7 @@ class _Sizes:
     def travelling_moments(self) -> int:
         if not self.config.averages_moments:
             return 0
-        codec = codec_of(self.config)
+        codec = codec_of(self.config.fl)
         return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 

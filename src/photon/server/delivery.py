@@ -1,0 +1,69 @@
+"""An open round as its loop sees it: who has been asked, what has come, who is missing."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from photon.core import policy
+from photon.core.gate import unsound
+from photon.core.messages import Base, Failure, Update
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What is known of a round while clients train.
+
+    Attributes:
+        waiting: clients that nobody trains yet.
+        asked: all that have been asked.
+        updates: in the order in which they came, those that are late for earlier rounds too.
+        arrived: client -> whether what it sent for this round is sound.
+        failed: client -> why it has no update.
+        begun: wall clock, in seconds.
+    """
+
+    base: Base
+    rules: policy.Rules
+    waiting: deque[int] = field(default_factory=deque)
+    asked: list[int] = field(default_factory=list)
+    updates: list[Update] = field(default_factory=list)
+    arrived: dict[int, bool] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    begun: float = field(default_factory=time.time)
+    _begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._ask()
+
+    def take(self, arrival: Update | Failure) -> None:
+        """Note what has come; whoever stands in for a client that is lost is asked."""
+        plan = self.base.plan
+        if isinstance(arrival, Failure):
+            self.failed[arrival.client] = arrival.reason
+        else:
+            self.updates.append(arrival)
+            if arrival.round not in plan.bases:  # or else it is late for that one
+                sound = not plan.spares or unsound(arrival, plan, self.base.state) is None
+                self.arrived |= dict.fromkeys(arrival.clients, sound)
+        self._ask()
+
+    def is_over(self, durations: Sequence[float]) -> bool:
+        waited = time.monotonic() - self._begun
+        plan = self.base.plan
+        return policy.closing(plan, self.arrived, waited, durations, self.rules) == "close"
+
+    @property
+    def missing(self) -> dict[int, str]:
+        """Client -> why it has no update, of all that were asked."""
+        absent = sorted(set(self.asked) - self.arrived.keys())
+        return {client: self.failed.get(client, "late") for client in absent}
+
+    def _ask(self) -> None:
+        lost = {*self.failed, *(client for client, sound in self.arrived.items() if not sound)}
+        due = policy.asked(self.base.plan, lost, self.rules)
+        new = [client for client in due if client not in self.asked]
+        self.asked += new
+        self.waiting += new
