@@ -29,6 +29,7 @@ import torch
 from photon.config import load_config
 from photon.container.container import open_container, write_container
 from photon.core.messages import Base, ClientState, ServerState, StreamState, Update
+from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
 from photon.node.service import NodeService

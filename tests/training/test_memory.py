@@ -166,7 +166,7 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     node = Node(config, Path(config.photon.saving_path), CPU)
     params = parameters_of(build_model(config.llm_config, 1))
     state = initial_state(params, outer_of(config, 1))
-    rules = replace(rules_of(config), quorum=1)
+    rules = replace(rules_of(config.fl, False), quorum=1)
     moments = Honesty.of(config, node.layers).bounds(state, 1)
     plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
     update = load_update(node.train(plan.instructions[0], params, {}))
