@@ -146,7 +146,7 @@ def preset(
         ]
     )
     on_gpu = device.type == "cuda"
-    return resolve(config, cores=1, accelerator=on_gpu, run_uuid="bench").llm_config
+    return resolve(config, cores=1, accelerator=on_gpu, run_uuid="bench").inner
 
 
 def run_preset(
@@ -154,8 +154,8 @@ def run_preset(
 ) -> dict:
     """Four microbatches a step; out of memory is a result too."""
     llm = preset(name, microbatch, 4 * microbatch, device, overrides)
-    record = {"model": name, "length": llm.max_seq_len, "microbatch": microbatch}
-    rows = InMemoryRows(llm.global_train_batch_size, llm.max_seq_len, llm.model.vocab_size)
+    record = {"model": name, "length": llm.row_length, "microbatch": microbatch}
+    rows = InMemoryRows(llm.batch_rows, llm.row_length, llm.model.vocab_size)
     try:
         trainer, stream = trainer_on(llm, rows, device)
         trainer.train(stream, 3)  # compiles

@@ -36,7 +36,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded corpus for two clients, as the smoke recipe wants it."""
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "smoke"
-    prepare_embedded(root, config.dataset.embedded, 2, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 2, config.inner.row_length)
     return root
 
 

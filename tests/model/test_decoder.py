@@ -70,7 +70,7 @@ class Formulas:
 
     def turn(self, x, position):
         half = len(x) // 2
-        angle = position * self.c.attn_config.rope_theta ** (-torch.arange(half).double() / half)
+        angle = position * self.c.attention.rope_theta ** (-torch.arange(half).double() / half)
         a, b = x[:half], x[half:]
         return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
 
@@ -84,7 +84,7 @@ class Formulas:
             group = head * c.kv_heads // c.n_heads
             q = q_all[:, head * d : (head + 1) * d]
             k, v = (part[:, group * d : (group + 1) * d] for part in (k_all, v_all))
-            if c.attn_config.qk_norm:
+            if c.attention.qk_norm:
                 q, k = self.norm(q, name + ".q_norm"), self.norm(k, name + ".k_norm")
             mixed = []
             for t in range(len(x)):
@@ -98,7 +98,7 @@ class Formulas:
         if not c.is_mpt:
             q, k = self.turn(q, t), self.turn(k, s)
         score = q @ k / math.sqrt(c.head_dim)
-        if c.attn_config.alibi:
+        if c.attention.alibi:
             slopes = {2: [1 / 16, 1 / 256], 3: [1 / 16, 1 / 256, 1 / 4]}[c.n_heads]
             score = score - slopes[head] * (t - s)
         return score
@@ -134,9 +134,9 @@ TOKENS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0)
 
 @pytest.mark.parametrize("attn_impl", ["flash", "torch"])
 def test_logits_are_those_of_the_formulas(config, attn_impl):
-    attention = config.model.attn_config.model_copy(update={"attn_impl": attn_impl})
+    attention = config.model.attention.model_copy(update={"attn_impl": attn_impl})
     config = config.model_copy(
-        update={"model": config.model.model_copy(update={"attn_config": attention})}
+        update={"model": config.model.model_copy(update={"attention": attention})}
     )
     model = stirred(config)
     expected = Formulas(config, parameters_of(model)).logits(TOKENS)
@@ -278,10 +278,10 @@ def test_bf16_logits_stay_near(config, attn_impl):
 
 def test_checkpointed_activations_give_the_same_gradient():
     plain = llm(name="mpt_causal_lm")
-    fsdp = plain.fsdp_config
+    fsdp = plain.sharding
     assert fsdp is not None
     lean = plain.model_copy(
-        update={"fsdp_config": fsdp.model_copy(update={"activation_checkpointing": True})}
+        update={"sharding": fsdp.model_copy(update={"activation_checkpointing": True})}
     )
     gradients = []
     for config in (plain, lean):
@@ -311,6 +311,6 @@ PRESETS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_their_parameters(name):
     family, size = name.split("-")
-    config = load_config([f"llm_config={family}-{size.upper()}"]).llm_config
+    config = load_config([f"llm_config={family}-{size.upper()}"]).inner
     assert model_cost(config).parameters == PRESETS[name]
     assert config.name == name

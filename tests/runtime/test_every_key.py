@@ -75,11 +75,11 @@ class Synthetic:
 def steps_of(config: Config, steps: int = 3) -> Any:
     """Loss of each of some optimizer steps, rates, and the parameters that they lead to."""
     config = resolved(with_architecture(config))
-    llm = config.llm_config
+    llm = config.inner
     seeded = list(parameters_of(build_model(llm, 0)))
-    trainer = Trainer(llm, config.seed, CPU, frozen=layers_of(config.fl, seeded).frozen)
+    trainer = Trainer(llm, config.seed, CPU, frozen=layers_of(config.federation, seeded).frozen)
     stream = JoinedStream(
-        [Stream(Synthetic(llm.max_seq_len, llm.model.vocab_size), seed=1, client=0)]  # pyright: ignore
+        [Stream(Synthetic(llm.row_length, llm.model.vocab_size), seed=1, client=0)]  # pyright: ignore
     )
     trainer.state = trainer.state.__class__(streams=stream.start())
     segment = trainer.train(stream, steps)
@@ -108,7 +108,7 @@ def cohort(config: Config) -> Any:
     """Whom and how much each of three rounds asks."""
     state = ServerState(round=0, step=0, params={}, outer={}, speeds={0: 1.0, 1: 9.0, 2: 9.0})
     rule = Participation(config, rows=(100, 10, 10, 200))
-    alive = range(config.fl.n_total_clients)
+    alive = range(config.federation.population)
     return [rule.choose(ServerState(**{**_fields(state), "round": n}), alive) for n in range(3)]
 
 
@@ -136,9 +136,9 @@ def begins(config: Config, tmp: Path) -> Any:
 def redrawn(config: Config, tmp: Path) -> Any:
     """Parameters before the third round, after two of three steps."""
     config = resolved(config)
-    params = parameters_of(build_model(config.llm_config, config.seed))
+    params = parameters_of(build_model(config.inner, config.seed))
     this = server.Server(config, tmp, None, None, None, None)  # pyright: ignore
-    this._layers = layers_of(config.fl, list(params))
+    this._layers = layers_of(config.federation, list(params))
     state = ServerState(round=2, step=6, params=params, outer=outer_of(config, 3).init(params))
     return digest(this._redrawn(state).params)
 
@@ -146,8 +146,8 @@ def redrawn(config: Config, tmp: Path) -> Any:
 def farthest(config: Config) -> Any:
     """The largest norm that a first update may have."""
     config = resolved(config)
-    params = parameters_of(build_model(config.llm_config, config.seed))
-    this = Honesty.of(config, layers_of(config.fl, list(params)))
+    params = parameters_of(build_model(config.inner, config.seed))
+    this = Honesty.of(config, layers_of(config.federation, list(params)))
     return this.bounds(ServerState(round=0, step=0, params=params, outer={}), 3).norm
 
 
@@ -174,7 +174,11 @@ def closes(config: Config) -> Any:
     engine = object.__new__(RemoteEngine)
     engine.config, engine._durations = config, [10.0, 11.0, 15.0]
     found = []
-    for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
+    for arrived in (
+        (),
+        range(config.federation.cohort_size - 1),
+        range(config.federation.cohort_size),
+    ):
         plan = SimpleNamespace(spares=())
         current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
         found.append(
@@ -196,7 +200,7 @@ def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
 def forward_passes(config: Config) -> Any:
     """Shapes that the model sees in a validation."""
     config = resolved(config)
-    model = build_model(config.llm_config, 0)
+    model = build_model(config.inner, 0)
     seen: list[Any] = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     found = runs._evaluate(config, model, open_rows(config, "validation")).loss
@@ -254,7 +258,7 @@ def sharding(config: Config, monkeypatch: Any) -> Any:
     monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda m, **how: asked.append(how))
     monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda *_: None)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    _fully_shard(empty_model(config.llm_config), config.llm_config, CPU)
+    _fully_shard(empty_model(config.inner), config.inner, CPU)
     return [(how["reshard_after_forward"], how["mp_policy"]) for how in asked]
 
 
@@ -278,7 +282,7 @@ def engine(config: Config, tmp: Path, monkeypatch: Any) -> Any:
     try:
         made = local.local_engine(folder, config, CPU)  # pyright: ignore
         if isinstance(made, local.WorkerPool):
-            sizes = len(made.workers), config.photon.threads
+            sizes = len(made.workers), config.machine.threads
             return sizes, made.timeout, made.refresh
         return torch.get_num_threads()
     finally:
@@ -286,19 +290,19 @@ def engine(config: Config, tmp: Path, monkeypatch: Any) -> Any:
 
 
 def device(config: Config) -> Any:
-    return str(choose_device(config.photon.device))
+    return str(choose_device(config.machine.device))
 
 
 def job(config: Config) -> Any:
     """How two processes would share the model, and rows of a pass of one."""
     config = resolved(config)
-    llm = config.llm_config
-    rows = with_microbatch(config, CPU, 2).llm_config.device_train_microbatch_size
+    llm = config.inner
+    rows = with_microbatch(config, CPU, 2).inner.microbatch_rows
     return is_sharded(llm, 2), rows
 
 
 def carrier(config: Config) -> Any:
-    return type(open_transport(config.photon, "r")).__name__
+    return type(open_transport(config.machine, "r")).__name__
 
 
 def unigram(config: Config, monkeypatch: Any) -> Any:

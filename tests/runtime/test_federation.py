@@ -57,7 +57,7 @@ def four(tmp_path_factory):
     """Data for four clients."""
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "four"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 4, config.inner.row_length)
     return root
 
 
@@ -520,7 +520,7 @@ def test_a_node_may_be_stopped_at_any_time(make, four, local, tmp_path):
 def test_data_of_another_tokenizer_is_refused(make, tmp_path):
     config = load_config(["recipe=smoke", "dataset.embedded.vocab_size=290"])
     other = tmp_path / "other"
-    prepare_embedded(other, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    prepare_embedded(other, config.data.embedded, 4, config.inner.row_length)
     with (
         nodes(tmp_path, other, PLACES) as sockets,
         pytest.raises(RoundFailed, match=r"has tokenizer .*, the server") as caught,

@@ -38,7 +38,7 @@ def root(tmp_path_factory) -> Path:
     """Data of clients 0 and 1 on one machine, and a second data set beside it."""
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "mine"
-    prepare_embedded(root, config.dataset.embedded, 2, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 2, config.inner.row_length)
     shutil.copytree(root, root.parent / "other")
     return root
 
@@ -81,7 +81,7 @@ class Ill:
     ) -> Trained:
         """The node's answer to an instruction that is sound but for what is given."""
         config = self.config()
-        params = parameters_of(build_model(config.llm_config, config.seed))
+        params = parameters_of(build_model(config.inner, config.seed))
         path = self.home / "base"
         parts = {f"params/{name}": value for name, value in params.items()}
         facts = {"kind": "base", "names": list(params), "moments": {}}
@@ -193,8 +193,8 @@ def test_an_architecture_names_no_code_and_no_place(key):
     entries = {k: v for k, v in HF.items() if k != "name"}
     sound = {"llm_config.model.name": "hf_causal_lm", "llm_config.model.hf_config": entries}
     config = taken(sound, Config())
-    assert config.llm_config.model.hf_config == entries
-    assert sum(p.numel() for p in build_model(config.llm_config, 0).parameters()) > 0
+    assert config.inner.model.hf_config == entries
+    assert sum(p.numel() for p in build_model(config.inner, 0).parameters()) > 0
     with pytest.raises(ConfigError, match=r"hf_config\.\w+: the server's message may name no code"):
         taken({**sound, "llm_config.model.hf_config": {**entries, key: ELSEWHERE[key]}}, Config())
 
@@ -339,7 +339,7 @@ def test_what_travels_is_the_mathematics_and_arrives(root):
     own = load_config([f"dataset.train.root_local={root}", "photon.device=cpu", "fl.n_rounds=2"])
     made = taken(travelling(config), own)
     assert travelling(made) == travelling(config)
-    assert (made.photon, made.dataset.train.root_local) == (own.photon, str(root))
+    assert (made.machine, made.data.train.root) == (own.machine, str(root))
     assert set(TRAVELS) <= {key for one in all_keys() for key in _above(one.key)}
 
 
@@ -358,7 +358,7 @@ def test_a_node_beside_the_server_is_told_what_does_not_travel(root):
     assert not ignored(told)
     own = load_config(told)
     assert taken(travelling(config), own) == config
-    assert own.dataset.train.streams == config.dataset.train.streams
+    assert own.data.train.streams == config.data.train.streams
 
 
 def test_what_a_node_is_given_in_vain_is_known():

@@ -36,7 +36,7 @@ def whole(tmp_path_factory) -> Path:
     """Data of four clients in one place."""
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "whole"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 4, config.inner.row_length)
     return root
 
 

@@ -31,7 +31,7 @@ Run = Callable[..., tuple[str, list]]
 def four(tmp_path_factory) -> Path:
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "four"
-    prepare_embedded(root, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 4, config.inner.row_length)
     return root
 
 

@@ -205,8 +205,8 @@ def test_each_optimizer_has_its_own_defaults_and_what_is_given_counts(name, beta
         [f"{key}betas=[0.5,0.6]"], ((0.5, 0.6), eps),
     ):  # fmt: skip
         config = load_config(["recipe=smoke", f"{key}name={name}", *given])
-        part = InnerOptimizer(build_model(config.llm_config, 0), config.llm_config.optimizer)
+        part = InnerOptimizer(build_model(config.inner, 0), config.inner.optimizer)
         group = part._parts[-1].param_groups[0]
         assert (group["betas"], group["eps"]) == expected
-        written = resolve(config, cores=1, accelerator=0, run_uuid="r").llm_config.optimizer
+        written = resolve(config, cores=1, accelerator=0, run_uuid="r").inner.optimizer
         assert (written.betas, written.eps) == expected, "the run folder says what was used"

@@ -37,10 +37,10 @@ def training_pass(llm: LlmConfig, rows: int, blocks: int, matrices: int) -> Pass
         blocks: that keep something: those below the first trained parameter do not.
         matrices: elements of the weights that are cast to the precision of the step.
     """
-    config, tokens = llm.model, rows * llm.max_seq_len
+    config, tokens = llm.model, rows * llm.row_length
     block, backward = tokens * _block_bytes(llm), tokens * _backward_bytes(llm)
     stream = tokens * config.d_model * 4
-    checkpoints = llm.fsdp_config is not None and llm.fsdp_config.activation_checkpointing
+    checkpoints = llm.sharding is not None and llm.sharding.activation_checkpointing
     cast = matrices * _size(llm) if llm.precision != "fp32" and rows else 0
     ends = 3 * stream + _bias_bytes(llm) * bool(rows)  # the embedding's output, the last norm's two
     chunk = tokens if config.name == "hf_causal_lm" else min(tokens, _chunk(llm))
@@ -54,7 +54,7 @@ def training_pass(llm: LlmConfig, rows: int, blocks: int, matrices: int) -> Pass
 
 def scoring_bytes(llm: LlmConfig, rows: int) -> int:
     """Of a validation pass: logits beside those of the pass before, or beside their logarithms."""
-    return rows * llm.max_seq_len * _logit_bytes(llm)
+    return rows * llm.row_length * _logit_bytes(llm)
 
 
 def _size(llm: LlmConfig) -> int:
@@ -85,15 +85,15 @@ def _block_bytes(llm: LlmConfig) -> int:
     heads = c.kv_heads * c.head_dim
     norms = size * (2 * c.d_model + 4) if c.is_mpt else 4 * (4 * c.d_model + 2)
     inputs = 3 * c.d_model  # of the layers before and after attention, and of the feed-forward one
-    if c.attn_config.attn_impl == "torch":
-        scores = c.n_heads * llm.max_seq_len
+    if c.attention.attn_impl == "torch":
+        scores = c.n_heads * llm.row_length
         attention = size * 3 * c.d_model + scores * (4 if size == 4 else 6)
     else:
         rotated = 0 if c.is_mpt else 2 * c.d_model + heads  # and the mixed values, in another order
         attention = size * (c.d_model + 2 * heads + rotated) + 4 * c.n_heads
-        if c.attn_config.alibi:  # a bias keeps the scores of each row
-            attention += size * c.n_heads * llm.max_seq_len
-    if c.attn_config.qk_norm:
+        if c.attention.alibi:  # a bias keeps the scores of each row
+            attention += size * c.n_heads * llm.row_length
+    if c.attention.qk_norm:
         attention += 2 * 4 * (c.d_model + heads)
     return norms + size * (inputs + (2 if c.is_mpt else 4) * c.ffn_width) + attention
 
@@ -107,4 +107,4 @@ def _backward_bytes(llm: LlmConfig) -> int:
 def _bias_bytes(llm: LlmConfig) -> int:
     """Linear biases of attention, of all rows."""
     c = llm.model
-    return 4 * c.n_heads * llm.max_seq_len**2 if c.attn_config.alibi else 0
+    return 4 * c.n_heads * llm.row_length**2 if c.attention.alibi else 0

@@ -43,7 +43,7 @@ def model_cost(llm: LlmConfig) -> ModelCost:
     matrices = sum(p.numel() for n, p in params.items() if p.dim() >= 2 and n not in embeddings)
     config = llm.model
     multiplied = matrices + config.vocab_size * config.d_model
-    attention = 12 * config.n_layers * config.d_model * llm.max_seq_len
+    attention = 12 * config.n_layers * config.d_model * llm.row_length
     return ModelCost(
         parameters=total,
         embeddings=in_embeddings,

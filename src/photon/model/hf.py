@@ -249,7 +249,7 @@ def _take(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 def _refuse_rest(model: ModelConfig, rest: Mapping[str, Tensor], params: Tree) -> None:
     """Refuse tensors that would be lost; a tied output matrix may stand there a second time."""
     for name, value in rest.items():
-        if name == "lm_head.weight" and model.tie_word_embeddings:
+        if name == "lm_head.weight" and model.tied:
             if not torch.equal(value.float(), params["embedding.weight"]):
                 raise CheckpointError(
                     "lm_head.weight differs from the embedding, but config.json has "

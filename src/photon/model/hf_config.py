@@ -72,8 +72,8 @@ _OTHER_NAMES = {
 def model_type_of(model: ModelConfig) -> str:
     """The architecture of `transformers` that computes what the model does."""
     if model.is_mpt:
-        return "mpt" if model.attn_config.alibi else "gpt2"
-    return "qwen3" if model.attn_config.qk_norm else "llama"
+        return "mpt" if model.attention.alibi else "gpt2"
+    return "qwen3" if model.attention.qk_norm else "llama"
 
 
 def config_of(llm: LlmConfig) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def config_of(llm: LlmConfig) -> dict[str, Any]:
         **make(llm.model, llm.positions),
         "model_type": kind,
         "vocab_size": llm.model.vocab_size,
-        "tie_word_embeddings": llm.model.tie_word_embeddings,
+        "tie_word_embeddings": llm.model.tied,
         "initializer_range": llm.model.init_std,
         "dtype": "float32",
         "use_cache": True,
@@ -128,7 +128,7 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
         ("no_bias", model.no_bias, True),
         ("ffn_act", model.ffn_act, "gelu"),
         ("expansion_ratio", model.expansion_ratio, 4),
-        ("attn_config.alibi_bias_max", model.attn_config.alibi_bias_max, 8),
+        ("attn_config.alibi_bias_max", model.attention.alibi_bias_max, 8),
     ):
         if value != needed:
             raise ConfigError(
@@ -147,7 +147,7 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
         "learned_pos_emb": False,
         "attn_config": {
             "alibi": True,
-            "alibi_bias_max": model.attn_config.alibi_bias_max,
+            "alibi_bias_max": model.attention.alibi_bias_max,
             "attn_pdrop": 0,
         },
     }
@@ -155,8 +155,8 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
 
 def _llama_config(model: ModelConfig, positions: int) -> dict[str, Any]:
     """The base of the rotary positions stands twice: as transformers 5 reads it, and as 4 does."""
-    theta = model.attn_config.rope_theta
-    name = "Qwen3ForCausalLM" if model.attn_config.qk_norm else "LlamaForCausalLM"
+    theta = model.attention.rope_theta
+    name = "Qwen3ForCausalLM" if model.attention.qk_norm else "LlamaForCausalLM"
     return {
         "architectures": [name],
         "max_position_embeddings": positions,

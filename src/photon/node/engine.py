@@ -39,13 +39,13 @@ LocalEngine: TypeAlias = "InProcess | WorkerPool"
 
 def local_engine(folder: RunFolder, config: Config, device: torch.device) -> LocalEngine:
     """The engine for the clients of this machine that `photon.workers` asks for."""
-    workers, threads = config.photon.workers, config.photon.threads
+    workers, threads = config.machine.workers, config.machine.threads
     assert isinstance(workers, int)
     assert isinstance(threads, int)
     if workers == 0:
         torch.set_num_threads(threads)
         return InProcess(Node(config, folder.clients, device))
-    return WorkerPool(folder, workers, config.photon.worker_timeout, config.photon.refresh_period)
+    return WorkerPool(folder, workers, config.machine.worker_timeout, config.machine.refresh_period)
 
 
 class InProcess:
@@ -55,7 +55,7 @@ class InProcess:
         self.node, self.faults = node, {}
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.node.config.fl.n_total_clients)
+        return range(self.node.config.federation.population)
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
@@ -70,7 +70,7 @@ class InProcess:
             except Stopped:
                 return
             except Exception as error:
-                take_down(self.faults, self.node.config.fl, client, error)
+                take_down(self.faults, self.node.config.federation, client, error)
                 waiting += _stand_in(plan, state, lost, client, None)
                 continue
             update = load_update(path)
@@ -117,7 +117,7 @@ class WorkerPool:
             self._start()
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
-        return range(self.folder.config.fl.n_total_clients)
+        return range(self.folder.config.federation.population)
 
     def run_round(
         self, plan: RoundPlan, state: ServerState, base: Path, should_stop: Callable[[], bool]
@@ -137,7 +137,7 @@ class WorkerPool:
                 return
             for client, reply in self._turns():
                 if (error := _failure(client, reply, attempts[client], plan.round)) is not None:
-                    take_down(self.faults, self.folder.config.fl, client, error)
+                    take_down(self.faults, self.folder.config.federation, client, error)
                     waiting += (others := _stand_in(plan, state, lost, client, None))
                     left += len(others) - 1
                 elif reply is None:
@@ -174,7 +174,7 @@ class WorkerPool:
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.photon.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.machine.threads)},
         )  # fmt: skip
         theirs.close()
         worker = _Worker(process, ours, place=place)
@@ -183,7 +183,7 @@ class WorkerPool:
 
     def _devices(self, place: int) -> tuple[str, str]:
         """`photon.device` of the worker at a place, and the number of its first GPU."""
-        photon = self.folder.config.photon
+        photon = self.folder.config.machine
         first = place * photon.devices_per_client
         own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
         return f"cuda:{first}" if own else photon.device, str(first)

@@ -21,7 +21,7 @@ def take_down(faults: dict[int, str], fl: FederationConfig, client: int, error: 
         Exception: the error itself, where the quorum is out of reach and the run is to stop then
             (`fl.failed_rounds`), or where it is not this client's alone.
     """
-    spare = fl.cohort_size + fl.oversample - fl.needed
+    spare = fl.cohort_size + fl.spares - fl.needed
     if isinstance(error, OF_ALL) or (len(faults) >= spare and fl.on_failure == "stop"):
         raise error
     faults[client] = f"{type(error).__name__}: {error}"

@@ -53,15 +53,15 @@ def with_microbatch(
         ConfigError: the batch does not divide by the processes.
         DeviceError: what does not depend on the rows does not fit.
     """
-    llm = config.llm_config
-    if llm.device_train_microbatch_size != "auto":
+    llm = config.inner
+    if llm.microbatch_rows != "auto":
         return config
-    if llm.global_train_batch_size % processes:
+    if llm.batch_rows % processes:
         raise ConfigError(
-            f"llm_config.global_train_batch_size={llm.global_train_batch_size} must be a multiple "
+            f"llm_config.global_train_batch_size={llm.batch_rows} must be a multiple "
             f"of the {processes} processes of the job"
         )
-    most = llm.global_train_batch_size // processes
+    most = llm.batch_rows // processes
     rows = rows_that_fit(
         llm.name,
         lambda count: memory_needed(config, device, count, processes, role),
@@ -103,11 +103,11 @@ def process_memory(config: Config, rows: int, processes: int = 1, role: Role = "
         memory = client_memory(config, rows)
         if role == "run" and not workers_of(config):
             memory = in_one_process(memory, server_memory(config, outer_trees(config)))
-    return memory.split_over(processes) if is_sharded(config.llm_config, processes) else memory
+    return memory.split_over(processes) if is_sharded(config.inner, processes) else memory
 
 
 def workers_of(config: Config) -> int:
-    workers = config.photon.workers
+    workers = config.machine.workers
     assert isinstance(workers, int)  # resolved
     return workers
 
@@ -147,7 +147,7 @@ def _survives(llm: LlmConfig, rows: int, device: torch.device) -> bool:
     torch.cuda.reset_peak_memory_stats(device)
     try:
         trainer = Trainer(llm.model_copy(update={"compile": False}), 0, device)
-        tokens = torch.zeros(rows, llm.max_seq_len + 1, dtype=torch.int64, device=device)
+        tokens = torch.zeros(rows, llm.row_length + 1, dtype=torch.int64, device=device)
         accumulate_gradient(trainer.parallel, tokens, microbatch=rows, precision=llm.precision)
         trainer.optimizer.step(llm.optimizer.lr)
         return fits(torch.cuda.max_memory_allocated(device), free)

@@ -98,13 +98,13 @@ def _fetch(remote: RemoteFolder, name: str, size: int, path: Path) -> None:
 
 
 def _remote(config: S3Config, run: str) -> RemoteFolder:
-    assert config.bucket_name is not None
-    bucket = config.bucket_name
+    assert config.bucket is not None
+    bucket = config.bucket
     url = bucket if "://" in bucket else f"s3://{bucket}"
     timeouts = config.backend_kwargs.client_config
     return RemoteFolder(
         f"{url.rstrip('/')}/{run}",
-        retry=config.num_attempts - 1,
+        retry=config.attempts - 1,
         timeout=timeouts.read_timeout,
         connect_timeout=timeouts.connect_timeout,
     )

@@ -26,14 +26,14 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
-    fl, schedule = config.fl, config.fl.outer_schedule
+    fl, schedule = config.federation, config.federation.outer_schedule
     factor = outer_factor(
-        schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
+        schedule.name, round_number, fl.rounds, schedule.t_warmup, schedule.alpha_f
     )
     scaled = {k: v * factor if k in RATES else v for k, v in fl.outer_arguments.items()}
     if fl.has_own_strategy:
         return _own(fl, scaled)
-    return outer_optimizer(fl.strategy_name, scaled)
+    return outer_optimizer(fl.outer, scaled)
 
 
 def outer_trees(config: Config) -> int:
@@ -42,16 +42,16 @@ def outer_trees(config: Config) -> int:
 
 
 def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
-    make = _import(fl.strategy_name)
+    make = _import(fl.outer)
     rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
-    _check_arguments(fl.strategy_name, make, rest)
+    _check_arguments(fl.outer, make, rest)
     try:
         made = make(lr=arguments["server_learning_rate"], **rest)
     except TypeError as error:
-        raise ConfigError(f"fl.strategy_name={fl.strategy_name}: {error}") from error
+        raise ConfigError(f"fl.strategy_name={fl.outer}: {error}") from error
     if not isinstance(made, OuterOptimizer):
         raise ConfigError(
-            f"fl.strategy_name={fl.strategy_name}: must give a photon.core.outer.OuterOptimizer, "
+            f"fl.strategy_name={fl.outer}: must give a photon.core.outer.OuterOptimizer, "
             f"gave {type(made).__name__}"
         )
     return made

@@ -39,7 +39,7 @@ class Honesty:
         Args:
             steps: the most that any client takes.
         """
-        llm, fl = self.config.llm_config, self.config.fl
+        llm, fl = self.config.inner, self.config.federation
         shared = {name: state.params[name] for name in self.layers.shared}
         last, rates = state.step + steps, self._rates(state.step, steps)
         farthest = sum(rates)
@@ -58,7 +58,7 @@ class Honesty:
 
     def _rates(self, first: int, steps: int) -> list[float]:
         """Learning rates of these steps."""
-        llm = self.config.llm_config
-        first = 0 if self.config.fl.reset_timestamp else first
-        schedule = llm.scheduler.schedulers.lr
+        llm = self.config.inner
+        first = 0 if self.config.federation.restarts_schedule else first
+        schedule = llm.schedules.schedulers.lr
         return [llm.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]

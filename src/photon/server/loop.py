@@ -87,10 +87,10 @@ class Server:
             RoundFailed: a round closed below the quorum.
         """
         config = self.config
-        self._layers = layers_of(config.fl, list(state.params))
+        self._layers = layers_of(config.federation, list(state.params))
         self._participation = Participation.of(config)
         self._honesty = Honesty.of(config, self._layers)
-        while state.round < config.fl.n_rounds:
+        while state.round < config.federation.rounds:
             self._phases = Phases()
             done = self._attempt(state)
             if done is not None:
@@ -142,7 +142,7 @@ class Server:
         sent = layers.received(newcomers)
         plan = open_round(
             state,
-            run=str(config.run_uuid),
+            run=str(config.name),
             steps=steps,
             rules=rules_of(config),
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
@@ -156,8 +156,12 @@ class Server:
         return replace(plan, instructions=asked)
 
     def _evaluates_clients(self, base_round: int) -> bool:
-        fl = self.config.fl
-        return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
+        fl = self.config.federation
+        return (
+            fl.validates_clients
+            and fl.validation_period is not None
+            and base_round % fl.validation_period == 0
+        )
 
     def _deliver(self, plan: RoundPlan, state: ServerState) -> list[Update]:
         base = self.checkpoints / f"round_{state.round:06d}.json"
@@ -189,7 +193,7 @@ class Server:
     def _close(
         self, state: ServerState, plan: RoundPlan, updates: list[Update]
     ) -> tuple[ServerState, RoundReport]:
-        fl = self.config.fl
+        fl = self.config.federation
         asked = {c for u in updates if u.round == plan.round for c in u.clients}
         try:
             after, report = close_round(
@@ -201,7 +205,7 @@ class Server:
                 f"; client {c}: {why}" for c, why in sorted(self.engine.faults.items())
             )
             raise RoundFailed(f"{error}{missing}") from None
-        if fl.use_noise_scale_metric:
+        if fl.measures_noise:
             norms = list(report.client_norms.values())
             noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
             after = replace(after, noise=noise)
@@ -229,7 +233,7 @@ class Server:
         Raises:
             RoundFailed: the run stops.
         """
-        policy, limit = self.config.fl.on_failure, self.config.fl.round_attempts
+        policy, limit = self.config.federation.on_failure, self.config.federation.round_attempts
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
         warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
@@ -240,14 +244,14 @@ class Server:
 
         The draw has an address, so that a run that is resumed here draws the same again.
         """
-        fl, llm = self.config.fl, self.config.llm_config
-        every = fl.random_init_freq
+        fl, llm = self.config.federation, self.config.inner
+        every = fl.redraw_every
         if not self._layers.random or not every or state.step == 0:
             return state
         if state.step // every == max(0, state.step - llm.local_steps) // every:
             return state
         seed = self.config.seed
-        if fl.truly_random_init:
+        if fl.redraws_anew:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(self.config, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
@@ -267,12 +271,12 @@ def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimize
 
 
 def rules_of(config: Config) -> Rules:
-    fl = config.fl
+    fl = config.federation
     return Rules(
         quorum=fl.needed,
         compression=fl.compression,
         max_norm_ratio=fl.max_norm_ratio,
-        scaling=fl.scaling_fn,
+        scaling=fl.scaling,
         staleness_exponent=fl.staleness_exponent,
         max_staleness=fl.max_staleness,
     )
@@ -287,5 +291,5 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
 
 
 def _is_due(config: Config, round_number: int) -> bool:
-    period = config.fl.eval_period
-    return round_number == config.fl.n_rounds or bool(period and round_number % period == 0)
+    period = config.federation.validation_period
+    return round_number == config.federation.rounds or bool(period and round_number % period == 0)

@@ -104,14 +104,14 @@ class RemoteEngine:
         Raises:
             RoundFailed: too few have come within `photon.join_timeout` seconds.
         """
-        fl, photon = self.config.fl, self.config.photon
+        fl, photon = self.config.federation, self.config.machine
         needed = fl.needed
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
             self._listen(None)
             here = self._free()
             nodes = len(self.roster.members)
-            if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
+            if len(here) >= needed and (self._all_came or nodes >= photon.nodes):
                 self._all_came = True
                 self._waiting.is_over()
                 return here
@@ -119,7 +119,7 @@ class RemoteEngine:
             if time.monotonic() > deadline:
                 raise RoundFailed(
                     f"{nodes} nodes with {len(here)} clients are here after "
-                    f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.n_nodes} nodes "
+                    f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.nodes} nodes "
                     f"(photon.n_nodes) and {needed} clients (fl.quorum) are needed"
                 )
         return []
@@ -128,8 +128,8 @@ class RemoteEngine:
         absent = [f"{name} (clients {format_clients(its)})"
                   for name, its in self.roster.absent().items()]  # fmt: skip
         return (
-            f"for nodes: {nodes} here of {self.config.photon.n_nodes} (photon.n_nodes), with "
-            f"{clients} clients of {self.config.fl.needed} (fl.quorum)"
+            f"for nodes: {nodes} here of {self.config.machine.nodes} (photon.n_nodes), with "
+            f"{clients} clients of {self.config.federation.needed} (fl.quorum)"
             + (f"; not here: {', '.join(absent)}" if absent else "")
             + self._hint()
         )
@@ -138,10 +138,10 @@ class RemoteEngine:
         """Clients that may be asked: not those who are still at an earlier round, nor, while there
         are enough others, those whose late update has come and is not applied yet.
         """
-        fl = self.config.fl
+        fl = self.config.federation
         at_it = {client for errand in self._late.values() for client in errand.clients}
         known = self.roster.clients() - at_it
-        here = {client for client in known if client < fl.n_total_clients}
+        here = {client for client in known if client < fl.population}
         fresh = here - {client for update in self._arrived_late for client in update.clients}
         return sorted(fresh if len(fresh) >= fl.needed else here)
 
@@ -179,14 +179,14 @@ class RemoteEngine:
 
     def _give_up(self, round_number: int) -> None:
         """Cancel what is late; where late updates are taken, what is too late."""
-        fl = self.config.fl
+        fl = self.config.federation
         keeps = 0 if fl.staleness_exponent is None else fl.max_staleness
         self._cancel([n for n, e in self._late.items() if e.round + keeps <= round_number])
 
     def _cancel(self, names: list[str]) -> None:
         for name in names:
             errand = self._late.pop(name)
-            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.run_uuid))))
+            self.link.send(errand.address, pack_request(Cancel(run=str(self.config.name))))
 
     def _take_late(self) -> list[Update]:
         arrived, self._arrived_late = self._arrived_late, []
@@ -194,7 +194,7 @@ class RemoteEngine:
 
     def _is_over(self, current: _OpenRound) -> bool:
         """Whether the round has waited long enough for those that are missing."""
-        fl, waited = self.config.fl, time.monotonic() - current.begun
+        fl, waited = self.config.federation, time.monotonic() - current.begun
         if is_full(current.plan, current.sound):
             return True
         if len(current.arrived) < fl.needed:
@@ -213,7 +213,7 @@ class RemoteEngine:
         instructed = current.plan.instructions
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
-                run=str(self.config.run_uuid),
+                run=str(self.config.name),
                 round=current.plan.round,
                 config=self._sent,
                 config_digest=self._digest,

@@ -41,7 +41,7 @@ def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
         ConfigError: a pattern that matches nothing, keys that contradict each other, or nothing
             left to train or to average.
     """
-    personal = _matching("fl.personalized_layers", fl.personalized_layers, names)
+    personal = _matching("fl.personalized_layers", fl.personal_layers, names)
     random = _matching("fl.random_layers", fl.random_layers, names)
     frozen = _matching("fl.frozen_layers", fl.frozen_layers or [], names)
     if fl.unfrozen_layers:

@@ -57,11 +57,11 @@ def outline_of(config: Config) -> Outline:
     Raises:
         ConfigError: layer keys that contradict each other or the model.
     """
-    model = empty_model(config.llm_config)
+    model = empty_model(config.inner)
     params = parameters_of(model)
-    layers = layers_of(config.fl, list(params))
+    layers = layers_of(config.federation, list(params))
     freeze(model, layers.frozen)
-    moments = InnerOptimizer(model, config.llm_config.optimizer).moments()
+    moments = InnerOptimizer(model, config.inner.optimizer).moments()
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
@@ -74,7 +74,7 @@ def outgoing(
     Args:
         base, params: before and after training; all of the model's.
     """
-    compression = config.fl.compression
+    compression = config.federation.compression
     gradient = encode(subtract({n: base[n] for n in layers.shared}, params), compression)
     sent = moments if config.averages_moments else {}
     return gradient, {name: encode(tree, compression) for name, tree in sent.items()}
@@ -93,7 +93,11 @@ def traffic_of(config: Config) -> Traffic:
     this = outline_of(config)
     gradient, moments = outgoing(config, this.layers, this.params, this.params, this.moments)
     folded = (encode(tree, "fp32") for tree in (gradient, *moments.values()))
-    up = sum(map(num_bytes, folded)) if config.fl.fold_updates else sent_bytes(gradient, moments)
+    up = (
+        sum(map(num_bytes, folded))
+        if config.federation.fold_updates
+        else sent_bytes(gradient, moments)
+    )
 
     def down(moments: Moments, newcomers: bool) -> int:
         state = ServerState(round=1, step=0, params=this.params, outer={}, moments=moments)

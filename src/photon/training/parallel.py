@@ -118,7 +118,7 @@ def _replicate(model: nn.Module):
 
 def is_sharded(llm: LlmConfig, processes: int) -> bool:
     """Whether so many processes shard the model (FSDP2) rather than replicate it."""
-    fsdp = llm.fsdp_config
+    fsdp = llm.sharding
     return processes > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
 
 
@@ -126,7 +126,7 @@ def _fully_shard(model: nn.Module, llm: LlmConfig, device: torch.device) -> None
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    fsdp = llm.fsdp_config
+    fsdp = llm.sharding
     assert fsdp is not None
     dtype = DTYPES.get(llm.precision)
     reduce = dtype if fsdp.mixed_precision == "PURE" else torch.float32
