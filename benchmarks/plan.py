@@ -75,9 +75,9 @@ def slowest(record: dict[str, Any]) -> float:
 
 def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: float) -> float:
     """Seconds of a round, from a client's speed and the floor alone."""
-    llm = config.inner
+    inner = config.inner
     training = statistics.median(map(slowest, records))
-    tokens = llm.local_steps * llm.tokens_per_step
+    tokens = inner.local_steps * inner.tokens_per_step
     setting = Setting(
         link=Link(up=rate, down=rate),
         server=Link(up=FAST, down=FAST),

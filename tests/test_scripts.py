@@ -218,13 +218,13 @@ def load_federated(tmp_path: Path):
 
 
 def test_the_published_centralised_settings(tmp_path):
-    llm = composed("cen_125m_example.sh", tmp_path, "--original").inner
-    schedule = llm.schedules.schedulers.lr
-    assert (llm.max_steps, llm.batch_rows) == (5120, 256)
+    inner = composed("cen_125m_example.sh", tmp_path, "--original").inner
+    schedule = inner.schedules.schedulers.lr
+    assert (inner.max_steps, inner.batch_rows) == (5120, 256)
     assert schedule.name == "constant_with_sqrt_cooldown_with_warmup"
     assert (schedule.t_warmup, schedule.t_cooldown, schedule.alpha_f) == (100, 240, None)
-    assert llm.optimizer.name == "decoupled_adamw"
-    assert llm.algorithms.gradient_clipping is None
+    assert inner.optimizer.name == "decoupled_adamw"
+    assert inner.algorithms.gradient_clipping is None
 
 
 @pytest.mark.parametrize("size", ["125M", "350m", "760m", "1B", "3b", "7b"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from photon.config import load_config
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import AttentionConfig, ModelConfig
 from photon.core.tree import digest
 from photon.errors import DataError
@@ -18,29 +18,29 @@ from photon.model.generate import generate
 from photon.model.positions import alibi_slopes, rotary_table, rotate
 
 
-def llm(*, attention: dict | None = None, **model) -> LlmConfig:
+def inner(*, attention: dict | None = None, **model) -> Inner:
     shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "vocab_size": 50, "ffn_hidden_size": 24}
     config = ModelConfig(**{**shape, **model}, attn_config=AttentionConfig(**attention or {}))
-    return LlmConfig(model=config, max_seq_len=12)
+    return Inner(model=config, max_seq_len=12)
 
 
 FAMILIES = {
-    "llama": llm(),
-    "llama-gqa": llm(n_heads=4, attention={"kv_n_heads": 2}),
-    "llama-qk-norm-untied": llm(tie_word_embeddings=False, attention={"qk_norm": True}),
-    "mpt": llm(name="mpt_causal_lm"),
-    "mpt-no-bias": llm(name="mpt_causal_lm", no_bias=True, ffn_act="gelu_tanh"),
-    "mpt-alibi": llm(name="mpt_causal_lm", no_bias=True, attention={"alibi": True}),
-    "mpt-alibi-bias": llm(name="mpt_causal_lm", d_model=18, n_heads=3, attention={"alibi": True}),
+    "llama": inner(),
+    "llama-gqa": inner(n_heads=4, attention={"kv_n_heads": 2}),
+    "llama-qk-norm-untied": inner(tie_word_embeddings=False, attention={"qk_norm": True}),
+    "mpt": inner(name="mpt_causal_lm"),
+    "mpt-no-bias": inner(name="mpt_causal_lm", no_bias=True, ffn_act="gelu_tanh"),
+    "mpt-alibi": inner(name="mpt_causal_lm", no_bias=True, attention={"alibi": True}),
+    "mpt-alibi-bias": inner(name="mpt_causal_lm", d_model=18, n_heads=3, attention={"alibi": True}),
 }
 
 
 @pytest.fixture(params=FAMILIES, name="config")
-def _config(request) -> LlmConfig:
+def _config(request) -> Inner:
     return FAMILIES[request.param]
 
 
-def stirred(config: LlmConfig, seed: int = 3):
+def stirred(config: Inner, seed: int = 3):
     """A model whose every weight matters: none of them zero, one or small."""
     model = build_model(config, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def stirred(config: LlmConfig, seed: int = 3):
 class Formulas:
     """The same network from the papers' formulas: loops, float64, one position at a time."""
 
-    def __init__(self, config: LlmConfig, params: dict[str, torch.Tensor]) -> None:
+    def __init__(self, config: Inner, params: dict[str, torch.Tensor]) -> None:
         self.c, self.p = config.model, {name: v.double() for name, v in params.items()}
 
     def norm(self, x, name):
@@ -167,7 +167,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
 
 
 def test_initial_weights_are_seeded_and_scaled():
-    wide = llm(d_model=64, n_layers=8, ffn_hidden_size=64, vocab_size=500)
+    wide = inner(d_model=64, n_layers=8, ffn_hidden_size=64, vocab_size=500)
     a, b, c = (build_model(wide, seed) for seed in (1, 1, 2))
     assert digest(parameters_of(a)) == digest(parameters_of(b)) != digest(parameters_of(c))
     params = parameters_of(a)
@@ -177,7 +177,7 @@ def test_initial_weights_are_seeded_and_scaled():
 
 
 def test_mpt_starts_kaiming_normal_with_small_residuals():
-    wide = llm(name="mpt_causal_lm", d_model=64, n_layers=8, vocab_size=500)
+    wide = inner(name="mpt_causal_lm", d_model=64, n_layers=8, vocab_size=500)
     params = parameters_of(build_model(wide, 1))
     std = math.sqrt(2 / 64)
     assert params["embedding.weight"].std() == pytest.approx(std, rel=0.03)
@@ -208,7 +208,7 @@ def test_a_model_with_given_parameters_is_that_model_without_memory_of_its_own(c
 
 
 def test_loading_parameters_copies():
-    model = build_model(llm(), 3)
+    model = build_model(inner(), 3)
     params = {name: torch.full_like(v, 0.5) for name, v in parameters_of(model).items()}
     load_parameters(model, params)
     assert digest(parameters_of(model)) == digest(params)
@@ -238,7 +238,7 @@ def test_cached_text_is_the_uncached_text(config, temperature):
 
 
 def test_generation_is_seeded_stops_and_slides():
-    model = build_model(llm(), 3)
+    model = build_model(inner(), 3)
 
     def text(**options):
         return list(generate(model, [1, 2], max_new_tokens=20, **options))
@@ -277,7 +277,7 @@ def test_bf16_logits_stay_near(config, attn_impl):
 
 
 def test_checkpointed_activations_give_the_same_gradient():
-    plain = llm(name="mpt_causal_lm")
+    plain = inner(name="mpt_causal_lm")
     fsdp = plain.sharding
     assert fsdp is not None
     lean = plain.model_copy(

@@ -75,11 +75,11 @@ class Synthetic:
 def steps_of(config: Config, steps: int = 3) -> Any:
     """Loss of each of some optimizer steps, rates, and the parameters that they lead to."""
     config = resolved(with_architecture(config))
-    llm = config.inner
-    seeded = list(parameters_of(build_model(llm, 0)))
-    trainer = Trainer(llm, config.seed, CPU, frozen=layers_of(config.federation, seeded).frozen)
+    inner = config.inner
+    seeded = list(parameters_of(build_model(inner, 0)))
+    trainer = Trainer(inner, config.seed, CPU, frozen=layers_of(config.federation, seeded).frozen)
     stream = JoinedStream(
-        [Stream(Synthetic(llm.row_length, llm.model.vocab_size), seed=1, client=0)]  # pyright: ignore
+        [Stream(Synthetic(inner.row_length, inner.model.vocab_size), seed=1, client=0)]  # pyright: ignore
     )
     trainer.state = trainer.state.__class__(streams=stream.start())
     segment = trainer.train(stream, steps)
@@ -296,9 +296,9 @@ def device(config: Config) -> Any:
 def job(config: Config) -> Any:
     """How two processes would share the model, and rows of a pass of one."""
     config = resolved(config)
-    llm = config.inner
+    inner = config.inner
     rows = with_microbatch(config, CPU, 2).inner.microbatch_rows
-    return is_sharded(llm, 2), rows
+    return is_sharded(inner, 2), rows
 
 
 def carrier(config: Config) -> Any:

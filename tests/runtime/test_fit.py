@@ -100,9 +100,9 @@ def test_the_run_records_it_and_a_resumed_run_keeps_it(smoke, monkeypatch):
 
 
 def test_costs_by_hand():
-    llm = resolved("llm_config.model.name=mpt_causal_lm").inner
+    inner = resolved("llm_config.model.name=mpt_causal_lm").inner
     d, layers, vocab, length = 96, 3, 2048, 128
-    cost = model_cost(llm)
+    cost = model_cost(inner)
     assert cost.embeddings == vocab * d + length * d
     assert cost.hidden_matrices == layers * 12 * d * d
     biases_and_norms = layers * ((3 + 1 + 4 + 1) * d + 4 * d) + 2 * d

@@ -14,7 +14,7 @@ import pytest
 from photon.config import Config, load_config
 from photon.config.reference import all_keys
 from photon.config.resolve import resolve
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.core.tree import digest as tree_digest
 from photon.data.prepare.embedded import prepare_embedded
@@ -311,7 +311,7 @@ URLS = {
 @pytest.mark.parametrize("url", URLS)
 def test_hosts_are_compared_whole(url):
     named = ["s3.example.org", "other.example.org:9443", "http://10.0.0.7:9000"]
-    stores = allowed_stores(PhotonConfig(transport_hosts=named))
+    stores = allowed_stores(Machine(transport_hosts=named))
     if URLS[url]:
         require_allowed({"urls": ["https://s3.example.org", url]}, stores)
     else:
@@ -321,12 +321,12 @@ def test_hosts_are_compared_whole(url):
 
 def test_the_store_of_the_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store.example.org:9000/")
-    assert allowed_stores(PhotonConfig()) == {("https", "store.example.org", "9000")}
-    assert allowed_stores(PhotonConfig(transport_hosts=[])) == frozenset()
+    assert allowed_stores(Machine()) == {("https", "store.example.org", "9000")}
+    assert allowed_stores(Machine(transport_hosts=[])) == frozenset()
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    assert allowed_stores(PhotonConfig()) == frozenset()
+    assert allowed_stores(Machine()) == frozenset()
     with pytest.raises(ConfigError, match="'a b' is no HOST"):
-        allowed_stores(PhotonConfig(transport_hosts=["a b"]))
+        allowed_stores(Machine(transport_hosts=["a b"]))
 
 
 # ---- the list ----

@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.errors import PayloadError, StorageError
 from photon.machine import owned_folder
 from photon.node.mailbox import Mailbox
@@ -475,7 +475,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     base = {"params/w": torch.arange(50_000.0)}
     ref = write_payload(tmp_path / "base", base, {"kind": "base", "names": ["w"], "moments": {}})
     Lossy.data = (tmp_path / "base").read_bytes()
-    store = allowed_stores(PhotonConfig(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
+    store = allowed_stores(Machine(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
     Mailbox(folder, store)
     writer = ChunkWriter(folder / f"base-{ref.digest}", ref, resume=True)
     writer.write(1000, Lossy.data[1000:100_000])

@@ -191,20 +191,20 @@ class Draws(TorchDispatchMode):
 
 
 def test_a_model_that_is_only_read_draws_no_weights(folder):
-    llm = load_config(given(folder)).inner
-    llm = llm.model_copy(update={"model": read_config(llm.model)})
+    inner = load_config(given(folder)).inner
+    inner = inner.model_copy(update={"model": read_config(inner.model)})
     params, tokens = weights(folder), torch.arange(20).view(1, -1)
     with Draws() as seeded:
-        build_model(llm, 0)
+        build_model(inner, 0)
     assert seeded.count > 0
     with Draws() as borrowed:
-        model = model_with(llm, params).eval()
+        model = model_with(inner, params).eval()
     assert borrowed.count == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="Missing key"):
-        model_with(llm, dict(list(params.items())[1:]))
+        model_with(inner, dict(list(params.items())[1:]))
 
 
 def test_any_model_of_transformers_trains_on(train, folder, tmp_path):

@@ -179,12 +179,12 @@ def test_parameters_without_a_gradient_stay():
 
 
 def test_muon_leaves_embeddings_and_an_untied_head_to_adamw():
-    from photon.config.llm import LlmConfig
+    from photon.config.llm import Inner
     from photon.config.model import ModelConfig
     from photon.model.build import build_model
 
     for shape in ({"name": "mpt_causal_lm"}, {"tie_word_embeddings": False}):
-        model = build_model(LlmConfig(model=ModelConfig(**shape, vocab_size=50, n_layers=1)), 0)
+        model = build_model(Inner(model=ModelConfig(**shape, vocab_size=50, n_layers=1)), 0)
         moments = InnerOptimizer(model, OptimizerConfig(name="muon")).moments()
         tables = {n for n in moments["exp_avg"] if n.endswith("weight") and "norm" not in n}
         assert tables == {"embedding.weight", "positions.weight", "head.weight"} & set(

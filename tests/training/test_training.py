@@ -45,12 +45,12 @@ def trainer_for(config, stream) -> Trainer:
 
 
 def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tensor]:
-    llm = config.inner
-    model = build_model(llm, config.seed)
+    inner = config.inner
+    model = build_model(inner, config.seed)
     optimizers = make_optimizer(model)
     states = stream.start()
     for step in range(steps):
-        rows, states = stream.read(states, llm.batch_rows)
+        rows, states = stream.read(states, inner.batch_rows)
         batch = torch.from_numpy(rows)
         inputs, targets = batch[:, :-1], batch[:, 1:]
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
@@ -59,7 +59,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = llm.optimizer.lr * cosine_with_warmup(
+                group["lr"] = inner.optimizer.lr * cosine_with_warmup(
                     step, t_warmup=1, t_max=6, alpha_f=0.1
                 )
             optimizer.step()

@@ -66,7 +66,7 @@ class SplitConfig(StorageConfig):
     )
 
 
-class DatasetConfig(Section):
+class Data(Section):
     name: str = Field(default="embedded", description="name of the preset")
     embedded: EmbeddedCorpus = EmbeddedCorpus()
     prepare: PrepareConfig = PrepareConfig()

@@ -61,7 +61,7 @@ class IclTask(Section):
         return self.prelimiter or self.question_prelimiter
 
 
-class IclTasksConfig(Section):
+class Scoring(Section):
     """The tasks of an evaluation."""
 
     folder: str = Field(
@@ -140,7 +140,7 @@ class Gauntlet(Section):
         return self
 
 
-class EvalGauntletConfig(Section):
+class Composites(Section):
     """The composite scores of an evaluation."""
 
     destination_dir: str | None = Field(

@@ -68,7 +68,7 @@ class OuterSchedule(Section):
     )
 
 
-class FederationConfig(Section):
+class Federation(Section):
     """The federation: who takes part, for how long, and the server's outer optimizer."""
 
     population: int = Field(
@@ -312,7 +312,7 @@ class FederationConfig(Section):
         return name
 
     @model_validator(mode="after")
-    def _consistent(self) -> FederationConfig:
+    def _consistent(self) -> Federation:
         given = self.outer_given.model_dump(exclude_none=True)
         known = given if self.has_own_strategy else STRATEGIES[self.outer]
         if unknown := sorted(set(given) - set(known)):

@@ -151,7 +151,7 @@ def _in_batches(tree: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
     }
 
 
-class LlmConfig(Section):
+class Inner(Section):
     """Model, inner optimizer and the local round."""
 
     name: str = Field(default="llama-tiny", description="name of the preset")
@@ -268,7 +268,7 @@ class LlmConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _rows_fit_the_model(self) -> LlmConfig:
+    def _rows_fit_the_model(self) -> Inner:
         positions = self.model.max_positions
         if positions is not None and self.row_length > positions:
             raise ValueError(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from photon.config.base import Epochs
 from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
 from photon.config.overrides import parse_override
-from photon.config.schema import Config, PhotonConfig
+from photon.config.schema import Config, Machine
 from photon.errors import ConfigError, MismatchedCheckpoint
 
 LENGTHS = frozenset({"fl.n_rounds", "llm_config.max_duration"})
@@ -71,9 +71,9 @@ def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized:
     Args:
         rows: gives the rows of each client; called only if something is counted in epochs.
     """
-    fl, llm = config.federation, config.inner
-    if isinstance(llm.local_steps, Epochs):
-        config = replace_keys(config, {"fl.n_local_epochs": int(llm.local_steps)})
+    fl, inner = config.federation, config.inner
+    if isinstance(inner.local_steps, Epochs):
+        config = replace_keys(config, {"fl.n_local_epochs": int(inner.local_steps)})
     elif fl.local_steps:
         config = replace_keys(config, {"llm_config.local_steps": fl.local_steps})
     found = {key: v for key, v in _durations(config.inner, "llm_config.") if isinstance(v, Epochs)}
@@ -85,7 +85,7 @@ def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized:
     length = max(counts)
     if centralized:
         length = sum(counts) if only is None else counts[only]
-    steps = epoch_steps(length, llm.batch_rows)
+    steps = epoch_steps(length, inner.batch_rows)
     return replace_keys(config, {key: int(value) * steps for key, value in found.items()})
 
 
@@ -153,7 +153,7 @@ def resolve(
     )
 
 
-def count_workers(photon: PhotonConfig, cores: int, gpus: int, clients: int) -> int:
+def count_workers(photon: Machine, cores: int, gpus: int, clients: int) -> int:
     """Worker processes that `photon.workers` asks for; 0: none, this process trains.
 
     Args:
@@ -337,11 +337,11 @@ def _broken_rule(key: str, value: Any, other: Any, done: Mapping[str, int]) -> s
 
 def idle_warning(config: Config) -> str | None:
     """What to tell the user of a run that changes nothing: ADOPT only looks in its first step."""
-    llm = config.inner
+    inner = config.inner
     if (
-        llm.optimizer.name == "adopt"
+        inner.optimizer.name == "adopt"
         and not config.federation.keeps_optimizer
-        and llm.local_steps == 1
+        and inner.local_steps == 1
     ):
         return (
             "llm_config.local_steps=1 with fl.reset_optimizer=true: ADOPT's first step after a "

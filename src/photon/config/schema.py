@@ -11,14 +11,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Section
-from photon.config.dataset import DatasetConfig
-from photon.config.evaluation import EvalGauntletConfig, IclTasksConfig
-from photon.config.federation import FederationConfig
-from photon.config.llm import LlmConfig
-from photon.config.tracking import WandbConfig, WandbSetup
+from photon.config.dataset import Data
+from photon.config.evaluation import Composites, Scoring
+from photon.config.federation import Federation
+from photon.config.llm import Inner
+from photon.config.tracking import Wandb, WandbSetup
 
 
-class PhotonConfig(Section):
+class Machine(Section):
     """This machine: where things are saved and what does the work."""
 
     runs_folder: str = Field(
@@ -115,7 +115,7 @@ class PhotonConfig(Section):
         return value
 
 
-class CentralizedConfig(Section):
+class Centralized(Section):
     """Keys of `photon train --centralized`."""
 
     client: int | None = Field(
@@ -155,7 +155,7 @@ class BackendKwargs(Section):
     client_config: ClientTimeouts = ClientTimeouts()
 
 
-class S3Config(Section):
+class Bucket(Section):
     """An object store that gets a copy of every checkpoint."""
 
     bucket: str | None = Field(
@@ -169,7 +169,7 @@ class S3Config(Section):
     backend_kwargs: BackendKwargs = BackendKwargs()
 
 
-class CompareConfig(Section):
+class Compare(Section):
     """Baselines that are trained after a federated run, for the final table."""
 
     centralized: bool = Field(default=False, description="train the data-parallel twin")
@@ -214,18 +214,16 @@ class Config(Section):
     use_wandb: bool = Field(
         default=False, description="send the metrics to Weights & Biases, as wandb.setup says"
     )
-    wandb: WandbConfig = WandbConfig()
-    mirror: S3Config = Field(alias="s3_comm_config", default=S3Config())
-    machine: PhotonConfig = Field(alias="photon", default=PhotonConfig())
-    federation: FederationConfig = Field(alias="fl", default=FederationConfig())
-    inner: LlmConfig = Field(alias="llm_config", default=LlmConfig())
-    data: DatasetConfig = Field(alias="dataset", default=DatasetConfig())
-    centralized: CentralizedConfig = CentralizedConfig()
-    compare: CompareConfig = CompareConfig()
-    scoring: IclTasksConfig = Field(alias="icl_tasks_config", default=IclTasksConfig())
-    composites: EvalGauntletConfig = Field(
-        alias="eval_gauntlet_config", default=EvalGauntletConfig()
-    )
+    wandb: Wandb = Wandb()
+    mirror: Bucket = Field(alias="s3_comm_config", default=Bucket())
+    machine: Machine = Field(alias="photon", default=Machine())
+    federation: Federation = Field(alias="fl", default=Federation())
+    inner: Inner = Field(alias="llm_config", default=Inner())
+    data: Data = Field(alias="dataset", default=Data())
+    centralized: Centralized = Centralized()
+    compare: Compare = Compare()
+    scoring: Scoring = Field(alias="icl_tasks_config", default=Scoring())
+    composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
 
     @property
     def averages_moments(self) -> bool:

@@ -111,8 +111,8 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     """
     steps = _local_steps(config)
     config = with_architecture(config)
-    llm, fl = config.inner, config.federation
-    cost = model_cost(llm)
+    inner, fl = config.inner, config.federation
+    cost = model_cost(inner)
     sent = traffic_of(config)
     seconds = _step_seconds(config, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
@@ -231,7 +231,7 @@ def _disk(config: Config, payload: int, clients: int) -> dict[str, float]:
 
 
 def _client(config: Config) -> Memory:
-    llm, devices = config.inner, config.machine.devices_per_client
-    rows = llm.microbatch_rows
+    inner, devices = config.inner, config.machine.devices_per_client
+    rows = inner.microbatch_rows
     memory = client_memory(config, 1 if rows == "auto" else rows)
-    return memory.split_over(devices) if is_sharded(llm, devices) else memory
+    return memory.split_over(devices) if is_sharded(inner, devices) else memory

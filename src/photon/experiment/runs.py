@@ -192,13 +192,13 @@ def _clean_up(folder: RunFolder, config: Config) -> None:
 
 def _server_state(folder: RunFolder, config: Config) -> ServerState:
     """The last committed state, or the first one, committed."""
-    llm = config.inner
+    inner = config.inner
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
         state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
-        checkpoint.require_same_model(state.params, parameters_of(empty_model(llm)), newest)
+        checkpoint.require_same_model(state.params, parameters_of(empty_model(inner)), newest)
         return state
-    seeded = parameters_of(build_model(llm, config.seed))
+    seeded = parameters_of(build_model(inner, config.seed))
     state = initial_state(initial_parameters(config, seeded) or seeded, outer_of(config, 1))
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
@@ -339,13 +339,13 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
 def _evaluate(
     config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
 ) -> LossReport:
-    llm = config.inner
+    inner = config.inner
     return evaluate_loss(
         model,
         rows,
-        batch_size=llm.validation_rows,
-        max_batches=llm.validation_batches,
-        precision=llm.precision,
+        batch_size=inner.validation_rows,
+        max_batches=inner.validation_batches,
+        precision=inner.precision,
         share=Share(world.rank, world.size, world.sum),
     )
 

@@ -139,12 +139,12 @@ def read_model(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _write_model(folder: Path, saved: SavedModel) -> None:
-    llm = saved.config.inner
-    if llm.model.name == "hf_causal_lm":
-        save_pretrained(llm, saved.params, folder)
+    inner = saved.config.inner
+    if inner.model.name == "hf_causal_lm":
+        save_pretrained(inner, saved.params, folder)
         config = _read_json(folder / "config.json") or {}
     else:
-        config, tensors = export_model(llm, saved.params)
+        config, tensors = export_model(inner, saved.params)
         write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     marks = saved.encoder.facts
     ends = {"bos_token_id": marks.start, "eos_token_id": marks.end}

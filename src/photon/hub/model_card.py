@@ -48,11 +48,11 @@ def _training(saved: SavedModel) -> dict[str, Any]:
     if facts["kind"] == IMPORTED:
         return {**parameters, "trained": "elsewhere, and imported"}
     state = artifact.load_facts(saved.manifest)
-    llm, fl = config.inner, config.federation
+    inner, fl = config.inner, config.federation
     federated = {
         "rounds": state.get("round"),
         "clients": f"{fl.population}, {fl.cohort_size} in a round",
-        "local steps in a round": llm.local_steps,
+        "local steps in a round": inner.local_steps,
         "outer optimizer": fl.outer,
         "layers of one client": None
         if saved.client is None
@@ -64,10 +64,10 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         **(federated if "round" in state else {}),
         "steps": state.get("step"),
         "tokens": state.get("num_tokens"),
-        "sequence length": llm.row_length,
-        "batch": llm.batch_rows,
-        "inner optimizer": f"{llm.optimizer.name}, learning rate {llm.optimizer.lr:g}",
-        "precision": llm.precision,
+        "sequence length": inner.row_length,
+        "batch": inner.batch_rows,
+        "inner optimizer": f"{inner.optimizer.name}, learning rate {inner.optimizer.lr:g}",
+        "precision": inner.precision,
         "data": f"{config.data.name}, digest {facts.get('data_digest', 'unknown')}",
         "configuration": f"digest {facts.get('config_digest', 'unknown')}",
         "Photon": facts.get("photon"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import ConfigError, DataError, install_with
 from photon.model.loss import TokenLoss, logits_loss
@@ -31,18 +31,18 @@ class HuggingFaceLM(nn.Module):
 
     takes_layout = False
 
-    def __init__(self, llm: LlmConfig, seed: int | None) -> None:
+    def __init__(self, inner: Inner, seed: int | None) -> None:
         super().__init__()
         transformers = _transformers()
         with torch.random.fork_rng(devices=[]), _Undrawn() if seed is None else nullcontext():
             torch.manual_seed(seed or 0)
-            config = hf_config(llm.model)
+            config = hf_config(inner.model)
             make = transformers.AutoModelForCausalLM.from_config
             self.model = make(config, trust_remote_code=False).float()
-        self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
-        self.z_loss = llm.z_loss
+        self.max_seq_len, self.vocab_size = inner.positions, inner.model.vocab_size
+        self.z_loss = inner.z_loss
         self._refuse_learned_buffers()
-        if llm.sharding and llm.sharding.activation_checkpointing:
+        if inner.sharding and inner.sharding.activation_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _refuse_learned_buffers(self) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import DataError
 from photon.model.cache import KeyValueCache, LayerCache
@@ -153,14 +153,16 @@ class Decoder(nn.Module):
     sin: Tensor | None
     slopes: Tensor | None
 
-    def __init__(self, llm: LlmConfig) -> None:
+    def __init__(self, inner: Inner) -> None:
         super().__init__()
-        config = self.config = llm.model
-        self.max_seq_len = llm.positions
+        config = self.config = inner.model
+        self.max_seq_len = inner.positions
         self.vocab_size = config.vocab_size
-        self.checkpoints_activations = bool(llm.sharding and llm.sharding.activation_checkpointing)
-        self.z_loss = llm.z_loss
-        self.loss_chunk = max(1, llm.max_logits_bytes // (4 * config.vocab_size))
+        self.checkpoints_activations = bool(
+            inner.sharding and inner.sharding.activation_checkpointing
+        )
+        self.z_loss = inner.z_loss
+        self.loss_chunk = max(1, inner.max_logits_bytes // (4 * config.vocab_size))
         self.gradient_of = logits_gradient
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = None

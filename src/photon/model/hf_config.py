@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import CheckpointError, ConfigError
 
@@ -76,31 +76,31 @@ def model_type_of(model: ModelConfig) -> str:
     return "qwen3" if model.attention.qk_norm else "llama"
 
 
-def config_of(llm: LlmConfig) -> dict[str, Any]:
+def config_of(inner: Inner) -> dict[str, Any]:
     """Entries of config.json for a model of ours.
 
     Raises:
         ConfigError: `transformers` has no architecture that computes the same.
     """
-    kind = model_type_of(llm.model)
+    kind = model_type_of(inner.model)
     make = {"gpt2": _gpt2_config, "mpt": _mpt_config}.get(kind, _llama_config)
     return {
-        **make(llm.model, llm.positions),
+        **make(inner.model, inner.positions),
         "model_type": kind,
-        "vocab_size": llm.model.vocab_size,
-        "tie_word_embeddings": llm.model.tied,
-        "initializer_range": llm.model.init_std,
+        "vocab_size": inner.model.vocab_size,
+        "tie_word_embeddings": inner.model.tied,
+        "initializer_range": inner.model.init_std,
         "dtype": "float32",
         "use_cache": True,
     }
 
 
-def export_note(llm: LlmConfig) -> str | None:
+def export_note(inner: Inner) -> str | None:
     """What to tell the user of a model that trains here and cannot be exported."""
-    if llm.model.name == "hf_causal_lm":
+    if inner.model.name == "hf_causal_lm":
         return None  # it came from there
     try:
-        config_of(llm)
+        config_of(inner)
     except ConfigError as error:
         return f"this model trains, but {error}"
     return None

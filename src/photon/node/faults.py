@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.errors import ConfigError, DeviceError, Interrupted, PhotonWarning, StorageError
 
 OF_ALL = (ConfigError, DeviceError, Interrupted, StorageError)
 """Errors that are no client's: they would meet the next one as well."""
 
 
-def take_down(faults: dict[int, str], fl: FederationConfig, client: int, error: Exception) -> None:
+def take_down(faults: dict[int, str], fl: Federation, client: int, error: Exception) -> None:
     """Note a client's failure, if the round can do without it.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.config.schema import Config
 from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
 from photon.errors import ConfigError
@@ -41,7 +41,7 @@ def outer_trees(config: Config) -> int:
     return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
 
 
-def _own(fl: FederationConfig, arguments: dict[str, float]) -> OuterOptimizer:
+def _own(fl: Federation, arguments: dict[str, float]) -> OuterOptimizer:
     make = _import(fl.outer)
     rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
     _check_arguments(fl.outer, make, rest)

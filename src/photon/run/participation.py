@@ -54,10 +54,10 @@ class Participation:
         return {client: min(steps[client], most[client]) for client in steps}, spares
 
     def _steps(self, client: int) -> int:
-        fl, llm = self.config.federation, self.config.inner
+        fl, inner = self.config.federation, self.config.inner
         if fl.local_epochs is None:
-            return llm.local_steps
-        return epoch_steps(self.rows[client], llm.batch_rows) * fl.local_epochs
+            return inner.local_steps
+        return epoch_steps(self.rows[client], inner.batch_rows) * fl.local_epochs
 
 
 def repeats_note(config: Config, clients: Collection[int], joined: bool = False) -> str | None:
@@ -67,8 +67,8 @@ def repeats_note(config: Config, clients: Collection[int], joined: bool = False)
         clients: whose data is here.
         joined: one batch is made of all of them.
     """
-    llm = config.inner
-    batch = -(-llm.batch_rows // (len(clients) if joined else 1)) if clients else 0
+    inner = config.inner
+    batch = -(-inner.batch_rows // (len(clients) if joined else 1)) if clients else 0
     rows = {client: open_rows(config, f"client_{client}/train").num_rows for client in clients}
     few = {client: count for client, count in rows.items() if count < batch}
     if not few:

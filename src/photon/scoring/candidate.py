@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photon.config.evaluation import IclTasksConfig
+from photon.config.evaluation import Scoring
 from photon.config.resolve import apply_evaluation_overrides, replace_keys
 from photon.config.schema import Config
 from photon.core.tree import digest
@@ -175,7 +175,7 @@ def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.d
     plain = {
         "photon.threads": "auto",
         "llm_config.eval_subset_num_batches": -1,
-        "icl_tasks_config": IclTasksConfig().model_dump(mode="json"),
+        "icl_tasks_config": Scoring().model_dump(mode="json"),
     }
     if device.type == "cpu":
         plain["llm_config.precision"] = "fp32"

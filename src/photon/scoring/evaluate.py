@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import photon
-from photon.config.evaluation import IclTask, IclTasksConfig
+from photon.config.evaluation import IclTask, Scoring
 from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -147,7 +147,7 @@ def _with_suite(overrides: Sequence[str], say: Say) -> Sequence[str]:
     if any(key in ("icl_tasks_config", "icl_tasks_config.icl_tasks") for key, _, _ in given):
         return overrides
     roots = [value for key, _, value in given if key == "icl_tasks_config.root_dir"]
-    root = Path(roots[-1] if roots else IclTasksConfig().folder)
+    root = Path(roots[-1] if roots else Scoring().folder)
     if any((root / place).is_dir() for place in ("eval/local_data", "world_knowledge")):
         return [*SUITE, *overrides]
     say(

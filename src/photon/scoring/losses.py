@@ -80,15 +80,15 @@ def _part_loss(
 ) -> LossScore:
     config = _with_data(candidate)
     rows = open_rows(config, part)
-    llm = config.inner
+    inner = config.inner
 
     def score() -> LossReport:
         return evaluate_loss(
             candidate.model,
             rows,
-            batch_size=llm.validation_rows,
-            max_batches=llm.validation_batches,
-            precision=llm.precision,
+            batch_size=inner.validation_rows,
+            max_batches=inner.validation_batches,
+            precision=inner.precision,
             share=passes.share,
             progress=passes.progress,
         )

@@ -244,17 +244,17 @@ class Server:
 
         The draw has an address, so that a run that is resumed here draws the same again.
         """
-        fl, llm = self.config.federation, self.config.inner
+        fl, inner = self.config.federation, self.config.inner
         every = fl.redraw_every
         if not self._layers.random or not every or state.step == 0:
             return state
-        if state.step // every == max(0, state.step - llm.local_steps) // every:
+        if state.step // every == max(0, state.step - inner.local_steps) // every:
             return state
         seed = self.config.seed
         if fl.redraws_anew:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(self.config, state.round + 1)
-        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
+        state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
         save_server_state(self.checkpoints, state, self.written())
         return state
 

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.errors import ConfigError
 from photon.model.hf import original_name
 
@@ -34,7 +34,7 @@ class Layers:
         return tuple(name for name in self.names if newcomers or name not in self.personal)
 
 
-def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
+def layers_of(fl: Federation, names: Sequence[str]) -> Layers:
     """Apply the layer keys of a configuration to a model's parameters.
 
     Raises:

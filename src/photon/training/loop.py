@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.core.messages import StreamState
 from photon.data.read.prefetch import prefetch
 from photon.data.read.stream import JoinedStream
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: LlmConfig,
+        config: Inner,
         seed: int,
         device: torch.device,
         world: World = ALONE,

@@ -179,11 +179,13 @@ def _trainer(sizes: _Sizes) -> dict[str, int]:
 
 def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
     """The passes of a step, then the optimizer's; a gradient is whole after the first pass."""
-    llm, this = sizes.config.inner, sizes.this
+    inner, this = sizes.config.inner, sizes.this
     hidden = {n: p for n, p in this.params.items() if p.dim() >= 2 and n not in this.embeddings}
-    one = training_pass(llm, rows, _blocks_that_keep(sizes), num_elements(hidden))
-    before = sizes.trained if 0 < rows < llm.batch_rows else 0
-    table = 4 * llm.model.vocab_size * llm.model.d_model if rows else 0  # of the embedding, last
+    one = training_pass(inner, rows, _blocks_that_keep(sizes), num_elements(hidden))
+    before = sizes.trained if 0 < rows < inner.batch_rows else 0
+    table = (
+        4 * inner.model.vocab_size * inner.model.d_model if rows else 0
+    )  # of the embedding, last
     return [
         _step(sizes, host, "forward", gradients=before + one.output_gradient,
               activations=one.kept, logits=one.loss),
@@ -199,8 +201,8 @@ def _step(sizes: _Sizes, host: Parts, name: str, **new: int) -> Stage:
 
 
 def _validation(sizes: _Sizes, device: Parts, host: Parts) -> Stage:
-    llm = sizes.config.inner
-    logits = scoring_bytes(llm, llm.validation_rows)
+    inner = sizes.config.inner
+    logits = scoring_bytes(inner, inner.validation_rows)
     return Stage("validation", {**device, "logits": logits}, host)
 
 
