@@ -164,13 +164,13 @@ def wait(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     config = resolve_config(load_config(), cores=arguments.threads, accelerator=False, run_uuid="b")
-    llm = config.llm_config
+    inner = config.inner
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         path = Path(folder) / "d"
-        tokens = np.random.default_rng(0).integers(0, 2000, 4096 * llm.max_seq_len + 1)
-        write_shards(path, tokens, llm.max_seq_len, {}, 2048)
+        tokens = np.random.default_rng(0).integers(0, 2000, 4096 * inner.row_length + 1)
+        write_shards(path, tokens, inner.row_length, {}, 2048)
         stream = JoinedStream([Stream(Rows(path), seed=1, client=0)])
-        trainer = Trainer(llm, 0, torch.device("cpu"))
+        trainer = Trainer(inner, 0, torch.device("cpu"))
         trainer.load(replace(trainer.snapshot(), moments={}, streams=stream.start()))
         trainer.train(stream, 5)
         begun = time.perf_counter()
@@ -178,7 +178,7 @@ def wait(arguments: argparse.Namespace) -> None:
         step = (time.perf_counter() - begun) / arguments.steps
         begun = time.perf_counter()
         for _ in range(arguments.steps):
-            stream.read((StreamState(),), llm.global_train_batch_size)
+            stream.read((StreamState(),), inner.batch_rows)
         reading = (time.perf_counter() - begun) / arguments.steps
     waited = segment.data_wait / arguments.steps
     print(f"step {step * 1e3:.2f} ms; waits {waited * 1e6:.0f} us for its rows "

@@ -107,7 +107,7 @@ def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path
     config = load_config([f"llm_config={model}", "llm_config.max_seq_len=1024", "run_uuid=bench"])
     if vocab_size is not None:
         config = replace_keys(config, {"llm_config.model.vocab_size": vocab_size})
-    params = parameters_of(build_model(config.llm_config, 1))
+    params = parameters_of(build_model(config.inner, 1))
     path = work / "run"
     with RunFolder.create(path, config, "centralized", work / "tokenizer.json", {}) as folder:
         checkpoint.save_train_state(folder.checkpoints, "step_000000", TrainState(params=params))
@@ -116,7 +116,7 @@ def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path
 
 def our_model(run: Path) -> PhotonLM:
     saved = load_saved_model(run)
-    model = build_model(saved.config.llm_config, 0)
+    model = build_model(saved.config.inner, 0)
     load_parameters(model, saved.params)
     return PhotonLM(model.eval(), saved.encoder, Passes(), 1024)
 

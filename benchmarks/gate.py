@@ -57,7 +57,7 @@ BROKEN = ("updates dropped", "wrong sign", "first client only")
 
 def centralised(*extra: str) -> list[str]:
     config = photon.load_config(["recipe=quickstart", *extra])
-    batch = config.llm_config.global_train_batch_size * config.fl.cohort_size
+    batch = config.inner.batch_rows * config.federation.cohort_size
     return [f"llm_config.global_train_batch_size={batch}", "photon.workers=0", *extra]
 
 

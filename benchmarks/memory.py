@@ -73,7 +73,7 @@ def run(keys: list[str], is_centralized: bool) -> None:
     def watch() -> None:
         while not done.is_set():
             most["run"] = max(most["run"], anonymous_megabytes())
-            for pid in children_of(own) - {own} if config.photon.workers else ():
+            for pid in children_of(own) - {own} if config.machine.workers else ():
                 with contextlib.suppress(OSError):
                     if b"photon.node.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         most["worker"] = max(most["worker"], anonymous_megabytes(pid))
@@ -93,7 +93,7 @@ def estimate(config: Config, is_centralized: bool) -> int:
     """Of the process that trains."""
     config = with_architecture(config)
     config = resolve(config, cores=2, accelerator=0, run_uuid="r", centralized=is_centralized)
-    rows = config.llm_config.device_train_microbatch_size
+    rows = config.inner.microbatch_rows
     assert isinstance(rows, int)
     role = "centralized" if is_centralized else "run"
     return process_memory(config, rows, 1, role).peak("cpu")
@@ -103,16 +103,16 @@ def measure(name: str, home: Path) -> None:
     is_centralized = "--centralized" in CASES[name]
     keys = [*COMMON, *(key for key in CASES[name] if not key.startswith("--"))]
     config = load_config(keys)
-    length = config.llm_config.max_seq_len
+    length = config.inner.row_length
     data = home / f"data_{length}"
     if not data.exists():
-        prepare_embedded(data, config.dataset.embedded, 2, length)
+        prepare_embedded(data, config.data.embedded, 2, length)
     keys += [f"dataset.train.root_local={data}", f"photon.saving_path={home / 'runs'}"]
     kind = ["--centralized"] if is_centralized else []
     command = [sys.executable, __file__, "--run", *kind, *keys]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(ended.stdout.splitlines()[-1])
-    most = found["worker" if config.photon.workers == 1 else "run"]
+    most = found["worker" if config.machine.workers == 1 else "run"]
     planned, program = estimate(load_config(keys), is_centralized) / 1e6, PROGRAM / 1e6
     print(f"| {name} | {planned:.0f} | {most:.0f} | {planned / most - 1:+.0%} | "
           f"{planned - program:.0f} | {most - program:.0f} |", flush=True)  # fmt: skip

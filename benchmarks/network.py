@@ -204,7 +204,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     config, _ = prepare(config, lambda line: None)
     stop, threads = threading.Event(), []
     for client in (0, 1):
-        changed = own.model_copy(update={"photon": own.photon.model_copy(
+        changed = own.model_copy(update={"photon": own.machine.model_copy(
             update={"saving_path": str(home / str(client))})})  # fmt: skip
         path = home / "sockets" / f"{client}.sock"
         service = NodeService(str(client), [client], changed, path, None, lambda line: None)
@@ -212,7 +212,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         threads[-1].start()
     link, outer = SocketLink(home / "sockets"), sgd(lr=1.0)
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
-    depot = Depot(home / "depot", open_transport(config.photon, "bench"))
+    depot = Depot(home / "depot", open_transport(config.machine, "bench"))
     facts = hosted_run.data_facts(config)
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)

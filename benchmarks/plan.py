@@ -52,7 +52,7 @@ def measure(home: Path, data: Path, keys: list[str], rate: float | None) -> list
         processes.run("keys", "add", name, "--clients", clients)
     links = {name: Proxy("127.0.0.1", port, rate=rate) for name in CLIENTS}
     run, root = home / "server" / "run", f"dataset.train.root_local={data}"
-    rounds = load_config(keys).fl.n_rounds
+    rounds = load_config(keys).federation.rounds
     try:
         processes.start("server", "server", "--listen", f"127.0.0.1:{port}", "run_uuid=run", root,
                         f"photon.saving_path={home / 'server'}", "photon.n_nodes=2",
@@ -75,9 +75,9 @@ def slowest(record: dict[str, Any]) -> float:
 
 def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: float) -> float:
     """Seconds of a round, from a client's speed and the floor alone."""
-    llm = config.llm_config
+    inner = config.inner
     training = statistics.median(map(slowest, records))
-    tokens = llm.local_steps * llm.tokens_per_step
+    tokens = inner.local_steps * inner.tokens_per_step
     setting = Setting(
         link=Link(up=rate, down=rate),
         server=Link(up=FAST, down=FAST),
@@ -98,8 +98,8 @@ def main() -> None:
     config = load_config(keys)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        embedded = config.dataset.embedded
-        prepare_embedded(home / "data", embedded, 2, config.llm_config.max_seq_len)
+        embedded = config.data.embedded
+        prepare_embedded(home / "data", embedded, 2, config.inner.row_length)
         (home / "free").mkdir()
         free = measure(home / "free", home / "data", keys, None)
         floor = statistics.median(r["seconds"] - slowest(r) for r in free)

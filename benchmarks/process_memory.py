@@ -91,10 +91,10 @@ def main() -> None:
         config = load_config(keys)
         with tempfile.TemporaryDirectory() as folder, Watch() as watch:
             home = Path(folder)
-            embedded, length = config.dataset.embedded, config.llm_config.max_seq_len
+            embedded, length = config.data.embedded, config.inner.row_length
             prepare_embedded(home / "data", embedded, 2, length)
             measure(home, home / "data", keys, None)
-        size = 4 * model_cost(config.llm_config).parameters / 1e6
+        size = 4 * model_cost(config.inner).parameters / 1e6
         peaks = " | ".join(f"{watch.most[kind]:.0f}" for kind in KINDS)
         print(f"| {size:.0f} | {peaks} |", flush=True)
 

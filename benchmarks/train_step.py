@@ -43,7 +43,7 @@ from training_arms import (
 )
 
 from photon.config import load_config
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.resolve import resolve
 from photon.errors import DeviceError
 from photon.machine.device import choose_device, keep_freed_memory, num_cores, peak_flops
@@ -134,7 +134,7 @@ def table_row(r: dict) -> str:
 
 def preset(
     name: str, microbatch: int, batch: int, device: torch.device, overrides: tuple[str, ...]
-) -> LlmConfig:
+) -> Inner:
     config = load_config(
         [
             f"llm_config={name}",
@@ -146,18 +146,18 @@ def preset(
         ]
     )
     on_gpu = device.type == "cuda"
-    return resolve(config, cores=1, accelerator=on_gpu, run_uuid="bench").llm_config
+    return resolve(config, cores=1, accelerator=on_gpu, run_uuid="bench").inner
 
 
 def run_preset(
     name: str, microbatch: int, device: torch.device, overrides: tuple[str, ...], profiled: bool
 ) -> dict:
     """Four microbatches a step; out of memory is a result too."""
-    llm = preset(name, microbatch, 4 * microbatch, device, overrides)
-    record = {"model": name, "length": llm.max_seq_len, "microbatch": microbatch}
-    rows = InMemoryRows(llm.global_train_batch_size, llm.max_seq_len, llm.model.vocab_size)
+    inner = preset(name, microbatch, 4 * microbatch, device, overrides)
+    record = {"model": name, "length": inner.row_length, "microbatch": microbatch}
+    rows = InMemoryRows(inner.batch_rows, inner.row_length, inner.model.vocab_size)
     try:
-        trainer, stream = trainer_on(llm, rows, device)
+        trainer, stream = trainer_on(inner, rows, device)
         trainer.train(stream, 3)  # compiles
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -168,12 +168,12 @@ def run_preset(
         return record | {"error": str(error).splitlines()[0]}
     if profiled:
         record["profile"] = profile(lambda: trainer.train(stream, 1), device)
-    return record | speed(llm, segment.num_tokens / seconds, device)
+    return record | speed(inner, segment.num_tokens / seconds, device)
 
 
-def speed(llm: LlmConfig, tokens_per_second: float, device: torch.device) -> dict:
-    peak = peak_flops(device, llm.precision)
-    share = model_cost(llm).flops_per_token * tokens_per_second / peak if peak else None
+def speed(inner: Inner, tokens_per_second: float, device: torch.device) -> dict:
+    peak = peak_flops(device, inner.precision)
+    share = model_cost(inner).flops_per_token * tokens_per_second / peak if peak else None
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
     return {
         "tokens_per_second": round(tokens_per_second),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from minimal_transformer import MinimalTransformer
 from torch import nn
 
-from photon.config.llm import LlmConfig, LrSchedule, OptimizerConfig, SchedulerConfig, Schedulers
+from photon.config.llm import Inner, LrSchedule, OptimizerConfig, SchedulerConfig, Schedulers
 from photon.config.model import ModelConfig
 from photon.data.read.stream import JoinedStream, Stream
 from photon.model.build import build_model
@@ -96,7 +96,7 @@ def timed(step: Callable[[], None]) -> Arm:
 # Arms: the step
 
 
-def llm_of(family: str, size: Size) -> LlmConfig:
+def llm_of(family: str, size: Size) -> Inner:
     model = ModelConfig(
         name="llama" if family == "llama" else "mpt_causal_lm",
         d_model=size.width,
@@ -107,7 +107,7 @@ def llm_of(family: str, size: Size) -> LlmConfig:
         ffn_act="gelu_tanh",
     )
     schedule = LrSchedule(t_warmup=0, t_max=1_000_000, t_cooldown=0)
-    return LlmConfig(
+    return Inner(
         model=model,
         max_seq_len=size.length,
         optimizer=OptimizerConfig(name="adamw", lr=RATE, betas=BETAS, weight_decay=DECAY),
@@ -117,10 +117,10 @@ def llm_of(family: str, size: Size) -> LlmConfig:
     )
 
 
-def trainer_on(llm: LlmConfig, rows: InMemoryRows, device: torch.device) -> tuple:
+def trainer_on(inner: Inner, rows: InMemoryRows, device: torch.device) -> tuple:
     """A trainer at its first step and the stream that it reads."""
     stream = JoinedStream([Stream(rows, seed=0, client=0)])
-    trainer = Trainer(llm, 0, device)
+    trainer = Trainer(inner, 0, device)
     trainer.state = replace(trainer.state, streams=stream.start())
     return trainer, stream
 

@@ -8,7 +8,7 @@ from photon.errors import DataError
 from photon.evaluation.tasks import find_file, read_rows
 
 root, missing, rows = Path(sys.argv[1]), [], 0
-tasks = load_config(["icl_tasks_config=tasks_v0.3"]).icl_tasks_config.icl_tasks or []
+tasks = load_config(["icl_tasks_config=tasks_v0.3"]).scoring.tasks or []
 for task in tasks:
     try:
         rows += len(read_rows(find_file(root, task.dataset_uri), task))

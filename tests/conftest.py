@@ -45,7 +45,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embedded_data(root: Path, clients: int) -> Path:
     config = load_config(["recipe=smoke"])
-    prepare_embedded(root, config.dataset.embedded, clients, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, clients, config.inner.row_length)
     return root
 
 

@@ -24,7 +24,7 @@ from photon.run.run_tokens import tokenization_facts
 from photon.training.state import TrainState
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-TASKS = load_config(["icl_tasks_config=tasks_v0.3"]).icl_tasks_config.icl_tasks or []
+TASKS = load_config(["icl_tasks_config=tasks_v0.3"]).scoring.tasks or []
 
 
 def bash(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -101,7 +101,7 @@ def make_run(smoke, data_root, tmp_path):
         config = replace_keys(
             smoke("run_uuid=r"), {"llm_config.name": name, "llm_config.max_seq_len": 64}
         )
-        params = parameters_of(build_model(config.llm_config, seed))
+        params = parameters_of(build_model(config.inner, seed))
         tokenizer = data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
         with RunFolder.create(path, config, "centralized", tokenizer, facts) as folder:

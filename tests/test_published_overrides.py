@@ -116,7 +116,10 @@ def test_the_federated_base(data, tmp_path):
     config, lines = of(tmp_path, "base")
     assert [line["round"] for line in lines] == [0, 1, 2, 3], "eval_first scores the start"
     assert lines[-1]["step"] == 3
-    assert config.fl.outer_arguments == {"server_learning_rate": 1.0, "server_momentum": 0.0}
+    assert config.federation.outer_arguments == {
+        "server_learning_rate": 1.0,
+        "server_momentum": 0.0,
+    }
     rates = [line["client_metrics"]["0"]["learning_rate"] for line in lines[1:]]
     assert rates == pytest.approx([6e-4 * (step + 1) / 100 for step in range(3)]), "warm-up"
 
@@ -131,7 +134,7 @@ def test_the_federated_example(data, tmp_path):
     assert [line["accepted"] for line in lines] == [list(range(8))] * 2
     assert lines[-1]["step"] == 8
     assert lines[-1]["tokens"] == 8 * 8 * 8 * 32
-    assert config.llm_config.optimizer.name == "adopt"
+    assert config.inner.optimizer.name == "adopt"
     assert "val_loss" in lines[-1]
     assert "val_loss" not in lines[0]
     rate = lines[-1]["client_metrics"]["3"]["learning_rate"]
@@ -157,9 +160,9 @@ def test_the_centralised_lists(data, tmp_path, example):
     assert [line["step"] for line in lines] == ([3, 6] if example else [0, 3, 6])
     assert all("val_loss" in line for line in lines)
     if example:
-        assert config.llm_config.algorithms.gradient_clipping is None
-        assert config.llm_config.fsdp_config is None
-        assert config.llm_config.optimizer.name == "decoupled_adamw"
+        assert config.inner.algorithms.gradient_clipping is None
+        assert config.inner.sharding is None
+        assert config.inner.optimizer.name == "decoupled_adamw"
         last = 6e-4 * (1 - ((5 - 4) / 2) ** 0.5)
     else:
         import math

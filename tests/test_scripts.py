@@ -164,15 +164,22 @@ def test_the_published_example_composes_to_its_published_numbers(tmp_path):
     words = done.stdout.splitlines()[0].replace("\\", "").split()
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     config = load_config(overrides[:-1])
-    assert (config.run_uuid, config.llm_config.name) == ("mine", "mpt-125m")
-    assert (config.fl.n_total_clients, config.fl.n_rounds, config.total_steps) == (8, 320, 40960)
-    schedule = config.llm_config.scheduler.schedulers.lr
+    assert (config.name, config.inner.name) == ("mine", "mpt-125m")
+    assert (config.federation.population, config.federation.rounds, config.total_steps) == (
+        8,
+        320,
+        40960,
+    )
+    schedule = config.inner.schedules.schedulers.lr
     assert (schedule.t_max, schedule.t_warmup, schedule.alpha_f) == (40960, 800, 0.1)
-    assert config.llm_config.optimizer.name == "adopt"
-    assert config.fl.outer_arguments == {"server_learning_rate": 1.0, "server_momentum": 0.0}
-    assert not config.fl.reset_optimizer
-    assert config.dataset.train.streams is not None
-    assert len(config.dataset.train.streams) == 8
+    assert config.inner.optimizer.name == "adopt"
+    assert config.federation.outer_arguments == {
+        "server_learning_rate": 1.0,
+        "server_momentum": 0.0,
+    }
+    assert not config.federation.resets_optimizer
+    assert config.data.train.streams is not None
+    assert len(config.data.train.streams) == 8
 
 
 def test_variables_of_the_original_are_read_or_explained(tmp_path):
@@ -194,12 +201,12 @@ def composed(name: str, tmp_path: Path, arguments: str = ""):
 
 
 def test_the_centralised_twin_sees_the_tokens_of_the_federation(tmp_path):
-    twin = composed("cen_125m_example.sh", tmp_path).llm_config
+    twin = composed("cen_125m_example.sh", tmp_path).inner
     federated = load_federated(tmp_path)
-    assert twin.max_duration == federated.total_steps == 40960
-    assert twin.global_train_batch_size == 8 * federated.llm_config.global_train_batch_size
+    assert twin.max_steps == federated.total_steps == 40960
+    assert twin.batch_rows == 8 * federated.inner.batch_rows
     for key in ("optimizer", "scheduler", "algorithms", "max_seq_len", "model"):
-        assert getattr(twin, key) == getattr(federated.llm_config, key), key
+        assert getattr(twin, key) == getattr(federated.inner, key), key
 
 
 def load_federated(tmp_path: Path):
@@ -211,20 +218,18 @@ def load_federated(tmp_path: Path):
 
 
 def test_the_published_centralised_settings(tmp_path):
-    llm = composed("cen_125m_example.sh", tmp_path, "--original").llm_config
-    schedule = llm.scheduler.schedulers.lr
-    assert (llm.max_duration, llm.global_train_batch_size) == (5120, 256)
+    inner = composed("cen_125m_example.sh", tmp_path, "--original").inner
+    schedule = inner.schedules.schedulers.lr
+    assert (inner.max_steps, inner.batch_rows) == (5120, 256)
     assert schedule.name == "constant_with_sqrt_cooldown_with_warmup"
     assert (schedule.t_warmup, schedule.t_cooldown, schedule.alpha_f) == (100, 240, None)
-    assert llm.optimizer.name == "decoupled_adamw"
-    assert llm.algorithms.gradient_clipping is None
+    assert inner.optimizer.name == "decoupled_adamw"
+    assert inner.algorithms.gradient_clipping is None
 
 
 @pytest.mark.parametrize("size", ["125M", "350m", "760m", "1B", "3b", "7b"])
 def test_every_size_trains_its_preset(size, tmp_path):
-    assert (
-        composed("centralised_training.sh", tmp_path, size).llm_config.name == f"mpt-{size.lower()}"
-    )
+    assert composed("centralised_training.sh", tmp_path, size).inner.name == f"mpt-{size.lower()}"
 
 
 def test_a_size_that_does_not_exist_is_one_line(tmp_path):

@@ -52,7 +52,7 @@ def complaints(err: str) -> list[str]:
 def validation_text(run: str) -> str:
     """The first row of the common validation set, a space between two words."""
     config = read_run(Path(run))[0]
-    row = Rows(Path(str(config.dataset.train.root_local)) / "validation").read([0])[0]
+    row = Rows(Path(str(config.data.train.root)) / "validation").read([0])[0]
     return " ".join(load_tokenizer(Path(run) / "tokenizer.json").decode(row.tolist()).split())
 
 

@@ -22,16 +22,16 @@ def resolved(*overrides: str, cores: int = 2, accelerator: bool = False):
 
 def test_defaults_and_groups_compose():
     config = load_config(["fl.n_rounds=3", "dataset=embedded-by-source"])
-    assert config.fl.n_rounds == 3
-    assert config.dataset.embedded.partition == "source"
-    assert config.llm_config.name == "llama-tiny"
+    assert config.federation.rounds == 3
+    assert config.data.embedded.partition == "source"
+    assert config.inner.name == "llama-tiny"
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_compose_and_overrides_win(recipe):
     config = load_config([f"recipe={recipe}", "fl.n_rounds=7"])
-    assert config.fl.n_rounds == 7
-    assert resolve(config, cores=2, accelerator=False, run_uuid="r").run_uuid
+    assert config.federation.rounds == 7
+    assert resolve(config, cores=2, accelerator=False, run_uuid="r").name
 
 
 @pytest.mark.parametrize(
@@ -88,29 +88,29 @@ def test_moments_are_averaged_unless_there_are_none(key):
 
 @pytest.mark.parametrize("name", ["NESTOROV", "nesterov", "Nestorov"])
 def test_strategy_names_in_any_case_and_the_original_spelling(name):
-    assert load_config([f"fl.strategy_name={name}"]).fl.strategy_name == "NESTEROV"
+    assert load_config([f"fl.strategy_name={name}"]).federation.outer_name == "NESTEROV"
 
 
 def test_strategy_arguments_have_defaults():
-    given = load_config(["fl.strategy_kwargs.server_momentum=0.9"]).fl.outer_arguments
+    given = load_config(["fl.strategy_kwargs.server_momentum=0.9"]).federation.outer_arguments
     assert given == {"server_learning_rate": 0.7, "server_momentum": 0.9}
-    assert load_config(["fl.strategy_name=fedavg"]).fl.outer_arguments == {
+    assert load_config(["fl.strategy_name=fedavg"]).federation.outer_arguments == {
         "server_learning_rate": 1.0
     }
 
 
 def test_durations_are_batches():
     config = load_config(["llm_config.local_steps=1_280ba"])
-    assert config.llm_config.local_steps == 1280
+    assert config.inner.local_steps == 1280
 
 
 def test_deleting_a_key_turns_it_off():
     config = load_config(["~llm_config.algorithms.gradient_clipping"])
-    assert config.llm_config.algorithms.gradient_clipping is None
+    assert config.inner.algorithms.gradient_clipping is None
 
 
 def test_a_value_may_have_letters_beyond_ascii():
-    assert load_config(["photon.saving_path=/tmp/dö x/r"]).photon.saving_path == "/tmp/dö x/r"
+    assert load_config(["photon.saving_path=/tmp/dö x/r"]).machine.runs_folder == "/tmp/dö x/r"
     with pytest.raises(ConfigError, match="run_uuid: String should match"):
         load_config(["run_uuid=mü"])
 
@@ -126,20 +126,20 @@ def test_every_leaf_has_a_description():
 
 def test_resolving_fills_in_what_the_result_depends_on():
     config = resolved("fl.n_rounds=5", "llm_config.local_steps=20")
-    schedule = config.llm_config.scheduler.schedulers.lr
+    schedule = config.inner.schedules.schedulers.lr
     assert (schedule.t_max, schedule.t_warmup) == (100, 10)
-    assert config.llm_config.max_duration == 100
-    assert (config.photon.workers, config.photon.threads) == (2, 1)
-    assert config.llm_config.compile is False
-    assert config.llm_config.model.max_seq_len == 128
-    assert config.run_uuid == "r"
+    assert config.inner.max_steps == 100
+    assert (config.machine.workers, config.machine.threads) == (2, 1)
+    assert config.inner.compile is False
+    assert config.inner.model.max_positions == 128
+    assert config.name == "r"
 
 
 def test_resolving_by_machine():
-    assert resolved(cores=1).photon.workers == 0
-    assert resolved(cores=8, accelerator=True).photon.workers == 0
-    assert resolved("fl.n_total_clients=3", cores=8).photon.workers == 3
-    assert resolved("photon.workers=0", cores=8).photon.threads == 8
+    assert resolved(cores=1).machine.workers == 0
+    assert resolved(cores=8, accelerator=True).machine.workers == 0
+    assert resolved("fl.n_total_clients=3", cores=8).machine.workers == 3
+    assert resolved("photon.workers=0", cores=8).machine.threads == 8
 
 
 def test_warmup_longer_than_the_schedule_is_refused():
@@ -155,10 +155,10 @@ def test_resume_takes_what_leaves_the_mathematics_alone():
     changed = apply_resume_overrides(
         saved, ["fl.n_rounds=9", "photon.workers=0", "fl.eval_period=1", "compare.alone=true"]
     )
-    assert changed.fl.n_rounds == 9
-    before, after = (c.llm_config.scheduler.schedulers.lr for c in (saved, changed))
+    assert changed.federation.rounds == 9
+    before, after = (c.inner.schedules.schedulers.lr for c in (saved, changed))
     assert after == before, "the schedule belongs to the run as it was started"
-    assert changed.llm_config.max_duration == 9 * 16
+    assert changed.inner.max_steps == 9 * 16
     assert digest(changed) == digest(saved)
 
 
@@ -193,7 +193,7 @@ def test_digest_follows_the_mathematics():
 
 @pytest.mark.parametrize("name", ["1e5", "1000", "true", "007", "0x10", "1_000", "none", "nan"])
 def test_a_name_is_text(name):
-    assert load_config([f"run_uuid={name}"]).run_uuid == name
+    assert load_config([f"run_uuid={name}"]).name == name
     assert parse_override(f"run_uuid={name}").value() == name
 
 
@@ -201,13 +201,13 @@ def test_a_name_is_text(name):
     "text", ["[STOP]", "{end}", "a,b", "it's", 'say "x"', "back\\", '\\"', "x=y", " a ", "€", "<s>"]
 )
 def test_a_text_is_taken_as_it_is_given(text):
-    assert load_config([f"dataset.prepare.eos_text={text}"]).dataset.prepare.eos_text == text
+    assert load_config([f"dataset.prepare.eos_text={text}"]).data.prepare.eos_text == text
     assert parse_override(f"dataset.prepare.eos_text={text}").value() == text
 
 
 def test_null_is_no_text_unless_it_is_quoted():
     for text, found in (("null", None), ("'null'", "null"), ('"1e5"', "1e5")):
-        assert load_config([f"dataset.prepare.name={text}"]).dataset.prepare.name == found
+        assert load_config([f"dataset.prepare.name={text}"]).data.prepare.name == found
 
 
 def test_every_other_name_is_of_a_key_that_exists_and_of_none_that_does():

@@ -68,7 +68,7 @@ LOGGERS = "llm_config.loggers"
 def test_what_switches_trackers_on(given, wandb, tensorboard):
     config = load_config(given.split())
     assert (effective_setup(config, {}) is not None) == wandb
-    assert (config.llm_config.loggers.tensorboard is not None) == tensorboard
+    assert (config.inner.loggers.tensorboard is not None) == tensorboard
 
 
 def test_the_loggers_own_setup_stands_in_place_of_the_other():
@@ -91,7 +91,7 @@ def test_trackers_may_change_when_a_run_goes_on():
     assert changed == load_config(keys)
     assert digest(changed) == digest(saved)
     assert apply_resume_overrides(changed, [f"{LOGGERS}.tensorboard=null", "use_wandb=false"])
-    assert fill_open_keys(changed, saved).llm_config.loggers.tensorboard is None
+    assert fill_open_keys(changed, saved).inner.loggers.tensorboard is None
 
 
 def test_a_section_that_comes_or_goes_is_a_change():

@@ -28,16 +28,16 @@ def test_the_shipped_stream_files(name, parts):
             f"dataset/streams@dataset.val.streams={name}",
         ]
     )
-    assert config.dataset.train.streams == config.dataset.val.streams
-    found = [[s.local for s in c.client_streams.values()] for c in config.dataset.train.streams]
+    assert config.data.train.streams == config.data.validation.streams
+    found = [[s.local for s in c.streams.values()] for c in config.data.train.streams]
     assert found == [[f"c8/en/client_{i}" for i in part] for part in parts]
 
 
 def test_the_centralised_set_is_the_whole_root():
     config = load_config(["dataset/streams@dataset.val.streams=centralised"])
-    (client,) = config.dataset.val.streams
-    assert [s.local for s in client.client_streams.values()] == [None]
-    assert config.dataset.train.streams is None
+    (client,) = config.data.validation.streams
+    assert [s.local for s in client.streams.values()] == [None]
+    assert config.data.train.streams is None
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_joined_batches_are_the_clients_batches_joined(rows):
 
 
 def settings(*overrides):
-    return load_config(["recipe=smoke", *overrides]).dataset.embedded
+    return load_config(["recipe=smoke", *overrides]).data.embedded
 
 
 def test_prepared_counts_add_up(data_root):

@@ -106,7 +106,7 @@ def test_a_cache_smaller_than_a_block_of_the_shuffle_is_refused(data_root, smoke
 )
 def test_sizes_have_units(text, size):
     config = load_config([f"dataset.train.cache_limit='{text}'"])
-    assert config.dataset.train.cache_limit == size
+    assert config.data.train.cache_limit == size
 
 
 def test_a_size_without_a_meaning_is_named():

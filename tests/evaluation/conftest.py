@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from photon.config.evaluation import IclTask
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.data.prepare.encode import Encoder, separated
 from photon.data.tokenizer import train_tokenizer
@@ -33,9 +33,7 @@ def encoder(tokenizer) -> Encoder:
 def make_model() -> Callable[..., LanguageModel]:
     def make(**keys) -> LanguageModel:
         shape = {"d_model": 16, "n_heads": 4, "n_layers": 2, "ffn_hidden_size": 16, **keys}
-        model = build_model(
-            LlmConfig(model=ModelConfig(vocab_size=300, **shape), max_seq_len=96), 1
-        )
+        model = build_model(Inner(model=ModelConfig(vocab_size=300, **shape), max_seq_len=96), 1)
         for parameter in model.parameters():
             parameter.data *= 4  # far from uniform, so that mistakes show
         return model.eval()

@@ -87,13 +87,13 @@ def test_contradictions_are_refused(keys):
      ("tasks_v0.3_sps_only_plus_mmlu", 10)],
 )  # fmt: skip
 def test_the_originals_lists(name, tasks):
-    found = load_config([f"icl_tasks_config={name}"]).icl_tasks_config.icl_tasks
+    found = load_config([f"icl_tasks_config={name}"]).scoring.tasks
     assert (found and len(found)) == tasks
 
 
 def test_every_benchmark_of_the_gauntlet_is_in_its_tasks():
     config = load_config(["icl_tasks_config=tasks_v0.3", "eval_gauntlet_config=eval_gauntlet_v0.3"])
-    gauntlet, tasks = config.eval_gauntlet_config.eval_gauntlet, config.icl_tasks_config.icl_tasks
+    gauntlet, tasks = config.composites.gauntlet, config.scoring.tasks
     keys = {f"{task.label}/{count}-shot" for task in tasks for count in task.num_fewshot}
     wanted = {b.key for category in gauntlet.categories for b in category.benchmarks}
     assert len(keys) == 34

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.data.prepare.writer import write_shards
 from photon.data.read.shards import Rows
@@ -32,7 +32,7 @@ def rows(tmp_path):
 @pytest.fixture
 def model():
     shape = ModelConfig(d_model=8, n_heads=2, n_layers=1, ffn_hidden_size=8, vocab_size=20)
-    return build_model(LlmConfig(model=shape, max_seq_len=8), 1)
+    return build_model(Inner(model=shape, max_seq_len=8), 1)
 
 
 @torch.no_grad()

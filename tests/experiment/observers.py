@@ -62,11 +62,11 @@ class Synthetic:
 def steps_of(config: Config, steps: int = 3) -> Any:
     """Loss of each of some optimizer steps, rates, and the parameters that they lead to."""
     config = resolved(with_architecture(config))
-    llm = config.llm_config
-    seeded = list(parameters_of(build_model(llm, 0)))
-    trainer = Trainer(llm, config.seed, CPU, frozen=layers_of(config.fl, seeded).frozen)
+    inner = config.inner
+    seeded = list(parameters_of(build_model(inner, 0)))
+    trainer = Trainer(inner, config.seed, CPU, frozen=layers_of(config.federation, seeded).frozen)
     stream = JoinedStream(
-        [Stream(Synthetic(llm.max_seq_len, llm.model.vocab_size), seed=1, client=0)]  # pyright: ignore
+        [Stream(Synthetic(inner.row_length, inner.model.vocab_size), seed=1, client=0)]  # pyright: ignore
     )
     trainer.state = trainer.state.__class__(streams=stream.start())
     segment = trainer.train(stream, steps)
@@ -91,7 +91,7 @@ def cohort(config: Config) -> Any:
     """Whom and how much each of three rounds asks."""
     state = ServerState(round=0, step=0, params={}, outer={}, speeds={0: 1.0, 1: 9.0, 2: 9.0})
     rule = Participation(config, rows=(100, 10, 10, 200))
-    alive = range(config.fl.n_total_clients)
+    alive = range(config.federation.population)
     return [rule.choose(ServerState(**{**_fields(state), "round": n}), alive) for n in range(3)]
 
 
@@ -151,10 +151,10 @@ def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
         config = replace_keys(resolved(config), {"fl.aggregate_momenta": False, "run_uuid": "r"})
         folder, records, error = Path(tempfile.mkdtemp(dir=tmp)), [], ""
         state = server.initial_state(
-            parameters_of(build_model(config.llm_config, config.seed)), outer_of(config, 1)
+            parameters_of(build_model(config.inner, config.seed)), outer_of(config, 1)
         )
         save_server_state(folder, state)
-        clients = Answers(config.fl.n_total_clients, spoil)
+        clients = Answers(config.federation.population, spoil)
         this = server.Server(config, folder, clients, lambda _: {}, records.append, StopRequest())
         this.committed = lambda: None
         with warnings.catch_warnings():
@@ -212,7 +212,7 @@ def waits(config: Config, monkeypatch: Any) -> Any:
     engine.config, engine._all_came, engine._hint = config, False, str
     engine.roster = SimpleNamespace(members={}, absent=dict)
     engine._waiting = SimpleNamespace(tell=lambda line: None, is_over=lambda: None)
-    engine._free = lambda: range(config.fl.n_total_clients)
+    engine._free = lambda: range(config.federation.population)
     engine._listen = lambda _: engine.roster.members.update({now[0] // 10: "node"})
 
     def tick() -> int:
@@ -231,7 +231,11 @@ def closes(config: Config) -> Any:
     engine = object.__new__(RemoteEngine)
     engine.config, engine._durations = config, [10.0, 11.0, 15.0]
     found = []
-    for arrived in ((), range(config.fl.cohort_size - 1), range(config.fl.cohort_size)):
+    for arrived in (
+        (),
+        range(config.federation.cohort_size - 1),
+        range(config.federation.cohort_size),
+    ):
         plan = SimpleNamespace(spares=())
         current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
         found.append(
@@ -251,7 +255,7 @@ def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
 def forward_passes(config: Config) -> Any:
     """Shapes that the model sees in a validation."""
     config = resolved(config)
-    model = build_model(config.llm_config, 0)
+    model = build_model(config.inner, 0)
     seen: list[Any] = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
     found = runs._evaluate(config, model, open_rows(config, "validation")).loss
@@ -260,7 +264,7 @@ def forward_passes(config: Config) -> Any:
 
 def recomputed(config: Config) -> Any:
     """How often a block computes for one gradient."""
-    model, calls = build_model(resolved(config).llm_config, 0), []
+    model, calls = build_model(resolved(config).inner, 0), []
     model.get_submodule("blocks.0").register_forward_pre_hook(lambda *_: calls.append(1))
     tokens = torch.arange(9)[None]
     model(tokens[:, :-1], tokens[:, 1:]).objective.backward()

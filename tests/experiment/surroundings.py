@@ -112,7 +112,7 @@ def refusal(config: Config) -> Any:
 def prepared(config: Config, tmp: Path, monkeypatch: Any) -> Any:
     """Bytes of a data set, its tokenizer and its folders, without what its manifest says."""
     monkeypatch.chdir(tmp)
-    tokenizer = Tokenizer.from_file(f"{config.dataset.train.root_local}/tokenizer.json")
+    tokenizer = Tokenizer.from_file(f"{config.data.train.root}/tokenizer.json")
     tokenizer.add_special_tokens(["<s>"])
     tokenizer.save("tokenizer.json")
     train_tokenizer([text for text, *_ in DOCUMENTS], 270).save("other.json")
@@ -191,7 +191,7 @@ def board(config: Config, tmp: Path) -> Any:
 
 
 def carrier(config: Config) -> Any:
-    return type(open_transport(config.photon, "r")).__name__
+    return type(open_transport(config.machine, "r")).__name__
 
 
 def sharding(config: Config, monkeypatch: Any) -> Any:
@@ -200,16 +200,16 @@ def sharding(config: Config, monkeypatch: Any) -> Any:
     monkeypatch.setattr("torch.distributed.fsdp.fully_shard", lambda m, **how: asked.append(how))
     monkeypatch.setattr("torch.distributed.device_mesh.init_device_mesh", lambda *_: None)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    _fully_shard(empty_model(config.llm_config), config.llm_config, CPU)
+    _fully_shard(empty_model(config.inner), config.inner, CPU)
     return [(how["reshard_after_forward"], how["mp_policy"]) for how in asked]
 
 
 def job(config: Config) -> Any:
     """How two processes would share the model, and rows of a pass of one."""
     config = resolved(config)
-    llm = config.llm_config
-    rows = with_microbatch(config, CPU, 2).llm_config.device_train_microbatch_size
-    return is_sharded(llm, 2), rows
+    inner = config.inner
+    rows = with_microbatch(config, CPU, 2).inner.microbatch_rows
+    return is_sharded(inner, 2), rows
 
 
 def unigram(config: Config, monkeypatch: Any) -> Any:
@@ -235,9 +235,9 @@ def watched(config: Config, tmp: Path) -> Any:
             (place / f"{label}.jsonl").write_text(text)
     config = replace_keys(
         resolved(config),
-        {"icl_tasks_config.root_dir": str(tmp / config.icl_tasks_config.root_dir)},
+        {"icl_tasks_config.root_dir": str(tmp / config.scoring.root_dir)},
     )
-    model, shapes, records = build_model(config.llm_config, 0), [], []
+    model, shapes, records = build_model(config.inner, 0), [], []
     model.get_submodule("embedding").register_forward_pre_hook(
         lambda _, args: shapes.append(args[0].tolist())
     )

@@ -86,9 +86,9 @@ def test_clients_whose_states_do_not_fit_begin_afresh_and_it_is_said(
     with pytest.warns(PhotonWarning, match=f"clients begin afresh: .*{reason}"):
         result = photon.train(smoke(*COPY, *now))
     state = state_of(result, 0)
-    rows = smoke().llm_config.local_steps * smoke().llm_config.global_train_batch_size
+    rows = smoke().inner.local_steps * smoke().inner.batch_rows
     assert (state.stream.epoch, state.stream.cursor) == (0, rows), "the data from its first row"
-    assert state.optimizer_step == smoke().llm_config.local_steps
+    assert state.optimizer_step == smoke().inner.local_steps
 
 
 def test_a_copy_of_another_model_is_refused_by_its_key(smoke, original, tmp_path):

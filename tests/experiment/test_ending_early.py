@@ -52,7 +52,7 @@ def stopped(kind, smoke, monkeypatch) -> Path:
         patch.setattr(Trainer, "_gradient", step_then_signal)
         with pytest.raises(Interrupted):
             photon.train(config, centralized=kind == "centralized")
-    return Path(config.photon.saving_path) / "stopped"
+    return Path(config.machine.runs_folder) / "stopped"
 
 
 def parameters(run: Path) -> str:

@@ -36,7 +36,7 @@ def own_model(folder: Path, client: int):
     config = read_run(folder)[0]
     state = checkpoint.load_server_state(checkpoint.newest_checkpoint(folder / "checkpoints"))
     kept = folder / "clients" / f"client_{client}" / f"round_{state.round:06d}.json"
-    model = build_model(config.llm_config, 0)
+    model = build_model(config.inner, 0)
     load_parameters(model, {**state.params, **checkpoint.load_client_state(kept).layers})
     return model
 

@@ -22,7 +22,7 @@ KEPT = ["fl.aggregate_momenta=false"]
 
 def by_hand(config, beginning: str = "") -> int:
     """Elements of the parameters whose names begin so."""
-    params = parameters_of(empty_model(config.llm_config))
+    params = parameters_of(empty_model(config.inner))
     return sum(p.numel() for name, p in params.items() if name.startswith(beginning))
 
 
@@ -93,12 +93,12 @@ def test_what_stays_is_not_counted(smoke):
 )  # fmt: skip
 def test_layers_go_by_the_originals_names_too(pattern, ours):
     config = load_config([*MPT, "llm_config.model.n_layers=11"])
-    params = parameters_of(empty_model(config.llm_config))
+    params = parameters_of(empty_model(config.inner))
     names = [n for n in params if ".blocks." not in n and not n.startswith("blocks.")]
     names += [n for n in params if n.startswith(("blocks.0.", "blocks.1.", "blocks.10."))]
     for key in ("frozen_layers", "personalized_layers"):
-        fl = config.fl.model_copy(update={key: [pattern]})
+        fl = config.federation.model_copy(update={key: [pattern]})
         found = layers_of(fl, names)
         assert set(found.frozen + found.personal) == ours
     with pytest.raises(ConfigError, match=r"'transformer.wt' matches no parameter"):
-        layers_of(config.fl.model_copy(update={"frozen_layers": ["transformer.wt"]}), names)
+        layers_of(config.federation.model_copy(update={"frozen_layers": ["transformer.wt"]}), names)

@@ -82,6 +82,6 @@ def test_a_key_that_was_copied_to_a_node_is_not_seen(project):
 
 def test_prepared_data_is_not_seen(project):
     config = load_config(["recipe=smoke"])
-    prepare_embedded(project / "fed-c4" / "c8", config.dataset.embedded, 2, 16)
+    prepare_embedded(project / "fed-c4" / "c8", config.data.embedded, 2, 16)
     assert (project / "fed-c4" / "c8" / "manifest.json").exists()
     assert seen(project) == []

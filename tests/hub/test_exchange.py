@@ -68,7 +68,7 @@ def make_run(smoke, data_root, tmp_path):
         generator = torch.Generator().manual_seed(3)
         params = {
             name: 2 * value + 0.05 * torch.randn(value.shape, generator=generator)
-            for name, value in parameters_of(build_model(config.llm_config, 3)).items()
+            for name, value in parameters_of(build_model(config.inner, 3)).items()
         }
         tokenizer = data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)

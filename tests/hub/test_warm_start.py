@@ -191,20 +191,20 @@ class Draws(TorchDispatchMode):
 
 
 def test_a_model_that_is_only_read_draws_no_weights(folder):
-    llm = load_config(given(folder)).llm_config
-    llm = llm.model_copy(update={"model": read_config(llm.model)})
+    inner = load_config(given(folder)).inner
+    inner = inner.model_copy(update={"model": read_config(inner.model)})
     params, tokens = weights(folder), torch.arange(20).view(1, -1)
     with Draws() as seeded:
-        build_model(llm, 0)
+        build_model(inner, 0)
     assert seeded.count > 0
     with Draws() as borrowed:
-        model = model_with(llm, params).eval()
+        model = model_with(inner, params).eval()
     assert borrowed.count == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
     with torch.no_grad():
         torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="Missing key"):
-        model_with(llm, dict(list(params.items())[1:]))
+        model_with(inner, dict(list(params.items())[1:]))
 
 
 def test_any_model_of_transformers_trains_on(train, folder, tmp_path):
@@ -240,7 +240,7 @@ def test_any_model_of_transformers_trains_on(train, folder, tmp_path):
 
 def test_a_resized_vocabulary_keeps_what_both_have(train, folder):
     before = weights(folder)
-    size = read_config(load_config(given(folder)).llm_config.model).vocab_size
+    size = read_config(load_config(given(folder)).inner.model).vocab_size
     run = train("hf", *given(folder), f"fl.resize_vocab={size + 7}", "fl.n_rounds=1", KEEP)
     resized = 0
     for name, value in first_params(run).items():
@@ -265,7 +265,7 @@ def test_new_weights_are_seeded_and_independent_of_the_folders(train, folder):
     fresh = [*given(folder), "llm_config.model.pretrained=false", "fl.n_rounds=1", KEEP]
     run, again, other = train("a", *fresh), train("b", *fresh), train("c", *fresh, "seed=2")
     config = load_saved_model(run).config
-    seeded = parameters_of(build_model(config.llm_config, config.seed))
+    seeded = parameters_of(build_model(config.inner, config.seed))
     assert digest(first_params(run)) == digest(first_params(again)) == digest(seeded)
     assert difference(first_params(run), first_params(other)) > 1e-3
     assert difference(first_params(run), weights(folder)) > 1e-3
@@ -274,7 +274,7 @@ def test_new_weights_are_seeded_and_independent_of_the_folders(train, folder):
 def test_it_trains_without_a_federation_and_without_dropout(train, folder, kind):
     run = train("central", *given(folder), *STILL, centralized=True)
     assert difference(first_params(run), weights(folder)) < 1e-6
-    recorded = load_saved_model(run).config.llm_config.model.hf_config
+    recorded = load_saved_model(run).config.inner.model.hf_config
     assert recorded["model_type"] == kind
     rates = [v for k, v in recorded.items() if "dropout" in k and v is not None]
     assert rates

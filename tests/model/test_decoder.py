@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from photon.config import load_config
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import AttentionConfig, ModelConfig
 from photon.core.tree import digest
 from photon.errors import DataError
@@ -18,29 +18,29 @@ from photon.model.generate import generate
 from photon.model.positions import alibi_slopes, rotary_table, rotate
 
 
-def llm(*, attention: dict | None = None, **model) -> LlmConfig:
+def inner(*, attention: dict | None = None, **model) -> Inner:
     shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "vocab_size": 50, "ffn_hidden_size": 24}
     config = ModelConfig(**{**shape, **model}, attn_config=AttentionConfig(**attention or {}))
-    return LlmConfig(model=config, max_seq_len=12)
+    return Inner(model=config, max_seq_len=12)
 
 
 FAMILIES = {
-    "llama": llm(),
-    "llama-gqa": llm(n_heads=4, attention={"kv_n_heads": 2}),
-    "llama-qk-norm-untied": llm(tie_word_embeddings=False, attention={"qk_norm": True}),
-    "mpt": llm(name="mpt_causal_lm"),
-    "mpt-no-bias": llm(name="mpt_causal_lm", no_bias=True, ffn_act="gelu_tanh"),
-    "mpt-alibi": llm(name="mpt_causal_lm", no_bias=True, attention={"alibi": True}),
-    "mpt-alibi-bias": llm(name="mpt_causal_lm", d_model=18, n_heads=3, attention={"alibi": True}),
+    "llama": inner(),
+    "llama-gqa": inner(n_heads=4, attention={"kv_n_heads": 2}),
+    "llama-qk-norm-untied": inner(tie_word_embeddings=False, attention={"qk_norm": True}),
+    "mpt": inner(name="mpt_causal_lm"),
+    "mpt-no-bias": inner(name="mpt_causal_lm", no_bias=True, ffn_act="gelu_tanh"),
+    "mpt-alibi": inner(name="mpt_causal_lm", no_bias=True, attention={"alibi": True}),
+    "mpt-alibi-bias": inner(name="mpt_causal_lm", d_model=18, n_heads=3, attention={"alibi": True}),
 }
 
 
 @pytest.fixture(params=FAMILIES, name="config")
-def _config(request) -> LlmConfig:
+def _config(request) -> Inner:
     return FAMILIES[request.param]
 
 
-def stirred(config: LlmConfig, seed: int = 3):
+def stirred(config: Inner, seed: int = 3):
     """A model whose every weight matters: none of them zero, one or small."""
     model = build_model(config, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def stirred(config: LlmConfig, seed: int = 3):
 class Formulas:
     """The same network from the papers' formulas: loops, float64, one position at a time."""
 
-    def __init__(self, config: LlmConfig, params: dict[str, torch.Tensor]) -> None:
+    def __init__(self, config: Inner, params: dict[str, torch.Tensor]) -> None:
         self.c, self.p = config.model, {name: v.double() for name, v in params.items()}
 
     def norm(self, x, name):
@@ -70,7 +70,7 @@ class Formulas:
 
     def turn(self, x, position):
         half = len(x) // 2
-        angle = position * self.c.attn_config.rope_theta ** (-torch.arange(half).double() / half)
+        angle = position * self.c.attention.rope_theta ** (-torch.arange(half).double() / half)
         a, b = x[:half], x[half:]
         return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()])
 
@@ -84,7 +84,7 @@ class Formulas:
             group = head * c.kv_heads // c.n_heads
             q = q_all[:, head * d : (head + 1) * d]
             k, v = (part[:, group * d : (group + 1) * d] for part in (k_all, v_all))
-            if c.attn_config.qk_norm:
+            if c.attention.qk_norm:
                 q, k = self.norm(q, name + ".q_norm"), self.norm(k, name + ".k_norm")
             mixed = []
             for t in range(len(x)):
@@ -98,7 +98,7 @@ class Formulas:
         if not c.is_mpt:
             q, k = self.turn(q, t), self.turn(k, s)
         score = q @ k / math.sqrt(c.head_dim)
-        if c.attn_config.alibi:
+        if c.attention.alibi:
             slopes = {2: [1 / 16, 1 / 256], 3: [1 / 16, 1 / 256, 1 / 4]}[c.n_heads]
             score = score - slopes[head] * (t - s)
         return score
@@ -134,9 +134,9 @@ TOKENS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0)
 
 @pytest.mark.parametrize("attn_impl", ["flash", "torch"])
 def test_logits_are_those_of_the_formulas(config, attn_impl):
-    attention = config.model.attn_config.model_copy(update={"attn_impl": attn_impl})
+    attention = config.model.attention.model_copy(update={"attn_impl": attn_impl})
     config = config.model_copy(
-        update={"model": config.model.model_copy(update={"attn_config": attention})}
+        update={"model": config.model.model_copy(update={"attention": attention})}
     )
     model = stirred(config)
     expected = Formulas(config, parameters_of(model)).logits(TOKENS)
@@ -167,7 +167,7 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
 
 
 def test_initial_weights_are_seeded_and_scaled():
-    wide = llm(d_model=64, n_layers=8, ffn_hidden_size=64, vocab_size=500)
+    wide = inner(d_model=64, n_layers=8, ffn_hidden_size=64, vocab_size=500)
     a, b, c = (build_model(wide, seed) for seed in (1, 1, 2))
     assert digest(parameters_of(a)) == digest(parameters_of(b)) != digest(parameters_of(c))
     params = parameters_of(a)
@@ -177,7 +177,7 @@ def test_initial_weights_are_seeded_and_scaled():
 
 
 def test_mpt_starts_kaiming_normal_with_small_residuals():
-    wide = llm(name="mpt_causal_lm", d_model=64, n_layers=8, vocab_size=500)
+    wide = inner(name="mpt_causal_lm", d_model=64, n_layers=8, vocab_size=500)
     params = parameters_of(build_model(wide, 1))
     std = math.sqrt(2 / 64)
     assert params["embedding.weight"].std() == pytest.approx(std, rel=0.03)
@@ -208,7 +208,7 @@ def test_a_model_with_given_parameters_is_that_model_without_memory_of_its_own(c
 
 
 def test_loading_parameters_copies():
-    model = build_model(llm(), 3)
+    model = build_model(inner(), 3)
     params = {name: torch.full_like(v, 0.5) for name, v in parameters_of(model).items()}
     load_parameters(model, params)
     assert digest(parameters_of(model)) == digest(params)
@@ -238,7 +238,7 @@ def test_cached_text_is_the_uncached_text(config, temperature):
 
 
 def test_generation_is_seeded_stops_and_slides():
-    model = build_model(llm(), 3)
+    model = build_model(inner(), 3)
 
     def text(**options):
         return list(generate(model, [1, 2], max_new_tokens=20, **options))
@@ -277,11 +277,11 @@ def test_bf16_logits_stay_near(config, attn_impl):
 
 
 def test_checkpointed_activations_give_the_same_gradient():
-    plain = llm(name="mpt_causal_lm")
-    fsdp = plain.fsdp_config
+    plain = inner(name="mpt_causal_lm")
+    fsdp = plain.sharding
     assert fsdp is not None
     lean = plain.model_copy(
-        update={"fsdp_config": fsdp.model_copy(update={"activation_checkpointing": True})}
+        update={"sharding": fsdp.model_copy(update={"activation_checkpointing": True})}
     )
     gradients = []
     for config in (plain, lean):
@@ -311,6 +311,6 @@ PRESETS = {
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_their_parameters(name):
     family, size = name.split("-")
-    config = load_config([f"llm_config={family}-{size.upper()}"]).llm_config
+    config = load_config([f"llm_config={family}-{size.upper()}"]).inner
     assert model_cost(config).parameters == PRESETS[name]
     assert config.name == name

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import AttentionConfig, ModelConfig
 from photon.core.tree import digest
 from photon.errors import CheckpointError, ConfigError
@@ -18,30 +18,30 @@ from photon.model.hf import export_model, import_model
 TOKENS = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-def llm(name: str = "llama", attention: dict | None = None, **model) -> LlmConfig:
+def inner(name: str = "llama", attention: dict | None = None, **model) -> Inner:
     shape = {"d_model": 16, "n_heads": 4, "n_layers": 2, "vocab_size": 50, "ffn_hidden_size": 24}
     attn = AttentionConfig(**attention or {})
-    return LlmConfig(model=ModelConfig(name=name, **{**shape, **model}, attn_config=attn),
+    return Inner(model=ModelConfig(name=name, **{**shape, **model}, attn_config=attn),
                      max_seq_len=12)  # fmt: skip
 
 
 ALIBI = {"name": "mpt_causal_lm", "no_bias": True, "attention": {"alibi": True}}
 FAMILIES = {
-    "gpt2": (llm("mpt_causal_lm", norm_eps=1e-2), "GPT2LMHeadModel"),
+    "gpt2": (inner("mpt_causal_lm", norm_eps=1e-2), "GPT2LMHeadModel"),
     "gpt2 tanh, untied": (
-        llm("mpt_causal_lm", ffn_act="gelu_tanh", expansion_ratio=2, tie_word_embeddings=False),
+        inner("mpt_causal_lm", ffn_act="gelu_tanh", expansion_ratio=2, tie_word_embeddings=False),
         "GPT2LMHeadModel",
     ),
-    "gpt2 without biases": (llm("mpt_causal_lm", no_bias=True), "GPT2LMHeadModel"),
-    "mpt": (llm(**ALIBI, norm_eps=1e-2), "MptForCausalLM"),
+    "gpt2 without biases": (inner("mpt_causal_lm", no_bias=True), "GPT2LMHeadModel"),
+    "mpt": (inner(**ALIBI, norm_eps=1e-2), "MptForCausalLM"),
     "mpt, 3 heads, untied": (
-        llm(**ALIBI, n_heads=3, d_model=18, tie_word_embeddings=False),
+        inner(**ALIBI, n_heads=3, d_model=18, tie_word_embeddings=False),
         "MptForCausalLM",
     ),
-    "llama": (llm(norm_eps=1e-2), "LlamaForCausalLM"),
-    "llama grouped": (llm(attention={"kv_n_heads": 2, "rope_theta": 100.0}), "LlamaForCausalLM"),
-    "llama untied": (llm(tie_word_embeddings=False), "LlamaForCausalLM"),
-    "qwen3": (llm(attention={"qk_norm": True, "kv_n_heads": 2}), "Qwen3ForCausalLM"),
+    "llama": (inner(norm_eps=1e-2), "LlamaForCausalLM"),
+    "llama grouped": (inner(attention={"kv_n_heads": 2, "rope_theta": 100.0}), "LlamaForCausalLM"),
+    "llama untied": (inner(tie_word_embeddings=False), "LlamaForCausalLM"),
+    "qwen3": (inner(attention={"qk_norm": True, "kv_n_heads": 2}), "Qwen3ForCausalLM"),
 }
 
 
@@ -54,7 +54,7 @@ def stir(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def ours(config: LlmConfig):
+def ours(config: Inner):
     return stir(build_model(config, 3))
 
 
@@ -84,7 +84,7 @@ def test_the_export_computes_the_same_and_comes_back_bit_for_bit(family):
         torch.testing.assert_close(other(TOKENS).logits, model(TOKENS), rtol=0, atol=1e-4)
     fields, params = import_model(exported, tensors)
     assert digest(params) == digest(parameters_of(model))
-    again = LlmConfig(model=ModelConfig.model_validate(fields), max_seq_len=12)
+    again = Inner(model=ModelConfig.model_validate(fields), max_seq_len=12)
     assert export_model(again, params)[0] == exported
 
 
@@ -114,7 +114,7 @@ def foreign(kind: str, entries: dict):
 
 
 def logits(fields: dict, params: dict) -> torch.Tensor:
-    config = LlmConfig(model=ModelConfig.model_validate(fields), max_seq_len=12)
+    config = Inner(model=ModelConfig.model_validate(fields), max_seq_len=12)
     model = build_model(config, 0).eval()
     load_parameters(model, params)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_gpt2_as_its_authors_published_it():
 
 
 def test_biases_learned_after_an_export_without_them_are_kept():
-    config = llm("mpt_causal_lm", no_bias=True)
+    config = inner("mpt_causal_lm", no_bias=True)
     exported, tensors = export_model(config, parameters_of(ours(config)))
     biases = [value for name, value in tensors.items() if name.endswith(".bias")]
     assert len(biases) == 2 * 6 + 1
@@ -175,7 +175,7 @@ def test_biases_learned_after_an_export_without_them_are_kept():
     ],
 )
 def test_what_mpt_cannot_be_told_is_refused(changes, message):
-    config = llm(**{**ALIBI, **changes})
+    config = inner(**{**ALIBI, **changes})
     with pytest.raises(ConfigError, match=message):
         export_model(config, parameters_of(build_model(config, 0)))
 
@@ -245,14 +245,14 @@ def without(tensors, name):
     ],
 )
 def test_tensors_that_do_not_fit_are_named(change, message):
-    config = llm()
+    config = inner()
     exported, tensors = export_model(config, parameters_of(ours(config)))
     with pytest.raises(CheckpointError, match=message):
         import_model(exported, change(tensors))
 
 
 def test_a_tied_output_matrix_may_stand_there_twice():
-    config = llm()
+    config = inner()
     exported, tensors = export_model(config, parameters_of(ours(config)))
     doubled = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
     assert digest(import_model(exported, doubled)[1]) == digest(import_model(exported, tensors)[1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import CheckpointError
 from photon.model.build import model_with
@@ -106,7 +106,7 @@ def require_equal_or_refused(kind: str, entries: dict) -> bool:
         fields, params = import_model(config, dict(model.named_parameters()))
     except CheckpointError:
         return False
-    config = LlmConfig(model=ModelConfig.model_validate(fields), max_seq_len=fields["max_seq_len"])
+    config = Inner(model=ModelConfig.model_validate(fields), max_seq_len=fields["max_seq_len"])
     with torch.no_grad():
         logits = model_with(config, params).eval()(TOKENS)
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4, msg=f"{kind} {entries}")

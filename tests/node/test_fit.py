@@ -71,7 +71,7 @@ def test_a_given_microbatch_stays():
 
 def test_processes_share_the_batch():
     config = resolved("llm_config.global_train_batch_size=6")
-    assert with_microbatch(config, CPU, 2).llm_config.device_train_microbatch_size == 3
+    assert with_microbatch(config, CPU, 2).inner.microbatch_rows == 3
     with pytest.raises(ConfigError, match="=6 must be a multiple of the 4 processes"):
         with_microbatch(config, CPU, 4)
 
@@ -80,7 +80,7 @@ def test_workers_share_the_memory_with_the_server(monkeypatch):
     alone, both = resolved(), resolved("photon.workers=2")
     free = int(needed(alone, 4) / fit.HEADROOM) + 1
     monkeypatch.setattr(fit, "free_memory", lambda device: free)
-    assert with_microbatch(alone, CPU).llm_config.device_train_microbatch_size == 4
+    assert with_microbatch(alone, CPU).inner.microbatch_rows == 4
     with pytest.raises(DeviceError, match="fewer photon"):
         with_microbatch(both, CPU)
     server = server_memory(both, outer_trees(both)).peak("cpu")
@@ -100,9 +100,9 @@ def test_the_run_records_it_and_a_resumed_run_keeps_it(smoke, monkeypatch):
 
 
 def test_costs_by_hand():
-    llm = resolved("llm_config.model.name=mpt_causal_lm").llm_config
+    inner = resolved("llm_config.model.name=mpt_causal_lm").inner
     d, layers, vocab, length = 96, 3, 2048, 128
-    cost = model_cost(llm)
+    cost = model_cost(inner)
     assert cost.embeddings == vocab * d + length * d
     assert cost.hidden_matrices == layers * 12 * d * d
     biases_and_norms = layers * ((3 + 1 + 4 + 1) * d + 4 * d) + 2 * d

@@ -14,7 +14,7 @@ import pytest
 from photon.config import Config, load_config
 from photon.config.reference import all_keys
 from photon.config.resolve import resolve
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.container.container import write_container
 from photon.core.tree import digest as tree_digest
@@ -38,7 +38,7 @@ def root(tmp_path_factory) -> Path:
     """Data of clients 0 and 1 on one machine, and a second data set beside it."""
     config = load_config(["recipe=smoke"])
     root = tmp_path_factory.mktemp("data") / "mine"
-    prepare_embedded(root, config.dataset.embedded, 2, config.llm_config.max_seq_len)
+    prepare_embedded(root, config.data.embedded, 2, config.inner.row_length)
     shutil.copytree(root, root.parent / "other")
     return root
 
@@ -82,7 +82,7 @@ class Ill:
     ) -> Trained:
         """The node's answer to an instruction that is sound but for what is given or left out."""
         config = self.config()
-        params = parameters_of(build_model(config.llm_config, config.seed))
+        params = parameters_of(build_model(config.inner, config.seed))
         path = self.home / "base"
         parts = {f"params/{name}": value for name, value in params.items()}
         ticket = {"via": "inline", **write_container(path, parts, {}).to_json()}
@@ -195,8 +195,8 @@ def test_an_architecture_names_no_code_and_no_place(key):
     sound = {**travelling(Config()), "llm_config.model.name": "hf_causal_lm",
              "llm_config.model.hf_config": entries}  # fmt: skip
     config = taken(sound, Config())
-    assert config.llm_config.model.hf_config == entries
-    assert sum(p.numel() for p in build_model(config.llm_config, 0).parameters()) > 0
+    assert config.inner.model.hf_config == entries
+    assert sum(p.numel() for p in build_model(config.inner, 0).parameters()) > 0
     with pytest.raises(ConfigError, match=r"hf_config\.\w+: the server's message may name no code"):
         taken({**sound, "llm_config.model.hf_config": {**entries, key: ELSEWHERE[key]}}, Config())
 
@@ -313,7 +313,7 @@ URLS = {
 @pytest.mark.parametrize("url", URLS)
 def test_hosts_are_compared_whole(url):
     named = ["s3.example.org", "other.example.org:9443", "http://10.0.0.7:9000"]
-    stores = allowed_stores(PhotonConfig(transport_hosts=named))
+    stores = allowed_stores(Machine(transport_hosts=named))
     if URLS[url]:
         require_allowed({"urls": ["https://s3.example.org", url]}, stores)
     else:
@@ -323,12 +323,12 @@ def test_hosts_are_compared_whole(url):
 
 def test_the_store_of_the_environment_is_the_default(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store.example.org:9000/")
-    assert allowed_stores(PhotonConfig()) == {("https", "store.example.org", "9000")}
-    assert allowed_stores(PhotonConfig(transport_hosts=[])) == frozenset()
+    assert allowed_stores(Machine()) == {("https", "store.example.org", "9000")}
+    assert allowed_stores(Machine(transport_hosts=[])) == frozenset()
     monkeypatch.delenv("AWS_ENDPOINT_URL")
-    assert allowed_stores(PhotonConfig()) == frozenset()
+    assert allowed_stores(Machine()) == frozenset()
     with pytest.raises(ConfigError, match="'a b' is no HOST"):
-        allowed_stores(PhotonConfig(transport_hosts=["a b"]))
+        allowed_stores(Machine(transport_hosts=["a b"]))
 
 
 # ---- the list ----
@@ -341,7 +341,7 @@ def test_what_travels_is_the_mathematics_and_arrives(root):
     own = load_config([f"dataset.train.root_local={root}", "photon.device=cpu", "fl.n_rounds=2"])
     made = taken(travelling(config), own)
     assert travelling(made) == travelling(config)
-    assert (made.photon, made.dataset.train.root_local) == (own.photon, str(root))
+    assert (made.machine, made.data.train.root) == (own.machine, str(root))
     assert set(TRAVELS) <= {key for one in all_keys() for key in _above(one.key)}
 
 
@@ -375,7 +375,7 @@ def test_a_node_beside_the_server_is_told_what_does_not_travel(root):
     assert not ignored(told)
     own = load_config(told)
     assert taken(travelling(config), own) == config
-    assert own.dataset.train.streams == config.dataset.train.streams
+    assert own.data.train.streams == config.data.train.streams
 
 
 def test_what_a_node_is_given_in_vain_is_known():

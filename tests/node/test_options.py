@@ -57,7 +57,7 @@ def same(left, right) -> bool:
 
 def test_frozen_layers_stay_and_do_not_travel(smoke):
     config = smoke("run_uuid=f", *PLAIN, KEPT, f"fl.frozen_layers=[{LAYERS}]")
-    first = parameters_of(build_model(config.llm_config, config.seed))
+    first = parameters_of(build_model(config.inner, config.seed))
     result = photon.train(config)
     params = last(result)
     frozen = [name for name in params if name.startswith("blocks.0.")]
@@ -70,7 +70,7 @@ def test_frozen_layers_stay_and_do_not_travel(smoke):
 
 def test_unfrozen_layers_are_the_rest_of_the_frozen(smoke):
     config = smoke()
-    names = list(parameters_of(build_model(config.llm_config, 0)))
+    names = list(parameters_of(build_model(config.inner, 0)))
     rest = ",".join(name for name in names if not name.startswith("blocks.0."))
     frozen = photon.train(smoke("run_uuid=f", *PLAIN, f"fl.frozen_layers=[{LAYERS}]"))
     unfrozen = photon.train(smoke("run_uuid=u", *PLAIN, f"fl.unfrozen_layers=[{rest}]"))
@@ -79,7 +79,7 @@ def test_unfrozen_layers_are_the_rest_of_the_frozen(smoke):
 
 def test_a_frozen_layer_of_a_centralised_run_stays(smoke):
     config = smoke("llm_config.max_duration=3", f"fl.frozen_layers=[{LAYERS}]")
-    first = parameters_of(build_model(config.llm_config, config.seed))
+    first = parameters_of(build_model(config.inner, config.seed))
     params = last(photon.train(config, centralized=True))
     assert all(torch.equal(params[n], first[n]) for n in params if n.startswith("blocks.0."))
     assert not torch.equal(params["norm.weight"], first["norm.weight"])
@@ -94,7 +94,7 @@ def test_layers_of_one_client_are_those_of_plain_training(smoke):
     result = photon.train(smoke("run_uuid=p", *one, f"fl.personalized_layers=[{LAYERS}]"))
     own = state_of(result, 0).layers
     assert own
-    first = parameters_of(build_model(smoke().llm_config, smoke().seed))
+    first = parameters_of(build_model(smoke().inner, smoke().seed))
     for name, value in {**last(result), **own}.items():
         torch.testing.assert_close(value, whole[name], rtol=1e-4, atol=1e-5)
         assert not torch.equal(value, first[name])
@@ -106,7 +106,7 @@ def test_personalized_layers_stay_apart_wherever_they_are_trained(smoke):
     here = photon.train(smoke("run_uuid=h", *keys))
     there = photon.train(smoke("run_uuid=t", *keys, "photon.workers=2"))
     config = smoke()
-    first = parameters_of(build_model(config.llm_config, config.seed))
+    first = parameters_of(build_model(config.inner, config.seed))
     assert same(last(here), last(there))
     own = [state_of(here, client).layers for client in (0, 1)]
     assert all(same(own[c], state_of(there, c).layers) for c in (0, 1))
@@ -128,7 +128,7 @@ def test_a_client_that_has_lost_its_own_layers_gets_nobody_elses(smoke, tmp_path
     """They are not sent any more; it begins with the seeded ones."""
     keys = [*PLAIN, KEPT, f"fl.personalized_layers=[{LAYERS}]"]
     config = resolve(smoke(*keys), cores=1, accelerator=0, run_uuid="r")
-    first = parameters_of(build_model(config.llm_config, config.seed))
+    first = parameters_of(build_model(config.inner, config.seed))
     sent = {name: value for name, value in first.items() if not name.startswith("blocks.0.")}
     task = Instruction(
         run="r", round=2, client=1, first_step=0, local_steps=3, base_digest="d", last_accepted=1
@@ -151,7 +151,7 @@ def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
             "llm_config.save_num_checkpoints_to_keep=9"]  # fmt: skip
     result = photon.train(smoke("run_uuid=r", *keys))
     config = smoke()
-    first = parameters_of(build_model(config.llm_config, config.seed))
+    first = parameters_of(build_model(config.inner, config.seed))
     folder = Path(result.folder) / "checkpoints"
     found = [load_parameters(folder / f"round_{n:06d}.json")["embedding.weight"] for n in range(4)]
     assert torch.allclose(found[1], first["embedding.weight"], atol=1e-9)
@@ -167,12 +167,12 @@ def test_an_outer_optimizer_begins_anew_with_a_redrawn_layer(smoke):
     """FedAdam's second moment starts at tau squared, not at zero."""
     config = smoke("fl.strategy_name=fedadam", "fl.strategy_kwargs.tau=0.5",
                    "fl.random_layers=[norm.weight]", "fl.random_init_freq=3")  # fmt: skip
-    params = parameters_of(build_model(config.llm_config, 1))
+    params = parameters_of(build_model(config.inner, 1))
     outer = outer_of(config, 1)
     state = initial_state(params, outer)
     used = {key: {n: v + 7 for n, v in tree.items()} for key, tree in state.outer.items()}
-    layers = layers_of(config.fl, list(params))
-    fresh = parameters_of(build_model(config.llm_config, 2))
+    layers = layers_of(config.federation, list(params))
+    fresh = parameters_of(build_model(config.inner, 2))
     found = redraw(replace(state, outer=used), layers, fresh, outer)
     assert torch.equal(found.params["norm.weight"], fresh["norm.weight"])
     assert float(found.outer["second"]["norm.weight"].unique()) == pytest.approx(0.25)
@@ -433,7 +433,7 @@ def test_embeddings_of_another_model(smoke):
                    "llm_config.save_num_checkpoints_to_keep=9")  # fmt: skip
     result = photon.train(config)
     first = load_parameters(Path(result.folder) / "checkpoints/round_000000.json")
-    seeded = parameters_of(build_model(config.llm_config, 5))
+    seeded = parameters_of(build_model(config.inner, 5))
     assert torch.equal(first["embedding.weight"], last(source)["embedding.weight"])
     assert all(torch.equal(first[n], seeded[n]) for n in seeded if n != "embedding.weight")
     with pytest.raises(PhotonError, match=r"embedding.weight has shape .*, expected"):
@@ -472,7 +472,7 @@ def test_a_centralised_run_keeps_its_first_and_last_model(smoke):
                    "centralized.store_final_model=true", "centralized.split_eval=true")  # fmt: skip
     result = photon.train(config, centralized=True)
     folder = Path(result.folder) / "checkpoints"
-    seeded = parameters_of(build_model(config.llm_config, config.seed))
+    seeded = parameters_of(build_model(config.inner, config.seed))
     assert same(load_parameters(folder / "init_model.json"), seeded)
     assert same(load_parameters(folder / "final_model.json"), last(result))
     assert set(records(result)[-1]["client_val_loss"]) == {"0", "1"}

@@ -14,7 +14,7 @@ import torch
 
 import photon
 from photon.config.resolve import count_workers
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.errors import ConfigError
 from photon.run.checkpoint import load_parameters, newest_checkpoint
 from photon.run.trackers import read_lines
@@ -82,7 +82,7 @@ def test_a_team_that_loses_a_member_is_replaced(smoke, tmp_path):
 
 def test_workers_by_devices():
     def counted(gpus: int, cores: int = 8, clients: int = 8, **keys) -> int:
-        return count_workers(PhotonConfig(**keys), cores, gpus, clients)
+        return count_workers(Machine(**keys), cores, gpus, clients)
 
     assert counted(0) == 8
     assert counted(0, cores=1) == 0

@@ -62,7 +62,7 @@ def make_data(tmp_path):
     def make(tokenizer: Path, name: str = "data", **keys) -> Path:
         source = tmp_path / "texts.jsonl"
         source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-        given = load_config().dataset.prepare.model_copy(
+        given = load_config().data.prepare.model_copy(
             update={"source": str(source), "tokenizer": str(tokenizer), **keys}
         )
         prepare_text(tmp_path / name, given, 2, 32)

@@ -47,7 +47,7 @@ def make_run(smoke, data_root, tmp_path):
         config = replace_keys(
             smoke(f"run_uuid={label}"), {"fl.n_total_clients": 2, "llm_config.max_seq_len": 32}
         )
-        params = {k: 2 * v for k, v in parameters_of(build_model(config.llm_config, seed)).items()}
+        params = {k: 2 * v for k, v in parameters_of(build_model(config.inner, seed)).items()}
         tokenizer = tokenizer or data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
         with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, facts) as folder:

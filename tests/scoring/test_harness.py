@@ -81,7 +81,7 @@ def tasks(tmp_path):
 @pytest.fixture
 def run_path(smoke, data_root, tmp_path):
     config = replace_keys(smoke("run_uuid=r"), {"llm_config.max_seq_len": 32})
-    params = {k: 3 * v for k, v in parameters_of(build_model(config.llm_config, 5)).items()}
+    params = {k: 3 * v for k, v in parameters_of(build_model(config.inner, 5)).items()}
     tokenizer = data_root / "tokenizer.json"
     facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
     with RunFolder.create(tmp_path / "r", config, "centralized", tokenizer, facts) as folder:

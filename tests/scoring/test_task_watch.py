@@ -84,7 +84,7 @@ def test_a_centralised_run_scores_its_tasks_too(config):
 
 def _file(config, folder: Path) -> Path:
     path = folder / "tasks.yaml"
-    keys = config.icl_tasks_config
+    keys = config.scoring
     path.write_text(json.dumps({"icl_tasks": [TASK], "root_dir": keys.root_dir}))
     return path
 

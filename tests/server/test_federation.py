@@ -226,7 +226,7 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
         f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
     }
     engine._errands = dict(late)
-    engine.cancel(oldest_taken(4, rules_of(engine.config.fl, True)))
+    engine.cancel(oldest_taken(4, rules_of(engine.config.federation, True)))
     assert [address for address, _ in sent] == cancelled
     assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
     assert [e.address for e in engine._errands.values()] == [
@@ -516,7 +516,7 @@ def test_a_node_may_be_stopped_at_any_time(make, four, local, tmp_path):
 def test_data_of_another_tokenizer_is_refused(make, tmp_path):
     config = load_config(["recipe=smoke", "dataset.embedded.vocab_size=290"])
     other = tmp_path / "other"
-    prepare_embedded(other, config.dataset.embedded, 4, config.llm_config.max_seq_len)
+    prepare_embedded(other, config.data.embedded, 4, config.inner.row_length)
     with (
         nodes(tmp_path, other, PLACES) as sockets,
         pytest.raises(RoundFailed, match=r"has tokenizer .*, the server") as caught,

@@ -16,7 +16,7 @@ from photon.training.gradient import accumulate_gradient
 from photon.training.parallel import ALONE, build_parallel
 
 config = resolve(load_config(["recipe=smoke", "llm_config.z_loss=0.001"]), cores=1,
-                 accelerator=False, run_uuid="t").llm_config
+                 accelerator=False, run_uuid="t").inner
 rows = torch.randint(0, 300, (2, 33), generator=torch.Generator().manual_seed(0))
 gradients = []
 for compiled in (False, True):

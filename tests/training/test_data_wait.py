@@ -33,7 +33,7 @@ class Slow(JoinedStream):
 @pytest.fixture
 def trained(smoke, data_root):
     """Gives a trainer and what reads for it."""
-    config = resolve(smoke(), cores=1, accelerator=False, run_uuid="t").llm_config
+    config = resolve(smoke(), cores=1, accelerator=False, run_uuid="t").inner
 
     def make(seconds: float, fails_at: int = 10**9):
         rows = Rows(data_root / "client_0" / "train")

@@ -91,13 +91,13 @@ def stage_of(memory, name: str) -> Stage:
 def test_a_pass_takes_what_is_counted(keys):
     """Within 6 %: the small tensors of an operation are not counted."""
     config = small(*keys)
-    rows = config.llm_config.global_train_batch_size
+    rows = config.inner.batch_rows
     memory = client_memory(config, rows)
     counted = max(new_bytes(stage_of(memory, name)) for name in ("forward", "backward"))
-    trainer = Trainer(config.llm_config, 0, CPU, frozen=frozen(config))
-    tokens = torch.zeros(rows, config.llm_config.max_seq_len + 1, dtype=torch.int64)
+    trainer = Trainer(config.inner, 0, CPU, frozen=frozen(config))
+    tokens = torch.zeros(rows, config.inner.row_length + 1, dtype=torch.int64)
     taken = peak_bytes(lambda: accumulate_gradient(
-        trainer.parallel, tokens, microbatch=rows, precision=config.llm_config.precision
+        trainer.parallel, tokens, microbatch=rows, precision=config.inner.precision
     ))  # fmt: skip
     assert taken == pytest.approx(counted, rel=0.06)
 
@@ -123,7 +123,7 @@ def frozen(config) -> tuple[str, ...]:
 def test_an_optimizer_takes_what_is_counted(name, keys):
     """Moments, and what a step needs beside them once they are there."""
     config = small(f"llm_config.optimizer.name={name}", *keys)
-    trainer = Trainer(config.llm_config, 0, CPU)
+    trainer = Trainer(config.inner, 0, CPU)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     stage = stage_of(client_memory(config, 1), "step")
@@ -149,8 +149,8 @@ def test_an_optimizer_takes_what_is_counted(name, keys):
 def test_an_update_takes_what_is_counted(keys, smoke):
     config = resolved(smoke(*WIDE, *keys))
     stage = stage_of(client_memory(config, 2), "update")
-    node = Node(config, Path(config.photon.saving_path), CPU)
-    params = parameters_of(build_model(config.llm_config, 1))
+    node = Node(config, Path(config.machine.runs_folder), CPU)
+    params = parameters_of(build_model(config.inner, 1))
     instruction = Instruction(run="r", round=1, client=0, first_step=0, local_steps=1,
                               base_digest="", last_accepted=0)  # fmt: skip
     taken = peak_bytes(lambda: node.train(instruction, params, {}))
@@ -163,10 +163,10 @@ def test_an_update_takes_what_is_counted(keys, smoke):
 def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     """But for the chunks of a mean: twice eight bytes of an element of the largest tensor."""
     config = resolved(smoke(*WIDE, f"fl.strategy_name={strategy}", *keys))
-    node = Node(config, Path(config.photon.saving_path), CPU)
-    params = parameters_of(build_model(config.llm_config, 1))
+    node = Node(config, Path(config.machine.runs_folder), CPU)
+    params = parameters_of(build_model(config.inner, 1))
     state = initial_state(params, outer_of(config, 1))
-    rules = replace(rules_of(config.fl, False), quorum=1)
+    rules = replace(rules_of(config.federation, False), quorum=1)
     moments = Honesty.of(config, node.layers).bounds(state, 1)
     plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
     update = load_update(node.train(plan.instructions[0], params, {}))
@@ -183,12 +183,12 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
 def test_validation_takes_what_is_counted(precision, data_root):
     config = small(f"llm_config.precision={precision}", "llm_config.max_seq_len=32",
                    "llm_config.model.vocab_size=4096")  # fmt: skip
-    model = build_model(config.llm_config, 0)
+    model = build_model(config.inner, 0)
     rows = Rows(data_root / "validation")
     taken = peak_bytes(
         lambda: evaluate_loss(model, rows, batch_size=8, max_batches=3, precision=precision)
     )
-    assert taken == pytest.approx(scoring_bytes(config.llm_config, 8), rel=0.15)
+    assert taken == pytest.approx(scoring_bytes(config.inner, 8), rel=0.15)
 
 
 def test_layers_that_stay_are_counted_as_they_are():

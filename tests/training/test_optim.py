@@ -179,12 +179,12 @@ def test_parameters_without_a_gradient_stay():
 
 
 def test_muon_leaves_embeddings_and_an_untied_head_to_adamw():
-    from photon.config.llm import LlmConfig
+    from photon.config.llm import Inner
     from photon.config.model import ModelConfig
     from photon.model.build import build_model
 
     for shape in ({"name": "mpt_causal_lm"}, {"tie_word_embeddings": False}):
-        model = build_model(LlmConfig(model=ModelConfig(**shape, vocab_size=50, n_layers=1)), 0)
+        model = build_model(Inner(model=ModelConfig(**shape, vocab_size=50, n_layers=1)), 0)
         moments = InnerOptimizer(model, OptimizerConfig(name="muon")).moments()
         tables = {n for n in moments["exp_avg"] if n.endswith("weight") and "norm" not in n}
         assert tables == {"embedding.weight", "positions.weight", "head.weight"} & set(
@@ -205,8 +205,8 @@ def test_each_optimizer_has_its_own_defaults_and_what_is_given_counts(name, beta
         [f"{key}betas=[0.5,0.6]"], ((0.5, 0.6), eps),
     ):  # fmt: skip
         config = load_config(["recipe=smoke", f"{key}name={name}", *given])
-        part = InnerOptimizer(build_model(config.llm_config, 0), config.llm_config.optimizer)
+        part = InnerOptimizer(build_model(config.inner, 0), config.inner.optimizer)
         group = part._parts[-1].param_groups[0]
         assert (group["betas"], group["eps"]) == expected
-        written = resolve(config, cores=1, accelerator=0, run_uuid="r").llm_config.optimizer
+        written = resolve(config, cores=1, accelerator=0, run_uuid="r").inner.optimizer
         assert (written.betas, written.eps) == expected, "the run folder says what was used"

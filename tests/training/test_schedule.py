@@ -69,7 +69,7 @@ def resolved(*overrides: str):
 def test_a_configuration_names_its_schedule():
     config = resolved(f"{KEY}.name=constant_with_sqrt_cooldown_with_warmup",
                       f"{KEY}.t_cooldown=40ba", f"~{KEY}.alpha_f")  # fmt: skip
-    schedule = config.llm_config.scheduler.schedulers.lr
+    schedule = config.inner.schedules.schedulers.lr
     assert (schedule.t_max, schedule.t_warmup, schedule.t_cooldown) == (100, 10, 40)
     assert lr_factor(schedule, 70) == pytest.approx(1 - math.sqrt(0.25))
     assert lr_factor(schedule, 100) == 0.0

@@ -39,18 +39,18 @@ def stream(data_root: Path) -> JoinedStream:
 
 
 def trainer_for(config, stream) -> Trainer:
-    trainer = Trainer(config.llm_config, config.seed, CPU)
+    trainer = Trainer(config.inner, config.seed, CPU)
     trainer.load(replace(trainer.snapshot(), moments={}, streams=stream.start()))
     return trainer
 
 
 def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tensor]:
-    llm = config.llm_config
-    model = build_model(llm, config.seed)
+    inner = config.inner
+    model = build_model(inner, config.seed)
     optimizers = make_optimizer(model)
     states = stream.start()
     for step in range(steps):
-        rows, states = stream.read(states, llm.global_train_batch_size)
+        rows, states = stream.read(states, inner.batch_rows)
         batch = torch.from_numpy(rows)
         inputs, targets = batch[:, :-1], batch[:, 1:]
         loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
@@ -59,7 +59,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = llm.optimizer.lr * cosine_with_warmup(
+                group["lr"] = inner.optimizer.lr * cosine_with_warmup(
                     step, t_warmup=1, t_max=6, alpha_f=0.1
                 )
             optimizer.step()
@@ -113,7 +113,7 @@ def test_segments_and_a_moved_state_give_the_same_bits(config, stream, optimizer
     expected = whole.train(stream, 7).state
     first = trainer_for(config, stream)
     first.train(stream, 3)
-    second = Trainer(config.llm_config, 999, CPU)
+    second = Trainer(config.inner, 999, CPU)
     second.load(first.snapshot())
     state = second.train(stream, 4).state
     assert digest(second.snapshot().params) == digest(whole.snapshot().params)
@@ -137,7 +137,7 @@ def test_a_fresh_state_starts_afresh(config, stream):
 @pytest.mark.parametrize("microbatch", [1, 2, 3])
 def test_microbatches_are_one_batch(config, stream, microbatch):
     rows = torch.from_numpy(stream.read(stream.start(), 4)[0])
-    parallel = build_parallel(config.llm_config, 0, CPU, ALONE)
+    parallel = build_parallel(config.inner, 0, CPU, ALONE)
     model = parallel.model
     whole = accumulate_gradient(parallel, rows, microbatch=4)
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -252,11 +252,11 @@ def test_precision_changes_the_products_and_not_the_weights(config, stream, prec
 def test_the_segment_says_what_each_step_did(config, stream):
     trainer = trainer_for(config, stream)
     segment = trainer.train(stream, 4)
-    schedule = config.llm_config.scheduler.schedulers.lr
-    lr = config.llm_config.optimizer.lr
+    schedule = config.inner.schedules.schedulers.lr
+    lr = config.inner.optimizer.lr
     assert segment.learning_rates == [lr * lr_factor(schedule, step) for step in range(4)]
     rows, _ = stream.read(stream.start(), 4)
-    model = build_model(config.llm_config, config.seed)
+    model = build_model(config.inner, config.seed)
     batch = torch.from_numpy(rows)
     loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
     loss.backward()

@@ -60,11 +60,11 @@ def variants() -> dict[str, dict]:
 
 def train(config: Config, world: World, stream: JoinedStream):
     """Half the steps, a move of the whole state to a second trainer, the other half."""
-    first = Trainer(config.llm_config, config.seed, torch.device("cpu"), world)
+    first = Trainer(config.inner, config.seed, torch.device("cpu"), world)
     first.state = replace(first.state, streams=stream.start())
     losses = list(first.train(stream, STEPS // 2).losses)
     state = _everywhere(first.snapshot(), world)
-    second = Trainer(config.llm_config, 99, torch.device("cpu"), world)
+    second = Trainer(config.inner, 99, torch.device("cpu"), world)
     second.load(state)
     losses += second.train(stream, STEPS // 2).losses
     return second, losses

@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.container import container
 from photon.container.container import (
     ContainerRef,
@@ -481,7 +481,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     base = {"params/w": torch.arange(50_000.0)}
     ref = write_container(tmp_path / "base", base, {})
     Lossy.data = (tmp_path / "base").read_bytes()
-    store = allowed_stores(PhotonConfig(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
+    store = allowed_stores(Machine(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
     Mailbox(folder, store)
     writer = ChunkWriter(folder / f"base-{ref.digest}", ref, resume=True)
     writer.write(1000, Lossy.data[1000:100_000])

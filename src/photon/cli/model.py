@@ -36,17 +36,17 @@ def describe(config: Any) -> dict[str, Any]:
     from photon.training.outline import traffic_of
 
     config = with_architecture(config)
-    llm = config.llm_config
-    cost = model_cost(llm)
-    rows = llm.device_train_microbatch_size
-    counts = {1, min(8, llm.global_train_batch_size)} if rows == "auto" else {rows}
+    inner = config.llm_config
+    cost = model_cost(inner)
+    rows = inner.device_train_microbatch_size
+    counts = {1, min(8, inner.global_train_batch_size)} if rows == "auto" else {rows}
     memory = {str(rows): client_memory(config, rows).highest("device") for rows in sorted(counts)}
     return {
-        "name": llm.name,
-        "family": llm.model.name,
-        "max_seq_len": llm.max_seq_len,
-        "precision": llm.precision,
-        "optimizer": llm.optimizer.name,
+        "name": inner.name,
+        "family": inner.model.name,
+        "max_seq_len": inner.max_seq_len,
+        "precision": inner.precision,
+        "optimizer": inner.optimizer.name,
         "parameters": {"total": cost.parameters, "embeddings": cost.embeddings},
         "flops_per_token": cost.flops_per_token,
         "training_bytes": {

@@ -110,20 +110,18 @@ def _prepare(config: Config, out: Path | None) -> None:
     from photon.report.console import Console
     from photon.report.progress import progress_line
 
-    keys, clients = config.dataset.prepare, config.fl.n_total_clients
-    length = config.llm_config.max_seq_len
+    keys, clients = config.data.prepare, config.federation.population
+    length = config.inner.row_length
     if keys.source is None and out is None:
         from photon.run.preparation import prepare
 
         config, _ = prepare(config, click.echo)
-        click.echo(f"folder      {config.dataset.train.root_local}")
+        click.echo(f"folder      {config.data.train.root}")
         return
     out = out or _default_folder(config)
     with _going_on(), progress_line(Console()) as report:
         if keys.source is None:
-            data = prepare_embedded(
-                out, config.dataset.embedded, clients, length, click.echo, report
-            )
+            data = prepare_embedded(out, config.data.embedded, clients, length, click.echo, report)
         else:
             data = prepare_text(out, keys, clients, length, click.echo, report)
     click.echo("\n".join(_summary(data, out)))
@@ -140,9 +138,9 @@ def _going_on() -> Iterator[None]:
 
 def _default_folder(config: Config) -> Path:
     """`fed-c4/c8/en` for eight clients of `dataset=fed-c4`."""
-    root = config.dataset.train.root_local or f"data/{config.dataset.name}"
-    clients = config.fl.n_total_clients
-    return Path(root) / f"c{clients}" / (config.dataset.prepare.name or "text")
+    root = config.data.train.root or f"data/{config.data.name}"
+    clients = config.federation.population
+    return Path(root) / f"c{clients}" / (config.data.prepare.name or "text")
 
 
 def _files(data: dict[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def command(
     console = Console(quiet)
     if resume_from is None:
         config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
-        config = replace_keys(config, {"run_uuid": config.run_uuid or "federation"})
+        config = replace_keys(config, {"run_uuid": config.name or "federation"})
     else:
         config = config_to_go_on(resume_from, overrides)
     if insecure:

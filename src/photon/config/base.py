@@ -13,6 +13,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic.fields import FieldInfo
 
 DURATION = re.compile(r"\s*([0-9][0-9_]*)\s*([a-z]*)\s*")
 
@@ -77,9 +78,20 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and closed to unknown keys."""
+    """Base of all sections: frozen, and closed to unknown keys.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    A field has the glossary's name; where the key of the original is another, it is the alias: what
+    is read, written and shown goes by keys, the code by names.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
+    )
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys, in order."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def section_type(annotation: Any) -> type[BaseModel] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from photon.config.base import section_type
+from photon.config.base import keys_of, section_type
 from photon.config.near import nearest, nearest_option
 from photon.config.overrides import Overrides, override_strings, parse_override, quoted
 from photon.config.schema import Config
@@ -122,7 +122,7 @@ def validate(values: Any) -> Config:
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the configuration, sections included."""
-    for name, field in model.model_fields.items():
+    for name, field in keys_of(model).items():
         yield prefix + name
         if (section := section_type(field.annotation)) is not None:
             yield from known_keys(section, f"{prefix}{name}.")

@@ -29,12 +29,14 @@ class EmbeddedCorpus(Section):
 class StorageConfig(Section):
     """Where prepared data is: in a local folder, or behind one in an object store."""
 
-    root_local: str | None = Field(
+    root: str | None = Field(
+        alias="root_local",
         default=None,
         description="prepared data folder; null: the embedded corpus, made on first use, or with "
         "root_remote a cache folder below data/",
     )
-    root_remote: str | None = Field(
+    store: str | None = Field(
+        alias="root_remote",
         default=None,
         description="s3://bucket/prefix or file:///folder of prepared data; root_local caches it",
     )
@@ -55,7 +57,8 @@ class StorageConfig(Section):
 class SplitConfig(StorageConfig):
     shuffle: bool = Field(default=True, description="visit the rows in an addressed random order")
     shuffle_seed: int = Field(default=9176, description="address of that order")
-    shuffle_block_size: int | None = Field(
+    shuffle_rows: int | None = Field(
+        alias="shuffle_block_size",
         default=None,
         ge=1,
         description="rows shuffled at a time, from whole shards in a random order; with a "
@@ -63,12 +66,13 @@ class SplitConfig(StorageConfig):
     )
 
 
-class DatasetConfig(Section):
+class Data(Section):
     name: str = Field(default="embedded", description="name of the preset")
     embedded: EmbeddedCorpus = EmbeddedCorpus()
     prepare: PrepareConfig = PrepareConfig()
     train: SplitConfig = SplitConfig()
-    val: StorageConfig = Field(
+    validation: StorageConfig = Field(
+        alias="val",
         default=StorageConfig(),
         description="where the common validation set is; null: beside train",
     )

@@ -61,13 +61,20 @@ class IclTask(Section):
         return self.prelimiter or self.question_prelimiter
 
 
-class IclTasksConfig(Section):
+class Scoring(Section):
     """The tasks of an evaluation."""
 
-    root_dir: str = Field(default="dataset_cache", description="folder of the tasks' files")
-    icl_tasks: list[IclTask] | None = Field(default=None, description="the tasks; null: none")
-    max_seq_len: int | None = Field(
-        default=None, ge=2, description="longest prompt with answer; null: the model's positions"
+    folder: str = Field(
+        alias="root_dir", default="dataset_cache", description="folder of the tasks' files"
+    )
+    tasks: list[IclTask] | None = Field(
+        alias="icl_tasks", default=None, description="the tasks; null: none"
+    )
+    max_positions: int | None = Field(
+        alias="max_seq_len",
+        default=None,
+        ge=2,
+        description="longest prompt with answer; null: the model's positions",
     )
     limit: int | None = Field(
         default=None, ge=1, description="first rows of a task to score; null: all"
@@ -133,10 +140,12 @@ class Gauntlet(Section):
         return self
 
 
-class EvalGauntletConfig(Section):
+class Composites(Section):
     """The composite scores of an evaluation."""
 
     destination_dir: str | None = Field(
         default=None, description="folder for results; null: below the run, or evaluation/"
     )
-    eval_gauntlet: Gauntlet | None = Field(default=None, description="null: no composite")
+    gauntlet: Gauntlet | None = Field(
+        alias="eval_gauntlet", default=None, description="null: no composite"
+    )

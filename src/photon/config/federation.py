@@ -57,12 +57,17 @@ class OuterSchedule(Section):
     )
 
 
-class FederationConfig(Section):
+class Federation(Section):
     """The federation: who takes part, for how long, and the server's outer optimizer."""
 
-    n_total_clients: int = Field(default=8, ge=1, description="population: clients that exist")
-    n_clients_per_round: int | None = Field(
-        default=None, ge=1, description="cohort: clients of one round; null takes all"
+    population: int = Field(
+        alias="n_total_clients", default=8, ge=1, description="population: clients that exist"
+    )
+    cohort: int | None = Field(
+        alias="n_clients_per_round",
+        default=None,
+        ge=1,
+        description="cohort: clients of one round; null takes all",
     )
     sampling: Literal["uniform", "by_size"] = Field(
         default="uniform",
@@ -74,37 +79,50 @@ class FederationConfig(Section):
         le=1,
         description="chance that a client can take part in a round, to study partial participation",
     )
-    n_rounds: int = Field(default=24, ge=1, description="rounds of the run")
-    strategy_name: str = Field(
+    rounds: int = Field(alias="n_rounds", default=24, ge=1, description="rounds of the run")
+    outer_name: str = Field(
+        alias="strategy_name",
         default="NESTEROV",
         description=f"outer optimizer: {', '.join(OUTER_OPTIMIZERS)}, any case; or your own, as "
         "module:function",
         examples=[name.lower() for name in OUTER_OPTIMIZERS],
     )
-    strategy_kwargs: StrategyKwargs = StrategyKwargs()
-    aggregate_momenta: bool | None = Field(
+    outer_given: StrategyKwargs = Field(alias="strategy_kwargs", default=StrategyKwargs())
+    averages_moments: bool | None = Field(
+        alias="aggregate_momenta",
         default=None,
         description="average the clients' inner moments too, and send them back; null: unless "
         "reset_optimizer, or an inner optimizer without moments",
     )
-    reset_optimizer: bool = Field(
-        default=False, description="start every round with a fresh inner optimizer"
+    resets_optimizer: bool = Field(
+        alias="reset_optimizer",
+        default=False,
+        description="start every round with a fresh inner optimizer",
     )
-    reset_dataset_state: bool = Field(
-        default=False, description="read each client's data from its beginning in every round"
+    rereads_data: bool = Field(
+        alias="reset_dataset_state",
+        default=False,
+        description="read each client's data from its beginning in every round",
     )
-    reset_timestamp: bool = Field(
-        default=False, description="begin the learning-rate schedule anew in every round"
+    restarts_schedule: bool = Field(
+        alias="reset_timestamp",
+        default=False,
+        description="begin the learning-rate schedule anew in every round",
     )
-    reset_checkpoint: bool = Field(
+    forgets_clients: bool = Field(
+        alias="reset_checkpoint",
         default=False,
         description="clients keep nothing between rounds: neither optimizer, nor position in the "
         "data, nor layers of their own",
     )
-    n_local_steps: int | None = Field(
-        default=None, ge=0, description="another name of llm_config.local_steps; 0: not given"
+    local_steps: int | None = Field(
+        alias="n_local_steps",
+        default=None,
+        ge=0,
+        description="another name of llm_config.local_steps; 0: not given",
     )
-    n_local_epochs: int | None = Field(
+    local_epochs: int | None = Field(
+        alias="n_local_epochs",
         default=None,
         ge=1,
         description="passes of each client over its own data in a round, in place of "
@@ -115,8 +133,10 @@ class FederationConfig(Section):
         description="clients slower than the median (of two in the middle, the slower) take fewer "
         "steps, so that most are done at about the same time; the result then depends on the clock",
     )
-    scaling_fn: Literal["none", "sqrt", "linear"] = Field(
-        default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
+    scaling: Literal["none", "sqrt", "linear"] = Field(
+        alias="scaling_fn",
+        default="none",
+        description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients",
     )
     outer_schedule: OuterSchedule = OuterSchedule()
     frozen_layers: list[str] | None = Field(
@@ -127,7 +147,8 @@ class FederationConfig(Section):
     unfrozen_layers: list[str] | None = Field(
         default=None, description="the only parameters that are trained; named alike"
     )
-    personalized_layers: list[str] = Field(
+    personal_layers: list[str] = Field(
+        alias="personalized_layers",
         default=[],
         description="parameters that stay with their client, neither sent nor averaged; "
         "named alike",
@@ -136,16 +157,19 @@ class FederationConfig(Section):
         default=[],
         description="parameters that are drawn anew every random_init_freq steps; named alike",
     )
-    random_init_freq: Batches = Field(
+    redraw_every: Batches = Field(
+        alias="random_init_freq",
         default=0,
         ge=0,
         description="local steps after which random_layers are drawn anew; 0: never",
     )
-    truly_random_init: bool = Field(
+    redraws_anew: bool = Field(
+        alias="truly_random_init",
         default=True,
         description="random_layers get new numbers each time; false: those of the run's start",
     )
-    resize_vocab: int | None = Field(
+    vocabulary: int | None = Field(
+        alias="resize_vocab",
         default=None,
         ge=2,
         description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
@@ -162,13 +186,15 @@ class FederationConfig(Section):
         description="fewest accepted updates that close a round; null: the cohort less "
         "accept_failures_cnt",
     )
-    accept_failures_cnt: int = Field(
+    failures_accepted: int = Field(
+        alias="accept_failures_cnt",
         default=0,
         ge=0,
         description="clients of a round that may have no update (an error while they train, a "
         "worker or node that is lost, a deadline, a refusal), exactly; see quorum",
     )
-    ignore_failed_rounds: bool = Field(
+    skips_failed_rounds: bool = Field(
+        alias="ignore_failed_rounds",
         default=False,
         description="another way to say failed_rounds=skip: a round below the quorum passes, and "
         "the parameters stay",
@@ -182,7 +208,8 @@ class FederationConfig(Section):
     max_staleness: int = Field(
         default=4, ge=1, description="rounds after which a late update is refused all the same"
     )
-    oversample: int = Field(
+    spares: int = Field(
+        alias="oversample",
         default=0,
         ge=0,
         description="clients that may stand in for others of a cohort, whose number is averaged: a "
@@ -226,35 +253,43 @@ class FederationConfig(Section):
         "many times the farthest that its steps can move the parameters, which follows from "
         "learning rate, inner optimizer and clipping; null: never",
     )
-    eval_period: int | None = Field(
+    validation_period: int | None = Field(
+        alias="eval_period",
         default=4,
         ge=1,
         description="validate every so many rounds; null validates after the last only",
     )
 
-    split_eval: bool = Field(
+    validates_clients: bool = Field(
+        alias="split_eval",
         default=False,
         description="validate on each client's own held-out part too, with its own layers",
     )
-    use_noise_scale_metric: bool = Field(
-        default=False, description="measure the gradient noise scale from clients and their mean"
+    measures_noise: bool = Field(
+        alias="use_noise_scale_metric",
+        default=False,
+        description="measure the gradient noise scale from clients and their mean",
     )
     noise_scale_beta: float = Field(
         default=0.99, ge=0, lt=1, description="decay of its averages over rounds"
     )
-    use_unigram_metrics: bool = Field(
+    unigram_metrics: bool = Field(
+        alias="use_unigram_metrics",
         default=False,
         description="validation loss and perplexity beyond those of token frequencies",
     )
-    allow_unigram_metrics_failures: bool = Field(
+    unigram_may_fail: bool = Field(
+        alias="allow_unigram_metrics_failures",
         default=False,
         description="go on where token frequencies are missing, without those metrics",
     )
-    log_layer_norms: bool = Field(
-        default=False, description="norms of pseudo-gradient and parameters of each layer by name"
+    layer_norms: bool = Field(
+        alias="log_layer_norms",
+        default=False,
+        description="norms of pseudo-gradient and parameters of each layer by name",
     )
 
-    @field_validator("strategy_name", mode="before")
+    @field_validator("outer_name", mode="before")
     @classmethod
     def _known_strategy(cls, value: Any) -> str:
         if _OWN_STRATEGY.fullmatch(str(value)):
@@ -272,7 +307,7 @@ class FederationConfig(Section):
         return known("codec", value, CODECS)
 
     @model_validator(mode="after")
-    def _consistent(self) -> FederationConfig:
+    def _consistent(self) -> Federation:
         given = self.strategy_kwargs.model_dump(exclude_none=True)
         takes = given if self.has_own_strategy else self.outer.arguments
         if unknown := sorted(set(given) - set(takes)):
@@ -280,25 +315,25 @@ class FederationConfig(Section):
                 f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
                 f"it takes {', '.join(takes)}"
             )
-        if self.cohort_size > self.n_total_clients:
+        if self.cohort_size > self.population:
             raise ValueError(
                 f"n_clients_per_round={self.cohort_size} is more than "
-                f"n_total_clients={self.n_total_clients}"
+                f"n_total_clients={self.population}"
             )
         self._check_quorum()
         if self.frozen_layers and self.unfrozen_layers:
             raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
-        if self.random_layers and not self.random_init_freq:
+        if self.random_layers and not self.redraw_every:
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
-        if self.oversample and self.fold_updates:
+        if self.spares and self.fold_updates:
             raise ValueError(
                 "fold_updates=true and oversample exclude each other: from a node's mean no spare "
                 "client can be left out"
             )
-        if self.n_local_steps and self.n_local_epochs:
+        if self.local_steps and self.local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")
         self._check_personal_layers()
-        if self.aggregate_momenta and self.reset_optimizer:
+        if self.averages_moments and self.resets_optimizer:
             raise ValueError(
                 "reset_optimizer=true throws away the moments that aggregate_momenta=true averages;"
                 " set one of them to false"
@@ -308,28 +343,28 @@ class FederationConfig(Section):
     def _check_quorum(self) -> None:
         if self.quorum is not None and self.quorum > self.cohort_size:
             raise ValueError(f"quorum={self.quorum} is more than the cohort of {self.cohort_size}")
-        if self.accept_failures_cnt >= self.cohort_size:
+        if self.failures_accepted >= self.cohort_size:
             raise ValueError(
-                f"accept_failures_cnt={self.accept_failures_cnt} leaves nobody of a cohort of "
+                f"accept_failures_cnt={self.failures_accepted} leaves nobody of a cohort of "
                 f"{self.cohort_size}"
             )
-        if self.quorum and self.accept_failures_cnt and self.quorum != self.needed:
+        if self.quorum and self.failures_accepted and self.quorum != self.needed:
             raise ValueError(
-                f"quorum={self.quorum} and accept_failures_cnt={self.accept_failures_cnt} disagree "
+                f"quorum={self.quorum} and accept_failures_cnt={self.failures_accepted} disagree "
                 f"for a cohort of {self.cohort_size}; give one of them"
             )
-        if self.ignore_failed_rounds and self.failed_rounds == "retry":
+        if self.skips_failed_rounds and self.failed_rounds == "retry":
             raise ValueError("ignore_failed_rounds=true skips rounds, failed_rounds=retry does not")
 
     def _check_personal_layers(self) -> None:
-        if not self.personalized_layers:
+        if not self.personal_layers:
             return
-        if self.aggregate_momenta:
+        if self.averages_moments:
             raise ValueError(
                 "personalized_layers stay with the client, so aggregate_momenta=true cannot "
                 "average their moments; leave one of them out"
             )
-        if self.reset_checkpoint:
+        if self.forgets_clients:
             raise ValueError(
                 "reset_checkpoint=true forgets the personalized_layers after every round; leave "
                 "one of them out"
@@ -338,22 +373,22 @@ class FederationConfig(Section):
     @property
     def needed(self) -> int:
         """Fewest accepted updates that close a round."""
-        failures = self.accept_failures_cnt
+        failures = self.failures_accepted
         return self.cohort_size - failures if failures or not self.quorum else self.quorum
 
     @property
     def on_failure(self) -> Literal["stop", "retry", "skip"]:
         """What follows a round without a quorum."""
-        return "skip" if self.ignore_failed_rounds else self.failed_rounds
+        return "skip" if self.skips_failed_rounds else self.failed_rounds
 
     @property
     def keeps_optimizer(self) -> bool:
         """Whether inner moments outlive a round."""
-        return not (self.reset_optimizer or self.reset_checkpoint)
+        return not (self.resets_optimizer or self.forgets_clients)
 
     @property
     def cohort_size(self) -> int:
-        return self.n_clients_per_round or self.n_total_clients
+        return self.cohort or self.population
 
     @property
     def outer(self) -> Outer:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Batches, Section, batches_of_tokens
+from photon.config.base import Batches, Section, batches_of_tokens, keys_of
 from photon.config.model import ModelConfig
 from photon.config.tracking import Loggers
 
@@ -151,21 +151,25 @@ def _in_batches(tree: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
     }
 
 
-class LlmConfig(Section):
+class Inner(Section):
     """Model, inner optimizer and the local round."""
 
     name: str = Field(default="llama-tiny", description="name of the preset")
-    max_seq_len: int = Field(default=128, ge=2, description="positions of one row")
+    row_length: int = Field(
+        alias="max_seq_len", default=128, ge=2, description="positions of one row"
+    )
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    scheduler: SchedulerConfig = SchedulerConfig()
+    schedules: SchedulerConfig = Field(alias="scheduler", default=SchedulerConfig())
     algorithms: Algorithms = Algorithms()
     precision: Literal["amp_bf16", "amp_fp16", "fp32"] = Field(
         default="fp32",
         description="arithmetic of a step; weights and moments stay fp32",
     )
-    fsdp_config: FsdpConfig | None = Field(
-        default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"
+    sharding: FsdpConfig | None = Field(
+        alias="fsdp_config",
+        default=FsdpConfig(),
+        description="sharding over the devices of a job; null: DDP",
     )
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the blocks; auto: on a GPU only"
@@ -185,37 +189,52 @@ class LlmConfig(Section):
     local_steps: Batches = Field(
         default=16, ge=1, description="optimizer steps of a client in a round"
     )
-    max_duration: Batches | None = Field(
+    max_steps: Batches | None = Field(
+        alias="max_duration",
         default=None,
         ge=0,
         description="steps of a centralised run; null or 0: fl.n_rounds * local_steps, the "
         "length of a federation",
     )
-    global_train_batch_size: int = Field(
+    batch_rows: int = Field(
+        alias="global_train_batch_size",
         default=4,
         ge=1,
         description="rows of one optimizer step (of a client, or of a centralised run)",
     )
-    device_train_microbatch_size: int | Literal["auto"] = Field(
-        default="auto", description="rows of one forward pass; auto takes what fits into memory"
+    microbatch_rows: int | Literal["auto"] = Field(
+        alias="device_train_microbatch_size",
+        default="auto",
+        description="rows of one forward pass; auto takes what fits into memory",
     )
-    device_eval_batch_size: int = Field(default=32, ge=1, description="rows of one validation pass")
-    eval_subset_num_batches: int = Field(
-        default=-1, ge=-1, description="validation batches; -1 takes the whole validation set"
+    validation_rows: int = Field(
+        alias="device_eval_batch_size", default=32, ge=1, description="rows of one validation pass"
     )
-    eval_first: bool = Field(
-        default=False, description="validate before the first step, or the first round, too"
+    validation_batches: int = Field(
+        alias="eval_subset_num_batches",
+        default=-1,
+        ge=-1,
+        description="validation batches; -1 takes the whole validation set",
     )
-    eval_interval: Batches | None = Field(
+    validates_first: bool = Field(
+        alias="eval_first",
+        default=False,
+        description="validate before the first step, or the first round, too",
+    )
+    validation_interval: Batches | None = Field(
+        alias="eval_interval",
         default=64,
         ge=1,
         description="validate a centralised run every so many steps; null: at its end",
     )
-    save_interval: Batches = Field(
-        default=64, ge=1, description="longest segment: steps that a kill -9 can lose"
+    segment_steps: Batches = Field(
+        alias="save_interval",
+        default=64,
+        ge=1,
+        description="longest segment: steps that a kill -9 can lose",
     )
-    save_num_checkpoints_to_keep: int = Field(
-        default=2, ge=1, description="newest checkpoints kept"
+    checkpoints_kept: int = Field(
+        alias="save_num_checkpoints_to_keep", default=2, ge=1, description="newest checkpoints kept"
     )
     loggers: Loggers = Loggers()
 
@@ -225,10 +244,8 @@ class LlmConfig(Section):
         """Durations in tokens as batches, here and in the schedule."""
         if not isinstance(values, dict):
             return values
-        sizes = [
-            values.get(n, cls.model_fields[n].default)
-            for n in ("global_train_batch_size", "max_seq_len")
-        ]
+        keys = ("global_train_batch_size", "max_seq_len")
+        sizes = [values.get(key, keys_of(cls)[key].default) for key in keys]
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             return values  # whoever checks them says what is wrong
         return _in_batches(values, sizes[0] * sizes[1])
@@ -238,12 +255,12 @@ class LlmConfig(Section):
     def _none(cls, value: Any) -> Any:
         return {} if value is None else value
 
-    @field_validator("max_duration")
+    @field_validator("max_steps")
     @classmethod
     def _open(cls, value: int | None) -> int | None:
         return value or None
 
-    @field_validator("device_train_microbatch_size")
+    @field_validator("microbatch_rows")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
@@ -251,11 +268,11 @@ class LlmConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _rows_fit_the_model(self) -> LlmConfig:
-        positions = self.model.max_seq_len
-        if positions is not None and self.max_seq_len > positions:
+    def _rows_fit_the_model(self) -> Inner:
+        positions = self.model.max_positions
+        if positions is not None and self.row_length > positions:
             raise ValueError(
-                f"max_seq_len={self.max_seq_len} is longer than the {positions} positions of the "
+                f"max_seq_len={self.row_length} is longer than the {positions} positions of the "
                 "model (llm_config.model.max_seq_len)"
             )
         return self
@@ -263,9 +280,9 @@ class LlmConfig(Section):
     @property
     def tokens_per_step(self) -> int:
         """Targets of one optimizer step of one client."""
-        return self.global_train_batch_size * self.max_seq_len
+        return self.batch_rows * self.row_length
 
     @property
     def positions(self) -> int:
         """Positions of the model."""
-        return self.model.max_seq_len or self.max_seq_len
+        return self.model.max_positions or self.row_length

@@ -42,8 +42,11 @@ class ModelConfig(Section):
     n_heads: int = Field(default=4, ge=1, description="attention heads")
     n_layers: int = Field(default=3, ge=1, description="blocks")
     vocab_size: int = Field(default=2048, ge=2, description="tokens in the embedding")
-    max_seq_len: int | None = Field(
-        default=None, ge=2, description="positions of the model; null: llm_config.max_seq_len"
+    max_positions: int | None = Field(
+        alias="max_seq_len",
+        default=None,
+        ge=2,
+        description="positions of the model; null: llm_config.max_seq_len",
     )
     expansion_ratio: int = Field(
         default=4, ge=1, description="mpt: width of the GELU layer, in widths of the model"
@@ -53,8 +56,10 @@ class ModelConfig(Section):
         default="gelu", description="mpt: exact GELU, or its tanh form (GPT-2)"
     )
     no_bias: bool = Field(default=False, description="mpt: no biases anywhere (llama has none)")
-    tie_word_embeddings: bool = Field(
-        default=True, description="the output projection is the token embedding"
+    tied: bool = Field(
+        alias="tie_word_embeddings",
+        default=True,
+        description="the output projection is the token embedding",
     )
     norm_eps: float = Field(default=1e-5, gt=0, description="epsilon of the norms")
     init_std: float = Field(
@@ -62,15 +67,21 @@ class ModelConfig(Section):
         gt=0,
         description="llama: standard deviation of the initial weights (mpt: Kaiming normal)",
     )
-    attn_config: AttentionConfig = AttentionConfig()
-    pretrained_model_name_or_path: str | None = Field(
-        default=None, description="hf_causal_lm: a local folder, or a name if the hub is in reach"
+    attention: AttentionConfig = Field(alias="attn_config", default=AttentionConfig())
+    hf_folder: str | None = Field(
+        alias="pretrained_model_name_or_path",
+        default=None,
+        description="hf_causal_lm: a local folder, or a name if the hub is in reach",
     )
-    pretrained: bool = Field(
-        default=True, description="hf_causal_lm: start from the folder's weights, not from new ones"
+    hf_weights: bool = Field(
+        alias="pretrained",
+        default=True,
+        description="hf_causal_lm: start from the folder's weights, not from new ones",
     )
-    config_overrides: dict[str, Any] = Field(
-        default={}, description="hf_causal_lm: entries that replace those of the folder's config"
+    hf_overrides: dict[str, Any] = Field(
+        alias="config_overrides",
+        default={},
+        description="hf_causal_lm: entries that replace those of the folder's config",
     )
     hf_config: dict[str, Any] = Field(
         default={}, description="hf_causal_lm: the whole config, filled in when a run starts"
@@ -79,7 +90,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.name == "hf_causal_lm":
-            if self.pretrained_model_name_or_path is None and not self.hf_config:
+            if self.hf_folder is None and not self.hf_config:
                 raise ValueError(
                     "name=hf_causal_lm needs pretrained_model_name_or_path, a folder with a "
                     "config.json of transformers"
@@ -90,7 +101,7 @@ class ModelConfig(Section):
         return self._check_mpt() if self.name == "mpt_causal_lm" else self._check_llama()
 
     def _check_mpt(self) -> ModelConfig:
-        attention = self.attn_config
+        attention = self.attention
         if attention.qk_norm or attention.kv_n_heads not in (None, self.n_heads):
             raise ValueError("attn_config.qk_norm and .kv_n_heads belong to name=llama")
         return self
@@ -105,7 +116,7 @@ class ModelConfig(Section):
             raise ValueError(
                 f"attn_config.kv_n_heads={self.kv_heads} must divide n_heads={self.n_heads}"
             )
-        if self.attn_config.alibi:
+        if self.attention.alibi:
             raise ValueError("attn_config.alibi belongs to name=mpt_causal_lm")
         return self
 
@@ -123,7 +134,7 @@ class ModelConfig(Section):
 
     @property
     def kv_heads(self) -> int:
-        return self.attn_config.kv_n_heads or self.n_heads
+        return self.attention.kv_n_heads or self.n_heads
 
     @property
     def ffn_width(self) -> int:

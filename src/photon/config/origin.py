@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from photon.config.base import keys_of
 from photon.config.choices import presets
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.reference import find_keys, shown
@@ -110,7 +111,7 @@ def _presets(group: str) -> Iterator[str]:
 
 
 def _keys(key: str, overrides: Sequence[str]) -> list[str]:
-    sections = Config.model_fields
+    sections = keys_of(Config)
     chosen = [] if key in GROUPS and key not in sections else find_keys(key)
     values, found = dict(flatten(load_config(overrides))), origins(overrides)
     parts = []

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from photon.config.base import section_type
+from photon.config.base import keys_of, section_type
 from photon.config.schema import Config
 from photon.errors import ConfigError
 
@@ -48,7 +48,7 @@ def _quote(value: str) -> str:
 def _text_keys(section: type[BaseModel] = Config, prefix: str = "") -> frozenset[str]:
     """Dotted keys whose value is a text, or a text or null."""
     found: set[str] = set()
-    for name, field in section.model_fields.items():
+    for name, field in keys_of(section).items():
         if (below := section_type(field.annotation)) is not None:
             found |= _text_keys(below, f"{prefix}{name}.")
         elif field.annotation in (str, str | None):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from photon.config.base import Batches, Bytes, section_type
+from photon.config.base import Batches, Bytes, keys_of, section_type
 from photon.config.compose import GROUPS, known_keys
 from photon.config.near import nearest
 from photon.config.schema import Config
@@ -60,7 +60,7 @@ def reference() -> str:
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel], str]]:
     yield f"`{prefix.rstrip('.')}`" if prefix else "Top level", model, prefix
-    for name, field in model.model_fields.items():
+    for name, field in keys_of(model).items():
         section = section_type(field.annotation)
         if section is not None:
             yield from _sections(section, f"{prefix}{name}.")
@@ -106,7 +106,7 @@ def find_keys(wanted: str) -> list[Key]:
 
 
 def _leaves(model: type[BaseModel], prefix: str) -> Iterator[Key]:
-    for name, field in model.model_fields.items():
+    for name, field in keys_of(model).items():
         if section_type(field.annotation) is None:
             kind = _type(field.annotation, field.metadata)
             default = "required" if field.is_required() else shown(field.default)

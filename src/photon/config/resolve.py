@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from photon.config.base import Epochs
 from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_config, validate
 from photon.config.overrides import parse_override
-from photon.config.schema import Config, PhotonConfig
+from photon.config.schema import Config, Machine
 from photon.errors import ConfigError, MismatchedCheckpoint
 
 LENGTHS = frozenset({"fl.n_rounds", "llm_config.max_duration"})
@@ -71,23 +71,21 @@ def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized:
     Args:
         rows: gives the rows of each client; called only if something is counted in epochs.
     """
-    fl, llm = config.fl, config.llm_config
-    if isinstance(llm.local_steps, Epochs):
-        config = replace_keys(config, {"fl.n_local_epochs": int(llm.local_steps)})
-    elif fl.n_local_steps:
-        config = replace_keys(config, {"llm_config.local_steps": fl.n_local_steps})
-    found = {
-        key: v for key, v in _durations(config.llm_config, "llm_config.") if isinstance(v, Epochs)
-    }
-    if config.fl.n_local_epochs is not None:
-        found["llm_config.local_steps"] = Epochs(config.fl.n_local_epochs)
+    fl, inner = config.federation, config.inner
+    if isinstance(inner.local_steps, Epochs):
+        config = replace_keys(config, {"fl.n_local_epochs": int(inner.local_steps)})
+    elif fl.local_steps:
+        config = replace_keys(config, {"llm_config.local_steps": fl.local_steps})
+    found = {key: v for key, v in _durations(config.inner, "llm_config.") if isinstance(v, Epochs)}
+    if config.federation.local_epochs is not None:
+        found["llm_config.local_steps"] = Epochs(config.federation.local_epochs)
     if not found:
         return config
-    counts, only = rows(), config.centralized.stream_id
+    counts, only = rows(), config.centralized.client
     length = max(counts)
     if centralized:
         length = sum(counts) if only is None else counts[only]
-    steps = epoch_steps(length, llm.global_train_batch_size)
+    steps = epoch_steps(length, inner.batch_rows)
     return replace_keys(config, {key: int(value) * steps for key, value in found.items()})
 
 
@@ -97,12 +95,12 @@ def epoch_steps(rows: int, batch: int) -> int:
 
 
 def _durations(section: BaseModel, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), prefix + (field.alias or name)
         if isinstance(value, BaseModel):
-            yield from _durations(value, f"{prefix}{name}.")
+            yield from _durations(value, f"{key}.")
         else:
-            yield prefix + name, value
+            yield key, value
 
 
 def resolve(
@@ -127,21 +125,21 @@ def resolve(
     """
     workers = 0
     if not centralized:
-        workers = count_workers(config.photon, cores, accelerator, config.fl.cohort_size)
-    threads = config.photon.threads
+        workers = count_workers(config.machine, cores, accelerator, config.federation.cohort_size)
+    threads = config.machine.threads
     if threads in ("auto", 0):
-        threads = max(1, cores // max(1, workers * config.photon.devices_per_client))
-    compiled = config.llm_config.compile
+        threads = max(1, cores // max(1, workers * config.machine.devices_per_client))
+    compiled = config.inner.compile
     if compiled == "auto" and not elsewhere:
         compiled = bool(accelerator)
-    steps = config.llm_config.max_duration if centralized else None
+    steps = config.inner.max_steps if centralized else None
     steps = steps or config.total_steps
     lr = "llm_config.scheduler.schedulers.lr"
-    optimizer = config.llm_config.optimizer
+    optimizer = config.inner.optimizer
     return replace_keys(
         config,
         {
-            "run_uuid": config.run_uuid or run_uuid,
+            "run_uuid": config.name or run_uuid,
             "fl.aggregate_momenta": config.averages_moments,
             "photon.workers": workers,
             "photon.threads": threads,
@@ -149,13 +147,13 @@ def resolve(
             "llm_config.compile": compiled,
             "llm_config.optimizer.betas": list(optimizer.decay_rates),
             "llm_config.optimizer.eps": optimizer.epsilon,
-            "llm_config.model.max_seq_len": config.llm_config.positions,
+            "llm_config.model.max_seq_len": config.inner.positions,
             **{f"{lr}.{key}": value for key, value in _schedule(config, steps).items()},
         },
     )
 
 
-def count_workers(photon: PhotonConfig, cores: int, gpus: int, clients: int) -> int:
+def count_workers(photon: Machine, cores: int, gpus: int, clients: int) -> int:
     """Worker processes that `photon.workers` asks for; 0: none, this process trains.
 
     Args:
@@ -181,7 +179,7 @@ def count_workers(photon: PhotonConfig, cores: int, gpus: int, clients: int) -> 
 
 def _schedule(config: Config, steps: int) -> dict[str, int]:
     """The schedule's lengths in steps, each a tenth of the whole where it is not given."""
-    schedule = config.llm_config.scheduler.schedulers.lr
+    schedule = config.inner.schedules.schedulers.lr
     t_max = schedule.t_max or steps
     lengths = {
         name: -(-t_max // 10) if value is None else value
@@ -200,11 +198,11 @@ def _schedule(config: Config, steps: int) -> dict[str, int]:
 
 def schedule_warning(config: Config) -> str | None:
     """What to tell the user if the (resolved) run goes on after its schedule has ended."""
-    schedule = config.llm_config.scheduler.schedulers.lr
-    steps = config.llm_config.max_duration
+    schedule = config.inner.schedules.schedulers.lr
+    steps = config.inner.max_steps
     if schedule.t_max is None or steps is None or steps <= schedule.t_max:
         return None
-    floor = config.llm_config.optimizer.lr * (schedule.alpha_f or 0.0)
+    floor = config.inner.optimizer.lr * (schedule.alpha_f or 0.0)
     return (
         f"the schedule ends at t_max={schedule.t_max}, the run at step {steps}: from there on the "
         f"learning rate stays at {floor:g}"
@@ -248,14 +246,10 @@ def apply_resume_overrides(
         values[override.key_or_group] = override.value()
     changed = replace_keys(saved, values)
     check_resumable(saved, changed, done(changed))
-    if changed.fl.n_rounds > saved.fl.n_rounds:
+    if changed.federation.rounds > saved.federation.rounds:
         changed = replace_keys(
             changed,
-            {
-                "llm_config.max_duration": max(
-                    changed.total_steps, changed.llm_config.max_duration or 0
-                )
-            },
+            {"llm_config.max_duration": max(changed.total_steps, changed.inner.max_steps or 0)},
         )
     return changed
 
@@ -343,8 +337,12 @@ def _broken_rule(key: str, value: Any, other: Any, done: Mapping[str, int]) -> s
 
 def idle_warning(config: Config) -> str | None:
     """What to tell the user of a run that changes nothing: ADOPT only looks in its first step."""
-    llm = config.llm_config
-    if llm.optimizer.name == "adopt" and not config.fl.keeps_optimizer and llm.local_steps == 1:
+    inner = config.inner
+    if (
+        inner.optimizer.name == "adopt"
+        and not config.federation.keeps_optimizer
+        and inner.local_steps == 1
+    ):
         return (
             "llm_config.local_steps=1 with fl.reset_optimizer=true: ADOPT's first step after a "
             "reset changes nothing, so no round does; take more steps, or keep the optimizer"

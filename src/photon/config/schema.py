@@ -11,18 +11,20 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Section
-from photon.config.dataset import DatasetConfig
-from photon.config.evaluation import EvalGauntletConfig, IclTasksConfig
-from photon.config.federation import FederationConfig
-from photon.config.llm import LlmConfig
-from photon.config.tracking import WandbConfig, WandbSetup
+from photon.config.dataset import Data
+from photon.config.evaluation import Composites, Scoring
+from photon.config.federation import Federation
+from photon.config.llm import Inner
+from photon.config.tracking import Wandb, WandbSetup
 
 
-class PhotonConfig(Section):
+class Machine(Section):
     """This machine: where things are saved and what does the work."""
 
-    saving_path: str = Field(
-        default="runs", description="folder that holds the run folders; null: runs"
+    runs_folder: str = Field(
+        alias="saving_path",
+        default="runs",
+        description="folder that holds the run folders; null: runs",
     )
     workers: int | Literal["auto"] = Field(
         default="auto",
@@ -42,8 +44,11 @@ class PhotonConfig(Section):
         default=600.0, gt=0, description="seconds of silence after which a worker is replaced"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    n_nodes: int = Field(
-        default=1, ge=1, description="nodes that `photon server` waits for before its first round"
+    nodes: int = Field(
+        alias="n_nodes",
+        default=1,
+        ge=1,
+        description="nodes that `photon server` waits for before its first round",
     )
     refresh_period: int | None = Field(
         default=None,
@@ -56,23 +61,29 @@ class PhotonConfig(Section):
         description="go on from this round: of the run of that name, of restore_run_uuid, or with "
         "--resume; -1 is the newest that is kept, -2 the one before; null: a new run",
     )
-    restore_run_uuid: str | None = Field(
+    copied_run: str | None = Field(
+        alias="restore_run_uuid",
         default=None,
         description="begin with a copy of another run: its name below saving_path, or its folder; "
         "what does not fit begins afresh, with a note, or is refused",
     )
-    copy_client_checkpoints: bool = Field(
+    copies_clients: bool = Field(
+        alias="copy_client_checkpoints",
         default=True,
         description="with restore_run_uuid, copy its clients' states too; false: they begin "
         "afresh, with a note",
     )
-    restore_cent_run_uuid: str | None = Field(
+    centralized_run: str | None = Field(
+        alias="restore_cent_run_uuid",
         default=None,
         description="begin with the parameters of a centralised run: its name below saving_path, "
         "or its folder",
     )
-    restore_cent_run_batches: int | None = Field(
-        default=None, ge=0, description="which of its checkpoints, in steps; null: the newest"
+    centralized_step: int | None = Field(
+        alias="restore_cent_run_batches",
+        default=None,
+        ge=0,
+        description="which of its checkpoints, in steps; null: the newest",
     )
     join_timeout: float = Field(
         default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
@@ -91,7 +102,7 @@ class PhotonConfig(Section):
         "HOST:PORT by https, or http://HOST:PORT; null: that of AWS_ENDPOINT_URL alone",
     )
 
-    @field_validator("saving_path", mode="before")
+    @field_validator("runs_folder", mode="before")
     @classmethod
     def _somewhere(cls, value: Any) -> Any:
         return "runs" if value is None else value
@@ -104,26 +115,34 @@ class PhotonConfig(Section):
         return value
 
 
-class CentralizedConfig(Section):
+class Centralized(Section):
     """Keys of `photon train --centralized`."""
 
-    stream_id: int | None = Field(
+    client: int | None = Field(
+        alias="stream_id",
         default=None,
         ge=0,
         description="train on this client's data alone; null joins all clients' batches",
     )
-    store_init_model: bool = Field(
-        default=False, description="keep the first parameters as checkpoints/init_model.json"
+    keeps_first: bool = Field(
+        alias="store_init_model",
+        default=False,
+        description="keep the first parameters as checkpoints/init_model.json",
     )
-    store_final_model: bool = Field(
-        default=False, description="keep the last parameters as checkpoints/final_model.json"
+    keeps_last: bool = Field(
+        alias="store_final_model",
+        default=False,
+        description="keep the last parameters as checkpoints/final_model.json",
     )
-    eval_only: bool = Field(
+    only_validates: bool = Field(
+        alias="eval_only",
         default=False,
         description="validate the model that pretrained_model_path names, and train nothing",
     )
-    split_eval: bool = Field(
-        default=False, description="validate on each client's own held-out part too"
+    validates_clients: bool = Field(
+        alias="split_eval",
+        default=False,
+        description="validate on each client's own held-out part too",
     )
 
 
@@ -136,18 +155,21 @@ class BackendKwargs(Section):
     client_config: ClientTimeouts = ClientTimeouts()
 
 
-class S3Config(Section):
+class Bucket(Section):
     """An object store that gets a copy of every checkpoint."""
 
-    bucket_name: str | None = Field(
+    bucket: str | None = Field(
+        alias="bucket_name",
         default=None,
         description="bucket, or bucket/prefix, that mirrors the run folder; null: no copies",
     )
-    num_attempts: int = Field(default=3, ge=1, description="attempts of each transfer")
+    attempts: int = Field(
+        alias="num_attempts", default=3, ge=1, description="attempts of each transfer"
+    )
     backend_kwargs: BackendKwargs = BackendKwargs()
 
 
-class CompareConfig(Section):
+class Compare(Section):
     """Baselines that are trained after a federated run, for the final table."""
 
     centralized: bool = Field(default=False, description="train the data-parallel twin")
@@ -160,99 +182,104 @@ class CompareConfig(Section):
 class Config(Section):
     """One run, whole."""
 
-    run_uuid: str | None = Field(
+    name: str | None = Field(
+        alias="run_uuid",
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=128,
         description="name of the run; null: by time",
     )
     seed: int = Field(default=1337, ge=0, description="address of all random numbers of the run")
-    pretrained_model_path: str | None = Field(
+    start_path: str | None = Field(
+        alias="pretrained_model_path",
         default=None,
         description="warm start: a run folder, one of its checkpoints, or a Hugging Face folder",
     )
-    wte_parameters_path: str | None = Field(
+    embedding_path: str | None = Field(
+        alias="wte_parameters_path",
         default=None,
         description="take the token embedding from there: a run folder, a checkpoint, or a Hugging "
         "Face folder",
     )
-    cleanup_checkpoints: bool = Field(
-        default=False, description="at the end, delete all checkpoints but the newest"
+    clears_checkpoints: bool = Field(
+        alias="cleanup_checkpoints",
+        default=False,
+        description="at the end, delete all checkpoints but the newest",
     )
-    cleanup_checkpoints_per_round: bool = Field(
-        default=False, description="keep the newest checkpoint only, all the time"
+    keeps_newest_only: bool = Field(
+        alias="cleanup_checkpoints_per_round",
+        default=False,
+        description="keep the newest checkpoint only, all the time",
     )
     use_wandb: bool = Field(
         default=False, description="send the metrics to Weights & Biases, as wandb.setup says"
     )
-    wandb: WandbConfig = WandbConfig()
-    s3_comm_config: S3Config = S3Config()
-    photon: PhotonConfig = PhotonConfig()
-    fl: FederationConfig = FederationConfig()
-    llm_config: LlmConfig = LlmConfig()
-    dataset: DatasetConfig = DatasetConfig()
-    centralized: CentralizedConfig = CentralizedConfig()
-    compare: CompareConfig = CompareConfig()
-    icl_tasks_config: IclTasksConfig = IclTasksConfig()
-    eval_gauntlet_config: EvalGauntletConfig = EvalGauntletConfig()
+    wandb: Wandb = Wandb()
+    mirror: Bucket = Field(alias="s3_comm_config", default=Bucket())
+    machine: Machine = Field(alias="photon", default=Machine())
+    federation: Federation = Field(alias="fl", default=Federation())
+    inner: Inner = Field(alias="llm_config", default=Inner())
+    data: Data = Field(alias="dataset", default=Data())
+    centralized: Centralized = Centralized()
+    compare: Compare = Compare()
+    scoring: Scoring = Field(alias="icl_tasks_config", default=Scoring())
+    composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
 
     @property
     def averages_moments(self) -> bool:
         """Whether the clients' inner moments travel and are averaged."""
-        given = self.fl.aggregate_momenta
-        has_moments = self.llm_config.optimizer.name != "sgd"
-        fits = has_moments and self.fl.keeps_optimizer and not self.fl.personalized_layers
+        given = self.federation.averages_moments
+        has_moments = self.inner.optimizer.name != "sgd"
+        fits = (
+            has_moments and self.federation.keeps_optimizer and not self.federation.personal_layers
+        )
         return fits if given is None else given
 
     @property
     def wandb_setup(self) -> WandbSetup | None:
         """What W&B is to be told; None if nothing."""
-        logger = self.llm_config.loggers.wandb
+        logger = self.inner.loggers.wandb
         if not self.use_wandb and logger is None:
             return None
         return (logger and logger.init_kwargs) or self.wandb.setup
 
     @property
     def checkpoints_kept(self) -> int:
-        return (
-            1
-            if self.cleanup_checkpoints_per_round
-            else self.llm_config.save_num_checkpoints_to_keep
-        )
+        return 1 if self.keeps_newest_only else self.inner.checkpoints_kept
 
     @property
     def total_steps(self) -> int:
         """Local steps of the whole federated run."""
-        return self.fl.n_rounds * self.llm_config.local_steps
+        return self.federation.rounds * self.inner.local_steps
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if self.fl.aggregate_momenta and self.llm_config.optimizer.name == "sgd":
+        if self.federation.averages_moments and self.inner.optimizer.name == "sgd":
             raise ValueError(
                 "fl.aggregate_momenta=true needs an inner optimizer with moments (any but sgd); "
                 "llm_config.optimizer.name is sgd"
             )
         starts = (
-            self.pretrained_model_path, self.photon.restore_run_uuid,
-            self.photon.restore_cent_run_uuid,
+            self.start_path, self.machine.copied_run,
+            self.machine.centralized_run,
         )  # fmt: skip
         if sum(start is not None for start in starts) > 1:
             raise ValueError(
                 "pretrained_model_path, photon.restore_run_uuid and photon.restore_cent_run_uuid "
                 "each name a start; give one"
             )
-        model = self.llm_config.model
-        loads = model.name == "hf_causal_lm" and model.pretrained
-        if self.centralized.eval_only and not any((*starts, loads)):
+        model = self.inner.model
+        loads = model.name == "hf_causal_lm" and model.hf_weights
+        if self.centralized.only_validates and not any((*starts, loads)):
             raise ValueError(
                 "centralized.eval_only=true would evaluate random parameters; name a model with "
                 "pretrained_model_path, or use `photon evaluate`"
             )
-        if self.centralized.stream_id is not None and (
-            self.centralized.stream_id >= self.fl.n_total_clients
+        if self.centralized.client is not None and (
+            self.centralized.client >= self.federation.population
         ):
             raise ValueError(
-                f"centralized.stream_id={self.centralized.stream_id} names no client; there are "
-                f"fl.n_total_clients={self.fl.n_total_clients}, counted from 0"
+                f"centralized.stream_id={self.centralized.client} names no client; there are "
+                f"fl.n_total_clients={self.federation.population}, counted from 0"
             )
         return self

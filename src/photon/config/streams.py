@@ -55,11 +55,13 @@ def _is_below_root(folder: str) -> bool:
 class ClientStreams(Section):
     """The mixture of one client."""
 
-    client_streams: dict[str, StreamSpec] = Field(description="stream_0, stream_1, ...")
+    streams: dict[str, StreamSpec] = Field(
+        alias="client_streams", description="stream_0, stream_1, ..."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> ClientStreams:
-        specs = list(self.client_streams.values())
+        specs = list(self.streams.values())
         if not specs:
             raise ValueError("client_streams is empty; name a stream")
         relative = [spec.proportion is not None for spec in specs]

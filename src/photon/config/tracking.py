@@ -45,7 +45,7 @@ class WandbSetup(Section):
     )
 
 
-class WandbConfig(Section):
+class Wandb(Section):
     setup: WandbSetup = WandbSetup()
 
 

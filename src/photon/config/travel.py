@@ -86,7 +86,7 @@ def taken(sent: Mapping[str, Any], own: Config) -> Config:
             "mathematics; use one version of Photon on both"
         )
     config = replace_keys(own, sent)
-    model = config.llm_config.model
+    model = config.inner.model
     if model.name == "hf_causal_lm" and not model.hf_config:
         raise ConfigError("llm_config.model.hf_config: the server's message has no architecture")
     for key, value in _leaves(model.hf_config):

@@ -24,10 +24,10 @@ def baselines(config: Config) -> dict[str, dict[str, Any]]:
         "use_wandb": False,  # one run of Photon is one run there
         "llm_config.loggers.wandb": None,
     }
-    batch = config.llm_config.global_train_batch_size
+    batch = config.inner.batch_rows
     wanted: dict[str, dict[str, Any]] = {}
     if config.compare.centralized:
-        joined = batch * config.fl.cohort_size
+        joined = batch * config.federation.cohort_size
         wanted["centralized"] = {
             "run_uuid": "centralized",
             "llm_config.global_train_batch_size": joined,
@@ -38,6 +38,6 @@ def baselines(config: Config) -> dict[str, dict[str, Any]]:
             "run_uuid": "alone",
             "centralized.stream_id": 0,
             "llm_config.optimizer.lr": config.compare.alone_learning_rate
-            or config.llm_config.optimizer.lr,
+            or config.inner.optimizer.lr,
         }
     return {label: {**shared, **changes} for label, changes in wanted.items()}

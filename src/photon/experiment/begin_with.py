@@ -70,7 +70,7 @@ def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:
         CheckpointError: not its round of `photon.resume_round`.
         MismatchedCheckpoint: it cannot go on with this configuration.
     """
-    name = config.photon.restore_run_uuid
+    name = config.machine.copied_run
     if name is None:
         return None
     source = find_run(config, name)
@@ -80,13 +80,13 @@ def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:
             f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
             "photon.restore_cent_run_uuid"
         )
-    wanted = -1 if config.photon.resume_round is None else config.photon.resume_round
+    wanted = -1 if config.machine.resume_round is None else config.machine.resume_round
     manifest = checkpoint_of_round(source / "checkpoints", wanted)
     state = checkpoint.load_server_state(manifest)
-    require_same_architecture(source, theirs.llm_config.model, config.llm_config.model)
-    params = parameters_of(empty_model(config.llm_config))
+    require_same_architecture(source, theirs.inner.model, config.inner.model)
+    params = parameters_of(empty_model(config.inner))
     checkpoint.require_same_model(state.params, params, manifest)
-    fit = _Fit(source, theirs, config, layers_of(config.fl, list(params)))
+    fit = _Fit(source, theirs, config, layers_of(config.federation, list(params)))
     notes: list[str] = []
     state = fit.outer(fit.moments(state), notes)
     same_data = facts["data_digest"] == data["digest"]
@@ -108,7 +108,7 @@ class _Fit:
     def outer(self, state: ServerState, notes: list[str]) -> ServerState:
         """Moments of another outer optimizer mean something else: they begin as in a new run."""
         fresh = outer_of(self.ours, 1).init(state.params)
-        before, after = self.theirs.fl.strategy_name, self.ours.fl.strategy_name
+        before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
         if before == after and _names(state.outer) == _names(fresh):
             return state
         if fresh or state.outer:
@@ -125,9 +125,9 @@ class _Fit:
             MismatchedCheckpoint: they are of another optimizer or of other parameters; to begin
                 them afresh in the middle of a run would spoil the correction of their bias.
         """
-        if not self.ours.fl.aggregate_momenta:
+        if not self.ours.federation.aggregate_momenta:
             return replace(state, moments={}, residual={})
-        codec = codec_of(self.theirs.fl)
+        codec = codec_of(self.theirs.federation)
         sent = {name: leaves(tree, state.params, codec) for name, tree in state.moments.items()}
         if state.step and not (self._same_inner and _names(sent) == self._trained):
             raise MismatchedCheckpoint(
@@ -137,17 +137,17 @@ class _Fit:
                 "layers, or begin with its parameters alone: "
                 f"pretrained_model_path={self.source}"
             )
-        if codec == codec_of(self.ours.fl):
+        if codec == codec_of(self.ours.federation):
             return state
         values = {n: decode(tree, state.params, codec) for n, tree in state.moments.items()}
-        again = {n: encode(tree, codec_of(self.ours.fl))[0] for n, tree in values.items()}
+        again = {n: encode(tree, codec_of(self.ours.federation))[0] for n, tree in values.items()}
         return replace(state, moments=again, residual={})
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""
         if not state.last_accepted:
             return None
-        if not self.ours.photon.copy_client_checkpoints:
+        if not self.ours.machine.copies_clients:
             return "photon.copy_client_checkpoints=false"
         if not (self.source / "clients").is_dir():
             return f"{self.source} has no states of clients (nodes keep theirs)"
@@ -156,10 +156,10 @@ class _Fit:
         return next(self._faults(state), None)
 
     def _faults(self, state: ServerState) -> Iterator[str]:
-        fl = self.ours.fl
-        keeps = fl.keeps_optimizer and not fl.aggregate_momenta
+        fl = self.ours.federation
+        keeps = fl.keeps_optimizer and not fl.averages_moments
         if keeps and not self._same_inner:
-            yield f"their moments are of {self.theirs.llm_config.optimizer.name}"
+            yield f"their moments are of {self.theirs.inner.optimizer.name}"
         for client, path in kept_answers(self.source, state.last_accepted).items():
             if not path.exists():
                 continue
@@ -171,16 +171,16 @@ class _Fit:
 
     @property
     def _same_inner(self) -> bool:
-        names = [one.llm_config.optimizer.name for one in (self.theirs, self.ours)]
+        names = [one.inner.optimizer.name for one in (self.theirs, self.ours)]
         return len({SAME_MOMENTS.get(name, name) for name in names}) == 1
 
     @property
     def _trained(self) -> Names:
         """What the inner optimizer of this run remembers."""
-        model = empty_model(self.ours.llm_config)
+        model = empty_model(self.ours.inner)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in self.layers.frozen)
-        return _names(InnerOptimizer(model, self.ours.llm_config.optimizer).moments())
+        return _names(InnerOptimizer(model, self.ours.inner.optimizer).moments())
 
 
 def _names(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -189,4 +189,4 @@ def _names(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _shown(moments: Mapping[str, Any], config: Config) -> str:
     count = max((len(tree) for tree in moments.values()), default=0)
-    return f"{config.llm_config.optimizer.name} over {count} parameters" if count else "nothing"
+    return f"{config.inner.optimizer.name} over {count} parameters" if count else "nothing"

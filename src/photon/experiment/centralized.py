@@ -57,7 +57,7 @@ def train_centralized(
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
     measure = SegmentMeter(trainer)
-    total = config.llm_config.max_duration
+    total = config.inner.max_steps
     assert total is not None  # resolved
     watched = StepBeacon(
         effects.beacon,
@@ -65,7 +65,7 @@ def train_centralized(
         {},
         done=trainer.state.step,
         total=total,
-        tokens=config.llm_config.tokens_per_step,
+        tokens=config.inner.tokens_per_step,
     )
     while trainer.state.step < total:
         step = trainer.state.step
@@ -92,10 +92,10 @@ def train_centralized(
 
 
 def _next_boundary(config: Config, step: int, total: int) -> int:
-    intervals = [config.llm_config.save_interval, config.llm_config.eval_interval or total]
+    intervals = [config.inner.segment_steps, config.inner.validation_interval or total]
     return min(total, *(step - step % interval + interval for interval in intervals))
 
 
 def _is_due(config: Config, step: int, total: int) -> bool:
-    interval = config.llm_config.eval_interval
+    interval = config.inner.validation_interval
     return step == total or bool(interval and step % interval == 0)

@@ -79,15 +79,15 @@ def examine(
     """
     config = with_architecture(config)
     trouble = None
-    if server is None and clients is None and config.dataset.train.root_local is not None:
+    if server is None and clients is None and config.data.train.root is not None:
         try:
             config = fit_to_data(config, overrides, lambda line: None)
-            clients = list(range(config.fl.n_total_clients))
+            clients = list(range(config.federation.population))
         except PhotonError as error:
             trouble = Finding("fail", "data", str(error))
     yield _versions()
     yield _device(config)
-    has_model = server is None or config.llm_config != load_config().llm_config
+    has_model = server is None or config.inner != load_config().inner
     yield _memory(config, has_model, node=server is not None)
     yield _disk(config, has_model)
     if trouble is not None:
@@ -116,7 +116,7 @@ def _versions() -> Finding:
 
 def _device(config: Config) -> Finding:
     try:
-        device = choose_device(config.photon.device)
+        device = choose_device(config.machine.device)
     except PhotonError as error:
         return Finding("fail", "device", str(error))
     return Finding("ok", "device", str(device))
@@ -125,19 +125,19 @@ def _device(config: Config) -> Finding:
 def _memory(config: Config, has_model: bool, node: bool) -> Finding:
     """A process that trains, held against what is free, as a run would hold it."""
     try:
-        device = choose_device(config.photon.device)
+        device = choose_device(config.machine.device)
         free = free_memory(device)
     except PhotonError as error:
         return Finding("fail", "memory", str(error))
     if not has_model:
         return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
-    rows = config.llm_config.device_train_microbatch_size
+    rows = config.inner.microbatch_rows
     rows = 1 if rows == "auto" else rows
     as_it_runs, role = _as_it_runs(config, node)
-    need = memory_needed(as_it_runs, device, rows, config.photon.devices_per_client, role)
+    need = memory_needed(as_it_runs, device, rows, config.machine.devices_per_client, role)
     text = (
-        f"{_size(need)} to train {config.llm_config.name} with rows of "
-        f"{config.llm_config.max_seq_len} tokens, {rows} a pass, {_size(free)} free"
+        f"{_size(need)} to train {config.inner.name} with rows of "
+        f"{config.inner.row_length} tokens, {rows} a pass, {_size(free)} free"
     )
     if fits(need, free):
         return Finding("ok", "memory", text)
@@ -148,17 +148,17 @@ def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
     """With the worker processes that this machine would have."""
     if node:
         return node_config(travelling(config), config), "node"
-    gpus = count_gpus(config.photon.device)
+    gpus = count_gpus(config.machine.device)
     return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
 
 
 def _disk(config: Config, has_model: bool) -> Finding:
     """A node keeps of each client an open and a closed state and an update; a server two states."""
-    cost = model_cost(config.llm_config)
+    cost = model_cost(config.inner)
     update = traffic_of(config)
-    kept = config.llm_config.save_num_checkpoints_to_keep + 1
+    kept = config.inner.checkpoints_kept + 1
     need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
-    path = Path(config.photon.saving_path).resolve()
+    path = Path(config.machine.runs_folder).resolve()
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free
@@ -188,7 +188,7 @@ def _data(config: Config, clients: list[int], has_model: bool) -> Finding:
 
 def _found(config: Config, clients: list[int], has_model: bool) -> tuple[Path, dict[str, Any]]:
     """The folder of the data and its manifest, held against the model where one is named."""
-    given = config.dataset.train.root_local
+    given = config.data.train.root
     if has_model or given is None or not (Path(given) / MANIFEST).exists():
         config, data = prepare(config, lambda line: None, clients)
         return data_root(config), data

@@ -90,9 +90,9 @@ def train(
     kind = CENTRALIZED if centralized else FEDERATED
     if _is_there(given):
         return _resume_as(given, say, console, engine)
-    with open_job(given.photon.device, kind, say, console, engine) as job:
+    with open_job(given.machine.device, kind, say, console, engine) as job:
         config, data = _agree(job, lambda: _begin(given, kind, job))
-        path = Path(config.photon.saving_path) / str(config.run_uuid)
+        path = Path(config.machine.runs_folder) / str(config.name)
         return _run(path, config, data, kind, job)
 
 
@@ -132,8 +132,8 @@ def _is_there(config: Config) -> bool:
     Raises:
         RunFolderError: no such run.
     """
-    wanted, name = config.photon.resume_round, config.run_uuid
-    if wanted is None or name is None or config.photon.restore_run_uuid is not None:
+    wanted, name = config.machine.resume_round, config.name
+    if wanted is None or name is None or config.machine.copied_run is not None:
         return False
     try:
         find_run(config, name)
@@ -152,7 +152,7 @@ def _resume_as(
     Raises:
         MismatchedCheckpoint: the run that is there computes something else.
     """
-    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    path = Path(config.machine.runs_folder) / str(config.name)
     saved, facts = read_run(path)
     _require_run(path, facts, engine)
     given = _written_out(config, facts["kind"], say)
@@ -173,7 +173,7 @@ def train_or_resume(
     Raises:
         MismatchedCheckpoint: the run that is there computes something else.
     """
-    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    path = Path(config.machine.runs_folder) / str(config.name)
     if not (path / "run.json").exists():
         return train(config, say=say, console=console, engine=engine)
     return _resume_as(config, say, console, engine)
@@ -201,7 +201,7 @@ def _go_on(
 ) -> TrainResult:
     if facts["kind"] == FEDERATED:
         changed = replace_keys(changed, {"llm_config.max_duration": changed.total_steps})
-    with open_job(changed.photon.device, facts["kind"], say, console, engine) as job:
+    with open_job(changed.machine.device, facts["kind"], say, console, engine) as job:
         config, data = _agree(job, lambda: _again(changed, job))
         if data["digest"] != facts["data_digest"]:
             raise MismatchedCheckpoint(
@@ -254,7 +254,7 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     require_trackers(config)
     config = _written_out(config, kind, job.say)
     check_warm_start(config)
-    layers_of(config.fl, list(parameters_of(empty_model(config.llm_config))))  # refused, or fine
+    layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # refused, or fine
     outer_of(config, 1)
     centralized = kind == CENTRALIZED
     if not centralized:
@@ -262,18 +262,18 @@ def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]
     config = resolve(
         config,
         cores=max(1, num_cores() // job.world.size),
-        accelerator=count_gpus(config.photon.device),
+        accelerator=count_gpus(config.machine.device),
         run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
         centralized=centralized,
         elsewhere=job.trains_elsewhere,
     )
-    refuse_existing(Path(config.photon.saving_path) / str(config.run_uuid))  # before data is made
+    refuse_existing(Path(config.machine.runs_folder) / str(config.name))  # before data is made
     config, data = prepare(config, job.say, _needed(job))
     check_tasks(config)
     job.warn(tokenizer_warning(config), layers_warning(config))
     if job.trains_elsewhere:
         return config, data
-    size = job.world.size if centralized else config.photon.devices_per_client
+    size = job.world.size if centralized else config.machine.devices_per_client
     role = "centralized" if centralized else "run"
     return with_microbatch(config, job.device, size, role), data
 
@@ -291,9 +291,9 @@ def _run(
         schedule_warning(config),
         idle_warning(config) if kind == FEDERATED else None,
         _repeats_note(config, kind == CENTRALIZED, job),
-        export_note(config.llm_config),
+        export_note(config.inner),
         layers_note(config, kind == FEDERATED and job.trains_elsewhere),
-        precision_warning(job.device, config.llm_config.precision),
+        precision_warning(job.device, config.inner.precision),
     )
     try:
         with _folder(path, config, data, kind, job, existing) as folder:
@@ -312,8 +312,8 @@ def _run(
 def _repeats_note(config: Config, centralized: bool, job: Job) -> str | None:
     if job.trains_elsewhere or not job.world.is_first:
         return None  # whoever has the rows says so
-    only = config.centralized.stream_id if centralized else None
-    clients = range(config.fl.n_total_clients) if only is None else [only]
+    only = config.centralized.client if centralized else None
+    clients = range(config.federation.population) if only is None else [only]
     return repeats_note(config, clients, joined=centralized)
 
 
@@ -329,8 +329,8 @@ def _folder(
     def open_or_create() -> None:
         if existing:
             opened.append(RunFolder.open(path))
-            if config.photon.resume_round is not None:
-                rewind(path, config.photon.resume_round)
+            if config.machine.resume_round is not None:
+                rewind(path, config.machine.resume_round)
             opened[0].save_config(kept)
             opened[0].save_facts(engine)
             return

@@ -111,24 +111,24 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     """
     steps = _local_steps(config)
     config = with_architecture(config)
-    llm, fl = config.llm_config, config.fl
-    cost = model_cost(llm)
+    inner, fl = config.inner, config.federation
+    cost = model_cost(inner)
     sent = traffic_of(config)
     seconds = _step_seconds(config, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     return Plan(
         federated=forecast(
-            rounds=fl.n_rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
+            rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, overlap=setting.overlap, first_down=sent.first_down,
         ),
         data_parallel=forecast(
-            rounds=fl.n_rounds * steps, local_steps=1, step_seconds=seconds,
+            rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
             exchange=_every_step(setting, fl.cohort_size, cost), overlap=setting.overlap,
         ),
         step_seconds=seconds,
         traffic=sent,
-        devices=fl.cohort_size * config.photon.devices_per_client,
-        tokens=fl.n_rounds * steps * fl.cohort_size * config.llm_config.tokens_per_step,
+        devices=fl.cohort_size * config.machine.devices_per_client,
+        tokens=fl.rounds * steps * fl.cohort_size * config.inner.tokens_per_step,
         parameters=cost.parameters,
         client=_client(config),
         server=server_memory(config, outer_trees(config)),
@@ -163,21 +163,21 @@ def described(plan: Plan) -> dict[str, Any]:
 
 
 def _local_steps(config: Config) -> int:
-    steps, epochs = config.llm_config.local_steps, config.fl.n_local_epochs
+    steps, epochs = config.inner.local_steps, config.federation.local_epochs
     if epochs or isinstance(steps, Epochs):
         raise ConfigError(
             "a plan needs local steps in batches or tokens, not epochs: give llm_config.local_steps"
         )
-    return config.fl.n_local_steps or steps
+    return config.federation.local_steps or steps
 
 
 def _step_seconds(config: Config, setting: Setting, cost: ModelCost) -> float:
-    tokens = config.llm_config.tokens_per_step
+    tokens = config.inner.tokens_per_step
     if setting.tokens_per_second is not None:
         return tokens / setting.tokens_per_second
     half, full = PEAKS[setting.device]
-    peak = 1e12 * (full if config.llm_config.precision == "fp32" else half)
-    devices = config.photon.devices_per_client
+    peak = 1e12 * (full if config.inner.precision == "fp32" else half)
+    devices = config.machine.devices_per_client
     return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
 
 
@@ -231,7 +231,7 @@ def _disk(config: Config, payload: int, clients: int) -> dict[str, float]:
 
 
 def _client(config: Config) -> Memory:
-    llm, devices = config.llm_config, config.photon.devices_per_client
-    rows = llm.device_train_microbatch_size
+    inner, devices = config.inner, config.machine.devices_per_client
+    rows = inner.microbatch_rows
     memory = client_memory(config, 1 if rows == "auto" else rows)
-    return memory.split_over(devices) if is_sharded(llm, devices) else memory
+    return memory.split_over(devices) if is_sharded(inner, devices) else memory

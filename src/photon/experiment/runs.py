@@ -54,7 +54,7 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     """
     return_freed_memory()
     label = run_label(config, folder.kind)
-    size = num_elements(parameters_of(empty_model(config.llm_config)))
+    size = num_elements(parameters_of(empty_model(config.inner)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
     if (line := _nothing_left(folder, config)) is not None:
         job.say(line)
@@ -62,10 +62,10 @@ def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
     if unigram is not None and job.world.is_first:
         folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
     result = TrainResult(
-        run=str(config.run_uuid),
+        run=str(config.name),
         folder=folder.path,
         parameters=size,
-        rounds=config.fl.n_rounds if folder.kind == FEDERATED else 0,
+        rounds=config.federation.rounds if folder.kind == FEDERATED else 0,
         unigram=unigram,
     )
     with ExternalTrackers(folder, config, job.world.is_first, job.say, job.warn) as outside:
@@ -79,9 +79,9 @@ def _nothing_left(folder: RunFolder, config: Config) -> str | None:
     if not (kept := checkpoint.list_checkpoints(folder.checkpoints)):
         return None
     done = checkpoint.number_of(kept[-1])
-    what, length = f"step {done} with llm_config.max_duration", config.llm_config.max_duration
+    what, length = f"step {done} with llm_config.max_duration", config.inner.max_steps
     if folder.kind == FEDERATED:
-        what, length = f"round {done} with fl.n_rounds", config.fl.n_rounds
+        what, length = f"round {done} with fl.n_rounds", config.federation.rounds
     if length is None or done < length:
         return None
     return f"{'done':<12}{what}={length}: nothing is left to train; more goes on"
@@ -93,19 +93,19 @@ def _unigram(config: Config, job: Job) -> Score | None:
     Raises:
         DataError: they are missing, and asked for or the clients' data should be here.
     """
-    fl = config.fl
+    fl = config.federation
     try:
         return unigram_score(config)
     except DataError:
-        may = fl.allow_unigram_metrics_failures
-        if may or (job.trains_elsewhere and not fl.use_unigram_metrics):
+        may = fl.unigram_may_fail
+        if may or (job.trains_elsewhere and not fl.unigram_metrics):
             return None
         raise
 
 
 def run_label(config: Config, kind: str) -> str:
     """The field of `TrainResult` that a run fills: federated, centralized or alone."""
-    if kind == FEDERATED or config.centralized.stream_id is None:
+    if kind == FEDERATED or config.centralized.client is None:
         return kind
     return "alone"
 
@@ -124,17 +124,19 @@ def _federated(
     validation = open_rows(config, VALIDATION)
 
     def score(state: ServerState) -> LossReport:
-        model = model_with(config.llm_config, state.params, job.device)
+        model = model_with(config.inner, state.params, job.device)
         tasks.score(model)
         own = own_layers(config, folder.path, state.last_accepted)
         here = own.here if own is not None else ()
         return mean_over_clients(model, own, here, lambda: _evaluate(config, model, validation))
 
-    floor = result.unigram.val_loss if config.fl.use_unigram_metrics and result.unigram else None
+    floor = (
+        result.unigram.val_loss if config.federation.unigram_metrics and result.unigram else None
+    )
     if _begins_with_evaluation(folder, config, done):
-        start = {"round": 0, "rounds": config.fl.n_rounds, "step": 0, "tokens": 0}
+        start = {"round": 0, "rounds": config.federation.rounds, "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0]), floor))
-    if done < config.fl.n_rounds:  # or it is only to be summed up, for which it needs no node
+    if done < config.federation.rounds:  # or it is only to be summed up, for which it needs no node
         beacon = Beacon(folder.path / FILE)
         with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
             server = Server(
@@ -163,25 +165,25 @@ def _federated(
         federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
         bytes_up=state.bytes_up,
         bytes_down=state.bytes_down,
-        bytes_ddp=data_parallel_bytes(result.parameters, config.fl.cohort_size, state.step),
+        bytes_ddp=data_parallel_bytes(result.parameters, config.federation.cohort_size, state.step),
     )
 
 
 def _begins_with_evaluation(folder: RunFolder, config: Config, done: int) -> bool:
     """Whether the first parameters are to be scored, and have not been."""
-    return config.llm_config.eval_first and done == 0 and not read_lines(folder.metrics)
+    return config.inner.validates_first and done == 0 and not read_lines(folder.metrics)
 
 
 def _mirroring(folder: RunFolder, config: Config) -> Callable[[], None]:
     """What follows a commit: the mirror takes it, if there is one."""
-    if config.s3_comm_config.bucket_name is None:
+    if config.mirror.bucket is None:
         return lambda: None
-    return Mirror(folder.path, config.s3_comm_config, str(config.run_uuid)).push
+    return Mirror(folder.path, config.mirror, str(config.name)).push
 
 
 def _clean_up(folder: RunFolder, config: Config) -> None:
     """At the end of a run, delete what only an unfinished one needs, if that is asked for."""
-    if not config.cleanup_checkpoints:
+    if not config.clears_checkpoints:
         return
     checkpoint.prune_checkpoints(folder.checkpoints, 1)
     for home in folder.clients.glob("client_*"):
@@ -190,26 +192,26 @@ def _clean_up(folder: RunFolder, config: Config) -> None:
 
 def _server_state(folder: RunFolder, config: Config) -> ServerState:
     """The last committed state, or the first one, committed."""
-    llm = config.llm_config
+    inner = config.inner
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
         state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
-        checkpoint.require_same_model(state.params, parameters_of(empty_model(llm)), newest)
+        checkpoint.require_same_model(state.params, parameters_of(empty_model(inner)), newest)
         return state
-    seeded = parameters_of(build_model(llm, config.seed))
+    seeded = parameters_of(build_model(inner, config.seed))
     state = initial_state(initial_parameters(config, seeded) or seeded, outer_of(config, 1))
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
 
 
 def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalTrackers) -> Score:
-    assert isinstance(config.photon.threads, int)
-    torch.set_num_threads(config.photon.threads)
-    only = config.centralized.stream_id
-    clients = range(config.fl.n_total_clients) if only is None else [only]
+    assert isinstance(config.machine.threads, int)
+    torch.set_num_threads(config.machine.threads)
+    only = config.centralized.client
+    clients = range(config.federation.population) if only is None else [only]
     stream = JoinedStream([client_stream(config, client) for client in clients])
-    frozen = layers_of(config.fl, list(parameters_of(empty_model(config.llm_config)))).frozen
-    trainer = Trainer(config.llm_config, config.seed, job.device, job.world, frozen)
+    frozen = layers_of(config.federation, list(parameters_of(empty_model(config.inner)))).frozen
+    trainer = Trainer(config.inner, config.seed, job.device, job.world, frozen)
     seconds = _load_trainer(folder, trainer, stream)
     validation = open_rows(config, VALIDATION)
     tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
@@ -219,7 +221,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
     def score() -> LossReport:
         if tasks.tasks and job.world.size == 1:
             params = parameters_of(trainer.model)
-            tasks.score(model_with(config.llm_config, params, job.device))  # not compiled
+            tasks.score(model_with(config.inner, params, job.device))  # not compiled
         return _evaluate(config, trainer.model, validation, job.world)
 
     def record(report: LossReport) -> dict[str, Any]:
@@ -229,12 +231,12 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
     keys = config.centralized
     lines = _step_lines(folder, trainer.state.step, job)
     track = tasks.adding_to(_step_tracker(folder, config, lines, trainer.state.step, job, outside))
-    if keys.store_init_model and trainer.state.step == 0:
+    if keys.keeps_first and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
-    if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.eval_only:
-        start = {"step": 0, "steps": config.llm_config.max_duration, "tokens": 0}
+    if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.only_validates:
+        start = {"step": 0, "steps": config.inner.max_steps, "tokens": 0}
         track(start | record(score()))
-    if keys.eval_only:
+    if keys.only_validates:
         report = score()
         track({"step": 0, "steps": 0, "tokens": 0, **record(report)})
         return _score(config, report, 0, 0, 0.0)
@@ -253,7 +255,7 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
                 beacon=beacon,
             ),
         )
-    if keys.store_final_model:
+    if keys.keeps_last:
         _store(folder, trainer, "final_model")
     if job.world.is_first:
         _clean_up(folder, config)
@@ -289,9 +291,9 @@ def _store(folder: RunFolder, trainer: Trainer, name: str) -> None:
 
 def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict[str, float]:
     """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
-    if not config.centralized.split_eval:
+    if not config.centralized.validates_clients:
         return {}
-    parts = {c: f"client_{c}/{VALIDATION}" for c in range(config.fl.n_total_clients)}
+    parts = {c: f"client_{c}/{VALIDATION}" for c in range(config.federation.population)}
     return {
         str(client): _evaluate(config, model, open_rows(config, part), world).loss
         for client, part in parts.items()
@@ -337,13 +339,13 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
 def _evaluate(
     config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
 ) -> LossReport:
-    llm = config.llm_config
+    inner = config.inner
     return evaluate_loss(
         model,
         rows,
-        batch_size=llm.device_eval_batch_size,
-        max_batches=llm.eval_subset_num_batches,
-        precision=llm.precision,
+        batch_size=inner.validation_rows,
+        max_batches=inner.validation_batches,
+        precision=inner.precision,
         share=Share(world.rank, world.size, world.sum),
     )
 
@@ -387,5 +389,5 @@ def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds:
         tokens=tokens,
         steps=steps,
         seconds=seconds,
-        learning_rate=config.llm_config.optimizer.lr,
+        learning_rate=config.inner.optimizer.lr,
     )

@@ -75,7 +75,7 @@ def remote_engine(
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
     data = data_facts(config)
-    depot = Depot(folder.path / "depot", open_transport(config.photon, str(config.run_uuid)))
+    depot = Depot(folder.path / "depot", open_transport(config.machine, str(config.name)))
     return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
 
 

@@ -51,7 +51,7 @@ def own_node(
     host = dialled(address[0])
     if keys is not None:
         _require_keys(keys, host, parse_clients(clients))
-    folder = Path(config.photon.saving_path) / "nodes" / NAME
+    folder = Path(config.machine.runs_folder) / "nodes" / NAME
     command = [
         sys.executable, "-m", "photon", "node", "--server", format_address(host, address[1]),
         "--name", NAME, "--clients", clients,

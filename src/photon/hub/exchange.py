@@ -64,7 +64,7 @@ def export_folder(source: Path, out: Path, client: int | None = None) -> None:
             folder / MARKER,
             {
                 "photon": photon.__version__,
-                "run": saved.config.run_uuid,
+                "run": saved.config.name,
                 "checkpoint": saved.manifest.stem,
                 **({} if saved.client is None else {"client": saved.client}),
                 "digest": digest(saved.params),
@@ -139,12 +139,12 @@ def read_model(source: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _write_model(folder: Path, saved: SavedModel) -> None:
-    llm = saved.config.llm_config
-    if llm.model.name == "hf_causal_lm":
-        save_pretrained(llm, saved.params, folder)
+    inner = saved.config.inner
+    if inner.model.name == "hf_causal_lm":
+        save_pretrained(inner, saved.params, folder)
         config = _read_json(folder / "config.json") or {}
     else:
-        config, tensors = export_model(llm, saved.params)
+        config, tensors = export_model(inner, saved.params)
         write_container(folder / "model.safetensors", tensors, {})
     marks = saved.encoder.facts
     ends = {"bos_token_id": marks.start, "eos_token_id": marks.end}
@@ -161,7 +161,7 @@ def _write_tokenizer(folder: Path, saved: SavedModel) -> None:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": tokenizer.id_to_token(marks.start),
             "eos_token": tokenizer.id_to_token(marks.end),
-            "model_max_length": saved.config.llm_config.positions,
+            "model_max_length": saved.config.inner.positions,
             "clean_up_tokenization_spaces": False,
         },
     )

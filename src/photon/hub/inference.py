@@ -34,8 +34,8 @@ def load_language_model(path: Path, client: int | None = None) -> Writer:
         CorruptCheckpoint: the bytes are not what was written.
     """
     saved = load_saved_model(path).of(client)
-    device = choose_device(saved.config.photon.device)
-    model = model_with(saved.config.llm_config, saved.params, device).eval()
+    device = choose_device(saved.config.machine.device)
+    model = model_with(saved.config.inner, saved.params, device).eval()
     return Writer(model, saved.encoder)
 
 

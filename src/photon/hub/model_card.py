@@ -18,7 +18,7 @@ from photon.run.trackers import read_lines
 
 def model_card(saved: SavedModel) -> str:
     """Markdown with the run's facts; what is not known is left out."""
-    name = saved.config.run_uuid or saved.run.resolve().name
+    name = saved.config.name or saved.run.resolve().name
     sections = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [photon]\n---\n",
         f"# {name}\n",
@@ -48,15 +48,15 @@ def _training(saved: SavedModel) -> dict[str, Any]:
     if facts["kind"] == IMPORTED:
         return {**parameters, "trained": "elsewhere, and imported"}
     state = artifact.read(saved.manifest).facts["state"]
-    llm, fl = config.llm_config, config.fl
+    inner, fl = config.inner, config.federation
     federated = {
         "rounds": state.get("round"),
-        "clients": f"{fl.n_total_clients}, {fl.cohort_size} in a round",
-        "local steps in a round": llm.local_steps,
-        "outer optimizer": fl.strategy_name,
+        "clients": f"{fl.population}, {fl.cohort_size} in a round",
+        "local steps in a round": inner.local_steps,
+        "outer optimizer": fl.outer_name,
         "layers of one client": None
         if saved.client is None
-        else f"client {saved.client}'s own: {', '.join(fl.personalized_layers)}",
+        else f"client {saved.client}'s own: {', '.join(fl.personal_layers)}",
     }
     return {
         **parameters,
@@ -64,11 +64,11 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         **(federated if "round" in state else {}),
         "steps": state.get("step"),
         "tokens": state.get("num_tokens"),
-        "sequence length": llm.max_seq_len,
-        "batch": llm.global_train_batch_size,
-        "inner optimizer": f"{llm.optimizer.name}, learning rate {llm.optimizer.lr:g}",
-        "precision": llm.precision,
-        "data": f"{config.dataset.name}, digest {facts.get('data_digest', 'unknown')}",
+        "sequence length": inner.row_length,
+        "batch": inner.batch_rows,
+        "inner optimizer": f"{inner.optimizer.name}, learning rate {inner.optimizer.lr:g}",
+        "precision": inner.precision,
+        "data": f"{config.data.name}, digest {facts.get('data_digest', 'unknown')}",
         "configuration": f"digest {facts.get('config_digest', 'unknown')}",
         "Photon": facts.get("photon"),
         "PyTorch": facts.get("torch"),

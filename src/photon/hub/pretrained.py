@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.core.tree import Tree, all_finite
 from photon.errors import CheckpointError, MismatchedCheckpoint
@@ -79,9 +79,9 @@ def require_finite(params: dict[str, Tensor], where: object) -> dict[str, Tensor
     return params
 
 
-def save_pretrained(llm: LlmConfig, params: Tree, folder: Path) -> None:
+def save_pretrained(inner: Inner, params: Tree, folder: Path) -> None:
     """Write config.json and safetensors as `transformers` names them itself."""
-    model = model_with(llm, params)
+    model = model_with(inner, params)
     assert isinstance(model, HuggingFaceLM)
     with quiet():
         model.model.save_pretrained(folder)

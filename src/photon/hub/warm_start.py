@@ -38,21 +38,21 @@ def initial_parameters(config: Config, like: Tree) -> dict[str, Tensor] | None:
         MismatchedCheckpoint: another architecture; the message names the place and what differs.
     """
     params = _whole_start(config, like)
-    if config.wte_parameters_path is None:
+    if config.embedding_path is None:
         return params
     name = token_embedding(config)
-    found = _parameters_at(Path(config.wte_parameters_path), config).get(name)
+    found = _parameters_at(Path(config.embedding_path), config).get(name)
     if found is None:
-        raise MismatchedCheckpoint(f"wte_parameters_path={config.wte_parameters_path}: no {name}")
+        raise MismatchedCheckpoint(f"wte_parameters_path={config.embedding_path}: no {name}")
     merged = {**(params or like), name: fit_vocabulary(found, like[name])}
-    place = Path(config.wte_parameters_path)
+    place = Path(config.embedding_path)
     checkpoint.require_same_model({name: merged[name]}, {name: like[name]}, place)
     return merged
 
 
 def token_embedding(config: Config) -> str:
     """Name of the token embedding's parameter."""
-    model = empty_model(config.llm_config)
+    model = empty_model(config.inner)
     names = {id(p): name for name, p in model.named_parameters()}
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     return names[id(max(tables, key=lambda m: m.num_embeddings).weight)]
@@ -77,7 +77,7 @@ def _whole_start(config: Config, like: Tree) -> dict[str, Tensor] | None:
         return None
     check_warm_start(config)
     params = _parameters_at(Path(source), config)
-    if config.fl.resize_vocab is not None:
+    if config.federation.vocabulary is not None:
         tables = vocabulary_tables(config)
         params = {
             name: fit_vocabulary(value, like[name]) if name in tables else value
@@ -89,15 +89,15 @@ def _whole_start(config: Config, like: Tree) -> dict[str, Tensor] | None:
 
 def vocabulary_tables(config: Config) -> set[str]:
     """Names of the parameters with a row for each token."""
-    model, size = empty_model(config.llm_config), config.llm_config.model.vocab_size
+    model, size = empty_model(config.inner), config.inner.model.vocab_size
     return {name for name, p in model.named_parameters() if p.dim() == 2 and len(p) == size}
 
 
 def _parameters_at(path: Path, config: Config) -> dict[str, Tensor]:
     """The parameters of a run, a checkpoint, or a folder of `transformers`."""
-    model = config.llm_config.model
+    model = config.inner.model
     if model.name == "hf_causal_lm" and not _is_run(str(path)):
-        resized = config.fl.resize_vocab is not None
+        resized = config.federation.vocabulary is not None
         return pretrained_parameters(_model_at(path, model) if resized else model, str(path))
     if is_hugging_face_folder(path):
         return read_model(path)[1]
@@ -110,10 +110,10 @@ def check_warm_start(config: Config) -> None:
     Raises:
         CheckpointError, MismatchedCheckpoint: as `initial_parameters`.
     """
-    if config.pretrained_model_path is None:
+    if config.start_path is None:
         return  # the configuration itself comes from the folder that hf_causal_lm names
-    path, ours = Path(config.pretrained_model_path), config.llm_config.model
-    resized = config.fl.resize_vocab is not None
+    path, ours = Path(config.start_path), config.inner.model
+    resized = config.federation.vocabulary is not None
     require_same_architecture(path, _model_at(path, ours), ours, resized=resized)
 
 
@@ -172,7 +172,7 @@ def layers_warning(config: Config) -> str | None:
         return None
     run = resolve_checkpoint(Path(source))[0]
     theirs, facts = read_run(run)
-    if facts["kind"] != FEDERATED or not theirs.fl.personalized_layers:
+    if facts["kind"] != FEDERATED or not theirs.federation.personal_layers:
         return None
     return f"{source}: {NO_ONE}; these parameters begin as they were before that run"
 
@@ -182,9 +182,9 @@ def _vocabulary(path: Path) -> dict[str, int]:
 
 
 def _source(config: Config) -> str | None:
-    model = config.llm_config.model
-    own = model.pretrained_model_name_or_path if model.pretrained else None
-    return config.pretrained_model_path or (own if model.name == "hf_causal_lm" else None)
+    model = config.inner.model
+    own = model.hf_folder if model.hf_weights else None
+    return config.start_path or (own if model.name == "hf_causal_lm" else None)
 
 
 def _is_run(source: str) -> bool:
@@ -201,23 +201,23 @@ def _model_at(path: Path, ours: ModelConfig) -> ModelConfig:
             raise CheckpointError(
                 f"pretrained_model_path={error}, or Hugging Face folder"
             ) from error
-        return read_run(run)[0].llm_config.model
+        return read_run(run)[0].inner.model
     if ours.name != "hf_causal_lm":
         return ModelConfig.model_validate(read_fields(path))
-    there = {"pretrained_model_name_or_path": str(path), "hf_config": {}, "max_seq_len": None}
+    there = {"hf_folder": str(path), "hf_config": {}, "max_positions": None}
     return read_config(ours.model_copy(update=there))
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:
     """What the parameters' shapes do not tell, or tell less clearly: by key of the model."""
-    attention = model.attn_config
+    attention = model.attention
     shared = {
         "name": model.name,
         "d_model": model.d_model,
         "n_heads": model.n_heads,
         "n_layers": model.n_layers,
         "vocab_size": model.vocab_size,
-        "tie_word_embeddings": model.tie_word_embeddings,
+        "tie_word_embeddings": model.tied,
     }
     if model.name == "hf_causal_lm":
         return {**shared, "hf_config.model_type": model.hf_config.get("model_type")}

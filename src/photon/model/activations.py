@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,81 +30,83 @@ class Pass:
     last: int
 
 
-def training_pass(llm: LlmConfig, rows: int, blocks: int, matrices: int) -> Pass:
+def training_pass(inner: Inner, rows: int, blocks: int, matrices: int) -> Pass:
     """Of `rows` of `max_seq_len` tokens.
 
     Args:
         blocks: that keep something: those below the first trained parameter do not.
         matrices: elements of the weights that are cast to the precision of the step.
     """
-    config, tokens = llm.model, rows * llm.max_seq_len
-    block, backward = tokens * _block_bytes(llm), tokens * _backward_bytes(llm)
+    config, tokens = inner.model, rows * inner.row_length
+    block, backward = tokens * _block_bytes(inner), tokens * _backward_bytes(inner)
     stream = tokens * config.d_model * 4
-    checkpoints = llm.fsdp_config is not None and llm.fsdp_config.activation_checkpointing
-    cast = matrices * _size(llm) if llm.precision != "fp32" and rows else 0
-    ends = 3 * stream + _bias_bytes(llm) * bool(rows)  # the embedding's output, the last norm's two
-    chunk = tokens if config.name == "hf_causal_lm" else min(tokens, _chunk(llm))
+    checkpoints = inner.sharding is not None and inner.sharding.activation_checkpointing
+    cast = matrices * _size(inner) if inner.precision != "fp32" and rows else 0
+    ends = 3 * stream + _bias_bytes(inner) * bool(
+        rows
+    )  # the embedding's output, the last norm's two
+    chunk = tokens if config.name == "hf_causal_lm" else min(tokens, _chunk(inner))
     return Pass(
         kept=blocks * (stream if checkpoints else block) + ends + cast,
-        loss=max(chunk * _logit_bytes(llm) + _output_layer_bytes(llm, tokens), backward),
+        loss=max(chunk * _logit_bytes(inner) + _output_layer_bytes(inner, tokens), backward),
         output_gradient=4 * config.vocab_size * config.d_model if chunk < tokens else 0,
         last=stream + block + backward if blocks else 0,
     )
 
 
-def scoring_bytes(llm: LlmConfig, rows: int) -> int:
+def scoring_bytes(inner: Inner, rows: int) -> int:
     """Of a validation pass: logits beside those of the pass before, or beside their logarithms."""
-    return rows * llm.max_seq_len * _logit_bytes(llm)
+    return rows * inner.row_length * _logit_bytes(inner)
 
 
-def _size(llm: LlmConfig) -> int:
+def _size(inner: Inner) -> int:
     """Bytes of a number in the precision of a step."""
-    return 4 if llm.precision == "fp32" else 2
+    return 4 if inner.precision == "fp32" else 2
 
 
-def _chunk(llm: LlmConfig) -> int:
+def _chunk(inner: Inner) -> int:
     """Tokens whose logits exist at once in our own loss."""
-    return max(1, llm.max_logits_bytes // (4 * llm.model.vocab_size))
+    return max(1, inner.max_logits_bytes // (4 * inner.model.vocab_size))
 
 
-def _logit_bytes(llm: LlmConfig) -> int:
+def _logit_bytes(inner: Inner) -> int:
     """Per token: logits, in fp32 too where they are not, and what is made of them in fp32."""
-    return llm.model.vocab_size * (8 if llm.precision == "fp32" else 10)
+    return inner.model.vocab_size * (8 if inner.precision == "fp32" else 10)
 
 
-def _output_layer_bytes(llm: LlmConfig, tokens: int) -> int:
+def _output_layer_bytes(inner: Inner, tokens: int) -> int:
     """The gradient of the hidden states; else they and the output layer's weight are cast too."""
-    hidden = tokens * llm.model.d_model * _size(llm)
-    weight = llm.model.vocab_size * llm.model.d_model * _size(llm)
-    return hidden if llm.precision == "fp32" else 2 * hidden + weight
+    hidden = tokens * inner.model.d_model * _size(inner)
+    weight = inner.model.vocab_size * inner.model.d_model * _size(inner)
+    return hidden if inner.precision == "fp32" else 2 * hidden + weight
 
 
-def _block_bytes(llm: LlmConfig) -> int:
+def _block_bytes(inner: Inner) -> int:
     """Per token: what a block keeps for its backward pass."""
-    c, size = llm.model, _size(llm)
+    c, size = inner.model, _size(inner)
     heads = c.kv_heads * c.head_dim
     norms = size * (2 * c.d_model + 4) if c.is_mpt else 4 * (4 * c.d_model + 2)
     inputs = 3 * c.d_model  # of the layers before and after attention, and of the feed-forward one
-    if c.attn_config.attn_impl == "torch":
-        scores = c.n_heads * llm.max_seq_len
+    if c.attention.attn_impl == "torch":
+        scores = c.n_heads * inner.row_length
         attention = size * 3 * c.d_model + scores * (4 if size == 4 else 6)
     else:
         rotated = 0 if c.is_mpt else 2 * c.d_model + heads  # and the mixed values, in another order
         attention = size * (c.d_model + 2 * heads + rotated) + 4 * c.n_heads
-        if c.attn_config.alibi:  # a bias keeps the scores of each row
-            attention += size * c.n_heads * llm.max_seq_len
-    if c.attn_config.qk_norm:
+        if c.attention.alibi:  # a bias keeps the scores of each row
+            attention += size * c.n_heads * inner.row_length
+    if c.attention.qk_norm:
         attention += 2 * 4 * (c.d_model + heads)
     return norms + size * (inputs + (2 if c.is_mpt else 4) * c.ffn_width) + attention
 
 
-def _backward_bytes(llm: LlmConfig) -> int:
+def _backward_bytes(inner: Inner) -> int:
     """Per token: what the backward pass of a feed-forward layer takes beyond what it frees."""
-    c = llm.model
-    return _size(llm) * (c.d_model + (1 if c.is_mpt else 2) * c.ffn_width)
+    c = inner.model
+    return _size(inner) * (c.d_model + (1 if c.is_mpt else 2) * c.ffn_width)
 
 
-def _bias_bytes(llm: LlmConfig) -> int:
+def _bias_bytes(inner: Inner) -> int:
     """Linear biases of attention, of all rows."""
-    c = llm.model
-    return 4 * c.n_heads * llm.max_seq_len**2 if c.attn_config.alibi else 0
+    c = inner.model
+    return 4 * c.n_heads * inner.row_length**2 if c.attention.alibi else 0

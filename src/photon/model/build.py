@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.core.seeds import derive_seed
 from photon.core.tree import Tree
@@ -23,29 +23,29 @@ RESIDUAL = ("attention.out.weight", "ffn.down.weight")
 
 
 def build_model(
-    llm: LlmConfig, seed: int, device: torch.device = CPU, *, shard: Shard | None = None
+    inner: Inner, seed: int, device: torch.device = CPU, *, shard: Shard | None = None
 ) -> LanguageModel:
     """A seeded model in float32; the weights depend on nothing but `llm` and `seed`.
 
     Args:
         shard: splits the model's parameters over processes before they take any memory.
     """
-    if llm.model.name == "hf_causal_lm":
-        model: LanguageModel = HuggingFaceLM(llm, derive_seed(seed, "init"))
+    if inner.model.name == "hf_causal_lm":
+        model: LanguageModel = HuggingFaceLM(inner, derive_seed(seed, "init"))
         if shard is not None:
             shard(model)
         return model.to(device)
-    model = empty_model(llm)
+    model = empty_model(inner)
     if shard is not None:
         shard(model)
     model.to_empty(device=device)
     assert isinstance(model, Decoder)
     model.add_tables(device)
-    initialize(model, llm.model, seed)
+    initialize(model, inner.model, seed)
     return model
 
 
-def model_with(llm: LlmConfig, params: Tree, device: torch.device = CPU) -> LanguageModel:
+def model_with(inner: Inner, params: Tree, device: torch.device = CPU) -> LanguageModel:
     """A model of these parameters, to be read and not to be trained.
 
     On their device our own decoder shares their memory; a model of `transformers` has a copy.
@@ -53,23 +53,23 @@ def model_with(llm: LlmConfig, params: Tree, device: torch.device = CPU) -> Lang
     Raises:
         RuntimeError: a parameter is missing, or has another shape.
     """
-    if llm.model.name == "hf_causal_lm":  # its tables of positions are made with its weights
-        copy = HuggingFaceLM(llm, None)
+    if inner.model.name == "hf_causal_lm":  # its tables of positions are made with its weights
+        copy = HuggingFaceLM(inner, None)
         if missing := parameters_of(copy).keys() - params.keys():
             raise RuntimeError(f"Missing key: {min(missing)}")
         load_parameters(copy, params)
         return copy.to(device)
-    model = empty_model(llm)
+    model = empty_model(inner)
     assert isinstance(model, Decoder)
     model.load_state_dict({name: value.float() for name, value in params.items()}, assign=True)
     model.add_tables()
     return model.to(device)
 
 
-def empty_model(llm: LlmConfig) -> LanguageModel:
+def empty_model(inner: Inner) -> LanguageModel:
     """The model's shapes, on the meta device: no memory, no weights."""
     with torch.device("meta"):
-        return HuggingFaceLM(llm, 0) if llm.model.name == "hf_causal_lm" else Decoder(llm)
+        return HuggingFaceLM(inner, 0) if inner.model.name == "hf_causal_lm" else Decoder(inner)
 
 
 @torch.no_grad()

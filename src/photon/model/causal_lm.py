@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import ConfigError, DataError, install_with
 from photon.model.loss import TokenLoss, logits_loss
@@ -31,18 +31,18 @@ class HuggingFaceLM(nn.Module):
 
     takes_layout = False
 
-    def __init__(self, llm: LlmConfig, seed: int | None) -> None:
+    def __init__(self, inner: Inner, seed: int | None) -> None:
         super().__init__()
         transformers = _transformers()
         with torch.random.fork_rng(devices=[]), _Undrawn() if seed is None else nullcontext():
             torch.manual_seed(seed or 0)
-            config = hf_config(llm.model)
+            config = hf_config(inner.model)
             make = transformers.AutoModelForCausalLM.from_config
             self.model = make(config, trust_remote_code=False).float()
-        self.max_seq_len, self.vocab_size = llm.positions, llm.model.vocab_size
-        self.z_loss = llm.z_loss
+        self.max_seq_len, self.vocab_size = inner.positions, inner.model.vocab_size
+        self.z_loss = inner.z_loss
         self._refuse_learned_buffers()
-        if llm.fsdp_config and llm.fsdp_config.activation_checkpointing:
+        if inner.sharding and inner.sharding.activation_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _refuse_learned_buffers(self) -> None:
@@ -147,18 +147,18 @@ def read_config(model: ModelConfig) -> ModelConfig:
         return model
     config = _read(model)
     positions = _first(config, "max_position_embeddings", "n_positions", "max_seq_len")
-    if model.max_seq_len and positions and model.max_seq_len > positions:
+    if model.max_positions and positions and model.max_positions > positions:
         raise ConfigError(
-            f"llm_config.model.max_seq_len={model.max_seq_len}: the model of "
-            f"{model.pretrained_model_name_or_path} has {positions} positions"
+            f"llm_config.model.max_seq_len={model.max_positions}: the model of "
+            f"{model.hf_folder} has {positions} positions"
         )
     sizes = {
         "d_model": _first(config, "hidden_size", "n_embd"),
         "n_layers": _first(config, "num_hidden_layers"),
         "n_heads": _first(config, "num_attention_heads"),
         "vocab_size": _first(config, "vocab_size"),
-        "max_seq_len": model.max_seq_len or positions,
-        "tie_word_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
+        "max_positions": model.max_positions or positions,
+        "tied": bool(getattr(config, "tie_word_embeddings", False)),
         "hf_config": _entries(config),
     }
     return model.model_copy(update={k: v for k, v in sizes.items() if v is not None})
@@ -171,12 +171,12 @@ def hf_config(model: ModelConfig) -> Any:
 
 
 def _read(model: ModelConfig) -> Any:
-    name = model.pretrained_model_name_or_path
+    name = model.hf_folder
     assert name is not None  # validated
     read: Any = _transformers().AutoConfig.from_pretrained
     how = {"return_unused_kwargs": True, "trust_remote_code": False}
     try:
-        config, unknown = read(name, **{**model.config_overrides, **how})
+        config, unknown = read(name, **{**model.hf_overrides, **how})
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         where = "" if Path(name).exists() else "; there is no such folder"

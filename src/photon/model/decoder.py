@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import DataError
 from photon.model.cache import KeyValueCache, LayerCache
@@ -87,13 +87,11 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.sizes = [config.d_model, *2 * [config.kv_heads * config.head_dim]]
-        self.attend = (
-            fused_attention if config.attn_config.attn_impl == "flash" else plain_attention
-        )
+        self.attend = fused_attention if config.attention.attn_impl == "flash" else plain_attention
         self.qkv = nn.Linear(config.d_model, sum(self.sizes), bias=config.has_bias)
         self.out = nn.Linear(config.d_model, config.d_model, bias=config.has_bias)
         self.q_norm = self.k_norm = None
-        if config.attn_config.qk_norm:
+        if config.attention.qk_norm:
             self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
             self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
 
@@ -155,25 +153,25 @@ class Decoder(nn.Module):
     sin: Tensor | None
     slopes: Tensor | None
 
-    def __init__(self, llm: LlmConfig) -> None:
+    def __init__(self, inner: Inner) -> None:
         super().__init__()
-        config = self.config = llm.model
-        self.max_seq_len = llm.positions
+        config = self.config = inner.model
+        self.max_seq_len = inner.positions
         self.vocab_size = config.vocab_size
         self.checkpoints_activations = bool(
-            llm.fsdp_config and llm.fsdp_config.activation_checkpointing
+            inner.sharding and inner.sharding.activation_checkpointing
         )
-        self.z_loss = llm.z_loss
-        self.loss_chunk = max(1, llm.max_logits_bytes // (4 * config.vocab_size))
+        self.z_loss = inner.z_loss
+        self.loss_chunk = max(1, inner.max_logits_bytes // (4 * config.vocab_size))
         self.gradient_of = logits_gradient
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = None
-        if config.is_mpt and not config.attn_config.alibi:
+        if config.is_mpt and not config.attention.alibi:
             self.positions = nn.Embedding(self.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
         self.head = None
-        if not config.tie_word_embeddings:
+        if not config.tied:
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.add_tables()
 
@@ -182,10 +180,10 @@ class Decoder(nn.Module):
         config = self.config
         cos = sin = slopes = None
         if not config.is_mpt:
-            theta = config.attn_config.rope_theta
+            theta = config.attention.rope_theta
             cos, sin = rotary_table(config.head_dim, self.max_seq_len, theta)
-        elif config.attn_config.alibi:
-            slopes = alibi_slopes(config.n_heads, config.attn_config.alibi_bias_max)
+        elif config.attention.alibi:
+            slopes = alibi_slopes(config.n_heads, config.attention.alibi_bias_max)
         for name, table in (("cos", cos), ("sin", sin), ("slopes", slopes)):
             self.register_buffer(
                 name, None if table is None else table.to(device=device), persistent=False

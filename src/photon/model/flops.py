@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.core.tree import num_elements
 from photon.model.build import empty_model, parameters_of
 
@@ -28,22 +28,22 @@ class ModelCost:
     flops_per_token: int
 
 
-def model_cost(llm: LlmConfig) -> ModelCost:
+def model_cost(inner: Inner) -> ModelCost:
     """Count parameters on the meta device, and the arithmetic of a token.
 
     6 FLOPs per element of every matrix that multiplies (2 forward, 4 backward), the output layer
     included whether tied or not, and 12 L D T for attention scores and their use (Chowdhery et
     al. 2022, appendix B). The causal mask is not credited, as published utilisations do not.
     """
-    model = empty_model(llm)
+    model = empty_model(inner)
     params = parameters_of(model)
     total = num_elements(params)
     embeddings = embedding_names(model)
     in_embeddings = sum(params[name].numel() for name in embeddings)
     matrices = sum(p.numel() for n, p in params.items() if p.dim() >= 2 and n not in embeddings)
-    config = llm.model
+    config = inner.model
     multiplied = matrices + config.vocab_size * config.d_model
-    attention = 12 * config.n_layers * config.d_model * llm.max_seq_len
+    attention = 12 * config.n_layers * config.d_model * inner.row_length
     return ModelCost(
         parameters=total,
         embeddings=in_embeddings,

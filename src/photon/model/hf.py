@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.core.tree import Tree
 from photon.errors import CheckpointError
@@ -117,7 +117,7 @@ def original_name(name: str) -> str:
     return f"{_MPT.blocks}.{number}.{_MPT.inner.get(module, module)}.{kind}"
 
 
-def export_model(llm: LlmConfig, params: Tree) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def export_model(inner: Inner, params: Tree) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A model of ours as `transformers` stores it.
 
     Args:
@@ -130,10 +130,10 @@ def export_model(llm: LlmConfig, params: Tree) -> tuple[dict[str, Any], dict[str
     Raises:
         ConfigError: `transformers` has no architecture that computes the same.
     """
-    layout, model = _LAYOUTS[model_type_of(llm.model)], llm.model
-    config = config_of(llm)
+    layout, model = _LAYOUTS[model_type_of(inner.model)], inner.model
+    config = config_of(inner)
     if layout is _GPT2 and not model.has_bias:
-        params = _with_zero_biases(llm, params)
+        params = _with_zero_biases(inner, params)
     theirs: dict[str, Tensor] = {}
     for name, value in params.items():
         theirs.update(_to_theirs(layout, model, name, value))
@@ -163,9 +163,9 @@ def import_model(
         fields["no_bias"] = not _has_bias(tensors)  # it may have learned some since its export
         tensors = {k: v for k, v in tensors.items() if not (fields["no_bias"] and _is_bias(k))}
     model = ModelConfig.model_validate(fields)
-    llm = LlmConfig(model=model, max_seq_len=fields["max_seq_len"])
+    inner = Inner(model=model, max_seq_len=fields["max_seq_len"])
     params, used = {}, set()
-    for name, like in parameters_of(empty_model(llm)).items():
+    for name, like in parameters_of(empty_model(inner)).items():
         expected = _to_theirs(layout, model, name, like)
         params[name] = _to_ours(layout, name, [_take(tensors, *item) for item in expected.items()])
         used.update(expected)
@@ -207,10 +207,10 @@ def _is_turned(layout: Layout, name: str, value: Tensor) -> bool:
     return layout.transposed and name.startswith("blocks.") and value.dim() == 2
 
 
-def _with_zero_biases(llm: LlmConfig, params: Tree) -> dict[str, Tensor]:
+def _with_zero_biases(inner: Inner, params: Tree) -> dict[str, Tensor]:
     """GPT-2 always has biases: zeros where ours has none, in the order of a model that has them."""
-    model = llm.model.model_copy(update={"no_bias": False})
-    full = parameters_of(empty_model(llm.model_copy(update={"model": model})))
+    model = inner.model.model_copy(update={"no_bias": False})
+    full = parameters_of(empty_model(inner.model_copy(update={"model": model})))
     return {
         name: params[name] if name in params else torch.zeros(like.shape)
         for name, like in full.items()
@@ -249,7 +249,7 @@ def _take(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 def _refuse_rest(model: ModelConfig, rest: Mapping[str, Tensor], params: Tree) -> None:
     """Refuse tensors that would be lost; a tied output matrix may stand there a second time."""
     for name, value in rest.items():
-        if name == "lm_head.weight" and model.tie_word_embeddings:
+        if name == "lm_head.weight" and model.tied:
             if not torch.equal(value.float(), params["embedding.weight"]):
                 raise CheckpointError(
                     "lm_head.weight differs from the embedding, but config.json has "

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import CheckpointError, ConfigError
 
@@ -72,35 +72,35 @@ _OTHER_NAMES = {
 def model_type_of(model: ModelConfig) -> str:
     """The architecture of `transformers` that computes what the model does."""
     if model.is_mpt:
-        return "mpt" if model.attn_config.alibi else "gpt2"
-    return "qwen3" if model.attn_config.qk_norm else "llama"
+        return "mpt" if model.attention.alibi else "gpt2"
+    return "qwen3" if model.attention.qk_norm else "llama"
 
 
-def config_of(llm: LlmConfig) -> dict[str, Any]:
+def config_of(inner: Inner) -> dict[str, Any]:
     """Entries of config.json for a model of ours.
 
     Raises:
         ConfigError: `transformers` has no architecture that computes the same.
     """
-    kind = model_type_of(llm.model)
+    kind = model_type_of(inner.model)
     make = {"gpt2": _gpt2_config, "mpt": _mpt_config}.get(kind, _llama_config)
     return {
-        **make(llm.model, llm.positions),
+        **make(inner.model, inner.positions),
         "model_type": kind,
-        "vocab_size": llm.model.vocab_size,
-        "tie_word_embeddings": llm.model.tie_word_embeddings,
-        "initializer_range": llm.model.init_std,
+        "vocab_size": inner.model.vocab_size,
+        "tie_word_embeddings": inner.model.tied,
+        "initializer_range": inner.model.init_std,
         "dtype": "float32",
         "use_cache": True,
     }
 
 
-def export_note(llm: LlmConfig) -> str | None:
+def export_note(inner: Inner) -> str | None:
     """What to tell the user of a model that trains here and cannot be exported."""
-    if llm.model.name == "hf_causal_lm":
+    if inner.model.name == "hf_causal_lm":
         return None  # it came from there
     try:
-        config_of(llm)
+        config_of(inner)
     except ConfigError as error:
         return f"this model trains, but {error}"
     return None
@@ -128,7 +128,7 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
         ("no_bias", model.no_bias, True),
         ("ffn_act", model.ffn_act, "gelu"),
         ("expansion_ratio", model.expansion_ratio, 4),
-        ("attn_config.alibi_bias_max", model.attn_config.alibi_bias_max, 8),
+        ("attn_config.alibi_bias_max", model.attention.alibi_bias_max, 8),
     ):
         if value != needed:
             raise ConfigError(
@@ -147,7 +147,7 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
         "learned_pos_emb": False,
         "attn_config": {
             "alibi": True,
-            "alibi_bias_max": model.attn_config.alibi_bias_max,
+            "alibi_bias_max": model.attention.alibi_bias_max,
             "attn_pdrop": 0,
         },
     }
@@ -155,8 +155,8 @@ def _mpt_config(model: ModelConfig, positions: int) -> dict[str, Any]:
 
 def _llama_config(model: ModelConfig, positions: int) -> dict[str, Any]:
     """The base of the rotary positions stands twice: as transformers 5 reads it, and as 4 does."""
-    theta = model.attn_config.rope_theta
-    name = "Qwen3ForCausalLM" if model.attn_config.qk_norm else "LlamaForCausalLM"
+    theta = model.attention.rope_theta
+    name = "Qwen3ForCausalLM" if model.attention.qk_norm else "LlamaForCausalLM"
     return {
         "architectures": [name],
         "max_position_embeddings": positions,

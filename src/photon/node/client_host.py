@@ -55,10 +55,10 @@ class Node:
         self, config: Config, folder: Path, device: torch.device, world: World = ALONE
     ) -> None:
         self.config, self.folder = config, folder
-        names = list(parameters_of(empty_model(config.llm_config)))
-        self.layers = layers_of(config.fl, names)
+        names = list(parameters_of(empty_model(config.inner)))
+        self.layers = layers_of(config.federation, names)
         self._first = first_layers(config, self.layers)
-        self.trainer = Trainer(config.llm_config, config.seed, device, world, self.layers.frozen)
+        self.trainer = Trainer(config.inner, config.seed, device, world, self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
@@ -104,9 +104,9 @@ class Node:
         report = evaluate_loss(
             self.trainer.model,
             rows,
-            batch_size=self.config.llm_config.device_eval_batch_size,
-            max_batches=self.config.llm_config.eval_subset_num_batches,
-            precision=self.config.llm_config.precision,
+            batch_size=self.config.inner.validation_rows,
+            max_batches=self.config.inner.validation_batches,
+            precision=self.config.inner.precision,
             share=Share(world.rank, world.size, world.sum),
         )
         return {key: report.loss}
@@ -115,7 +115,7 @@ class Node:
         """The state after the last accepted update; a fresh one, and True, if that is lost."""
         version = instruction.last_accepted
         fresh = ClientState(round=0, stream=StreamState())
-        if version == 0 or self.config.fl.reset_checkpoint:
+        if version == 0 or self.config.federation.forgets_clients:
             return fresh, False
         path = checkpoint.answer_path(self.folder, instruction.client, version)
         if not path.exists():
@@ -135,20 +135,20 @@ class Node:
     def _begin(
         self, instruction: Instruction, before: ClientState, params: Tree, moments: Moments
     ) -> TrainState:
-        fl = self.config.fl
+        fl = self.config.federation
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.aggregate_momenta:
-            codec = codec_of(self.config.fl)
+            codec = codec_of(self.config.federation)
             own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
         return TrainState(
             params=params,
             moments=own,
             optimizer_step=step,
-            step=0 if fl.reset_timestamp else instruction.first_step,
+            step=0 if fl.restarts_schedule else instruction.first_step,
             loss_scale=before.loss_scale,
-            streams=(StreamState() if fl.reset_dataset_state else before.stream,),
+            streams=(StreamState() if fl.rereads_data else before.stream,),
         )
 
     def _run_segments(
@@ -160,7 +160,7 @@ class Node:
         watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
-            steps = min(left, self.config.llm_config.save_interval)
+            steps = min(left, self.config.inner.segment_steps)
             with training_memory_kept():
                 segment = self.trainer.train(stream, steps, watched)
             if segment.taken:
@@ -184,7 +184,7 @@ class Node:
             {"round": instruction.round},
             done=self.trainer.state.steps_done,
             total=instruction.local_steps,
-            tokens=self.config.llm_config.tokens_per_step,
+            tokens=self.config.inner.tokens_per_step,
         )
 
     def _finish(
@@ -197,7 +197,7 @@ class Node:
         metrics: dict[str, float],
     ) -> Path:
         """Keep the update and the client's new state together: both have happened, or neither."""
-        state, fl = self.trainer.snapshot(), self.config.fl
+        state, fl = self.trainer.snapshot(), self.config.federation
         if not self.trainer.world.is_first:
             return home
         sent = outgoing(self.config, self.layers, params, state.params, state.moments, residual)
@@ -242,7 +242,7 @@ def first_layers(config: Config, layers: Layers) -> dict[str, Tensor]:
     """Seeded values of a client's own layers: what one begins with that has lost its own."""
     if not layers.personal:
         return {}
-    model = build_model(config.llm_config, config.seed)
+    model = build_model(config.inner, config.seed)
     return {name: parameters_of(model)[name] for name in layers.personal}
 
 
@@ -288,10 +288,10 @@ def client_stream(config: Config, client: int) -> Stream:
         DataError: its data is missing.
     """
     rows = open_rows(config, f"client_{client}/train")
-    split = config.dataset.train
+    split = config.data.train
     return Stream(
         rows,
         seed=split.shuffle_seed if split.shuffle else None,
         client=client,
-        block_rows=split.shuffle_block_size,
+        block_rows=split.shuffle_rows,
     )

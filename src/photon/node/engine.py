@@ -37,13 +37,13 @@ LocalEngine: TypeAlias = "InProcess | WorkerPool"
 
 def local_engine(folder: RunFolder, config: Config, device: torch.device) -> LocalEngine:
     """The engine for the clients of this machine that `photon.workers` asks for."""
-    workers, threads = config.photon.workers, config.photon.threads
+    workers, threads = config.machine.workers, config.machine.threads
     assert isinstance(workers, int)
     assert isinstance(threads, int)
     if workers == 0:
         torch.set_num_threads(threads)
         return InProcess(Node(config, folder.clients, device))
-    return WorkerPool(folder, workers, config.photon.worker_timeout, config.photon.refresh_period)
+    return WorkerPool(folder, workers, config.machine.worker_timeout, config.machine.refresh_period)
 
 
 class OneMachine:
@@ -69,7 +69,7 @@ class InProcess(OneMachine):
     """One node in this process; clients train one after the other."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__(node.config.fl.n_total_clients)
+        super().__init__(node.config.federation.n_total_clients)
         self.node = node
 
     def run_round(
@@ -118,7 +118,7 @@ class WorkerPool(OneMachine):
     def __init__(
         self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
     ) -> None:
-        super().__init__(folder.config.fl.n_total_clients)
+        super().__init__(folder.config.federation.n_total_clients)
         self.folder, self.timeout = folder, timeout
         self.refresh, self._rounds = refresh, 0
         self.selector = selectors.DefaultSelector()
@@ -175,7 +175,7 @@ class WorkerPool(OneMachine):
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.photon.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.machine.threads)},
         )  # fmt: skip
         theirs.close()
         worker = _Worker(process, ours, place=place)
@@ -184,7 +184,7 @@ class WorkerPool(OneMachine):
 
     def _devices(self, place: int) -> tuple[str, str]:
         """`photon.device` of the worker at a place, and the number of its first GPU."""
-        photon = self.folder.config.photon
+        photon = self.folder.config.machine
         first = place * photon.devices_per_client
         own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
         return f"cuda:{first}" if own else photon.device, str(first)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.config.resolve import replace_keys
 from photon.config.schema import Config
 from photon.errors import ConfigError, DeviceError
@@ -53,23 +53,23 @@ def with_microbatch(
         ConfigError: the batch does not divide by the processes.
         DeviceError: what does not depend on the rows does not fit.
     """
-    llm = config.llm_config
-    if llm.device_train_microbatch_size != "auto":
+    inner = config.inner
+    if inner.microbatch_rows != "auto":
         return config
-    if llm.global_train_batch_size % processes:
+    if inner.batch_rows % processes:
         raise ConfigError(
-            f"llm_config.global_train_batch_size={llm.global_train_batch_size} must be a multiple "
+            f"llm_config.global_train_batch_size={inner.batch_rows} must be a multiple "
             f"of the {processes} processes of the job"
         )
-    most = llm.global_train_batch_size // processes
+    most = inner.batch_rows // processes
     rows = rows_that_fit(
-        llm.name,
+        inner.name,
         lambda count: memory_needed(config, device, count, processes, role),
         most,
         free_memory(device),
     )
     if device.type == "cuda":
-        rows = _largest(rows, lambda count: _survives(llm, count, device))
+        rows = _largest(rows, lambda count: _survives(inner, count, device))
     return replace_keys(config, {"llm_config.device_train_microbatch_size": rows})
 
 
@@ -103,11 +103,11 @@ def process_memory(config: Config, rows: int, processes: int = 1, role: Role = "
         memory = client_memory(config, rows)
         if role == "run" and not workers_of(config):
             memory = in_one_process(memory, server_memory(config, outer_trees(config)))
-    return memory.split_over(processes) if is_sharded(config.llm_config, processes) else memory
+    return memory.split_over(processes) if is_sharded(config.inner, processes) else memory
 
 
 def workers_of(config: Config) -> int:
-    workers = config.photon.workers
+    workers = config.machine.workers
     assert isinstance(workers, int)  # resolved
     return workers
 
@@ -141,15 +141,15 @@ def _largest(most: int, fits: Callable[[int], bool], least: int = 0) -> int:
     return rows
 
 
-def _survives(llm: LlmConfig, rows: int, device: torch.device) -> bool:
+def _survives(inner: Inner, rows: int, device: torch.device) -> bool:
     """Whether a real step with so many rows in one pass fits on the device, with room to spare."""
     free = free_memory(device)
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        trainer = Trainer(llm.model_copy(update={"compile": False}), 0, device)
-        tokens = torch.zeros(rows, llm.max_seq_len + 1, dtype=torch.int64, device=device)
-        accumulate_gradient(trainer.parallel, tokens, microbatch=rows, precision=llm.precision)
-        trainer.optimizer.step(llm.optimizer.lr)
+        trainer = Trainer(inner.model_copy(update={"compile": False}), 0, device)
+        tokens = torch.zeros(rows, inner.row_length + 1, dtype=torch.int64, device=device)
+        accumulate_gradient(trainer.parallel, tokens, microbatch=rows, precision=inner.precision)
+        trainer.optimizer.step(inner.optimizer.lr)
         return fits(torch.cuda.max_memory_allocated(device), free)
     except DeviceError:
         return False

@@ -47,7 +47,7 @@ class HostedRun:
         self, folder: RunFolder, engine: LocalEngine, config_digest: str, mailbox: Mailbox, say: Say
     ) -> None:
         self.folder, self.engine, self.say = folder, engine, say
-        self.name = str(folder.config.run_uuid)
+        self.name = str(folder.config.name)
         self._digest = config_digest
         self._mailbox = mailbox
         self._stop = threading.Event()
@@ -72,7 +72,7 @@ class HostedRun:
         _require_same_data(config, request.data)
         if (note := repeats_note(config, clients)) is not None:
             say(f"note        {note}")
-        device = choose_device(config.photon.device)
+        device = choose_device(config.machine.device)
         folder = _open_folder(config, request.config_digest, device)
         try:
             engine = local_engine(folder, folder.config, device)
@@ -121,8 +121,8 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self.folder.config.fl.fold_updates:
-            done = [fold(done, received.params, codec_of(self.folder.config.fl))]
+        if done and self.folder.config.federation.fold_updates:
+            done = [fold(done, received.params, codec_of(self.folder.config.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)
@@ -150,12 +150,12 @@ def _plan(request: Train) -> RoundPlan:
 def node_config(server: dict[str, Any], own: Config) -> Config:
     """The node's own configuration with the server's mathematics, and numbers for this machine."""
     config = taken(server, own)
-    threads, compiled = config.photon.threads, own.llm_config.compile
-    compiled = config.llm_config.compile if compiled == "auto" else compiled
-    gpus, each = count_gpus(config.photon.device), config.photon.devices_per_client
+    threads, compiled = config.machine.threads, own.inner.compile
+    compiled = config.inner.compile if compiled == "auto" else compiled
+    gpus, each = count_gpus(config.machine.device), config.machine.devices_per_client
     cores = num_cores() if gpus else each  # a CPU trains one client at a time
-    workers = count_workers(config.photon, cores, gpus, config.fl.cohort_size)
-    if config.photon.workers == "auto" and not gpus:
+    workers = count_workers(config.machine, cores, gpus, config.federation.cohort_size)
+    if config.machine.workers == "auto" and not gpus:
         workers = 1
     if threads in ("auto", 0):
         threads = max(1, num_cores() // max(1, workers * each))
@@ -188,9 +188,9 @@ def data_facts(config: Config) -> dict[str, Any]:
 
 def _open_folder(config: Config, config_digest: str, device: torch.device) -> RunFolder:
     """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
-    path = Path(config.photon.saving_path) / str(config.run_uuid)
+    path = Path(config.machine.runs_folder) / str(config.name)
     if not (path / "run.json").exists():
-        config = with_microbatch(config, device, config.photon.devices_per_client, "node")
+        config = with_microbatch(config, device, config.machine.devices_per_client, "node")
         facts = {"config_digest": config_digest, **data_facts(config)}
         return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
     saved, facts = read_run(path)
@@ -200,7 +200,7 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
             "or this node another photon.saving_path"
         )
     folder = RunFolder.open(path)
-    microbatch = saved.llm_config.device_train_microbatch_size
+    microbatch = saved.inner.microbatch_rows
     folder.save_config(replace_keys(config, {MICROBATCH: microbatch}))
     return folder
 

@@ -67,8 +67,8 @@ class NodeService:
     ) -> None:
         self.name, self.clients, self.own = name, clients, own
         self.path, self.sign, self.say = path, sign, say
-        self.home = Path(own.photon.saving_path) / f".node-{name}"
-        self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.photon))
+        self.home = Path(own.machine.runs_folder) / f".node-{name}"
+        self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.machine))
         self._run: HostedRun | None = None
         self._training = threading.Lock()
         self._stopped = threading.Event()

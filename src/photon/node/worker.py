@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         with _node(config, path, device) as (node, world):
             follow(node, world)
         return 0
-    connection, size = socket.socket(fileno=int(socket_fd)), config.photon.devices_per_client
+    connection, size = socket.socket(fileno=int(socket_fd)), config.machine.devices_per_client
     team = followers(size, path, device, int(arguments[3])) if size > 1 else nullcontext()
     with team, _node(config, path, device) as (node, world):
         return _serve(connection, node, world)

@@ -252,8 +252,8 @@ def holder(folder: Path) -> int | None:
 def _length(config: Config, by_round: bool) -> int:
     """Rounds or steps of a run; none where it only evaluates."""
     if by_round:
-        return config.fl.n_rounds
-    return 0 if config.centralized.eval_only else config.llm_config.max_duration or 0
+        return config.federation.rounds
+    return 0 if config.centralized.only_validates else config.inner.max_steps or 0
 
 
 def _state(folder: Path, kind: str, is_done: bool) -> State:

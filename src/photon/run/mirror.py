@@ -11,7 +11,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-from photon.config.schema import S3Config
+from photon.config.schema import Bucket
 from photon.data.read.remote import RemoteFolder
 from photon.errors import CheckpointError, DataError, PhotonWarning
 
@@ -34,7 +34,7 @@ class Mirror:
         DataError: `obstore` is missing, or no credentials.
     """
 
-    def __init__(self, folder: Path, config: S3Config, run: str) -> None:
+    def __init__(self, folder: Path, config: Bucket, run: str) -> None:
         self.folder, self.remote = folder, _remote(config, run)
         self._there: dict[str, tuple[int, int]] = {}
 
@@ -63,7 +63,7 @@ class Mirror:
             del self._there[name]
 
 
-def fetch_run(folder: Path, config: S3Config, run: str) -> bool:
+def fetch_run(folder: Path, config: Bucket, run: str) -> bool:
     """Bring a run from its mirror to a new folder.
 
     Returns:
@@ -97,14 +97,14 @@ def _fetch(remote: RemoteFolder, name: str, size: int, path: Path) -> None:
         raise CheckpointError(f"{remote.url}/{name}: {path.stat().st_size} of {size} bytes there")
 
 
-def _remote(config: S3Config, run: str) -> RemoteFolder:
-    assert config.bucket_name is not None
-    bucket = config.bucket_name
+def _remote(config: Bucket, run: str) -> RemoteFolder:
+    assert config.bucket is not None
+    bucket = config.bucket
     url = bucket if "://" in bucket else f"s3://{bucket}"
     timeouts = config.backend_kwargs.client_config
     return RemoteFolder(
         f"{url.rstrip('/')}/{run}",
-        retry=config.num_attempts - 1,
+        retry=config.attempts - 1,
         timeout=timeouts.read_timeout,
         connect_timeout=timeouts.connect_timeout,
     )

@@ -24,9 +24,9 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
-    fl, schedule = config.fl, config.fl.outer_schedule
+    fl, schedule = config.federation, config.federation.outer_schedule
     factor = outer_factor(
-        schedule.name, round_number, fl.n_rounds, schedule.t_warmup, schedule.alpha_f
+        schedule.name, round_number, fl.rounds, schedule.t_warmup, schedule.alpha_f
     )
     given = {"lr" if k == "server_learning_rate" else k: v for k, v in fl.outer_arguments.items()}
     scaled = {k: v * factor if k in RATES else v for k, v in given.items()}

@@ -63,7 +63,7 @@ def own_layers(config: Config, run: Path, last_accepted: Mapping[Any, int]) -> O
     Args:
         last_accepted: client -> round of its last accepted update.
     """
-    if not config.fl.personalized_layers:
+    if not config.federation.personal_layers:
         return None
     return OwnLayers(kept_answers(run, last_accepted))
 
@@ -111,7 +111,7 @@ def mean_over_clients(
 
 def layers_note(config: Config, elsewhere: bool) -> str | None:
     """What to tell the user of a run whose validation cannot see the clients' own layers."""
-    if not (config.fl.personalized_layers and elsewhere):
+    if not (config.federation.personal_layers and elsewhere):
         return None
     return (
         "fl.personalized_layers stay on the nodes, so val_loss is that of the server's copy of "
@@ -126,7 +126,7 @@ def require_no_tasks(config: Config) -> None:
     Raises:
         ConfigError: saying how they can be scored.
     """
-    if config.fl.personalized_layers and config.icl_tasks_config.icl_tasks:
+    if config.federation.personal_layers and config.scoring.tasks:
         raise ConfigError(
             f"icl_tasks_config: this run has no model to score, since {NO_ONE}; score the tasks "
             "afterwards, with photon evaluate RUN --client N"

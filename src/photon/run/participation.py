@@ -33,20 +33,20 @@ class Participation:
         Raises:
             DataError: a client's data is not here.
         """
-        fl = config.fl
-        counts = fl.sampling == "by_size" or fl.n_local_epochs is not None
+        fl = config.federation
+        counts = fl.sampling == "by_size" or fl.local_epochs is not None
         return cls(config, client_rows(config) if counts else ())
 
     def choose(
         self, state: ServerState, alive: Sequence[int]
     ) -> tuple[dict[int, int], tuple[int, ...]]:
         """Whom the next round may ask: client -> optimizer steps; and who of them is a spare."""
-        fl, seed, number = self.config.fl, self.config.seed, state.round + 1
+        fl, seed, number = self.config.federation, self.config.seed, state.round + 1
         here = available(seed, number, alive, fl.availability)
         sizes = dict(enumerate(self.rows)) if fl.sampling == "by_size" else None
         cohort = choose_cohort(seed, number, here, fl.cohort_size, sizes)
         others = [client for client in here if client not in cohort]
-        spares = choose_spares(seed, number, others, fl.oversample, sizes)
+        spares = choose_spares(seed, number, others, fl.spares, sizes)
         steps = {client: self._steps(client) for client in (*cohort, *spares)}
         if not fl.steps_by_speed:
             return steps, spares
@@ -54,10 +54,10 @@ class Participation:
         return {client: min(steps[client], most[client]) for client in steps}, spares
 
     def _steps(self, client: int) -> int:
-        fl, llm = self.config.fl, self.config.llm_config
-        if fl.n_local_epochs is None:
-            return llm.local_steps
-        return epoch_steps(self.rows[client], llm.global_train_batch_size) * fl.n_local_epochs
+        fl, inner = self.config.federation, self.config.inner
+        if fl.local_epochs is None:
+            return inner.local_steps
+        return epoch_steps(self.rows[client], inner.batch_rows) * fl.local_epochs
 
 
 def repeats_note(config: Config, clients: Collection[int], joined: bool = False) -> str | None:
@@ -67,15 +67,15 @@ def repeats_note(config: Config, clients: Collection[int], joined: bool = False)
         clients: whose data is here.
         joined: one batch is made of all of them.
     """
-    llm = config.llm_config
-    batch = -(-llm.global_train_batch_size // (len(clients) if joined else 1)) if clients else 0
+    inner = config.inner
+    batch = -(-inner.batch_rows // (len(clients) if joined else 1)) if clients else 0
     rows = {client: open_rows(config, f"client_{client}/train").num_rows for client in clients}
     few = {client: count for client, count in rows.items() if count < batch}
     if not few:
         return None
     client, count = min(few.items(), key=lambda one: one[1])
-    fl, others = config.fl, "" if len(few) == 1 else f" ({len(few)} clients are like that)"
-    steps = config.total_steps * (1 if joined else fl.cohort_size / fl.n_total_clients)
+    fl, others = config.federation, "" if len(few) == 1 else f" ({len(few)} clients are like that)"
+    steps = config.total_steps * (1 if joined else fl.cohort_size / fl.population)
     return (
         f"client {client} has {count} rows, but a batch takes {batch} of them: it reads them about "
         f"{batch * steps / count:,.0f} times in this run{others}; lower "
@@ -89,7 +89,7 @@ def client_rows(config: Config) -> list[int]:
     Raises:
         DataError: a client's data is not on this machine.
     """
-    return [_rows(config, client).num_rows for client in range(config.fl.n_total_clients)]
+    return [_rows(config, client).num_rows for client in range(config.federation.population)]
 
 
 def _rows(config: Config, client: int) -> RowSource:

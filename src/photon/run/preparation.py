@@ -29,7 +29,7 @@ def with_architecture(config: Config) -> Config:
     """Put the config.json that `hf_causal_lm` names, and another size of the vocabulary, into the
     run's own configuration.
     """
-    model, size = config.llm_config.model, config.fl.resize_vocab
+    model, size = config.inner.model, config.federation.vocabulary
     if model.name == "hf_causal_lm":
         model = read_config(model)
     if size is not None:
@@ -40,7 +40,7 @@ def with_architecture(config: Config) -> Config:
 def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
     if model.hf_config and "vocab_size" not in model.hf_config:
         raise ConfigError(
-            f"fl.resize_vocab={size}: the config.json of {model.pretrained_model_name_or_path} "
+            f"fl.resize_vocab={size}: the config.json of {model.hf_folder} "
             "has no vocab_size of its own to change; leave the key out"
         )
     return {**model.hf_config, **({"vocab_size": size} if model.hf_config else {})}
@@ -82,10 +82,10 @@ def fit_to_data(
     Raises:
         DataError: there is no such data.
     """
-    train = config.dataset.train
-    if train.root_local is None and train.root_remote is None:
+    train = config.data.train
+    if train.root is None and train.store is None:
         return config
-    _, data = find_data(train, config.fl.n_total_clients)
+    _, data = find_data(train, config.federation.population)
     default, current = dict(flatten(load_config())), dict(flatten(config))
     named = {text.lstrip("+~").partition("=")[0] for text in overrides}
     given = named | {key for key, value in current.items() if value != default.get(key)}
@@ -102,12 +102,12 @@ def fit_to_data(
 
 def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[str, int]:
     """What data says of a run; not of a model that begins with parameters that are there."""
-    settings, streams, model = data["settings"], config.dataset.train.streams, config.llm_config
-    length = min(settings["sequence_length"], model.model.max_seq_len or (1 << 30))
+    settings, streams, model = data["settings"], config.data.train.streams, config.inner
+    length = min(settings["sequence_length"], model.model.max_positions or (1 << 30))
     facts = {"llm_config.max_seq_len": length}
     starts = (
-        config.pretrained_model_path, config.wte_parameters_path, config.fl.resize_vocab,
-        config.photon.restore_run_uuid, config.photon.restore_cent_run_uuid,
+        config.start_path, config.embedding_path, config.federation.vocabulary,
+        config.machine.copied_run, config.machine.centralized_run,
     )  # fmt: skip
     if model.model.name != "hf_causal_lm" and all(start is None for start in starts):
         facts["llm_config.model.vocab_size"] = settings["vocab_size"]
@@ -133,18 +133,18 @@ def prepare(
             be cut to the model's length, or tokens of another tokenizer; or the store that holds it
             does not answer.
     """
-    clients, length = config.fl.n_total_clients, config.llm_config.max_seq_len
-    train = config.dataset.train
-    if train.root_local is None and train.root_remote is None:
-        settings = embedded_settings(config.dataset.embedded, clients, length)
+    clients, length = config.federation.population, config.inner.row_length
+    train = config.data.train
+    if train.root is None and train.store is None:
+        settings = embedded_settings(config.data.embedded, clients, length)
         address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
-        data = prepare_embedded(root, config.dataset.embedded, clients, length, say)
+        data = prepare_embedded(root, config.data.embedded, clients, length, say)
     else:
         root, data = find_data(train, clients)
     found = {"dataset.train.root_local": str(root)}
-    if config.dataset.val.root_local or config.dataset.val.root_remote:
-        found["dataset.val.root_local"] = str(find_data(config.dataset.val, clients)[0])
+    if config.data.validation.root or config.data.validation.store:
+        found["dataset.val.root_local"] = str(find_data(config.data.validation, clients)[0])
     config = replace_keys(config, found)
     here = range(clients) if needed is None else needed
     _check_data(config, data, data_root(config), here)
@@ -161,10 +161,10 @@ def require_data(config: Config, clients: Collection[int]) -> None:
     Raises:
         DataError: nothing is prepared there, or not for these clients.
     """
-    train = config.dataset.train
-    if train.root_local is None or train.root_remote is not None:
+    train = config.data.train
+    if train.root is None or train.store is not None:
         return  # comes on first use
-    root = Path(train.root_local)
+    root = Path(train.root)
     if train.streams is not None:
         prepared = range(len(train.streams))
     elif not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
@@ -178,7 +178,7 @@ def require_data(config: Config, clients: Collection[int]) -> None:
 
 def _require_longer_rows(config: Config, clients: Collection[int], *, common: bool) -> None:
     """Refuse data that was enough for the rows it was prepared in, but not for the model's."""
-    own = ("train", VALIDATION) if config.fl.split_eval else ("train",)
+    own = ("train", VALIDATION) if config.federation.validates_clients else ("train",)
     for name in (
         *([VALIDATION] if common else []),
         *(f"client_{c}/{p}" for c in clients for p in own),
@@ -189,22 +189,22 @@ def _require_longer_rows(config: Config, clients: Collection[int], *, common: bo
 def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
     require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
     encoder_of_data(config)  # known, or refused before anything is trained
-    settings, streams = data["settings"], config.dataset.train.streams
+    settings, streams = data["settings"], config.data.train.streams
     prepared = clients_of(data) if streams is None else range(len(streams))
     if missing := sorted(set(needed) - set(prepared)):
         raise DataError(
             f"{root}: {'streams' if streams else 'prepared'} for {len(prepared)} clients "
             f"({prepared[0]} to {prepared[-1]}), but client {missing[0]} is needed "
-            f"(fl.n_total_clients={config.fl.n_total_clients})"
+            f"(fl.n_total_clients={config.federation.population})"
         )
     length = settings["sequence_length"]
-    if length != config.llm_config.max_seq_len and not settings.get("wrap", True):
+    if length != config.inner.row_length and not settings.get("wrap", True):
         raise DataError(
             f"{root}: prepared with rows of {length} that end with the documents, but "
-            f"llm_config.max_seq_len={config.llm_config.max_seq_len}"
+            f"llm_config.max_seq_len={config.inner.row_length}"
         )
-    if settings["vocab_size"] > config.llm_config.model.vocab_size:
+    if settings["vocab_size"] > config.inner.model.vocab_size:
         raise DataError(
             f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
-            f"llm_config.model.vocab_size={config.llm_config.model.vocab_size}"
+            f"llm_config.model.vocab_size={config.inner.model.vocab_size}"
         )

@@ -20,13 +20,13 @@ def find_run(config: Config, name: str) -> Path:
     Raises:
         RunFolderError: in none of these places.
     """
-    saving = Path(config.photon.saving_path)
+    saving = Path(config.machine.runs_folder)
     for path in (saving / name, Path(name)):
         if holds_run(path):
             return path
-    if config.s3_comm_config.bucket_name and Path(name).name == name:
+    if config.mirror.bucket and Path(name).name == name:
         saving.mkdir(parents=True, exist_ok=True)
-        if fetch_run(saving / name, config.s3_comm_config, name):
+        if fetch_run(saving / name, config.mirror, name):
             return saving / name
     raise RunFolderError(f"{name}: no such run folder, and no run of that name in {saving}")
 
@@ -57,7 +57,7 @@ def rounds_done(run: Path, config: Config, kind: str) -> dict[str, int]:
         CheckpointError: that round is not kept.
     """
     key = "fl.n_rounds" if kind == "federated" else "llm_config.max_duration"
-    folder, wanted = run / "checkpoints", config.photon.resume_round
+    folder, wanted = run / "checkpoints", config.machine.resume_round
     if wanted is None and not checkpoint.list_checkpoints(folder):
         return {key: 0}
     return {
@@ -97,17 +97,17 @@ def start_of_centralized(config: Config) -> str | None:
     Raises:
         RunFolderError, CheckpointError: it is not there.
     """
-    photon = config.photon
-    if photon.restore_cent_run_uuid is None:
+    photon = config.machine
+    if photon.centralized_run is None:
         return None
-    folder = find_run(config, photon.restore_cent_run_uuid) / "checkpoints"
-    if photon.restore_cent_run_batches is None:
+    folder = find_run(config, photon.centralized_run) / "checkpoints"
+    if photon.centralized_step is None:
         return str(checkpoint.newest_checkpoint(folder))
-    path = folder / f"step_{photon.restore_cent_run_batches:06d}.json"
+    path = folder / f"step_{photon.centralized_step:06d}.json"
     if not path.exists():
         steps = [str(checkpoint.number_of(p)) for p in checkpoint.list_checkpoints(folder)]
         raise CheckpointError(
-            f"photon.restore_cent_run_batches={photon.restore_cent_run_batches}: not in {folder}, "
+            f"photon.restore_cent_run_batches={photon.centralized_step}: not in {folder}, "
             f"which keeps {', '.join(steps) or 'none'}"
         )
     return str(path)

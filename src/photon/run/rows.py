@@ -25,16 +25,16 @@ VALIDATION = "validation"
 
 def data_root(config: Config) -> Path:
     """Folder with the manifest and the tokenizer of a resolved configuration's data."""
-    train = config.dataset.train
-    assert train.root_local is not None
+    train = config.data.train
+    assert train.root is not None
     return homes(train)[0]
 
 
 def homes(storage: StorageConfig) -> list[Path]:
     """The prepared data sets that a storage's streams name, or its root."""
-    assert storage.root_local is not None
-    root = Path(storage.root_local)
-    specs = [s for client in storage.streams or () for s in client.client_streams.values()]
+    assert storage.root is not None
+    root = Path(storage.root)
+    specs = [s for client in storage.streams or () for s in client.streams.values()]
     return list(dict.fromkeys(_home(root, spec) for spec in specs)) or [root]
 
 
@@ -51,15 +51,15 @@ def find_data(storage: StorageConfig, num_clients: int) -> tuple[Path, dict[str,
     Raises:
         DataError: nothing there, several data sets, or the store does not answer.
     """
-    if storage.root_local is not None:
-        root = Path(storage.root_local).resolve()
-        if storage.streams is None and storage.root_remote is None:
+    if storage.root is not None:
+        root = Path(storage.root).resolve()
+        if storage.streams is None and storage.store is None:
             root = _descend(root, num_clients)
     else:
-        assert storage.root_remote is not None
-        address = hashlib.sha256(storage.root_remote.encode()).hexdigest()[:12]
+        assert storage.store is not None
+        address = hashlib.sha256(storage.store.encode()).hexdigest()[:12]
         root = Path("data").resolve() / f"cache-{address}"
-    found = homes(storage.model_copy(update={"root_local": str(root)}))
+    found = homes(storage.model_copy(update={"root": str(root)}))
     if cache := cache_of(storage, root):
         cache.open()
         for home in found:
@@ -88,20 +88,20 @@ def _descend(root: Path, num_clients: int) -> Path:
 
 def storage_of(config: Config, part: str) -> StorageConfig:
     """Where a part of the data is: the common validation set may lie somewhere of its own."""
-    val = config.dataset.val
+    val = config.data.validation
     if part != VALIDATION:
-        return config.dataset.train
-    if val.root_local or val.root_remote:
+        return config.data.train
+    if val.root or val.store:
         return val
-    return config.dataset.train.model_copy(update={"streams": val.streams})
+    return config.data.train.model_copy(update={"streams": val.streams})
 
 
 def cache_of(storage: StorageConfig, root: Path) -> Cache | None:
     """Who brings the files to a local folder; None if they are there."""
-    if storage.root_remote is None:
+    if storage.store is None:
         return None
     remote = RemoteFolder(
-        storage.root_remote, retry=storage.download_retry, timeout=storage.download_timeout
+        storage.store, retry=storage.download_retry, timeout=storage.download_timeout
     )
     return Cache(remote, root, storage.cache_limit)
 
@@ -134,10 +134,10 @@ def open_rows(config: Config, part: str) -> RowSource:
 
 
 def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
-    assert storage.root_local is not None
-    root = Path(storage.root_local)
-    model = config.llm_config
-    rows = Rows(root / part, cache_of(storage, root), model.max_seq_len, model.model.vocab_size)
+    assert storage.root is not None
+    root = Path(storage.root)
+    model = config.inner
+    rows = Rows(root / part, cache_of(storage, root), model.row_length, model.model.vocab_size)
     require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
     home = rows.folder.parent if part == VALIDATION else rows.folder.parent.parent
     if (home / MANIFEST).exists():
@@ -150,30 +150,30 @@ def _specs(storage: StorageConfig, part: str) -> list[StreamSpec] | None:
     if storage.streams is None:
         return None
     if part == VALIDATION:
-        return [s for client in storage.streams for s in client.client_streams.values()]
+        return [s for client in storage.streams for s in client.streams.values()]
     client = int(part.split("/")[0].removeprefix("client_"))
     if client >= len(storage.streams):
         raise ConfigError(
             f"dataset.train.streams: describes {len(storage.streams)} clients, but there is a "
             f"client {client}; set fl.n_total_clients={len(storage.streams)} or take other streams"
         )
-    return list(storage.streams[client].client_streams.values())
+    return list(storage.streams[client].streams.values())
 
 
 def _folders(storage: StorageConfig, spec: StreamSpec) -> list[str]:
     if spec.local is not None:
         return [spec.local.strip("/")]
-    assert storage.root_local is not None
-    clients = clients_of(read_manifest(Path(storage.root_local)))
+    assert storage.root is not None
+    clients = clients_of(read_manifest(Path(storage.root)))
     return [f"client_{client}" for client in clients]
 
 
 def _require_room(config: Config, rows: RowSource) -> None:
     """A block of the shuffle reads its shards again and again: they must fit together."""
-    train = config.dataset.train
-    if train.root_remote is None or train.cache_limit is None or not train.shuffle:
+    train = config.data.train
+    if train.store is None or train.cache_limit is None or not train.shuffle:
         return
-    block = min(train.shuffle_block_size or BLOCK_ROWS, rows.num_rows)
+    block = min(train.shuffle_rows or BLOCK_ROWS, rows.num_rows)
     row_bytes = sum(shard["bytes"] for shard in rows.manifest["shards"]) / rows.num_rows
     if block * row_bytes > train.cache_limit:
         raise ConfigError(

@@ -27,7 +27,7 @@ def encoder_of_data(config: Config) -> Encoder:
     """
     root = data_root(config)
     tokenizer = load_tokenizer(root / "tokenizer.json")
-    places = homes(config.dataset.train)
+    places = homes(config.data.train)
     found = {home: of_data(read_manifest(home), tokenizer, home) for home in places}
     for home, facts in found.items():
         if facts != found[places[0]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from photon.config.evaluation import IclTasksConfig
+from photon.config.evaluation import Scoring
 from photon.config.resolve import apply_evaluation_overrides, replace_keys
 from photon.config.schema import Config
 from photon.core.tree import digest
@@ -70,14 +70,14 @@ class Candidate:
     @property
     def results(self) -> Path:
         """Folder for what is found out about it."""
-        chosen = self.config.eval_gauntlet_config.destination_dir
+        chosen = self.config.composites.destination_dir
         return Path(chosen) / self.name.replace("/", "-") if chosen else self.home
 
     @property
     def max_batch_tokens(self) -> int:
         """Tokens of one forward pass."""
         device = next(self.model.parameters()).device
-        return tokens_of_a_pass(self.config.icl_tasks_config.max_batch_tokens, device)
+        return tokens_of_a_pass(self.config.scoring.max_batch_tokens, device)
 
 
 def require_model(path: Path) -> None:
@@ -131,7 +131,7 @@ def open_candidate(
         facts={**facts, "digest": digest(params)},
         tokenizer_digest=hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16],
         config=_evaluation_config(config, overrides, device),
-        model=model_with(config.llm_config, params, device).eval(),
+        model=model_with(config.inner, params, device).eval(),
         encoder=encoder,
         home=home,
         own=own,
@@ -146,8 +146,8 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
     except CheckpointError:
         model = {"name": "hf_causal_lm", "pretrained_model_name_or_path": str(path)}
         config = replace_keys(Config(), {f"llm_config.model.{k}": v for k, v in model.items()})
-        fields = read_config(config.llm_config.model).model_dump(mode="json")
-        params = pretrained_parameters(read_config(config.llm_config.model), str(path))
+        fields = read_config(config.inner.model).model_dump(mode="json")
+        params = pretrained_parameters(read_config(config.inner.model), str(path))
     else:
         fields, params = read_model(path)
     keys = {"max_seq_len": fields["max_seq_len"], "model": fields, "name": path.resolve().name}
@@ -163,7 +163,7 @@ def _run_facts(manifest: Path) -> dict[str, Any]:
 
 
 def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:
-    tokens, known = vocab_size(encoder.tokenizer), config.llm_config.model.vocab_size
+    tokens, known = vocab_size(encoder.tokenizer), config.inner.model.vocab_size
     if tokens > known:
         raise MismatchedCheckpoint(
             f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "
@@ -176,7 +176,7 @@ def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.d
     plain = {
         "photon.threads": "auto",
         "llm_config.eval_subset_num_batches": -1,
-        "icl_tasks_config": IclTasksConfig().model_dump(mode="json"),
+        "icl_tasks_config": Scoring().model_dump(mode="json"),
     }
     if device.type == "cpu":
         plain["llm_config.precision"] = "fp32"

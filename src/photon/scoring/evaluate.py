@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import photon
-from photon.config.evaluation import IclTask, IclTasksConfig
+from photon.config.evaluation import IclTask, Scoring
 from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -137,7 +137,7 @@ def _part(progress: Progress, start: float, size: float) -> Progress:
 
 
 def _set_threads(candidate: Candidate) -> None:
-    threads = candidate.config.photon.threads
+    threads = candidate.config.machine.threads
     torch.set_num_threads(threads if isinstance(threads, int) and threads else num_cores())
 
 
@@ -147,7 +147,7 @@ def _with_suite(overrides: Sequence[str], say: Say) -> Sequence[str]:
     if any(key in ("icl_tasks_config", "icl_tasks_config.icl_tasks") for key, _, _ in given):
         return overrides
     roots = [value for key, _, value in given if key == "icl_tasks_config.root_dir"]
-    root = Path(roots[-1] if roots else IclTasksConfig().root_dir)
+    root = Path(roots[-1] if roots else Scoring().folder)
     if any((root / place).is_dir() for place in ("eval/local_data", "world_knowledge")):
         return [*SUITE, *overrides]
     say(
@@ -166,11 +166,11 @@ class _Run:
         self.candidate, self.wanted, self.world = candidate, wanted, world
         self.progress = progress if world.is_first else lambda what, done: None
         config = candidate.config
-        self.tasks = config.icl_tasks_config
-        if self.tasks.icl_tasks:
+        self.tasks = config.scoring
+        if self.tasks.tasks:
             candidate.require_one_model()
         positions = candidate.model.max_seq_len
-        length = self.tasks.max_seq_len or positions
+        length = self.tasks.max_positions or positions
         if length > positions:
             raise ConfigError(
                 f"icl_tasks_config.max_seq_len={length}: {candidate.name} has {positions} positions"
@@ -178,7 +178,7 @@ class _Run:
         self.settings = Settings(length, self.tasks.limit, self.tasks.parity)
         self.passes = Passes(
             max_tokens=candidate.max_batch_tokens,
-            precision=config.llm_config.precision,
+            precision=config.inner.precision,
             share=Share(world.rank, world.size, world.sum),
         )
         shown = {**asdict(self.settings), "precision": self.passes.precision}
@@ -232,12 +232,12 @@ class _Run:
     def _load(self) -> dict[str, tuple[IclTask, int, list[Row], str]]:
         """Every evaluation with its rows and their digest; what cannot be read is a failure."""
         loaded: dict[str, tuple[IclTask, int, list[Row], str]] = {}
-        for task in self.tasks.icl_tasks or ():
+        for task in self.tasks.tasks or ():
             keys = [f"{task.label}/{count}-shot" for count in task.num_fewshot]
             if twice := [k for k in keys if k in loaded or keys.count(k) > 1]:
                 raise ConfigError(f"icl_tasks_config.icl_tasks: {twice[0]} is there twice")
             try:
-                path = find_file(Path(self.tasks.root_dir), task.dataset_uri)
+                path = find_file(Path(self.tasks.folder), task.dataset_uri)
                 rows = read_rows(path, task)
             except DataError as error:
                 self.result.failures.update(dict.fromkeys(keys, str(error)))
@@ -278,9 +278,9 @@ class _Run:
         return found and Finished(TaskScore(**found["score"]), found["data"], found["seconds"])
 
     def _finish(self) -> Evaluation:
-        gauntlet = self.candidate.config.eval_gauntlet_config.eval_gauntlet
+        gauntlet = self.candidate.config.composites.gauntlet
         result = self.result
-        if gauntlet is not None and self.tasks.icl_tasks:
+        if gauntlet is not None and self.tasks.tasks:
             scores = {key: done.score for key, done in result.tasks.items()}
             whole = self.settings.limit is None
             result = replace(result, composites=composites(gauntlet, scores, is_whole=whole))

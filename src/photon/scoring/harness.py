@@ -69,9 +69,9 @@ def evaluate_by_harness(
     candidate = open_candidate(path, overrides, choose_device("auto"), client)
     candidate.require_one_model()
     ScoreFolder(candidate.results, {}).require_writable()
-    keys = candidate.config.icl_tasks_config
-    length = min(keys.max_seq_len or candidate.model.max_seq_len, candidate.model.max_seq_len)
-    passes = Passes(candidate.max_batch_tokens, candidate.config.llm_config.precision)
+    keys = candidate.config.scoring
+    length = min(keys.max_positions or candidate.model.max_seq_len, candidate.model.max_seq_len)
+    passes = Passes(candidate.max_batch_tokens, candidate.config.inner.precision)
     manager = TaskManager(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )

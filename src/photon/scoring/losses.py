@@ -53,15 +53,15 @@ def losses_to_score(
         The validation set if the model's data is known, the clients' parts if asked for, the texts.
         Where there would be nothing to score at all, it says so when it is called.
     """
-    train, val = candidate.config.dataset.train, candidate.config.dataset.val
-    places = (train.root_local, train.root_remote, val.root_local, val.root_remote)
+    train, val = candidate.config.data.train, candidate.config.data.validation
+    places = (train.root, train.store, val.root, val.store)
     wanted: dict[str, ToScore] = {}
     if any(places):
         wanted[VALIDATION] = lambda passes: _part_loss(candidate, passes, VALIDATION)
-        for client in range(candidate.config.fl.n_total_clients) if per_client else ():
+        for client in range(candidate.config.federation.population) if per_client else ():
             part = f"client_{client}/{VALIDATION}"
             wanted[part] = lambda passes, p=part, c=client: _part_loss(candidate, passes, p, c)
-    elif per_client or not (texts or candidate.config.icl_tasks_config.icl_tasks):
+    elif per_client or not (texts or candidate.config.scoring.tasks):
         wanted[VALIDATION] = _no_data
     for path in texts:
         wanted[str(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
@@ -80,15 +80,15 @@ def _part_loss(
 ) -> LossScore:
     config = _with_data(candidate)
     rows = open_rows(config, part)
-    llm = config.llm_config
+    inner = config.inner
 
     def score() -> LossReport:
         return evaluate_loss(
             candidate.model,
             rows,
-            batch_size=llm.device_eval_batch_size,
-            max_batches=llm.eval_subset_num_batches,
-            precision=llm.precision,
+            batch_size=inner.validation_rows,
+            max_batches=inner.validation_batches,
+            precision=inner.precision,
             share=passes.share,
             progress=passes.progress,
         )
@@ -99,11 +99,11 @@ def _part_loss(
 def _with_data(candidate: Candidate) -> Config:
     """The configuration with the data found; its tokens must be those of the model's tokenizer."""
     config = candidate.config
-    train, val = config.dataset.train, config.dataset.val
-    clients = config.fl.n_total_clients
-    if val.root_local or val.root_remote:
+    train, val = config.data.train, config.data.validation
+    clients = config.federation.population
+    if val.root or val.store:
         found = {"dataset.val.root_local": str(find_data(val, clients)[0])}
-        if not (train.root_local or train.root_remote):
+        if not (train.root or train.store):
             found["dataset.train.root_local"] = found["dataset.val.root_local"]
     else:
         found = {"dataset.train.root_local": str(find_data(train, clients)[0])}
@@ -119,7 +119,7 @@ def _with_data(candidate: Candidate) -> Config:
 
 
 def _unigram(config: Config, rows: RowSource) -> float | None:
-    clients = range(config.fl.n_total_clients)
+    clients = range(config.federation.population)
     try:
         return unigram_loss([open_rows(config, f"client_{c}/train") for c in clients], rows)
     except DataError:

@@ -37,7 +37,7 @@ def check_tasks(config: Config) -> None:
     """
     encoder, settings = encoder_of_data(config), _settings(config)
     try:
-        for task in config.icl_tasks_config.icl_tasks or ():
+        for task in config.scoring.tasks or ():
             rows = _read(config, task)
             for count in task.num_fewshot:
                 check_task(encoder, task, rows, count, settings)
@@ -46,12 +46,12 @@ def check_tasks(config: Config) -> None:
 
 
 def _read(config: Config, task: IclTask) -> list[Row]:
-    return read_rows(find_file(Path(config.icl_tasks_config.root_dir), task.dataset_uri), task)
+    return read_rows(find_file(Path(config.scoring.folder), task.dataset_uri), task)
 
 
 def _settings(config: Config) -> Settings:
-    keys, positions = config.icl_tasks_config, config.llm_config.positions
-    return Settings(min(keys.max_seq_len or positions, positions), keys.limit, keys.parity)
+    keys, positions = config.scoring, config.inner.positions
+    return Settings(min(keys.max_positions or positions, positions), keys.limit, keys.parity)
 
 
 class TaskWatch:
@@ -64,13 +64,13 @@ class TaskWatch:
     def __init__(
         self, config: Config, encoder: Encoder, device: torch.device, warn: Callable[[str], None]
     ) -> None:
-        keys = config.icl_tasks_config
-        self.gauntlet = config.eval_gauntlet_config.eval_gauntlet
+        keys = config.scoring
+        self.gauntlet = config.composites.gauntlet
         self.is_whole = keys.limit is None
-        self.tasks, self.settings = keys.icl_tasks or [], _settings(config)
+        self.tasks, self.settings = keys.tasks or [], _settings(config)
         self._read = functools.cache(lambda index: _read(config, self.tasks[index]))
         self.passes = Passes(
-            tokens_of_a_pass(keys.max_batch_tokens, device), config.llm_config.precision
+            tokens_of_a_pass(keys.max_batch_tokens, device), config.inner.precision
         )
         self.encoder, self.warn = encoder, warn
         self.found: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from photon.run.rows import VALIDATION, open_rows
 
 def unigram_score(config: Config) -> Score:
     """The floor: token frequencies of all clients' training text, scored on the common set."""
-    clients = range(config.fl.n_total_clients)
+    clients = range(config.federation.population)
     train_rows = [open_rows(config, f"client_{client}/train") for client in clients]
     validation = open_rows(config, VALIDATION)
     loss = unigram_loss(train_rows, validation)

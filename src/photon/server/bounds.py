@@ -40,27 +40,27 @@ class Honesty:
         Args:
             steps: the most that any client takes.
         """
-        llm, fl = self.config.llm_config, self.config.fl
+        inner, fl = self.config.inner, self.config.federation
         shared = {name: state.params[name] for name in self.layers.shared}
         last, rates = state.step + steps, self._rates(state.step, steps)
         farthest = sum(rates)
         if fl.staleness_exponent is not None:  # late updates had other rates
-            farthest = llm.optimizer.lr * max(steps, llm.local_steps)
-        most = reach(llm, farthest, last, num_elements(shared), norm(shared))
-        codec = codec_of(self.config.fl)
+            farthest = inner.optimizer.lr * max(steps, inner.local_steps)
+        most = reach(inner, farthest, last, num_elements(shared), norm(shared))
+        codec = codec_of(self.config.federation)
         before = {n: norm(leaves(tree, state.params, codec)) for n, tree in state.moments.items()}
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
-            tokens_per_step=llm.tokens_per_step,
-            late_steps=llm.local_steps,
+            tokens_per_step=inner.tokens_per_step,
+            late_steps=inner.local_steps,
             rate=sum(rates) / len(rates),
             norm=math.inf if fl.max_reach is None else fl.max_reach * most,
-            moments=moment_bounds(llm, self.moments, sizes, before, last),
+            moments=moment_bounds(inner, self.moments, sizes, before, last),
         )
 
     def _rates(self, first: int, steps: int) -> list[float]:
         """Learning rates of these steps."""
-        llm = self.config.llm_config
-        first = 0 if self.config.fl.reset_timestamp else first
-        schedule = llm.scheduler.schedulers.lr
-        return [llm.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]
+        inner = self.config.inner
+        first = 0 if self.config.federation.restarts_schedule else first
+        schedule = inner.schedules.schedulers.lr
+        return [inner.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]

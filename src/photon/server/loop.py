@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.config.schema import Config
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import Base, Failure, RoundPlan, RoundReport, ServerState, Update
@@ -92,11 +92,11 @@ class Server:
             RoundFailed: a round closed below the quorum.
         """
         config = self.config
-        self._layers = layers_of(config.fl, list(state.params))
+        self._layers = layers_of(config.federation, list(state.params))
         self._participation = Participation.of(config)
         self._honesty = Honesty.of(config, self._layers)
-        self._rules = rules_of(config.fl, self.engine.can_be_late)
-        while state.round < config.fl.n_rounds:
+        self._rules = rules_of(config.federation, self.engine.can_be_late)
+        while state.round < config.federation.n_rounds:
             self._phases = Phases()
             done = self._attempt(state)
             if done is not None:
@@ -127,7 +127,7 @@ class Server:
         after = replace(after, train_seconds=state.train_seconds + seconds)
         last = _previous_parameters(self.checkpoints)
         return after, round_record(
-            self.config.fl, state, after, report, last, self._missing, seconds
+            self.config.federation, state, after, report, last, self._missing, seconds
         )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -149,7 +149,7 @@ class Server:
         sent = layers.received(newcomers)
         plan = open_round(
             state,
-            run=str(config.run_uuid),
+            run=str(config.name),
             steps=steps,
             rules=self._rules,
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
@@ -163,8 +163,12 @@ class Server:
         return replace(plan, instructions=asked)
 
     def _evaluates_clients(self, base_round: int) -> bool:
-        fl = self.config.fl
-        return fl.split_eval and fl.eval_period is not None and base_round % fl.eval_period == 0
+        fl = self.config.federation
+        return (
+            fl.validates_clients
+            and fl.validation_period is not None
+            and base_round % fl.validation_period == 0
+        )
 
     def _deliver(self, plan: RoundPlan, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
@@ -200,7 +204,7 @@ class Server:
         self._tell_training(delivery)
         if isinstance(arrival, Failure) and arrival.error is not None:
             is_lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
-            if is_lost and self.config.fl.on_failure == "stop":
+            if is_lost and self.config.federation.on_failure == "stop":
                 raise arrival.error
             message = f"client {arrival.client} has failed: {arrival.reason}"
             warnings.warn(message, PhotonWarning, stacklevel=2)
@@ -217,7 +221,7 @@ class Server:
         return self._phases.timing(name)
 
     def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
-        fl, plan, state = self.config.fl, delivery.base.plan, delivery.base.state
+        fl, plan, state = self.config.federation, delivery.base.plan, delivery.base.state
         try:
             after, report = close_round(
                 state, plan, delivery.updates, outer=outer_of(self.config, plan.round),
@@ -226,7 +230,7 @@ class Server:
         except RoundFailed as error:
             missing = "".join(f"; client {c}: {why}" for c, why in self._missing.items())
             raise RoundFailed(f"{error}{missing}") from None
-        if fl.use_noise_scale_metric:
+        if fl.measures_noise:
             norms = list(report.client_norms.values())
             noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
             after = replace(after, noise=noise)
@@ -236,7 +240,7 @@ class Server:
         """Validate, track, save: once the state is on disk, the round has happened."""
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
-            if _is_due(self.config.fl, state.round):
+            if _is_due(self.config.federation, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state, self.written())
@@ -254,7 +258,7 @@ class Server:
         Raises:
             RoundFailed: the run stops.
         """
-        policy, limit = self.config.fl.on_failure, self.config.fl.round_attempts
+        policy, limit = self.config.federation.on_failure, self.config.federation.round_attempts
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
         warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
@@ -265,17 +269,17 @@ class Server:
 
         The draw has an address, so that a run that is resumed here draws the same again.
         """
-        fl, llm = self.config.fl, self.config.llm_config
-        every = fl.random_init_freq
+        fl, inner = self.config.federation, self.config.inner
+        every = fl.redraw_every
         if not self._layers.random or not every or state.step == 0:
             return state
-        if state.step // every == max(0, state.step - llm.local_steps) // every:
+        if state.step // every == max(0, state.step - inner.local_steps) // every:
             return state
         seed = self.config.seed
-        if fl.truly_random_init:
+        if fl.redraws_anew:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(self.config, state.round + 1)
-        state = redraw(state, self._layers, parameters_of(build_model(llm, seed)), outer)
+        state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
         save_server_state(self.checkpoints, state, self.written())
         return state
 
@@ -291,7 +295,7 @@ def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimize
     )
 
 
-def rules_of(fl: FederationConfig, can_be_late: bool) -> Rules:
+def rules_of(fl: Federation, can_be_late: bool) -> Rules:
     """The numbers of the configuration that `core.policy` goes by."""
     return Rules(
         quorum=fl.needed,
@@ -302,7 +306,7 @@ def rules_of(fl: FederationConfig, can_be_late: bool) -> Rules:
         timeout_min=fl.round_timeout_min,
         straggler_factor=fl.straggler_factor,
         max_norm_ratio=fl.max_norm_ratio,
-        scaling=fl.scaling_fn,
+        scaling=fl.scaling,
         staleness_exponent=fl.staleness_exponent,
         max_staleness=fl.max_staleness,
     )
@@ -316,6 +320,6 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
     return load_parameters(found[-2], verify=False) if len(found) > 1 else None
 
 
-def _is_due(fl: FederationConfig, round_number: int) -> bool:
+def _is_due(fl: Federation, round_number: int) -> bool:
     period = fl.eval_period
     return round_number == fl.n_rounds or bool(period and round_number % period == 0)

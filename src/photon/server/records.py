@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.core.diagnostics import cosine_to_step, data_parallel_bytes, layer_norms
 from photon.core.messages import RoundReport, ServerState
 from photon.core.tree import Tree, norm, num_elements
@@ -38,7 +38,7 @@ class Phases:
 
 
 def round_record(
-    fl: FederationConfig,
+    fl: Federation,
     before: ServerState,
     state: ServerState,
     report: RoundReport,
@@ -87,7 +87,7 @@ def round_record(
 
 
 def _norms(
-    fl: FederationConfig,
+    fl: Federation,
     before: ServerState,
     state: ServerState,
     report: RoundReport,

@@ -89,14 +89,14 @@ class RemoteEngine:
         Raises:
             RoundFailed: too few have come within `photon.join_timeout` seconds.
         """
-        fl, photon = self.config.fl, self.config.photon
+        fl, photon = self.config.federation, self.config.machine
         needed = fl.needed
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
             self._listen(None)
             here = self._free()
             nodes = len(self.roster.members)
-            if len(here) >= needed and (self._all_came or nodes >= photon.n_nodes):
+            if len(here) >= needed and (self._all_came or nodes >= photon.nodes):
                 self._all_came = True
                 self._waiting.is_over()
                 return here
@@ -104,7 +104,7 @@ class RemoteEngine:
             if time.monotonic() > deadline:
                 raise RoundFailed(
                     f"{nodes} nodes with {len(here)} clients are here after "
-                    f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.n_nodes} nodes "
+                    f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.nodes} nodes "
                     f"(photon.n_nodes) and {needed} clients (fl.quorum) are needed"
                 )
         return []
@@ -113,14 +113,14 @@ class RemoteEngine:
         absent = [f"{name} (clients {format_clients(its)})"
                   for name, its in self.roster.absent().items()]  # fmt: skip
         return (
-            f"for nodes: {nodes} here of {self.config.photon.n_nodes} (photon.n_nodes), with "
-            f"{clients} clients of {self.config.fl.needed} (fl.quorum)"
+            f"for nodes: {nodes} here of {self.config.machine.nodes} (photon.n_nodes), with "
+            f"{clients} clients of {self.config.federation.needed} (fl.quorum)"
             + (f"; not here: {', '.join(absent)}" if absent else "")
             + self._hint()
         )
 
     def _free(self) -> list[int]:
-        fl = self.config.fl
+        fl = self.config.federation
         here = [client for client in self.roster.clients() if client < fl.n_total_clients]
         training = {client for errand in self._errands.values() for client in errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
@@ -155,7 +155,7 @@ class RemoteEngine:
     def cancel(self, before: int) -> None:
         for name in [n for n, errand in self._errands.items() if errand.of.plan.round < before]:
             address = self._errands.pop(name).address
-            self.link.send(address, pack_request(Cancel(run=str(self.config.run_uuid))))
+            self.link.send(address, pack_request(Cancel(run=str(self.config.name))))
 
     def close(self) -> None:
         self.cancel(before=sys.maxsize)
@@ -171,7 +171,7 @@ class RemoteEngine:
         hosts, plan = self.roster.hosting(), current.plan
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
-                run=str(self.config.run_uuid),
+                run=str(self.config.name),
                 round=plan.round,
                 config=self._sent,
                 config_digest=self._digest,

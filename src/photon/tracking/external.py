@@ -42,7 +42,7 @@ def require_trackers(config: Config) -> None:
     Raises:
         ConfigError: a package is missing, or nobody is logged in to W&B.
     """
-    if config.llm_config.loggers.tensorboard is not None:
+    if config.inner.loggers.tensorboard is not None:
         _require_package("tensorboard", "llm_config.loggers.tensorboard")
     setup = effective_setup(config, os.environ)
     if setup is None:
@@ -96,7 +96,7 @@ class ExternalTrackers:
 
     def _wanted(self) -> dict[str, Make]:
         path, config = self._folder.path, self._config
-        board, setup = config.llm_config.loggers.tensorboard, effective_setup(config, os.environ)
+        board, setup = config.inner.loggers.tensorboard, effective_setup(config, os.environ)
         wanted: dict[str, Make] = {}
         if board is not None:
             every = board.flush_interval

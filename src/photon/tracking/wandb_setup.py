@@ -72,7 +72,7 @@ def init_arguments(setup: WandbSetup, config: Config, suffix: str) -> dict[str, 
     Args:
         suffix: of the name, `server` or `centralised`; the id has none.
     """
-    run = str(config.run_uuid)
+    run = str(config.name)
     given = setup.model_dump()
     given["id"] = setup.id or run
     given["name"] = f"{setup.name or run}_{suffix}"

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.errors import ConfigError
 from photon.model.hf import original_name
 
@@ -34,14 +34,14 @@ class Layers:
         return tuple(name for name in self.names if newcomers or name not in self.personal)
 
 
-def layers_of(fl: FederationConfig, names: Sequence[str]) -> Layers:
+def layers_of(fl: Federation, names: Sequence[str]) -> Layers:
     """Apply the layer keys of a configuration to a model's parameters.
 
     Raises:
         ConfigError: a pattern that matches nothing, keys that contradict each other, or nothing
             left to train or to average.
     """
-    personal = _matching("fl.personalized_layers", fl.personalized_layers, names)
+    personal = _matching("fl.personalized_layers", fl.personal_layers, names)
     random = _matching("fl.random_layers", fl.random_layers, names)
     frozen = _matching("fl.frozen_layers", fl.frozen_layers or [], names)
     if fl.unfrozen_layers:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.core.messages import StreamState
 from photon.data.read.prefetch import prefetch
 from photon.data.read.stream import JoinedStream
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: LlmConfig,
+        config: Inner,
         seed: int,
         device: torch.device,
         world: World = ALONE,
@@ -97,7 +97,7 @@ class Trainer:
             NonFiniteLoss: a loss or gradient was NaN or infinite, and `nonfinite_loss` is `stop`.
             DeviceError: out of memory.
         """
-        state, batch = self.state, self.config.global_train_batch_size
+        state, batch = self.state, self.config.batch_rows
         measured = torch.zeros(2, steps, dtype=torch.float64, device=self.device)
         rates: list[float] = []
         taken: list[bool] = []
@@ -136,7 +136,7 @@ class Trainer:
         gradient's norm.
         """
         scale = scale if self._scaled else 1.0
-        microbatch = self.config.device_train_microbatch_size
+        microbatch = self.config.microbatch_rows
         loss = accumulate_gradient(
             self.parallel,
             part.to(self.device, non_blocking=True),
@@ -149,7 +149,7 @@ class Trainer:
         return loss, unscale_and_clip(self.model, scale, threshold)
 
     def _lr_factor(self, step: int) -> float:
-        return lr_factor(self.config.scheduler.schedulers.lr, step)
+        return lr_factor(self.config.schedules.schedulers.lr, step)
 
     def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether to take the step; a bad loss counts as taken where it should stop the run."""
@@ -166,7 +166,7 @@ class Trainer:
         total = self.state.loss_sum
         for loss, counts in zip(sums, taken, strict=True):
             total += loss if counts else 0.0
-        tokens = self.config.global_train_batch_size * self.config.max_seq_len
+        tokens = self.config.batch_rows * self.config.row_length
         return Segment(
             state=replace(state, loss_sum=total),
             num_tokens=state.num_tokens - self.state.num_tokens,
@@ -180,7 +180,7 @@ class Trainer:
         self, segment: Segment, index: int, stream: JoinedStream, place: Sequence[StreamState]
     ) -> NonFiniteLoss:
         loss, norm = segment.losses[index], segment.gradient_norms[index]
-        rows = stream.describe(place, self.config.global_train_batch_size)
+        rows = stream.describe(place, self.config.batch_rows)
         return NonFiniteLoss(
             f"step {self.state.step + index + 1}: the training loss is {loss} and the gradient's "
             f"norm {norm}; its rows: {rows}; lower llm_config.optimizer.lr, check these rows, or "

@@ -102,13 +102,13 @@ class _Sizes:
     @property
     def is_short(self) -> bool:
         """Whether what travels is shorter than fp32, so that its other form is a copy."""
-        return self.config.fl.compression != "fp32"
+        return self.config.federation.compression != "fp32"
 
     @property
     def travelling_moments(self) -> int:
         if not self.config.averages_moments:
             return 0
-        codec = codec_of(self.config.fl)
+        codec = codec_of(self.config.federation)
         return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 
@@ -130,7 +130,7 @@ def client_memory(config: Config, rows: int) -> Memory:
         host["own layers"] = sizes.personal
     update = {"copy": sizes.whole + sizes.moments, "update": _update_bytes(sizes)}
     stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), {**host, **update})]
-    if config.fl.split_eval:
+    if config.federation.validates_clients:
         stages.append(_validation(sizes, _trainer(sizes), host))
     return Memory(tuple(stages))
 
@@ -183,11 +183,13 @@ def _trainer(sizes: _Sizes) -> dict[str, int]:
 
 def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
     """The passes of a step, then the optimizer's; a gradient is whole after the first pass."""
-    llm, this = sizes.config.llm_config, sizes.this
+    inner, this = sizes.config.inner, sizes.this
     hidden = {n: p for n, p in this.params.items() if p.dim() >= 2 and n not in this.embeddings}
-    one = training_pass(llm, rows, _blocks_that_keep(sizes), num_elements(hidden))
-    before = sizes.trained if 0 < rows < llm.global_train_batch_size else 0
-    table = 4 * llm.model.vocab_size * llm.model.d_model if rows else 0  # of the embedding, last
+    one = training_pass(inner, rows, _blocks_that_keep(sizes), num_elements(hidden))
+    before = sizes.trained if 0 < rows < inner.batch_rows else 0
+    table = (
+        4 * inner.model.vocab_size * inner.model.d_model if rows else 0
+    )  # of the embedding, last
     return [
         _step(sizes, host, "forward", gradients=before + one.output_gradient,
               activations=one.kept, logits=one.loss),
@@ -203,14 +205,14 @@ def _step(sizes: _Sizes, host: Parts, name: str, **new: int) -> Stage:
 
 
 def _validation(sizes: _Sizes, device: Parts, host: Parts) -> Stage:
-    llm = sizes.config.llm_config
-    logits = scoring_bytes(llm, llm.device_eval_batch_size)
+    inner = sizes.config.inner
+    logits = scoring_bytes(inner, inner.validation_rows)
     return Stage("validation", {**device, "logits": logits}, host)
 
 
 def _blocks_that_keep(sizes: _Sizes) -> int:
     """Blocks from the first that holds, or follows, a trained parameter."""
-    layers, count = sizes.this.layers, sizes.config.llm_config.model.n_layers
+    layers, count = sizes.this.layers, sizes.config.inner.model.n_layers
     trained = set(layers.names) - set(layers.frozen)
     return count - min((_place(name, count) for name in trained), default=count)
 
@@ -225,7 +227,7 @@ def _place(name: str, blocks: int) -> int:
 
 def _step_bytes(sizes: _Sizes) -> int:
     """What the optimizer takes beside moments: of all matrices (ADOPT), or of one."""
-    frozen, name = set(sizes.this.layers.frozen), sizes.config.llm_config.optimizer.name
+    frozen, name = set(sizes.this.layers.frozen), sizes.config.inner.optimizer.name
     trained = {n: p for n, p in sizes.this.params.items() if n not in frozen}
     matrices = {n: p for n, p in trained.items() if p.dim() >= 2}
     if name == "adopt":

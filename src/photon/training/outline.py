@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from photon.config.federation import FederationConfig
+from photon.config.federation import Federation
 from photon.config.points import CODECS, find
 from photon.config.schema import Config
 from photon.core.codec import FP32, Codec, encode, layout
@@ -61,20 +61,20 @@ def outline_of(config: Config) -> Outline:
     Raises:
         ConfigError: layer keys that contradict each other or the model.
     """
-    model = empty_model(config.llm_config)
+    model = empty_model(config.inner)
     params = parameters_of(model)
-    layers = layers_of(config.fl, list(params))
+    layers = layers_of(config.federation, list(params))
     freeze(model, layers.frozen)
-    moments = InnerOptimizer(model, config.llm_config.optimizer).moments()
+    moments = InnerOptimizer(model, config.inner.optimizer).moments()
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
-def codec_of(federation: FederationConfig) -> Codec:
+def codec_of(federation: Federation) -> Codec:
     """The codec that a client sends with, and gets the averaged moments in."""
     return find(CODECS[federation.compression])
 
 
-def update_codec(federation: FederationConfig) -> Codec:
+def update_codec(federation: Federation) -> Codec:
     """The codec of the updates that reach the server: means of nodes are fp32."""
     return FP32 if federation.fold_updates else codec_of(federation)
 
@@ -105,7 +105,7 @@ def outgoing(
         base, params: before and after training; all of the model's.
         residual: that of the client's last update.
     """
-    codec = codec_of(config.fl)
+    codec = codec_of(config.federation)
     gradient = encode(
         subtract({n: base[n] for n in layers.shared}, params), codec, residual.get(GRADIENT)
     )
@@ -128,10 +128,10 @@ def traffic_of(config: Config) -> Traffic:
     this = outline_of(config)
     sent = this.moments if config.averages_moments else {}
     trees = [{n: this.params[n] for n in this.layers.shared}, *sent.values()]
-    up = sum(num_bytes(layout(tree, update_codec(config.fl))) for tree in trees)
+    up = sum(num_bytes(layout(tree, update_codec(config.federation))) for tree in trees)
 
     def down(moments: Mapping[str, Tree], newcomers: bool) -> int:
-        lying = {name: layout(tree, codec_of(config.fl)) for name, tree in moments.items()}
+        lying = {name: layout(tree, codec_of(config.federation)) for name, tree in moments.items()}
         state = ServerState(round=1, step=0, params=this.params, outer={}, moments=lying)
         return broadcast_bytes(state, this.layers.received(newcomers))
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from photon.config.llm import LlmConfig
+from photon.config.llm import Inner
 from photon.errors import ConfigError
 from photon.model.build import LanguageModel, build_model
 from photon.model.precision import DTYPES
@@ -79,7 +79,7 @@ class ParallelModel:
 
 
 def build_parallel(
-    llm: LlmConfig, seed: int, device: torch.device, world: World, frozen: Collection[str] = ()
+    inner: Inner, seed: int, device: torch.device, world: World, frozen: Collection[str] = ()
 ) -> ParallelModel:
     """Build a seeded model on one device, replicated (DDP), or sharded (FSDP2).
 
@@ -89,13 +89,13 @@ def build_parallel(
 
     def shard(model: nn.Module) -> None:
         freeze(model, frozen)
-        _fully_shard(model, llm, device)
+        _fully_shard(model, inner, device)
 
-    model = build_model(llm, seed, device, shard=shard if is_sharded(llm, world.size) else None)
+    model = build_model(inner, seed, device, shard=shard if is_sharded(inner, world.size) else None)
     freeze(model, frozen)
-    if llm.compile is True:
+    if inner.compile is True:
         model.compile_blocks()
-    if world.size == 1 or is_sharded(llm, world.size):
+    if world.size == 1 or is_sharded(inner, world.size):
         return ParallelModel(model, model, nullcontext)
     replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
@@ -116,19 +116,19 @@ def _replicate(model: nn.Module):
     return make(broadcast_buffers=False)
 
 
-def is_sharded(llm: LlmConfig, processes: int) -> bool:
+def is_sharded(inner: Inner, processes: int) -> bool:
     """Whether so many processes shard the model (FSDP2) rather than replicate it."""
-    fsdp = llm.fsdp_config
+    fsdp = inner.sharding
     return processes > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
 
 
-def _fully_shard(model: nn.Module, llm: LlmConfig, device: torch.device) -> None:
+def _fully_shard(model: nn.Module, inner: Inner, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    fsdp = llm.fsdp_config
+    fsdp = inner.sharding
     assert fsdp is not None
-    dtype = DTYPES.get(llm.precision)
+    dtype = DTYPES.get(inner.precision)
     reduce = dtype if fsdp.mixed_precision == "PURE" else torch.float32
     options = {
         "mesh": init_device_mesh(device.type, (dist.get_world_size(),)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from photon.config.llm import LlmConfig, OptimizerConfig
+from photon.config.llm import Inner, OptimizerConfig
 from photon.core.messages import MomentBound
 
 ROUNDING = 1.01
@@ -18,7 +18,7 @@ _MUON_STEP = 0.25
 
 
 def reach(
-    llm: LlmConfig, rates: float, last_step: int, num_parameters: int, parameter_norm: float
+    inner: Inner, rates: float, last_step: int, num_parameters: int, parameter_norm: float
 ) -> float:
     """Largest norm of the pseudo-gradient of honest steps; infinite where no rule bounds it.
 
@@ -31,21 +31,21 @@ def reach(
         last_step: steps of the run after them.
         num_parameters, parameter_norm: of the parameters that are sent, before the steps.
     """
-    optimizer = llm.optimizer
-    moved = rates * _largest_step(llm, last_step, num_parameters)
+    optimizer = inner.optimizer
+    moved = rates * _largest_step(inner, last_step, num_parameters)
     peak = optimizer.lr if optimizer.name == "decoupled_adamw" else 1.0
     decayed = rates * optimizer.weight_decay / peak * (parameter_norm + moved)
     return ROUNDING * (moved + decayed)
 
 
-def _largest_step(llm: LlmConfig, last_step: int, num_parameters: int) -> float:
+def _largest_step(inner: Inner, last_step: int, num_parameters: int) -> float:
     """Largest norm of a step at a learning rate of 1, without decay."""
-    name, root = llm.optimizer.name, math.sqrt(num_parameters)
+    name, root = inner.optimizer.name, math.sqrt(num_parameters)
     if name == "sgd":
-        return _largest_gradient(llm)
+        return _largest_gradient(inner)
     if name == "adopt":
         return root * max(1, last_step) ** 0.25
-    return root * max(_largest_ratio(llm.optimizer), _MUON_STEP)
+    return root * max(_largest_ratio(inner.optimizer), _MUON_STEP)
 
 
 def _largest_ratio(optimizer: OptimizerConfig) -> float:
@@ -60,13 +60,13 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
     return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
 
 
-def _largest_gradient(llm: LlmConfig) -> float:
-    clipping = llm.algorithms.gradient_clipping
+def _largest_gradient(inner: Inner) -> float:
+    clipping = inner.algorithms.gradient_clipping
     return clipping.clipping_threshold if clipping else math.inf
 
 
 def moment_bounds(
-    llm: LlmConfig,
+    inner: Inner,
     names: Mapping[str, list[str]],
     sizes: Mapping[str, int],
     before: Mapping[str, float],
@@ -80,12 +80,12 @@ def moment_bounds(
         before: moment -> norm of what clients start from.
         last_step: steps of the run after the round.
     """
-    largest = _largest_gradient(llm)
+    largest = _largest_gradient(inner)
     found = {}
     for moment, own in names.items():
         is_square = moment == "exp_avg_sq"
         norm = largest**2 if is_square else largest
-        if llm.optimizer.name == "adopt" and not is_square:  # of normalised gradients
+        if inner.optimizer.name == "adopt" and not is_square:  # of normalised gradients
             norm = math.sqrt(sum(sizes[n] for n in own)) * max(1, last_step) ** 0.25
         norm = ROUNDING * max(norm, before.get(moment, 0.0))
         found[moment] = MomentBound(names=tuple(own), norm=norm, is_square=is_square)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.core.text import cleaned
 from photon.errors import ConfigError, PayloadError
 from photon.wire.messages import Ticket
@@ -19,7 +19,7 @@ Origin = tuple[str, str, str]
 """Scheme, host and port."""
 
 
-def allowed_stores(photon: PhotonConfig) -> frozenset[Origin]:
+def allowed_stores(photon: Machine) -> frozenset[Origin]:
     """The stores of `photon.transport_hosts`, or else the one of AWS_ENDPOINT_URL.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from photon.config.schema import PhotonConfig
+from photon.config.schema import Machine
 from photon.container.container import ContainerRef, copy_container, verify_container
 from photon.errors import ConfigError, PayloadError, StorageError
 from photon.machine.owned_folder import PATTERN, make_folder
@@ -52,7 +52,7 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-def open_transport(config: PhotonConfig, run: str) -> Transport | None:
+def open_transport(config: Machine, run: str) -> Transport | None:
     """The transport that `photon.transport` names; None: payloads travel in the messages.
 
     Raises:
