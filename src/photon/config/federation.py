@@ -308,11 +308,11 @@ class Federation(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Federation:
-        given = self.strategy_kwargs.model_dump(exclude_none=True)
+        given = self.outer_given.model_dump(exclude_none=True)
         takes = given if self.has_own_strategy else self.outer.arguments
         if unknown := sorted(set(given) - set(takes)):
             raise ValueError(
-                f"strategy_kwargs.{unknown[0]} is no argument of {self.strategy_name}; "
+                f"strategy_kwargs.{unknown[0]} is no argument of {self.outer_name}; "
                 f"it takes {', '.join(takes)}"
             )
         if self.cohort_size > self.population:
@@ -393,14 +393,14 @@ class Federation(Section):
     @property
     def outer(self) -> Outer:
         """The outer optimizer; one's own has no defaults but that of its learning rate."""
-        own = Outer(self.strategy_name, {"server_learning_rate": 1.0})
-        return OUTER_OPTIMIZERS.get(self.strategy_name, own)
+        own = Outer(self.outer_name, {"server_learning_rate": 1.0})
+        return OUTER_OPTIMIZERS.get(self.outer_name, own)
 
     @property
     def outer_arguments(self) -> dict[str, float]:
         """Arguments of the outer optimizer, defaults filled in."""
-        return {**self.outer.arguments, **self.strategy_kwargs.model_dump(exclude_none=True)}
+        return {**self.outer.arguments, **self.outer_given.model_dump(exclude_none=True)}
 
     @property
     def has_own_strategy(self) -> bool:
-        return self.strategy_name not in OUTER_OPTIMIZERS
+        return self.outer_name not in OUTER_OPTIMIZERS

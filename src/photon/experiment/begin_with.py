@@ -125,7 +125,7 @@ class _Fit:
             MismatchedCheckpoint: they are of another optimizer or of other parameters; to begin
                 them afresh in the middle of a run would spoil the correction of their bias.
         """
-        if not self.ours.federation.aggregate_momenta:
+        if not self.ours.federation.averages_moments:
             return replace(state, moments={}, residual={})
         codec = codec_of(self.theirs.federation)
         sent = {name: leaves(tree, state.params, codec) for name, tree in state.moments.items()}

@@ -138,7 +138,7 @@ class Node:
         fl = self.config.federation
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
-        if fl.aggregate_momenta:
+        if fl.averages_moments:
             codec = codec_of(self.config.federation)
             own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
@@ -201,7 +201,7 @@ class Node:
         if not self.trainer.world.is_first:
             return home
         sent = outgoing(self.config, self.layers, params, state.params, state.moments, residual)
-        keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}
+        keep = state.moments if fl.keeps_optimizer and not fl.averages_moments else {}
         client_state = ClientState(
             round=instruction.round,
             stream=state.streams[0],

@@ -69,7 +69,7 @@ class InProcess(OneMachine):
     """One node in this process; clients train one after the other."""
 
     def __init__(self, node: Node) -> None:
-        super().__init__(node.config.federation.n_total_clients)
+        super().__init__(node.config.federation.population)
         self.node = node
 
     def run_round(
@@ -118,7 +118,7 @@ class WorkerPool(OneMachine):
     def __init__(
         self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
     ) -> None:
-        super().__init__(folder.config.federation.n_total_clients)
+        super().__init__(folder.config.federation.population)
         self.folder, self.timeout = folder, timeout
         self.refresh, self._rounds = refresh, 0
         self.selector = selectors.DefaultSelector()

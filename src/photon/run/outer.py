@@ -32,7 +32,7 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     scaled = {k: v * factor if k in RATES else v for k, v in given.items()}
     if fl.has_own_strategy and os.getcwd() not in sys.path:  # it is looked into as Python does
         sys.path.append(os.getcwd())
-    return _made(fl.strategy_name, _import(fl.outer.make), scaled)
+    return _made(fl.outer_name, _import(fl.outer.make), scaled)
 
 
 def outer_trees(config: Config) -> int:

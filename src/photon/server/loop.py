@@ -96,7 +96,7 @@ class Server:
         self._participation = Participation.of(config)
         self._honesty = Honesty.of(config, self._layers)
         self._rules = rules_of(config.federation, self.engine.can_be_late)
-        while state.round < config.federation.n_rounds:
+        while state.round < config.federation.rounds:
             self._phases = Phases()
             done = self._attempt(state)
             if done is not None:
@@ -321,5 +321,5 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
 
 
 def _is_due(fl: Federation, round_number: int) -> bool:
-    period = fl.eval_period
-    return round_number == fl.n_rounds or bool(period and round_number % period == 0)
+    period = fl.validation_period
+    return round_number == fl.rounds or bool(period and round_number % period == 0)

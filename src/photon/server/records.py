@@ -57,7 +57,7 @@ def round_record(
     size = num_elements(state.params)
     record: dict[str, Any] = {
         "round": report.round,
-        "rounds": fl.n_rounds,
+        "rounds": fl.rounds,
         "step": state.step,
         "tokens": state.num_tokens,
         "train_loss": report.train_loss,
@@ -104,7 +104,7 @@ def _norms(
         found["cosine_to_last_step"] = cosine_to_step(
             gradient, report.gradient_norm, last, before.params
         )
-    if fl.log_layer_norms:
+    if fl.layer_norms:
         found["gradient_layer_norms"] = layer_norms(gradient)
         found["parameter_layer_norms"] = layer_norms(state.params)
     return found

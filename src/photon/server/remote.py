@@ -121,7 +121,7 @@ class RemoteEngine:
 
     def _free(self) -> list[int]:
         fl = self.config.federation
-        here = [client for client in self.roster.clients() if client < fl.n_total_clients]
+        here = [client for client in self.roster.clients() if client < fl.population]
         training = {client for errand in self._errands.values() for client in errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
         return may_be_asked(here, training, owing, fl.needed)
