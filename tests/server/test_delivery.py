@@ -1,0 +1,71 @@
+"""What a loop knows of an open round, from what engines yield."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from photon.core.messages import Base, Failure, RoundPlan, ServerState, Update
+from photon.core.policy import Rules
+from photon.server import delivery
+from photon.server.delivery import Delivery
+
+
+def opened(*spares: int, can_be_late: bool = False) -> Delivery:
+    plan = RoundPlan(round=3, cohort=(0, 1, 2, 3), instructions={}, base_digest="",
+                     bases={2: "earlier"}, spares=spares)  # fmt: skip
+    state = ServerState(round=2, step=0, params={}, outer={})
+    return Delivery(Base(plan, state, ""), Rules(quorum=1, can_be_late=can_be_late))
+
+
+def update(client: int, number: int = 3) -> Update:
+    return cast(Update, SimpleNamespace(client=client, clients=(client,), round=number))
+
+
+@pytest.fixture(autouse=True)
+def unsound(monkeypatch) -> set[int]:
+    """Clients whose update is to be refused for itself."""
+    found: set[int] = set()
+    judge: Any = lambda one, *_: "refused" if one.client in found else None  # noqa: E731
+    monkeypatch.setattr(delivery, "unsound", judge)
+    return found
+
+
+def test_what_is_late_for_an_earlier_round_does_not_arrive_in_this_one():
+    this = opened()
+    for one in (update(3, number=2), update(0)):
+        this.take(one)
+    assert (this.arrived, [one.client for one in this.updates]) == ({0: True}, [3, 0])
+    assert this.missing == {1: "late", 2: "late", 3: "late"}
+
+
+def test_who_arrives_after_a_failure_is_not_missing():
+    this = opened()
+    for one in (Failure(1, "node a: no"), Failure(2, "node b: no"), update(1)):
+        this.take(one)
+    assert this.missing == {0: "late", 2: "node b: no", 3: "late"}
+
+
+def test_whoever_stands_in_is_asked_when_another_is_lost(unsound):
+    """By a failure, and by an update that is refused; each of them once."""
+    this = opened(3, 1)
+    assert list(this.waiting) == this.asked == [0, 2]
+    unsound.add(2)
+    this.take(update(0))
+    assert this.asked == [0, 2]
+    this.take(update(2))
+    assert this.asked == [0, 2, 3]
+    for _ in range(2):
+        this.take(Failure(3, "no"))
+        assert list(this.waiting) == this.asked == [0, 2, 3, 1]
+    assert not this.is_over([])
+    this.take(update(1))
+    assert this.is_over([])
+
+
+def test_over_the_network_all_are_asked_at_once():
+    this = opened(3, 1, can_be_late=True)
+    this.take(Failure(0, "no"))
+    assert list(this.waiting) == this.asked == [0, 2, 3, 1]
