@@ -80,10 +80,6 @@ def outgoing(
     return gradient, {name: encode(tree, compression) for name, tree in sent.items()}
 
 
-def sent_bytes(gradient: Tree, moments: Moments) -> int:
-    return num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values())
-
-
 def traffic_of(config: Config) -> Traffic:
     """Bytes that each client of a round sends and receives, as the round's record counts them.
 
@@ -92,8 +88,10 @@ def traffic_of(config: Config) -> Traffic:
     """
     this = outline_of(config)
     gradient, moments = outgoing(config, this.layers, this.params, this.params, this.moments)
-    folded = (encode(tree, "fp32") for tree in (gradient, *moments.values()))
-    up = sum(map(num_bytes, folded)) if config.fl.fold_updates else sent_bytes(gradient, moments)
+    sent = (gradient, *moments.values())
+    if config.fl.fold_updates:
+        sent = (encode(tree, "fp32") for tree in sent)
+    up = sum(map(num_bytes, sent))
 
     def down(moments: Moments, newcomers: bool) -> int:
         state = ServerState(round=1, step=0, params=this.params, outer={}, moments=moments)
