@@ -25,7 +25,11 @@ RANKS: dict[str, int] = {
     "experiment": 6, "flower": 6,
     "report": 7, "cli": 7, "api": 7, "__main__": 7,
 }  # fmt: skip
-STRANGERS = [{"model", "data"}, {"training", "evaluation"}, {"server", "node", "scoring"}]
+STRANGERS = [
+    {"model", "data", "container"},
+    {"training", "evaluation"},
+    {"server", "node", "scoring"},
+]
 """Rooms of one rank that do not know each other."""
 MOST_FILES = 20
 LARGEST_SHARE = 1 / 6

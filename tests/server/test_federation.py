@@ -328,6 +328,13 @@ TAMPERED = {
 }
 
 
+def offer_instead(run, grant, update, said=()):
+    """Send this update in place of the one that the node has kept, with other facts if given."""
+    tensors, facts = parts_of(update)
+    path = run._mailbox.folder / f"worse_{update.client}"
+    return run._mailbox.offer(path, write_container(path, tensors, facts | dict(said)), grant)
+
+
 @pytest.mark.parametrize("how", TAMPERED)
 def test_a_bad_update_leaves_no_trace_but_its_reason(make, four, tmp_path, monkeypatch, how):
     """The parameters are those of a run in which client 3 has no data at all."""
@@ -335,7 +342,9 @@ def test_a_bad_update_leaves_no_trace_but_its_reason(make, four, tmp_path, monke
     offer = hosted_run.HostedRun._offer
 
     def offer_worse(self, update, grant):
-        return offer(self, tamper(update) if update.client == 3 else update, grant)
+        if update.client == 3:
+            return offer_instead(self, grant, tamper(update))
+        return offer(self, update, grant)
 
     shape = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]
     with nodes(tmp_path, four, {"a": [0, 1, 2]}) as sockets:
@@ -438,10 +447,7 @@ def test_a_client_that_says_nonsense_ends_nothing_but_its_part(
     make, four, tmp_path, monkeypatch, what
 ):
     def offer(self, update, grant):
-        tensors, facts = parts_of(update)
-        facts |= SAID[what] if update.client == 3 else {}
-        path = self._mailbox.folder / f"client_{update.client}.payload"
-        return self._mailbox.offer(path, write_container(path, tensors, facts), grant)
+        return offer_instead(self, grant, update, SAID[what] if update.client == 3 else {})
 
     monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer)
     keys = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]

@@ -107,19 +107,18 @@ def copy_container(source: Path, path: Path, ref: ContainerRef) -> None:
         StorageError: the disk is full or refuses to write.
     """
     with _new_file(path) as file:
-        _verify(source, ref, file.write)
+        verify_container(source, ref, file.write)
 
 
-def verify_container(path: Path, ref: ContainerRef) -> None:
+def verify_container(path: Path, ref: ContainerRef, put: Put = len) -> None:
     """Make sure of a file's bytes, with a few blocks of them in memory.
+
+    Args:
+        put: takes them as they are read.
 
     Raises:
         PayloadError: it is not what `ref` names.
     """
-    _verify(path, ref, len)
-
-
-def _verify(path: Path, ref: ContainerRef, put: Put) -> None:
     found = ref_of(map_file(path), str(path), put)
     if found != ref:
         raise PayloadError(

@@ -7,6 +7,7 @@ finite, no other encoding, nothing deep.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ MAX_NAME = 1000
 MAX_DEPTH = 32
 """Of lists and objects in the facts, one within the other."""
 MAX_ELEMENTS = 1 << 48
+MAX_DIMENSIONS = 16
 ALIGN = 64
 DTYPES = {
     "F32": torch.float32,
@@ -153,14 +155,10 @@ def _placed(kinds: list[tuple[str, torch.dtype, Any]]) -> Iterator[Entry]:
 
 
 def _count(shape: Any) -> int:
-    """Elements of a shape that torch can make."""
-    if not isinstance(shape, list | tuple) or len(shape) > 16:
+    """Elements of a shape that torch can make, whose strides grow even where it is empty."""
+    sound = isinstance(shape, list | tuple) and len(shape) <= MAX_DIMENSIONS
+    if not sound or any(type(length) is not int or length < 0 for length in shape):
         raise ValueError(f"shape {str(shape)[:80]}")
-    room = 1
-    for length in shape:
-        if type(length) is not int or length < 0:
-            raise ValueError(f"shape {str(shape)[:80]}")
-        room *= length or 1  # strides grow so, those of empty tensors too
-        if room > MAX_ELEMENTS:
-            raise ValueError(f"shape {str(shape)[:80]} is too large")
-    return 0 if 0 in shape else room
+    if math.prod(length or 1 for length in shape) > MAX_ELEMENTS:
+        raise ValueError(f"shape {str(shape)[:80]} is too large")
+    return math.prod(shape)

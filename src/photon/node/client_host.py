@@ -126,10 +126,11 @@ class Node:
 
     def _resume(self, home: Path, instruction: Instruction) -> TrainState | None:
         """The open state of this round, if a segment of it was saved."""
-        if not artifact.exists(home, "train"):
+        path = home / "train.json"
+        if not path.exists():
             return None
-        with _removable(home / "train.json", "the client's part of the round is then trained anew"):
-            state, extra = checkpoint.load_train_state(home / "train.json")
+        with _removable(path, "the client's part of the round is then trained anew"):
+            state, extra = checkpoint.load_train_state(path)
         return state if extra == asdict(instruction) else None
 
     def _begin(
@@ -229,7 +230,9 @@ class Node:
         )
         path = checkpoint.save_answer(self.folder, update, client_state)
         artifact.remove(home, "train")
-        _forget(home, instruction.last_accepted, newest=self.config.checkpoints_kept + 1)
+        # A server that goes back to an earlier checkpoint asks for the state of that time.
+        kept = self.config.checkpoints_kept + 1
+        checkpoint.prune_checkpoints(home, kept, spared=instruction.last_accepted)
         return path
 
     def _stream(self, client: int) -> JoinedStream:
@@ -270,15 +273,6 @@ def _answers(path: Path, instruction: Instruction) -> bool:
         return False
     checkpoint.load_update(path, verify=True)
     return True
-
-
-def _forget(home: Path, accepted: int, newest: int) -> None:
-    """Delete old answers, but not the last accepted one, nor those that a server that goes back to
-    an earlier checkpoint would ask for.
-    """
-    for path in checkpoint.list_checkpoints(home)[:-newest]:
-        if checkpoint.number_of(path) != accepted:
-            artifact.remove(home, path.stem)
 
 
 def client_stream(config: Config, client: int) -> Stream:

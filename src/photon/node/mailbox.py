@@ -36,9 +36,8 @@ class Mailbox:
     def take(self, piece: Put) -> None:
         """Put a piece of the coming base aside; other unfinished ones are given up."""
         if piece.digest not in self._arriving:
-            self._arriving = {
-                piece.digest: ChunkWriter(self._base(piece.digest), _ref(piece.digest, piece.size))
-            }
+            ref = ContainerRef.from_json(piece.model_dump(include={"digest", "size"}))
+            self._arriving = {piece.digest: ChunkWriter(self._base(piece.digest), ref)}
         self._arriving[piece.digest].write(piece.offset, piece.data.view())
 
     def bring_base(self, ticket: Ticket) -> tuple[Path, Broadcast]:
@@ -47,7 +46,7 @@ class Mailbox:
         Raises:
             PayloadError: it cannot be had, or is not what its digest says.
         """
-        ref = ContainerRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        ref = ContainerRef.from_json(ticket)
         path = self._base(ref.digest)
         if not path.exists():
             self._fetch(ticket, ref, path)
@@ -111,7 +110,3 @@ class Mailbox:
         if writer is None:
             raise PayloadError(f"payload {ref.digest[:12]}: no piece of it has come")
         writer.finish()
-
-
-def _ref(digest: str, size: int) -> ContainerRef:
-    return ContainerRef.from_json({"digest": digest, "size": size})

@@ -162,10 +162,6 @@ def _check(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def exists(folder: Path, name: str) -> bool:
-    return (folder / f"{name}.json").exists()
-
-
 def remove(folder: Path, name: str) -> None:
     """Delete an artifact: the manifest first, so that nothing half-there can be read."""
     (folder / f"{name}.json").unlink(missing_ok=True)

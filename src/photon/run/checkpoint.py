@@ -19,6 +19,7 @@ from photon.errors import (
     CorruptCheckpoint,
     MismatchedCheckpoint,
     NonFiniteLoss,
+    PayloadError,
 )
 from photon.run import artifact
 from photon.run.artifact import Artifact
@@ -47,7 +48,14 @@ def _save(
 def _load(path: Path, kind: str, of: type[S]) -> tuple[S, Mapping[str, Any]]:
     saved = _read(path, kind)
     tensors = {**saved.load(BASE)[0], **saved.load(OWN)[0]}
-    return from_parts(of, tensors, saved.facts["state"]), saved.facts
+    return _value(path, of, tensors, saved.facts["state"]), saved.facts
+
+
+def _value(path: Path, kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
+    try:
+        return from_parts(kind, tensors, facts)
+    except PayloadError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _read(path: Path, *kinds: str) -> Artifact:
@@ -113,7 +121,7 @@ def save_answer(clients: Path, update: Update, state: ClientState) -> Path:
 def load_client_state(path: Path, *, verify: bool = True) -> ClientState:
     """A client's state after the round whose answer lies at `path`."""
     saved = _read(path, "client")
-    return from_parts(ClientState, saved.load(OWN, verify=verify)[0], saved.facts["state"])
+    return _value(path, ClientState, saved.load(OWN, verify=verify)[0], saved.facts["state"])
 
 
 def load_update(path: Path, *, verify: bool = False) -> Update:
@@ -122,7 +130,7 @@ def load_update(path: Path, *, verify: bool = False) -> Update:
     Args:
         verify: whether it may have been written before this process began.
     """
-    return from_parts(Update, *_read(path, "client").load(UPDATE, verify=verify))
+    return _value(path, Update, *_read(path, "client").load(UPDATE, verify=verify))
 
 
 def sent_file(path: Path) -> tuple[Path, ContainerRef]:
@@ -144,7 +152,7 @@ def load_base(path: Path) -> Broadcast:
 
 def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Parameters of a server's or a centralised run's checkpoint."""
-    return dict(from_parts(Broadcast, *_read(path, *KINDS).load(BASE, verify=verify)).params)
+    return dict(_value(path, Broadcast, *_read(path, *KINDS).load(BASE, verify=verify)).params)
 
 
 def require_same_model(params: Tree, like: Tree, path: Path) -> None:
@@ -226,7 +234,8 @@ def naming_last_good(folder: Path) -> Iterator[None]:
         raise NonFiniteLoss(f"{error}{last}") from error
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
+def prune_checkpoints(folder: Path, keep: int, spared: int | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints, and that of one round which is spared."""
     for path in list_checkpoints(folder)[:-keep]:
-        artifact.remove(folder, path.stem)
+        if number_of(path) != spared:
+            artifact.remove(folder, path.stem)

@@ -31,8 +31,11 @@ def find_run(config: Config, name: str) -> Path:
     raise RunFolderError(f"{name}: no such run folder, and no run of that name in {saving}")
 
 
-def checkpoint_of_round(folder: Path, number: int) -> Path:
-    """The manifest of a round, or, for a negative number, the newest but so many.
+def checkpoint_of_round(folder: Path, number: int, key: str = "photon.resume_round") -> Path:
+    """The manifest of a round or step, or, for a negative number, the newest but so many.
+
+    Args:
+        key: whose value the number is.
 
     Raises:
         CheckpointError: it is not kept; those that are, are named.
@@ -44,7 +47,7 @@ def checkpoint_of_round(folder: Path, number: int) -> Path:
     if number in by_round:
         return by_round[number]
     kept = ", ".join(map(str, by_round)) or "none"
-    raise CheckpointError(f"photon.resume_round={number}: not in {folder}, which keeps {kept}")
+    raise CheckpointError(f"{key}={number}: not in {folder}, which keeps {kept}")
 
 
 def rounds_done(run: Path, config: Config, kind: str) -> dict[str, int]:
@@ -101,13 +104,6 @@ def start_of_centralized(config: Config) -> str | None:
     if photon.centralized_run is None:
         return None
     folder = find_run(config, photon.centralized_run) / "checkpoints"
-    if photon.centralized_step is None:
+    if (step := photon.centralized_step) is None:
         return str(checkpoint.newest_checkpoint(folder))
-    path = folder / f"step_{photon.centralized_step:06d}.json"
-    if not path.exists():
-        steps = [str(checkpoint.number_of(p)) for p in checkpoint.list_checkpoints(folder)]
-        raise CheckpointError(
-            f"photon.restore_cent_run_batches={photon.centralized_step}: not in {folder}, "
-            f"which keeps {', '.join(steps) or 'none'}"
-        )
-    return str(path)
+    return str(checkpoint_of_round(folder, step, "photon.restore_cent_run_batches"))

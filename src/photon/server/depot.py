@@ -32,11 +32,11 @@ class Publication:
     path: Path
     ref: ContainerRef
     ticket: Ticket
-    is_in_pieces: bool = False
 
     def pieces(self) -> Iterator[Put]:
         """What must be sent ahead of the instruction; nothing if the ticket is enough."""
-        for offset in range(0, self.ref.size if self.is_in_pieces else 0, MAX_INLINE_BYTES):
+        in_pieces = self.ticket["via"] == "inline" and "data" not in self.ticket
+        for offset in range(0, self.ref.size if in_pieces else 0, MAX_INLINE_BYTES):
             data = Buffers(read_chunk(self.path, offset, MAX_INLINE_BYTES))
             yield Put(digest=self.ref.digest, size=self.ref.size, offset=offset, data=data)
 
@@ -68,16 +68,13 @@ class Depot:
             path = self.folder / f"base-{plan.round:06d}"
             params = {name: state.params[name] for name in plan.sent}
             ref = write_container(path, *parts_of(Broadcast(params=params, moments=state.moments)))
+        ticket = {"via": "inline", **ref.to_json()}
         if self.transport is not None:
-            published = Publication(path, ref, self.transport.offer(path, ref))
+            ticket = self.transport.offer(path, ref)
         elif ref.size <= MAX_INLINE_BYTES:
-            data = Buffers(read_chunk(path, 0, ref.size))
-            ticket = {"via": "inline", **ref.to_json(), "data": data}
-            published = Publication(path, ref, ticket)
-        else:
-            published = Publication(path, ref, {"via": "inline", **ref.to_json()}, True)
-        self._published = published
-        return published
+            ticket["data"] = Buffers(read_chunk(path, 0, ref.size))
+        self._published = Publication(path, ref, ticket)
+        return self._published
 
     def grant(self, plan: RoundPlan, clients: int) -> Ticket:
         """How updates of one request come back: a share of its answer, or a place to put them."""
@@ -93,7 +90,7 @@ class Depot:
         Raises:
             PayloadError: it is not what its ticket says.
         """
-        ref = ContainerRef.from_json({key: ticket.get(key) for key in ("digest", "size")})
+        ref = ContainerRef.from_json(ticket)
         if self._published is None or ref.size > most_update_bytes(self._published.ref.size):
             raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are no update")
         path = self.folder / f"update-{client}-{ref.digest}"

@@ -37,14 +37,13 @@ class ChunkWriter:
     def __init__(self, path: Path, ref: ContainerRef, *, resume: bool = False) -> None:
         self.path, self.ref = path, ref
         self._part, self._log = (path.with_name(path.name + suffix) for suffix in UNFINISHED)
-        self._spans: dict[int, int] = {}
-        self._starts: list[int] = []
+        self._spans: list[tuple[int, int]] = []
         self._lock = threading.Lock()
-        if not (resume and self._part.exists() and self._recall()):
+        self._resumes = resume
+        if not (resume and self._recall()):
             self._discard()
             if resume:
                 self._note(f"{ref.digest} {ref.size}")
-        self._resumes = resume
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Add a piece; one that is there already may come again.
@@ -53,32 +52,26 @@ class ChunkWriter:
             PayloadError: it is outside the payload or overlaps another.
             StorageError: the disk is full.
         """
-        end = offset + len(data)
-        if offset < 0 or not data or end > self.ref.size:
-            raise PayloadError(f"payload {self.ref.digest[:12]}: no room for a piece at {offset}")
+        span = offset, offset + len(data)
         with self._lock:
-            if self._spans.get(offset) == end:
+            if span in self._spans:
                 return
-            self._add(offset, end)
+            place = self._place(*span)
             try:
                 with open(os.open(self._part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
                     file.seek(offset)
                     file.write(data)
                 if self._resumes:
-                    self._note(f"{offset} {end}")
+                    self._note(f"{offset} {span[1]}")
             except OSError as error:
-                self._starts.remove(offset)
-                del self._spans[offset]
                 raise StorageError(f"{self._part}: cannot write ({error.strerror})") from error
+            self._spans.insert(place, span)
 
     def missing(self) -> list[tuple[int, int]]:
         """Spans [start, end) that have not come."""
-        gaps, at = [], 0
-        for start in self._starts:
-            if start > at:
-                gaps.append((at, start))
-            at = self._spans[start]
-        return gaps if at == self.ref.size else [*gaps, (at, self.ref.size)]
+        ends = [0, *(end for _, end in self._spans)]
+        starts = [*(start for start, _ in self._spans), self.ref.size]
+        return [gap for gap in zip(ends, starts, strict=True) if gap[0] < gap[1]]
 
     def finish(self) -> None:
         """Verify what has come and put it in its place.
@@ -98,14 +91,14 @@ class ChunkWriter:
         os.replace(self._part, self.path)
         self._log.unlink(missing_ok=True)
 
-    def _add(self, start: int, end: int) -> None:
-        at = bisect.bisect(self._starts, start)
-        before = self._spans[self._starts[at - 1]] if at else 0
-        after = self._starts[at] if at < len(self._starts) else self.ref.size
-        if before > start or end > after:
-            raise PayloadError(f"payload {self.ref.digest[:12]}: pieces overlap at {start}")
-        self._starts.insert(at, start)
-        self._spans[start] = end
+    def _place(self, start: int, end: int) -> int:
+        """Where a span belongs among those that are there."""
+        at = bisect.bisect(self._spans, (start, end))
+        least = self._spans[at - 1][1] if at else 0
+        most = self._spans[at][0] if at < len(self._spans) else self.ref.size
+        if not least <= start < end <= most:
+            raise PayloadError(f"payload {self.ref.digest[:12]}: no room for a piece at {start}")
+        return at
 
     def _note(self, line: str) -> None:
         with open(self._log, "a") as file:
@@ -116,15 +109,12 @@ class ChunkWriter:
         try:
             first, *lines = self._log.read_text().splitlines(keepends=True)
             for start, end in (map(int, line.split()) for line in lines if line.endswith("\n")):
-                if not 0 <= start < end <= self.ref.size:
-                    return False
-                self._add(start, end)
+                self._spans.insert(self._place(start, end), (start, end))
         except (OSError, ValueError, PayloadError):
             return False
-        return first == f"{self.ref.digest} {self.ref.size}\n"
+        return self._part.exists() and first == f"{self.ref.digest} {self.ref.size}\n"
 
     def _discard(self) -> None:
         self._spans.clear()
-        self._starts.clear()
         self._part.unlink(missing_ok=True)
         self._log.unlink(missing_ok=True)

@@ -29,8 +29,6 @@ class ObjectStore:
         url: s3://bucket/prefix; credentials as for `photon.data.read.remote`.
     """
 
-    folder: Path | None = None
-
     def __init__(self, url: str, run: str) -> None:
         self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}")
         self._parts = 1

@@ -24,11 +24,6 @@ SHARED = Path("/dev/shm")
 class Transport(Protocol):
     """The server's side of a transport."""
 
-    @property
-    def folder(self) -> Path | None:
-        """Where a payload is best written: offered from there, it is not copied; None: anywhere."""
-        ...
-
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         """Make a payload available; the ticket travels in the instruction."""
         ...
