@@ -34,6 +34,7 @@ from photon.server.depot import Depot
 from photon.server.errand import Outcome, converse
 from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts
+from photon.wire.inline import InlineServer
 from photon.wire.messages import Train, pack_reply
 from photon.wire.payload import write_payload
 
@@ -62,7 +63,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     rng, outcomes = random.Random(seed), Counter[str]()
     state, plan = a_round()
     with tempfile.TemporaryDirectory() as folder:
-        depot = Depot(Path(folder) / "depot")
+        depot = Depot(Path(folder) / "depot", InlineServer())
         publication = depot.publish(plan, state)
         for _ in range(count):
             tensors, facts = update_parts(an_update(plan, 0))

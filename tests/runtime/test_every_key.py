@@ -47,7 +47,7 @@ from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import traffic_of
 from photon.training.parallel import _fully_shard, is_sharded
-from photon.wire.transport import open_transport
+from photon.wire.transport import transport_of
 
 CPU = torch.device("cpu")
 TESTS = Path(__file__).parents[1]
@@ -298,7 +298,7 @@ def job(config: Config) -> Any:
 
 
 def carrier(config: Config) -> Any:
-    return type(open_transport(config.photon, "r")).__name__
+    return type(transport_of(config.photon.transport).server(config.photon, "r")).__name__
 
 
 def unigram(config: Config, monkeypatch: Any) -> Any:

@@ -122,7 +122,7 @@ class HostedRun:
         return Trained(updates=updates, failed=failed)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
-        path = self._mailbox.place(f"client_{update.client}.payload", grant)
+        path = self._mailbox.folder / f"client_{update.client}.payload"
         tensors, facts = checkpoint.update_parts(update)
         return self._mailbox.offer(path, write_payload(path, tensors, facts), grant)
 
