@@ -210,9 +210,8 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         threads[-1].start()
     link, outer = SocketLink(home / "sockets"), sgd(lr=1.0)
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
-    depot = Depot(
-        home / "depot", transport_of(config.photon.transport).server(config.photon, "bench")
-    )
+    side = transport_of(config.photon.transport).server(config.photon, "bench")
+    depot = Depot(home / "depot", side)
     facts = hosted_run.data_facts(config)
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)

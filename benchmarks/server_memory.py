@@ -106,9 +106,8 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         node = subprocess.Popen([sys.executable, __file__, *arguments])
         link = SocketLink(home / "sockets")
         roster = Roster(link, Register(None), lambda line: None)
-        depot = Depot(
-            home / "depot", transport_of(config.photon.transport).server(config.photon, "bench")
-        )
+        side = transport_of(config.photon.transport).server(config.photon, "bench")
+        depot = Depot(home / "depot", side)
         facts = hosted_run.data_facts(config)
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)

@@ -55,7 +55,7 @@ class InlineNode:
         self._waiting: dict[str, Path] = {}
 
     def take(self, piece: Put, path: Path) -> None:
-        """Put a piece of the base that comes to `path` aside; other unfinished ones are given up."""
+        """Put a piece of the base of `path` aside; other unfinished ones are given up."""
         if piece.digest not in self._arriving:
             ref = PayloadRef.from_json({"digest": piece.digest, "size": piece.size})
             self._arriving = {piece.digest: ChunkWriter(path, ref)}
