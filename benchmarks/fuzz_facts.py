@@ -36,6 +36,7 @@ from photon.server.depot import Depot
 from photon.server.errand import Outcome, converse
 from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts
+from photon.wire.inline import InlineServer
 from photon.wire.messages import Train, pack_reply
 
 PER_STEP, STEPS = 64, 5
@@ -63,7 +64,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     rng, outcomes = random.Random(seed), Counter[str]()
     state, plan = a_round()
     with tempfile.TemporaryDirectory() as folder:
-        depot = Depot(Path(folder) / "depot")
+        depot = Depot(Path(folder) / "depot", InlineServer())
         saved = save_server_state(Path(folder) / "checkpoints", state)
         publication = depot.publish(plan, state, saved)
         for _ in range(count):

@@ -39,7 +39,8 @@ from photon.server.link import SocketLink
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
-from photon.wire.transport import SharedMemory, fetch_ticket, open_transport
+from photon.wire.shared_memory import SharedMemory
+from photon.wire.transport import transport_of
 
 PAIRS = 5
 
@@ -78,7 +79,7 @@ def spans(arguments: argparse.Namespace) -> None:
         ref = write_container(root / "p", tensors, {})
         ticket = shared.offer(root / "p", ref)
         (root / "q").unlink(missing_ok=True)
-        fetch_ticket(ticket, root / "q")
+        shared.fetch(ticket, ref, root / "q")
         shared.withdraw(ticket)
 
     data = source.read_bytes()
@@ -212,7 +213,8 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         threads[-1].start()
     link, outer = SocketLink(home / "sockets"), sgd(lr=1.0)
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
-    depot = Depot(home / "depot", open_transport(config.machine, "bench"))
+    side = transport_of(config.machine.transport).server(config.machine, "bench")
+    depot = Depot(home / "depot", side)
     facts = hosted_run.data_facts(config)
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)

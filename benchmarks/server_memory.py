@@ -37,7 +37,7 @@ from photon.server.loop import Server, initial_state
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
-from photon.wire.transport import open_transport
+from photon.wire.transport import transport_of
 
 ROUNDS = 2
 
@@ -106,7 +106,8 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         node = subprocess.Popen([sys.executable, __file__, *arguments])
         link = SocketLink(home / "sockets")
         roster = Roster(link, Register(None), lambda line: None)
-        depot = Depot(home / "depot", open_transport(config.machine, "bench"))
+        side = transport_of(config.machine.transport).server(config.machine, "bench")
+        depot = Depot(home / "depot", side)
         facts = hosted_run.data_facts(config)
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)

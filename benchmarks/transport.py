@@ -35,8 +35,8 @@ from photon.container.container import (
     write_container,
 )
 from photon.wire.object_store import ObjectStore
-from photon.wire.signed_urls import upload
-from photon.wire.transport import SHARED, SharedMemory, fetch_ticket
+from photon.wire.shared_memory import SHARED, SharedMemory
+from photon.wire.signed_urls import fetch, upload
 
 FACTS = {"kind": "benchmark"}
 Spans = dict[str, float]
@@ -110,7 +110,7 @@ def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Span
     begun = time.perf_counter()
     ticket = ours.offer(path, ref)
     sent = time.perf_counter()
-    fetch_ticket(ticket, target)
+    fetch(ticket, ref, target)
     got = time.perf_counter()
     ours.withdraw(ticket)
     return {"put": sent - begun, "get": got - sent}
@@ -120,7 +120,7 @@ def update(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Sp
     begun = time.perf_counter()
     ticket = upload(path, ref, ours.grant())
     sent = time.perf_counter()
-    fetch_ticket(ours.locate(ticket), target)
+    fetch(ours.locate(ticket), ref, target)
     got = time.perf_counter()
     ours.withdraw(ticket)
     return {"put": sent - begun, "get": got - sent}
@@ -144,7 +144,7 @@ def memory(arguments: argparse.Namespace, disk: Path) -> None:
     report("verify and map", lambda: open_container(path, ref))
     shared = SharedMemory.create("bench")
     report("shared memory, offer", lambda: shared.offer(path, ref))
-    report("shared memory, fetch", lambda: fetch_ticket(shared.offer(path, ref), target))
+    report("shared memory, fetch", lambda: shared.fetch(shared.offer(path, ref), ref, target))
     shared.close()
     with s3_server():
         ours = ObjectStore("s3://bench/ours", "run")
@@ -194,7 +194,7 @@ def through_shared(
     written = time.perf_counter()
     ticket = shared.offer(path, ref)
     offered = time.perf_counter()
-    fetch_ticket(ticket, target)
+    shared.fetch(ticket, ref, target)
     fetched = time.perf_counter()
     read_all(open_container(target)[0], into)
     read = time.perf_counter()

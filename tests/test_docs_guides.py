@@ -18,7 +18,6 @@ from docs_reading import DOCS, PAGES, ROOT, blocks, commands
 from photon.cli.main import cli, run
 from photon.config import load_config
 from photon.config.resolve import apply_evaluation_overrides
-from photon.run.trackers import read_lines
 
 SMALL = {
     "train": ["recipe=smoke", "fl.eval_period=1", "llm_config.max_duration=4"],
@@ -135,22 +134,3 @@ def test_keys_that_are_said_to_be_refused_are_refused():
     for key in refused:
         with pytest.raises(photon.PhotonError, match=key.split("=")[0]):
             load_config([key.replace("...", "x")])
-
-
-def test_the_outer_optimizer_of_the_guide_is_plugged_in(tmp_path, smoke, monkeypatch):
-    parts = blocks(DOCS / "guides/outer-optimizer.md")
-    rule, toy, test = [code for language, code in parts if language == "python"]
-    namespace: dict = {}
-    exec(rule + toy + test, namespace)
-    namespace["test_sign_momentum_by_hand"]()
-    (tmp_path / "sign.py").write_text(rule)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "sign", raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    shown = next(
-        words for _, code in parts for words in commands(code) if "run_uuid=signs" in words
-    )
-    assert run([*shown, *SMALL["train"]]) == 0
-    norms = [line["outer_momentum_norm"] for line in read_lines(Path("runs/signs/metrics.jsonl"))]
-    assert norms
-    assert min(norms) > 0

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from photon.config.points import OUTER_OPTIMIZERS
 from photon.config.resolve import load_config
 from photon.core.outer import OuterOptimizer, adaptive, nesterov, outer_factor, sgd
+from photon.points import OUTER_OPTIMIZERS
 from photon.run.outer import outer_of
 
 SHAPES = {"a": (3, 4), "b": (5,)}

@@ -33,16 +33,17 @@ from photon.errors import (
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory
 from photon.flower.federation import over_sockets
-from photon.node import hosted_run, mailbox
+from photon.node import hosted_run
 from photon.node.service import NodeService
 from photon.run import checkpoint
 from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
 from photon.run.trackers import read_lines
-from photon.server import depot
 from photon.server.loop import rules_of
 from photon.server.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
 from photon.server.roster import Member, Roster
+from photon.wire import inline
+from photon.wire.chunks import ChunkWriter
 from photon.wire.enrolment import (
     Enrolled,
     Register,
@@ -101,8 +102,7 @@ def test_worker_processes_of_a_node_give_the_same_bits(make, four, local, tmp_pa
 
 def test_payloads_in_pieces_give_the_same_bits(make, four, local, tmp_path, monkeypatch):
     """A payload larger than a message goes up and down in several."""
-    for module in (depot, mailbox):
-        monkeypatch.setattr(module, "MAX_INLINE_BYTES", 10_000)
+    monkeypatch.setattr(inline, "MAX_INLINE_BYTES", 10_000)
     with nodes(tmp_path, four, PLACES) as sockets:
         result = train(make("run_uuid=r"), sockets)
     assert final_digest(result) == local["averaged"]
@@ -415,7 +415,7 @@ def test_a_stopped_federation_goes_on_with_its_own_engine(make, four, local, tmp
 
 def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, monkeypatch):
     """An update that finds no room is fetched again when there is some."""
-    write, full = depot.ChunkWriter.write, [True]
+    write, full = ChunkWriter.write, [True]
 
     def refuse(self, offset, data):
         if full and "update-2" in self.path.name:
@@ -423,7 +423,7 @@ def test_a_full_disk_on_the_server_loses_nothing(make, four, local, tmp_path, mo
             raise StorageError(f"{self.path}: cannot write (No space left on device)")
         write(self, offset, data)
 
-    monkeypatch.setattr(depot.ChunkWriter, "write", refuse)
+    monkeypatch.setattr(ChunkWriter, "write", refuse)
     with nodes(tmp_path, four, PLACES) as sockets:
         with pytest.raises(StorageError, match="No space left"):
             train(make("run_uuid=r"), sockets)

@@ -29,12 +29,12 @@ from photon.container.container import (
 from photon.errors import PayloadError, StorageError
 from photon.machine import owned_folder
 from photon.node.mailbox import Mailbox
-from photon.wire import object_store, signed_urls, transport
+from photon.wire import object_store, shared_memory, signed_urls
 from photon.wire.chunks import ChunkWriter, read_chunk
 from photon.wire.object_store import ObjectStore
+from photon.wire.shared_memory import SharedMemory
 from photon.wire.signed_urls import fetch, upload
 from photon.wire.stores import allowed_stores
-from photon.wire.transport import SharedMemory, fetch_ticket
 
 
 def values(count: int = 50_000) -> dict[str, torch.Tensor]:
@@ -54,6 +54,11 @@ def assert_arrived(path: Path, ref: ContainerRef) -> None:
     assert not {p.name for p in path.parent.iterdir()} & {f"{path.name}.part", f"{path.name}.spans"}
 
 
+def fetch_ticket(ticket: dict, path: Path) -> None:
+    ways = {"shm": SharedMemory.fetch, "s3": fetch}
+    ways[ticket["via"]](ticket, ContainerRef.from_json(ticket), path)
+
+
 # ---- shared memory ----
 
 
@@ -62,7 +67,7 @@ def root(tmp_path, monkeypatch) -> Path:
     """A folder in place of the machine's shared memory."""
     folder = tmp_path / "memory"
     folder.mkdir()
-    monkeypatch.setattr(transport, "SHARED", folder)
+    monkeypatch.setattr(shared_memory, "SHARED", folder)
     return folder
 
 
@@ -167,10 +172,10 @@ def test_folders_of_dead_owners_are_swept_and_no_others(root):
 OWNER = """
 import sys, time, torch
 from pathlib import Path
-from photon.wire import transport
+from photon.wire import shared_memory
 from photon.container.container import write_container
-transport.SHARED = Path(sys.argv[1])
-shared = transport.SharedMemory.create("run")
+shared_memory.SHARED = Path(sys.argv[1])
+shared = shared_memory.SharedMemory.create("run")
 ref = write_container(shared.folder / "p", {"a": torch.zeros(1000)}, {})
 print(shared.offer(shared.folder / "p", ref)["path"], flush=True)
 time.sleep(600)
@@ -219,7 +224,7 @@ def test_sockets_of_killed_nodes_are_swept(tmp_path, monkeypatch):
 
 
 def test_without_shared_memory_a_temporary_folder_serves(tmp_path, monkeypatch, written):
-    monkeypatch.setattr(transport, "SHARED", tmp_path / "missing")
+    monkeypatch.setattr(shared_memory, "SHARED", tmp_path / "missing")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path, ref = written
     shared = SharedMemory.create("run")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
-from photon.config.points import CODECS, OUTER_OPTIMIZERS, Outer, known
+from photon.points import CODECS, OUTER_OPTIMIZERS, Outer, known
 
 
 class StrategyKwargs(Section):

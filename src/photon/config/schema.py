@@ -16,6 +16,7 @@ from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.config.tracking import Wandb, WandbSetup
+from photon.points import TRANSPORTS, known
 
 
 class Machine(Section):
@@ -88,10 +89,11 @@ class Machine(Section):
     join_timeout: float = Field(
         default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
     )
-    transport: Literal["inline", "shm", "s3"] = Field(
+    transport: str = Field(
         default="inline",
-        description="how payloads travel between server and nodes: in the messages, through shared "
-        "memory (one host), or through an object store",
+        description="how payloads travel between server and nodes: in the messages (inline), "
+        "through shared memory (shm, one host), or through an object store (s3)",
+        examples=list(TRANSPORTS),
     )
     transport_url: str | None = Field(
         default=None, description="s3://bucket/prefix of transport=s3; only the server needs keys"
@@ -101,6 +103,11 @@ class Machine(Section):
         description="of a node: the stores that the server's signed URLs may lead to, as HOST or "
         "HOST:PORT by https, or http://HOST:PORT; null: that of AWS_ENDPOINT_URL alone",
     )
+
+    @field_validator("transport")
+    @classmethod
+    def _known_transport(cls, value: str) -> str:
+        return known("transport", value, TRANSPORTS)
 
     @field_validator("runs_folder", mode="before")
     @classmethod

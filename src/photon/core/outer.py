@@ -4,7 +4,7 @@ An `OuterOptimizer` is two pure functions. `init(params)` gives the state; `step
 state)` gives new parameters and new state. The pseudo-gradient is global - local and is used
 exactly like a gradient, so a positive entry lowers its parameter.
 
-A function that gives one is named in `photon.config.points`, or by a configuration as its own.
+A function that gives one is named in `photon.points`, or by a configuration as its own.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from photon.server.link import Link, SocketLink
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import REGISTER, Register, read_register, signer
-from photon.wire.transport import open_transport
+from photon.wire.transport import transport_of
 
 
 def over_flower(
@@ -75,7 +75,8 @@ def remote_engine(
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
     data = data_facts(config)
-    depot = Depot(folder.path / "depot", open_transport(config.machine, str(config.name)))
+    side = transport_of(config.machine.transport).server(config.machine, str(config.name))
+    depot = Depot(folder.path / "depot", side)
     return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
 
 

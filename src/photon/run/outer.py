@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from photon.config.points import find
 from photon.config.schema import Config
 from photon.core.outer import OuterOptimizer, outer_factor
 from photon.errors import ConfigError
+from photon.points import find
 
 RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""

@@ -178,7 +178,7 @@ class RemoteEngine:
                 data=self.data,
                 base=publication.ticket,
                 instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
-                upload={c: self.depot.grant(plan, len(clients)) for c in clients},
+                upload={c: self.depot.transport.grant(len(clients)) for c in clients},
             )
             node, verify = self.roster.members[address].name, self.roster.verify
             conversation = converse(node, train, publication, self.depot, verify)

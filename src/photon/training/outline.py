@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from photon.config.federation import Federation
-from photon.config.points import CODECS, find
 from photon.config.schema import Config
 from photon.core.codec import FP32, Codec, encode, layout
 from photon.core.gate import GRADIENT
@@ -19,6 +18,7 @@ from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes, subtract
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
+from photon.points import CODECS, find
 from photon.training.layers import Layers, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze

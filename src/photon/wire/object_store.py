@@ -11,11 +11,14 @@ import secrets
 from datetime import timedelta
 from pathlib import Path
 
+from photon.config.schema import Machine
 from photon.container.container import ContainerRef
 from photon.data.read.remote import RemoteFolder
-from photon.errors import DataError, PayloadError
+from photon.errors import ConfigError, DataError, PayloadError
 from photon.wire.messages import Ticket, most_update_bytes
-from photon.wire.signed_urls import put_part, side_by_side
+from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
+from photon.wire.stores import Origin, require_allowed
+from photon.wire.transport import Receiving, Transport
 
 PART_BYTES = 64 << 20
 VALID = timedelta(days=7)
@@ -23,7 +26,7 @@ VALID = timedelta(days=7)
 
 
 class ObjectStore:
-    """The server's side; see `Transport`.
+    """See `ServerSide`.
 
     Args:
         url: s3://bucket/prefix; credentials as for `photon.data.read.remote`.
@@ -50,11 +53,19 @@ class ObjectStore:
         self._parts = _count(most_update_bytes(ref.size))
         return self._readable(key, ref)
 
-    def grant(self) -> Ticket:
+    def pieces(self, path: Path, ref: ContainerRef) -> tuple[()]:
+        return ()
+
+    def grant(self, clients: int = 1) -> Ticket:
         key = f"update/{secrets.token_hex(16)}"
         self._granted[key] = self._parts
         urls = [self._remote.sign("PUT", _part(key, i), VALID) for i in range(self._parts)]
         return {"via": "s3", "key": key, "urls": urls, "part": PART_BYTES}
+
+    def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
+        yield from ()
+        fetch(self.locate(ticket), ref, path)
+        self.withdraw(ticket)
 
     def locate(self, ticket: Ticket) -> Ticket:
         """The ticket of an update that a node has put where it was told, with URLs to read it.
@@ -99,6 +110,41 @@ class ObjectStore:
 
     def _delete(self, key: str, parts: int) -> None:
         side_by_side(self._remote.delete, [_part(key, i) for i in range(parts)])
+
+
+class StoreNode:
+    """See `NodeSide`.
+
+    Args:
+        stores: where signed URLs may lead.
+    """
+
+    def __init__(self, stores: frozenset[Origin]) -> None:
+        self.stores = stores
+
+    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+        require_allowed(ticket, self.stores)
+        fetch(ticket, ref, path)
+
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
+        require_allowed(grant, self.stores)
+        return upload(path, ref, grant)
+
+    def forget(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _server(photon: Machine, run: str) -> ObjectStore:
+    """Raises:
+    ConfigError: no `photon.transport_url`, or `obstore` is missing.
+    """
+    if photon.transport_url is None:
+        raise ConfigError("photon.transport_url: name s3://BUCKET/PREFIX for photon.transport=s3")
+    return ObjectStore(photon.transport_url, run)
+
+
+OBJECT_STORE = Transport(_server, StoreNode)
 
 
 def _part(key: str, index: int) -> str:

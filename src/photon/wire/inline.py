@@ -1,0 +1,99 @@
+"""Payloads in the messages: whole in the ticket if they are small, else in pieces of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from photon.container.container import ContainerRef
+from photon.errors import PayloadError
+from photon.wire.buffers import Buffers
+from photon.wire.chunks import ChunkWriter, read_chunk
+from photon.wire.messages import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
+from photon.wire.transport import Receiving, Transport
+
+
+class InlineServer:
+    """See `ServerSide`."""
+
+    def offer(self, path: Path, ref: ContainerRef) -> Ticket:
+        return _ticket(path, ref, MAX_INLINE_BYTES)
+
+    def pieces(self, path: Path, ref: ContainerRef) -> Iterator[Put]:
+        for offset in range(0, ref.size if ref.size > MAX_INLINE_BYTES else 0, MAX_INLINE_BYTES):
+            data = Buffers(read_chunk(path, offset, MAX_INLINE_BYTES))
+            yield Put(digest=ref.digest, size=ref.size, offset=offset, data=data)
+
+    def grant(self, clients: int) -> Ticket:
+        """A share of the answer."""
+        return {"via": "inline", "most": MAX_INLINE_BYTES // clients}
+
+    def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
+        writer = ChunkWriter(path, ref)
+        if isinstance(ticket.get("data"), Buffers):
+            writer.write(0, ticket["data"].view())
+        else:
+            for offset in range(0, ref.size, MAX_INLINE_BYTES):
+                length = min(MAX_INLINE_BYTES, ref.size - offset)
+                piece = yield Get(digest=ref.digest, offset=offset, length=length)
+                if piece.data.size != length:
+                    raise PayloadError(f"payload {ref.digest[:12]}: a piece of another length")
+                writer.write(offset, piece.data.view())
+                del piece  # its memory, before the next one comes
+        writer.finish()
+
+    def withdraw(self, ticket: Ticket) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class InlineNode:
+    """See `NodeSide`; besides, it takes the pieces that come and gives those that are asked for."""
+
+    def __init__(self) -> None:
+        self._arriving: dict[str, ChunkWriter] = {}
+        self._waiting: dict[str, Path] = {}
+
+    def take(self, piece: Put, path: Path) -> None:
+        """Put a piece of the base of `path` aside; other unfinished ones are given up."""
+        if piece.digest not in self._arriving:
+            ref = ContainerRef.from_json({"digest": piece.digest, "size": piece.size})
+            self._arriving = {piece.digest: ChunkWriter(path, ref)}
+        self._arriving[piece.digest].write(piece.offset, piece.data.view())
+
+    def give(self, wanted: Get) -> Piece:
+        path = self._waiting.get(wanted.digest)
+        if path is None:
+            raise PayloadError(f"payload {wanted.digest[:12]}: not waiting here")
+        data = read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES))
+        return Piece(data=Buffers(data))
+
+    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+        if isinstance(ticket.get("data"), Buffers):
+            writer = ChunkWriter(path, ref)
+            writer.write(0, ticket["data"].view())
+        else:
+            writer = self._arriving.pop(ref.digest, None)
+        if writer is None:
+            raise PayloadError(f"payload {ref.digest[:12]}: no piece of it has come")
+        writer.finish()
+
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
+        ticket = _ticket(path, ref, grant.get("most", MAX_INLINE_BYTES))
+        if "data" not in ticket:
+            self._waiting[ref.digest] = path
+        return ticket
+
+    def forget(self) -> None:
+        self._waiting.clear()
+
+    def close(self) -> None: ...
+
+
+def _ticket(path: Path, ref: ContainerRef, most: int) -> Ticket:
+    """With the payload in it, if that has no more than so many bytes."""
+    data = {"data": Buffers(read_chunk(path, 0, ref.size))} if ref.size <= most else {}
+    return {"via": "inline", **ref.to_json(), **data}
+
+
+INLINE = Transport(lambda photon, run: InlineServer(), lambda stores: InlineNode())
