@@ -9,7 +9,6 @@ from typing import Literal
 
 from photon.config.base import Epochs
 from photon.config.overrides import parse_override
-from photon.config.resolve import flatten
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
 
@@ -194,7 +193,7 @@ def note_idle(config: Config, overrides: Sequence[str], run: Run) -> None:
 
 def idle_overrides(config: Config, overrides: Sequence[str], run: Run) -> Iterator[tuple[str, str]]:
     """(override, why it changes nothing)."""
-    default, values = dict(flatten(Config())), dict(flatten(config))
+    default, values = Config().values_by_key(), config.values_by_key()
     for text in overrides:
         try:
             override = parse_override(text)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from photon.config.resolve import digest, replace_keys
+from photon.config.compose import with_values
+from photon.config.resume import digest
 from photon.config.schema import Config
 from photon.errors import ConfigError
 
@@ -79,7 +80,7 @@ def taken(sent: Mapping[str, Any], own: Config) -> Config:
             f"{foreign[0]}: is this node's own, and the server's message sets it; a server says "
             "what decides the mathematics, and nothing else"
         )
-    config = replace_keys(own, sent)
+    config = with_values(own, sent)
     model = config.inner.model
     if model.name == "hf_causal_lm" and not model.hf_config:
         raise ConfigError("llm_config.model.hf_config: the server's message has no architecture")

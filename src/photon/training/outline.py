@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from photon.config.schema import Config
+from photon.config.federation import Federation
+from photon.config.llm import Inner
 from photon.core.codec import encode
 from photon.core.messages import Moments, ServerState
 from photon.core.round import broadcast_bytes
@@ -51,22 +52,22 @@ class Traffic:
     first_down: int
 
 
-def outline_of(config: Config) -> Outline:
-    """The trees of a configuration whose architecture is read (`with_architecture`).
+def outline_of(inner: Inner, federation: Federation) -> Outline:
+    """The trees of a model whose architecture is read (`with_architecture`).
 
     Raises:
         ConfigError: layer keys that contradict each other or the model.
     """
-    model = empty_model(config.inner)
+    model = empty_model(inner)
     params = parameters_of(model)
-    layers = layers_of(config.federation, list(params))
+    layers = layers_of(federation, list(params))
     freeze(model, layers.frozen)
-    moments = InnerOptimizer(model, config.inner.optimizer).moments()
+    moments = InnerOptimizer(model, inner.optimizer).moments()
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
 def outgoing(
-    config: Config, layers: Layers, base: Tree, params: Tree, moments: Moments
+    federation: Federation, layers: Layers, base: Tree, params: Tree, moments: Moments
 ) -> tuple[dict, dict]:
     """What a client sends: the pseudo-gradient of the shared layers, and the moments if they are
     averaged, in the wire's number format.
@@ -74,9 +75,9 @@ def outgoing(
     Args:
         base, params: before and after training; all of the model's.
     """
-    compression = config.federation.compression
+    compression = federation.compression
     gradient = encode(subtract({n: base[n] for n in layers.shared}, params), compression)
-    sent = moments if config.averages_moments else {}
+    sent = moments if federation.averages_moments else {}
     return gradient, {name: encode(tree, compression) for name, tree in sent.items()}
 
 
@@ -84,18 +85,18 @@ def sent_bytes(gradient: Tree, moments: Moments) -> int:
     return num_bytes(gradient) + sum(num_bytes(tree) for tree in moments.values())
 
 
-def traffic_of(config: Config) -> Traffic:
+def traffic_of(inner: Inner, federation: Federation) -> Traffic:
     """Bytes that each client of a round sends and receives, as the round's record counts them.
 
     Raises:
         ConfigError: as `outline_of`.
     """
-    this = outline_of(config)
-    gradient, moments = outgoing(config, this.layers, this.params, this.params, this.moments)
+    this = outline_of(inner, federation)
+    gradient, moments = outgoing(federation, this.layers, this.params, this.params, this.moments)
     folded = (encode(tree, "fp32") for tree in (gradient, *moments.values()))
     up = (
         sum(map(num_bytes, folded))
-        if config.federation.fold_updates
+        if federation.fold_updates
         else sent_bytes(gradient, moments)
     )
 
