@@ -88,7 +88,7 @@ def test_moments_are_averaged_unless_there_are_none(key):
 
 @pytest.mark.parametrize("name", ["NESTOROV", "nesterov", "Nestorov"])
 def test_strategy_names_in_any_case_and_the_original_spelling(name):
-    assert load_config([f"fl.strategy_name={name}"]).federation.outer == "NESTEROV"
+    assert load_config([f"fl.strategy_name={name}"]).federation.outer_name == "NESTEROV"
 
 
 def test_strategy_arguments_have_defaults():

@@ -91,7 +91,7 @@ class Federation(Section):
         description="chance that a client can take part in a round, to study partial participation",
     )
     rounds: int = Field(alias="n_rounds", default=24, ge=1, description="rounds of the run")
-    outer: str = Field(
+    outer_name: str = Field(
         alias="strategy_name",
         default="NESTEROV",
         description=f"outer optimizer: {', '.join(STRATEGIES)}, any case; or your own, as "
@@ -298,7 +298,7 @@ class Federation(Section):
         description="norms of pseudo-gradient and parameters of each layer by name",
     )
 
-    @field_validator("outer", mode="before")
+    @field_validator("outer_name", mode="before")
     @classmethod
     def _known_strategy(cls, value: Any) -> str:
         if _OWN_STRATEGY.fullmatch(str(value)):
@@ -314,10 +314,10 @@ class Federation(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Federation:
         given = self.outer_given.model_dump(exclude_none=True)
-        known = given if self.has_own_strategy else STRATEGIES[self.outer]
+        known = given if self.has_own_strategy else STRATEGIES[self.outer_name]
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(
-                f"strategy_kwargs.{unknown[0]} is no argument of {self.outer}; "
+                f"strategy_kwargs.{unknown[0]} is no argument of {self.outer_name}; "
                 f"it takes {', '.join(known)}"
             )
         if self.cohort_size > self.population:
@@ -399,8 +399,8 @@ class Federation(Section):
     def outer_arguments(self) -> dict[str, float]:
         """Arguments of the outer optimizer, defaults filled in."""
         given = self.outer_given.model_dump(exclude_none=True)
-        return {**STRATEGIES.get(self.outer, _OF_OWN_STRATEGY), **given}
+        return {**STRATEGIES.get(self.outer_name, _OF_OWN_STRATEGY), **given}
 
     @property
     def has_own_strategy(self) -> bool:
-        return ":" in self.outer
+        return ":" in self.outer_name

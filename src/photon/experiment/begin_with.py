@@ -106,7 +106,7 @@ class _Fit:
     def outer(self, state: ServerState, notes: list[str]) -> ServerState:
         """Moments of another outer optimizer mean something else: they begin as in a new run."""
         fresh = outer_of(self.ours, 1).init(state.params)
-        before, after = self.theirs.federation.outer, self.ours.federation.outer
+        before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
         if before == after and _names(state.outer) == _names(fresh):
             return state
         if fresh or state.outer:

@@ -53,7 +53,7 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "rounds": state.get("round"),
         "clients": f"{fl.population}, {fl.cohort_size} in a round",
         "local steps in a round": inner.local_steps,
-        "outer optimizer": fl.outer,
+        "outer optimizer": fl.outer_name,
         "layers of one client": None
         if saved.client is None
         else f"client {saved.client}'s own: {', '.join(fl.personal_layers)}",

@@ -33,7 +33,7 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     scaled = {k: v * factor if k in RATES else v for k, v in fl.outer_arguments.items()}
     if fl.has_own_strategy:
         return _own(fl, scaled)
-    return outer_optimizer(fl.outer, scaled)
+    return outer_optimizer(fl.outer_name, scaled)
 
 
 def outer_trees(config: Config) -> int:
@@ -42,16 +42,16 @@ def outer_trees(config: Config) -> int:
 
 
 def _own(fl: Federation, arguments: dict[str, float]) -> OuterOptimizer:
-    make = _import(fl.outer)
+    make = _import(fl.outer_name)
     rest = {key: value for key, value in arguments.items() if key != "server_learning_rate"}
-    _check_arguments(fl.outer, make, rest)
+    _check_arguments(fl.outer_name, make, rest)
     try:
         made = make(lr=arguments["server_learning_rate"], **rest)
     except TypeError as error:
-        raise ConfigError(f"fl.strategy_name={fl.outer}: {error}") from error
+        raise ConfigError(f"fl.strategy_name={fl.outer_name}: {error}") from error
     if not isinstance(made, OuterOptimizer):
         raise ConfigError(
-            f"fl.strategy_name={fl.outer}: must give a photon.core.outer.OuterOptimizer, "
+            f"fl.strategy_name={fl.outer_name}: must give a photon.core.outer.OuterOptimizer, "
             f"gave {type(made).__name__}"
         )
     return made
