@@ -109,7 +109,7 @@ def resolve(
     rates = {"betas": inner.optimizer.decay_rates, "eps": inner.optimizer.epsilon}
     filled = config.but(
         name=config.name or run_uuid,
-        federation={"averages_moments": config.averages_moments},
+        federation=config.averaging(),
         machine={"workers": workers, "threads": count_threads(machine, cores, workers)},
         inner={
             "max_steps": steps,

@@ -11,6 +11,7 @@ import torch
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
+from photon.config.resolve import Run
 from photon.errors import ConfigError, DeviceError
 from photon.run.outer import outer_trees
 from photon.training.gradient import accumulate_gradient
@@ -51,6 +52,11 @@ class Trainers:
     workers: int = 0
     devices: int = 1
     role: Role = "run"
+
+    @classmethod
+    def of(cls, run: Run, role: Role) -> Trainers:
+        machine = run.machine
+        return cls(run.inner, run.federation, machine.workers, machine.devices_per_client, role)
 
     def microbatch(self, device: torch.device) -> int:
         """The rows of a pass: those that fit, where `device_train_microbatch_size=auto`.

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from photon.config.federation import Federation
-from photon.config.schema import Config
 from photon.core.outer import OuterOptimizer, outer_factor, outer_optimizer
 from photon.errors import ConfigError
 
@@ -20,13 +19,13 @@ RATES = ("server_learning_rate", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
 
 
-def outer_of(config: Config, round_number: int) -> OuterOptimizer:
+def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
 
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
-    fl, schedule = config.federation, config.federation.outer_schedule
+    fl, schedule = federation, federation.outer_schedule
     factor = outer_factor(
         schedule.name, round_number, fl.rounds, schedule.t_warmup, schedule.alpha_f
     )
@@ -36,9 +35,9 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     return outer_optimizer(fl.outer_name, scaled)
 
 
-def outer_trees(config: Config) -> int:
+def outer_trees(federation: Federation) -> int:
     """Trees like the parameters that it keeps."""
-    return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
+    return len(outer_of(federation, 1).init({"w": torch.zeros(1)}))
 
 
 def _own(fl: Federation, arguments: dict[str, float]) -> OuterOptimizer:

@@ -117,4 +117,8 @@ def load_saved_model(path: Path) -> SavedModel:
 def _own(run: Path, manifest: Path, config: Config) -> OwnLayers | None:
     """Only a server's checkpoint leaves layers to clients: a centralised run trains them all."""
     state = artifact.load_facts(manifest)
-    return own_layers(config, run, state["last_accepted"]) if state["kind"] == "server" else None
+    return (
+        own_layers(config.federation, run, state["last_accepted"])
+        if state["kind"] == "server"
+        else None
+    )

@@ -94,11 +94,7 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
     this = outline_of(inner, federation)
     gradient, moments = outgoing(federation, this.layers, this.params, this.params, this.moments)
     folded = (encode(tree, "fp32") for tree in (gradient, *moments.values()))
-    up = (
-        sum(map(num_bytes, folded))
-        if federation.fold_updates
-        else sent_bytes(gradient, moments)
-    )
+    up = sum(map(num_bytes, folded)) if federation.fold_updates else sent_bytes(gradient, moments)
 
     def down(moments: Moments, newcomers: bool) -> int:
         state = ServerState(round=1, step=0, params=this.params, outer={}, moments=moments)
