@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from photon.cli.options import overrides_argument
+
+if TYPE_CHECKING:
+    from photon.config import Config
 
 
 @click.command(name="model")
@@ -26,7 +29,7 @@ def command(as_json: bool, overrides: tuple[str, ...]) -> None:
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
 
 
-def describe(config: Any) -> dict[str, Any]:
+def describe(config: Config) -> dict[str, Any]:
     """Costs of the configured model: counts, FLOPs, bytes."""
     from dataclasses import asdict
 
@@ -36,15 +39,18 @@ def describe(config: Any) -> dict[str, Any]:
     from photon.training.outline import traffic_of
 
     config = with_architecture(config)
-    inner = config.llm_config
+    inner, federation = config.inner, config.averaging()
     cost = model_cost(inner)
-    rows = inner.device_train_microbatch_size
-    counts = {1, min(8, inner.global_train_batch_size)} if rows == "auto" else {rows}
-    memory = {str(rows): client_memory(config, rows).highest("device") for rows in sorted(counts)}
+    rows = inner.microbatch_rows
+    counts = {1, min(8, inner.batch_rows)} if rows == "auto" else {rows}
+    memory = {
+        str(rows): client_memory(inner, federation, rows).highest("device")
+        for rows in sorted(counts)
+    }
     return {
         "name": inner.name,
         "family": inner.model.name,
-        "max_seq_len": inner.max_seq_len,
+        "max_seq_len": inner.row_length,
         "precision": inner.precision,
         "optimizer": inner.optimizer.name,
         "parameters": {"total": cost.parameters, "embeddings": cost.embeddings},
@@ -53,7 +59,7 @@ def describe(config: Any) -> dict[str, Any]:
             rows: {**stage.parts("device"), "total": stage.total("device")}
             for rows, stage in memory.items()
         },
-        "update_bytes": asdict(traffic_of(config)),
+        "update_bytes": asdict(traffic_of(inner, federation)),
     }
 
 

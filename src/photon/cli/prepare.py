@@ -16,6 +16,7 @@ from photon.errors import Interrupted
 
 if TYPE_CHECKING:
     from photon.config import Config
+    from photon.config.dataset import Data
 
 
 @click.command(name="prepare")
@@ -58,7 +59,7 @@ def command(
     photon train dataset.train.root_local=data/mine
     """
     from photon.config import load_config
-    from photon.config.resolve import replace_keys
+    from photon.config.compose import with_values
 
     if tokenizer is not None and train_tokenizer is not None:
         raise click.UsageError("--tokenizer and --train-tokenizer exclude each other")
@@ -75,7 +76,7 @@ def command(
         values["dataset.prepare.tokenizer"] = None
     if clients is not None:
         values |= _own_clients(clients, source)
-    _prepare(replace_keys(load_config(overrides), values), out)
+    _prepare(with_values(load_config(overrides), values), out)
 
 
 def _own_clients(text: str, source: str | None) -> dict[str, int]:
@@ -118,7 +119,7 @@ def _prepare(config: Config, out: Path | None) -> None:
         config, _ = prepare(config, click.echo)
         click.echo(f"folder      {config.data.train.root}")
         return
-    out = out or _default_folder(config)
+    out = out or _default_folder(config.data, clients)
     with _going_on(), progress_line(Console()) as report:
         if keys.source is None:
             data = prepare_embedded(out, config.data.embedded, clients, length, click.echo, report)
@@ -136,11 +137,10 @@ def _going_on() -> Iterator[None]:
         raise Interrupted(signal.SIGINT, "interrupted; the same command goes on") from error
 
 
-def _default_folder(config: Config) -> Path:
+def _default_folder(data: Data, clients: int) -> Path:
     """`fed-c4/c8/en` for eight clients of `dataset=fed-c4`."""
-    root = config.data.train.root or f"data/{config.data.name}"
-    clients = config.federation.population
-    return Path(root) / f"c{clients}" / (config.data.prepare.name or "text")
+    root = data.train.root or f"data/{data.name}"
+    return Path(root) / f"c{clients}" / (data.prepare.name or "text")
 
 
 def _files(data: dict[str, Any]) -> list[str]:

@@ -52,7 +52,6 @@ def command(
     from photon.cli.extras import require_flower
 
     require_flower()
-    from photon.config.resolve import replace_keys
     from photon.experiment.experiment import resume, train_or_resume
     from photon.flower.federation import over_flower
     from photon.flower.own_node import own_node
@@ -67,7 +66,7 @@ def command(
     console = Console(quiet)
     if resume_from is None:
         config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
-        config = replace_keys(config, {"run_uuid": config.name or "federation"})
+        config = config.but(name=config.name or "federation")
     else:
         config = config_to_go_on(resume_from, overrides)
     if insecure:

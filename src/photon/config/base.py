@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -87,6 +88,30 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
     )
+
+    def but(self, **changes: Any) -> Self:
+        """A copy with other values, by field; a mapping changes fields of a section.
+
+        Nothing is checked: it is for what follows from values that were.
+        """
+
+        def changed(name: str, value: Any) -> Any:
+            is_section = isinstance(section := getattr(self, name), Section)
+            return section.but(**value) if is_section and isinstance(value, dict) else value
+
+        return self.model_copy(update={name: changed(name, v) for name, v in changes.items()})
+
+    def values_by_key(self) -> dict[str, Any]:
+        """The plain value of every dotted key."""
+
+        def walk(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+            for key, value in tree.items():
+                if isinstance(value, dict):
+                    yield from walk(value, f"{prefix}{key}.")
+                else:
+                    yield prefix + key, value
+
+        return dict(walk(self.model_dump(mode="json"), ""))
 
 
 def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +14,8 @@ from photon.config.overrides import Overrides, override_strings, parse_override,
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
 from photon.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 STREAMS = "dataset/streams"
 EVALUATION = ("icl_tasks_config", "eval_gauntlet_config")
@@ -102,13 +104,36 @@ def _null_where_deleted(values: Any, defaults: Mapping[str, Any]) -> dict[str, A
 
 
 def validate(values: Any) -> Config:
+    """Type and check plain values, as `checked`."""
+    return checked(Config, values)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with some dotted keys set to what somebody has given.
+
+    Raises:
+        ConfigError: as `checked`.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        *path, leaf = key.split(".")
+        section = tree
+        for part in path:
+            if section[part] is None:
+                section[part] = {}  # a section that was left out
+            section = section[part]
+        section[leaf] = value
+    return validate(tree)
+
+
+def checked(kind: type[ConfigT], values: Any) -> ConfigT:
     """Type and check plain values.
 
     Raises:
         ConfigError: naming the first offending key, what was wrong and what was given.
     """
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))

@@ -9,11 +9,10 @@ from typing import Literal
 
 from photon.config.base import Epochs
 from photon.config.overrides import parse_override
-from photon.config.resolve import flatten
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
 
-Run = Literal["federated", "centralized", "server"]
+Course = Literal["federated", "centralized", "server"]
 """What trains: a federation on this machine, no federation, a federation over the network."""
 
 
@@ -29,7 +28,7 @@ class Idle:
     """
 
     keys: tuple[str, ...]
-    when: Callable[[Config, Run], bool]
+    when: Callable[[Config, Course], bool]
     why: str
     but: tuple[str, ...] = ()
 
@@ -181,20 +180,22 @@ RULES: tuple[Idle, ...] = (
 """The first that holds for a key gives its note."""
 
 
-def rule_of(key: str, config: Config, run: Run) -> Idle | None:
+def rule_of(key: str, config: Config, run: Course) -> Idle | None:
     """Why a key of this run is idle; None if it counts."""
     return next((rule for rule in RULES if rule.is_of(key) and rule.when(config, run)), None)
 
 
-def note_idle(config: Config, overrides: Sequence[str], run: Run) -> None:
+def note_idle(config: Config, overrides: Sequence[str], run: Course) -> None:
     """Say of each override that it changes nothing, if so; a default may be said without a word."""
     for text, why in idle_overrides(config, overrides, run):
         warnings.warn(f"{text}: has no effect here: {why}", PhotonNote, stacklevel=3)
 
 
-def idle_overrides(config: Config, overrides: Sequence[str], run: Run) -> Iterator[tuple[str, str]]:
+def idle_overrides(
+    config: Config, overrides: Sequence[str], run: Course
+) -> Iterator[tuple[str, str]]:
     """(override, why it changes nothing)."""
-    default, values = dict(flatten(Config())), dict(flatten(config))
+    default, values = Config().values_by_key(), config.values_by_key()
     for text in overrides:
         try:
             override = parse_override(text)

@@ -283,6 +283,16 @@ class Inner(Section):
         return self.batch_rows * self.row_length
 
     @property
+    def schedule(self) -> LrSchedule:
+        return self.schedules.schedulers.lr
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Largest gradient norm of a step; None: as it is."""
+        clipping = self.algorithms.gradient_clipping
+        return None if clipping is None else clipping.clipping_threshold
+
+    @property
     def positions(self) -> int:
         """Positions of the model."""
         return self.model.max_positions or self.row_length

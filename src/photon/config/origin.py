@@ -10,7 +10,6 @@ from photon.config.base import keys_of
 from photon.config.choices import presets
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.reference import find_keys, shown
-from photon.config.resolve import flatten
 from photon.config.schema import Config
 from photon.config.standing import standing_of
 from photon.errors import ConfigError
@@ -29,7 +28,7 @@ def origins(overrides: Sequence[str]) -> dict[str, str]:
         last to give it another value.
     """
     found: dict[str, str] = {}
-    values = dict(flatten(Config()))
+    values = Config().values_by_key()
     for name, given in _layers(overrides):
         now = _values(given)
         if now is None:
@@ -45,7 +44,7 @@ def _values(overrides: Sequence[str]) -> dict[str, Any] | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return dict(flatten(load_config(overrides)))
+            return load_config(overrides).values_by_key()
         except ConfigError:
             return None
 
@@ -113,7 +112,7 @@ def _presets(group: str) -> Iterator[str]:
 def _keys(key: str, overrides: Sequence[str]) -> list[str]:
     sections = keys_of(Config)
     chosen = [] if key in GROUPS and key not in sections else find_keys(key)
-    values, found = dict(flatten(load_config(overrides))), origins(overrides)
+    values, found = load_config(overrides).values_by_key(), origins(overrides)
     parts = []
     for one in chosen:
         parts.append(f"{one.key}  ({one.type}; default {one.default})\n    {one.meaning}")

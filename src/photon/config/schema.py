@@ -15,6 +15,7 @@ from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
+from photon.config.model import ModelConfig
 from photon.config.tracking import Wandb, WandbSetup
 from photon.points import TRANSPORTS, known
 
@@ -233,14 +234,28 @@ class Config(Section):
     composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
 
     @property
-    def averages_moments(self) -> bool:
-        """Whether the clients' inner moments travel and are averaged."""
+    def begins_elsewhere(self) -> bool:
+        """Whether it begins with parameters that are there already, or with another vocabulary."""
+        starts = (self.start_path, self.embedding_path, self.federation.vocabulary,
+                  self.machine.copied_run, self.machine.centralized_run)  # fmt: skip
+        return any(start is not None for start in starts)
+
+    def length(self, by_round: bool) -> int:
+        """Rounds of a federation, or steps of a centralised run; 0: none, or not said yet."""
+        if by_round:
+            return self.federation.rounds
+        return 0 if self.centralized.only_validates else self.inner.max_steps or 0
+
+    def averaging(self) -> Federation:
+        """The federation with its answer to whether the clients' inner moments travel and are
+        averaged, which depends on the inner optimizer.
+        """
         given = self.federation.averages_moments
         has_moments = self.inner.optimizer.name != "sgd"
         fits = (
             has_moments and self.federation.keeps_optimizer and not self.federation.personal_layers
         )
-        return fits if given is None else given
+        return self.federation.but(averages_moments=fits if given is None else given)
 
     @property
     def wandb_setup(self) -> WandbSetup | None:
@@ -290,3 +305,9 @@ class Config(Section):
                 f"fl.n_total_clients={self.federation.population}, counted from 0"
             )
         return self
+
+
+def config_of_model(name: str, model: ModelConfig) -> Config:
+    """The configuration of a model that no run of ours has trained."""
+    length = model.max_positions or Inner().row_length
+    return Config(llm_config=Inner(name=name, max_seq_len=length, model=model))

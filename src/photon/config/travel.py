@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from photon.config.resolve import digest, replace_keys
+from photon.config.compose import with_values
+from photon.config.resume import digest
 from photon.config.schema import Config
 from photon.errors import ConfigError
 
@@ -85,7 +86,7 @@ def taken(sent: Mapping[str, Any], own: Config) -> Config:
             f"{missing[0]}: the server's message lacks it, and a node's own value would be other "
             "mathematics; use one version of Photon on both"
         )
-    config = replace_keys(own, sent)
+    config = with_values(own, sent)
     model = config.inner.model
     if model.name == "hf_causal_lm" and not model.hf_config:
         raise ConfigError("llm_config.model.hf_config: the server's message has no architecture")

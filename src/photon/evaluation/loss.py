@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from photon.config.llm import Inner
 from photon.data.read.shards import RowSource
 from photon.errors import DataError
 from photon.model.precision import autocast
@@ -88,6 +89,25 @@ class Share:
 
 ALL = Share()
 """One process scores everything."""
+
+
+def held_out_loss(
+    model: nn.Module,
+    rows: RowSource,
+    inner: Inner,
+    share: Share = ALL,
+    progress: Progress = lambda done: None,
+) -> LossReport:
+    """`evaluate_loss` as a run's keys have it."""
+    return evaluate_loss(
+        model,
+        rows,
+        batch_size=inner.validation_rows,
+        max_batches=inner.validation_batches,
+        precision=inner.precision,
+        share=share,
+        progress=progress,
+    )
 
 
 @torch.no_grad()

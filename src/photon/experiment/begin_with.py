@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from photon.config.llm import Inner
+from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
@@ -58,11 +60,10 @@ class Copy:
         checkpoint.save_server_state(folder.checkpoints, self.state, record)
 
 
-def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:
+def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     """The state of `photon.restore_run_uuid` as far as it fits; None without that key.
 
     Args:
-        config: of the new run, resolved.
         data: manifest of its data.
 
     Raises:
@@ -70,23 +71,23 @@ def copy_of_run(config: Config, data: Mapping[str, Any]) -> Copy | None:
         CheckpointError: not its round of `photon.resume_round`.
         MismatchedCheckpoint: it cannot go on with this configuration.
     """
-    name = config.machine.copied_run
+    name = run.machine.copied_run
     if name is None:
         return None
-    source = find_run(config, name)
+    source = find_run(run.machine, run.mirror, name)
     theirs, facts = read_run(source)
     if facts["kind"] != FEDERATED:
         raise RunFolderError(
             f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
             "photon.restore_cent_run_uuid"
         )
-    wanted = -1 if config.machine.resume_round is None else config.machine.resume_round
+    wanted = -1 if run.machine.resume_round is None else run.machine.resume_round
     manifest = checkpoint_of_round(source / "checkpoints", wanted)
     state = checkpoint.load_server_state(manifest)
-    require_same_architecture(source, theirs.inner.model, config.inner.model)
-    params = parameters_of(empty_model(config.inner))
+    require_same_architecture(source, theirs.inner.model, run.inner.model)
+    params = parameters_of(empty_model(run.inner))
     checkpoint.require_same_model(state.params, params, manifest)
-    fit = _Fit(source, theirs, config, layers_of(config.federation, list(params)))
+    fit = _Fit(source, theirs, run, layers_of(run.federation, list(params)))
     notes: list[str] = []
     state = fit.outer(fit.moments(state), notes)
     same_data = facts["data_digest"] == data["digest"]
@@ -102,12 +103,12 @@ class _Fit:
 
     source: Path
     theirs: Config
-    ours: Config
+    ours: Run
     layers: Layers
 
     def outer(self, state: ServerState, notes: list[str]) -> ServerState:
         """Moments of another outer optimizer mean something else: they begin as in a new run."""
-        fresh = outer_of(self.ours, 1).init(state.params)
+        fresh = outer_of(self.ours.federation, 1).init(state.params)
         before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
         if before == after and _names(state.outer) == _names(fresh):
             return state
@@ -132,8 +133,8 @@ class _Fit:
         if state.step and not (self._same_inner and _names(sent) == self._trained):
             raise MismatchedCheckpoint(
                 f"photon.restore_run_uuid: {self.source} has averaged inner moments of "
-                f"{_shown(sent, self.theirs)}, this run of "
-                f"{_shown(self._trained, self.ours)}; take the same llm_config.optimizer and "
+                f"{_shown(sent, self.theirs.inner)}, this run of "
+                f"{_shown(self._trained, self.ours.inner)}; take the same llm_config.optimizer and "
                 "layers, or begin with its parameters alone: "
                 f"pretrained_model_path={self.source}"
             )
@@ -187,6 +188,6 @@ def _names(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     return {key: list(tree) for key, tree in trees.items()}
 
 
-def _shown(moments: Mapping[str, Any], config: Config) -> str:
+def _shown(moments: Mapping[str, Any], inner: Inner) -> str:
     count = max((len(tree) for tree in moments.values()), default=0)
-    return f"{config.inner.optimizer.name} over {count} parameters" if count else "nothing"
+    return f"{inner.optimizer.name} over {count} parameters" if count else "nothing"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from photon.config.schema import Config
+from photon.config.llm import Inner
 from photon.data.read.stream import JoinedStream
 from photon.evaluation.loss import perplexity
 from photon.machine.device import training_memory_kept
@@ -36,7 +36,7 @@ class Effects:
 
 
 def train_centralized(
-    config: Config,
+    inner: Inner,
     trainer: Trainer,
     stream: JoinedStream,
     *,
@@ -57,7 +57,7 @@ def train_centralized(
         Interrupted: a signal arrived; the current step ended and its state is saved.
     """
     measure = SegmentMeter(trainer)
-    total = config.inner.max_steps
+    total = inner.max_steps
     assert total is not None  # resolved
     watched = StepBeacon(
         effects.beacon,
@@ -65,13 +65,13 @@ def train_centralized(
         {},
         done=trainer.state.step,
         total=total,
-        tokens=config.inner.tokens_per_step,
+        tokens=inner.tokens_per_step,
     )
     while trainer.state.step < total:
         step = trainer.state.step
         begun = time.monotonic()
         with training_memory_kept():
-            segment = trainer.train(stream, _next_boundary(config, step, total) - step, watched)
+            segment = trainer.train(stream, _next_boundary(inner, step, total) - step, watched)
         state = segment.state
         elapsed = time.monotonic() - begun
         seconds += elapsed
@@ -84,18 +84,18 @@ def train_centralized(
                 "train_perplexity": perplexity(segment.train_loss),
                 "data_wait_seconds": segment.data_wait,
             }
-            due = _is_due(config, state.step, total)
+            due = _is_due(inner, state.step, total)
             effects.track(record | (effects.validate() if due else {}))
             effects.commit(seconds)
         stop.raise_if_asked(f"stopped after step {state.step}")
     return trainer.state, seconds
 
 
-def _next_boundary(config: Config, step: int, total: int) -> int:
-    intervals = [config.inner.segment_steps, config.inner.validation_interval or total]
+def _next_boundary(inner: Inner, step: int, total: int) -> int:
+    intervals = [inner.segment_steps, inner.validation_interval or total]
     return min(total, *(step - step % interval + interval for interval in intervals))
 
 
-def _is_due(config: Config, step: int, total: int) -> bool:
-    interval = config.inner.validation_interval
+def _is_due(inner: Inner, step: int, total: int) -> bool:
+    interval = inner.validation_interval
     return step == total or bool(interval and step % interval == 0)

@@ -29,10 +29,10 @@ from photon.machine.address import format_address
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.machine.probe import find_trouble, tls_context
 from photon.model.flops import model_cost
-from photon.node.fit import HEADROOM, Role, fits, free_memory, memory_needed
+from photon.node.fit import HEADROOM, Trainers, fits, free_memory
 from photon.node.hosted_run import node_config
 from photon.run.preparation import fit_to_data, prepare, require_data, with_architecture
-from photon.run.rows import data_root
+from photon.run.rows import RunData
 from photon.training.outline import traffic_of
 
 FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"
@@ -85,15 +85,16 @@ def examine(
             clients = list(range(config.federation.population))
         except PhotonError as error:
             trouble = Finding("fail", "data", str(error))
-    yield _versions()
-    yield _device(config)
     has_model = server is None or config.inner != load_config().inner
-    yield _memory(config, has_model, node=server is not None)
-    yield _disk(config, has_model)
+    here = _Machine(config, has_model, is_node=server is not None)
+    yield _versions()
+    yield here.device()
+    yield here.memory()
+    yield here.disk()
     if trouble is not None:
         yield trouble
     if clients is not None:
-        yield _data(config, clients, has_model)
+        yield here.data(clients)
     if server is not None:
         yield from _connection(*server, authority)
         if authority is not None and key is not None:
@@ -114,88 +115,97 @@ def _versions() -> Finding:
                    f"{install_with('flower')}")  # fmt: skip
 
 
-def _device(config: Config) -> Finding:
-    try:
-        device = choose_device(config.machine.device)
-    except PhotonError as error:
-        return Finding("fail", "device", str(error))
-    return Finding("ok", "device", str(device))
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """What is looked at on this machine.
 
+    Attributes:
+        has_model: whether the configuration says which model is to be trained.
+    """
 
-def _memory(config: Config, has_model: bool, node: bool) -> Finding:
-    """A process that trains, held against what is free, as a run would hold it."""
-    try:
-        device = choose_device(config.machine.device)
-        free = free_memory(device)
-    except PhotonError as error:
-        return Finding("fail", "memory", str(error))
-    if not has_model:
-        return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
-    rows = config.inner.microbatch_rows
-    rows = 1 if rows == "auto" else rows
-    as_it_runs, role = _as_it_runs(config, node)
-    need = memory_needed(as_it_runs, device, rows, config.machine.devices_per_client, role)
-    text = (
-        f"{_size(need)} to train {config.inner.name} with rows of "
-        f"{config.inner.row_length} tokens, {rows} a pass, {_size(free)} free"
-    )
-    if fits(need, free):
-        return Finding("ok", "memory", text)
-    return Finding("fail", "memory", f"{text}, of which {HEADROOM:.0%} may be filled")
+    config: Config
+    has_model: bool
+    is_node: bool
 
+    def device(self) -> Finding:
+        try:
+            device = choose_device(self.config.machine.device)
+        except PhotonError as error:
+            return Finding("fail", "device", str(error))
+        return Finding("ok", "device", str(device))
 
-def _as_it_runs(config: Config, node: bool) -> tuple[Config, Role]:
-    """With the worker processes that this machine would have."""
-    if node:
-        return node_config(travelling(config), config), "node"
-    gpus = count_gpus(config.machine.device)
-    return resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor"), "run"
+    def memory(self) -> Finding:
+        """The processes that train, held against what is free, as a run would hold them."""
+        inner = self.config.inner
+        try:
+            device = choose_device(self.config.machine.device)
+            free = free_memory(device)
+        except PhotonError as error:
+            return Finding("fail", "memory", str(error))
+        if not self.has_model:
+            return Finding("ok", "memory", f"{_size(free)} free; {FROM_SERVER}")
+        rows = 1 if inner.microbatch_rows == "auto" else inner.microbatch_rows
+        need = self._trainers().memory(device, rows)
+        text = (
+            f"{_size(need)} to train {inner.name} with rows of {inner.row_length} tokens, "
+            f"{rows} a pass, {_size(free)} free"
+        )
+        if fits(need, free):
+            return Finding("ok", "memory", text)
+        return Finding("fail", "memory", f"{text}, of which {HEADROOM:.0%} may be filled")
 
+    def _trainers(self) -> Trainers:
+        """The worker processes that this machine would have."""
+        config, gpus = self.config, count_gpus(self.config.machine.device)
+        if self.is_node:
+            return Trainers.of(node_config(travelling(config), config), "node")
+        run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
+        return Trainers.of(run, "run")
 
-def _disk(config: Config, has_model: bool) -> Finding:
-    """A node keeps of each client an open and a closed state and an update; a server two states."""
-    cost = model_cost(config.inner)
-    update = traffic_of(config)
-    kept = config.inner.checkpoints_kept + 1
-    need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
-    path = Path(config.machine.runs_folder).resolve()
-    while not path.exists():
-        path = path.parent
-    free = shutil.disk_usage(path).free
-    if not has_model:
-        return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
-    text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
-    return Finding("ok" if need <= free else "fail", "disk", text)
+    def disk(self) -> Finding:
+        """A node keeps of each client an open and a closed state and an update; a server two
+        states.
+        """
+        cost = model_cost(self.config.inner)
+        update = traffic_of(self.config.inner, self.config.averaging())
+        kept = self.config.inner.checkpoints_kept + 1
+        need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
+        path = Path(self.config.machine.runs_folder).resolve()
+        while not path.exists():
+            path = path.parent
+        free = shutil.disk_usage(path).free
+        if not self.has_model:
+            return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
+        text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
+        return Finding("ok" if need <= free else "fail", "disk", text)
 
+    def data(self, clients: list[int]) -> Finding:
+        try:
+            if not self.has_model:
+                require_data(self.config.data.train, clients)
+            root, manifest = self._found(clients)
+            for client in clients:
+                Rows(root / f"client_{client}" / "train")
+        except PhotonError as error:
+            return Finding("fail", "data", str(error))
+        return Finding(
+            "ok",
+            "data",
+            f"{root}: clients {', '.join(map(str, clients))}; rows of "
+            f"{manifest['settings']['sequence_length']}, "
+            f"tokenizer {manifest['tokenizer'][:12]}",
+        )
 
-def _data(config: Config, clients: list[int], has_model: bool) -> Finding:
-    try:
-        if not has_model:
-            require_data(config, clients)
-        root, data = _found(config, clients, has_model)
-        for client in clients:
-            Rows(root / f"client_{client}" / "train")
-    except PhotonError as error:
-        return Finding("fail", "data", str(error))
-    return Finding(
-        "ok",
-        "data",
-        f"{root}: clients {', '.join(map(str, clients))}; rows of "
-        f"{data['settings']['sequence_length']}, "
-        f"tokenizer {data['tokenizer'][:12]}",
-    )
-
-
-def _found(config: Config, clients: list[int], has_model: bool) -> tuple[Path, dict[str, Any]]:
-    """The folder of the data and its manifest, held against the model where one is named."""
-    given = config.data.train.root
-    if has_model or given is None or not (Path(given) / MANIFEST).exists():
-        config, data = prepare(config, lambda line: None, clients)
-        return data_root(config), data
-    root = Path(given).resolve()
-    data = read_manifest(root)
-    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
-    return root, data
+    def _found(self, clients: list[int]) -> tuple[Path, dict[str, Any]]:
+        """The folder of the data and its manifest, held against the model where one is named."""
+        given = self.config.data.train.root
+        if self.has_model or given is None or not (Path(given) / MANIFEST).exists():
+            config, manifest = prepare(self.config, lambda line: None, clients)
+            return RunData.of(config).root, manifest
+        root = Path(given).resolve()
+        manifest = read_manifest(root)
+        require_tokenizer(root, manifest, tokenizer_digest(root / "tokenizer.json"))
+        return root, manifest
 
 
 def _connection(host: str, port: int, authority: Path | None) -> Iterator[Finding]:

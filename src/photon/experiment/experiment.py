@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import validate
+from photon.config.compose import checked
 from photon.config.idle import note_idle
-from photon.config.resolve import (
-    check_resumable,
-    count_epochs,
-    fill_open_keys,
-    idle_warning,
-    replace_keys,
-    resolve,
-    schedule_warning,
-)
+from photon.config.resolve import Run, count_epochs, idle_warning, resolve, schedule_warning
+from photon.config.resume import check_resumable, fill_open_keys
 from photon.config.schema import Config
 from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
@@ -39,12 +33,12 @@ from photon.experiment.job import (
     open_job,
 )
 from photon.experiment.runs import train_in
-from photon.hub.warm_start import check_warm_start, layers_warning, tokenizer_warning
+from photon.hub.warm_start import WarmStart
 from photon.machine.device import count_gpus, num_cores, precision_warning
 from photon.machine.process_group import from_first
 from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
-from photon.node.fit import with_microbatch
+from photon.node.fit import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.run.outer import outer_of
@@ -53,7 +47,7 @@ from photon.run.participation import client_rows, repeats_note
 from photon.run.preparation import prepare, with_architecture, with_start
 from photon.run.restore import config_to_go_on, find_run, rewind, rounds_done
 from photon.run.results import History, TrainResult, write_summary
-from photon.run.rows import data_root
+from photon.run.rows import RunData
 from photon.run.run_folder import RunFolder, read_facts, read_run, refuse_existing, run_facts
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
@@ -88,12 +82,8 @@ def train(
         PhotonError: its subclasses, each with one line that says what to do.
     """
     kind = CENTRALIZED if centralized else FEDERATED
-    if _is_there(given):
-        return _resume_as(given, say, console, engine)
-    with open_job(given.machine.device, kind, say, console, engine) as job:
-        config, data = _agree(job, lambda: _begin(given, kind, job))
-        path = Path(config.machine.runs_folder) / str(config.name)
-        return _run(path, config, data, kind, job)
+    command = _Command(given, say, console, engine)
+    return command.resume_named() if command.names_a_run() else command.begin(kind)
 
 
 def resume(
@@ -122,43 +112,7 @@ def resume(
     changed = config_to_go_on(path, overrides)
     here = facts["kind"] == CENTRALIZED or engine is on_this_machine
     note_idle(changed, overrides, facts["kind"] if here else "server")
-    return _go_on(path, changed, facts, say, console, engine)
-
-
-def _is_there(config: Config) -> bool:
-    """Whether the configuration goes on with a run (`photon.resume_round`) that is here, or in the
-    mirror; nothing to go on with is an error, but for -1.
-
-    Raises:
-        RunFolderError: no such run.
-    """
-    wanted, name = config.machine.resume_round, config.name
-    if wanted is None or name is None or config.machine.copied_run is not None:
-        return False
-    try:
-        find_run(config, name)
-    except RunFolderError:
-        if wanted == -1:
-            return False
-        raise
-    return True
-
-
-def _resume_as(
-    config: Config, say: Say, console: TrackerFactory | None, engine: EngineFactory
-) -> TrainResult:
-    """Go on with the run of that name.
-
-    Raises:
-        MismatchedCheckpoint: the run that is there computes something else.
-    """
-    path = Path(config.machine.runs_folder) / str(config.name)
-    saved, facts = read_run(path)
-    _require_run(path, facts, engine)
-    given = _written_out(config, facts["kind"], say)
-    changed = fill_open_keys(saved, given)
-    check_resumable(saved, changed, rounds_done(path, changed, facts["kind"]))
-    return _go_on(path, changed, facts, say, console, engine)
+    return _Command(changed, say, console, engine).go_on(path, facts)
 
 
 def train_or_resume(
@@ -173,10 +127,82 @@ def train_or_resume(
     Raises:
         MismatchedCheckpoint: the run that is there computes something else.
     """
-    path = Path(config.machine.runs_folder) / str(config.name)
-    if not (path / "run.json").exists():
-        return train(config, say=say, console=console, engine=engine)
-    return _resume_as(config, say, console, engine)
+    command = _Command(config, say, console, engine)
+    if (command.path / "run.json").exists():
+        return command.resume_named()
+    return train(config, say=say, console=console, engine=engine)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A run that is asked for, new or to go on; the arguments are those of `train`."""
+
+    config: Config
+    say: Say
+    console: TrackerFactory | None
+    engine: EngineFactory
+
+    @property
+    def path(self) -> Path:
+        return Path(self.config.machine.runs_folder) / str(self.config.name)
+
+    def names_a_run(self) -> bool:
+        """Whether the configuration goes on with a run (`photon.resume_round`) that is here, or in
+        the mirror; nothing to go on with is an error, but for -1.
+
+        Raises:
+            RunFolderError: no such run.
+        """
+        config, machine = self.config, self.config.machine
+        if machine.resume_round is None or config.name is None or machine.copied_run is not None:
+            return False
+        try:
+            find_run(machine, config.mirror, config.name)
+        except RunFolderError:
+            if machine.resume_round == -1:
+                return False
+            raise
+        return True
+
+    def resume_named(self) -> TrainResult:
+        """Go on with the run of that name.
+
+        Raises:
+            MismatchedCheckpoint: the run that is there computes something else.
+        """
+        path, kind = self.path, ""
+        saved, facts = read_run(path)
+        _require_run(path, facts, self.engine)
+        kind = facts["kind"]
+        changed = fill_open_keys(saved, _written_out(self.config, kind, self.say))
+        done = rounds_done(path, changed.machine.resume_round, kind)
+        check_resumable(saved, changed, done)
+        return replace(self, config=changed).go_on(path, facts)
+
+    def begin(self, kind: str) -> TrainResult:
+        with self._job(kind) as job:
+            run, data = _agree(job, lambda: _Opening(job, kind).new(self.config))
+            return _run(Path(run.machine.runs_folder) / run.name, run, data, kind, job)
+
+    def go_on(self, path: Path, facts: Mapping[str, Any]) -> TrainResult:
+        """Go on in a run's folder, with a configuration that may."""
+        changed, kind = self.config, facts["kind"]
+        if kind == FEDERATED:
+            changed = changed.but(inner={"max_steps": changed.total_steps})
+        with self._job(kind) as job:
+            run, data = _agree(job, lambda: _Opening(job, kind).again(changed))
+            root = RunData.of(run).root
+            if data["digest"] != facts["data_digest"]:
+                raise MismatchedCheckpoint(
+                    f"{root}: is not the data that {path} was trained on; a run is resumed with "
+                    "the same data"
+                )
+            require_tokenizer(root, data, tokenizer_digest(path / "tokenizer.json"))
+            return _run(path, run, data, kind, job, existing=True)
+
+    def _job(self, kind: str) -> AbstractContextManager[Job]:
+        device = self.config.machine.device
+        return open_job(device, kind, self.say, self.console, self.engine)
 
 
 def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) -> None:
@@ -191,30 +217,9 @@ def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) ->
         require_engine(path, facts, engine.name)
 
 
-def _go_on(
-    path: Path,
-    changed: Config,
-    facts: Mapping[str, Any],
-    say: Say,
-    console: TrackerFactory | None,
-    engine: EngineFactory,
-) -> TrainResult:
-    if facts["kind"] == FEDERATED:
-        changed = replace_keys(changed, {"llm_config.max_duration": changed.total_steps})
-    with open_job(changed.machine.device, facts["kind"], say, console, engine) as job:
-        config, data = _agree(job, lambda: _again(changed, job))
-        if data["digest"] != facts["data_digest"]:
-            raise MismatchedCheckpoint(
-                f"{data_root(config)}: is not the data that {path} was trained on; a run is "
-                "resumed with the same data"
-            )
-        require_tokenizer(data_root(config), data, tokenizer_digest(path / "tokenizer.json"))
-        return _run(path, config, data, facts["kind"], job, existing=True)
-
-
 def _agree(
     job: Job, compute: Callable[[], tuple[Config, dict[str, Any]]]
-) -> tuple[Config, dict[str, Any]]:
+) -> tuple[Run, dict[str, Any]]:
     """Configuration and data manifest as the first process finds them, on all processes."""
 
     def plain() -> dict[str, Any]:
@@ -222,65 +227,77 @@ def _agree(
         return {"config": config.model_dump(mode="json"), "data": data}
 
     agreed = from_first(job.world, plain)
-    return validate(agreed["config"]), agreed["data"]
+    return checked(Run, agreed["config"]), agreed["data"]
 
 
 def _written_out(config: Config, kind: str, say: Say) -> Config:
     """A configuration as a run keeps it, but for what is left open."""
     config = with_start(with_architecture(config))
-    return count_epochs(
-        config, lambda: client_rows(prepare(config, say)[0]), centralized=kind == CENTRALIZED
-    )
+
+    def rows() -> list[int]:
+        found = prepare(config, say)[0]
+        return client_rows(RunData.of(found), found.federation.population)
+
+    return count_epochs(config, rows, centralized=kind == CENTRALIZED)
 
 
-def _needed(job: Job) -> Collection[int] | None:
-    """Clients whose data must be on this machine; None: all."""
-    return () if job.trains_elsewhere else None
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What is found, made and refused before a run trains."""
 
+    job: Job
+    kind: str
 
-def _again(config: Config, job: Job) -> tuple[Config, dict[str, Any]]:
-    """Find or make the data of a run that goes on."""
-    require_trackers(config)
-    config, data = prepare(config, job.say, _needed(job))
-    try:
-        check_tasks(config)
-    except DataError as error:  # a task may have changed: no reason not to go on
-        job.warn(str(error))
-    return config, data
-
-
-def _begin(config: Config, kind: str, job: Job) -> tuple[Config, dict[str, Any]]:
-    """Resolve a new run's configuration and find or make its data."""
-    require_trackers(config)
-    config = _written_out(config, kind, job.say)
-    check_warm_start(config)
-    layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # refused, or fine
-    outer_of(config, 1)
-    centralized = kind == CENTRALIZED
-    if not centralized:
-        require_no_tasks(config)
-    config = resolve(
-        config,
-        cores=max(1, num_cores() // job.world.size),
-        accelerator=count_gpus(config.machine.device),
-        run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
-        centralized=centralized,
-        elsewhere=job.trains_elsewhere,
-    )
-    refuse_existing(Path(config.machine.runs_folder) / str(config.name))  # before data is made
-    config, data = prepare(config, job.say, _needed(job))
-    check_tasks(config)
-    job.warn(tokenizer_warning(config), layers_warning(config))
-    if job.trains_elsewhere:
+    def again(self, config: Config) -> tuple[Config, dict[str, Any]]:
+        """Find or make the data of a run that goes on."""
+        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
+        config, data = prepare(config, self.job.say, self._needed)
+        try:
+            check_tasks(config.scoring, config.inner, RunData.of(config))
+        except DataError as error:  # a task may have changed: no reason not to go on
+            self.job.warn(str(error))
         return config, data
-    size = job.world.size if centralized else config.machine.devices_per_client
-    role = "centralized" if centralized else "run"
-    return with_microbatch(config, job.device, size, role), data
+
+    def new(self, config: Config) -> tuple[Config, dict[str, Any]]:
+        """Resolve a new run's configuration and find or make its data."""
+        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
+        config = _written_out(config, self.kind, self.job.say)
+        start = WarmStart.of(config)
+        start.check()
+        layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
+        outer_of(config.federation, 1)
+        if self.kind == FEDERATED:
+            require_no_tasks(config.federation, config.scoring)
+        run = resolve(
+            config,
+            cores=max(1, num_cores() // self.job.world.size),
+            accelerator=count_gpus(config.machine.device),
+            run_uuid=time.strftime(f"{self.kind}-%Y%m%d-%H%M%S"),
+            centralized=self.kind == CENTRALIZED,
+            elsewhere=self.job.trains_elsewhere,
+        )
+        refuse_existing(Path(run.machine.runs_folder) / run.name)  # before data is made
+        run, manifest = prepare(run, self.job.say, self._needed)
+        data = RunData.of(run)
+        check_tasks(run.scoring, run.inner, data)
+        self.job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
+        if self.job.trains_elsewhere:
+            return run, manifest
+        trainers = Trainers.of(run, "run")
+        if self.kind == CENTRALIZED:
+            trainers = replace(trainers, devices=self.job.world.size, role=CENTRALIZED)
+        rows = trainers.microbatch(self.job.device)
+        return run.but(inner={"microbatch_rows": rows}), manifest
+
+    @property
+    def _needed(self) -> Collection[int] | None:
+        """Clients whose data must be on this machine; None: all."""
+        return () if self.job.trains_elsewhere else None
 
 
 def _run(
     path: Path,
-    config: Config,
+    run: Run,
     data: Mapping[str, Any],
     kind: str,
     job: Job,
@@ -288,18 +305,18 @@ def _run(
 ) -> TrainResult:
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
     job.warn(
-        schedule_warning(config),
-        idle_warning(config) if kind == FEDERATED else None,
-        _repeats_note(config, kind == CENTRALIZED, job),
-        export_note(config.inner),
-        layers_note(config, kind == FEDERATED and job.trains_elsewhere),
-        precision_warning(job.device, config.inner.precision),
+        schedule_warning(run.inner),
+        idle_warning(run.inner, run.federation) if kind == FEDERATED else None,
+        _repeats_note(run, kind == CENTRALIZED, job),
+        export_note(run.inner),
+        layers_note(run.federation, kind == FEDERATED and job.trains_elsewhere),
+        precision_warning(job.device, run.inner.precision),
     )
     try:
-        with _folder(path, config, data, kind, job, existing) as folder:
-            result = train_in(folder, config, job)
+        with _folder(path, run, data, kind, job, existing) as folder:
+            result = train_in(folder, run, job)
             if kind == FEDERATED:
-                result = _with_baselines(folder, result, config, data, job)
+                result = _with_baselines(folder, result, run, data, job)
             result = replace(result, history=History(read_lines(folder.metrics)))
             if job.world.is_first:
                 write_summary(folder.path, result)
@@ -309,51 +326,57 @@ def _run(
     return result
 
 
-def _repeats_note(config: Config, centralized: bool, job: Job) -> str | None:
+def _repeats_note(run: Run, centralized: bool, job: Job) -> str | None:
     if job.trains_elsewhere or not job.world.is_first:
         return None  # whoever has the rows says so
-    only = config.centralized.client if centralized else None
-    clients = range(config.federation.population) if only is None else [only]
-    return repeats_note(config, clients, joined=centralized)
+    only = run.centralized.client if centralized else None
+    clients = range(run.federation.population) if only is None else [only]
+    batch, steps = run.inner.batch_rows, float(run.total_steps)
+    if centralized:
+        batch = -(-batch // len(clients))
+    else:
+        steps *= run.federation.cohort_size / run.federation.population
+    return repeats_note(RunData.of(run), clients, batch, steps)
 
 
 def _folder(
-    path: Path, config: Config, data: Mapping[str, Any], kind: str, job: Job, existing: bool
+    path: Path, run: Run, data: Mapping[str, Any], kind: str, job: Job, existing: bool
 ) -> RunFolder:
     """The run's folder, made or opened and locked by the first process."""
     opened: list[RunFolder] = []
 
     engine = job.engine.facts() if kind == FEDERATED else {}
-    kept = replace_keys(config, {"photon.resume_round": None})  # it is said of this command only
+    kept = run.but(machine={"resume_round": None})  # it is said of this command only
 
     def open_or_create() -> None:
         if existing:
             opened.append(RunFolder.open(path))
-            if config.machine.resume_round is not None:
-                rewind(path, config.machine.resume_round)
+            if run.machine.resume_round is not None:
+                rewind(path, run.machine.resume_round)
             opened[0].save_config(kept)
             opened[0].save_facts(engine)
             return
-        copy = copy_of_run(config, data) if kind == FEDERATED else None
-        tokenizer = data_root(config) / "tokenizer.json"
-        tokens = tokenization_facts(encoder_of_data(config).facts, tokenizer)
-        facts = run_facts(config, data) | tokens | engine
-        opened.append(RunFolder.create(path, kept, kind, tokenizer, facts))
+        copy = copy_of_run(run, data) if kind == FEDERATED else None
+        here = RunData.of(run)
+        tokens = tokenization_facts(encoder_of_data(here).facts, here.tokenizer)
+        facts = run_facts(run, data) | tokens | engine
+        opened.append(RunFolder.create(path, kept, kind, here.tokenizer, facts))
         if copy is not None:
             job.warn(*copy.notes)
             copy.write(opened[0])
 
     from_first(job.world, open_or_create)
-    return opened[0] if opened else RunFolder(path, config, kind, locked=False)
+    return opened[0] if opened else RunFolder(path, run, kind, locked=False)
 
 
 def _with_baselines(
-    folder: RunFolder, result: TrainResult, config: Config, data: Mapping[str, Any], job: Job
+    folder: RunFolder, result: TrainResult, run: Run, data: Mapping[str, Any], job: Job
 ) -> TrainResult:
     """Train the data-parallel twin and the control in folders of their own, or go on with them."""
-    for label, changes in baselines(config).items():
+    for label, twin in baselines(run).items():
         path = folder.path / "baselines" / label
-        twin = with_microbatch(replace_keys(config, changes), job.device, role="centralized")
+        rows = Trainers(twin.inner, twin.federation, role=CENTRALIZED).microbatch(job.device)
+        twin = twin.but(inner={"microbatch_rows": rows})
         existing = (path / "run.json").exists()
         with _folder(path, twin, data, CENTRALIZED, job, existing) as home:
             trained = train_in(home, twin, job)

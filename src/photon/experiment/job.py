@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from photon.config.schema import Config
+from photon.config.resolve import Run
 from photon.errors import ConfigError, PhotonWarning
 from photon.machine.interrupt import StopRequest
 from photon.machine.process_group import AgreedStop, process_group
@@ -37,7 +37,7 @@ class EngineFactory:
     """
 
     name: str
-    make: Callable[[RunFolder, Config, Job], Engine]
+    make: Callable[[RunFolder, Run, Job], Engine]
     options: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class EngineFactory:
 
 
 on_this_machine = EngineFactory(
-    LOCAL, lambda folder, config, job: local_engine(folder, config, job.device)
+    LOCAL, lambda folder, run, job: local_engine(folder, run, job.device)
 )
 """The local engine, in this process or with workers."""
 

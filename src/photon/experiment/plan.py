@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from photon.config.base import Epochs
+from photon.config.federation import Federation
+from photon.config.llm import Inner
 from photon.config.schema import Config
 from photon.core.tree import num_bytes, num_elements
 from photon.core.walltime import (
@@ -24,7 +26,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
 from photon.run.preparation import with_architecture
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import Traffic, outline_of, traffic_of
+from photon.training.outline import Outline, Traffic, outline_of, traffic_of
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -109,13 +111,14 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     Raises:
         ConfigError: what is configured cannot be counted, or no such device is known.
     """
-    steps = _local_steps(config)
+    steps = _local_steps(config.inner, config.federation)
     config = with_architecture(config)
-    inner, fl = config.inner, config.federation
+    inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
     cost = model_cost(inner)
-    sent = traffic_of(config)
-    seconds = _step_seconds(config, setting, cost)
+    sent = traffic_of(inner, fl)
+    seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
+    outer = outer_trees(fl)
     return Plan(
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
@@ -127,12 +130,15 @@ def make_plan(config: Config, setting: Setting) -> Plan:
         ),
         step_seconds=seconds,
         traffic=sent,
-        devices=fl.cohort_size * config.machine.devices_per_client,
-        tokens=fl.rounds * steps * fl.cohort_size * config.inner.tokens_per_step,
+        devices=fl.cohort_size * each,
+        tokens=fl.rounds * steps * fl.cohort_size * inner.tokens_per_step,
         parameters=cost.parameters,
-        client=_client(config),
-        server=server_memory(config, outer_trees(config)),
-        disk=_disk(config, sent.up, setting.sites or fl.cohort_size),
+        client=_client(inner, fl, each),
+        server=server_memory(inner, fl, outer),
+        disk=_disk(
+            outline_of(inner, fl), outer, sent.up, setting.sites or fl.cohort_size,
+            config.checkpoints_kept,
+        ),
         price=setting.price,
     )  # fmt: skip
 
@@ -162,22 +168,20 @@ def described(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _local_steps(config: Config) -> int:
-    steps, epochs = config.inner.local_steps, config.federation.local_epochs
-    if epochs or isinstance(steps, Epochs):
+def _local_steps(inner: Inner, federation: Federation) -> int:
+    if federation.local_epochs or isinstance(inner.local_steps, Epochs):
         raise ConfigError(
             "a plan needs local steps in batches or tokens, not epochs: give llm_config.local_steps"
         )
-    return config.federation.local_steps or steps
+    return federation.local_steps or inner.local_steps
 
 
-def _step_seconds(config: Config, setting: Setting, cost: ModelCost) -> float:
-    tokens = config.inner.tokens_per_step
+def _step_seconds(inner: Inner, devices: int, setting: Setting, cost: ModelCost) -> float:
+    tokens = inner.tokens_per_step
     if setting.tokens_per_second is not None:
         return tokens / setting.tokens_per_second
     half, full = PEAKS[setting.device]
-    peak = 1e12 * (full if config.inner.precision == "fp32" else half)
-    devices = config.machine.devices_per_client
+    peak = 1e12 * (full if inner.precision == "fp32" else half)
     return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
 
 
@@ -220,18 +224,15 @@ def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
     )
 
 
-def _disk(config: Config, payload: int, clients: int) -> dict[str, float]:
-    kept, this = config.checkpoints_kept, outline_of(config)
+def _disk(this: Outline, outer: int, payload: int, clients: int, kept: int) -> dict[str, float]:
     state = sum(map(num_bytes, (this.params, *this.moments.values())))
-    elements = num_elements(this.params)
     return {
-        "server": server_disk(elements, outer_trees(config), payload, clients, kept),
+        "server": server_disk(num_elements(this.params), outer, payload, clients, kept),
         "client": 2 * (state + payload),  # the round it goes on from, and the newest
     }
 
 
-def _client(config: Config) -> Memory:
-    inner, devices = config.inner, config.machine.devices_per_client
-    rows = inner.microbatch_rows
-    memory = client_memory(config, 1 if rows == "auto" else rows)
+def _client(inner: Inner, federation: Federation, devices: int) -> Memory:
+    rows = 1 if inner.microbatch_rows == "auto" else inner.microbatch_rows
+    memory = client_memory(inner, federation, rows)
     return memory.split_over(devices) if is_sharded(inner, devices) else memory

@@ -9,21 +9,22 @@ from typing import Any
 
 import torch
 
-from photon.config.schema import Config
+from photon.config.llm import Inner
+from photon.config.resolve import Run
+from photon.config.resume import LENGTH_OF
+from photon.config.schema import Centralized
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
 from photon.core.tree import num_elements
-from photon.data.read.shards import RowSource
 from photon.data.read.stream import JoinedStream
 from photon.errors import DataError
-from photon.evaluation.loss import LossReport, Share, bytes_per_token, evaluate_loss
+from photon.evaluation.loss import LossReport, Share, bytes_per_token, held_out_loss
 from photon.experiment.centralized import Effects, train_centralized
 from photon.experiment.job import Job
-from photon.hub.warm_start import initial_parameters
+from photon.hub.warm_start import WarmStart
 from photon.machine.device import return_freed_memory
 from photon.machine.process_group import from_first
 from photon.model.build import build_model, empty_model, load_parameters, model_with, parameters_of
-from photon.node.client_host import client_stream
 from photon.run import checkpoint
 from photon.run.kinds import FEDERATED
 from photon.run.live import FILE, Beacon
@@ -31,7 +32,7 @@ from photon.run.mirror import Mirror
 from photon.run.outer import outer_of
 from photon.run.own_layers import mean_over_clients, own_layers
 from photon.run.results import Score, TrainResult
-from photon.run.rows import VALIDATION, open_rows
+from photon.run.rows import VALIDATION, RunData
 from photon.run.run_folder import RunFolder
 from photon.run.run_tokens import encoder_of_data
 from photon.run.trackers import JsonlTracker, Tracker, read_lines, to_all
@@ -42,117 +43,113 @@ from photon.server.records import loss_record
 from photon.tracking.external import ExternalTrackers
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
-from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
 
-def train_in(folder: RunFolder, config: Config, job: Job) -> TrainResult:
+def train_in(folder: RunFolder, run: Run, job: Job) -> TrainResult:
     """Train the run of an open folder from its last commit, or from the start, to its end.
 
     Raises:
         Interrupted: a signal arrived; everything is saved.
     """
     return_freed_memory()
-    label = run_label(config, folder.kind)
-    size = num_elements(parameters_of(empty_model(config.inner)))
+    label = run_label(folder.kind, run.centralized)
+    size = num_elements(parameters_of(empty_model(run.inner)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
-    if (line := _nothing_left(folder, config)) is not None:
+    if (line := _nothing_left(folder, run.length(folder.kind == FEDERATED))) is not None:
         job.say(line)
-    unigram = _unigram(config, job)
+    unigram = _unigram(run, job)
     if unigram is not None and job.world.is_first:
         folder.save_facts({"unigram": asdict(unigram)})  # the summary comes at the end
     result = TrainResult(
-        run=str(config.name),
+        run=run.name,
         folder=folder.path,
         parameters=size,
-        rounds=config.federation.rounds if folder.kind == FEDERATED else 0,
+        rounds=run.federation.rounds if folder.kind == FEDERATED else 0,
         unigram=unigram,
     )
-    with ExternalTrackers(folder, config, job.world.is_first, job.say, job.warn) as outside:
+    board, setup = run.inner.loggers.tensorboard, run.wandb_setup
+    with ExternalTrackers(folder, board, setup, job.world.is_first, job.say, job.warn) as outside:
         if folder.kind == FEDERATED:
-            return _federated(folder, config, job, result, outside)
-        return replace(result, **{label: _centralized(folder, config, job, outside)})
+            return _federated(folder, run, job, result, outside)
+        return replace(result, **{label: _centralized(folder, run, job, outside)})
 
 
-def _nothing_left(folder: RunFolder, config: Config) -> str | None:
+def _nothing_left(folder: RunFolder, length: int) -> str | None:
     """What to say of a run that is as long as was asked for before anything is trained."""
     if not (kept := checkpoint.list_checkpoints(folder.checkpoints)):
         return None
     done = checkpoint.number_of(kept[-1])
-    what, length = f"step {done} with llm_config.max_duration", config.inner.max_steps
-    if folder.kind == FEDERATED:
-        what, length = f"round {done} with fl.n_rounds", config.federation.rounds
-    if length is None or done < length:
+    if done < length:
         return None
-    return f"{'done':<12}{what}={length}: nothing is left to train; more goes on"
+    what, key = kept[-1].stem.partition("_")[0], LENGTH_OF[folder.kind]
+    return f"{'done':<12}{what} {done} with {key}={length}: nothing is left to train; more goes on"
 
 
-def _unigram(config: Config, job: Job) -> Score | None:
+def _unigram(run: Run, job: Job) -> Score | None:
     """The floor; None where token frequencies are missing and may be.
 
     Raises:
         DataError: they are missing, and asked for or the clients' data should be here.
     """
-    fl = config.federation
+    fl = run.federation
     try:
-        return unigram_score(config)
+        return unigram_score(RunData.of(run), fl.population)
     except DataError:
-        may = fl.unigram_may_fail
-        if may or (job.trains_elsewhere and not fl.unigram_metrics):
+        if fl.unigram_may_fail or (job.trains_elsewhere and not fl.unigram_metrics):
             return None
         raise
 
 
-def run_label(config: Config, kind: str) -> str:
+def run_label(kind: str, centralized: Centralized) -> str:
     """The field of `TrainResult` that a run fills: federated, centralized or alone."""
-    if kind == FEDERATED or config.centralized.client is None:
-        return kind
-    return "alone"
+    return kind if kind == FEDERATED or centralized.client is None else "alone"
 
 
 def _federated(
-    folder: RunFolder, config: Config, job: Job, result: TrainResult, outside: ExternalTrackers
+    folder: RunFolder, run: Run, job: Job, result: TrainResult, outside: ExternalTrackers
 ) -> TrainResult:
     # Held by nobody else, so that its memory is free once the next one is there.
-    states = [_server_state(folder, config)]
+    states = [_server_state(folder, run)]
     done = states[0].round
     kept = checkpoint.kept_records(folder.checkpoints)
     lines = JsonlTracker(folder.metrics, "round", done, kept)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
-    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
+    data = RunData.of(run)
+    tasks = _task_watch(run, data, job)
     track = tasks.adding_to(to_all([lines, *shown]))
-    validation = open_rows(config, VALIDATION)
+    validation = data.rows(VALIDATION)
 
     def score(state: ServerState) -> LossReport:
-        model = model_with(config.inner, state.params, job.device)
+        model = model_with(run.inner, state.params, job.device)
         tasks.score(model)
-        own = own_layers(config, folder.path, state.last_accepted)
+        own = own_layers(run.federation, folder.path, state.last_accepted)
         here = own.here if own is not None else ()
-        return mean_over_clients(model, own, here, lambda: _evaluate(config, model, validation))
+        return mean_over_clients(
+            model, own, here, lambda: held_out_loss(model, validation, run.inner)
+        )
 
-    floor = (
-        result.unigram.val_loss if config.federation.unigram_metrics and result.unigram else None
-    )
-    if _begins_with_evaluation(folder, config, done):
-        start = {"round": 0, "rounds": config.federation.rounds, "step": 0, "tokens": 0}
+    floor = result.unigram.val_loss if run.federation.unigram_metrics and result.unigram else None
+    if _begins_with_evaluation(folder, run.inner, done):
+        start = {"round": 0, "rounds": run.federation.rounds, "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0]), floor))
-    if done < config.federation.rounds:  # or it is only to be summed up, for which it needs no node
+    if done < run.federation.rounds:  # or it is only to be summed up, for which it needs no node
         beacon = Beacon(folder.path / FILE)
-        with closing(job.engine.make(folder, config, job)) as engine, closing(beacon):
+        with closing(job.engine.make(folder, run, job)) as engine, closing(beacon):
             server = Server(
-                config=config,
+                run=run,
                 checkpoints=folder.checkpoints,
                 engine=engine,
                 validate=lambda state: loss_record(score(state), floor),
                 track=track,
                 stop=job.stop,
                 written=lambda: lines.last,
-                committed=_mirroring(folder, config),
+                committed=_mirroring(folder, run),
                 tell=beacon.tell,
             )
             states.append(server.serve(states.pop()))
     (state,) = states
-    _clean_up(folder, config)
+    _clean_up(folder, run.clears_checkpoints)
     report = _final_report(
         folder,
         job,
@@ -162,88 +159,92 @@ def _federated(
     )
     return replace(
         result,
-        federated=_score(config, report, state.num_tokens, state.step, state.train_seconds),
+        federated=_score(run.inner, report, state.num_tokens, state.step, state.train_seconds),
         bytes_up=state.bytes_up,
         bytes_down=state.bytes_down,
-        bytes_ddp=data_parallel_bytes(result.parameters, config.federation.cohort_size, state.step),
+        bytes_ddp=data_parallel_bytes(result.parameters, run.federation.cohort_size, state.step),
     )
 
 
-def _begins_with_evaluation(folder: RunFolder, config: Config, done: int) -> bool:
+def _task_watch(run: Run, data: RunData, job: Job) -> TaskWatch:
+    gauntlet, encoder = run.composites.gauntlet, encoder_of_data(data)
+    return TaskWatch(run.scoring, gauntlet, run.inner, encoder, job.device, job.warn)
+
+
+def _begins_with_evaluation(folder: RunFolder, inner: Inner, done: int) -> bool:
     """Whether the first parameters are to be scored, and have not been."""
-    return config.inner.validates_first and done == 0 and not read_lines(folder.metrics)
+    return inner.validates_first and done == 0 and not read_lines(folder.metrics)
 
 
-def _mirroring(folder: RunFolder, config: Config) -> Callable[[], None]:
+def _mirroring(folder: RunFolder, run: Run) -> Callable[[], None]:
     """What follows a commit: the mirror takes it, if there is one."""
-    if config.mirror.bucket is None:
+    if run.mirror.bucket is None:
         return lambda: None
-    return Mirror(folder.path, config.mirror, str(config.name)).push
+    return Mirror(folder.path, run.mirror, run.name).push
 
 
-def _clean_up(folder: RunFolder, config: Config) -> None:
+def _clean_up(folder: RunFolder, wanted: bool) -> None:
     """At the end of a run, delete what only an unfinished one needs, if that is asked for."""
-    if not config.clears_checkpoints:
+    if not wanted:
         return
     checkpoint.prune_checkpoints(folder.checkpoints, 1)
     for home in folder.clients.glob("client_*"):
         checkpoint.prune_checkpoints(home, 1)
 
 
-def _server_state(folder: RunFolder, config: Config) -> ServerState:
+def _server_state(folder: RunFolder, run: Run) -> ServerState:
     """The last committed state, or the first one, committed."""
-    inner = config.inner
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
         state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
-        checkpoint.require_same_model(state.params, parameters_of(empty_model(inner)), newest)
+        checkpoint.require_same_model(state.params, parameters_of(empty_model(run.inner)), newest)
         return state
-    seeded = parameters_of(build_model(inner, config.seed))
-    state = initial_state(initial_parameters(config, seeded) or seeded, outer_of(config, 1))
+    seeded = parameters_of(build_model(run.inner, run.seed))
+    params = WarmStart.of(run).parameters(seeded) or seeded
+    state = initial_state(params, outer_of(run.federation, 1))
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
 
 
-def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalTrackers) -> Score:
-    assert isinstance(config.machine.threads, int)
-    torch.set_num_threads(config.machine.threads)
-    only = config.centralized.client
-    clients = range(config.federation.population) if only is None else [only]
-    stream = JoinedStream([client_stream(config, client) for client in clients])
-    frozen = layers_of(config.federation, list(parameters_of(empty_model(config.inner)))).frozen
-    trainer = Trainer(config.inner, config.seed, job.device, job.world, frozen)
-    seconds = _load_trainer(folder, trainer, stream)
-    validation = open_rows(config, VALIDATION)
-    tasks = TaskWatch(config, encoder_of_data(config), job.device, job.warn)
+def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTrackers) -> Score:
+    torch.set_num_threads(run.machine.threads)
+    only, data, inner = run.centralized.client, RunData.of(run), run.inner
+    clients = range(run.federation.population) if only is None else [only]
+    stream = JoinedStream([data.stream(client) for client in clients])
+    frozen = layers_of(run.federation, list(parameters_of(empty_model(inner)))).frozen
+    trainer = Trainer(inner, run.seed, job.device, job.world, frozen)
+    seconds = _load_trainer(folder, WarmStart.of(run), trainer, stream)
+    validation, share = data.rows(VALIDATION), Share(job.world.rank, job.world.size, job.world.sum)
+    tasks = _task_watch(run, data, job)
     if tasks.tasks and job.world.size > 1:
         job.warn("several processes train this model, so no tasks are scored until it is saved")
 
     def score() -> LossReport:
         if tasks.tasks and job.world.size == 1:
             params = parameters_of(trainer.model)
-            tasks.score(model_with(config.inner, params, job.device))  # not compiled
-        return _evaluate(config, trainer.model, validation, job.world)
+            tasks.score(model_with(inner, params, job.device))  # not compiled
+        return held_out_loss(trainer.model, validation, inner, share)
 
     def record(report: LossReport) -> dict[str, Any]:
-        own = _client_losses(config, trainer.model, job.world)
+        own = _client_losses(run, trainer.model, share)
         return loss_record(report) | ({"client_val_loss": own} if own else {})
 
-    keys = config.centralized
+    keys = run.centralized
     lines = _step_lines(folder, trainer.state.step, job)
-    track = tasks.adding_to(_step_tracker(folder, config, lines, trainer.state.step, job, outside))
+    track = tasks.adding_to(_step_tracker(folder, keys, lines, trainer.state.step, job, outside))
     if keys.keeps_first and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
-    if _begins_with_evaluation(folder, config, trainer.state.step) and not keys.only_validates:
-        start = {"step": 0, "steps": config.inner.max_steps, "tokens": 0}
+    if _begins_with_evaluation(folder, inner, trainer.state.step) and not keys.only_validates:
+        start = {"step": 0, "steps": inner.max_steps, "tokens": 0}
         track(start | record(score()))
     if keys.only_validates:
         report = score()
         track({"step": 0, "steps": 0, "tokens": 0, **record(report)})
-        return _score(config, report, 0, 0, 0.0)
+        return _score(inner, report, 0, 0, 0.0)
     beacon = Beacon(folder.path / FILE if job.world.is_first else None)
     with checkpoint.naming_last_good(folder.checkpoints), closing(beacon):
         state, seconds = train_centralized(
-            config,
+            inner,
             trainer,
             stream,
             seconds=seconds,
@@ -251,24 +252,24 @@ def _centralized(folder: RunFolder, config: Config, job: Job, outside: ExternalT
             effects=Effects(
                 validate=lambda: record(score()),
                 track=track,
-                commit=_commit(folder, config, trainer, lines),
+                commit=_commit(folder, run, trainer, lines),
                 beacon=beacon,
             ),
         )
     if keys.keeps_last:
         _store(folder, trainer, "final_model")
     if job.world.is_first:
-        _clean_up(folder, config)
+        _clean_up(folder, run.clears_checkpoints)
     complete = tasks.adding_to(lines.complete if lines else to_all([]))
     report = _final_report(folder, job, score=score, complete=complete, record=record)
-    return _score(config, report, state.num_tokens, state.step, seconds)
+    return _score(inner, report, state.num_tokens, state.step, seconds)
 
 
 def _commit(
-    folder: RunFolder, config: Config, trainer: Trainer, lines: JsonlTracker | None
+    folder: RunFolder, run: Run, trainer: Trainer, lines: JsonlTracker | None
 ) -> Callable[[float], None]:
     """Saves the live state; several processes gather it together, the first one writes."""
-    mirror = _mirroring(folder, config)
+    mirror = _mirroring(folder, run)
 
     def save(seconds: float) -> None:
         state = trainer.snapshot()
@@ -276,7 +277,7 @@ def _commit(
             name = f"step_{state.step:06d}"
             extra = {"seconds": seconds, "record": dict(lines.last or {}) if lines else None}
             checkpoint.save_train_state(folder.checkpoints, name, state, extra)
-            checkpoint.prune_checkpoints(folder.checkpoints, config.checkpoints_kept)
+            checkpoint.prune_checkpoints(folder.checkpoints, run.checkpoints_kept)
             mirror()
 
     return save
@@ -289,14 +290,14 @@ def _store(folder: RunFolder, trainer: Trainer, name: str) -> None:
         checkpoint.save_train_state(folder.checkpoints, name, TrainState(params=params))
 
 
-def _client_losses(config: Config, model: torch.nn.Module, world: World) -> dict[str, float]:
+def _client_losses(run: Run, model: torch.nn.Module, share: Share) -> dict[str, float]:
     """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
-    if not config.centralized.validates_clients:
+    if not run.centralized.validates_clients:
         return {}
-    parts = {c: f"client_{c}/{VALIDATION}" for c in range(config.federation.population)}
+    data = RunData.of(run)
     return {
-        str(client): _evaluate(config, model, open_rows(config, part), world).loss
-        for client, part in parts.items()
+        str(client): held_out_loss(model, data.own_validation(client), run.inner, share).loss
+        for client in range(run.federation.population)
     }
 
 
@@ -310,7 +311,7 @@ def _step_lines(folder: RunFolder, step: int, job: Job) -> JsonlTracker | None:
 
 def _step_tracker(
     folder: RunFolder,
-    config: Config,
+    keys: Centralized,
     lines: JsonlTracker | None,
     step: int,
     job: Job,
@@ -318,14 +319,16 @@ def _step_tracker(
 ) -> Tracker:
     if lines is None:
         return to_all([])
-    shown = [*job.trackers(folder, run_label(config, folder.kind)), *outside.begin("step", step)]
+    shown = [*job.trackers(folder, run_label(folder.kind, keys)), *outside.begin("step", step)]
     return to_all([lines, *shown])
 
 
-def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> float:
+def _load_trainer(
+    folder: RunFolder, start: WarmStart, trainer: Trainer, stream: JoinedStream
+) -> float:
     """Put the last committed state into the trainer, or the first; gives the seconds so far."""
     if not checkpoint.list_checkpoints(folder.checkpoints):
-        warm = initial_parameters(folder.config, parameters_of(trainer.model))
+        warm = start.parameters(parameters_of(trainer.model))
         load_parameters(trainer.model, warm or {})
         trainer.state = replace(trainer.state, streams=stream.start())
         return 0.0
@@ -336,26 +339,12 @@ def _load_trainer(folder: RunFolder, trainer: Trainer, stream: JoinedStream) -> 
     return extra["seconds"]
 
 
-def _evaluate(
-    config: Config, model: torch.nn.Module, rows: RowSource, world: World = ALONE
-) -> LossReport:
-    inner = config.inner
-    return evaluate_loss(
-        model,
-        rows,
-        batch_size=inner.validation_rows,
-        max_batches=inner.validation_batches,
-        precision=inner.precision,
-        share=Share(world.rank, world.size, world.sum),
-    )
-
-
 def _last_validation(folder: RunFolder) -> LossReport | None:
     """The validation of the last record, if it has one: the run's end was already scored."""
     last = (read_lines(folder.metrics) or [{}])[-1]
     if "val_loss" not in last:
         return None
-    rows = open_rows(folder.config, VALIDATION)
+    rows = RunData.of(folder.config).rows(VALIDATION)
     return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
 
 
@@ -381,7 +370,7 @@ def _final_report(
     return report
 
 
-def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds: float) -> Score:
+def _score(inner: Inner, report: LossReport, tokens: int, steps: int, seconds: float) -> Score:
     return Score(
         val_loss=report.loss,
         perplexity=report.perplexity,
@@ -389,5 +378,5 @@ def _score(config: Config, report: LossReport, tokens: int, steps: int, seconds:
         tokens=tokens,
         steps=steps,
         seconds=seconds,
-        learning_rate=config.inner.optimizer.lr,
+        learning_rate=inner.optimizer.lr,
     )

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from photon.config.compose import as_overrides
-from photon.config.resolve import flatten
 from photon.config.schema import Config
 from photon.config.travel import TRAVELS
 from photon.errors import RoundFailed
@@ -84,11 +83,11 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
 
 def _own_overrides(config: Config) -> list[str]:
     """Keys of this machine that are not at their defaults."""
-    default = dict(flatten(Config()))
+    default = Config().values_by_key()
     return as_overrides(
         {
             key: value
-            for key, value in flatten(config)
+            for key, value in config.values_by_key().items()
             if key.startswith(SENT) and not key.startswith(TRAVELS) and value != default[key]
         }
     )

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 import photon
-from photon.config.resolve import replace_keys
-from photon.config.schema import Config
+from photon.config.model import ModelConfig
+from photon.config.schema import config_of_model
 from photon.container.container import write_container
 from photon.core.tree import digest
 from photon.data.manifest import write_json
@@ -93,8 +93,7 @@ def import_folder(source: Path, out: Path) -> None:
             f"{source}: its tokenizer has {tokens} tokens, its model "
             f"vocab_size={fields['vocab_size']}"
         )
-    keys = {"name": source.resolve().name, "max_seq_len": fields["max_seq_len"], "model": fields}
-    config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
+    config = config_of_model(source.resolve().name, ModelConfig.model_validate(fields))
     with _appearing(out) as folder:
         copy = folder.parent / "tokenizer.json"
         save_tokenizer(encoder.tokenizer, copy)

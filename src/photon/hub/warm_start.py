@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
 from photon.core.tree import Tree
@@ -21,41 +23,129 @@ from photon.model.causal_lm import read_config
 from photon.run import checkpoint
 from photon.run.kinds import FEDERATED
 from photon.run.own_layers import NO_ONE
-from photon.run.rows import data_root
 from photon.run.run_folder import read_run
 from photon.run.saved_model import resolve_checkpoint
 
 
-def initial_parameters(config: Config, like: Tree) -> dict[str, Tensor] | None:
-    """The parameters that a new run starts from; None if the seed gives them.
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """Where a run's first parameters come from, if not from its seed.
 
-    Args:
-        config: of the run, resolved.
-        like: parameters of its model.
-
-    Raises:
-        CheckpointError: nothing to start from at the named place.
-        MismatchedCheckpoint: another architecture; the message names the place and what differs.
+    Attributes:
+        source: a run, a checkpoint, or a folder of `transformers`; None: the seed.
+        named: whether the user has named it, not the model's own configuration.
+        embedding: where the token embedding comes from, if from another place.
+        resized: the vocabulary may differ.
     """
-    params = _whole_start(config, like)
-    if config.embedding_path is None:
+
+    inner: Inner
+    source: Path | None
+    named: bool
+    embedding: Path | None
+    resized: bool
+
+    @classmethod
+    def of(cls, config: Config) -> WarmStart:
+        model, given = config.inner.model, config.start_path
+        own = model.hf_folder if model.name == "hf_causal_lm" and model.hf_weights else None
+        places = (given or own, config.embedding_path)
+        source, embedding = (None if place is None else Path(place) for place in places)
+        resized = config.federation.vocabulary is not None
+        return cls(config.inner, source, given is not None, embedding, resized)
+
+    def parameters(self, like: Tree) -> dict[str, Tensor] | None:
+        """The parameters that a new run starts from; None if the seed gives them.
+
+        Args:
+            like: parameters of its model.
+
+        Raises:
+            CheckpointError: nothing to start from at the named place.
+            MismatchedCheckpoint: another architecture; the message names the place and what
+                differs.
+        """
+        params = self._whole(like)
+        if self.embedding is None:
+            return params
+        name = token_embedding(self.inner)
+        found = self._parameters_at(self.embedding).get(name)
+        if found is None:
+            raise MismatchedCheckpoint(f"wte_parameters_path={self.embedding}: no {name}")
+        merged = {**(params or like), name: fit_vocabulary(found, like[name])}
+        checkpoint.require_same_model({name: merged[name]}, {name: like[name]}, self.embedding)
+        return merged
+
+    def check(self) -> None:
+        """Refuse a start from another architecture before anything is written or read in full.
+
+        Raises:
+            CheckpointError, MismatchedCheckpoint: as `parameters`.
+        """
+        if self.source is None or not self.named:
+            return  # the configuration itself comes from the folder that hf_causal_lm names
+        there = _model_at(self.source, self.inner.model)
+        require_same_architecture(self.source, there, self.inner.model, resized=self.resized)
+
+    def tokenizer_warning(self, ours: Path) -> str | None:
+        """What to tell the user if the data's tokenizer is another than the start's.
+
+        Args:
+            ours: the tokenizer.json of the data.
+        """
+        if self.source is None:
+            return None
+        folder = resolve_checkpoint(self.source)[0] if _is_run(self.source) else self.source
+        theirs = folder / "tokenizer.json"
+        if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
+            return None
+        return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
+
+    def layers_warning(self) -> str | None:
+        """What to tell the user of a start from a run whose clients keep layers of their own."""
+        if self.source is None or not _is_run(self.source):
+            return None
+        theirs, facts = read_run(resolve_checkpoint(self.source)[0])
+        if facts["kind"] != FEDERATED or not theirs.federation.personal_layers:
+            return None
+        return f"{self.source}: {NO_ONE}; these parameters begin as they were before that run"
+
+    def _whole(self, like: Tree) -> dict[str, Tensor] | None:
+        if self.source is None:
+            return None
+        self.check()
+        params = self._parameters_at(self.source)
+        if self.resized:
+            tables = vocabulary_tables(self.inner)
+            params = {
+                name: fit_vocabulary(value, like[name]) if name in tables else value
+                for name, value in params.items()
+            }
+        checkpoint.require_same_model(params, like, self.source)
         return params
-    name = token_embedding(config)
-    found = _parameters_at(Path(config.embedding_path), config).get(name)
-    if found is None:
-        raise MismatchedCheckpoint(f"wte_parameters_path={config.embedding_path}: no {name}")
-    merged = {**(params or like), name: fit_vocabulary(found, like[name])}
-    place = Path(config.embedding_path)
-    checkpoint.require_same_model({name: merged[name]}, {name: like[name]}, place)
-    return merged
+
+    def _parameters_at(self, path: Path) -> dict[str, Tensor]:
+        """The parameters of a run, a checkpoint, or a folder of `transformers`."""
+        model = self.inner.model
+        if model.name == "hf_causal_lm" and not _is_run(path):
+            model = _model_at(path, model) if self.resized else model
+            return pretrained_parameters(model, str(path))
+        if is_hugging_face_folder(path):
+            return read_model(path)[1]
+        return checkpoint.load_parameters(resolve_checkpoint(path)[1])
 
 
-def token_embedding(config: Config) -> str:
+def token_embedding(inner: Inner) -> str:
     """Name of the token embedding's parameter."""
-    model = empty_model(config.inner)
+    model = empty_model(inner)
     names = {id(p): name for name, p in model.named_parameters()}
     tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
     return names[id(max(tables, key=lambda m: m.num_embeddings).weight)]
+
+
+def vocabulary_tables(inner: Inner) -> set[str]:
+    """Names of the parameters with a row for each token."""
+    model, size = empty_model(inner), inner.model.vocab_size
+    return {name for name, p in model.named_parameters() if p.dim() == 2 and len(p) == size}
 
 
 def fit_vocabulary(value: Tensor, like: Tensor) -> Tensor:
@@ -69,52 +159,6 @@ def fit_vocabulary(value: Tensor, like: Tensor) -> Tensor:
     fitted, rows = like.clone(), min(len(value), len(like))
     fitted[:rows] = value[:rows]
     return fitted
-
-
-def _whole_start(config: Config, like: Tree) -> dict[str, Tensor] | None:
-    source = _source(config)
-    if source is None:
-        return None
-    check_warm_start(config)
-    params = _parameters_at(Path(source), config)
-    if config.federation.vocabulary is not None:
-        tables = vocabulary_tables(config)
-        params = {
-            name: fit_vocabulary(value, like[name]) if name in tables else value
-            for name, value in params.items()
-        }
-    checkpoint.require_same_model(params, like, Path(source))
-    return params
-
-
-def vocabulary_tables(config: Config) -> set[str]:
-    """Names of the parameters with a row for each token."""
-    model, size = empty_model(config.inner), config.inner.model.vocab_size
-    return {name for name, p in model.named_parameters() if p.dim() == 2 and len(p) == size}
-
-
-def _parameters_at(path: Path, config: Config) -> dict[str, Tensor]:
-    """The parameters of a run, a checkpoint, or a folder of `transformers`."""
-    model = config.inner.model
-    if model.name == "hf_causal_lm" and not _is_run(str(path)):
-        resized = config.federation.vocabulary is not None
-        return pretrained_parameters(_model_at(path, model) if resized else model, str(path))
-    if is_hugging_face_folder(path):
-        return read_model(path)[1]
-    return checkpoint.load_parameters(resolve_checkpoint(path)[1])
-
-
-def check_warm_start(config: Config) -> None:
-    """Refuse a start from another architecture before anything is written or read in full.
-
-    Raises:
-        CheckpointError, MismatchedCheckpoint: as `initial_parameters`.
-    """
-    if config.start_path is None:
-        return  # the configuration itself comes from the folder that hf_causal_lm names
-    path, ours = Path(config.start_path), config.inner.model
-    resized = config.federation.vocabulary is not None
-    require_same_architecture(path, _model_at(path, ours), ours, resized=resized)
 
 
 def require_same_architecture(
@@ -148,47 +192,11 @@ def _keys_of(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return "; to have its own: " + " ".join(given).replace('"', "")
 
 
-def tokenizer_warning(config: Config) -> str | None:
-    """What to tell the user if the data was tokenised by another tokenizer than the start's.
-
-    Args:
-        config: of a run whose data is there.
-    """
-    source = _source(config)
-    if source is None:
-        return None
-    path = Path(source)
-    folder = resolve_checkpoint(path)[0] if _is_run(source) else path
-    theirs, ours = folder / "tokenizer.json", data_root(config) / "tokenizer.json"
-    if not theirs.exists() or _vocabulary(theirs) == _vocabulary(ours):
-        return None
-    return f"{ours.parent} has another tokenizer than {folder}: its token ids mean other text"
-
-
-def layers_warning(config: Config) -> str | None:
-    """What to tell the user of a start from a run whose clients keep layers of their own."""
-    source = _source(config)
-    if source is None or not _is_run(source):
-        return None
-    run = resolve_checkpoint(Path(source))[0]
-    theirs, facts = read_run(run)
-    if facts["kind"] != FEDERATED or not theirs.federation.personal_layers:
-        return None
-    return f"{source}: {NO_ONE}; these parameters begin as they were before that run"
-
-
 def _vocabulary(path: Path) -> dict[str, int]:
     return load_tokenizer(path).get_vocab()
 
 
-def _source(config: Config) -> str | None:
-    model = config.inner.model
-    own = model.hf_folder if model.hf_weights else None
-    return config.start_path or (own if model.name == "hf_causal_lm" else None)
-
-
-def _is_run(source: str) -> bool:
-    path = Path(source)
+def _is_run(path: Path) -> bool:
     return path.exists() and not is_hugging_face_folder(path)
 
 
@@ -205,7 +213,7 @@ def _model_at(path: Path, ours: ModelConfig) -> ModelConfig:
     if ours.name != "hf_causal_lm":
         return ModelConfig.model_validate(read_fields(path))
     there = {"hf_folder": str(path), "hf_config": {}, "max_positions": None}
-    return read_config(ours.model_copy(update=there))
+    return read_config(ours.but(**there))
 
 
 def _architecture(model: ModelConfig) -> dict[str, Any]:

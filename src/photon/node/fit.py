@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.config.resolve import replace_keys
-from photon.config.schema import Config
+from photon.config.resolve import Run
 from photon.errors import ConfigError, DeviceError
 from photon.run.outer import outer_trees
 from photon.training.gradient import accumulate_gradient
@@ -36,80 +37,83 @@ def fits(need: float, free: float) -> bool:
     return need <= HEADROOM * free
 
 
-def with_microbatch(
-    config: Config, device: torch.device, processes: int = 1, role: Role = "run"
-) -> Config:
-    """Put the rows that fit in the place of `device_train_microbatch_size=auto`.
+@dataclass(frozen=True, slots=True)
+class Trainers:
+    """The processes of this machine that train.
 
-    Resolved once and recorded in the run, so that a resumed run adds the same parts in the same
-    order. On a CPU by estimate; on a GPU the estimate is where real steps start from.
-
-    Args:
-        config: resolved otherwise.
-        processes: devices that share the batch.
+    Attributes:
+        workers: 0: this process.
+        devices: that train a client together, a process each.
         role: of this machine.
-
-    Raises:
-        ConfigError: the batch does not divide by the processes.
-        DeviceError: what does not depend on the rows does not fit.
     """
-    inner = config.inner
-    if inner.microbatch_rows != "auto":
-        return config
-    if inner.batch_rows % processes:
-        raise ConfigError(
-            f"llm_config.global_train_batch_size={inner.batch_rows} must be a multiple "
-            f"of the {processes} processes of the job"
+
+    inner: Inner
+    federation: Federation
+    workers: int = 0
+    devices: int = 1
+    role: Role = "run"
+
+    @classmethod
+    def of(cls, run: Run, role: Role) -> Trainers:
+        machine = run.machine
+        return cls(run.inner, run.federation, machine.workers, machine.devices_per_client, role)
+
+    def microbatch(self, device: torch.device) -> int:
+        """The rows of a pass: those that fit, where `device_train_microbatch_size=auto`.
+
+        Resolved once and recorded in the run, so that a resumed run adds the same parts in the same
+        order. On a CPU by estimate; on a GPU the estimate is where real steps start from.
+
+        Raises:
+            ConfigError: the batch does not divide by the processes.
+            DeviceError: what does not depend on the rows does not fit.
+        """
+        inner = self.inner
+        if inner.microbatch_rows != "auto":
+            return inner.microbatch_rows
+        if inner.batch_rows % self.devices:
+            raise ConfigError(
+                f"llm_config.global_train_batch_size={inner.batch_rows} must be a multiple "
+                f"of the {self.devices} processes of the job"
+            )
+        most = inner.batch_rows // self.devices
+        rows = rows_that_fit(
+            inner.name, lambda rows: self.memory(device, rows), most, free_memory(device)
         )
-    most = inner.batch_rows // processes
-    rows = rows_that_fit(
-        inner.name,
-        lambda count: memory_needed(config, device, count, processes, role),
-        most,
-        free_memory(device),
-    )
-    if device.type == "cuda":
-        rows = _largest(rows, lambda count: _survives(inner, count, device))
-    return replace_keys(config, {"llm_config.device_train_microbatch_size": rows})
+        if device.type == "cuda":
+            rows = _largest(rows, lambda count: _survives(inner, count, device))
+        return rows
 
+    def memory(self, device: torch.device, rows: int) -> int:
+        """Bytes of all processes that share a memory: of the GPU, or of this machine.
 
-def memory_needed(
-    config: Config, device: torch.device, rows: int, processes: int, role: Role
-) -> int:
-    """Bytes of all processes that share a memory: of the GPU, or of this machine.
+        Args:
+            rows: of a pass; 0: of none.
 
-    Args:
-        config: resolved, but for the rows of a pass.
-        rows: of a pass; 0: of none.
-        processes: devices that train a client together.
+        Raises:
+            ConfigError: layer keys that contradict each other or the model.
+        """
+        count, one = max(1, self.workers), self.process(rows)
+        if device.type == "cuda":
+            return count * one.peak("device")
+        need = self.devices * count * one.peak("cpu")
+        if self.role == "run" and self.workers:
+            need += self._server().peak("cpu")
+        return need
 
-    Raises:
-        ConfigError: layer keys that contradict each other or the model.
-    """
-    workers, one = workers_of(config), process_memory(config, rows, processes, role)
-    if device.type == "cuda":
-        return max(1, workers) * one.peak("device")
-    need = processes * max(1, workers) * one.peak("cpu")
-    if role == "run" and workers:
-        need += server_memory(config, outer_trees(config)).peak("cpu")
-    return need
+    def process(self, rows: int) -> Memory:
+        """Of a process that trains."""
+        if self.role == "centralized":
+            memory = centralized_memory(self.inner, self.federation, rows)
+        else:
+            memory = client_memory(self.inner, self.federation, rows)
+            if self.role == "run" and not self.workers:
+                memory = in_one_process(memory, self._server())
+        sharded = is_sharded(self.inner, self.devices)
+        return memory.split_over(self.devices) if sharded else memory
 
-
-def process_memory(config: Config, rows: int, processes: int = 1, role: Role = "run") -> Memory:
-    """Of a process that trains on this machine."""
-    if role == "centralized":
-        memory = centralized_memory(config, rows)
-    else:
-        memory = client_memory(config, rows)
-        if role == "run" and not workers_of(config):
-            memory = in_one_process(memory, server_memory(config, outer_trees(config)))
-    return memory.split_over(processes) if is_sharded(config.inner, processes) else memory
-
-
-def workers_of(config: Config) -> int:
-    workers = config.machine.workers
-    assert isinstance(workers, int)  # resolved
-    return workers
+    def _server(self) -> Memory:
+        return server_memory(self.inner, self.federation, outer_trees(self.federation))
 
 
 def rows_that_fit(name: str, need: Callable[[int], int], most: int, free: int) -> int:

@@ -9,7 +9,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from photon.config.resolve import flatten
 from photon.errors import RunFolderError
 from photon.run.listing import RunStatus, run_status
 from photon.run.live import read_facts
@@ -121,7 +120,7 @@ def read_history(folder: Path) -> RunHistory:
             path.parent.name: _curve(f"{name}: {path.parent.name}", read_lines(path))
             for path in baselines
         },
-        config=dict(flatten(config)),
+        config=config.values_by_key(),
         facts=facts,
         status=run_status(folder),
         unigram=_unigram(folder, facts),

@@ -17,8 +17,8 @@ from photon.run.trackers import read_lines
 if TYPE_CHECKING:  # they import torch, for which `photon status` should not wait
     from tokenizers import Tokenizer
 
-    from photon.config.schema import Config
     from photon.run.results import TrainResult
+    from photon.run.rows import RunData
 
 PROMPT_TOKENS = 8
 """A sample begins with so many tokens of the validation text, or a few less."""
@@ -86,10 +86,12 @@ def report(result: TrainResult, console: Console) -> None:
 
 def _show_sample(folder: Path, console: Console) -> str:
     """Print a text of the model, or of a client's; gives the words that `photon generate` takes."""
+    from photon.run.rows import RunData
     from photon.run.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
-    prompt, client = sample_prompt(saved.config, saved.encoder.tokenizer), saved.somebody
+    prompt = sample_prompt(RunData.of(saved.config), saved.encoder.tokenizer)
+    client = saved.somebody
     if saved.own is not None and client is None:
         return f"{shlex.quote(prompt)} --client N"  # the clients' layers are on their nodes
     whose = "" if client is None else f" --client {client}"
@@ -97,11 +99,11 @@ def _show_sample(folder: Path, console: Console) -> str:
     return shlex.quote(prompt) + whose
 
 
-def sample_prompt(config: Config, tokenizer: Tokenizer) -> str:
+def sample_prompt(data: RunData, tokenizer: Tokenizer) -> str:
     """The first words of the validation text, on one line; empty where it begins with none."""
-    from photon.run.rows import VALIDATION, open_rows
+    from photon.run.rows import VALIDATION
 
-    tokens = open_rows(config, VALIDATION).read([0])[0, :PROMPT_TOKENS].tolist()
+    tokens = data.rows(VALIDATION).read([0])[0, :PROMPT_TOKENS].tolist()
     words = tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").split()
     return " ".join(words[:-1] or words)  # the last one may be half a word
 

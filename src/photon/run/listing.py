@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from photon.config.schema import Config
 from photon.errors import PhotonError, PhotonWarning, RunFolderError
 from photon.files import try_lock
 from photon.run.kinds import IMPORTED
@@ -94,7 +93,7 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     metrics = folder / METRICS
     last = lines[-1] if lines else {}
     by_round = facts["kind"] == "federated"
-    done, total = last.get("round" if by_round else "step", 0), _length(config, by_round)
+    done, total = last.get("round" if by_round else "step", 0), config.length(by_round)
     return RunStatus(
         run=folder.name,
         folder=str(folder),
@@ -247,13 +246,6 @@ def holder(folder: Path) -> int | None:
         return int(text) if text.isdigit() else None
     finally:
         os.close(descriptor)
-
-
-def _length(config: Config, by_round: bool) -> int:
-    """Rounds or steps of a run; none where it only evaluates."""
-    if by_round:
-        return config.federation.rounds
-    return 0 if config.centralized.only_validates else config.inner.max_steps or 0
 
 
 def _state(folder: Path, kind: str, is_done: bool) -> State:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from photon.config.schema import Config
+from photon.config.federation import Federation
 from photon.core.outer import OuterOptimizer, outer_factor
 from photon.errors import ConfigError
 from photon.points import find
@@ -18,13 +18,13 @@ RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
 
 
-def outer_of(config: Config, round_number: int) -> OuterOptimizer:
+def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
 
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
-    fl, schedule = config.federation, config.federation.outer_schedule
+    fl, schedule = federation, federation.outer_schedule
     factor = outer_factor(
         schedule.name, round_number, fl.rounds, schedule.t_warmup, schedule.alpha_f
     )
@@ -35,9 +35,9 @@ def outer_of(config: Config, round_number: int) -> OuterOptimizer:
     return _made(fl.outer_name, _import(fl.outer.make), scaled)
 
 
-def outer_trees(config: Config) -> int:
+def outer_trees(federation: Federation) -> int:
     """Trees like the parameters that it keeps."""
-    return len(outer_of(config, 1).init({"w": torch.zeros(1)}))
+    return len(outer_of(federation, 1).init({"w": torch.zeros(1)}))
 
 
 def _made(name: str, make: Callable[..., object], arguments: Mapping[str, float]) -> OuterOptimizer:

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from photon.config.schema import Config
+from photon.config.evaluation import Scoring
+from photon.config.federation import Federation
 from photon.core.tree import Tree
 from photon.errors import CheckpointError, ConfigError
 from photon.evaluation.loss import LossReport, mean_report
@@ -57,13 +58,15 @@ class OwnLayers:
         return checkpoint.load_client_state(path).layers
 
 
-def own_layers(config: Config, run: Path, last_accepted: Mapping[Any, int]) -> OwnLayers | None:
+def own_layers(
+    federation: Federation, run: Path, last_accepted: Mapping[Any, int]
+) -> OwnLayers | None:
     """Find what the clients of a federated run keep; None if it has no personalised layers.
 
     Args:
         last_accepted: client -> round of its last accepted update.
     """
-    if not config.federation.personal_layers:
+    if not federation.personal_layers:
         return None
     return OwnLayers(kept_answers(run, last_accepted))
 
@@ -109,9 +112,9 @@ def mean_over_clients(
     return mean_report(reports) if reports else score()
 
 
-def layers_note(config: Config, elsewhere: bool) -> str | None:
+def layers_note(federation: Federation, elsewhere: bool) -> str | None:
     """What to tell the user of a run whose validation cannot see the clients' own layers."""
-    if not (config.federation.personal_layers and elsewhere):
+    if not (federation.personal_layers and elsewhere):
         return None
     return (
         "fl.personalized_layers stay on the nodes, so val_loss is that of the server's copy of "
@@ -120,13 +123,13 @@ def layers_note(config: Config, elsewhere: bool) -> str | None:
     )
 
 
-def require_no_tasks(config: Config) -> None:
+def require_no_tasks(federation: Federation, scoring: Scoring) -> None:
     """Refuse to score tasks during a run in which nobody has *the* model.
 
     Raises:
         ConfigError: saying how they can be scored.
     """
-    if config.federation.personal_layers and config.scoring.tasks:
+    if federation.personal_layers and scoring.tasks:
         raise ConfigError(
             f"icl_tasks_config: this run has no model to score, since {NO_ONE}; score the tasks "
             "afterwards, with photon evaluate RUN --client N"

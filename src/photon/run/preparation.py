@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import load_config
-from photon.config.idle import Run, note_idle
+from photon.config.compose import ConfigT, load_config, with_values
+from photon.config.dataset import StorageConfig
+from photon.config.idle import Course, note_idle
 from photon.config.model import ModelConfig
-from photon.config.resolve import flatten, replace_keys
 from photon.config.schema import Config
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.prepare.embedded import embedded_settings, prepare_embedded
@@ -20,7 +20,7 @@ from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
 from photon.run.restore import start_of_centralized
-from photon.run.rows import VALIDATION, data_root, find_data, open_rows
+from photon.run.rows import VALIDATION, RunData, find_data
 from photon.run.run_tokens import encoder_of_data
 from photon.say import Say
 
@@ -33,8 +33,8 @@ def with_architecture(config: Config) -> Config:
     if model.name == "hf_causal_lm":
         model = read_config(model)
     if size is not None:
-        model = model.model_copy(update={"vocab_size": size, "hf_config": _resized(model, size)})
-    return replace_keys(config, {"llm_config.model": model.model_dump(mode="json")})
+        model = model.but(vocab_size=size, hf_config=_resized(model, size))
+    return config.but(inner={"model": model})
 
 
 def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
@@ -48,14 +48,12 @@ def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
 
 def with_start(config: Config) -> Config:
     """Write out where the model comes from."""
-    if (start := start_of_centralized(config)) is None:
-        return config
-    found = {"pretrained_model_path": start, "photon.restore_cent_run_uuid": None}
-    return replace_keys(config, found)
+    start = start_of_centralized(config.machine, config.mirror)
+    return config.but(start_path=start, machine={"centralized_run": None}) if start else config
 
 
 def config_of_run(
-    overrides: Sequence[str], run: Run, say: Say, *, elsewhere: bool = False
+    overrides: Sequence[str], run: Course, say: Say, *, elsewhere: bool = False
 ) -> Config:
     """The configuration that a command or a call composes: what it gives in vain is said, what it
     leaves to the data is taken from there.
@@ -86,7 +84,7 @@ def fit_to_data(
     if train.root is None and train.store is None:
         return config
     _, data = find_data(train, config.federation.population)
-    default, current = dict(flatten(load_config())), dict(flatten(config))
+    default, current = load_config().values_by_key(), config.values_by_key()
     named = {text.lstrip("+~").partition("=")[0] for text in overrides}
     given = named | {key for key, value in current.items() if value != default.get(key)}
     found = {
@@ -97,19 +95,15 @@ def fit_to_data(
     if not found:
         return config
     say("from data   " + ", ".join(f"{key}={value}" for key, value in found.items()))
-    return replace_keys(config, found)
+    return with_values(config, found)
 
 
 def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[str, int]:
     """What data says of a run; not of a model that begins with parameters that are there."""
-    settings, streams, model = data["settings"], config.data.train.streams, config.inner
-    length = min(settings["sequence_length"], model.model.max_positions or (1 << 30))
+    settings, streams, model = data["settings"], config.data.train.streams, config.inner.model
+    length = min(settings["sequence_length"], model.max_positions or (1 << 30))
     facts = {"llm_config.max_seq_len": length}
-    starts = (
-        config.start_path, config.embedding_path, config.federation.vocabulary,
-        config.machine.copied_run, config.machine.centralized_run,
-    )  # fmt: skip
-    if model.model.name != "hf_causal_lm" and all(start is None for start in starts):
+    if model.name != "hf_causal_lm" and not config.begins_elsewhere:
         facts["llm_config.model.vocab_size"] = settings["vocab_size"]
     if not elsewhere:
         facts["fl.n_total_clients"] = len(streams) if streams else len(clients_of(data))
@@ -117,8 +111,8 @@ def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[st
 
 
 def prepare(
-    config: Config, say: Say, needed: Collection[int] | None = None
-) -> tuple[Config, dict[str, Any]]:
+    config: ConfigT, say: Say, needed: Collection[int] | None = None
+) -> tuple[ConfigT, dict[str, Any]]:
     """Find the prepared data, or prepare the embedded corpus on first use.
 
     Args:
@@ -134,26 +128,29 @@ def prepare(
             does not answer.
     """
     clients, length = config.federation.population, config.inner.row_length
-    train = config.data.train
+    train, validation, embedded = config.data.train, config.data.validation, config.data.embedded
     if train.root is None and train.store is None:
-        settings = embedded_settings(config.data.embedded, clients, length)
+        settings = embedded_settings(embedded, clients, length)
         address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
         root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
-        data = prepare_embedded(root, config.data.embedded, clients, length, say)
+        manifest = prepare_embedded(root, embedded, clients, length, say)
     else:
-        root, data = find_data(train, clients)
-    found = {"dataset.train.root_local": str(root)}
-    if config.data.validation.root or config.data.validation.store:
-        found["dataset.val.root_local"] = str(find_data(config.data.validation, clients)[0])
-    config = replace_keys(config, found)
-    here = range(clients) if needed is None else needed
-    _check_data(config, data, data_root(config), here)
-    if length > data["settings"]["sequence_length"]:
-        _require_longer_rows(config, here, common=not needed)
-    return config, data
+        root, manifest = find_data(train, clients)
+    found: dict[str, Any] = {"train": {"root": str(root)}}
+    if validation.root or validation.store:
+        found["validation"] = {"root": str(find_data(validation, clients)[0])}
+    config = config.but(data=found)
+    data, here = RunData.of(config), range(clients) if needed is None else needed
+    _check_data(data, manifest, here, clients)
+    if length > manifest["settings"]["sequence_length"]:
+        own = ("train", VALIDATION) if config.federation.validates_clients else ("train",)
+        common = () if needed else (VALIDATION,)
+        for part in (*common, *(f"client_{client}/{name}" for client in here for name in own)):
+            data.rows(part)  # refused if they were prepared in shorter ones
+    return config, manifest
 
 
-def require_data(config: Config, clients: Collection[int]) -> None:
+def require_data(train: StorageConfig, clients: Collection[int]) -> None:
     """Refuse a data folder that is none of these clients', before a node offers them.
 
     Of a tree of data sets, which of them it is says the server: how many clients there are.
@@ -161,7 +158,6 @@ def require_data(config: Config, clients: Collection[int]) -> None:
     Raises:
         DataError: nothing is prepared there, or not for these clients.
     """
-    train = config.data.train
     if train.root is None or train.store is not None:
         return  # comes on first use
     root = Path(train.root)
@@ -176,35 +172,28 @@ def require_data(config: Config, clients: Collection[int]) -> None:
         raise DataError(f"{root}: {has} client {missing[0]}; `photon prepare --clients` makes data")
 
 
-def _require_longer_rows(config: Config, clients: Collection[int], *, common: bool) -> None:
-    """Refuse data that was enough for the rows it was prepared in, but not for the model's."""
-    own = ("train", VALIDATION) if config.federation.validates_clients else ("train",)
-    for name in (
-        *([VALIDATION] if common else []),
-        *(f"client_{c}/{p}" for c in clients for p in own),
-    ):
-        open_rows(config, name)
-
-
-def _check_data(config: Config, data: dict[str, Any], root: Path, needed: Collection[int]) -> None:
-    require_tokenizer(root, data, tokenizer_digest(root / "tokenizer.json"))
-    encoder_of_data(config)  # known, or refused before anything is trained
-    settings, streams = data["settings"], config.data.train.streams
-    prepared = clients_of(data) if streams is None else range(len(streams))
+def _check_data(
+    data: RunData, manifest: dict[str, Any], needed: Collection[int], population: int
+) -> None:
+    root, streams = data.root, data.data.train.streams
+    require_tokenizer(root, manifest, tokenizer_digest(data.tokenizer))
+    encoder_of_data(data)  # known, or refused before anything is trained
+    settings = manifest["settings"]
+    prepared = clients_of(manifest) if streams is None else range(len(streams))
     if missing := sorted(set(needed) - set(prepared)):
         raise DataError(
             f"{root}: {'streams' if streams else 'prepared'} for {len(prepared)} clients "
             f"({prepared[0]} to {prepared[-1]}), but client {missing[0]} is needed "
-            f"(fl.n_total_clients={config.federation.population})"
+            f"(fl.n_total_clients={population})"
         )
     length = settings["sequence_length"]
-    if length != config.inner.row_length and not settings.get("wrap", True):
+    if length != data.row_length and not settings.get("wrap", True):
         raise DataError(
             f"{root}: prepared with rows of {length} that end with the documents, but "
-            f"llm_config.max_seq_len={config.inner.row_length}"
+            f"llm_config.max_seq_len={data.row_length}"
         )
-    if settings["vocab_size"] > config.inner.model.vocab_size:
+    if settings["vocab_size"] > data.vocabulary:
         raise DataError(
             f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
-            f"llm_config.model.vocab_size={config.inner.model.vocab_size}"
+            f"llm_config.model.vocab_size={data.vocabulary}"
         )

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from photon.config.resolve import apply_resume_overrides
-from photon.config.schema import Config
+from photon.config.resume import LENGTH_OF, apply_resume_overrides
+from photon.config.schema import Bucket, Config, Machine
 from photon.errors import CheckpointError, RunFolderError
 from photon.run import artifact, checkpoint
 from photon.run.mirror import fetch_run
 from photon.run.run_folder import holds_run, read_run
 
 
-def find_run(config: Config, name: str) -> Path:
+def find_run(machine: Machine, mirror: Bucket, name: str) -> Path:
     """The folder of a run that a configuration names: a folder, a name below `saving_path`, or a
     run in the mirror, which is brought here.
 
     Raises:
         RunFolderError: in none of these places.
     """
-    saving = Path(config.machine.runs_folder)
+    saving = Path(machine.runs_folder)
     for path in (saving / name, Path(name)):
         if holds_run(path):
             return path
-    if config.mirror.bucket and Path(name).name == name:
+    if mirror.bucket and Path(name).name == name:
         saving.mkdir(parents=True, exist_ok=True)
-        if fetch_run(saving / name, config.mirror, name):
+        if fetch_run(saving / name, mirror, name):
             return saving / name
     raise RunFolderError(f"{name}: no such run folder, and no run of that name in {saving}")
 
@@ -50,17 +50,16 @@ def checkpoint_of_round(folder: Path, number: int, key: str = "photon.resume_rou
     raise CheckpointError(f"{key}={number}: not in {folder}, which keeps {kept}")
 
 
-def rounds_done(run: Path, config: Config, kind: str) -> dict[str, int]:
+def rounds_done(run: Path, wanted: int | None, kind: str) -> dict[str, int]:
     """What is behind a run: the key of its length -> rounds or steps.
 
     Args:
-        config: may name a round to go back to (`photon.resume_round`).
+        wanted: the round to go back to (`photon.resume_round`), if one is named.
 
     Raises:
         CheckpointError: that round is not kept.
     """
-    key = "fl.n_rounds" if kind == "federated" else "llm_config.max_duration"
-    folder, wanted = run / "checkpoints", config.machine.resume_round
+    key, folder = LENGTH_OF[kind], run / "checkpoints"
     if wanted is None and not checkpoint.list_checkpoints(folder):
         return {key: 0}
     return {
@@ -77,7 +76,9 @@ def config_to_go_on(run: Path, overrides: Sequence[str]) -> Config:
     """
     saved, facts = read_run(run)
     return apply_resume_overrides(
-        saved, overrides, lambda changed: rounds_done(run, changed, facts["kind"])
+        saved,
+        overrides,
+        lambda changed: rounds_done(run, changed.machine.resume_round, facts["kind"]),
     )
 
 
@@ -94,16 +95,16 @@ def rewind(run: Path, number: int) -> None:
             artifact.remove(folder, path.stem)
 
 
-def start_of_centralized(config: Config) -> str | None:
+def start_of_centralized(machine: Machine, mirror: Bucket) -> str | None:
     """The checkpoint that `photon.restore_cent_run_uuid` names; None if it names none.
 
     Raises:
         RunFolderError, CheckpointError: it is not there.
     """
-    photon = config.machine
-    if photon.centralized_run is None:
+    step = machine.centralized_step
+    if machine.centralized_run is None:
         return None
-    folder = find_run(config, photon.centralized_run) / "checkpoints"
-    if (step := photon.centralized_step) is None:
+    folder = find_run(machine, mirror, machine.centralized_run) / "checkpoints"
+    if step is None:
         return str(checkpoint.newest_checkpoint(folder))
     return str(checkpoint_of_round(folder, step, "photon.restore_cent_run_batches"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.config.dataset import StorageConfig
+from photon.config.dataset import Data, SplitConfig, StorageConfig
 from photon.config.schema import Config
 from photon.config.streams import StreamSpec
 from photon.core.seeds import derive_seed
@@ -16,6 +17,7 @@ from photon.data.read.mixture import Amount, MixedRows
 from photon.data.read.order import BLOCK_ROWS
 from photon.data.read.remote import RemoteFolder
 from photon.data.read.shards import Rows, RowSource
+from photon.data.read.stream import Stream
 from photon.data.read.verify import require_part, require_tokenizer
 from photon.errors import ConfigError, DataError
 
@@ -23,19 +25,104 @@ VALIDATION = "validation"
 """Folder of the common validation set."""
 
 
-def data_root(config: Config) -> Path:
-    """Folder with the manifest and the tokenizer of a resolved configuration's data."""
-    train = config.data.train
-    assert train.root is not None
-    return homes(train)[0]
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """The prepared data of a run, once it is found: what its model reads.
+
+    Attributes:
+        row_length: of the model, in tokens; vocabulary: tokens that it knows.
+        seed: of the run.
+    """
+
+    data: Data
+    row_length: int
+    vocabulary: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: Config) -> RunData:
+        inner = config.inner
+        return cls(config.data, inner.row_length, inner.model.vocab_size, config.seed)
+
+    @property
+    def root(self) -> Path:
+        """Folder with the manifest and the tokenizer."""
+        return homes(self.data.train)[0]
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer.json"
+
+    def rows(self, part: str) -> RowSource:
+        """Rows of a part of the data, `validation` or `client_3/train`, of the model's length.
+
+        Where streams are configured, a client's rows are its mixture, and the validation set is
+        that of all the streams of `dataset.val`.
+
+        Raises:
+            DataError: its data is missing or made with another tokenizer, its rows cannot be cut to
+                that length, or the store that holds it does not answer.
+            ConfigError: the cache is smaller than what one block of the shuffle reads, or no
+                streams are given for the client.
+        """
+        storage = self._storage(part)
+        specs = _specs(storage, part)
+        if specs is None:
+            rows = self._open(storage, part)
+        else:
+            split = part.split("/")[-1]
+            folders = [(f, spec) for spec in specs for f in _folders(storage, spec)]
+            parts = [self._open(storage, f"{folder}/{split}") for folder, _ in folders]
+            amounts = [Amount(s.proportion, s.repeat, s.choose) for _, s in folders]
+            rows = MixedRows(parts, amounts, derive_seed(self.seed, f"mixture:{part}"))
+        if part.endswith("/train"):
+            _require_room(self.data.train, rows)
+        return rows
+
+    def client_rows(self, client: int) -> RowSource:
+        """A client's training rows, as `rows`."""
+        return self.rows(f"client_{client}/train")
+
+    def own_validation(self, client: int) -> RowSource:
+        """A client's held-out rows, as `rows`."""
+        return self.rows(f"client_{client}/{VALIDATION}")
+
+    def stream(self, client: int) -> Stream:
+        """A client's training rows in their addressed order, as `rows`."""
+        split = self.data.train
+        seed = split.shuffle_seed if split.shuffle else None
+        rows = self.client_rows(client)
+        return Stream(rows, seed=seed, client=client, block_rows=split.shuffle_rows)
+
+    def _storage(self, part: str) -> StorageConfig:
+        """Where a part is: the common validation set may lie somewhere of its own."""
+        train, validation = self.data.train, self.data.validation
+        if part != VALIDATION:
+            return train
+        if validation.root or validation.store:
+            return validation
+        return train.but(streams=validation.streams)
+
+    def _open(self, storage: StorageConfig, part: str) -> Rows:
+        root = _root_of(storage)
+        rows = Rows(root / part, cache_of(storage, root), self.row_length, self.vocabulary)
+        require_tokenizer(rows.folder, rows.manifest, read_manifest(self.root)["tokenizer"])
+        home = rows.folder.parent if part == VALIDATION else rows.folder.parent.parent
+        if (home / MANIFEST).exists():
+            require_part(home, read_manifest(home), rows.folder, rows.manifest)
+        return rows
 
 
 def homes(storage: StorageConfig) -> list[Path]:
     """The prepared data sets that a storage's streams name, or its root."""
-    assert storage.root is not None
-    root = Path(storage.root)
+    root = _root_of(storage)
     specs = [s for client in storage.streams or () for s in client.streams.values()]
     return list(dict.fromkeys(_home(root, spec) for spec in specs)) or [root]
+
+
+def _root_of(storage: StorageConfig) -> Path:
+    assert storage.root is not None  # it is found
+    return Path(storage.root)
 
 
 def _home(root: Path, spec: StreamSpec) -> Path:
@@ -59,7 +146,7 @@ def find_data(storage: StorageConfig, num_clients: int) -> tuple[Path, dict[str,
         assert storage.store is not None
         address = hashlib.sha256(storage.store.encode()).hexdigest()[:12]
         root = Path("data").resolve() / f"cache-{address}"
-    found = homes(storage.model_copy(update={"root": str(root)}))
+    found = homes(storage.but(root=str(root)))
     if cache := cache_of(storage, root):
         cache.open()
         for home in found:
@@ -86,16 +173,6 @@ def _descend(root: Path, num_clients: int) -> Path:
     return found[0] if found else root
 
 
-def storage_of(config: Config, part: str) -> StorageConfig:
-    """Where a part of the data is: the common validation set may lie somewhere of its own."""
-    val = config.data.validation
-    if part != VALIDATION:
-        return config.data.train
-    if val.root or val.store:
-        return val
-    return config.data.train.model_copy(update={"streams": val.streams})
-
-
 def cache_of(storage: StorageConfig, root: Path) -> Cache | None:
     """Who brings the files to a local folder; None if they are there."""
     if storage.store is None:
@@ -104,45 +181,6 @@ def cache_of(storage: StorageConfig, root: Path) -> Cache | None:
         storage.store, retry=storage.download_retry, timeout=storage.download_timeout
     )
     return Cache(remote, root, storage.cache_limit)
-
-
-def open_rows(config: Config, part: str) -> RowSource:
-    """Rows of a part of the data, `validation` or `client_3/train`, of the model's length.
-
-    Where streams are configured, a client's rows are its mixture, and the validation set is that of
-    all the streams of `dataset.val`.
-
-    Raises:
-        DataError: its data is missing or made with another tokenizer, its rows cannot be cut to
-            that length, or the store that holds it does not answer.
-        ConfigError: the cache is smaller than what one block of the shuffle reads, or no streams
-            are given for the client.
-    """
-    storage = storage_of(config, part)
-    specs = _specs(storage, part)
-    if specs is None:
-        rows = _open(config, storage, part)
-    else:
-        split = part.split("/")[-1]
-        folders = [(f, spec) for spec in specs for f in _folders(storage, spec)]
-        parts = [_open(config, storage, f"{folder}/{split}") for folder, _ in folders]
-        amounts = [Amount(s.proportion, s.repeat, s.choose) for _, s in folders]
-        rows = MixedRows(parts, amounts, derive_seed(config.seed, f"mixture:{part}"))
-    if part.endswith("/train"):
-        _require_room(config, rows)
-    return rows
-
-
-def _open(config: Config, storage: StorageConfig, part: str) -> Rows:
-    assert storage.root is not None
-    root = Path(storage.root)
-    model = config.inner
-    rows = Rows(root / part, cache_of(storage, root), model.row_length, model.model.vocab_size)
-    require_tokenizer(rows.folder, rows.manifest, read_manifest(data_root(config))["tokenizer"])
-    home = rows.folder.parent if part == VALIDATION else rows.folder.parent.parent
-    if (home / MANIFEST).exists():
-        require_part(home, read_manifest(home), rows.folder, rows.manifest)
-    return rows
 
 
 def _specs(storage: StorageConfig, part: str) -> list[StreamSpec] | None:
@@ -163,14 +201,12 @@ def _specs(storage: StorageConfig, part: str) -> list[StreamSpec] | None:
 def _folders(storage: StorageConfig, spec: StreamSpec) -> list[str]:
     if spec.local is not None:
         return [spec.local.strip("/")]
-    assert storage.root is not None
-    clients = clients_of(read_manifest(Path(storage.root)))
+    clients = clients_of(read_manifest(_root_of(storage)))
     return [f"client_{client}" for client in clients]
 
 
-def _require_room(config: Config, rows: RowSource) -> None:
+def _require_room(train: SplitConfig, rows: RowSource) -> None:
     """A block of the shuffle reads its shards again and again: they must fit together."""
-    train = config.data.train
     if train.store is None or train.cache_limit is None or not train.shuffle:
         return
     block = min(train.shuffle_rows or BLOCK_ROWS, rows.num_rows)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import validate
-from photon.config.resolve import digest
+from photon.config.resume import digest
 from photon.config.schema import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError

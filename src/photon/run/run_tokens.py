@@ -7,27 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from photon.config.schema import Config
 from photon.data.manifest import read_manifest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import KEY, Tokenization, of_data, of_foreign, resolved
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
 from photon.errors import CorruptCheckpoint, DataError, PhotonNote
-from photon.run.rows import data_root, homes
+from photon.run.rows import RunData, homes
 
 
-def encoder_of_data(config: Config) -> Encoder:
-    """The encoder of a configuration's data.
-
-    Args:
-        config: with the data found.
+def encoder_of_data(data: RunData) -> Encoder:
+    """The encoder of a run's data.
 
     Raises:
         DataError: nothing says what sets documents apart, or the streams' data sets differ in it.
     """
-    root = data_root(config)
-    tokenizer = load_tokenizer(root / "tokenizer.json")
-    places = homes(config.data.train)
+    tokenizer = load_tokenizer(data.tokenizer)
+    places = homes(data.data.train)
     found = {home: of_data(read_manifest(home), tokenizer, home) for home in places}
     for home, facts in found.items():
         if facts != found[places[0]]:

@@ -117,4 +117,6 @@ def load_saved_model(path: Path) -> SavedModel:
 def _own(run: Path, manifest: Path, config: Config) -> OwnLayers | None:
     """Only a server's checkpoint leaves layers to clients: a centralised run trains them all."""
     state = artifact.read(manifest).facts["state"]
-    return own_layers(config, run, state["last_accepted"]) if "last_accepted" in state else None
+    if "last_accepted" not in state:
+        return None
+    return own_layers(config.federation, run, state["last_accepted"])

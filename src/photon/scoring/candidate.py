@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from photon.config.evaluation import Scoring
-from photon.config.resolve import apply_evaluation_overrides, replace_keys
-from photon.config.schema import Config
+from photon.config.model import ModelConfig
+from photon.config.resume import apply_evaluation_overrides
+from photon.config.schema import Config, config_of_model
 from photon.core.tree import digest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenizer import vocab_size
@@ -125,7 +126,7 @@ def open_candidate(
         name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
         name += "" if client is None else f"/client_{client}"
         home, own = saved.scores, saved.own
-    _require_fit(path, encoder, config)
+    _require_fit(path, encoder, config.inner.model.vocab_size)
     return Candidate(
         name=name,
         facts={**facts, "digest": digest(params)},
@@ -144,14 +145,13 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
     try:
         read_fields(path)
     except CheckpointError:
-        model = {"name": "hf_causal_lm", "pretrained_model_name_or_path": str(path)}
-        config = replace_keys(Config(), {f"llm_config.model.{k}": v for k, v in model.items()})
-        fields = read_config(config.inner.model).model_dump(mode="json")
-        params = pretrained_parameters(read_config(config.inner.model), str(path))
+        foreign = ModelConfig(name="hf_causal_lm", pretrained_model_name_or_path=str(path))
+        model = read_config(foreign)
+        params = pretrained_parameters(model, str(path))
     else:
         fields, params = read_model(path)
-    keys = {"max_seq_len": fields["max_seq_len"], "model": fields, "name": path.resolve().name}
-    config = replace_keys(Config(), {f"llm_config.{key}": value for key, value in keys.items()})
+        model = ModelConfig.model_validate(fields)
+    config = config_of_model(path.resolve().name, model)
     return config, params, encoder
 
 
@@ -162,8 +162,8 @@ def _run_facts(manifest: Path) -> dict[str, Any]:
     return {"kind": facts["kind"], **shown, "checkpoint": manifest.stem}
 
 
-def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:
-    tokens, known = vocab_size(encoder.tokenizer), config.inner.model.vocab_size
+def _require_fit(path: Path, encoder: Encoder, known: int) -> None:
+    tokens = vocab_size(encoder.tokenizer)
     if tokens > known:
         raise MismatchedCheckpoint(
             f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "
@@ -173,11 +173,8 @@ def _require_fit(path: Path, encoder: Encoder, config: Config) -> None:
 
 def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.device) -> Config:
     """What the run was trained with does not bind its evaluation: all rows, all threads."""
-    plain = {
-        "photon.threads": "auto",
-        "llm_config.eval_subset_num_batches": -1,
-        "icl_tasks_config": Scoring().model_dump(mode="json"),
-    }
+    inner: dict[str, Any] = {"validation_batches": -1}
     if device.type == "cpu":
-        plain["llm_config.precision"] = "fp32"
-    return apply_evaluation_overrides(replace_keys(config, plain), overrides)
+        inner["precision"] = "fp32"
+    plain = config.but(scoring=Scoring(), machine={"threads": "auto"}, inner=inner)
+    return apply_evaluation_overrides(plain, overrides)

@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from photon.config.resolve import replace_keys
-from photon.config.schema import Config
 from photon.data.read.shards import RowSource
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import DataError, MismatchedCheckpoint
 from photon.evaluation.likelihood import Passes
-from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
+from photon.evaluation.loss import LossReport, held_out_loss, unigram_loss
 from photon.evaluation.text import evaluate_text
 from photon.run.own_layers import mean_over_clients, worn
-from photon.run.rows import VALIDATION, data_root, find_data, open_rows
+from photon.run.rows import VALIDATION, RunData, find_data
 from photon.scoring.candidate import Candidate
 
 
@@ -78,50 +76,41 @@ def _no_data(_: Passes) -> LossScore:
 def _part_loss(
     candidate: Candidate, passes: Passes, part: str, client: int | None = None
 ) -> LossScore:
-    config = _with_data(candidate)
-    rows = open_rows(config, part)
-    inner = config.inner
+    data = _data_of(candidate)
+    rows = data.rows(part)
 
     def score() -> LossReport:
-        return evaluate_loss(
-            candidate.model,
-            rows,
-            batch_size=inner.validation_rows,
-            max_batches=inner.validation_batches,
-            precision=inner.precision,
-            share=passes.share,
-            progress=passes.progress,
-        )
+        inner = candidate.config.inner
+        return held_out_loss(candidate.model, rows, inner, passes.share, passes.progress)
 
-    return _loss_score(candidate, score, _unigram(config, rows), client)
+    population = candidate.config.federation.population
+    return _loss_score(candidate, score, _unigram(data, population, rows), client)
 
 
-def _with_data(candidate: Candidate) -> Config:
-    """The configuration with the data found; its tokens must be those of the model's tokenizer."""
+def _data_of(candidate: Candidate) -> RunData:
+    """The data, found; its tokens must be those of the model's tokenizer."""
     config = candidate.config
-    train, val = config.data.train, config.data.validation
+    train, validation = config.data.train, config.data.validation
     clients = config.federation.population
-    if val.root or val.store:
-        found = {"dataset.val.root_local": str(find_data(val, clients)[0])}
+    if validation.root or validation.store:
+        validation = validation.but(root=str(find_data(validation, clients)[0]))
         if not (train.root or train.store):
-            found["dataset.train.root_local"] = found["dataset.val.root_local"]
+            train = train.but(root=validation.root)
     else:
-        found = {"dataset.train.root_local": str(find_data(train, clients)[0])}
-    config = replace_keys(config, found)
-    root = data_root(config)
-    theirs = load_tokenizer(root / "tokenizer.json").get_vocab()
+        train = train.but(root=str(find_data(train, clients)[0]))
+    data = RunData.of(config.but(data=config.data.but(train=train, validation=validation)))
+    theirs = load_tokenizer(data.tokenizer).get_vocab()
     if theirs != candidate.encoder.tokenizer.get_vocab():
         raise MismatchedCheckpoint(
-            f"{root}: was tokenised by another tokenizer than that of {candidate.name}; its token "
-            "ids mean other text"
+            f"{data.root}: was tokenised by another tokenizer than that of {candidate.name}; its "
+            "token ids mean other text"
         )
-    return config
+    return data
 
 
-def _unigram(config: Config, rows: RowSource) -> float | None:
-    clients = range(config.federation.population)
+def _unigram(data: RunData, population: int, rows: RowSource) -> float | None:
     try:
-        return unigram_loss([open_rows(config, f"client_{c}/train") for c in clients], rows)
+        return unigram_loss([data.client_rows(client) for client in range(population)], rows)
     except DataError:
         return None  # the training text need not be here
 

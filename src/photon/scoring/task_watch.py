@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from photon.config.evaluation import IclTask
-from photon.config.schema import Config
+from photon.config.evaluation import Gauntlet, IclTask, Scoring
+from photon.config.llm import Inner
 from photon.data.prepare.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.evaluate import Settings, check_task, evaluate_task
@@ -19,6 +19,7 @@ from photon.evaluation.likelihood import Passes, tokens_of_a_pass
 from photon.evaluation.scoring import TaskScore
 from photon.evaluation.tasks import Row, find_file, read_rows
 from photon.model.build import LanguageModel
+from photon.run.rows import RunData
 from photon.run.run_tokens import encoder_of_data
 from photon.run.trackers import Tracker
 
@@ -26,32 +27,30 @@ FAILURES = "task_failures"
 """Key of a record: tasks that could not be scored, and why."""
 
 
-def check_tasks(config: Config) -> None:
+def check_tasks(tasks: Scoring, inner: Inner, data: RunData) -> None:
     """Tokenise the run's own tasks, so that what cannot be scored is known before any training.
-
-    Args:
-        config: with the data found.
 
     Raises:
         DataError: a task's file is missing or malformed, or a row cannot be put to the model.
     """
-    encoder, settings = encoder_of_data(config), _settings(config)
+    encoder, settings = encoder_of_data(data), _settings(tasks, inner)
     try:
-        for task in config.scoring.tasks or ():
-            rows = _read(config, task)
+        for task in tasks.tasks or ():
+            rows = _read(tasks, task)
             for count in task.num_fewshot:
                 check_task(encoder, task, rows, count, settings)
     except DataError as error:
         raise DataError(f"icl_tasks_config: {error}; mend it or leave the task out") from error
 
 
-def _read(config: Config, task: IclTask) -> list[Row]:
-    return read_rows(find_file(Path(config.scoring.folder), task.dataset_uri), task)
+def _read(tasks: Scoring, task: IclTask) -> list[Row]:
+    return read_rows(find_file(Path(tasks.folder), task.dataset_uri), task)
 
 
-def _settings(config: Config) -> Settings:
-    keys, positions = config.scoring, config.inner.positions
-    return Settings(min(keys.max_positions or positions, positions), keys.limit, keys.parity)
+def _settings(tasks: Scoring, inner: Inner) -> Settings:
+    positions = inner.positions
+    length = min(tasks.max_positions or positions, positions)
+    return Settings(length, tasks.limit, tasks.parity)
 
 
 class TaskWatch:
@@ -62,16 +61,19 @@ class TaskWatch:
     """
 
     def __init__(
-        self, config: Config, encoder: Encoder, device: torch.device, warn: Callable[[str], None]
+        self,
+        tasks: Scoring,
+        gauntlet: Gauntlet | None,
+        inner: Inner,
+        encoder: Encoder,
+        device: torch.device,
+        warn: Callable[[str], None],
     ) -> None:
-        keys = config.scoring
-        self.gauntlet = config.composites.gauntlet
-        self.is_whole = keys.limit is None
-        self.tasks, self.settings = keys.tasks or [], _settings(config)
-        self._read = functools.cache(lambda index: _read(config, self.tasks[index]))
-        self.passes = Passes(
-            tokens_of_a_pass(keys.max_batch_tokens, device), config.inner.precision
-        )
+        self.gauntlet, self.is_whole = gauntlet, tasks.limit is None
+        self.tasks, self.settings = tasks.tasks or [], _settings(tasks, inner)
+        self._read = functools.cache(lambda index: _read(tasks, self.tasks[index]))
+        tokens = tokens_of_a_pass(tasks.max_batch_tokens, device)
+        self.passes = Passes(tokens, inner.precision)
         self.encoder, self.warn = encoder, warn
         self.found: dict[str, Any] = {}
 

@@ -62,5 +62,5 @@ class Honesty:
         """Learning rates of these steps."""
         inner = self.config.inner
         first = 0 if self.config.federation.restarts_schedule else first
-        schedule = inner.schedules.schedulers.lr
+        schedule = inner.schedule
         return [inner.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]

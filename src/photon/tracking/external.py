@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from photon.config.schema import Config
+from photon.config.tracking import TensorboardLogger, WandbSetup
 from photon.errors import ConfigError, install_with
 from photon.run.kinds import FEDERATED
 from photon.run.run_folder import RunFolder
@@ -36,15 +36,15 @@ Make = Callable[[str, int], ExternalTracker]
 """Opens a tracker, given the counter of a record and its value at the last commit."""
 
 
-def require_trackers(config: Config) -> None:
+def require_trackers(board: TensorboardLogger | None, setup: WandbSetup | None) -> None:
     """Refuse, before a run begins, what its trackers would need and do not have.
 
     Raises:
         ConfigError: a package is missing, or nobody is logged in to W&B.
     """
-    if config.inner.loggers.tensorboard is not None:
+    if board is not None:
         _require_package("tensorboard", "llm_config.loggers.tensorboard")
-    setup = effective_setup(config, os.environ)
+    setup = effective_setup(setup, os.environ)
     if setup is None:
         return
     _require_package("wandb", "use_wandb")
@@ -62,14 +62,21 @@ class ExternalTrackers:
     """The external trackers of one run; they end with the block, however it ends.
 
     Args:
+        board, setup: what the configuration asks for.
         active: whether this process has any: the first one of several.
         say, warn: take lines for the user.
     """
 
     def __init__(
-        self, folder: RunFolder, config: Config, active: bool, say: Say, warn: Say
+        self,
+        folder: RunFolder,
+        board: TensorboardLogger | None,
+        setup: WandbSetup | None,
+        active: bool,
+        say: Say,
+        warn: Say,
     ) -> None:
-        self._folder, self._config, self._active = folder, config, active
+        self._folder, self._board, self._setup, self._active = folder, board, setup, active
         self._say, self._warn = say, warn
         self._open: dict[str, ExternalTracker] = {}
         self._failed: set[str] = set()
@@ -95,15 +102,15 @@ class ExternalTrackers:
         return [self._track]
 
     def _wanted(self) -> dict[str, Make]:
-        path, config = self._folder.path, self._config
-        board, setup = config.inner.loggers.tensorboard, effective_setup(config, os.environ)
+        path, board = self._folder.path, self._board
+        setup = effective_setup(self._setup, os.environ)
         wanted: dict[str, Make] = {}
         if board is not None:
             every = board.flush_interval
             wanted["tensorboard"] = lambda key, done: TensorboardTracker(path, key, done, every)
         if setup is not None:
             suffix = "server" if self._folder.kind == FEDERATED else "centralised"
-            init = init_arguments(setup, config, suffix)
+            init = init_arguments(setup, str(self._folder.config.name), suffix)
             wanted["wandb"] = lambda key, done: WandbTracker(path, key, init, self._say)
         return wanted
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from photon.config.schema import Config
 from photon.config.tracking import WandbSetup
 from photon.errors import ConfigError
 
@@ -25,13 +24,12 @@ VARIABLES = {
 _OLD_MODES = {"dryrun": "offline", "run": "online"}
 
 
-def effective_setup(config: Config, environment: Mapping[str, str]) -> WandbSetup | None:
+def effective_setup(setup: WandbSetup | None, environment: Mapping[str, str]) -> WandbSetup | None:
     """What W&B is told; None for a run that it does not see.
 
     Raises:
         ConfigError: a variable holds what W&B would not take.
     """
-    setup = config.wandb_setup
     if setup is None:
         return None
     fields = WandbSetup.model_fields
@@ -39,11 +37,7 @@ def effective_setup(config: Config, environment: Mapping[str, str]) -> WandbSetu
         value = _value(key, environment)
         if value and getattr(setup, key) == fields[key].default:
             setup = _replaced(setup, key, value, variable)
-    return (
-        None
-        if setup.mode == "disabled"
-        else setup.model_copy(update={"mode": setup.mode or "online"})
-    )
+    return None if setup.mode == "disabled" else setup.but(mode=setup.mode or "online")
 
 
 def _value(key: str, environment: Mapping[str, str]) -> Any:
@@ -66,13 +60,12 @@ def _replaced(setup: WandbSetup, key: str, value: Any, variable: str) -> WandbSe
         ) from error
 
 
-def init_arguments(setup: WandbSetup, config: Config, suffix: str) -> dict[str, Any]:
+def init_arguments(setup: WandbSetup, run: str, suffix: str) -> dict[str, Any]:
     """Arguments of `wandb.init`, with the run's name where the setup has none.
 
     Args:
         suffix: of the name, `server` or `centralised`; the id has none.
     """
-    run = str(config.name)
     given = setup.model_dump()
     given["id"] = setup.id or run
     given["name"] = f"{setup.name or run}_{suffix}"

@@ -144,12 +144,10 @@ class Trainer:
             scale=scale,
             precision=self.config.precision,
         )
-        clipping = self.config.algorithms.gradient_clipping
-        threshold = clipping.clipping_threshold if clipping else None
-        return loss, unscale_and_clip(self.model, scale, threshold)
+        return loss, unscale_and_clip(self.model, scale, self.config.clip_norm)
 
     def _lr_factor(self, step: int) -> float:
-        return lr_factor(self.config.schedules.schedulers.lr, step)
+        return lr_factor(self.config.schedule, step)
 
     def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether to take the step; a bad loss counts as taken where it should stop the run."""

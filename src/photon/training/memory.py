@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from photon.config.schema import Config
+from photon.config.federation import Federation
+from photon.config.llm import Inner
 from photon.core.codec import layout
 from photon.core.tree import num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
@@ -79,7 +80,8 @@ class Memory:
 class _Sizes:
     """Bytes in fp32 of the trees of one configuration."""
 
-    config: Config
+    inner: Inner
+    federation: Federation
     this: Outline
     whole: int
     trained: int
@@ -88,56 +90,56 @@ class _Sizes:
     moments: int
 
     @classmethod
-    def of(cls, config: Config) -> _Sizes:
-        this = outline_of(config)
+    def of(cls, inner: Inner, federation: Federation) -> _Sizes:
+        this = outline_of(inner, federation)
 
         def size(names: Iterable[str]) -> int:
             return num_bytes({name: this.params[name] for name in names})
 
         layers, whole = this.layers, num_bytes(this.params)
         moments = sum(map(num_bytes, this.moments.values()))
-        return cls(config, this, whole, whole - size(layers.frozen), size(layers.shared),
+        return cls(inner, federation, this, whole, whole - size(layers.frozen), size(layers.shared),
                    size(layers.personal), moments)  # fmt: skip
 
     @property
     def is_short(self) -> bool:
         """Whether what travels is shorter than fp32, so that its other form is a copy."""
-        return self.config.federation.compression != "fp32"
+        return self.federation.compression != "fp32"
 
     @property
     def travelling_moments(self) -> int:
-        if not self.config.averages_moments:
+        if not self.federation.averages_moments:
             return 0
-        codec = codec_of(self.config.federation)
+        codec = codec_of(self.federation)
         return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 
-def client_memory(config: Config, rows: int) -> Memory:
+def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """Of a process that trains clients, one at a time.
 
     Args:
-        config: its architecture is read (`with_architecture`).
+        inner: its architecture is read (`with_architecture`).
         rows: of one forward pass; 0: of none.
 
     Raises:
         ConfigError: as `outline_of`.
     """
-    sizes = _Sizes.of(config)
+    sizes = _Sizes.of(inner, federation)
     host = {"program": PROGRAM}
-    if sizes.is_short and config.averages_moments:
+    if sizes.is_short and federation.averages_moments:
         host["received moments"] = sizes.moments
     if sizes.personal:
         host["own layers"] = sizes.personal
     update = {"copy": sizes.whole + sizes.moments, "update": _update_bytes(sizes)}
     stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), {**host, **update})]
-    if config.federation.validates_clients:
+    if federation.validates_clients:
         stages.append(_validation(sizes, _trainer(sizes), host))
     return Memory(tuple(stages))
 
 
-def centralized_memory(config: Config, rows: int) -> Memory:
+def centralized_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """Of a process of a centralised run; the arguments are those of `client_memory`."""
-    sizes = _Sizes.of(config)
+    sizes = _Sizes.of(inner, federation)
     host, trainer = {"program": PROGRAM}, _trainer(sizes)
     copy = {**host, "copy": sizes.whole + sizes.moments}
     return Memory((
@@ -147,14 +149,13 @@ def centralized_memory(config: Config, rows: int) -> Memory:
     ))  # fmt: skip
 
 
-def server_memory(config: Config, outer: int) -> Memory:
+def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
     """Of a process that serves and validates.
 
     Args:
-        config: as for `client_memory`.
         outer: trees that the outer optimizer keeps.
     """
-    sizes = _Sizes.of(config)
+    sizes = _Sizes.of(inner, federation)
     host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + sizes.travelling_moments}
     following = {
         "mean": sizes.shared,
@@ -183,7 +184,7 @@ def _trainer(sizes: _Sizes) -> dict[str, int]:
 
 def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
     """The passes of a step, then the optimizer's; a gradient is whole after the first pass."""
-    inner, this = sizes.config.inner, sizes.this
+    inner, this = sizes.inner, sizes.this
     hidden = {n: p for n, p in this.params.items() if p.dim() >= 2 and n not in this.embeddings}
     one = training_pass(inner, rows, _blocks_that_keep(sizes), num_elements(hidden))
     before = sizes.trained if 0 < rows < inner.batch_rows else 0
@@ -205,14 +206,14 @@ def _step(sizes: _Sizes, host: Parts, name: str, **new: int) -> Stage:
 
 
 def _validation(sizes: _Sizes, device: Parts, host: Parts) -> Stage:
-    inner = sizes.config.inner
+    inner = sizes.inner
     logits = scoring_bytes(inner, inner.validation_rows)
     return Stage("validation", {**device, "logits": logits}, host)
 
 
 def _blocks_that_keep(sizes: _Sizes) -> int:
     """Blocks from the first that holds, or follows, a trained parameter."""
-    layers, count = sizes.this.layers, sizes.config.inner.model.n_layers
+    layers, count = sizes.this.layers, sizes.inner.model.n_layers
     trained = set(layers.names) - set(layers.frozen)
     return count - min((_place(name, count) for name in trained), default=count)
 
@@ -227,7 +228,7 @@ def _place(name: str, blocks: int) -> int:
 
 def _step_bytes(sizes: _Sizes) -> int:
     """What the optimizer takes beside moments: of all matrices (ADOPT), or of one."""
-    frozen, name = set(sizes.this.layers.frozen), sizes.config.inner.optimizer.name
+    frozen, name = set(sizes.this.layers.frozen), sizes.inner.optimizer.name
     trained = {n: p for n, p in sizes.this.params.items() if n not in frozen}
     matrices = {n: p for n, p in trained.items() if p.dim() >= 2}
     if name == "adopt":

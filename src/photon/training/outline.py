@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from photon.config.federation import Federation
-from photon.config.schema import Config
+from photon.config.llm import Inner
 from photon.core.codec import FP32, Codec, encode, layout
 from photon.core.gate import GRADIENT
 from photon.core.messages import Moments, ServerState
@@ -55,17 +55,17 @@ class Traffic:
     first_down: int
 
 
-def outline_of(config: Config) -> Outline:
-    """The trees of a configuration whose architecture is read (`with_architecture`).
+def outline_of(inner: Inner, federation: Federation) -> Outline:
+    """The trees of a model whose architecture is read (`with_architecture`).
 
     Raises:
         ConfigError: layer keys that contradict each other or the model.
     """
-    model = empty_model(config.inner)
+    model = empty_model(inner)
     params = parameters_of(model)
-    layers = layers_of(config.federation, list(params))
+    layers = layers_of(federation, list(params))
     freeze(model, layers.frozen)
-    moments = InnerOptimizer(model, config.inner.optimizer).moments()
+    moments = InnerOptimizer(model, inner.optimizer).moments()
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
@@ -92,7 +92,7 @@ class Outgoing(NamedTuple):
 
 
 def outgoing(
-    config: Config,
+    federation: Federation,
     layers: Layers,
     base: Tree,
     params: Tree,
@@ -105,11 +105,11 @@ def outgoing(
         base, params: before and after training; all of the model's.
         residual: that of the client's last update.
     """
-    codec = codec_of(config.federation)
+    codec = codec_of(federation)
     gradient = encode(
         subtract({n: base[n] for n in layers.shared}, params), codec, residual.get(GRADIENT)
     )
-    averaged = moments if config.averages_moments else {}
+    averaged = moments if federation.averages_moments else {}
     sent = {name: encode(tree, codec, residual.get(name)) for name, tree in averaged.items()}
     left = {GRADIENT: gradient[1], **{name: rest for name, (_, rest) in sent.items()}}
     return Outgoing(
@@ -119,19 +119,19 @@ def outgoing(
     )
 
 
-def traffic_of(config: Config) -> Traffic:
+def traffic_of(inner: Inner, federation: Federation) -> Traffic:
     """Bytes that each client of a round sends and receives, as the round's record counts them.
 
     Raises:
         ConfigError: as `outline_of`.
     """
-    this = outline_of(config)
-    sent = this.moments if config.averages_moments else {}
+    this = outline_of(inner, federation)
+    sent = this.moments if federation.averages_moments else {}
     trees = [{n: this.params[n] for n in this.layers.shared}, *sent.values()]
-    up = sum(num_bytes(layout(tree, update_codec(config.federation))) for tree in trees)
+    up = sum(num_bytes(layout(tree, update_codec(federation))) for tree in trees)
 
     def down(moments: Mapping[str, Tree], newcomers: bool) -> int:
-        lying = {name: layout(tree, codec_of(config.federation)) for name, tree in moments.items()}
+        lying = {name: layout(tree, codec_of(federation)) for name, tree in moments.items()}
         state = ServerState(round=1, step=0, params=this.params, outer={}, moments=lying)
         return broadcast_bytes(state, this.layers.received(newcomers))
 

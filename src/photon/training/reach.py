@@ -42,7 +42,7 @@ def _largest_step(inner: Inner, last_step: int, num_parameters: int) -> float:
     """Largest norm of a step at a learning rate of 1, without decay."""
     name, root = inner.optimizer.name, math.sqrt(num_parameters)
     if name == "sgd":
-        return _largest_gradient(inner)
+        return inner.clip_norm or math.inf
     if name == "adopt":
         return root * max(1, last_step) ** 0.25
     return root * max(_largest_ratio(inner.optimizer), _MUON_STEP)
@@ -60,11 +60,6 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
     return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
 
 
-def _largest_gradient(inner: Inner) -> float:
-    clipping = inner.algorithms.gradient_clipping
-    return clipping.clipping_threshold if clipping else math.inf
-
-
 def moment_bounds(
     inner: Inner,
     names: Mapping[str, list[str]],
@@ -80,7 +75,7 @@ def moment_bounds(
         before: moment -> norm of what clients start from.
         last_step: steps of the run after the round.
     """
-    largest = _largest_gradient(inner)
+    largest = inner.clip_norm or math.inf
     found = {}
     for moment, own in names.items():
         is_square = moment == "exp_avg_sq"
