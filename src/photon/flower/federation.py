@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.errors import ConfigError
 from photon.experiment.job import EngineFactory, Job
@@ -18,6 +19,7 @@ from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
 from photon.run.going_on import FLOWER, SOCKETS
 from photon.run.preparation import require_data
+from photon.run.rows import RunData
 from photon.run.run_folder import RunFolder
 from photon.say import Say
 from photon.server.depot import Depot
@@ -48,9 +50,9 @@ def over_flower(
     if tls is not None:
         tls.require()
 
-    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
+    def make(folder: RunFolder, run: Run, job: Job) -> Engine:
         link = FlowerLink(folder.path / "flower", host, port, tls, register, job.say, job.stop)
-        return remote_engine(folder, config, job, link, register, hint)
+        return remote_engine(folder, run, job, link, register, hint)
 
     return EngineFactory(FLOWER, make, options)
 
@@ -58,15 +60,15 @@ def over_flower(
 def over_sockets(sockets: Path) -> EngineFactory:
     """An engine whose nodes are services of this machine, each behind a Unix socket."""
 
-    def make(folder: RunFolder, config: Config, job: Job) -> Engine:
-        return remote_engine(folder, config, job, SocketLink(sockets), Register(None))
+    def make(folder: RunFolder, run: Run, job: Job) -> Engine:
+        return remote_engine(folder, run, job, SocketLink(sockets), Register(None))
 
     return EngineFactory(SOCKETS, make)
 
 
 def remote_engine(
     folder: RunFolder,
-    config: Config,
+    run: Run,
     job: Job,
     link: Link,
     register: Register,
@@ -74,10 +76,10 @@ def remote_engine(
 ) -> RemoteEngine:
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
-    data = data_facts(config)
-    side = transport_of(config.machine.transport).server(config.machine, str(config.name))
+    data = data_facts(RunData.of(run))
+    side = transport_of(run.machine.transport).server(run.machine, run.name)
     depot = Depot(folder.path / "depot", side)
-    return RemoteEngine(config, data, link, Roster(link, register, job.say), depot, job.say, hint)
+    return RemoteEngine(run, data, link, Roster(link, register, job.say), depot, job.say, hint)
 
 
 def run_node(
@@ -102,7 +104,7 @@ def run_node(
         DataError: what it would train on is not prepared.
         RoundFailed: the SuperNode ends again and again.
     """
-    require_data(own, clients)
+    require_data(own.data.train, clients)
     sign = signer(keys.key) if keys else None
     with StopRequest() as stop, sockets_folder() as home:
         path = home / "node"

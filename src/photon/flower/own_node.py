@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from photon.config.compose import as_overrides
 from photon.config.schema import Config
@@ -33,7 +34,7 @@ SENT = (
 
 @contextmanager
 def own_node(
-    clients: str | None, address: tuple[str, int], keys: Path | None, config: Config
+    clients: str | None, address: tuple[str, int], keys: Path | None, given: Config
 ) -> Iterator[Callable[[], str]]:
     """Run a node for these clients while the server runs; nothing if there are none.
 
@@ -50,12 +51,12 @@ def own_node(
     host = dialled(address[0])
     if keys is not None:
         _require_keys(keys, host, parse_clients(clients))
-    folder = Path(config.machine.runs_folder) / "nodes" / NAME
+    folder = Path(given.machine.runs_folder) / "nodes" / NAME
     command = [
         sys.executable, "-m", "photon", "node", "--server", format_address(host, address[1]),
         "--name", NAME, "--clients", clients,
         *(["--insecure"] if keys is None else ["--keys", str(keys)]),
-        f"photon.saving_path={folder}", *_own_overrides(config),
+        f"photon.saving_path={folder}", *_own_overrides(given.values_by_key()),
     ]  # fmt: skip
     log = folder / "node.log"
     node = Guarded(command, log, os.environ)
@@ -81,13 +82,13 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
         enrol(folder, NAME, clients)
 
 
-def _own_overrides(config: Config) -> list[str]:
+def _own_overrides(values: Mapping[str, Any]) -> list[str]:
     """Keys of this machine that are not at their defaults."""
     default = Config().values_by_key()
     return as_overrides(
         {
             key: value
-            for key, value in config.values_by_key().items()
+            for key, value in values.items()
             if key.startswith(SENT) and not key.startswith(TRAVELS) and value != default[key]
         }
     )

@@ -17,19 +17,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from photon.config.schema import Config
+from photon.config.llm import Inner
+from photon.config.resolve import Run
 from photon.core.codec import decode
 from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
 from photon.core.tree import Tree
-from photon.data.read.stream import JoinedStream, Stream
+from photon.data.read.stream import JoinedStream
 from photon.errors import CorruptCheckpoint
-from photon.evaluation.loss import Share, evaluate_loss
+from photon.evaluation.loss import Share, held_out_loss
 from photon.machine.device import training_memory_kept
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.measure import Measured, SegmentMeter
 from photon.run import artifact, checkpoint
 from photon.run.live import FILE, Beacon, StepBeacon
-from photon.run.rows import VALIDATION, open_rows
+from photon.run.rows import RunData
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import codec_of, outgoing
@@ -41,24 +42,22 @@ class Stopped(Exception):
     """Training stopped between two steps, as asked; the open state is saved."""
 
 
-class Node:
+class ClientHost:
     """Hosts clients on one device.
 
     Args:
-        config: resolved.
         folder: where the clients' states live, one folder each.
         device: where the model lives.
         world: the processes that train each client together; the first one writes.
     """
 
-    def __init__(
-        self, config: Config, folder: Path, device: torch.device, world: World = ALONE
-    ) -> None:
-        self.config, self.folder = config, folder
-        names = list(parameters_of(empty_model(config.inner)))
-        self.layers = layers_of(config.federation, names)
-        self._first = first_layers(config, self.layers)
-        self.trainer = Trainer(config.inner, config.seed, device, world, self.layers.frozen)
+    def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
+        self.inner, self.federation, self.folder = run.inner, run.federation, folder
+        self.data, self.checkpoints_kept = RunData.of(run), run.checkpoints_kept
+        names = list(parameters_of(empty_model(run.inner)))
+        self.layers = layers_of(run.federation, names)
+        self._first = first_layers(run.inner, run.seed, self.layers)
+        self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
@@ -100,22 +99,15 @@ class Node:
         if not instruction.evaluate:
             return {}
         world = self.trainer.world
-        rows = open_rows(self.config, f"client_{instruction.client}/{VALIDATION}")
-        report = evaluate_loss(
-            self.trainer.model,
-            rows,
-            batch_size=self.config.inner.validation_rows,
-            max_batches=self.config.inner.validation_batches,
-            precision=self.config.inner.precision,
-            share=Share(world.rank, world.size, world.sum),
-        )
-        return {key: report.loss}
+        rows = self.data.own_validation(instruction.client)
+        share = Share(world.rank, world.size, world.sum)
+        return {key: held_out_loss(self.trainer.model, rows, self.inner, share).loss}
 
     def _state_before(self, home: Path, instruction: Instruction) -> tuple[ClientState, bool]:
         """The state after the last accepted update; a fresh one, and True, if that is lost."""
         version = instruction.last_accepted
         fresh = ClientState(round=0, stream=StreamState())
-        if version == 0 or self.config.federation.forgets_clients:
+        if version == 0 or self.federation.forgets_clients:
             return fresh, False
         path = checkpoint.answer_path(self.folder, instruction.client, version)
         if not path.exists():
@@ -136,11 +128,11 @@ class Node:
     def _begin(
         self, instruction: Instruction, before: ClientState, params: Tree, moments: Moments
     ) -> TrainState:
-        fl = self.config.federation
+        fl = self.federation
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.averages_moments:
-            codec = codec_of(self.config.federation)
+            codec = codec_of(self.federation)
             own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
         return TrainState(
@@ -161,7 +153,7 @@ class Node:
         watched = self._watched(beacon, instruction, should_stop)
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
-            steps = min(left, self.config.inner.segment_steps)
+            steps = min(left, self.inner.segment_steps)
             with training_memory_kept():
                 segment = self.trainer.train(stream, steps, watched)
             if segment.taken:
@@ -185,7 +177,7 @@ class Node:
             {"round": instruction.round},
             done=self.trainer.state.steps_done,
             total=instruction.local_steps,
-            tokens=self.config.inner.tokens_per_step,
+            tokens=self.inner.tokens_per_step,
         )
 
     def _finish(
@@ -198,10 +190,10 @@ class Node:
         metrics: dict[str, float],
     ) -> Path:
         """Keep the update and the client's new state together: both have happened, or neither."""
-        state, fl = self.trainer.snapshot(), self.config.federation
+        state, fl = self.trainer.snapshot(), self.federation
         if not self.trainer.world.is_first:
             return home
-        sent = outgoing(self.config, self.layers, params, state.params, state.moments, residual)
+        sent = outgoing(fl, self.layers, params, state.params, state.moments, residual)
         keep = state.moments if fl.keeps_optimizer and not fl.averages_moments else {}
         client_state = ClientState(
             round=instruction.round,
@@ -231,21 +223,21 @@ class Node:
         path = checkpoint.save_answer(self.folder, update, client_state)
         artifact.remove(home, "train")
         # A server that goes back to an earlier checkpoint asks for the state of that time.
-        kept = self.config.checkpoints_kept + 1
+        kept = self.checkpoints_kept + 1
         checkpoint.prune_checkpoints(home, kept, spared=instruction.last_accepted)
         return path
 
     def _stream(self, client: int) -> JoinedStream:
         if client not in self._streams:
-            self._streams[client] = JoinedStream([client_stream(self.config, client)])
+            self._streams[client] = JoinedStream([self.data.stream(client)])
         return self._streams[client]
 
 
-def first_layers(config: Config, layers: Layers) -> dict[str, Tensor]:
+def first_layers(inner: Inner, seed: int, layers: Layers) -> dict[str, Tensor]:
     """Seeded values of a client's own layers: what one begins with that has lost its own."""
     if not layers.personal:
         return {}
-    model = build_model(config.inner, config.seed)
+    model = build_model(inner, seed)
     return {name: parameters_of(model)[name] for name in layers.personal}
 
 
@@ -273,19 +265,3 @@ def _answers(path: Path, instruction: Instruction) -> bool:
         return False
     checkpoint.load_update(path, verify=True)
     return True
-
-
-def client_stream(config: Config, client: int) -> Stream:
-    """A client's training rows in their addressed order.
-
-    Raises:
-        DataError: its data is missing.
-    """
-    rows = open_rows(config, f"client_{client}/train")
-    split = config.data.train
-    return Stream(
-        rows,
-        seed=split.shuffle_seed if split.shuffle else None,
-        client=client,
-        block_rows=split.shuffle_rows,
-    )

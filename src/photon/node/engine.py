@@ -18,12 +18,12 @@ from typing import TypeAlias
 import torch
 
 from photon import errors
-from photon.config.schema import Config
+from photon.config.resolve import Run, RunMachine
 from photon.core.messages import Arrival, Base, Failure
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
 from photon.machine.device import count_gpus
-from photon.node.client_host import Node, Stopped
+from photon.node.client_host import ClientHost, Stopped
 from photon.run.checkpoint import load_update
 from photon.run.run_folder import RunFolder
 
@@ -35,15 +35,13 @@ OF_ALL = (errors.ConfigError, errors.DeviceError, errors.Interrupted, errors.Sto
 LocalEngine: TypeAlias = "InProcess | WorkerPool"
 
 
-def local_engine(folder: RunFolder, config: Config, device: torch.device) -> LocalEngine:
+def local_engine(folder: RunFolder, run: Run, device: torch.device) -> LocalEngine:
     """The engine for the clients of this machine that `photon.workers` asks for."""
-    workers, threads = config.machine.workers, config.machine.threads
-    assert isinstance(workers, int)
-    assert isinstance(threads, int)
-    if workers == 0:
-        torch.set_num_threads(threads)
-        return InProcess(Node(config, folder.clients, device))
-    return WorkerPool(folder, workers, config.machine.worker_timeout, config.machine.refresh_period)
+    population = run.federation.population
+    if run.machine.workers:
+        return WorkerPool(folder, run.machine, population)
+    torch.set_num_threads(run.machine.threads)
+    return InProcess(ClientHost(run, folder.clients, device), population)
 
 
 class OneMachine:
@@ -66,11 +64,11 @@ class OneMachine:
 
 
 class InProcess(OneMachine):
-    """One node in this process; clients train one after the other."""
+    """Clients train in this process, one after the other."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node.config.federation.population)
-        self.node = node
+    def __init__(self, host: ClientHost, population: int) -> None:
+        super().__init__(population)
+        self.host = host
 
     def run_round(
         self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -80,7 +78,7 @@ class InProcess(OneMachine):
             client = waiting.popleft()
             try:
                 instruction = base.plan.instructions[client]
-                path = self.node.train(instruction, params, moments, should_stop)
+                path = self.host.train(instruction, params, moments, should_stop)
             except Stopped:
                 return
             except Exception as error:
@@ -110,20 +108,14 @@ class WorkerPool(OneMachine):
 
     Args:
         folder: the open run; workers inherit its lock.
-        size: worker processes.
-        timeout: seconds of silence after which a worker counts as dead.
-        refresh: rounds after which all workers are started anew; None: never.
     """
 
-    def __init__(
-        self, folder: RunFolder, size: int, timeout: float, refresh: int | None = None
-    ) -> None:
-        super().__init__(folder.config.federation.population)
-        self.folder, self.timeout = folder, timeout
-        self.refresh, self._rounds = refresh, 0
+    def __init__(self, folder: RunFolder, machine: RunMachine, population: int) -> None:
+        super().__init__(population)
+        self.folder, self.machine, self._rounds = folder, machine, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
-        for _ in range(size):
+        for _ in range(machine.workers):
             self._start()
 
     def run_round(
@@ -134,7 +126,7 @@ class WorkerPool(OneMachine):
         give_up = math.inf
         while (waiting or self._busy()) and time.monotonic() < give_up:
             if should_stop() and give_up == math.inf:
-                give_up = time.monotonic() + self.timeout
+                give_up = time.monotonic() + self.machine.worker_timeout
                 self._ask_to_stop()
             if give_up == math.inf:
                 self._hand_out(waiting, attempts, base)
@@ -156,7 +148,7 @@ class WorkerPool(OneMachine):
 
     def _refresh(self) -> None:
         """Between two rounds, start the workers anew if that is due."""
-        if self.refresh and self._rounds == self.refresh:
+        if self.machine.refresh_period and self._rounds == self.machine.refresh_period:
             self._rounds = 0
             for worker in list(self.workers):
                 self._end(worker)
@@ -175,7 +167,7 @@ class WorkerPool(OneMachine):
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.folder.config.machine.threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(self.machine.threads)},
         )  # fmt: skip
         theirs.close()
         worker = _Worker(process, ours, place=place)
@@ -184,10 +176,9 @@ class WorkerPool(OneMachine):
 
     def _devices(self, place: int) -> tuple[str, str]:
         """`photon.device` of the worker at a place, and the number of its first GPU."""
-        photon = self.folder.config.machine
-        first = place * photon.devices_per_client
-        own = photon.devices_per_client == 1 and count_gpus(photon.device) > 1
-        return f"cuda:{first}" if own else photon.device, str(first)
+        device, each = self.machine.device, self.machine.devices_per_client
+        own = each == 1 and count_gpus(device) > 1
+        return f"cuda:{place}" if own else device, str(place * each)
 
     def _hand_out(self, waiting: deque[int], attempts: Counter[int], base: Base) -> None:
         for worker in self.workers:
@@ -221,7 +212,7 @@ class WorkerPool(OneMachine):
                 worker.ready = True
             elif "beat" not in message:
                 yield worker, message
-        silent = time.monotonic() - self.timeout
+        silent = time.monotonic() - self.machine.worker_timeout
         for worker in [w for w in self.workers if w.heard < silent and w.is_awaited]:
             yield worker, None
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from photon.config.resolve import count_workers, replace_keys
+from photon.config.compose import checked
+from photon.config.federation import Federation
+from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import write_container
@@ -20,20 +22,18 @@ from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.node.engine import LocalEngine, local_engine
-from photon.node.fit import with_microbatch
+from photon.node.fit import Trainers
 from photon.node.mailbox import Mailbox
 from photon.run import checkpoint
 from photon.run.kinds import NODE
 from photon.run.participation import repeats_note
 from photon.run.preparation import prepare
-from photon.run.rows import data_root
+from photon.run.rows import RunData
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
 from photon.training.outline import codec_of
 from photon.wire.messages import Ticket, Train, Trained
-
-MICROBATCH = "llm_config.device_train_microbatch_size"
 
 
 class HostedRun:
@@ -44,9 +44,16 @@ class HostedRun:
     """
 
     def __init__(
-        self, folder: RunFolder, engine: LocalEngine, config_digest: str, mailbox: Mailbox, say: Say
+        self,
+        folder: RunFolder,
+        federation: Federation,
+        engine: LocalEngine,
+        config_digest: str,
+        mailbox: Mailbox,
+        say: Say,
     ) -> None:
         self.folder, self.engine, self.say = folder, engine, say
+        self._federation = federation
         self.name = str(folder.config.name)
         self._digest = config_digest
         self._mailbox = mailbox
@@ -66,21 +73,23 @@ class HostedRun:
                 "the configuration has another digest here than on the server: the versions of "
                 "photon differ; install the same on both"
             )
-        config = node_config(request.config, own)
         clients = [one.client for one in request.instructions]
-        config, _ = prepare(config, say, clients)
-        _require_same_data(config, request.data)
-        if (note := repeats_note(config, clients)) is not None:
+        run, _ = prepare(node_config(request.config, own), say, clients)
+        data = RunData.of(run)
+        _require_same_data(data, request.data)
+        share = run.federation.cohort_size / run.federation.population
+        note = repeats_note(data, clients, run.inner.batch_rows, run.total_steps * share)
+        if note is not None:
             say(f"note        {note}")
-        device = choose_device(config.machine.device)
-        folder = _open_folder(config, request.config_digest, device)
+        device = choose_device(run.machine.device)
+        folder, run = _open_folder(run, data, request.config_digest, device)
         try:
-            engine = local_engine(folder, folder.config, device)
+            engine = local_engine(folder, run, device)
         except BaseException:
             folder.close()
             raise
         say(f"run         {request.run}, folder {folder.path}")
-        return cls(folder, engine, request.config_digest, mailbox, say)
+        return cls(folder, run.federation, engine, request.config_digest, mailbox, say)
 
     def is_that_of(self, request: Train) -> bool:
         return (self.name, self._digest) == (request.run, request.config_digest)
@@ -121,8 +130,8 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self.folder.config.federation.fold_updates:
-            done = [fold(done, received.params, codec_of(self.folder.config.federation))]
+        if done and self._federation.fold_updates:
+            done = [fold(done, received.params, codec_of(self._federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)
@@ -147,52 +156,52 @@ def _plan(request: Train) -> RoundPlan:
     )
 
 
-def node_config(server: dict[str, Any], own: Config) -> Config:
+def node_config(server: dict[str, Any], own: Config) -> Run:
     """The node's own configuration with the server's mathematics, and numbers for this machine."""
     config = taken(server, own)
-    threads, compiled = config.machine.threads, own.inner.compile
+    machine, compiled = config.machine, own.inner.compile
     compiled = config.inner.compile if compiled == "auto" else compiled
-    gpus, each = count_gpus(config.machine.device), config.machine.devices_per_client
+    gpus, each = count_gpus(machine.device), machine.devices_per_client
     cores = num_cores() if gpus else each  # a CPU trains one client at a time
-    workers = count_workers(config.machine, cores, gpus, config.federation.cohort_size)
-    if config.machine.workers == "auto" and not gpus:
+    workers = count_workers(machine, cores, gpus, config.federation.cohort_size)
+    if machine.workers == "auto" and not gpus:
         workers = 1
-    if threads in ("auto", 0):
-        threads = max(1, num_cores() // max(1, workers * each))
-    return replace_keys(
-        config,
-        {
-            "photon.workers": workers,
-            "photon.threads": threads,
-            "llm_config.compile": bool(gpus) if compiled == "auto" else compiled,
-        },
+    threads = count_threads(machine, num_cores(), workers)
+    filled = config.but(
+        machine={"workers": workers, "threads": threads},
+        inner={"compile": bool(gpus) if compiled == "auto" else compiled},
     )
+    return checked(Run, filled.model_dump(mode="json"))
 
 
-def _require_same_data(config: Config, expected: dict[str, Any]) -> None:
+def _require_same_data(data: RunData, expected: dict[str, Any]) -> None:
     """Refuse data that the server's model cannot learn from together with the others'."""
-    found = data_facts(config)
+    found = data_facts(data)
     for key, value in expected.items():
         if found.get(key) != value:
             raise MismatchedCheckpoint(
-                f"{data_root(config)}: has {key} {found.get(key)}, the server {value}; prepare the "
+                f"{data.root}: has {key} {found.get(key)}, the server {value}; prepare the "
                 "data with the server's tokenizer.json and separator"
             )
 
 
-def data_facts(config: Config) -> dict[str, Any]:
+def data_facts(data: RunData) -> dict[str, Any]:
     """What a server asks nodes to agree with: the tokenizer and its use."""
-    tokenizer = data_root(config) / "tokenizer.json"
-    return tokenization_facts(encoder_of_data(config).facts, tokenizer)
+    return tokenization_facts(encoder_of_data(data).facts, data.tokenizer)
 
 
-def _open_folder(config: Config, config_digest: str, device: torch.device) -> RunFolder:
-    """The run's folder; the microbatch is what fitted when it was made, so that bits stay."""
-    path = Path(config.machine.runs_folder) / str(config.name)
+def _open_folder(
+    run: Run, data: RunData, config_digest: str, device: torch.device
+) -> tuple[RunFolder, Run]:
+    """The run's folder, and its configuration with the microbatch that fitted when the folder was
+    made, so that bits stay.
+    """
+    path = Path(run.machine.runs_folder) / run.name
     if not (path / "run.json").exists():
-        config = with_microbatch(config, device, config.machine.devices_per_client, "node")
-        facts = {"config_digest": config_digest, **data_facts(config)}
-        return RunFolder.create(path, config, NODE, data_root(config) / "tokenizer.json", facts)
+        rows = Trainers.of(run, "node").microbatch(device)
+        run = run.but(inner={"microbatch_rows": rows})
+        facts = {"config_digest": config_digest, **data_facts(data)}
+        return RunFolder.create(path, run, NODE, data.tokenizer, facts), run
     saved, facts = read_run(path)
     if facts["kind"] != NODE or facts["config_digest"] != config_digest:
         raise MismatchedCheckpoint(
@@ -200,9 +209,9 @@ def _open_folder(config: Config, config_digest: str, device: torch.device) -> Ru
             "or this node another photon.saving_path"
         )
     folder = RunFolder.open(path)
-    microbatch = saved.inner.microbatch_rows
-    folder.save_config(replace_keys(config, {MICROBATCH: microbatch}))
-    return folder
+    run = run.but(inner={"microbatch_rows": saved.inner.microbatch_rows})
+    folder.save_config(run)
+    return folder, run
 
 
 def _loss(update: Update) -> str:

@@ -21,7 +21,7 @@ from photon.core.messages import Instruction, Moments
 from photon.core.tree import Tree
 from photon.machine.address import free_port
 from photon.machine.process_group import from_first
-from photon.node.client_host import Node, Stopped
+from photon.node.client_host import ClientHost, Stopped
 from photon.run.checkpoint import load_base
 from photon.training.parallel import World
 
@@ -75,7 +75,7 @@ def end_with_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Base:
+class BaseFile:
     """The base of the open round, read once for all clients that train from it."""
 
     def __init__(self) -> None:
@@ -92,8 +92,8 @@ class Base:
 class Leader:
     """Trains clients, together with its followers if there are any."""
 
-    def __init__(self, node: Node, world: World) -> None:
-        self.node, self.world, self._base = node, world, Base()
+    def __init__(self, host: ClientHost, world: World) -> None:
+        self.host, self.world, self._base = host, world, BaseFile()
 
     def train(self, base: str, instruction: Instruction, stop: Callable[[], bool]) -> Path:
         """Carry out an instruction.
@@ -103,21 +103,21 @@ class Leader:
         """
         loaded = self._base.load(base)
         if self.world.size == 1:
-            return self.node.train(instruction, *loaded, stop)
+            return self.host.train(instruction, *loaded, stop)
         task = {"base": base, "instruction": asdict(instruction)}
         try:
             from_first(self.world, lambda: task)
-            return self.node.train(instruction, *loaded, lambda: self.world.any(stop()))
+            return self.host.train(instruction, *loaded, lambda: self.world.any(stop()))
         except RuntimeError:
             time.sleep(3 * WATCH_SECONDS)  # if a follower is gone, this process ends here
             raise
 
 
-def follow(node: Node, world: World) -> None:
+def follow(host: ClientHost, world: World) -> None:
     """Take part in whatever the leader trains, until it ends."""
-    base = Base()
+    base = BaseFile()
     while True:
         task: dict[str, Any] = from_first(world, dict)
         loaded = base.load(task["base"])
         with suppress(Stopped):
-            node.train(Instruction(**task["instruction"]), *loaded, lambda: world.any(False))
+            host.train(Instruction(**task["instruction"]), *loaded, lambda: world.any(False))

@@ -14,7 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch is imported once the environment is as it should be
+    from photon.config.resolve import Run
+    from photon.node.client_host import ClientHost
+    from photon.training.parallel import World
 
 BEAT_SECONDS = 2.0
 """How often a worker says that it is alive while it trains."""
@@ -29,42 +34,44 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     socket_fd, path, device = arguments[0], Path(arguments[1]), arguments[2]
 
+    from photon.config.compose import checked
+    from photon.config.resolve import Run
     from photon.node.team import end_with_leader, follow, followers
     from photon.run.run_folder import read_run
 
-    config, _ = read_run(path)
+    run = checked(Run, read_run(path)[0].model_dump(mode="json"))
     if socket_fd == "follow":
         end_with_leader()
-        with _node(config, path, device) as (node, world):
-            follow(node, world)
+        with _host(run, path, device) as (host, world):
+            follow(host, world)
         return 0
-    connection, size = socket.socket(fileno=int(socket_fd)), config.machine.devices_per_client
+    connection, size = socket.socket(fileno=int(socket_fd)), run.machine.devices_per_client
     team = followers(size, path, device, int(arguments[3])) if size > 1 else nullcontext()
-    with team, _node(config, path, device) as (node, world):
-        return _serve(connection, node, world)
+    with team, _host(run, path, device) as (host, world):
+        return _serve(connection, host, world)
 
 
 @contextmanager
-def _node(config: Any, path: Path, device: str) -> Iterator[tuple[Any, Any]]:
+def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World]]:
     import torch
 
     from photon.machine.device import return_freed_memory
     from photon.machine.process_group import process_group
-    from photon.node.client_host import Node
+    from photon.node.client_host import ClientHost
 
     return_freed_memory()
-    torch.set_num_threads(config.photon.threads)
+    torch.set_num_threads(run.machine.threads)
     with process_group(device) as (world, chosen):
-        yield Node(config, path / "clients", chosen, world), world
+        yield ClientHost(run, path / "clients", chosen, world), world
 
 
-def _serve(connection: socket.socket, node: Any, world: Any) -> int:
+def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
     from photon.core.messages import Instruction
     from photon.machine import frames
     from photon.node.client_host import Stopped
     from photon.node.team import Leader
 
-    leader = Leader(node, world)
+    leader = Leader(host, world)
     if not _told(connection, {"ready": True}):
         return 0
     while (message := frames.receive(connection)) is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from photon.config.schema import Config
+from photon.config.federation import Federation
+from photon.config.llm import Inner
 from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.tree import norm, num_elements
@@ -23,16 +24,17 @@ class Honesty:
         moments: those that are averaged: which parameters have them.
     """
 
-    config: Config
+    federation: Federation
+    inner: Inner
     layers: Layers
     moments: dict[str, list[str]]
 
     @classmethod
-    def of(cls, config: Config, layers: Layers) -> Honesty:
-        if not config.averages_moments:
-            return cls(config, layers, {})
-        moments = outline_of(config).moments
-        return cls(config, layers, {name: list(tree) for name, tree in moments.items()})
+    def of(cls, federation: Federation, inner: Inner, layers: Layers) -> Honesty:
+        if not federation.averages_moments:
+            return cls(federation, inner, layers, {})
+        moments = outline_of(inner, federation).moments
+        return cls(federation, inner, layers, {name: list(tree) for name, tree in moments.items()})
 
     def bounds(self, state: ServerState, steps: int) -> Bounds:
         """Of the round that begins with this state.
@@ -40,14 +42,14 @@ class Honesty:
         Args:
             steps: the most that any client takes.
         """
-        inner, fl = self.config.inner, self.config.federation
+        inner, fl = self.inner, self.federation
         shared = {name: state.params[name] for name in self.layers.shared}
         last, rates = state.step + steps, self._rates(state.step, steps)
         farthest = sum(rates)
         if fl.staleness_exponent is not None:  # late updates had other rates
             farthest = inner.optimizer.lr * max(steps, inner.local_steps)
         most = reach(inner, farthest, last, num_elements(shared), norm(shared))
-        codec = codec_of(self.config.federation)
+        codec = codec_of(self.federation)
         before = {n: norm(leaves(tree, state.params, codec)) for n, tree in state.moments.items()}
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
@@ -60,7 +62,7 @@ class Honesty:
 
     def _rates(self, first: int, steps: int) -> list[float]:
         """Learning rates of these steps."""
-        inner = self.config.inner
-        first = 0 if self.config.federation.restarts_schedule else first
+        inner = self.inner
+        first = 0 if self.federation.restarts_schedule else first
         schedule = inner.schedule
         return [inner.optimizer.lr * lr_factor(schedule, s) for s in range(first, first + steps)]

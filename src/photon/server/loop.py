@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.federation import Federation
-from photon.config.schema import Config
+from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import Base, Failure, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
@@ -32,6 +32,7 @@ from photon.run.checkpoint import (
 )
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
+from photon.run.rows import RunData
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
 from photon.server.delivery import Delivery
@@ -54,7 +55,6 @@ class Server:
     """Runs the rounds of one run.
 
     Attributes:
-        config: resolved.
         checkpoints: folder; the checkpoint of the state that is served is there.
         engine: trains the clients.
         validate: scores the global parameters.
@@ -65,7 +65,7 @@ class Server:
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
     """
 
-    config: Config
+    run: Run
     checkpoints: Path
     engine: Engine
     validate: Validate
@@ -91,12 +91,13 @@ class Server:
             Interrupted: a signal arrived; committed rounds and finished clients are kept.
             RoundFailed: a round closed below the quorum.
         """
-        config = self.config
-        self._layers = layers_of(config.federation, list(state.params))
-        self._participation = Participation.of(config)
-        self._honesty = Honesty.of(config, self._layers)
-        self._rules = rules_of(config.federation, self.engine.can_be_late)
-        while state.round < config.federation.rounds:
+        run = self.run
+        fl, inner = run.federation, run.inner
+        self._layers = layers_of(fl, list(state.params))
+        self._participation = Participation.of(fl, inner, RunData.of(run))
+        self._honesty = Honesty.of(fl, inner, self._layers)
+        self._rules = rules_of(fl, self.engine.can_be_late)
+        while state.round < fl.rounds:
             self._phases = Phases()
             done = self._attempt(state)
             if done is not None:
@@ -127,7 +128,7 @@ class Server:
         after = replace(after, train_seconds=state.train_seconds + seconds)
         last = _previous_parameters(self.checkpoints)
         return after, round_record(
-            self.config.federation, state, after, report, last, self._missing, seconds
+            self.run.federation, state, after, report, last, self._missing, seconds
         )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -143,13 +144,13 @@ class Server:
             return self._close(delivery)
 
     def _open(self, state: ServerState, alive: Sequence[int]) -> RoundPlan:
-        config, layers = self.config, self._layers
+        layers = self._layers
         steps, spares = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers)
         plan = open_round(
             state,
-            run=str(config.name),
+            run=self.run.name,
             steps=steps,
             rules=self._rules,
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
@@ -163,7 +164,7 @@ class Server:
         return replace(plan, instructions=asked)
 
     def _evaluates_clients(self, base_round: int) -> bool:
-        fl = self.config.federation
+        fl = self.run.federation
         return (
             fl.validates_clients
             and fl.validation_period is not None
@@ -204,7 +205,7 @@ class Server:
         self._tell_training(delivery)
         if isinstance(arrival, Failure) and arrival.error is not None:
             is_lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
-            if is_lost and self.config.federation.on_failure == "stop":
+            if is_lost and self.run.federation.on_failure == "stop":
                 raise arrival.error
             message = f"client {arrival.client} has failed: {arrival.reason}"
             warnings.warn(message, PhotonWarning, stacklevel=2)
@@ -221,10 +222,10 @@ class Server:
         return self._phases.timing(name)
 
     def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
-        fl, plan, state = self.config.federation, delivery.base.plan, delivery.base.state
+        fl, plan, state = self.run.federation, delivery.base.plan, delivery.base.state
         try:
             after, report = close_round(
-                state, plan, delivery.updates, outer=outer_of(self.config, plan.round),
+                state, plan, delivery.updates, outer=outer_of(self.run.federation, plan.round),
                 rules=self._rules, asked=len(delivery.asked),
             )  # fmt: skip
         except RoundFailed as error:
@@ -240,11 +241,11 @@ class Server:
         """Validate, track, save: once the state is on disk, the round has happened."""
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
-            if _is_due(self.config.federation, state.round):
+            if _is_due(self.run.federation, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state, self.written())
-        prune_checkpoints(self.checkpoints, self.config.checkpoints_kept)
+        prune_checkpoints(self.checkpoints, self.run.checkpoints_kept)
         self.committed()
 
     def _after_failure(
@@ -258,7 +259,7 @@ class Server:
         Raises:
             RoundFailed: the run stops.
         """
-        policy, limit = self.config.federation.on_failure, self.config.federation.round_attempts
+        policy, limit = self.run.federation.on_failure, self.run.federation.round_attempts
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
         warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
@@ -269,16 +270,16 @@ class Server:
 
         The draw has an address, so that a run that is resumed here draws the same again.
         """
-        fl, inner = self.config.federation, self.config.inner
+        fl, inner = self.run.federation, self.run.inner
         every = fl.redraw_every
         if not self._layers.random or not every or state.step == 0:
             return state
         if state.step // every == max(0, state.step - inner.local_steps) // every:
             return state
-        seed = self.config.seed
+        seed = self.run.seed
         if fl.redraws_anew:
             seed = derive_seed(seed, "random_layers", state.round)
-        outer = outer_of(self.config, state.round + 1)
+        outer = outer_of(self.run.federation, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
         save_server_state(self.checkpoints, state, self.written())
         return state

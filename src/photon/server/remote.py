@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.config.schema import Config
+from photon.config.resolve import Run
 from photon.config.travel import travel_digest, travelling
 from photon.core.messages import Arrival, Base, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
@@ -55,7 +55,7 @@ class RemoteEngine:
     """Trains the cohort on the nodes of a roster; see `Engine`.
 
     Args:
-        config: resolved; what nodes need of it travels to them.
+        run: what nodes need of it travels to them.
         data: what their data must agree with.
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
@@ -65,7 +65,7 @@ class RemoteEngine:
 
     def __init__(
         self,
-        config: Config,
+        run: Run,
         data: dict[str, Any],
         link: Link,
         roster: Roster,
@@ -73,8 +73,8 @@ class RemoteEngine:
         say: Callable[[str], None],
         hint: Callable[[], str] = str,
     ) -> None:
-        self.config, self.data, self.say = config, data, say
-        self._sent = travelling(config)
+        self.run, self.data, self.say = run, data, say
+        self._sent = travelling(run)
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say), hint
@@ -89,7 +89,7 @@ class RemoteEngine:
         Raises:
             RoundFailed: too few have come within `photon.join_timeout` seconds.
         """
-        fl, photon = self.config.federation, self.config.machine
+        fl, photon = self.run.federation, self.run.machine
         needed = fl.needed
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
@@ -113,14 +113,14 @@ class RemoteEngine:
         absent = [f"{name} (clients {format_clients(its)})"
                   for name, its in self.roster.absent().items()]  # fmt: skip
         return (
-            f"for nodes: {nodes} here of {self.config.machine.nodes} (photon.n_nodes), with "
-            f"{clients} clients of {self.config.federation.needed} (fl.quorum)"
+            f"for nodes: {nodes} here of {self.run.machine.nodes} (photon.n_nodes), with "
+            f"{clients} clients of {self.run.federation.needed} (fl.quorum)"
             + (f"; not here: {', '.join(absent)}" if absent else "")
             + self._hint()
         )
 
     def _free(self) -> list[int]:
-        fl = self.config.federation
+        fl = self.run.federation
         here = [client for client in self.roster.clients() if client < fl.population]
         training = {client for errand in self._errands.values() for client in errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
@@ -155,7 +155,7 @@ class RemoteEngine:
     def cancel(self, before: int) -> None:
         for name in [n for n, errand in self._errands.items() if errand.of.plan.round < before]:
             address = self._errands.pop(name).address
-            self.link.send(address, pack_request(Cancel(run=str(self.config.name))))
+            self.link.send(address, pack_request(Cancel(run=self.run.name)))
 
     def close(self) -> None:
         self.cancel(before=sys.maxsize)
@@ -171,7 +171,7 @@ class RemoteEngine:
         hosts, plan = self.roster.hosting(), current.plan
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
-                run=str(self.config.name),
+                run=self.run.name,
                 round=plan.round,
                 config=self._sent,
                 config_digest=self._digest,
