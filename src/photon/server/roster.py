@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import photon
@@ -68,20 +68,18 @@ class Roster:
         overdue = time.monotonic() - HELLO_SECONDS
         self._asked = {k: v for k, v in self._asked.items() if v[2] > overdue}
 
-    def take(self, name: str, answer: Buffers | None) -> bool:
-        """Whether an answer was to a greeting; then it has been taken care of."""
-        if name not in self._asked:
-            return False
-        address, message, _ = self._asked.pop(name)
-        if answer is not None:
-            try:
-                self._admit(address, *unpack_reply(message, answer, Introduction, self.verify))
-            except Exception as error:
-                reason = fault_of(error)
-                self._turned_away.add(address)
-                self.say(f"turned away: {reason}")
-                self.link.send(address, pack_request(TurnedAway(reason=reason)))
-        return True
+    def take(self, name: str, answer: Buffers | None) -> None:
+        """Admit or turn away whoever answers a greeting; other answers are nobody's."""
+        address, message, _ = self._asked.pop(name, ("", None, 0.0))
+        if message is None or answer is None:
+            return
+        try:
+            self._admit(address, *unpack_reply(message, answer, Introduction, self.verify))
+        except Exception as error:
+            reason = fault_of(error)
+            self._turned_away.add(address)
+            self.say(f"turned away: {reason}")
+            self.link.send(address, pack_request(TurnedAway(reason=reason)))
 
     def absent(self) -> dict[str, list[int]]:
         """Enrolled nodes that are not here, with their clients; none are known without keys."""
@@ -109,15 +107,12 @@ class Roster:
                 f"{intro.protocol}; here is photon {photon.__version__}, protocol {PROTOCOL}"
             )
         allowed = self.register.allowed(signer, intro.clients)
-        for other in self._namesakes(signer):
-            self.members.pop(other)
+        namesakes = [a for a, member in self.members.items() if member.name == signer]
+        for former in namesakes:  # it has come back
+            self.members.pop(former)
         self.members[address] = Member(signer, address, frozenset(allowed))
         beyond = format_clients(set(intro.clients) - allowed)
         note = f"; it offers {beyond} too, which its key is not bound to" if beyond else ""
         self.say(
             cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}{note}")
         )
-
-    def _namesakes(self, name: str) -> Iterator[str]:
-        """Addresses under which a node was known before it came back."""
-        yield from [a for a, member in self.members.items() if member.name == name]
