@@ -129,7 +129,7 @@ def begins(config: Config, tmp: Path) -> Any:
     own = {"exp_avg": {"w": torch.ones(1)}}
     before = ClientState(round=1, stream=StreamState(cursor=5), moments=own, optimizer_step=3)
     averaged = {"exp_avg": {"w": torch.zeros(1)}}
-    state = this._begin(task, before, {}, averaged)
+    state = this._begin(task, before, {"w": torch.ones(1)}, averaged)
     return state.streams, state.step, state.optimizer_step, str(state.moments)
 
 

@@ -32,7 +32,7 @@ from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.rows import VALIDATION, open_rows
 from photon.training.layers import Layers, layers_of
 from photon.training.loop import Trainer
-from photon.training.outline import codec_of, outgoing
+from photon.training.outline import codec_of, outgoing, sent_bytes
 from photon.training.parallel import ALONE, World
 from photon.training.state import TrainState
 
@@ -200,7 +200,9 @@ class Node:
         state, fl = self.trainer.snapshot(), self.config.fl
         if not self.trainer.world.is_first:
             return home
-        sent = outgoing(self.config, self.layers, params, state.params, state.moments, residual)
+        gradient, moments, residual = outgoing(
+            self.config, self.layers, params, state.params, state.moments, residual
+        )
         keep = state.moments if fl.keeps_optimizer and not fl.aggregate_momenta else {}
         client_state = ClientState(
             round=instruction.round,
@@ -209,18 +211,18 @@ class Node:
             optimizer_step=state.optimizer_step,
             loss_scale=state.loss_scale,
             layers={name: state.params[name] for name in self.layers.personal},
-            residual=sent.residual,
+            residual=residual,
         )
         update = Update(
             run=instruction.run,
             round=instruction.round,
             client=instruction.client,
-            gradient=sent.gradient,
-            moments=sent.moments,
+            gradient=gradient,
+            moments=moments,
             num_tokens=state.num_tokens,
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,
-            num_bytes=sent.num_bytes,
+            num_bytes=sent_bytes(gradient, moments),
             metrics={
                 **{key: value for key, value in metrics.items() if math.isfinite(value)},
                 "train_loss": state.train_loss if state.num_tokens else 0.0,
