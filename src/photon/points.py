@@ -25,24 +25,17 @@ class Outer:
     arguments: Mapping[str, float]
 
 
+_MOMENTUM = {"server_learning_rate": 0.7, "server_momentum": 0.7}
+_ADAM = {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
+
 OUTER_OPTIMIZERS: dict[str, Outer] = {
     "FEDAVG": Outer("photon.core.outer:sgd", {"server_learning_rate": 1.0}),
-    "FEDAVGM": Outer(
-        "photon.core.outer:fedavgm", {"server_learning_rate": 0.7, "server_momentum": 0.7}
-    ),
-    "NESTEROV": Outer(
-        "photon.core.outer:nesterov", {"server_learning_rate": 0.7, "server_momentum": 0.7}
-    ),
-    "FEDMOM": Outer(
-        "photon.core.outer:nesterov", {"server_learning_rate": 0.7, "server_momentum": 0.7}
-    ),
+    "FEDAVGM": Outer("photon.core.outer:fedavgm", _MOMENTUM),
+    "NESTEROV": Outer("photon.core.outer:nesterov", _MOMENTUM),
+    "FEDMOM": Outer("photon.core.outer:nesterov", _MOMENTUM),
     "FEDADAGRAD": Outer("photon.core.outer:fedadagrad", {"eta": 0.01, "beta_1": 0.0, "tau": 1e-3}),
-    "FEDADAM": Outer(
-        "photon.core.outer:fedadam", {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
-    ),
-    "FEDYOGI": Outer(
-        "photon.core.outer:fedyogi", {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
-    ),
+    "FEDADAM": Outer("photon.core.outer:fedadam", _ADAM),
+    "FEDYOGI": Outer("photon.core.outer:fedyogi", _ADAM),
 }
 """By `fl.strategy_name`; the adaptive ones have the defaults of Reddi et al. 2020."""
 

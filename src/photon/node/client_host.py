@@ -193,7 +193,9 @@ class ClientHost:
         state, fl = self.trainer.snapshot(), self.federation
         if not self.trainer.world.is_first:
             return home
-        sent = outgoing(fl, self.layers, params, state.params, state.moments, residual)
+        gradient, moments, residual = outgoing(
+            fl, self.layers, params, state.params, state.moments, residual
+        )
         keep = state.moments if fl.keeps_optimizer and not fl.averages_moments else {}
         client_state = ClientState(
             round=instruction.round,
@@ -202,14 +204,14 @@ class ClientHost:
             optimizer_step=state.optimizer_step,
             loss_scale=state.loss_scale,
             layers={name: state.params[name] for name in self.layers.personal},
-            residual=sent.residual,
+            residual=residual,
         )
         update = Update(
             run=instruction.run,
             round=instruction.round,
             client=instruction.client,
-            gradient=sent.gradient,
-            moments=sent.moments,
+            gradient=gradient,
+            moments=moments,
             num_tokens=state.num_tokens,
             num_steps=state.steps_done,
             base_digest=instruction.base_digest,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -79,18 +78,6 @@ def update_codec(federation: Federation) -> Codec:
     return FP32 if federation.fold_updates else codec_of(federation)
 
 
-class Outgoing(NamedTuple):
-    """What a client sends, and the residual of the pseudo-gradient and of each moment."""
-
-    gradient: Tree
-    moments: Moments
-    residual: Mapping[str, Tree]
-
-    @property
-    def num_bytes(self) -> int:
-        return num_bytes(self.gradient) + sum(map(num_bytes, self.moments.values()))
-
-
 def outgoing(
     federation: Federation,
     layers: Layers,
@@ -98,25 +85,22 @@ def outgoing(
     params: Tree,
     moments: Moments,
     residual: Mapping[str, Tree],
-) -> Outgoing:
-    """The pseudo-gradient of the shared layers, and the moments if they are averaged, encoded.
+) -> tuple[Tree, Moments, Mapping[str, Tree]]:
+    """What a client sends: the pseudo-gradient of the shared layers, and the moments if they are
+    averaged, encoded; and the residual of each of these trees.
 
     Args:
         base, params: before and after training; all of the model's.
         residual: that of the client's last update.
     """
-    codec = codec_of(federation)
-    gradient = encode(
+    codec, sent = codec_of(federation), {}
+    gradient, left = encode(
         subtract({n: base[n] for n in layers.shared}, params), codec, residual.get(GRADIENT)
     )
-    averaged = moments if federation.averages_moments else {}
-    sent = {name: encode(tree, codec, residual.get(name)) for name, tree in averaged.items()}
-    left = {GRADIENT: gradient[1], **{name: rest for name, (_, rest) in sent.items()}}
-    return Outgoing(
-        gradient[0],
-        {name: tree for name, (tree, _) in sent.items()},
-        {name: rest for name, rest in left.items() if rest},
-    )
+    lost = {GRADIENT: left}
+    for name, tree in moments.items() if federation.averages_moments else ():
+        sent[name], lost[name] = encode(tree, codec, residual.get(name))
+    return gradient, sent, {name: tree for name, tree in lost.items() if tree}
 
 
 def traffic_of(inner: Inner, federation: Federation) -> Traffic:
