@@ -10,7 +10,8 @@ import click
 from photon.cli.options import overrides_argument
 
 if TYPE_CHECKING:
-    from photon.config import Config
+    from photon.config.federation import Federation
+    from photon.config.llm import Inner
 
 
 @click.command(name="model")
@@ -24,22 +25,22 @@ def command(as_json: bool, overrides: tuple[str, ...]) -> None:
     photon model llm_config=llama-1b llm_config.device_train_microbatch_size=4 --json
     """
     from photon.config import load_config
+    from photon.run.preparation import architecture_of
 
-    facts = describe(load_config(overrides))
+    config = load_config(overrides)
+    config = config.with_model(architecture_of(config.inner.model, config.federation.vocabulary))
+    facts = describe(config.inner, config.averaging())
     click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(inner: Inner, federation: Federation) -> dict[str, Any]:
     """Costs of the configured model: counts, FLOPs, bytes."""
     from dataclasses import asdict
 
     from photon.model.flops import model_cost
-    from photon.run.preparation import with_architecture
     from photon.training.memory import client_memory
     from photon.training.outline import traffic_of
 
-    config = with_architecture(config)
-    inner, federation = config.inner, config.averaging()
     cost = model_cost(inner)
     rows = inner.microbatch_rows
     counts = {1, min(8, inner.batch_rows)} if rows == "auto" else {rows}

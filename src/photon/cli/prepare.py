@@ -15,7 +15,6 @@ from photon.cli.options import overrides_argument
 from photon.errors import Interrupted
 
 if TYPE_CHECKING:
-    from photon.config import Config
     from photon.config.dataset import Data
 
 
@@ -76,7 +75,14 @@ def command(
         values["dataset.prepare.tokenizer"] = None
     if clients is not None:
         values |= _own_clients(clients, source)
-    _prepare(with_values(load_config(overrides), values), out)
+    config = with_values(load_config(overrides), values)
+    if config.data.prepare.source is None and out is None:
+        from photon.run.preparation import prepare
+
+        config, _ = prepare(config, click.echo)
+        click.echo(f"folder      {config.data.train.root}")
+    else:
+        _prepare(config.data, config.federation.population, config.inner.row_length, out)
 
 
 def _own_clients(text: str, source: str | None) -> dict[str, int]:
@@ -105,27 +111,19 @@ def _vocab_size(text: str | None) -> int | None:
     return int(match[1].replace("_", ""))
 
 
-def _prepare(config: Config, out: Path | None) -> None:
+def _prepare(data: Data, clients: int, length: int, out: Path | None) -> None:
     from photon.data.prepare.embedded import prepare_embedded
     from photon.data.prepare.text import prepare_text
     from photon.report.console import Console
     from photon.report.progress import progress_line
 
-    keys, clients = config.data.prepare, config.federation.population
-    length = config.inner.row_length
-    if keys.source is None and out is None:
-        from photon.run.preparation import prepare
-
-        config, _ = prepare(config, click.echo)
-        click.echo(f"folder      {config.data.train.root}")
-        return
-    out = out or _default_folder(config.data, clients)
+    keys, out = data.prepare, out or _default_folder(data, clients)
     with _going_on(), progress_line(Console()) as report:
         if keys.source is None:
-            data = prepare_embedded(out, config.data.embedded, clients, length, click.echo, report)
+            made = prepare_embedded(out, data.embedded, clients, length, click.echo, report)
         else:
-            data = prepare_text(out, keys, clients, length, click.echo, report)
-    click.echo("\n".join(_summary(data, out)))
+            made = prepare_text(out, keys, clients, length, click.echo, report)
+    click.echo("\n".join(_summary(made, out)))
     click.echo(f"folder      {out}")
 
 

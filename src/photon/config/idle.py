@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from photon.config.base import Epochs
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
@@ -40,16 +39,6 @@ def _is_below(key: str, keys: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in keys)
 
 
-def steps_of(config: Config) -> int | None:
-    """Local steps of the whole federation; None where the data decides, since it is in epochs."""
-    fl, steps = config.federation, config.federation.local_steps or config.inner.local_steps
-    return None if fl.local_epochs or isinstance(steps, Epochs) else fl.rounds * steps
-
-
-def _compares(config: Config) -> bool:
-    return config.compare.centralized or config.compare.alone
-
-
 LR, LLM, MODEL = "llm_config.scheduler.schedulers.lr", "llm_config", "llm_config.model"
 _SHAPE = ("d_model", "n_heads", "n_layers", "vocab_size", "tie_word_embeddings", "norm_eps",
           "init_std")  # fmt: skip
@@ -67,11 +56,11 @@ _LENGTH = ("fl.n_rounds", "fl.n_local_steps", "fl.n_local_epochs", "llm_config.l
 
 RULES: tuple[Idle, ...] = (
     Idle(("llm_config.max_duration",),
-         lambda c, run: run != "centralized" and steps_of(c) != c.inner.max_steps,
+         lambda c, run: run != "centralized" and c.asked_steps != c.inner.max_steps,
          "a federation takes fl.n_rounds * llm_config.local_steps = {steps} steps; max_duration is "
          "the length of a centralised run"),
     Idle(("llm_config.eval_interval",),
-         lambda c, run: run != "centralized" and not _compares(c),
+         lambda c, run: run != "centralized" and not c.compare.wanted,
          "a federation validates by fl.eval_period"),
     Idle(("centralized",), lambda c, run: run != "centralized",
          "it is of `photon train --centralized`"),
@@ -180,22 +169,22 @@ RULES: tuple[Idle, ...] = (
 """The first that holds for a key gives its note."""
 
 
-def rule_of(key: str, config: Config, run: Course) -> Idle | None:
-    """Why a key of this run is idle; None if it counts."""
-    return next((rule for rule in RULES if rule.is_of(key) and rule.when(config, run)), None)
+def note_idle(found: Iterable[tuple[str, str]]) -> None:
+    """Say of each override that it changes nothing; a default may be said without a word.
 
-
-def note_idle(config: Config, overrides: Sequence[str], run: Course) -> None:
-    """Say of each override that it changes nothing, if so; a default may be said without a word."""
-    for text, why in idle_overrides(config, overrides, run):
+    Args:
+        found: by `idle_overrides`.
+    """
+    for text, why in found:
         warnings.warn(f"{text}: has no effect here: {why}", PhotonNote, stacklevel=3)
 
 
 def idle_overrides(
-    config: Config, overrides: Sequence[str], run: Course
+    config: Config, overrides: Sequence[str], course: Course
 ) -> Iterator[tuple[str, str]]:
     """(override, why it changes nothing)."""
     default, values = Config().values_by_key(), config.values_by_key()
+    holding = [rule for rule in RULES if rule.when(config, course)]
     for text in overrides:
         try:
             override = parse_override(text)
@@ -203,7 +192,7 @@ def idle_overrides(
             continue  # whoever composes the configuration explains it
         key = override.key_or_group
         given = [k for k in values if _is_below(k, (key,)) and values[k] != default.get(k)]
-        rules = [rule_of(k, config, run) for k in given]
+        rules = [next((rule for rule in holding if rule.is_of(k)), None) for k in given]
         if not override.is_delete() and rules and (rule := rules[0]) and all(rules):
-            steps = steps_of(config)
+            steps = config.asked_steps
             yield text, rule.why.format(config=config, steps="so many" if steps is None else steps)

@@ -82,7 +82,7 @@ def apply_resume_overrides(
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
     changed = with_values(saved, values)
-    check_resumable(saved, changed, done(changed))
+    check_resumable(saved.values_by_key(), changed.values_by_key(), done(changed))
     if changed.federation.rounds > saved.federation.rounds:
         longer = max(changed.total_steps, changed.inner.max_steps or 0)
         changed = changed.but(inner={"max_steps": longer})
@@ -137,18 +137,20 @@ def _section_of_file(section: str, name: str) -> dict[str, Any]:
     return values
 
 
-def check_resumable(saved: Config, changed: Config, done: Mapping[str, int] | None = None) -> None:
+def check_resumable(
+    before: Mapping[str, Any], after: Mapping[str, Any], done: Mapping[str, int] | None = None
+) -> None:
     """Refuse changes that would alter what the run computes.
 
     Args:
+        before, after: values by key.
         done: key of the run's length -> rounds or steps that are behind it, the least that it may
             be lowered to.
 
     Raises:
         MismatchedCheckpoint: the first key that may not change, with both values.
     """
-    before, after = saved.values_by_key(), changed.values_by_key()
-    for key in before | after:
+    for key in {**before, **after}:
         value, other = before.get(key), after.get(key)  # None: its section is left out
         if other == value or key.startswith(MAY_CHANGE):
             continue
@@ -170,18 +172,16 @@ def _broken_rule(key: str, value: Any, other: Any, done: Mapping[str, int]) -> s
     return f"may be lowered to the {done[key]} that are done, not below,"
 
 
-def fill_open_keys(saved: Config, given: Config) -> Config:
-    """The given configuration with what it leaves open as it is in the saved one."""
-    before, now = saved.values_by_key(), given.values_by_key()
-    left_open = [key for key, value in now.items() if value in (None, "auto") and key in before]
-    return with_values(given, {key: before[key] for key in left_open})
+def left_open(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left open of the given values by key, as it is in the saved ones."""
+    return {k: before[k] for k, value in given.items() if value in (None, "auto") and k in before}
 
 
-def digest(config: Config) -> str:
+def digest(values: Mapping[str, Any]) -> str:
     """Hex digest of the keys that decide what the run computes (those that may not change)."""
     fixed = {
         key: value
-        for key, value in config.values_by_key().items()
+        for key, value in values.items()
         if not key.startswith(MAY_CHANGE) and key not in LENGTHS and key != "run_uuid"
     }
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,11 +6,11 @@ working. `None` means "derive it"; `photon.config.resolve` puts the number in be
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Section
+from photon.config.base import Epochs, Section
 from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
@@ -186,6 +186,10 @@ class Compare(Section):
         default=None, gt=0, description="the control's own best learning rate; null: the shared one"
     )
 
+    @property
+    def wanted(self) -> bool:
+        return self.centralized or self.alone
+
 
 class Config(Section):
     """One run, whole."""
@@ -234,11 +238,24 @@ class Config(Section):
     composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
 
     @property
+    def starts(self) -> tuple[str | None, str | None]:
+        """Where the first parameters come from, and the token embedding."""
+        return self.start_path, self.embedding_path
+
+    @property
     def begins_elsewhere(self) -> bool:
         """Whether it begins with parameters that are there already, or with another vocabulary."""
-        starts = (self.start_path, self.embedding_path, self.federation.vocabulary,
-                  self.machine.copied_run, self.machine.centralized_run)  # fmt: skip
-        return any(start is not None for start in starts)
+        others = (self.federation.vocabulary, self.machine.copied_run, self.machine.centralized_run)
+        return any(start is not None for start in (*self.starts, *others))
+
+    def with_model(self, model: ModelConfig) -> Self:
+        return self.but(inner={"model": model})
+
+    @property
+    def asked_steps(self) -> int | None:
+        """Local steps of the whole federation; None where the data decides: they are in epochs."""
+        fl, steps = self.federation, self.federation.local_steps or self.inner.local_steps
+        return None if fl.local_epochs or isinstance(steps, Epochs) else fl.rounds * steps
 
     def length(self, by_round: bool) -> int:
         """Rounds of a federation, or steps of a centralised run; 0: none, or not said yet."""

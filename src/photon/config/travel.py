@@ -54,9 +54,8 @@ CODE = re.compile(
 """Entries by which `transformers` finds code or weights elsewhere."""
 
 
-def travelling(config: Config) -> dict[str, Any]:
-    """What a server sends of its configuration: values by key."""
-    tree = config.model_dump(mode="json")
+def travelling(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server sends of its configuration, plain: values by key."""
     return {key: _at(tree, key) for key in TRAVELS}
 
 
@@ -66,7 +65,7 @@ def travel_digest(sent: Mapping[str, Any]) -> str:
     Raises:
         ConfigError: as `taken`.
     """
-    return digest(taken(sent, Config()))
+    return digest(taken(sent, Config()).values_by_key())
 
 
 def taken(sent: Mapping[str, Any], own: Config) -> Config:

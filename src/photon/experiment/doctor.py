@@ -31,7 +31,7 @@ from photon.machine.probe import find_trouble, tls_context
 from photon.model.flops import model_cost
 from photon.node.fit import HEADROOM, Trainers, fits, free_memory
 from photon.node.hosted_run import node_config
-from photon.run.preparation import fit_to_data, prepare, require_data, with_architecture
+from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.rows import RunData
 from photon.training.outline import traffic_of
 
@@ -77,7 +77,8 @@ def examine(
         key: the node's private one, to be known to the server; None: not asked for.
         overrides: those that the configuration was composed of.
     """
-    config = with_architecture(config)
+    model = architecture_of(config.inner.model, config.federation.vocabulary)
+    config = config.with_model(model)
     trouble = None
     if server is None and clients is None and config.data.train.root is not None:
         try:
@@ -158,7 +159,9 @@ class _Machine:
         """The worker processes that this machine would have."""
         config, gpus = self.config, count_gpus(self.config.machine.device)
         if self.is_node:
-            return Trainers.of(node_config(travelling(config), config), "node")
+            return Trainers.of(
+                node_config(travelling(config.model_dump(mode="json")), config), "node"
+            )
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
 
@@ -201,7 +204,7 @@ class _Machine:
         given = self.config.data.train.root
         if self.has_model or given is None or not (Path(given) / MANIFEST).exists():
             config, manifest = prepare(self.config, lambda line: None, clients)
-            return RunData.of(config).root, manifest
+            return RunData.of(config.data, config.inner, config.seed).root, manifest
         root = Path(given).resolve()
         manifest = read_manifest(root)
         require_tokenizer(root, manifest, tokenizer_digest(root / "tokenizer.json"))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import checked
-from photon.config.idle import note_idle
+from photon.config.compose import checked, with_values
+from photon.config.idle import idle_overrides, note_idle
 from photon.config.resolve import Run, count_epochs, idle_warning, resolve, schedule_warning
-from photon.config.resume import check_resumable, fill_open_keys
+from photon.config.resume import check_resumable, digest, left_open
 from photon.config.schema import Config
 from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
@@ -33,7 +33,7 @@ from photon.experiment.job import (
     open_job,
 )
 from photon.experiment.runs import train_in
-from photon.hub.warm_start import WarmStart
+from photon.hub.warm_start import warm_start
 from photon.machine.device import count_gpus, num_cores, precision_warning
 from photon.machine.process_group import from_first
 from photon.model.build import empty_model, parameters_of
@@ -44,11 +44,17 @@ from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.run.outer import outer_of
 from photon.run.own_layers import layers_note, require_no_tasks
 from photon.run.participation import client_rows, repeats_note
-from photon.run.preparation import prepare, with_architecture, with_start
-from photon.run.restore import config_to_go_on, find_run, rewind, rounds_done
+from photon.run.preparation import architecture_of, prepare
+from photon.run.restore import (
+    config_to_go_on,
+    find_run,
+    rewind,
+    rounds_done,
+    start_of_centralized,
+)
 from photon.run.results import History, TrainResult, write_summary
 from photon.run.rows import RunData
-from photon.run.run_folder import RunFolder, read_facts, read_run, refuse_existing, run_facts
+from photon.run.run_folder import RunFolder, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
 from photon.say import Say
@@ -111,7 +117,7 @@ def resume(
     _require_run(path, facts, engine)
     changed = config_to_go_on(path, overrides)
     here = facts["kind"] == CENTRALIZED or engine is on_this_machine
-    note_idle(changed, overrides, facts["kind"] if here else "server")
+    note_idle(idle_overrides(changed, overrides, facts["kind"] if here else "server"))
     return _Command(changed, say, console, engine).go_on(path, facts)
 
 
@@ -170,39 +176,90 @@ class _Command:
         Raises:
             MismatchedCheckpoint: the run that is there computes something else.
         """
-        path, kind = self.path, ""
+        path = self.path
         saved, facts = read_run(path)
         _require_run(path, facts, self.engine)
-        kind = facts["kind"]
-        changed = fill_open_keys(saved, _written_out(self.config, kind, self.say))
-        done = rounds_done(path, changed.machine.resume_round, kind)
-        check_resumable(saved, changed, done)
+        before, given = saved.values_by_key(), self._written_out(facts["kind"])
+        changed = with_values(given, left_open(before, given.values_by_key()))
+        done = rounds_done(path, changed.machine.resume_round, facts["kind"])
+        check_resumable(before, changed.values_by_key(), done)
         return replace(self, config=changed).go_on(path, facts)
 
     def begin(self, kind: str) -> TrainResult:
         with self._job(kind) as job:
-            run, data = _agree(job, lambda: _Opening(job, kind).new(self.config))
+            run, data = _agree(job, lambda: self._new(job, kind))
             return _run(Path(run.machine.runs_folder) / run.name, run, data, kind, job)
 
     def go_on(self, path: Path, facts: Mapping[str, Any]) -> TrainResult:
         """Go on in a run's folder, with a configuration that may."""
-        changed, kind = self.config, facts["kind"]
-        if kind == FEDERATED:
-            changed = changed.but(inner={"max_steps": changed.total_steps})
-        with self._job(kind) as job:
-            run, data = _agree(job, lambda: _Opening(job, kind).again(changed))
-            root = RunData.of(run).root
+        with self._job(facts["kind"]) as job:
+            run, data = _agree(job, lambda: self._again(job, facts["kind"]))
             if data["digest"] != facts["data_digest"]:
                 raise MismatchedCheckpoint(
-                    f"{root}: is not the data that {path} was trained on; a run is resumed with "
-                    "the same data"
+                    f"{_data_of(run).root}: is not the data that {path} was trained on; a run is "
+                    "resumed with the same data"
                 )
-            require_tokenizer(root, data, tokenizer_digest(path / "tokenizer.json"))
-            return _run(path, run, data, kind, job, existing=True)
+            tokenizer = tokenizer_digest(path / "tokenizer.json")
+            require_tokenizer(_data_of(run).root, data, tokenizer)
+            return _run(path, run, data, facts["kind"], job, existing=True)
 
     def _job(self, kind: str) -> AbstractContextManager[Job]:
         device = self.config.machine.device
         return open_job(device, kind, self.say, self.console, self.engine)
+
+    def _written_out(self, kind: str) -> Config:
+        """The configuration as a run keeps it, but for what is left open."""
+        config = self.config
+        model = architecture_of(config.inner.model, config.federation.vocabulary)
+        config = config.with_model(model)
+        if start := start_of_centralized(config.machine, config.mirror):
+            config = config.but(start_path=start, machine={"centralized_run": None})
+
+        def rows() -> list[int]:
+            found = prepare(config, self.say)[0]
+            return client_rows(_data_of(found), found.federation.population)
+
+        return count_epochs(config, rows, centralized=kind == CENTRALIZED)
+
+    def _again(self, job: Job, kind: str) -> Prepared:
+        """Find or make the data of a run that goes on."""
+        config = self.config
+        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
+        if kind == FEDERATED:
+            config = config.but(inner={"max_steps": config.total_steps})
+        config, data = prepare(config, job.say, _needed(job))
+        try:
+            check_tasks(config.scoring, config.inner, _data_of(config))
+        except DataError as error:  # a task may have changed: no reason not to go on
+            job.warn(str(error))
+        return config, data
+
+    def _new(self, job: Job, kind: str) -> Prepared:
+        """Resolve a new run's configuration and find or make its data."""
+        config = self.config
+        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
+        config = self._written_out(kind)
+        start = warm_start(
+            config.inner, config.start_path, config.embedding_path, config.federation
+        )
+        start.check()
+        layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
+        outer_of(config.federation, 1)
+        if kind == FEDERATED:
+            require_no_tasks(config.federation, config.scoring)
+        run = resolve(
+            config,
+            cores=max(1, num_cores() // job.world.size),
+            accelerator=count_gpus(config.machine.device),
+            run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
+            centralized=kind == CENTRALIZED,
+            elsewhere=job.trains_elsewhere,
+        )
+        refuse_existing(Path(run.machine.runs_folder) / run.name)  # before data is made
+        run, manifest = prepare(run, job.say, _needed(job))
+        check_tasks(run.scoring, run.inner, _data_of(run))
+        job.warn(start.tokenizer_warning(_data_of(run).tokenizer), start.layers_warning())
+        return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 
 def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) -> None:
@@ -217,9 +274,28 @@ def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) ->
         require_engine(path, facts, engine.name)
 
 
-def _agree(
-    job: Job, compute: Callable[[], tuple[Config, dict[str, Any]]]
-) -> tuple[Run, dict[str, Any]]:
+def _data_of(run: Config) -> RunData:
+    return RunData.of(run.data, run.inner, run.seed)
+
+
+def _needed(job: Job) -> Collection[int] | None:
+    """Clients whose data must be on this machine; None: all."""
+    return () if job.trains_elsewhere else None
+
+
+def _fitted(run: Run, kind: str, job: Job) -> Run:
+    """With as many rows to a pass as fit here."""
+    trainers = Trainers.of(run, "run")
+    if kind == CENTRALIZED:
+        trainers = replace(trainers, devices=job.world.size, role=CENTRALIZED)
+    return run.but(inner={"microbatch_rows": trainers.microbatch(job.device)})
+
+
+Prepared = tuple[Config, dict[str, Any]]
+"""A configuration that has its data, and the data's manifest."""
+
+
+def _agree(job: Job, compute: Callable[[], Prepared]) -> tuple[Run, dict[str, Any]]:
     """Configuration and data manifest as the first process finds them, on all processes."""
 
     def plain() -> dict[str, Any]:
@@ -228,71 +304,6 @@ def _agree(
 
     agreed = from_first(job.world, plain)
     return checked(Run, agreed["config"]), agreed["data"]
-
-
-def _written_out(config: Config, kind: str, say: Say) -> Config:
-    """A configuration as a run keeps it, but for what is left open."""
-    config = with_start(with_architecture(config))
-
-    def rows() -> list[int]:
-        found = prepare(config, say)[0]
-        return client_rows(RunData.of(found), found.federation.population)
-
-    return count_epochs(config, rows, centralized=kind == CENTRALIZED)
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """What is found, made and refused before a run trains."""
-
-    job: Job
-    kind: str
-
-    def again(self, config: Config) -> tuple[Config, dict[str, Any]]:
-        """Find or make the data of a run that goes on."""
-        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
-        config, data = prepare(config, self.job.say, self._needed)
-        try:
-            check_tasks(config.scoring, config.inner, RunData.of(config))
-        except DataError as error:  # a task may have changed: no reason not to go on
-            self.job.warn(str(error))
-        return config, data
-
-    def new(self, config: Config) -> tuple[Config, dict[str, Any]]:
-        """Resolve a new run's configuration and find or make its data."""
-        require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
-        config = _written_out(config, self.kind, self.job.say)
-        start = WarmStart.of(config)
-        start.check()
-        layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
-        outer_of(config.federation, 1)
-        if self.kind == FEDERATED:
-            require_no_tasks(config.federation, config.scoring)
-        run = resolve(
-            config,
-            cores=max(1, num_cores() // self.job.world.size),
-            accelerator=count_gpus(config.machine.device),
-            run_uuid=time.strftime(f"{self.kind}-%Y%m%d-%H%M%S"),
-            centralized=self.kind == CENTRALIZED,
-            elsewhere=self.job.trains_elsewhere,
-        )
-        refuse_existing(Path(run.machine.runs_folder) / run.name)  # before data is made
-        run, manifest = prepare(run, self.job.say, self._needed)
-        data = RunData.of(run)
-        check_tasks(run.scoring, run.inner, data)
-        self.job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
-        if self.job.trains_elsewhere:
-            return run, manifest
-        trainers = Trainers.of(run, "run")
-        if self.kind == CENTRALIZED:
-            trainers = replace(trainers, devices=self.job.world.size, role=CENTRALIZED)
-        rows = trainers.microbatch(self.job.device)
-        return run.but(inner={"microbatch_rows": rows}), manifest
-
-    @property
-    def _needed(self) -> Collection[int] | None:
-        """Clients whose data must be on this machine; None: all."""
-        return () if self.job.trains_elsewhere else None
 
 
 def _run(
@@ -336,7 +347,7 @@ def _repeats_note(run: Run, centralized: bool, job: Job) -> str | None:
         batch = -(-batch // len(clients))
     else:
         steps *= run.federation.cohort_size / run.federation.population
-    return repeats_note(RunData.of(run), clients, batch, steps)
+    return repeats_note(_data_of(run), clients, batch, steps)
 
 
 def _folder(
@@ -346,7 +357,8 @@ def _folder(
     opened: list[RunFolder] = []
 
     engine = job.engine.facts() if kind == FEDERATED else {}
-    kept = run.but(machine={"resume_round": None})  # it is said of this command only
+    plain = run.but(machine={"resume_round": None})  # it is said of this command only
+    kept = plain.model_dump(mode="json")
 
     def open_or_create() -> None:
         if existing:
@@ -357,16 +369,17 @@ def _folder(
             opened[0].save_facts(engine)
             return
         copy = copy_of_run(run, data) if kind == FEDERATED else None
-        here = RunData.of(run)
+        here = _data_of(run)
         tokens = tokenization_facts(encoder_of_data(here).facts, here.tokenizer)
-        facts = run_facts(run, data) | tokens | engine
+        same = {"config_digest": digest(run.values_by_key()), "data_digest": data["digest"]}
+        facts = same | tokens | engine
         opened.append(RunFolder.create(path, kept, kind, here.tokenizer, facts))
         if copy is not None:
             job.warn(*copy.notes)
             copy.write(opened[0])
 
     from_first(job.world, open_or_create)
-    return opened[0] if opened else RunFolder(path, run, kind, locked=False)
+    return opened[0] if opened else RunFolder(path, kind, locked=False)
 
 
 def _with_baselines(

@@ -24,7 +24,7 @@ from photon.errors import ConfigError
 from photon.machine.device import PEAKS
 from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
-from photon.run.preparation import with_architecture
+from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
 from photon.training.outline import Outline, Traffic, outline_of, traffic_of
 from photon.training.parallel import is_sharded
@@ -112,7 +112,8 @@ def make_plan(config: Config, setting: Setting) -> Plan:
         ConfigError: what is configured cannot be counted, or no such device is known.
     """
     steps = _local_steps(config.inner, config.federation)
-    config = with_architecture(config)
+    model = architecture_of(config.inner.model, config.federation.vocabulary)
+    config = config.with_model(model)
     inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
     cost = model_cost(inner)
     sent = traffic_of(inner, fl)

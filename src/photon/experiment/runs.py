@@ -16,12 +16,13 @@ from photon.config.schema import Centralized
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
 from photon.core.tree import num_elements
+from photon.data.read.shards import RowSource
 from photon.data.read.stream import JoinedStream
 from photon.errors import DataError
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, held_out_loss
 from photon.experiment.centralized import Effects, train_centralized
 from photon.experiment.job import Job
-from photon.hub.warm_start import WarmStart
+from photon.hub.warm_start import WarmStart, warm_start
 from photon.machine.device import return_freed_memory
 from photon.machine.process_group import from_first
 from photon.model.build import build_model, empty_model, load_parameters, model_with, parameters_of
@@ -69,7 +70,9 @@ def train_in(folder: RunFolder, run: Run, job: Job) -> TrainResult:
         unigram=unigram,
     )
     board, setup = run.inner.loggers.tensorboard, run.wandb_setup
-    with ExternalTrackers(folder, board, setup, job.world.is_first, job.say, job.warn) as outside:
+    with ExternalTrackers(
+        folder, run.name, board, setup, job.world.is_first, job.say, job.warn
+    ) as outside:
         if folder.kind == FEDERATED:
             return _federated(folder, run, job, result, outside)
         return replace(result, **{label: _centralized(folder, run, job, outside)})
@@ -94,7 +97,7 @@ def _unigram(run: Run, job: Job) -> Score | None:
     """
     fl = run.federation
     try:
-        return unigram_score(RunData.of(run), fl.population)
+        return unigram_score(RunData.of(run.data, run.inner, run.seed), fl.population)
     except DataError:
         if fl.unigram_may_fail or (job.trains_elsewhere and not fl.unigram_metrics):
             return None
@@ -115,7 +118,7 @@ def _federated(
     kept = checkpoint.kept_records(folder.checkpoints)
     lines = JsonlTracker(folder.metrics, "round", done, kept)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
-    data = RunData.of(run)
+    data = RunData.of(run.data, run.inner, run.seed)
     tasks = _task_watch(run, data, job)
     track = tasks.adding_to(to_all([lines, *shown]))
     validation = data.rows(VALIDATION)
@@ -152,6 +155,7 @@ def _federated(
     _clean_up(folder, run.clears_checkpoints)
     report = _final_report(
         folder,
+        validation,
         job,
         score=lambda: score(state),
         complete=tasks.adding_to(lines.complete),
@@ -200,7 +204,7 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
         checkpoint.require_same_model(state.params, parameters_of(empty_model(run.inner)), newest)
         return state
     seeded = parameters_of(build_model(run.inner, run.seed))
-    params = WarmStart.of(run).parameters(seeded) or seeded
+    params = warm_start(run.inner, run.starts, run.federation).parameters(seeded) or seeded
     state = initial_state(params, outer_of(run.federation, 1))
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
@@ -208,12 +212,17 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
 
 def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTrackers) -> Score:
     torch.set_num_threads(run.machine.threads)
-    only, data, inner = run.centralized.client, RunData.of(run), run.inner
+    only, data, inner = run.centralized.client, RunData.of(run.data, run.inner, run.seed), run.inner
     clients = range(run.federation.population) if only is None else [only]
     stream = JoinedStream([data.stream(client) for client in clients])
     frozen = layers_of(run.federation, list(parameters_of(empty_model(inner)))).frozen
     trainer = Trainer(inner, run.seed, job.device, job.world, frozen)
-    seconds = _load_trainer(folder, WarmStart.of(run), trainer, stream)
+    seconds = _load_trainer(
+        folder,
+        warm_start(run.inner, run.starts, run.federation),
+        trainer,
+        stream,
+    )
     validation, share = data.rows(VALIDATION), Share(job.world.rank, job.world.size, job.world.sum)
     tasks = _task_watch(run, data, job)
     if tasks.tasks and job.world.size > 1:
@@ -261,7 +270,7 @@ def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTracker
     if job.world.is_first:
         _clean_up(folder, run.clears_checkpoints)
     complete = tasks.adding_to(lines.complete if lines else to_all([]))
-    report = _final_report(folder, job, score=score, complete=complete, record=record)
+    report = _final_report(folder, validation, job, score=score, complete=complete, record=record)
     return _score(inner, report, state.num_tokens, state.step, seconds)
 
 
@@ -294,7 +303,7 @@ def _client_losses(run: Run, model: torch.nn.Module, share: Share) -> dict[str, 
     """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
     if not run.centralized.validates_clients:
         return {}
-    data = RunData.of(run)
+    data = RunData.of(run.data, run.inner, run.seed)
     return {
         str(client): held_out_loss(model, data.own_validation(client), run.inner, share).loss
         for client in range(run.federation.population)
@@ -339,17 +348,17 @@ def _load_trainer(
     return extra["seconds"]
 
 
-def _last_validation(folder: RunFolder) -> LossReport | None:
+def _last_validation(folder: RunFolder, rows: RowSource) -> LossReport | None:
     """The validation of the last record, if it has one: the run's end was already scored."""
     last = (read_lines(folder.metrics) or [{}])[-1]
     if "val_loss" not in last:
         return None
-    rows = RunData.of(folder.config).rows(VALIDATION)
     return LossReport(last["val_loss"], last["val_accuracy"], 0, bytes_per_token(rows))
 
 
 def _final_report(
     folder: RunFolder,
+    rows: RowSource,
     job: Job,
     *,
     score: Callable[[], LossReport],
@@ -359,11 +368,12 @@ def _final_report(
     """The validation of a run's end; the last record has none where the run was made to end there.
 
     Args:
+        rows: that are scored.
         complete: adds to the last record.
         record: what it is given.
     """
-    done = from_first(job.world, lambda: _last_validation(folder) is not None)
-    report = _last_validation(folder) if done else None
+    done = from_first(job.world, lambda: _last_validation(folder, rows) is not None)
+    report = _last_validation(folder, rows) if done else None
     if report is None:
         report = score()
         complete(record(report))

@@ -98,7 +98,7 @@ def import_folder(source: Path, out: Path) -> None:
         copy = folder.parent / "tokenizer.json"
         save_tokenizer(encoder.tokenizer, copy)
         facts = tokenization_facts(encoder.facts, copy)
-        with RunFolder.create(folder, config, IMPORTED, copy, facts) as run:
+        with RunFolder.create(folder, config.model_dump(mode="json"), IMPORTED, copy, facts) as run:
             checkpoint.save_train_state(run.checkpoints, "step_000000", TrainState(params=params))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.config.schema import Config
 from photon.core.tree import Tree
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, MismatchedCheckpoint
@@ -43,15 +43,6 @@ class WarmStart:
     named: bool
     embedding: Path | None
     resized: bool
-
-    @classmethod
-    def of(cls, config: Config) -> WarmStart:
-        model, given = config.inner.model, config.start_path
-        own = model.hf_folder if model.name == "hf_causal_lm" and model.hf_weights else None
-        places = (given or own, config.embedding_path)
-        source, embedding = (None if place is None else Path(place) for place in places)
-        resized = config.federation.vocabulary is not None
-        return cls(config.inner, source, given is not None, embedding, resized)
 
     def parameters(self, like: Tree) -> dict[str, Tensor] | None:
         """The parameters that a new run starts from; None if the seed gives them.
@@ -132,6 +123,20 @@ class WarmStart:
         if is_hugging_face_folder(path):
             return read_model(path)[1]
         return checkpoint.load_parameters(resolve_checkpoint(path)[1])
+
+
+def warm_start(
+    inner: Inner, starts: tuple[str | None, str | None], federation: Federation
+) -> WarmStart:
+    """That of a configuration's keys; a model of `transformers` may name the place itself.
+
+    Args:
+        starts: places of the parameters, and of the token embedding.
+    """
+    model, (given, embedding) = inner.model, starts
+    own = model.hf_folder if model.name == "hf_causal_lm" and model.hf_weights else None
+    source, table = (None if p is None else Path(p) for p in (given or own, embedding))
+    return WarmStart(inner, source, given is not None, table, federation.vocabulary is not None)
 
 
 def token_embedding(inner: Inner) -> str:

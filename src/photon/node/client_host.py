@@ -53,7 +53,10 @@ class ClientHost:
 
     def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
         self.inner, self.federation, self.folder = run.inner, run.federation, folder
-        self.data, self.checkpoints_kept = RunData.of(run), run.checkpoints_kept
+        self.data, self.checkpoints_kept = (
+            RunData.of(run.data, run.inner, run.seed),
+            run.checkpoints_kept,
+        )
         names = list(parameters_of(empty_model(run.inner)))
         self.layers = layers_of(run.federation, names)
         self._first = first_layers(run.inner, run.seed, self.layers)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from photon.config.compose import checked
-from photon.config.federation import Federation
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
@@ -46,15 +45,15 @@ class HostedRun:
     def __init__(
         self,
         folder: RunFolder,
-        federation: Federation,
+        run: Run,
         engine: LocalEngine,
         config_digest: str,
         mailbox: Mailbox,
         say: Say,
     ) -> None:
         self.folder, self.engine, self.say = folder, engine, say
-        self._federation = federation
-        self.name = str(folder.config.name)
+        self._federation = run.federation
+        self.name = run.name
         self._digest = config_digest
         self._mailbox = mailbox
         self._stop = threading.Event()
@@ -75,7 +74,7 @@ class HostedRun:
             )
         clients = [one.client for one in request.instructions]
         run, _ = prepare(node_config(request.config, own), say, clients)
-        data = RunData.of(run)
+        data = RunData.of(run.data, run.inner, run.seed)
         _require_same_data(data, request.data)
         share = run.federation.cohort_size / run.federation.population
         note = repeats_note(data, clients, run.inner.batch_rows, run.total_steps * share)
@@ -89,7 +88,7 @@ class HostedRun:
             folder.close()
             raise
         say(f"run         {request.run}, folder {folder.path}")
-        return cls(folder, run.federation, engine, request.config_digest, mailbox, say)
+        return cls(folder, run, engine, request.config_digest, mailbox, say)
 
     def is_that_of(self, request: Train) -> bool:
         return (self.name, self._digest) == (request.run, request.config_digest)
@@ -201,7 +200,7 @@ def _open_folder(
         rows = Trainers.of(run, "node").microbatch(device)
         run = run.but(inner={"microbatch_rows": rows})
         facts = {"config_digest": config_digest, **data_facts(data)}
-        return RunFolder.create(path, run, NODE, data.tokenizer, facts), run
+        return RunFolder.create(path, run.model_dump(mode="json"), NODE, data.tokenizer, facts), run
     saved, facts = read_run(path)
     if facts["kind"] != NODE or facts["config_digest"] != config_digest:
         raise MismatchedCheckpoint(
@@ -210,7 +209,7 @@ def _open_folder(
         )
     folder = RunFolder.open(path)
     run = run.but(inner={"microbatch_rows": saved.inner.microbatch_rows})
-    folder.save_config(run)
+    folder.save_config(run.model_dump(mode="json"))
     return folder, run
 
 

@@ -90,7 +90,10 @@ def _show_sample(folder: Path, console: Console) -> str:
     from photon.run.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
-    prompt = sample_prompt(RunData.of(saved.config), saved.encoder.tokenizer)
+    prompt = sample_prompt(
+        RunData.of(saved.config.data, saved.config.inner, saved.config.seed),
+        saved.encoder.tokenizer,
+    )
     client = saved.somebody
     if saved.own is not None and client is None:
         return f"{shlex.quote(prompt)} --client N"  # the clients' layers are on their nodes

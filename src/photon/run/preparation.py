@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import ConfigT, load_config, with_values
-from photon.config.dataset import StorageConfig
-from photon.config.idle import Course, note_idle
+from photon.config.dataset import ClientStreams, StorageConfig
+from photon.config.idle import Course, idle_overrides, note_idle
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
@@ -19,22 +19,20 @@ from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
-from photon.run.restore import start_of_centralized
 from photon.run.rows import VALIDATION, RunData, find_data
 from photon.run.run_tokens import encoder_of_data
 from photon.say import Say
 
 
-def with_architecture(config: Config) -> Config:
-    """Put the config.json that `hf_causal_lm` names, and another size of the vocabulary, into the
-    run's own configuration.
+def architecture_of(model: ModelConfig, vocabulary: int | None) -> ModelConfig:
+    """The model with the config.json that `hf_causal_lm` names, and another size of the vocabulary,
+    in it (`fl.resize_vocab`).
     """
-    model, size = config.inner.model, config.federation.vocabulary
     if model.name == "hf_causal_lm":
         model = read_config(model)
-    if size is not None:
-        model = model.but(vocab_size=size, hf_config=_resized(model, size))
-    return config.but(inner={"model": model})
+    if vocabulary is not None:
+        model = model.but(vocab_size=vocabulary, hf_config=_resized(model, vocabulary))
+    return model
 
 
 def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
@@ -44,12 +42,6 @@ def _resized(model: ModelConfig, size: int) -> dict[str, Any]:
             "has no vocab_size of its own to change; leave the key out"
         )
     return {**model.hf_config, **({"vocab_size": size} if model.hf_config else {})}
-
-
-def with_start(config: Config) -> Config:
-    """Write out where the model comes from."""
-    start = start_of_centralized(config.machine, config.mirror)
-    return config.but(start_path=start, machine={"centralized_run": None}) if start else config
 
 
 def config_of_run(
@@ -63,7 +55,7 @@ def config_of_run(
         DataError: as `fit_to_data`.
     """
     config = load_config(overrides)
-    note_idle(config, overrides, run)
+    note_idle(idle_overrides(config, overrides, run))
     return fit_to_data(config, overrides, say, elsewhere=elsewhere)
 
 
@@ -89,7 +81,9 @@ def fit_to_data(
     given = named | {key for key, value in current.items() if value != default.get(key)}
     found = {
         key: value
-        for key, value in _facts_for(config, data, elsewhere).items()
+        for key, value in _facts_for(
+            data, config.inner.model, train.streams, config.begins_elsewhere, elsewhere
+        ).items()
         if key not in given and value != current[key]
     }
     if not found:
@@ -98,12 +92,18 @@ def fit_to_data(
     return with_values(config, found)
 
 
-def _facts_for(config: Config, data: dict[str, Any], elsewhere: bool) -> dict[str, int]:
+def _facts_for(
+    data: dict[str, Any],
+    model: ModelConfig,
+    streams: Sequence[ClientStreams] | None,
+    begins_elsewhere: bool,
+    elsewhere: bool,
+) -> dict[str, int]:
     """What data says of a run; not of a model that begins with parameters that are there."""
-    settings, streams, model = data["settings"], config.data.train.streams, config.inner.model
+    settings = data["settings"]
     length = min(settings["sequence_length"], model.max_positions or (1 << 30))
     facts = {"llm_config.max_seq_len": length}
-    if model.name != "hf_causal_lm" and not config.begins_elsewhere:
+    if model.name != "hf_causal_lm" and not begins_elsewhere:
         facts["llm_config.model.vocab_size"] = settings["vocab_size"]
     if not elsewhere:
         facts["fl.n_total_clients"] = len(streams) if streams else len(clients_of(data))
@@ -140,7 +140,10 @@ def prepare(
     if validation.root or validation.store:
         found["validation"] = {"root": str(find_data(validation, clients)[0])}
     config = config.but(data=found)
-    data, here = RunData.of(config), range(clients) if needed is None else needed
+    data, here = (
+        RunData.of(config.data, config.inner, config.seed),
+        range(clients) if needed is None else needed,
+    )
     _check_data(data, manifest, here, clients)
     if length > manifest["settings"]["sequence_length"]:
         own = ("train", VALIDATION) if config.federation.validates_clients else ("train",)

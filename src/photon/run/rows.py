@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.config.dataset import Data, SplitConfig, StorageConfig
-from photon.config.schema import Config
-from photon.config.streams import StreamSpec
+from photon.config.dataset import Data, SplitConfig, StorageConfig, StreamSpec
+from photon.config.llm import Inner
 from photon.core.seeds import derive_seed
 from photon.data.manifest import MANIFEST, clients_of, read_manifest
 from photon.data.read.cache import Cache
@@ -40,9 +39,8 @@ class RunData:
     seed: int
 
     @classmethod
-    def of(cls, config: Config) -> RunData:
-        inner = config.inner
-        return cls(config.data, inner.row_length, inner.model.vocab_size, config.seed)
+    def of(cls, data: Data, inner: Inner, seed: int) -> RunData:
+        return cls(data, inner.row_length, inner.model.vocab_size, seed)
 
     @property
     def root(self) -> Path:

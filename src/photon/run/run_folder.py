@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import validate
-from photon.config.resume import digest
 from photon.config.schema import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
@@ -35,6 +34,10 @@ LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
 
 
+Tree = Mapping[str, Any]
+"""A configuration, plain."""
+
+
 class RunFolder:
     """An open run folder; holds its lock until closed or until the process and its workers end.
 
@@ -42,8 +45,8 @@ class RunFolder:
         locked: False for a process of a job whose first process holds the lock.
     """
 
-    def __init__(self, path: Path, config: Config, kind: str, *, locked: bool = True) -> None:
-        self.path, self.config, self.kind = path, config, kind
+    def __init__(self, path: Path, kind: str, *, locked: bool = True) -> None:
+        self.path, self.kind = path, kind
         self.lock_fd = _lock(path) if locked else None
 
     @property
@@ -60,9 +63,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, config: Config, kind: str, tokenizer: Path, facts: Mapping[str, Any]
+        cls, path: Path, config: Tree, kind: str, tokenizer: Path, facts: Mapping[str, Any]
     ) -> RunFolder:
         """Start a run in a new folder.
+
+        Args:
+            config: plain.
 
         Raises:
             RunFolderError: the folder already holds a run.
@@ -72,7 +78,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as unlock_on_failure:
-                folder = cls(path, config, kind)
+                folder = cls(path, kind)
                 unlock_on_failure.callback(folder.close)
                 refuse_existing(path)  # somebody else may have been quicker
                 shutil.copyfile(tokenizer, path / "tokenizer.json")
@@ -93,12 +99,10 @@ class RunFolder:
             RunFolderError: no run there, or another process is at it.
             CorruptCheckpoint: its configuration is unreadable.
         """
-        config, facts = read_run(path)
-        return cls(path, config, facts["kind"])
+        return cls(path, read_run(path)[1]["kind"])
 
-    def save_config(self, config: Config) -> None:
-        self.config = config
-        write_json(self.path / "config.json", config.model_dump(mode="json"))
+    def save_config(self, config: Tree) -> None:
+        write_json(self.path / "config.json", dict(config))
 
     def save_facts(self, facts: Mapping[str, Any]) -> None:
         """Add to the run's facts, or change some."""
@@ -202,8 +206,3 @@ def _versions() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-
-
-def run_facts(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts that a resumed run must find unchanged: digests of configuration and data."""
-    return {"config_digest": digest(config), "data_digest": data["digest"]}

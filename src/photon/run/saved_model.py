@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from photon.config.federation import Federation
 from photon.config.schema import Config
 from photon.data.prepare.encode import Encoder
 from photon.errors import CheckpointError, ConfigError
@@ -111,12 +112,14 @@ def load_saved_model(path: Path) -> SavedModel:
     like = parameters_of(empty_model(config.inner))
     checkpoint.require_same_model(params, like, manifest)
     encoder = encoder_of_run(run, facts)
-    return SavedModel(run, manifest, config, params, encoder, _own(run, manifest, config))
+    return SavedModel(
+        run, manifest, config, params, encoder, _own(run, manifest, config.federation)
+    )
 
 
-def _own(run: Path, manifest: Path, config: Config) -> OwnLayers | None:
+def _own(run: Path, manifest: Path, federation: Federation) -> OwnLayers | None:
     """Only a server's checkpoint leaves layers to clients: a centralised run trains them all."""
     state = artifact.read(manifest).facts["state"]
     if "last_accepted" not in state:
         return None
-    return own_layers(config.federation, run, state["last_accepted"])
+    return own_layers(federation, run, state["last_accepted"])

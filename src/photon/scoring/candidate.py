@@ -131,7 +131,7 @@ def open_candidate(
         name=name,
         facts={**facts, "digest": digest(params)},
         tokenizer_digest=hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16],
-        config=_evaluation_config(config, overrides, device),
+        config=apply_evaluation_overrides(config.but(**_plainly(device)), overrides),
         model=model_with(config.inner, params, device).eval(),
         encoder=encoder,
         home=home,
@@ -171,10 +171,8 @@ def _require_fit(path: Path, encoder: Encoder, known: int) -> None:
         )
 
 
-def _evaluation_config(config: Config, overrides: Sequence[str], device: torch.device) -> Config:
+def _plainly(device: torch.device) -> dict[str, Any]:
     """What the run was trained with does not bind its evaluation: all rows, all threads."""
-    inner: dict[str, Any] = {"validation_batches": -1}
-    if device.type == "cpu":
-        inner["precision"] = "fp32"
-    plain = config.but(scoring=Scoring(), machine={"threads": "auto"}, inner=inner)
-    return apply_evaluation_overrides(plain, overrides)
+    precision = {"precision": "fp32"} if device.type == "cpu" else {}
+    inner = {"validation_batches": -1, **precision}
+    return {"scoring": Scoring(), "machine": {"threads": "auto"}, "inner": inner}

@@ -98,7 +98,8 @@ def _data_of(candidate: Candidate) -> RunData:
             train = train.but(root=validation.root)
     else:
         train = train.but(root=str(find_data(train, clients)[0]))
-    data = RunData.of(config.but(data=config.data.but(train=train, validation=validation)))
+    found = config.data.but(train=train, validation=validation)
+    data = RunData.of(found, config.inner, config.seed)
     theirs = load_tokenizer(data.tokenizer).get_vocab()
     if theirs != candidate.encoder.tokenizer.get_vocab():
         raise MismatchedCheckpoint(

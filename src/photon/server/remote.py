@@ -74,7 +74,7 @@ class RemoteEngine:
         hint: Callable[[], str] = str,
     ) -> None:
         self.run, self.data, self.say = run, data, say
-        self._sent = travelling(run)
+        self._sent = travelling(run.model_dump(mode="json"))
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say), hint

@@ -62,6 +62,7 @@ class ExternalTrackers:
     """The external trackers of one run; they end with the block, however it ends.
 
     Args:
+        run: its name.
         board, setup: what the configuration asks for.
         active: whether this process has any: the first one of several.
         say, warn: take lines for the user.
@@ -70,13 +71,20 @@ class ExternalTrackers:
     def __init__(
         self,
         folder: RunFolder,
+        run: str,
         board: TensorboardLogger | None,
         setup: WandbSetup | None,
         active: bool,
         say: Say,
         warn: Say,
     ) -> None:
-        self._folder, self._board, self._setup, self._active = folder, board, setup, active
+        self._folder, self._run, self._board, self._setup, self._active = (
+            folder,
+            run,
+            board,
+            setup,
+            active,
+        )
         self._say, self._warn = say, warn
         self._open: dict[str, ExternalTracker] = {}
         self._failed: set[str] = set()
@@ -110,7 +118,7 @@ class ExternalTrackers:
             wanted["tensorboard"] = lambda key, done: TensorboardTracker(path, key, done, every)
         if setup is not None:
             suffix = "server" if self._folder.kind == FEDERATED else "centralised"
-            init = init_arguments(setup, str(self._folder.config.name), suffix)
+            init = init_arguments(setup, self._run, suffix)
             wanted["wandb"] = lambda key, done: WandbTracker(path, key, init, self._say)
         return wanted
 
