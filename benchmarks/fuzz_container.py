@@ -33,8 +33,9 @@ NUMBERS = ["-1", "0", "1", "64", "32", "128", "63", "4294967296", "2814749767106
 SPLICES = [b'"facts": "{}", ', b'"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}, ',
            b"[" * 2000, b" ", b"\\ud800", b"\xff", b"\0", b'"a": 1, ', b"]", b"}", b", ", b"F64",
            b"I8", b"BF16", b'\\"a\\": 1, ']  # fmt: skip
-FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
-           torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8"}  # fmt: skip
+FORMATS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16",
+           torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.int8: "I8",
+           torch.uint8: "U8"}  # fmt: skip
 
 
 def main() -> None:

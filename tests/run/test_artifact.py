@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,6 +66,22 @@ def test_replacing_leaves_one_file_of_a_part_and_removing_none(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
     artifact.remove(tmp_path, path.stem)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_is_on_the_disk_before_a_manifest_names_it(tmp_path, monkeypatch):
+    events = []
+
+    def noted(function, what):
+        def wrapped(*args):
+            events.append(what(*args))
+            return function(*args)
+
+        return wrapped
+
+    monkeypatch.setattr(os, "fsync", noted(os.fsync, lambda _: "sync"))
+    monkeypatch.setattr(os, "replace", noted(os.replace, lambda _, new: Path(new).suffix))
+    save(tmp_path, {})
+    assert events == [*["sync", ".tmp", ".safetensors"] * 2, "sync", ".json", "sync"]
 
 
 def refused_or_equal(path) -> bool:

@@ -28,6 +28,7 @@ MAX_ELEMENTS = 1 << 48
 MAX_DIMENSIONS = 16
 ALIGN = 64
 DTYPES = {
+    "F64": torch.float64,
     "F32": torch.float32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,

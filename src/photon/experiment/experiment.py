@@ -239,9 +239,7 @@ class _Command:
         config = self.config
         require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
         config = self._written_out(kind)
-        start = warm_start(
-            config.inner, config.start_path, config.embedding_path, config.federation
-        )
+        start = warm_start(config.inner, config.starts, config.federation)
         start.check()
         layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
         outer_of(config.federation, 1)

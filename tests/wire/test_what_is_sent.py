@@ -1,0 +1,84 @@
+"""What is on disk is what is sent: no second copy of a base or of an update is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from photon.container.container import ContainerRef, parse_container
+from photon.core.messages import ClientState, ServerState, StreamState, Update
+from photon.core.round import Rules, open_round
+from photon.node.hosted_run import HostedRun
+from photon.node.mailbox import Mailbox
+from photon.run import artifact
+from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
+from photon.server.depot import Depot
+from photon.wire.facts import update_of
+
+STATE = ServerState(
+    round=4, step=8, params={"w": torch.arange(6.0), "b": torch.ones(2)},
+    outer={"momentum": {"w": torch.ones(6)}}, moments={"exp_avg": {"w": torch.zeros(6)}},
+)  # fmt: skip
+UPDATE = Update(
+    run="r", round=5, client=3, gradient={"w": torch.ones(6)}, moments={}, num_tokens=9,
+    num_steps=2, base_digest="d", metrics={"train_loss": 1.0},
+)  # fmt: skip
+
+
+@pytest.fixture
+def plan():
+    return open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1))
+
+
+def bytes_of(ticket: dict[str, Any]) -> bytes:
+    return bytes(ticket["data"].view())
+
+
+def test_a_checkpoints_file_is_the_base(tmp_path, plan):
+    saved = save_server_state(tmp_path / "checkpoints", STATE)
+    depot = Depot(tmp_path / "depot")
+    ticket = depot.publish(plan, STATE, saved).ticket
+    file, ref = sent_file(saved)
+    assert bytes_of(ticket) == file.read_bytes()
+    assert ContainerRef.from_json(ticket) == ref
+    tensors, _ = parse_container(memoryview(bytearray(bytes_of(ticket))))
+    assert list(tensors) == ["params/w", "params/b", "moments/exp_avg/w"], "no outer moments"
+    assert not list((tmp_path / "depot").iterdir())
+    depot.close()
+    assert file.exists()
+
+
+def test_where_clients_receive_a_part_it_is_written_for_them(tmp_path, plan):
+    saved = save_server_state(tmp_path / "checkpoints", STATE)
+    depot = Depot(tmp_path / "depot")
+    ticket = depot.publish(replace(plan, sent=("b",)), STATE, saved).ticket
+    tensors, _ = parse_container(memoryview(bytearray(bytes_of(ticket))))
+    assert list(tensors) == ["params/b", "moments/exp_avg/w"]
+    depot.close()
+    assert not list((tmp_path / "depot").iterdir())
+
+
+def test_what_a_client_keeps_is_what_it_sends(tmp_path):
+    kept = ClientState(round=5, stream=StreamState(), moments={"exp_avg": {"w": torch.ones(6)}})
+    path = save_answer(tmp_path / "clients", UPDATE, kept)
+    box = Mailbox(tmp_path / "mail")
+    run: Any = SimpleNamespace(folder=SimpleNamespace(clients=tmp_path / "clients"), _mailbox=box)
+    ticket = HostedRun._offer(run, load_update(path), {"via": "inline"})
+    assert bytes_of(ticket) == artifact.read(path).file("update")[0].read_bytes()
+    assert not list((tmp_path / "mail").iterdir())
+    tensors, facts = parse_container(memoryview(bytearray(bytes_of(ticket))))
+    assert list(tensors) == ["gradient/w"], "no moments of its own"
+    assert update_of(tensors, facts).num_tokens == 9
+    folded = HostedRun._offer(run, replace(UPDATE, covers=(3, 4)), {"via": "inline"})
+    assert bytes_of(folded) == (tmp_path / "mail" / "client_3").read_bytes() != bytes_of(ticket)
+
+
+def test_an_update_is_read_without_what_its_client_keeps(tmp_path):
+    kept = ClientState(round=5, stream=StreamState(), moments={"exp_avg": {"w": torch.ones(6)}})
+    path = save_answer(tmp_path, UPDATE, kept)
+    artifact.read(path).file("own")[0].unlink()
+    assert torch.equal(load_update(path, verify=True).gradient["w"], UPDATE.gradient["w"])
