@@ -238,6 +238,11 @@ class Config(Section):
     composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
 
     @property
+    def reading(self) -> tuple[Data, Inner, int]:
+        """What decides which rows are read, and in which order."""
+        return self.data, self.inner, self.seed
+
+    @property
     def starts(self) -> tuple[str | None, str | None]:
         """Where the first parameters come from, and the token embedding."""
         return self.start_path, self.embedding_path
