@@ -91,7 +91,7 @@ def _show_sample(folder: Path, console: Console) -> str:
 
     saved = load_saved_model(folder)
     prompt = sample_prompt(
-        RunData.of(saved.config.data, saved.config.inner, saved.config.seed),
+        RunData.of(*saved.config.reading),
         saved.encoder.tokenizer,
     )
     client = saved.somebody
