@@ -242,7 +242,7 @@ def test_epochs_of_each_client_are_its_own(smoke, data_root):
 
     config = smoke("run_uuid=e", *PLAIN, "fl.n_rounds=1", "fl.n_local_epochs=1",
                    "llm_config.global_train_batch_size=64")  # fmt: skip
-    rows = [open_rows(config, f"client_{client}/train").num_rows for client in (0, 1)]
+    rows = [len(open_rows(config, f"client_{client}/train")) for client in (0, 1)]
     result = photon.train(config)
     (line,) = records(result)
     assert rows[0] // 64 != rows[1] // 64
@@ -270,13 +270,13 @@ def test_a_centralised_run_in_epochs(smoke):
 
     config = smoke("run_uuid=e", "llm_config.max_duration=1ep",
                    "llm_config.global_train_batch_size=256")  # fmt: skip
-    rows = sum(open_rows(config, f"client_{client}/train").num_rows for client in (0, 1))
+    rows = sum(len(open_rows(config, f"client_{client}/train")) for client in (0, 1))
     result = photon.train(config, centralized=True)
     assert result.centralized.steps == rows // 256
     alone = photon.train(smoke("run_uuid=a", "llm_config.max_duration=1ep",
                                "llm_config.global_train_batch_size=256",
                                "centralized.stream_id=1"), centralized=True)  # fmt: skip
-    assert alone.alone.steps == open_rows(config, "client_1/train").num_rows // 256
+    assert alone.alone.steps == len(open_rows(config, "client_1/train")) // 256
 
 
 def test_numbers_of_a_round_by_hand(smoke):
