@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import Quantity, overrides_argument
+from photon.cli.options import Quantity, json_option, overrides_argument
 from photon.report.console import duration
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--target", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True,
               help="Utilization that local steps are found for.")  # fmt: skip
 @click.option("--device-memory", type=SIZE, help="What does not fit in it is said.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 @overrides_argument
 def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: Any) -> None:
     """Say what a federation will take: time, bytes, memory, cost; and the data-parallel twin.
