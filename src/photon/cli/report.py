@@ -23,10 +23,10 @@ def command(out: Path | None, runs: tuple[Path, ...]) -> None:
     require_package("plotly", "report", "photon report needs Plotly")
     from plotly.offline import get_plotlyjs
 
-    from photon.report.history import read_history
+    from photon.report.history import read_histories
     from photon.report.page import render
 
-    page = render([read_history(run) for run in runs], get_plotlyjs())
+    page = render(read_histories(runs), get_plotlyjs())
     path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
