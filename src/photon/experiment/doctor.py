@@ -157,11 +157,11 @@ class _Machine:
 
     def _trainers(self) -> Trainers:
         """The worker processes that this machine would have."""
-        config, gpus = self.config, count_gpus(self.config.machine.device)
+        config = self.config.but(name="doctor")
         if self.is_node:
-            return Trainers.of(
-                node_config(travelling(config.model_dump(mode="json")), config), "node"
-            )
+            sent = travelling(config.model_dump(mode="json"))
+            return Trainers.of(node_config(sent, config), "node")
+        gpus = count_gpus(config.machine.device)
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
 
