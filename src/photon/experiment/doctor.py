@@ -159,7 +159,8 @@ class _Machine:
         """The worker processes that this machine would have."""
         config = self.config.but(name="doctor")
         if self.is_node:
-            sent = travelling(config.model_dump(mode="json"))
+            served = config.but(federation=config.averaging())
+            sent = travelling(served.model_dump(mode="json"))
             return Trainers.of(node_config(sent, config), "node")
         gpus = count_gpus(config.machine.device)
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
