@@ -13,9 +13,9 @@ from photon.server.depot import Depot, Publication
 from photon.wire.buffers import Buffers
 from photon.wire.facts import update_of
 from photon.wire.messages import (
+    Closed,
     Done,
     Piece,
-    Section,
     Train,
     Trained,
     Verify,
@@ -23,7 +23,7 @@ from photon.wire.messages import (
     unpack_reply,
 )
 
-ReplyT = TypeVar("ReplyT", bound=Section)
+ReplyT = TypeVar("ReplyT", bound=Closed)
 Conversation = Generator[Buffers, Buffers | None, "Outcome"]
 """Yields messages, takes their answers (None: the node went away), returns what came of it."""
 
@@ -112,7 +112,7 @@ def _fetch(
 
 
 def _ask(
-    node: str, request: Section, kind: type[ReplyT], verify: Verify | None
+    node: str, request: Closed, kind: type[ReplyT], verify: Verify | None
 ) -> Generator[Buffers, Buffers | None, ReplyT]:
     message = pack_request(request)
     answer = yield message
