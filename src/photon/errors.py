@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -114,3 +115,12 @@ def storing(path: Path, failure: str = "cannot write", remedy: str = "") -> Iter
         yield
     except OSError as error:
         raise StorageError(f"{path}: {failure} ({error.strerror}){remedy}") from error
+
+
+def require_package(name: str, extra: str, needed_by: str) -> None:
+    """Raises:
+    ConfigError: an optional package is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # a mere folder of that name is no package
+        raise ConfigError(f"{needed_by}: {install_with(extra)}")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from photon.cli.options import RunPath, keys_option, overrides_argument, quiet_option
+from photon.cli.options import (
+    json_option,
+    keys_option,
+    overrides_argument,
+    quiet_option,
+    require_flower,
+    resume_option,
+)
 
 
 @click.command(name="server")
@@ -16,14 +22,8 @@ from photon.cli.options import RunPath, keys_option, overrides_argument, quiet_o
 @keys_option("Folder of `photon keys`.")
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
-@click.option(
-    "--resume",
-    "resume_from",
-    metavar="RUN",
-    type=RunPath(),
-    help="Go on with this run; only keys that leave the mathematics alone may be given.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@resume_option
+@json_option
 @quiet_option
 @overrides_argument
 def command(
@@ -49,10 +49,8 @@ def command(
     photon server --host-clients 0-7            one machine: a node of its own, keys made at once
     photon server --resume runs/first
     """
-    from photon.cli.extras import require_flower
-
     require_flower()
-    from photon.experiment.experiment import resume, train_or_resume
+    from photon.experiment.experiment import resume, train
     from photon.flower.federation import over_flower
     from photon.flower.own_node import own_node
     from photon.machine.address import split_address
@@ -61,7 +59,6 @@ def command(
     from photon.report.outcome import report
     from photon.run.preparation import config_of_run
     from photon.run.restore import config_to_go_on
-    from photon.run.results import summary_of
 
     console = Console(quiet)
     if resume_from is None:
@@ -76,18 +73,16 @@ def command(
             err=True,
         )
     address = split_address(listen)
-    own = own_node(host_clients, address, None if insecure else keys, config)
+    runs, given = Path(config.machine.runs_folder), config.values_by_key()
+    own = own_node(host_clients, address, None if insecure else keys, runs, given)
     with own as hint, live_view(console):
         engine = over_flower(*address, None if insecure else keys, hint, _given_options())
         tell = {"say": console.say, "console": console.tracker, "engine": engine}
         if resume_from is None:
-            result = train_or_resume(config, **tell)
+            result = train(config, resumes=True, **tell)
         else:
             result = resume(resume_from, overrides, **tell)
-    if as_json:
-        click.echo(json.dumps(summary_of(result), indent=1))
-    else:
-        report(result, console)
+    report(result, console, as_json)
 
 
 def _given_options() -> tuple[str, ...]:
