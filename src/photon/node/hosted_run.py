@@ -16,7 +16,7 @@ from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Base, Failure, Instruction, RoundPlan, ServerState, Update
+from photon.core.messages import Base, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
@@ -106,18 +106,11 @@ class HostedRun:
         path, received = self._mailbox.bring_base(request.base)
         if tree_digest(received.params) != plan.base_digest:
             raise PayloadError("the base is not that of the instruction")
-        state = ServerState(
-            round=plan.round - 1,
-            step=plan.instructions[plan.cohort[0]].first_step,
-            params=received.params,
-            outer={},
-            moments=received.moments,
-        )
         done: list[Update] = []
         failed: dict[int, str] = {}
-        base, waiting = Base(plan, state, str(path)), deque(plan.cohort)
+        base, waiting = Base(received, str(path)), deque(plan.cohort)
         try:
-            for arrival in self.engine.run_round(base, waiting, self._stop.is_set):
+            for arrival in self.engine.run_round(plan, base, waiting, self._stop.is_set):
                 if isinstance(arrival, Failure):
                     failed[arrival.client] = arrival.reason
                 elif arrival is not None:
@@ -187,7 +180,7 @@ def node_config(server: Mapping[str, Any], own: Config) -> Run:
 
 
 def _require_same_data(data: RunData, expected: dict[str, Any]) -> None:
-    """Refuse data that the server's model cannot learn from together with the others'."""
+    """Refuse data of another tokenization than the server's."""
     found = data_facts(data)
     for key, value in expected.items():
         if found.get(key) != value:

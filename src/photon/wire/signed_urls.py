@@ -66,7 +66,14 @@ def put_part(url: str, path: Path, start: int, length: int) -> None:
     Raises:
         PayloadError: the store refuses.
     """
-    _retried(url, lambda: _put(url, path, start, length))
+
+    def attempt() -> None:
+        headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        data = _slices(path, start, length)
+        request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
+        _open(request, timeout=TIMEOUT_SECONDS).close()
+
+    _retried(url, attempt)
 
 
 def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
@@ -79,7 +86,7 @@ def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
     urls, part = _layout(ticket, ref)
     if ref.size > part * len(urls):
         raise PayloadError(f"payload {ref.digest[:12]}: larger than what its ticket names")
-    writer = ChunkWriter(path, ref, resume=True)
+    writer = ChunkWriter(path, ref)
 
     def get(span: tuple[int, int]) -> None:
         index = span[0] // part
@@ -143,14 +150,6 @@ def _judged(error: Exception) -> tuple[str, bool]:
     code = re.search(rb"<Code>(\w{1,60})</Code>", body)
     word = f" ({code[1].decode()})" if code else ""
     return f"{error}{word}", error.code < 500 and error.code not in BUSY
-
-
-def _put(url: str, path: Path, start: int, length: int) -> None:
-    headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
-    data = _slices(path, start, length)
-    request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-    with _open(request, timeout=TIMEOUT_SECONDS):
-        return
 
 
 def _slices(path: Path, start: int, length: int) -> Iterator[bytes]:
