@@ -24,7 +24,7 @@ from test_flower import Processes, wait_until
 
 from photon.cli.options import Quantity
 from photon.config import Config, load_config
-from photon.core.walltime import Link
+from photon.core.walltime import LinkSpeed
 from photon.data.prepare.embedded import prepare_embedded
 from photon.experiment.plan import Setting, make_plan
 from photon.machine.address import free_port
@@ -79,8 +79,8 @@ def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: f
     training = statistics.median(map(slowest, records))
     tokens = inner.local_steps * inner.tokens_per_step
     setting = Setting(
-        link=Link(up=rate, down=rate),
-        server=Link(up=FAST, down=FAST),
+        link=LinkSpeed(up=rate, down=rate),
+        server=LinkSpeed(up=FAST, down=FAST),
         floor=floor,
         tokens_per_second=tokens / training,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import photon
-from photon.cli.reference import commands_reference
+
+sys.path.insert(0, str(Path(__file__).parent))
+from commands_reference import commands_reference
 
 project, author, release = "Photon", "The Photon authors", photon.__version__
 html_title = f"Photon {release}"

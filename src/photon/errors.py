@@ -17,6 +17,13 @@ PhotonError                    2   something the user can mend; the message says
 PhotonWarning is a `UserWarning`: the run goes on.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
 
 def install_with(extra: str) -> str:
     """How to get an optional package: by the extra that brings it."""
@@ -99,3 +106,21 @@ class PhotonWarning(UserWarning):
 
 class PhotonNote(PhotonWarning):
     """All is well; one line that says what becomes of something that was asked for."""
+
+
+@contextmanager
+def storing(path: Path, failure: str = "cannot write") -> Iterator[None]:
+    """A block that writes: its OSError becomes a StorageError, `PATH: FAILURE (reason)`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {failure} ({error.strerror})") from error
+
+
+def require_package(name: str, extra: str, needed_by: str) -> None:
+    """Raises:
+    ConfigError: an optional package is not installed.
+    """
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # a mere folder of that name is no package
+        raise ConfigError(f"{needed_by}: {install_with(extra)}")

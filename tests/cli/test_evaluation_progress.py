@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from photon.report import evaluation_progress
+from photon.report import progress
 from photon.report.console import Console
-from photon.report.evaluation_progress import LINE_SECONDS
+from photon.report.progress import LINE_SECONDS
 
 
 @pytest.fixture
@@ -15,8 +15,8 @@ def lines(monkeypatch, capsys):
 
     def said(moments: dict[float, float]) -> list[str]:
         clock = iter([0.0, *moments])
-        monkeypatch.setattr(evaluation_progress.time, "monotonic", lambda: next(clock))
-        with evaluation_progress.evaluation_progress(Console()) as show:
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+        with progress.evaluation_progress(Console()) as show:
             for done in moments.values():
                 show("book.txt", done)
         return capsys.readouterr().err.splitlines()

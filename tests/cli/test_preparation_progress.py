@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from photon.data.prepare.pipeline import Progress
-from photon.report.progress import progress_text
+from photon.report.progress import preparation_text
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ from photon.report.progress import progress_text
     ],
 )
 def test_what_is_done_and_what_is_left_once_it_can_be_told(progress, text):
-    assert progress_text(progress) == text
+    assert preparation_text(progress) == text

@@ -8,7 +8,7 @@ import pytest
 
 from photon.core.walltime import (
     Exchange,
-    Link,
+    LinkSpeed,
     forecast,
     local_steps_for,
     step_seconds,
@@ -18,7 +18,7 @@ GBIT = 1e9 / 8
 
 
 def exchange(topology, size, rate, participants=8, **more) -> Exchange:
-    link = Link(up=rate, down=rate)
+    link = LinkSpeed(up=rate, down=rate)
     return Exchange(topology=topology, participants=participants, bytes_up=size, bytes_down=size,
                     link=link, **{"server": link, **more})  # fmt: skip
 
@@ -68,11 +68,11 @@ def test_the_published_seven_billion_run():
 
 
 def test_the_slowest_link_decides():
-    slow = Link(up=1e6, down=4e6, latency=0.1)
+    slow = LinkSpeed(up=1e6, down=4e6, latency=0.1)
     sent = {"participants": 4, "bytes_up": 2e6, "bytes_down": 8e6, "link": slow}
     alone = Exchange(topology="server", **sent, floor=3.0)
     assert alone.seconds == pytest.approx(3 + 8 / 4 + 2 / 1 + 2 * 0.1)
-    narrow = Exchange(topology="server", **sent, server=Link(up=8e6, down=2e6, latency=0.2))
+    narrow = Exchange(topology="server", **sent, server=LinkSpeed(up=8e6, down=2e6, latency=0.2))
     assert narrow.seconds == pytest.approx(4 * 8 / 8 + 4 * 2 / 2 + 2 * 0.3)
     assert alone.total_bytes == 4 * 10e6
     all_to_all = Exchange(topology="all_reduce", **sent)

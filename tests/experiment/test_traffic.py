@@ -8,14 +8,14 @@ import pytest
 
 import photon
 from photon.config import load_config
-from photon.core.walltime import Link
+from photon.core.walltime import LinkSpeed
 from photon.errors import ConfigError
 from photon.experiment.plan import Setting, make_plan
 from photon.model.build import empty_model, parameters_of
 from photon.run.trackers import read_lines
 from photon.training.layers import layers_of
 
-LINK = Link(up=1e6, down=1e6)
+LINK = LinkSpeed(up=1e6, down=1e6)
 MPT = ["llm_config.model.name=mpt_causal_lm"]
 KEPT = ["fl.aggregate_momenta=false"]
 

@@ -14,7 +14,7 @@ import photon
 from photon.cli.main import run
 from photon.errors import RunFolderError
 from photon.report.comparison import bytes_line
-from photon.report.history import AXES, differing_keys, named_apart, read_history
+from photon.report.history import AXES, differing_keys, read_histories, read_history
 from photon.report.outcome import ratio_lines
 from photon.report.page import render
 from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
@@ -42,7 +42,7 @@ def figure(plots, title):
 def test_losses_stand_at_what_was_spent(trained):
     records = read_lines(trained / "metrics.jsonl")
     history = read_history(trained)
-    plot = loss_plot(history.curves)
+    plot = loss_plot(history.curves, {})
     validation, training = plot.data[:2]
     validated = [record for record in records if "val_loss" in record]
     assert validation["y"] == [record["val_loss"] for record in validated]
@@ -190,8 +190,10 @@ def test_the_spread_is_that_of_the_clients(trained):
 
 def test_runs_of_one_name_are_told_apart(trained, tmp_path):
     one, other = read_history(trained), read_history(altered(trained, tmp_path, lambda r: None))
-    assert named_apart([one, other]) == ["first", "altered"]
-    assert named_apart([one, one]) == ["first", "first (2)"]
+    names = [history.name for history in read_histories([trained, tmp_path / "altered", trained])]
+    assert names == ["first", "altered", "first (2)"]
+    page = render(read_histories([trained, trained]), "")
+    assert "<td>first (2): alone</td>" in page
     assert differing_keys([one, other]) == {}
 
 

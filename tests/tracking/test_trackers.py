@@ -229,13 +229,13 @@ def test_not_logged_in_is_said_before_anything_is_made(tmp_path, capfd):
                           (["llm_config.loggers.wandb={}"], "wandb")]
 )  # fmt: skip
 def test_a_missing_package_is_named(monkeypatch, keys, package):
-    monkeypatch.setattr(external_trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr("photon.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=rf"{package}: pip install 'photon-pretraining\[track\]'"):
         require_trackers(load_config(keys))
 
 
 def test_disabled_needs_nothing(monkeypatch):
-    monkeypatch.setattr(external_trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr("photon.errors.find_spec", lambda name: None)
     config = load_config(["use_wandb=true", "wandb.setup.mode=disabled"])
     require_trackers(config)
     assert effective_setup(config, {}) is None, "or a run would open it"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from photon.cli.options import json_option
 
 if TYPE_CHECKING:
     from photon.data.prepare.summary import ClientSummary
@@ -17,9 +17,21 @@ FOLDER = click.Path(path_type=Path)
 _SHOWN_SOURCES = 3
 
 
-@click.command(name="show")
+@click.group(name="data")
+def command() -> None:
+    """Show, check, move and convert prepared data.
+
+    \b
+    photon data show data/mine
+    photon data verify data/mine
+    photon data push data/mine s3://bucket/mine
+    photon data import data/mds data/mine
+    """
+
+
+@command.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 def show(folder: Path, as_json: bool) -> None:
     """Show what each client holds, and how far its text is from the others'.
 
@@ -31,7 +43,7 @@ def show(folder: Path, as_json: bool) -> None:
 
     summaries = summary.summarise(folder)
     if as_json:
-        click.echo(json.dumps(summary.as_json(summaries), indent=1))
+        click.echo(json.dumps([asdict(one) for one in summaries], indent=1))
         return
     click.echo(
         f"{'client':>6} {'documents':>11} {'train tokens':>15} {'validation':>13} {'overlap':>8} "
@@ -54,7 +66,7 @@ def _sources(client: ClientSummary) -> str:
     return shown + (f", {more} more" if more > 0 else "")
 
 
-@click.command(name="verify")
+@command.command()
 @click.argument("folder", type=FOLDER)
 def verify(folder: Path) -> None:
     """Compare every shard of prepared data with what its manifest says.
@@ -63,9 +75,10 @@ def verify(folder: Path) -> None:
     """
     from photon.data.read.verify import data_folders
     from photon.data.read.verify import verify as verify_data
+    from photon.report.progress import transfer_progress
 
     total = sum(part.num_bytes for part in data_folders(folder))
-    with progress(total) as advance:
+    with transfer_progress(total) as advance:
         parts = verify_data(folder, advance)
     for part in parts:
         rows, shards = part.manifest["rows"], len(part.manifest["shards"])
@@ -75,7 +88,7 @@ def verify(folder: Path) -> None:
     click.echo(f"all as written: {total:,} bytes")
 
 
-@click.command(name="push")
+@command.command()
 @click.argument("folder", type=FOLDER)
 @click.argument("url")
 @click.option("--retry", default=2, show_default=True, help="Attempts after the first.")
@@ -92,14 +105,15 @@ def push(folder: Path, url: str, retry: int, timeout: float) -> None:
     from photon.data.prepare.push import push as push_data
     from photon.data.read.remote import RemoteFolder
     from photon.data.read.verify import data_folders
+    from photon.report.progress import transfer_progress
 
     total = sum(part.num_bytes for part in data_folders(folder))
-    with progress(total) as advance:
+    with transfer_progress(total) as advance:
         sent = push_data(folder, RemoteFolder(url, retry=retry, timeout=timeout), advance)
     click.echo(f"{url}: {sent:,} bytes sent" if sent else f"{url}: is there already")
 
 
-@click.command(name="import")
+@command.command(name="import")
 @click.argument("source", type=FOLDER)
 @click.argument("out", type=FOLDER)
 @click.option(
@@ -125,35 +139,3 @@ def import_(source: Path, out: Path, tokenizer: Path, held_out: float) -> None:
 
     manifest = import_mds(source, out, tokenizer, held_out=held_out, say=click.echo)
     click.echo(f"imported    {manifest['train_tokens']:,} training tokens to {out}")
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar of bytes on a terminal, nothing elsewhere; gives what advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda name, size: bar.update(task, advance=size, description=name)
-
-
-@click.group(name="data")
-def command() -> None:
-    """Show, check, move and convert prepared data.
-
-    \b
-    photon data show data/mine
-    photon data verify data/mine
-    photon data push data/mine s3://bucket/mine
-    photon data import data/mds data/mine
-    """
-
-
-command.add_command(show)
-command.add_command(verify)
-command.add_command(push)
-command.add_command(import_)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option, overrides_argument
+from photon.cli.options import json_option, keys_option, overrides_argument, require_flower
 
 
 @click.command(name="doctor")
@@ -16,7 +16,7 @@ from photon.cli.options import keys_option, overrides_argument
 @click.option("--name", help="Check that the server knows this node's key.")
 @keys_option("Folder with ca.pem, and NAME.key.")
 @click.option("--insecure", is_flag=True, help="The server has no TLS.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list of all findings.")
+@json_option
 @overrides_argument
 def command(
     server: str | None,
@@ -40,7 +40,6 @@ def command(
     """
     from dataclasses import asdict
 
-    from photon.cli.extras import require_flower
     from photon.config import load_config
     from photon.experiment.doctor import examine
     from photon.machine.address import split_address

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import quiet_option
+from photon.cli.options import client_option, is_first_process, json_option, quiet_option
 from photon.errors import DataError, PhotonNote
 from photon.run.listing import run_named
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="A text file whose loss is wanted; may be given several times.",
 )
 @click.option("--per-client", is_flag=True, help="Losses on each client's own held-out part, too.")
-@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
+@client_option
 @click.option("--samples", is_flag=True, help="Write what the model did with every row.")
 @click.option("--fresh", is_flag=True, help="Score again what was scored before.")
 @click.option("--harness", type=click.Choice(["lm-eval"]), help="Score tasks of lm-eval instead.")
@@ -39,9 +39,18 @@ if TYPE_CHECKING:
     help="Task files of your own for --harness; default: those that come with it.",
 )
 @click.option("--num-fewshot", type=click.IntRange(0), help="Examples in a prompt of --harness.")
-@click.option("--json", "json_only", is_flag=True, help="Print results as JSON.")
+@json_option
 @quiet_option
-def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> None:
+def command(
+    arguments: tuple[str, ...],
+    harness: str | None,
+    tasks: str | None,
+    tasks_folder: Path | None,
+    num_fewshot: int | None,
+    as_json: bool,
+    quiet: bool,
+    **wanted: Any,
+) -> None:
     """Score models: losses, tasks, and the Gauntlet's composites.
 
     MODEL is a run folder (its newest checkpoint), a checkpoint, or a Hugging Face folder. Several
@@ -59,98 +68,75 @@ def command(arguments: tuple[str, ...], harness: str | None, **options: Any) -> 
     overrides = [argument for argument in arguments if "=" in argument]
     if not models:
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
-    if missing := [text for text in options["texts"] if not text.is_file()]:
+    if missing := [text for text in wanted["texts"] if not text.is_file()]:
         raise DataError(f"--text {missing[0]}: no such file")
-    own = {key: options.pop(key) for key in ("texts", "per_client", "fresh", "quiet")}
-    named = [key for key in ("tasks", "tasks_folder", "num_fewshot") if options[key] is not None]
-    if harness is None and named:
-        raise click.UsageError(
-            f"--{named[0].replace('_', '-')} needs --harness lm-eval; other tasks are chosen by "
-            "icl_tasks_config"
-        )
-    if harness is None:
-        shared = {key: options[key] for key in ("samples", "client")}
-        _by_our_rules(models, overrides, options["json_only"], **own, **shared)
-    elif not options["tasks"]:
-        raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
-    else:
-        _by_harness(models, overrides, **options)
+    if harness is not None:
+        if not tasks:
+            raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
+        how = {"folder": tasks_folder, "num_fewshot": num_fewshot}
+        how |= {key: wanted[key] for key in ("samples", "client")}
+        _by_harness(models, tasks.split(","), overrides, as_json, **how)
+        return
+    given = {"tasks": tasks, "tasks-folder": tasks_folder, "num-fewshot": num_fewshot}
+    for name, value in given.items():
+        if value is not None:
+            raise click.UsageError(
+                f"--{name} needs --harness lm-eval; other tasks are chosen by icl_tasks_config"
+            )
+    _by_our_rules(models, overrides, as_json, quiet, **wanted)
 
 
 def _by_harness(
-    models: list[Path],
-    overrides: list[str],
-    *,
-    tasks: str,
-    tasks_folder: Path | None,
-    num_fewshot: int | None,
-    samples: bool,
-    json_only: bool,
-    client: int | None,
+    models: list[Path], tasks: list[str], overrides: list[str], as_json: bool, **how: Any
 ) -> None:
+    """Score with lm-eval; `how` are keywords of `evaluate_by_harness`."""
     from dataclasses import asdict
 
     from photon.report.console import Console
     from photon.report.evaluation_tables import print_harness
     from photon.scoring.harness import evaluate_by_harness
 
-    found = [
-        evaluate_by_harness(
-            model,
-            tasks.split(","),
-            overrides,
-            folder=tasks_folder,
-            num_fewshot=num_fewshot,
-            samples=samples,
-            client=client,
-        )
-        for model in models
-    ]
-    if json_only:
-        plain = [asdict(one) for one in found]
-        click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1, default=str))
-        return
-    console = Console()
-    print_harness(found, console)
-    for one in found:
-        console.print(f"results   {one.folder}/lm_eval.json")
+    found = [evaluate_by_harness(model, tasks, overrides, **how) for model in models]
+    if as_json:
+        _print_json([asdict(one) for one in found])
+    else:
+        print_harness(found, Console())
 
 
 def _by_our_rules(
-    models: list[Path],
-    overrides: list[str],
-    json_only: bool,
-    quiet: bool,
-    **what: Any,
+    models: list[Path], overrides: list[str], as_json: bool, quiet: bool, **wanted: Any
 ) -> None:
-    """Args: `what`: fields of `Wanted`."""
-    from photon.cli.options import is_first_process
+    """Score with Photon's own evaluation; `wanted` are fields of `Wanted`."""
     from photon.report.console import Console
-    from photon.report.evaluation_progress import evaluation_progress
     from photon.report.evaluation_tables import print_tables
-    from photon.scoring.evaluate import Wanted, as_json, evaluate
+    from photon.report.progress import evaluation_progress
+    from photon.scoring import evaluate
 
     first = is_first_process()
     console = Console(quiet or not first)
-    wanted = Wanted(**what)
+    what = evaluate.Wanted(**wanted)
     with evaluation_progress(console) as shown:
-        found = evaluate(models, overrides, wanted=wanted, say=_note, progress=shown)
+        found = evaluate.evaluate(models, overrides, wanted=what, say=_note, progress=shown)
     if not first:
         return
-    if json_only:
-        plain = [as_json(one) for one in found]
-        click.echo(json.dumps(plain if len(plain) > 1 else plain[0], indent=1))
+    if as_json:
+        _print_json([evaluate.as_json(one) for one in found])
     else:
         print_tables(found, console)
         for plot in _plots(models, found):
             console.print(f"plot      {plot}")
-    failed = sum(len(one.failures) for one in found)
-    if failed:
+    if failed := sum(len(one.failures) for one in found):
         total = failed + sum(len(one.tasks) + len(one.losses) for one in found)
         raise DataError(
             f"{failed} of {total} scores could not be had: see failures in "
             f"{', '.join(f'{one.folder}/results.json' for one in found if one.failures)}"
         )
+
+
+def _print_json(results: list[dict[str, Any]]) -> None:
+    """One object for one model, else a list."""
+    plain = results if len(results) > 1 else results[0]
+    click.echo(json.dumps(plain, indent=1, default=str))
 
 
 def _note(line: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath
+from photon.cli.options import RunPath, client_option
 
 
 @click.command(name="generate")
@@ -15,7 +15,7 @@ from photon.cli.options import RunPath
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
 @click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0))
 @click.option("--seed", default=0, show_default=True)
-@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
+@client_option
 def command(
     checkpoint: Path,
     prompt: str,

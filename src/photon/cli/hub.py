@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath
+from photon.cli.options import RunPath, client_option
 
 
 @click.command(name="export")
 @click.argument("checkpoint", type=RunPath())
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--client", type=click.IntRange(0), help="Whose model, with personalised layers.")
+@client_option
 def export(checkpoint: Path, folder: Path, client: int | None) -> None:
     """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from photon.cli.options import require_flower
+
 FOLDER = click.option(
     "--folder", type=click.Path(path_type=Path), default=Path("keys"), show_default=True
 )
@@ -29,8 +31,6 @@ def command() -> None:
 @FOLDER
 def init(hosts: tuple[str, ...], folder: Path) -> None:
     """Make a certificate authority and the server's certificate."""
-    from photon.cli.extras import require_flower
-
     require_flower()
     from photon.wire.keys import make_authority
 
@@ -46,8 +46,6 @@ def init(hosts: tuple[str, ...], folder: Path) -> None:
 @FOLDER
 def add(name: str, clients: str, folder: Path) -> None:
     """Enrol a node: make its key, bind it to clients."""
-    from photon.cli.extras import require_flower
-
     require_flower()
     from photon.wire.enrolment import format_clients, parse_clients
     from photon.wire.keys import enrol
@@ -64,8 +62,6 @@ def add(name: str, clients: str, folder: Path) -> None:
 @FOLDER
 def remove(name: str, folder: Path) -> None:
     """Take a node off the register."""
-    from photon.cli.extras import require_flower
-
     require_flower()
     from photon.wire.keys import remove as remove_node
 

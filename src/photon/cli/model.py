@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import overrides_argument
+from photon.cli.options import json_option, overrides_argument
+from photon.report.console import format_bytes as size
 
 if TYPE_CHECKING:
     from photon.config.federation import Federation
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="model")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 @overrides_argument
 def command(as_json: bool, overrides: tuple[str, ...]) -> None:
     """Show what a model costs: parameters, arithmetic, memory, and the bytes of an update.
@@ -83,9 +84,3 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         f"update       {size(update['up'])} from each client, {size(update['down'])} back, a round"
     )
     return lines
-
-
-def size(count: float) -> str:
-    from photon.report.console import format_bytes
-
-    return format_bytes(count)

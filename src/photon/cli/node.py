@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import keys_option, overrides_argument
+from photon.cli.options import keys_option, overrides_argument, require_flower
 
 
 @click.command(name="node")
@@ -36,8 +36,6 @@ def command(
     """
     import socket
 
-    from photon.cli.extras import require_flower
-
     require_flower()
     from photon.config import load_config
     from photon.config.travel import ignored
@@ -52,17 +50,10 @@ def command(
     own = load_config(overrides)
     for text in ignored(overrides):
         warnings.warn(f"{text}: has no effect here: the server says it", PhotonNote, stacklevel=2)
-    found = None if insecure else find_node_keys(keys, name)
     numbers = parse_clients(clients)
+    found = None if insecure else find_node_keys(keys, name)
     if insecure:
         click.echo("photon: warning: --insecure: nothing is encrypted", err=True)
     address = format_address(dialled(host), port)
     click.echo(f"node {name} hosts clients {clients} for {address}; stop it with Ctrl-C")
-    return run_node(
-        address,
-        name,
-        numbers,
-        found,
-        own,
-        lambda line: click.echo(line),
-    )
+    return run_node(address, name, numbers, found, own, click.echo)

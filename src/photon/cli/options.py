@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""What several commands share: options, arguments, and the package that a federation needs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+
+from photon.errors import require_package
 
 _PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
@@ -54,6 +56,17 @@ class RunPath(click.Path):
         return found or super().shell_complete(ctx, param, incomplete)
 
 
+resume_option = click.option(
+    "--resume",
+    "resume_from",
+    metavar="RUN",
+    type=RunPath(),
+    help="Go on with this run; only keys that leave the mathematics alone may be given.",
+)
+client_option = click.option(
+    "--client", type=click.IntRange(0), help="Whose model, with personalised layers."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 quiet_option = click.option(
     "-q/ ",
     "--quiet/--progress",
@@ -66,18 +79,9 @@ quiet_option = click.option(
 
 
 def keys_option(text: str) -> Callable[[Any], Any]:
-    """`--keys FOLDER`, the folder of `photon keys`.
-
-    Args:
-        text: its help.
-    """
-    return click.option(
-        "--keys",
-        type=click.Path(path_type=Path),
-        default=Path("keys"),
-        show_default=True,
-        help=text,
-    )
+    """`--keys FOLDER`, the folder of `photon keys`."""
+    path = click.Path(path_type=Path)
+    return click.option("--keys", type=path, default=Path("keys"), show_default=True, help=text)
 
 
 class Quantity(click.ParamType):
@@ -99,6 +103,10 @@ class Quantity(click.ParamType):
             self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
         number = float(match[1]) * _PREFIX[match[2].lower()]
         return number / 8 if match[3].lower() == "bit" else number
+
+
+def require_flower() -> None:
+    require_package("flwr", "flower", "several machines need Flower")
 
 
 def is_first_process() -> bool:

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import Quantity, overrides_argument
-from photon.report.console import duration
+from photon.cli.options import Quantity, json_option, overrides_argument
+from photon.report.console import Console, beside, duration, new_table
+from photon.report.console import format_bytes as size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
     from photon.core.walltime import Forecast
-    from photon.experiment.plan import Plan
+    from photon.experiment.plan import Estimate
 
 RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 
@@ -41,7 +46,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--target", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True,
               help="Utilization that local steps are found for.")  # fmt: skip
 @click.option("--device-memory", type=SIZE, help="What does not fit in it is said.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+@json_option
 @overrides_argument
 def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: Any) -> None:
     """Say what a federation will take: time, bytes, memory, cost; and the data-parallel twin.
@@ -52,37 +57,35 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     photon plan --tokens-per-second 21000 --bandwidth 100Mbit --target 0.95 --json
     """
     from photon.config import load_config
-    from photon.experiment.plan import described, make_plan
+    from photon.experiment.plan import described, make_estimate
     from photon.node.fit import fits
 
     memory = given.pop("device_memory")
     assumed = _assumed(given)
-    plan = make_plan(load_config(overrides), _setting(given))
-    needed = {"utilization": target, "local_steps": plan.local_steps_for(target)}
-    room = None if memory is None else fits(plan.memory["device"], memory)
+    estimate = make_estimate(load_config(overrides), _setting(given))
+    needed = {"utilization": target, "local_steps": estimate.local_steps_for(target)}
+    room = None if memory is None else fits(estimate.memory["device"], memory)
     if as_json:
-        facts = {**described(plan), "assumed": assumed, "target": needed, "fits_device": room}
+        facts = {**described(estimate), "assumed": assumed, "target": needed, "fits_device": room}
         click.echo(json.dumps(facts, indent=1))
         return
     click.echo(f"assumes {assumed}")
-    _print(plan, needed, room, memory)
+    _print(estimate, needed, room, memory)
 
 
 def _assumed(given: dict[str, Any]) -> str:
-    """What stands for the machines, since a plan knows nothing of this one."""
-    from photon.report.console import format_bytes
-
+    """What stands for the machines, since an estimate knows nothing of this one."""
     speed = f"{given['device']}s at {given['mfu']:.0%} of their peak"
     if given["tokens_per_second"] is not None:
         speed = f"clients that train {given['tokens_per_second']:,.0f} tokens a second"
     return (
-        f"{speed}, links of {format_bytes(given['bandwidth'])} a second; not this machine: "
+        f"{speed}, links of {size(given['bandwidth'])} a second; not this machine: "
         "--tokens-per-second, --device, --bandwidth say otherwise"
     )
 
 
 def _setting(given: dict[str, Any]) -> Any:
-    from photon.core.walltime import Link
+    from photon.core.walltime import LinkSpeed
     from photon.errors import ConfigError
     from photon.experiment.plan import Setting
     from photon.machine.device import PEAKS
@@ -95,51 +98,47 @@ def _setting(given: dict[str, Any]) -> Any:
     down, up, latency = given.pop("bandwidth"), given.pop("upload"), given.pop("latency")
     server, site = given.pop("server_bandwidth") or down, given.pop("site_bandwidth")
     return Setting(
-        link=Link(up=up or down, down=down, latency=latency),
-        server=Link(up=server, down=server),
-        inside=None if site is None else Link(up=site, down=site),
+        link=LinkSpeed(up=up or down, down=down, latency=latency),
+        server=LinkSpeed(up=server, down=server),
+        inside=None if site is None else LinkSpeed(up=site, down=site),
         **given,
     )
 
 
-def _print(plan: Plan, needed: dict[str, Any], room: bool | None, memory: float | None) -> None:
+def _print(
+    estimate: Estimate, needed: dict[str, Any], room: bool | None, device: float | None
+) -> None:
     from photon.node.fit import HEADROOM
-    from photon.report.console import Console, format_bytes
     from photon.report.memory_table import memory_table
 
-    console, each = Console(), plan.traffic
-    first = "" if each.first_down == each.down else f" ({format_bytes(each.first_down)} at first)"
+    console, each = Console(), estimate.traffic
+    memory, disk = ({k: size(n) for k, n in m.items()} for m in (estimate.memory, estimate.disk))
+    first = "" if each.first_down == each.down else f" ({size(each.first_down)} at first)"
     console.print(
-        f"{plan.parameters:,} parameters, {plan.tokens:,} tokens on {plan.devices} devices; "
-        f"a local step takes {duration(plan.step_seconds)}\n"
-        f"update {format_bytes(each.up)} up, {format_bytes(each.down)} down{first}, of each "
-        "client and round"
+        f"{estimate.parameters:,} parameters, {estimate.tokens:,} tokens on "
+        f"{estimate.devices} devices; a local step takes {duration(estimate.step_seconds)}\n"
+        f"update {size(each.up)} up, {size(each.down)} down{first}, of each client and round"
     )
-    console.print(_table(plan))
-    lines = [
-        _compared(plan),
-        f"{needed['utilization']:.0%} utilization needs {needed['local_steps']} local steps",
-        f"memory    device {format_bytes(plan.memory['device'])} and "
-        f"{format_bytes(plan.memory['host'])} of its host, or {format_bytes(plan.memory['cpu'])} "
-        f"of a host without one; server {format_bytes(plan.memory['server'])}",
-        f"disk      server {format_bytes(plan.disk['server'])}, "
-        f"each client {format_bytes(plan.disk['client'])}",
-    ]
-    if room is False and memory is not None:
-        lines.append(f"does not fit: a device has {format_bytes(memory)}, of which {HEADROOM:.0%} "
-                     "may be filled; shard the model (photon.devices_per_client) or take smaller "
-                     "microbatches")  # fmt: skip
-    for line in lines:
-        console.print(line)
-    console.print(memory_table(plan.client, "a client on a CPU"))
-    console.print(memory_table(plan.server, "the server"))
+    console.print(_table(estimate))
+    console.print(
+        f"{_compared(estimate)}\n"
+        f"{needed['utilization']:.0%} utilization needs {needed['local_steps']} local steps\n"
+        f"memory    device {memory['device']} and {memory['host']} of its host, or "
+        f"{memory['cpu']} of a host without one; server {memory['server']}\n"
+        f"disk      server {disk['server']}, each client {disk['client']}"
+    )
+    if room is False and device is not None:
+        console.print(
+            f"does not fit: a device has {size(device)}, of which {HEADROOM:.0%} may be filled; "
+            "shard the model (photon.devices_per_client) or take smaller microbatches"
+        )
+    console.print(memory_table(estimate.client, "a client on a CPU"))
+    console.print(memory_table(estimate.server, "the server"))
 
 
-def _compared(plan: Plan) -> str:
+def _compared(estimate: Estimate) -> str:
     """Time and bytes beside those of data-parallel training, which sends none for one client."""
-    from photon.report.console import beside
-
-    fed, twin = plan.federated, plan.data_parallel
+    fed, twin = estimate.federated, estimate.data_parallel
     time = beside(fed.seconds, twin.seconds, "data-parallel training")
     if not (fed.total_bytes and twin.total_bytes):
         return f"time of federated training: {time}"
@@ -147,31 +146,19 @@ def _compared(plan: Plan) -> str:
     return f"time of federated training: {time}; bytes: {sent}"
 
 
-def _table(plan: Plan) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    from photon.report.console import format_bytes
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for name in ("federated", "data-parallel"):
-        table.add_column(name, justify="right", no_wrap=True)
-
-    def row(name: str, show: Any) -> None:
-        table.add_row(name, show(plan.federated), show(plan.data_parallel))
-
-    row("exchanges", lambda f: f"{f.rounds:,}")
-    row("compute between two", lambda f: duration(f.compute_seconds))
-    row("waiting for one", lambda f: duration(f.exchange_seconds))
-    row("utilization", lambda f: f"{f.utilization:.1%}")
-    row("bytes of one", lambda f: format_bytes(f.round_bytes))
-    row("bytes in all", lambda f: format_bytes(f.total_bytes))
-    row("time in all", lambda f: duration(f.seconds))
-    if plan.price is not None:
-        row("cost", lambda f: _cost(plan, f))
+def _table(estimate: Estimate) -> Table:
+    rows: dict[str, Callable[[Forecast], str]] = {
+        "exchanges": lambda run: f"{run.rounds:,}",
+        "compute between two": lambda run: duration(run.compute_seconds),
+        "waiting for one": lambda run: duration(run.exchange_seconds),
+        "utilization": lambda run: f"{run.utilization:.1%}",
+        "bytes of one": lambda run: size(run.round_bytes),
+        "bytes in all": lambda run: size(run.total_bytes),
+        "time in all": lambda run: duration(run.seconds),
+    }
+    if estimate.price is not None:
+        rows["cost"] = lambda run: f"{estimate.cost(run):,.0f}"
+    table = new_table([""], ("federated", "data-parallel"))
+    for name, show in rows.items():
+        table.add_row(name, show(estimate.federated), show(estimate.data_parallel))
     return table
-
-
-def _cost(plan: Plan, forecast: Forecast) -> str:
-    return f"{plan.cost(forecast):,.0f}"

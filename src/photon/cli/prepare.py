@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,24 +113,19 @@ def _prepare(data: Data, clients: int, length: int, out: Path | None) -> None:
     from photon.data.prepare.embedded import prepare_embedded
     from photon.data.prepare.text import prepare_text
     from photon.report.console import Console
-    from photon.report.progress import progress_line
+    from photon.report.progress import preparation_progress
 
     keys, out = data.prepare, out or _default_folder(data, clients)
-    with _going_on(), progress_line(Console()) as report:
-        if keys.source is None:
-            made = prepare_embedded(out, data.embedded, clients, length, click.echo, report)
-        else:
-            made = prepare_text(out, keys, clients, length, click.echo, report)
-    click.echo("\n".join(_summary(made, out)))
-    click.echo(f"folder      {out}")
-
-
-@contextmanager
-def _going_on() -> Iterator[None]:
     try:
-        yield
+        with preparation_progress(Console()) as report:
+            if keys.source is None:
+                made = prepare_embedded(out, data.embedded, clients, length, click.echo, report)
+            else:
+                made = prepare_text(out, keys, clients, length, click.echo, report)
     except KeyboardInterrupt as error:
         raise Interrupted(signal.SIGINT, "interrupted; the same command goes on") from error
+    click.echo("\n".join(_summary(made, out)))
+    click.echo(f"folder      {out}")
 
 
 def _default_folder(data: Data, clients: int) -> Path:

@@ -7,17 +7,12 @@ from pathlib import Path
 import click
 
 from photon.cli.options import RunPath
+from photon.errors import StorageError, require_package
 
 
 @click.command(name="report")
 @click.option("--out", type=click.Path(path_type=Path), help="The page; default: in the run.")
-@click.argument(
-    "runs",
-    nargs=-1,
-    required=True,
-    type=RunPath(),
-    metavar="RUN...",
-)
+@click.argument("runs", nargs=-1, required=True, type=RunPath(), metavar="RUN...")
 def command(out: Path | None, runs: tuple[Path, ...]) -> None:
     """Write one HTML page about a run, or one that compares several: it needs no other file.
 
@@ -25,14 +20,13 @@ def command(out: Path | None, runs: tuple[Path, ...]) -> None:
     photon report runs/NAME
     photon report runs/A runs/B --out comparison.html
     """
-    from photon.cli.extras import require_plotly
+    require_package("plotly", "report", "photon report needs Plotly")
+    from plotly.offline import get_plotlyjs
 
-    plotly = require_plotly()
-    from photon.errors import StorageError
-    from photon.report.history import read_history
+    from photon.report.history import read_histories
     from photon.report.page import render
 
-    page = render([read_history(run) for run in runs], plotly)
+    page = render(read_histories(runs), get_plotlyjs())
     path = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath
+from photon.cli.options import RunPath, json_option
 
 
 @click.command(name="runs")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list of all runs.")
+@json_option
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 def runs(as_json: bool, folder: Path | None) -> None:
     """List the runs in a folder (default: runs): how far they are, and whether they run.
@@ -22,11 +22,8 @@ def runs(as_json: bool, folder: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from photon.errors import RunFolderError
+    from photon.report.console import Console, new_table
     from photon.run.listing import find_runs
 
     if folder is not None and not folder.is_dir():
@@ -39,21 +36,16 @@ def runs(as_json: bool, folder: Path | None) -> None:
     if not found:
         click.echo(f"no runs in {folder}; `photon train` makes one")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "kind", "state", "done", "tokens", "loss", "val loss"):
-        table.add_column(column, justify="left" if column in ("run", "kind", "state") else "right")
+    table = new_table(("run", "kind", "state"), ("done", "tokens", "loss", "val loss"))
     for one in found:
         losses = ["-" if loss is None else f"{loss:.3f}" for loss in (one.loss, one.val_loss)]
         done = f"{one.done}/{one.total}" if one.total else "-"
         table.add_row(one.run, one.kind, one.state, done, f"{one.tokens:,}", *losses)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table)
+    Console().print_table(table)
 
 
 @click.command(name="status")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option
 @click.argument("run", type=RunPath())
 def status(as_json: bool, run: Path) -> None:
     """Say where a run is: its round or step, its clients, its last record, the time left.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from photon.cli.options import RunPath, keys_option, overrides_argument, quiet_option
+from photon.cli.options import (
+    json_option,
+    keys_option,
+    overrides_argument,
+    quiet_option,
+    require_flower,
+    resume_option,
+)
 
 
 @click.command(name="server")
@@ -16,14 +22,8 @@ from photon.cli.options import RunPath, keys_option, overrides_argument, quiet_o
 @keys_option("Folder of `photon keys`.")
 @click.option("--insecure", is_flag=True, help="No TLS and no keys: whoever reaches it, joins.")
 @click.option("--host-clients", help="Host these clients on this machine too, as in 0-3,7.")
-@click.option(
-    "--resume",
-    "resume_from",
-    metavar="RUN",
-    type=RunPath(),
-    help="Go on with this run; only keys that leave the mathematics alone may be given.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@resume_option
+@json_option
 @quiet_option
 @overrides_argument
 def command(
@@ -49,8 +49,6 @@ def command(
     photon server --host-clients 0-7            one machine: a node of its own, keys made at once
     photon server --resume runs/first
     """
-    from photon.cli.extras import require_flower
-
     require_flower()
     from photon.experiment.experiment import resume, train
     from photon.flower.federation import over_flower
@@ -61,7 +59,6 @@ def command(
     from photon.report.outcome import report
     from photon.run.preparation import config_of_run
     from photon.run.restore import config_to_go_on
-    from photon.run.results import summary_of
 
     console = Console(quiet)
     if resume_from is None:
@@ -85,10 +82,7 @@ def command(
             result = train(config, resumes=True, **tell)
         else:
             result = resume(resume_from, overrides, **tell)
-    if as_json:
-        click.echo(json.dumps(summary_of(result), indent=1))
-    else:
-        report(result, console)
+    report(result, console, as_json)
 
 
 def _given_options() -> tuple[str, ...]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath, overrides_argument, quiet_option
+from photon.cli.options import (
+    is_first_process,
+    json_option,
+    overrides_argument,
+    quiet_option,
+    resume_option,
+)
 
 
 @click.command(name="train")
 @click.option("--centralized", is_flag=True, help="No federation: one trainer on all the data.")
-@click.option(
-    "--resume",
-    "resume_from",
-    metavar="RUN",
-    type=RunPath(),
-    help="Go on with this run; only keys that leave the mathematics alone may be given.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@resume_option
+@json_option
 @quiet_option
 @overrides_argument
 def command(
@@ -40,13 +39,11 @@ def command(
     photon train > result.txt                     rounds on the terminal, the table in a file
     torchrun --nproc-per-node 8 -m photon train --centralized llm_config=mpt-125m
     """
-    from photon.cli.options import is_first_process
     from photon.experiment.experiment import resume, train
     from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.report.outcome import report
     from photon.run.preparation import config_of_run
-    from photon.run.results import summary_of
 
     if resume_from is not None and centralized:
         raise click.UsageError("--resume knows what kind of run it is; leave --centralized out")
@@ -60,9 +57,5 @@ def command(
             kind = "centralized" if centralized else "federated"
             config = config_of_run(overrides, kind, console.say)
             result = train(config, centralized=centralized, **tell)
-    if not first:
-        return
-    if as_json:
-        click.echo(json.dumps(summary_of(result), indent=1))
-    else:
-        report(result, console)
+    if first:
+        report(result, console, as_json)

@@ -14,8 +14,8 @@ Topology = Literal["server", "all_reduce", "ring"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A connection to the others.
+class LinkSpeed:
+    """How fast a site is connected to the others.
 
     Attributes:
         up, down: bytes per second.
@@ -45,8 +45,8 @@ class Exchange:
     participants: int
     bytes_up: float
     bytes_down: float
-    link: Link
-    server: Link | None = None
+    link: LinkSpeed
+    server: LinkSpeed | None = None
     floor: float = 0.0
 
     @property
@@ -59,7 +59,7 @@ class Exchange:
         k, link = self.participants, self.link
         narrow = min(link.up, link.down)
         if self.topology == "server":
-            server = self.server or Link(up=math.inf, down=math.inf)
+            server = self.server or LinkSpeed(up=math.inf, down=math.inf)
             down = max(self.bytes_down / link.down, k * self.bytes_down / server.up)
             up = max(self.bytes_up / link.up, k * self.bytes_up / server.down)
             return self.floor + down + up + 2 * (link.latency + server.latency)

@@ -13,7 +13,7 @@ from photon.core.tree import num_bytes, num_elements
 from photon.core.walltime import (
     Exchange,
     Forecast,
-    Link,
+    LinkSpeed,
     Topology,
     forecast,
     local_steps_for,
@@ -49,11 +49,11 @@ class Setting:
         overlap: share of an exchange that is hidden behind compute.
     """
 
-    link: Link
-    server: Link
+    link: LinkSpeed
+    server: LinkSpeed
     topology: Topology = "server"
     sites: int | None = None
-    inside: Link | None = None
+    inside: LinkSpeed | None = None
     floor: float = 0.0
     device: str = "H100"
     mfu: float = 0.4
@@ -63,7 +63,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Estimate:
     """A run and its data-parallel twin, predicted.
 
     Attributes:
@@ -105,7 +105,7 @@ class Plan:
         return local_steps_for(utilization, self.step_seconds, self.federated.exchange_seconds)
 
 
-def make_plan(config: Config, setting: Setting) -> Plan:
+def make_estimate(config: Config, setting: Setting) -> Estimate:
     """Predict a federated run.
 
     Raises:
@@ -120,7 +120,7 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     outer = outer_trees(fl)
-    return Plan(
+    return Estimate(
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, overlap=setting.overlap, first_down=sent.first_down,
@@ -144,28 +144,28 @@ def make_plan(config: Config, setting: Setting) -> Plan:
     )  # fmt: skip
 
 
-def described(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON has it."""
+def described(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as JSON has it."""
 
     def facts(forecast: Forecast) -> dict[str, Any]:
         names = ("rounds", "compute_seconds", "exchange_seconds", "round_seconds", "round_bytes",
                  "seconds", "total_bytes", "utilization")  # fmt: skip
-        return {**{n: getattr(forecast, n) for n in names}, "cost": plan.cost(forecast)}
+        return {**{n: getattr(forecast, n) for n in names}, "cost": estimate.cost(forecast)}
 
     return {
-        "parameters": plan.parameters,
-        "tokens": plan.tokens,
-        "devices": plan.devices,
-        "step_seconds": plan.step_seconds,
-        "update_bytes": asdict(plan.traffic),
-        "federated": facts(plan.federated),
-        "data_parallel": facts(plan.data_parallel),
-        "memory_bytes": plan.memory,
+        "parameters": estimate.parameters,
+        "tokens": estimate.tokens,
+        "devices": estimate.devices,
+        "step_seconds": estimate.step_seconds,
+        "update_bytes": asdict(estimate.traffic),
+        "federated": facts(estimate.federated),
+        "data_parallel": facts(estimate.data_parallel),
+        "memory_bytes": estimate.memory,
         "memory_parts": {
             who: {stage.name: stage.parts("cpu") for stage in memory.stages}
-            for who, memory in (("client", plan.client), ("server", plan.server))
+            for who, memory in (("client", estimate.client), ("server", estimate.server))
         },
-        "disk_bytes": plan.disk,
+        "disk_bytes": estimate.disk,
     }
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
+from rich.table import Table
 
 from photon.run.listing import ROUNDS_LOOKED_AT, seconds_to_go
 from photon.run.trackers import Tracker
@@ -34,6 +37,7 @@ class _Terminal(RichConsole):
             stderr=stderr,
             quiet=quiet,
             highlight=False,
+            emoji=False,
             soft_wrap=True,
             force_terminal=is_terminal,
             force_jupyter=False,
@@ -73,9 +77,21 @@ class Console:
         """A line of progress."""
         self.progress.print(line, markup=False)
 
-    def print(self, value: Any) -> None:
-        """A result: a line as it is, or a table."""
-        self.results.print(value, markup=False)
+    def print(self, line: Any) -> None:
+        """A result: a line as it is, or what Rich can draw."""
+        self.results.print(line, markup=False)
+
+    def print_table(self, table: Table) -> None:
+        """A result: a table without a broken word, be it wider than the terminal."""
+        for column in table.columns:
+            cells = [str(cell) for cell in (column.header, *column.cells)]
+            parts = [p for c in cells for p in (c.splitlines() if column.no_wrap else c.split())]
+            column.min_width = max(map(cell_len, parts), default=0)
+        terminal = self.results
+        unlimited = terminal.options.update(max_width=sys.maxsize)
+        least = terminal.measure(table, options=unlimited).minimum
+        table.width = least if least > terminal.width else None
+        terminal.print(table)
 
     def tracker(self, folder: RunFolder, label: str) -> Tracker:
         """A tracker that says records as they come."""
@@ -87,6 +103,16 @@ class Console:
             self.say(progress_line(record, label, seconds_to_go(recent)))
 
         return track
+
+
+def new_table(left: Iterable[str], right: Iterable[str], title: str | None = None) -> Table:
+    """An empty table with columns of text, which stand left, and of numbers, which stand right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def in_notebook() -> bool:

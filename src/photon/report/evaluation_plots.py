@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from photon.errors import PhotonNote
 from photon.hub.model_card import read_results
+from photon.report.figures import draw_lines, pyplot, save_figure
 from photon.run.trackers import read_lines
 from photon.scoring.evaluate import Evaluation
 
@@ -25,15 +24,14 @@ def draw_radar(found: Sequence[Evaluation], target: Path) -> Path | None:
     names = [name for name in scores[0] if all(name in one for one in scores)]
     if len(names) < 3:
         return None
-    plt = _pyplot()
     angles = [2 * math.pi * number / len(names) for number in range(len(names))]
-    figure, axes = plt.subplots(figsize=(6, 6), dpi=120, subplot_kw={"projection": "polar"})
+    figure, axes = pyplot().subplots(figsize=(6, 6), dpi=120, subplot_kw={"projection": "polar"})
     for one, values in zip(found, scores, strict=True):
         line = [values[name] for name in names]
         axes.plot([*angles, angles[0]], [*line, line[0]], marker="o", label=one.model)
     axes.set_xticks(angles, [name.replace("_", "\n") for name in names])
     axes.legend(loc="lower right")
-    return _save(plt, figure, target)
+    return save_figure(figure, target)
 
 
 def draw_history(run: Path) -> Path | None:
@@ -43,15 +41,8 @@ def draw_history(run: Path) -> Path | None:
     lines = {name: sorted(points) for name, points in _points(run).items() if len(points) > 1}
     if not lines:
         return None
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
-    for name, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes.set_xlabel("round" if "round_" in _stem(run) else "step")
-    axes.set_ylabel("score")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    return _save(plt, figure, run / "scores.png")
+    is_federated = any((run / "checkpoints").glob("round_*.json"))
+    return draw_lines(lines, "round" if is_federated else "step", "score", run / "scores.png")
 
 
 def _points(run: Path) -> dict[str, set[tuple[int, float]]]:
@@ -75,28 +66,3 @@ def _points(run: Path) -> dict[str, set[tuple[int, float]]]:
         for one in results["composites"]:
             add(one["name"], at, one["score"])
     return found
-
-
-def _stem(run: Path) -> str:
-    return next((path.stem for path in (run / "checkpoints").glob("*.json")), "")
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def _save(plt: Any, figure: Any, target: Path) -> Path | None:
-    figure.tight_layout()
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        warnings.warn(f"{target}: no plot ({error.strerror})", PhotonNote, stacklevel=2)
-        return None
-    finally:
-        plt.close(figure)
-    return target

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 
-from rich import box
-from rich.cells import cell_len
 from rich.table import Table
 
-from photon.report.console import Console
+from photon.report.console import Console, new_table
 from photon.scoring.evaluate import Evaluation
 from photon.scoring.harness import HarnessResult
 
@@ -20,26 +17,22 @@ HEADING_WIDTH = 18
 
 def print_tables(found: Sequence[Evaluation], console: Console) -> None:
     """Losses, composites, tasks, failures, and where everything lies."""
-    for table in (loss_table(found), composite_table(found), task_table(found)):
+    for table in (_loss_table(found), _composite_table(found), _task_table(found)):
         if table.row_count:
-            _print_whole(table, console)
+            console.print_table(table)
     for one in found:
         for key, reason in one.failures.items():
             console.print(f"failed    {one.model}  {key}: {reason}")
         console.print(f"results   {one.folder}/results.json")
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(_folded(name), justify="right", no_wrap=True)
-    return table
+def _models(found: Sequence[Evaluation | HarnessResult]) -> list[str]:
+    """Names of models as headings."""
+    return [_folded(one.model) for one in found]
 
 
 def _folded(name: str) -> str:
-    """A name as a heading: a path that is wider than its numbers is broken behind slashes."""
+    """A path that is wider than the numbers below it, broken behind slashes."""
     lines = [""]
     for part in re.findall(r"[^/]*/|[^/]+", name):
         if lines[-1] and len(lines[-1] + part) > HEADING_WIDTH:
@@ -48,22 +41,9 @@ def _folded(name: str) -> str:
     return "\n".join(lines)
 
 
-def _print_whole(table: Table, console: Console) -> None:
-    """Print a table without breaking a word, be it wider than the terminal."""
-    for column in table.columns:
-        cells = [str(cell) for cell in (column.header, *column.cells)]
-        parts = [p for c in cells for p in (c.splitlines() if column.no_wrap else c.split())]
-        column.min_width = max(map(cell_len, parts), default=0)
-    terminal = console.results
-    unlimited = terminal.options.update(max_width=sys.maxsize)
-    least = terminal.measure(table, options=unlimited).minimum
-    table.width = least if least > terminal.width else None
-    console.print(table)
-
-
-def loss_table(found: Sequence[Evaluation]) -> Table:
+def _loss_table(found: Sequence[Evaluation]) -> Table:
     columns = ("loss", "ppl", "bits/byte", "accuracy", "above unigram", "tokens")
-    table = _table("losses", ("model", "text"), columns)
+    table = new_table(("model", "text"), columns, "losses")
     for one in found:
         for name, score in one.losses.items():
             above = "-" if score.above_unigram is None else f"{score.above_unigram:+.3f}"
@@ -80,9 +60,9 @@ def loss_table(found: Sequence[Evaluation]) -> Table:
     return table
 
 
-def composite_table(found: Sequence[Evaluation]) -> Table:
+def _composite_table(found: Sequence[Evaluation]) -> Table:
     """Averages and categories; a partial one has a row of its own."""
-    table = _table("composites", ("score",), [one.model for one in found])
+    table = new_table(("score",), _models(found), "composites")
     names = dict.fromkeys(c.name for one in found for c in one.composites)
     for name in names:
         cells = []
@@ -93,10 +73,10 @@ def composite_table(found: Sequence[Evaluation]) -> Table:
     return table
 
 
-def task_table(found: Sequence[Evaluation]) -> Table:
+def _task_table(found: Sequence[Evaluation]) -> Table:
     """Accuracy with its standard error, beside what chance and a constant answer get."""
     facts = ("chance", "majority", "n", "truncated", "nonfinite")
-    table = _table("tasks", ("task",), [*(one.model for one in found), *facts])
+    table = new_table(("task",), [*_models(found), *facts], "tasks")
     keys = dict.fromkeys(key for one in found for key in one.tasks)
     for key in keys:
         scores = [one.tasks[key].score if key in one.tasks else None for one in found]
@@ -114,12 +94,8 @@ def task_table(found: Sequence[Evaluation]) -> Table:
 
 
 def print_harness(found: Sequence[HarnessResult], console: Console) -> None:
-    _print_whole(harness_table(found), console)
-
-
-def harness_table(found: Sequence[HarnessResult]) -> Table:
-    """Metrics of lm-eval's tasks, with its standard errors."""
-    table = _table("lm-eval", ("task", "metric"), [*(one.model for one in found), "n"])
+    """Metrics of lm-eval's tasks with its standard errors, and where they lie."""
+    table = new_table(("task", "metric"), [*_models(found), "n"], "lm-eval")
     rows = dict.fromkeys(
         (task, key)
         for one in found
@@ -131,7 +107,9 @@ def harness_table(found: Sequence[HarnessResult]) -> Table:
         name, _, kind = key.partition(",")
         cells = [_with_error(one.tasks[task], key, f"{name}_stderr,{kind}") for one in found]
         table.add_row(task, name, *cells, str(found[0].n.get(task, "-")))
-    return table
+    console.print_table(table)
+    for one in found:
+        console.print(f"results   {one.folder}/lm_eval.json")
 
 
 def _with_error(metrics: dict[str, object], key: str, error: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ class Curve:
 
     Attributes:
         name: of the run, or of a baseline in it.
-        is_federated: records are rounds, not intervals of steps.
     """
 
     name: str
-    is_federated: bool
     records: Sequence[Record]
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether records are rounds, not intervals of steps."""
+        return bool(self.records) and "round" in self.records[-1]
 
     def axis(self, name: str) -> list[float]:
         """Where each record lies on an axis of `AXES`."""
@@ -88,36 +91,37 @@ class RunHistory:
     def curves(self) -> list[Curve]:
         return [self.curve, *self.baselines.values()]
 
-    def named(self, name: str) -> RunHistory:
-        """The same under another name, and what was trained beside it too."""
-        return replace(
-            self,
-            name=name,
-            curve=replace(self.curve, name=name),
-            baselines={
-                label: replace(curve, name=f"{name}: {label}")
-                for label, curve in self.baselines.items()
-            },
-        )
+
+def read_histories(folders: Sequence[Path]) -> list[RunHistory]:
+    """Read run folders, each under a name that no other one has; errors as `read_history`."""
+    names = [folder.resolve().name for folder in folders]
+    times = [names[: i + 1].count(name) for i, name in enumerate(names)]
+    return [
+        read_history(folder, name if count == 1 else f"{name} ({count})")
+        for folder, name, count in zip(folders, names, times, strict=True)
+    ]
 
 
-def read_history(folder: Path) -> RunHistory:
+def read_history(folder: Path, name: str | None = None) -> RunHistory:
     """Read a run folder.
+
+    Args:
+        name: what the page calls the run; None: as the folder is called.
 
     Raises:
         RunFolderError: no run there, or one without a record.
     """
     config, facts = read_run(folder)
-    name = folder.resolve().name
+    name = name or folder.resolve().name
     records = read_lines(folder / "metrics.jsonl")
     if not records:
         raise RunFolderError(f"{folder}: has no record yet; a report needs a round or an interval")
     baselines = sorted(folder.glob("baselines/*/metrics.jsonl"))
     return RunHistory(
         name=name,
-        curve=_curve(name, records),
+        curve=Curve(name=name, records=records),
         baselines={
-            path.parent.name: _curve(f"{name}: {path.parent.name}", read_lines(path))
+            (label := path.parent.name): Curve(name=f"{name}: {label}", records=read_lines(path))
             for path in baselines
         },
         config=config.values_by_key(),
@@ -138,26 +142,11 @@ def _unigram(folder: Path, facts: Mapping[str, Any]) -> Record | None:
     return read_summary(folder)["unigram"]
 
 
-def named_apart(histories: Sequence[RunHistory]) -> list[str]:
-    """A name for each run that no other one has."""
-    seen: dict[str, int] = {}
-    names = []
-    for history in histories:
-        seen[history.name] = count = seen.get(history.name, 0) + 1
-        names.append(history.name if count == 1 else f"{history.name} ({count})")
-    return names
-
-
 def differing_keys(histories: Sequence[RunHistory]) -> dict[str, list[Any]]:
     """Keys whose values differ between the runs -> the value in each; None where it is missing."""
     keys = sorted({key for history in histories for key in history.config})
     values = {key: [history.config.get(key) for history in histories] for key in keys}
     return {key: found for key, found in values.items() if any(v != found[0] for v in found)}
-
-
-def _curve(name: str, records: Sequence[Record]) -> Curve:
-    return Curve(name=name, is_federated="round" in records[-1] if records else False,
-                 records=records)  # fmt: skip
 
 
 def _sent(record: Record) -> float:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
+import click
 from rich.table import Table
 
 from photon.report.comparison import bytes_line, loss_line
-from photon.report.console import Console
+from photon.report.console import Console, new_table
+from photon.report.figures import draw_lines
 from photon.run.trackers import read_lines
 
 if TYPE_CHECKING:  # they import torch, for which `photon status` should not wait
@@ -21,18 +23,13 @@ if TYPE_CHECKING:  # they import torch, for which `photon status` should not wai
     from photon.run.rows import RunData
 
 PROMPT_TOKENS = 8
-"""A sample begins with so many tokens of the validation text, or a few less."""
+"""Most tokens of the validation text that a sample begins with."""
 
 
-def final_table(result: TrainResult) -> Table:
+def _final_table(result: TrainResult) -> Table:
     """Federated, centralised, alone and unigram side by side."""
-    table = Table(
-        title=f"{result.run}: validation on the common set",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for column in ("", "loss", "ppl", "bits/byte", "tokens", "steps", "lr", "seconds"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    columns = ("loss", "ppl", "bits/byte", "tokens", "steps", "lr", "seconds")
+    table = new_table([""], columns, f"{result.run}: validation on the common set")
     rows = {
         "federated": result.federated,
         "centralised": result.centralized,
@@ -67,42 +64,47 @@ def ratio_lines(result: TrainResult) -> list[str]:
     return [line for line in lines if line]
 
 
-def report(result: TrainResult, console: Console) -> None:
-    """Print the table, a sample and where everything lies; draw the loss plot."""
+def report(result: TrainResult, console: Console, as_json: bool) -> None:
+    """Print the summary, or else the table, a sample and where everything lies with a loss plot."""
+    if as_json:
+        from photon.run.results import summary_of
+
+        click.echo(json.dumps(summary_of(result), indent=1))
+        return
     folder = result.folder
     is_trained = any((folder / "checkpoints").glob("*.json"))
-    plot = draw_losses(folder) if is_trained else None  # before the reader of a pipe can go away
-    console.print(final_table(result))
+    plot = _draw_losses(folder) if is_trained else None  # before the reader of a pipe can go away
+    console.print_table(_final_table(result))
     for line in ratio_lines(result):
         console.print(line)
-    told = _show_sample(folder, console) if is_trained else ""
+    arguments = _show_sample(folder, console) if is_trained else ""
     console.print(f"summary   {folder / 'summary.json'}")
     console.print(f"metrics   {folder / 'metrics.jsonl'}")
-    if plot is None:
-        return
-    console.print(f"plot      {plot}")
-    console.print(f"try       photon generate {folder} {told}")
+    if plot is not None:
+        console.print(f"plot      {plot}")
+    if is_trained:
+        console.print(f"try       photon generate {folder} {arguments}")
 
 
 def _show_sample(folder: Path, console: Console) -> str:
     """Print a text of the model, or of a client's; gives the words that `photon generate` takes."""
+    from photon.hub.inference import continue_text, load_language_model
     from photon.run.rows import RunData
     from photon.run.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
-    prompt = sample_prompt(
-        RunData.of(*saved.config.reading),
-        saved.encoder.tokenizer,
-    )
-    client = saved.somebody
+    data = RunData.of(*saved.config.reading)
+    prompt, client = _prompt(data, saved.encoder.tokenizer), saved.somebody
     if saved.own is not None and client is None:
         return f"{shlex.quote(prompt)} --client N"  # the clients' layers are on their nodes
     whose = "" if client is None else f" --client {client}"
-    console.print(f"\nsample{whose}: {sample(folder, prompt, client)!r}\n")
+    model = load_language_model(folder, client)
+    text = prompt + "".join(continue_text(model, prompt, max_new_tokens=48))
+    console.print(f"\nsample{whose}: {text!r}\n")
     return shlex.quote(prompt) + whose
 
 
-def sample_prompt(data: RunData, tokenizer: Tokenizer) -> str:
+def _prompt(data: RunData, tokenizer: Tokenizer) -> str:
     """The first words of the validation text, on one line; empty where it begins with none."""
     from photon.run.rows import VALIDATION
 
@@ -111,48 +113,18 @@ def sample_prompt(data: RunData, tokenizer: Tokenizer) -> str:
     return " ".join(words[:-1] or words)  # the last one may be half a word
 
 
-def sample(folder: Path, prompt: str, client: int | None = None) -> str:
-    """A short text from the run's newest checkpoint."""
-    from photon.hub.inference import continue_text, load_language_model
-
-    model = load_language_model(folder, client)
-    return prompt + "".join(continue_text(model, prompt, max_new_tokens=48))
+def _draw_losses(folder: Path) -> Path | None:
+    """Validation loss against steps, of a run and its baselines, as `loss.png` in its folder."""
+    lines = {}
+    for path in [folder / "metrics.jsonl", *sorted(folder.glob("baselines/*/metrics.jsonl"))]:
+        records = read_lines(path)
+        if points := [(one["step"], one["val_loss"]) for one in records if "val_loss" in one]:
+            lines[_curve_name(path, folder, records[0])] = points
+    names = ("optimizer steps of the run", "validation loss (nats per token)")
+    return draw_lines(lines, *names, folder / "loss.png")
 
 
 def _curve_name(path: Path, folder: Path, record: Mapping[str, Any]) -> str:
     if path.parent != folder:
         return path.parent.name
     return "federated" if "round" in record else folder.name
-
-
-def draw_losses(folder: Path) -> Path:
-    """Draw validation loss against steps for a run and its baselines.
-
-    Returns:
-        Path of the PNG in the run folder.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120)
-    for path in [folder / "metrics.jsonl", *sorted(folder.glob("baselines/*/metrics.jsonl"))]:
-        lines = read_lines(path)
-        points = [(line["step"], line["val_loss"]) for line in lines if "val_loss" in line]
-        if points:
-            axes.plot(
-                *zip(*points, strict=True),
-                marker="o",
-                markersize=3,
-                label=_curve_name(path, folder, lines[0]),
-            )
-    axes.set_xlabel("optimizer steps of the run")
-    axes.set_ylabel("validation loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    target = folder / "loss.png"
-    figure.savefig(target)
-    plt.close(figure)
-    return target

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from photon.report.comparison import bytes_line, loss_line
-from photon.report.history import RunHistory, named_apart
+from photon.report.history import RunHistory
 from photon.report.plots import Plot, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import (
     differences_table,
@@ -29,10 +29,8 @@ def render(histories: Sequence[RunHistory], plotly: str) -> str:
     Args:
         plotly: source of plotly.js, which goes into the page.
     """
-    names = named_apart(histories)
-    histories = [h.named(name) for h, name in zip(histories, names, strict=True)]
     sections, plots = _sections(histories)
-    title = " / ".join(names)
+    title = " / ".join(history.name for history in histories)
     links = "".join(f'<a href="#{key}">{escape(head)}</a>' for key, head, _ in sections)
     body = "".join(
         f'<section id="{key}"><h2>{escape(head)}</h2>{html}</section>'

@@ -46,7 +46,7 @@ class Plot:
     note: str = ""
 
 
-def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float] | None = None) -> Plot:
+def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
     """Training and validation losses, with a button for each axis.
 
     Args:
@@ -71,7 +71,7 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float] | None = None
                 "line": {"color": colour, "dash": "dot" if is_training else "solid"},
                 "opacity": 0.55 if is_training else 1.0,
             })  # fmt: skip
-    for number, (name, loss) in enumerate((floors or {}).items(), 1):
+    for number, (name, loss) in enumerate(floors.items(), 1):
         for axis, xs in places.items():
             along = [x for curve in curves for x in curve.axis(axis)]
             xs.append([min(along), max(along)])
@@ -145,7 +145,7 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
 
 
 def _client_losses(rounds: Sequence[Record]) -> Plot | None:
-    clients = _clients(rounds, "client_metrics")
+    clients = sorted({c for record in rounds for c in record.get("client_metrics", {})}, key=int)
     data = []
     for number, client in enumerate(clients):
         points = [
@@ -230,10 +230,6 @@ def _phases(rounds: Sequence[Record]) -> Plot | None:
     ]  # fmt: skip
     return _unless_empty("phases", "Where a round's time went", data,
                          _layout("round", "seconds") | {"barmode": "stack"})  # fmt: skip
-
-
-def _clients(rounds: Sequence[Record], field: str) -> list[str]:
-    return sorted({client for record in rounds for client in record.get(field, {})}, key=int)
 
 
 def _line(

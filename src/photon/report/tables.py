@@ -78,13 +78,11 @@ def _summary_row(curve: Curve) -> list[Any]:
 
 def differences_table(histories: Sequence[RunHistory], names: Sequence[str]) -> str:
     """Keys that are not the same in all runs."""
-    found = differing_keys(histories)
-    rows = [[key, *(_shown(value) for value in values)] for key, values in found.items()]
+    rows = [
+        [key, *("null" if value is None else str(value) for value in values)]
+        for key, values in differing_keys(histories).items()
+    ]
     return table(("key", *names), rows)
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 def evaluation_tables(histories: Sequence[RunHistory]) -> str:

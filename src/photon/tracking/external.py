@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 from photon.config.tracking import TensorboardLogger, WandbSetup
-from photon.errors import ConfigError, install_with
+from photon.errors import require_package
 from photon.run.kinds import FEDERATED
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import Tracker
@@ -43,19 +42,14 @@ def require_trackers(board: TensorboardLogger | None, setup: WandbSetup | None) 
         ConfigError: a package is missing, or nobody is logged in to W&B.
     """
     if board is not None:
-        _require_package("tensorboard", "llm_config.loggers.tensorboard")
+        needed_by = "llm_config.loggers.tensorboard: needs the package tensorboard"
+        require_package("tensorboard", "track", needed_by)
     setup = effective_setup(setup, os.environ)
     if setup is None:
         return
-    _require_package("wandb", "use_wandb")
+    require_package("wandb", "track", "use_wandb: needs the package wandb")
     if setup.mode == "online":
         require_login()
-
-
-def _require_package(name: str, key: str) -> None:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:  # a mere folder of that name is no package
-        raise ConfigError(f"{key}: needs the package {name}: {install_with('track')}")
 
 
 class ExternalTrackers:
@@ -78,14 +72,8 @@ class ExternalTrackers:
         say: Say,
         warn: Say,
     ) -> None:
-        self._folder, self._run, self._board, self._setup, self._active = (
-            folder,
-            run,
-            board,
-            setup,
-            active,
-        )
-        self._say, self._warn = say, warn
+        self._folder, self._run, self._active = folder, run, active
+        self._board, self._setup, self._say, self._warn = board, setup, say, warn
         self._open: dict[str, ExternalTracker] = {}
         self._failed: set[str] = set()
 

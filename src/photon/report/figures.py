@@ -1,0 +1,47 @@
+"""Plots as PNG files in a run folder."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from photon.errors import PhotonNote
+
+
+def pyplot() -> Any:
+    """Matplotlib's, that opens no window."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
+
+
+def draw_lines(
+    lines: Mapping[str, Iterable[tuple[float, float]]], x: str, y: str, target: Path
+) -> Path | None:
+    """Draw named lines of (x, y), with a name for each axis; see `save_figure`."""
+    figure, axes = pyplot().subplots(figsize=(7, 4.2), dpi=120)
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return save_figure(figure, target)
+
+
+def save_figure(figure: Any, target: Path) -> Path | None:
+    """Write and close a figure; None, and a note to the user, where it cannot be written."""
+    figure.tight_layout()
+    try:
+        figure.savefig(target)
+    except OSError as error:
+        warnings.warn(f"{target}: no plot ({error.strerror})", PhotonNote, stacklevel=2)
+        return None
+    finally:
+        pyplot().close(figure)
+    return target
