@@ -220,13 +220,14 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     sent = []
     nothing: Any = None
     link: Any = SimpleNamespace(send=lambda address, request: sent.append((address, request)))
-    engine = RemoteEngine(make("run_uuid=r", *keys), {}, link, nothing, nothing, print)
+    run = make("run_uuid=r", *keys)
+    engine = RemoteEngine(run, {}, link, nothing, nothing, print)
     round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
         f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
     }
     engine._errands = dict(late)
-    engine.cancel(oldest_taken(4, rules_of(engine.config.federation, True)))
+    engine.cancel(oldest_taken(4, rules_of(run.federation, True)))
     assert [address for address, _ in sent] == cancelled
     assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
     assert [e.address for e in engine._errands.values()] == [

@@ -159,8 +159,9 @@ class _Machine:
         """The worker processes that this machine would have."""
         config, gpus = self.config, count_gpus(self.config.machine.device)
         if self.is_node:
+            served = config.but(name="doctor", federation=config.averaging())
             return Trainers.of(
-                node_config(travelling(config.model_dump(mode="json")), config), "node"
+                node_config(travelling(served.model_dump(mode="json")), config), "node"
             )
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
