@@ -23,6 +23,7 @@ from photon.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
     Cancel,
+    Closed,
     Done,
     Get,
     Hello,
@@ -30,7 +31,6 @@ from photon.wire.messages import (
     Put,
     Refused,
     Request,
-    Section,
     Sign,
     Train,
     Trained,
@@ -108,7 +108,7 @@ class NodeService:
             self.say(f"refused: {reply.error}")
         return pack_reply(message, self.name, reply, self.sign)
 
-    def _carry_out(self, request: Request) -> Section:
+    def _carry_out(self, request: Request) -> Closed:
         match request:
             case Hello():
                 return Introduction(

@@ -15,7 +15,7 @@ from photon.wire.facts import update_of
 from photon.wire.messages import (
     Done,
     Piece,
-    Section,
+    Closed,
     Train,
     Trained,
     Verify,
@@ -23,7 +23,7 @@ from photon.wire.messages import (
     unpack_reply,
 )
 
-ReplyT = TypeVar("ReplyT", bound=Section)
+ReplyT = TypeVar("ReplyT", bound=Closed)
 T = TypeVar("T")
 Conversation = Generator[Buffers, Buffers | None, T]
 """Yields messages, takes their answers (None: the node went away), returns what came of it."""
@@ -96,7 +96,7 @@ class Errand:
             raise PayloadError(f"sent clients {update.clients} in place of client {client}")
         return update
 
-    def _ask(self, request: Section, kind: type[ReplyT]) -> Conversation[ReplyT]:
+    def _ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:
         message = pack_request(request)
         answer = yield message
         if answer is None:
