@@ -13,9 +13,9 @@ from photon.server.depot import Depot
 from photon.wire.buffers import Buffers
 from photon.wire.facts import update_of
 from photon.wire.messages import (
+    Closed,
     Done,
     Piece,
-    Closed,
     Train,
     Trained,
     Verify,
