@@ -37,10 +37,10 @@ def open_round(
     run: str,
     steps: Mapping[int, int],
     rules: Rules,
-    trained: Sequence[str] | None = None,
-    sent: Sequence[str] | None = None,
+    trained: tuple[str, ...] | None = None,
+    sent: tuple[str, ...] | None = None,
     bounds: Bounds | None = None,
-    spares: Sequence[int] = (),
+    spares: tuple[int, ...] = (),
 ) -> RoundPlan:
     """Say what each client of a cohort does in the next round.
 
@@ -72,11 +72,11 @@ def open_round(
         cohort=cohort,
         instructions=instructions,
         base_digest=base,
-        trained=None if trained is None else tuple(trained),
-        sent=None if sent is None else tuple(sent),
+        trained=trained,
+        sent=sent,
         bases={r: d for r, d in state.bases.items() if r >= oldest},
         bounds=bounds or Bounds(),
-        spares=tuple(spares),
+        spares=spares,
         up=rules.up,
         down=rules.down,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.node.engine import LocalEngine, local_engine
-from photon.node.fit import Trainers
 from photon.node.mailbox import Mailbox
+from photon.node.microbatch import Trainers
 from photon.run import checkpoint
 from photon.run.kinds import NODE
 from photon.run.participation import repeats_note
@@ -36,28 +37,17 @@ from photon.training.outline import codec_of
 from photon.wire.messages import Ticket, Train, Trained
 
 
+@dataclass(eq=False)
 class HostedRun:
-    """Trains the clients of this node, one request at a time.
+    """Trains the clients of this node, one request at a time."""
 
-    Attributes:
-        name: the run's.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        run: Run,
-        engine: LocalEngine,
-        config_digest: str,
-        mailbox: Mailbox,
-        say: Say,
-    ) -> None:
-        self.folder, self.engine, self.say = folder, engine, say
-        self._federation = run.federation
-        self.name = run.name
-        self._digest = config_digest
-        self._mailbox = mailbox
-        self._stop = threading.Event()
+    folder: RunFolder
+    run: Run
+    engine: LocalEngine
+    _digest: str
+    _mailbox: Mailbox
+    say: Say
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, request: Train, run: Run, mailbox: Mailbox, say: Say) -> HostedRun:
@@ -89,7 +79,7 @@ class HostedRun:
         return cls(folder, run, engine, request.config_digest, mailbox, say)
 
     def is_that_of(self, request: Train) -> bool:
-        return (self.name, self._digest) == (request.run, request.config_digest)
+        return (self.run.name, self._digest) == (request.run, request.config_digest)
 
     def cancel(self) -> None:
         """Stop between two steps; the open clients' states are saved."""
@@ -120,8 +110,8 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self._federation.fold_updates:
-            done = [fold(done, received.params, codec_of(self._federation))]
+        if done and self.run.federation.fold_updates:
+            done = [fold(done, received.params, codec_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)

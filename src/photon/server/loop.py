@@ -46,7 +46,7 @@ from photon.server.bounds import Honesty
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record
-from photon.training.layers import Layers, layers_of
+from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codec_of, update_codec
 
 Validate = Callable[[ServerState], dict[str, Any]]
@@ -103,7 +103,7 @@ class Server:
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._honesty = Honesty.of(fl, inner, self._layers)
+        self._honesty = Honesty(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
         while state.round < fl.rounds:
             self._phases = Phases()
@@ -288,7 +288,9 @@ class Server:
         return state
 
 
-def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimizer) -> ServerState:
+def redraw(
+    state: ServerState, layers: LayerRoles, fresh: Tree, outer: OuterOptimizer
+) -> ServerState:
     """Replace the random layers; what outer optimizer and codec remember of them begins anew."""
     drawn = {name: fresh[name].clone() for name in layers.random}
     forgotten = outer.init(drawn)

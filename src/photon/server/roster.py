@@ -53,7 +53,7 @@ class Roster:
     @property
     def verify(self) -> Verify | None:
         """Checks signatures; None in a federation without keys."""
-        return self.register.verify if self.register.has_keys else None
+        return None if self.register.nodes is None else self.register.verify
 
     def refresh(self) -> None:
         """Forget the nodes that have gone, greet the new ones."""

@@ -50,8 +50,6 @@ def upload(path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         PayloadError: it is larger than was granted, or the store refuses.
     """
     urls, part = _layout(grant, ref)
-    if ref.size > part * len(urls):
-        raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
 
     def put(start: int) -> None:
         put_part(urls[start // part], path, start, min(part, ref.size - start))
@@ -84,22 +82,23 @@ def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
         StorageError: the disk is full.
     """
     urls, part = _layout(ticket, ref)
-    if ref.size > part * len(urls):
-        raise PayloadError(f"payload {ref.digest[:12]}: larger than what its ticket names")
     writer = ChunkWriter(path, ref)
 
     def get(span: tuple[int, int]) -> None:
         index = span[0] // part
         _bring(urls[index], index * part, span, writer)
 
-    side_by_side(get, list(_cut(writer.missing(), part)))
+    side_by_side(get, _cut(writer.missing(), part))
     writer.finish()
 
 
 def _layout(ticket: Ticket, ref: ContainerRef) -> tuple[Sequence[str], int]:
+    """Addresses of the objects that hold, or will hold, a payload, and bytes in each of them."""
     urls, part = urls_of(ticket), ticket.get("part")
     if not urls or not isinstance(part, int) or part < 1:
         raise PayloadError(f"payload {ref.digest[:12]}: its ticket has no URLs")
+    if ref.size > part * len(urls):
+        raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
     for url in urls:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise PayloadError(f"payload {ref.digest[:12]}: its ticket names no web address")
