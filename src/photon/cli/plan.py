@@ -58,7 +58,7 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     """
     from photon.config import load_config
     from photon.experiment.plan import described, make_estimate
-    from photon.node.fit import fits
+    from photon.node.microbatch import fits
 
     memory = given.pop("device_memory")
     assumed = _assumed(given)
@@ -108,7 +108,7 @@ def _setting(given: dict[str, Any]) -> Any:
 def _print(
     estimate: Estimate, needed: dict[str, Any], room: bool | None, device: float | None
 ) -> None:
-    from photon.node.fit import HEADROOM
+    from photon.node.microbatch import HEADROOM
     from photon.report.memory_table import memory_table
 
     console, each = Console(), estimate.traffic

@@ -29,8 +29,8 @@ from photon.machine.address import format_address
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.machine.probe import find_trouble, tls_context
 from photon.model.flops import model_cost
-from photon.node.fit import HEADROOM, Trainers, fits, free_memory
 from photon.node.hosted_run import node_config
+from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.rows import RunData
 from photon.training.outline import traffic_of

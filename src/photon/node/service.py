@@ -122,7 +122,7 @@ class NodeService:
                 return self._mailbox.give(request)
             case TurnedAway():
                 self.turned_away = request.reason
-            case Cancel() if self._run is not None and self._run.name == request.run:
+            case Cancel() if self._run is not None and self._run.run.name == request.run:
                 self._run.cancel()
         return Done()
 

@@ -30,10 +30,6 @@ class Register:
 
     nodes: dict[str, Enrolled] | None
 
-    @property
-    def has_keys(self) -> bool:
-        return self.nodes is not None
-
     def allowed(self, name: str, clients: Iterable[int]) -> set[int]:
         """Those of the clients that the node may host.
 

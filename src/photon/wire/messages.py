@@ -43,7 +43,7 @@ Verify = Callable[[str, bytes, bytes], bool]
 
 
 class Hello(Closed):
-    """Who are you?"""
+    """The server asks for the node's name, clients and versions."""
 
     kind: Literal["hello"] = "hello"
     protocol: int = PROTOCOL
@@ -73,7 +73,11 @@ class Train(Closed):
 
 
 class Put(Closed):
-    """Take a piece of a payload."""
+    """Bytes of a payload from `offset` on, for the node to keep.
+
+    Attributes:
+        digest, size: of the whole payload, see `ContainerRef`.
+    """
 
     kind: Literal["put"] = "put"
     digest: str
@@ -83,7 +87,7 @@ class Put(Closed):
 
 
 class Get(Closed):
-    """Give a piece of a payload that was offered inline."""
+    """The server asks for `length` bytes of a payload that the node has offered inline."""
 
     kind: Literal["get"] = "get"
     digest: str
@@ -156,7 +160,7 @@ ReplyT = TypeVar("ReplyT", bound=Closed)
 
 
 def most_update_bytes(base: int) -> int:
-    """Bytes that an update to a base of so many can have."""
+    """Most bytes of an update to a base of `base` bytes."""
     return LARGEST_UPDATE * base + HEADER_ROOM
 
 
