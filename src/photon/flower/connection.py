@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
@@ -13,6 +12,7 @@ from photon.machine.private_files import keep_from_git
 from photon.machine.probe import find_trouble
 from photon.machine.waiting import Waiting
 from photon.node.service import NodeService
+from photon.say import Say
 from photon.wire.knock import find_key_trouble
 
 MAX_FAILURES, LONGEST_PAUSE, STEADY_SECONDS = 25, 30.0, 60.0
@@ -60,7 +60,7 @@ class Connection:
         path: Path,
         keys: NodeKeys | None,
         service: NodeService,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self.server, self.path, self.service, self.say = server, path, service, say
         self.folder, self.waiting = service.home, Waiting(say)

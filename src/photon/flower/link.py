@@ -30,6 +30,7 @@ from photon.machine.address import format_address
 from photon.machine.guard import Guarded
 from photon.machine.owned_folder import sockets_folder
 from photon.machine.private_files import keep_from_git
+from photon.say import Say
 from photon.server.link import Answer, Inbox, Link
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
@@ -61,7 +62,7 @@ class FlowerLink(Link):
         port: int,
         keys: ServerKeys | None,
         register: Register,
-        say: Callable[[str], None],
+        say: Say,
         should_stop: Callable[[], bool],
     ) -> None:
         self.folder, self.host, self.port, self.keys = folder, host, port, keys
@@ -196,7 +197,7 @@ class FlowerLink(Link):
         return True
 
     def _settles(self, name: str) -> bool:
-        """Whether somebody still waits for that answer; from now on nobody does."""
+        """Take a request off those under way; whether it was one."""
         with self._lock:
             waits = name in self._under_way
             self._under_way.discard(name)

@@ -176,11 +176,11 @@ class SuperNode:
         return self._failed_at is None or time.monotonic() - self._failed_at < ERROR_SECONDS
 
     def has_lost_server(self) -> bool:
-        """Whether the newest it has said is that it tries again to connect."""
+        """Whether the last line of its log says that it tries again to connect."""
         return "retrying" in self._output.rstrip().rpartition("\n")[2]
 
     def trouble(self) -> str:
-        """Why it has ended, in a line."""
+        """Why the SuperNode has ended, in a line."""
         self._new_output()
         if any(word in self._output for word in UNKNOWN_KEY):
             return UNKNOWN_KEY_TEXT

@@ -59,7 +59,7 @@ from photon.machine.address import listeners
 PublicKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
 OF_THE_SERVER = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
-"""What nodes do for themselves only where there are no keys."""
+"""Calls by which nodes enrol themselves: served only where there are no keys."""
 PUSH = "/v1/fleet/push-messages"
 MOST_STRANGERS = 100
 
@@ -75,7 +75,7 @@ def read_keys(nodes: dict[str, str]) -> PublicKeys:
 
 
 def fleet_calls(has_keys: bool) -> frozenset[str]:
-    """What the network may call."""
+    """Paths that the network may call."""
     return _paths(fleet_router.routes) - (OF_THE_SERVER if has_keys else frozenset())
 
 
@@ -105,7 +105,7 @@ def by_key(keys: PublicKeys) -> Identify:
 
 
 def by_address(headers: dict[bytes, bytes], address: str) -> str:
-    """Callers are whoever comes."""
+    """Callers are told apart by address; whoever comes may call."""
     return address
 
 
@@ -142,7 +142,7 @@ class GuardedSuperLink:
         self.keys = None if order.nodes is None else read_keys(order.nodes)
 
     def servers(self) -> tuple[uvicorn.Server, uvicorn.Server]:
-        """For this machine, for the network; the first one owns the application's life."""
+        """This machine's server, which starts and ends the application too, and the network's."""
         limits = Limits()
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)

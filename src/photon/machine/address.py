@@ -36,9 +36,9 @@ def format_address(host: str, port: int) -> str:
 
 
 def dialled(host: str) -> str:
-    """What reaches `listeners` on this host from its own machine: loopback where it is everywhere.
+    """The address at which this machine reaches its own `listeners` on a host.
 
-    IPv4's, which is bound in any case.
+    For all addresses it is the loopback one of IPv4, which is bound in any case.
     """
     return "127.0.0.1" if host in (EVERYWHERE, _EVERYWHERE_IPV4) else host
 
@@ -68,9 +68,7 @@ def listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises:
-    ConfigError: nobody could listen there; see `listeners`.
-    """
+    """Raises what `listeners` does where nobody could listen."""
     for listener in listeners(host, port):
         listener.close()
 

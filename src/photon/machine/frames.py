@@ -74,7 +74,7 @@ def receive_length(connection: socket.socket, most: int) -> int | None:
 
 
 def read(connection: socket.socket, count: int) -> memoryview | None:
-    """So many bytes; None when the other side closes before."""
+    """Exactly `count` bytes; None where the other side closes before all have come."""
     buffer = bytearray(count)
     view, filled = memoryview(buffer), 0
     while filled < count:
