@@ -305,7 +305,7 @@ def link(request, tmp_path_factory):
         make_authority(keys, ["127.0.0.1"])
         enrol(keys, "a", [0])
         enrol(keys, "b", [1])
-        own = ServerKeys(keys / "ca.pem", keys / "server.pem", keys / "server.key")
+        own = ServerKeys.of(keys)
         register = read_register(keys / REGISTER)
     heard: list[str] = []
     made = FlowerLink(home / "flower", "127.0.0.1", free_port(), own, register,

@@ -35,8 +35,8 @@ def over_flower(
     host: str,
     port: int,
     keys: Path | None,
-    hint: Callable[[], str] = str,
-    options: tuple[str, ...] = (),
+    hint: Callable[[], str],
+    options: tuple[str, ...],
 ) -> EngineFactory:
     """An engine whose nodes come over Flower.
 
@@ -46,10 +46,7 @@ def over_flower(
         keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
     """
     register = Register(None) if keys is None else read_register(keys / REGISTER)
-    own = None
-    if keys is not None:
-        own = ServerKeys(keys / "ca.pem", keys / "server.pem", keys / "server.key")
-        own.require()
+    own = None if keys is None else ServerKeys.of(keys)
 
     def make(folder: RunFolder, run: Run, job: Job) -> Engine:
         link = FlowerLink(folder.path / "flower", host, port, own, register, job.say, job.stop)

@@ -34,19 +34,22 @@ APP = Path(__file__).parent / "app"
 
 @dataclass(frozen=True, slots=True)
 class ServerKeys:
-    """Files of `photon keys` on the server: certificate authority, server certificate, its key."""
+    """Files of `photon keys` on the server: its certificate and its private key."""
 
-    authority: Path
     certificate: Path
     key: Path
 
-    def require(self) -> None:
+    @classmethod
+    def of(cls, folder: Path) -> ServerKeys:
         """Raises:
         ConfigError: a file is missing.
         """
-        for path in (self.authority, self.certificate, self.key):
-            if not path.is_file():
-                raise ConfigError(f"{path}: no such file; make the keys with `photon keys init`")
+        for name in ("ca.pem", "server.pem", "server.key"):
+            if not (folder / name).is_file():
+                raise ConfigError(
+                    f"{folder / name}: no such file; make the keys with `photon keys init`"
+                )
+        return cls(folder / "server.pem", folder / "server.key")
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class WandbTracker:
         self._tell("more")
 
     def _tell(self, line: str) -> None:
-        """Write a line into the pipe; into a full one nothing, for its lines wake the process too."""
+        """Write a line into the pipe; nothing into a full one, whose lines wake the process too."""
         self._input.write(line.encode() + b"\n")
 
     def _hear(self) -> bool:
