@@ -26,7 +26,7 @@ import click
 import torch
 
 from photon.config import load_config
-from photon.config.resolve import replace_keys
+from photon.config.compose import with_values
 from photon.data.tokenizer import train_tokenizer
 from photon.evaluation.likelihood import Passes
 from photon.hub.exchange import export_folder
@@ -106,7 +106,7 @@ def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path
     train_tokenizer(texts, TOKENS).save(str(work / "tokenizer.json"))
     config = load_config([f"llm_config={model}", "llm_config.max_seq_len=1024", "run_uuid=bench"])
     if vocab_size is not None:
-        config = replace_keys(config, {"llm_config.model.vocab_size": vocab_size})
+        config = with_values(config, {"llm_config.model.vocab_size": vocab_size})
     params = parameters_of(build_model(config.inner, 1))
     path = work / "run"
     with RunFolder.create(path, config, "centralized", work / "tokenizer.json", {}) as folder:

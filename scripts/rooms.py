@@ -33,6 +33,8 @@ STRANGERS = [
 """Rooms of one rank that do not know each other."""
 MOST_FILES = 20
 LARGEST_SHARE = 1 / 6
+MOST_CONFIGS = 15
+"""Parameters of type `Config` in all: below the doors functions take sections and values."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,9 @@ def faults(rooms: dict[str, Room]) -> list[str]:
             found.append(f"{room.name}: has {room.files} files, at most {MOST_FILES}")
         if room.lines > total * LARGEST_SHARE:
             found.append(f"{room.name}: has {room.lines:,} of {total:,} lines, a sixth at most")
+    configs = sum(room.configs for room in rooms.values())
+    if configs > MOST_CONFIGS:
+        found.append(f"{configs} parameters are of type Config, at most {MOST_CONFIGS}")
     circle = _circle(rooms)
     return [*found, f"a circle: {' -> '.join(circle)}"] if circle else found
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from photon.config import load_config
+from photon.config.compose import with_values
 from photon.config.evaluation import IclTask
-from photon.config.resolve import replace_keys
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.tasks import GENERATION, MULTIPLE_CHOICE, SCHEMA
@@ -98,7 +98,7 @@ def test_a_repository_that_is_not_there(tmp_path):
 @pytest.fixture
 def make_run(smoke, data_root, tmp_path):
     def make(path: Path, name: str, seed: int = 3) -> None:
-        config = replace_keys(
+        config = with_values(
             smoke("run_uuid=r"), {"llm_config.name": name, "llm_config.max_seq_len": 64}
         )
         params = parameters_of(build_model(config.inner, seed))

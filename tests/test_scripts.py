@@ -205,7 +205,7 @@ def test_the_centralised_twin_sees_the_tokens_of_the_federation(tmp_path):
     federated = load_federated(tmp_path)
     assert twin.max_steps == federated.total_steps == 40960
     assert twin.batch_rows == 8 * federated.inner.batch_rows
-    for key in ("optimizer", "scheduler", "algorithms", "max_seq_len", "model"):
+    for key in ("optimizer", "schedules", "algorithms", "row_length", "model"):
         assert getattr(twin, key) == getattr(federated.inner, key), key
 
 

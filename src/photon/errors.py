@@ -19,7 +19,10 @@ PhotonWarning is a `UserWarning`: the run goes on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 
 def install_with(extra: str) -> str:
@@ -103,6 +106,15 @@ class PhotonWarning(UserWarning):
 
 class PhotonNote(PhotonWarning):
     """All is well; one line that says what becomes of something that was asked for."""
+
+
+@contextmanager
+def storing(path: Path, failure: str = "cannot write") -> Iterator[None]:
+    """A block that writes: its OSError becomes a StorageError, `PATH: FAILURE (reason)`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {failure} ({error.strerror})") from error
 
 
 def require_package(name: str, extra: str, needed_by: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 import photon
 from photon.cli.main import cli, run
 from photon.cli.options import RunPath
+from photon.config import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint
 from photon.run import artifact
@@ -39,10 +40,15 @@ def test_runs_are_listed_with_what_they_did(smoke, tmp_path, capsys):
     assert "federated" in capsys.readouterr().out
 
 
+def _imported(folder: Path, config: Config, data_root: Path) -> None:
+    plain, tokenizer = config.model_dump(mode="json"), data_root / "tokenizer.json"
+    RunFolder.create(folder, plain, IMPORTED, tokenizer, {}).close()
+
+
 def test_a_run_that_cannot_be_read_is_named(smoke, data_root, tmp_path, capsys):
     runs = tmp_path / "runs"
     for name in ("sound", "torn"):
-        RunFolder.create(runs / name, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()
+        _imported(runs / name, smoke(), data_root)
     (runs / "torn" / "run.json").write_text("{")
     assert run(["runs", str(runs), "--json"]) == 0
     told = capsys.readouterr()
@@ -52,7 +58,7 @@ def test_a_run_that_cannot_be_read_is_named(smoke, data_root, tmp_path, capsys):
 
 def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
     folder = tmp_path / "runs" / "imported"
-    RunFolder.create(folder, smoke(), IMPORTED, data_root / "tokenizer.json", {}).close()
+    _imported(folder, smoke(), data_root)
     assert run_status(folder).state == "ended"
 
 

@@ -8,14 +8,9 @@ import pytest
 from original_keys import DEFAULTS
 
 from photon.config import load_config
-from photon.config.compose import known_keys
+from photon.config.compose import known_keys, with_values
 from photon.config.reference import all_keys
-from photon.config.resolve import (
-    apply_resume_overrides,
-    check_resumable,
-    digest,
-    fill_open_keys,
-)
+from photon.config.resume import apply_resume_overrides, check_resumable, digest, left_open
 from photon.config.standing import AUTOMATIC, standing_of
 from photon.errors import ConfigError, MismatchedCheckpoint, PhotonNote
 from photon.tracking.wandb_setup import effective_setup
@@ -67,7 +62,7 @@ LOGGERS = "llm_config.loggers"
 )
 def test_what_switches_trackers_on(given, wandb, tensorboard):
     config = load_config(given.split())
-    assert (effective_setup(config, {}) is not None) == wandb
+    assert (effective_setup(config.wandb_setup, {}) is not None) == wandb
     assert (config.inner.loggers.tensorboard is not None) == tensorboard
 
 
@@ -89,9 +84,11 @@ def test_trackers_may_change_when_a_run_goes_on():
     keys = ["use_wandb=true", "wandb.setup.mode=offline", f"{LOGGERS}.tensorboard.flush_interval=3"]
     changed = apply_resume_overrides(saved, keys)
     assert changed == load_config(keys)
-    assert digest(changed) == digest(saved)
+    before, after = saved.values_by_key(), changed.values_by_key()
+    assert digest(after) == digest(before)
     assert apply_resume_overrides(changed, [f"{LOGGERS}.tensorboard=null", "use_wandb=false"])
-    assert fill_open_keys(changed, saved).inner.loggers.tensorboard is None
+    filled = with_values(saved, left_open(after, before))
+    assert filled.inner.loggers.tensorboard is None
 
 
 def test_a_section_that_comes_or_goes_is_a_change():
@@ -99,7 +96,7 @@ def test_a_section_that_comes_or_goes_is_a_change():
     without = load_config([f"~{clipping}"])
     for before, after in ((saved, without), (without, saved)):
         with pytest.raises(MismatchedCheckpoint, match=clipping):
-            check_resumable(before, after)
+            check_resumable(before.values_by_key(), after.values_by_key())
 
 
 def test_no_automatic_key_hides_one_that_is_honoured():

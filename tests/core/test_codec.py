@@ -55,7 +55,7 @@ def opened(**bounds: Any):
 def update_of(plan, client: int, gradient, moments=None) -> Update:
     return Update(
         run="r", round=plan.round, client=client, gradient=gradient, moments=moments or {},
-        num_tokens=10, num_steps=1, base_digest=plan.base_digest, num_bytes=num_bytes(gradient),
+        num_tokens=10, num_steps=1, base_digest=plan.base_digest,
         metrics={"train_loss": 1.0},
     )  # fmt: skip
 

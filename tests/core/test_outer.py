@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from photon.config.resolve import load_config
+from photon.config import load_config
 from photon.core.outer import OuterOptimizer, adaptive, nesterov, outer_factor, sgd
 from photon.points import OUTER_OPTIMIZERS
 from photon.run.outer import outer_of
@@ -76,7 +76,7 @@ def test_adaptive_family_is_reddi_et_al(rule):
 
 
 def named(strategy: str) -> OuterOptimizer:
-    return outer_of(load_config([f"fl.strategy_name={strategy}"]), 1)
+    return outer_of(load_config([f"fl.strategy_name={strategy}"]).federation, 1)
 
 
 @pytest.mark.parametrize("strategy", OUTER_OPTIMIZERS)

@@ -18,11 +18,11 @@ from photon.data.prepare import embedded as prepare
 from photon.data.prepare.corpus import Document, standard_library
 from photon.data.prepare.embedded import prepare_embedded
 from photon.data.prepare.partition import Rule, partition_documents
-from photon.data.prepare.writer import write_shards
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
 from photon.data.tokenizer import load_tokenizer, separator_id, train_tokenizer
 from photon.errors import DataError, StorageError
+from shards import write_shards
 
 
 def documents(count: int, sources: int = 7) -> list[Document]:
@@ -82,9 +82,10 @@ def test_the_standard_library_is_text_with_packages_as_sources():
     assert found == standard_library(2_000_000)
 
 
-def test_a_python_without_sources_is_named(tmp_path):
+def test_a_python_without_sources_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(DataError, match="no Python source"):
-        standard_library(1000, tmp_path)
+        standard_library(1000)
 
 
 def test_tokenizer_gives_any_text_back():

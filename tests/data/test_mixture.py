@@ -13,7 +13,7 @@ from photon.data.read.mixture import Amount, MixedRows, epoch_counts
 from photon.data.read.shards import Rows
 from photon.data.read.stream import Stream
 from photon.errors import DataError
-from photon.run.rows import open_rows
+from photon.run.rows import RunData
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ def test_what_is_chosen_depends_on_the_run_and_the_client(smoke, data_root):
     def chosen(client: int, seed: int) -> list:
         keys = f"dataset.train.streams=[{one},{one}]", f"seed={seed}"
         config = smoke(f"dataset.train.root_local={data_root}", *keys)
-        return open_rows(config, f"client_{client}/train").read(range(6)).tolist()
+        data = RunData.of(config.data, config.inner, config.seed)
+        return data.client_rows(client).read(range(6)).tolist()
 
     drawn = [chosen(client, seed) for client in (0, 1) for seed in (1, 2)]
     assert chosen(1, 2) == drawn[3]

@@ -481,7 +481,7 @@ def test_an_unreadable_journal_is_named(prepare, c4, tmp_path):
 
 def test_blocks_end_where_memory_does(c4, prepare, tmp_path, monkeypatch):
     prepare(c4, "whole", shuffle_documents=7)
-    monkeypatch.setattr(routing, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(routing, "BLOCK_CHARACTERS", 1000)
     manifest = prepare(c4, "blocks", shuffle_documents=10_000)
     assert manifest["totals"]["written"] == 240
 

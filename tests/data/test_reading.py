@@ -16,7 +16,7 @@ import pytest
 from photon.cli.main import run
 from photon.core.messages import StreamState
 from photon.data.prepare import writer as writer_module
-from photon.data.prepare.writer import ShardWriter, write_shards
+from photon.data.prepare.writer import ShardWriter
 from photon.data.read import checksum
 from photon.data.read import verify as verify_module
 from photon.data.read.checksum import Checksum
@@ -26,6 +26,7 @@ from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
 from photon.data.read.verify import verify
 from photon.errors import DataError
+from shards import write_shards
 
 
 @pytest.mark.parametrize("seed", range(4))

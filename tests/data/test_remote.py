@@ -18,12 +18,12 @@ import pytest
 from photon.data.manifest import write_json
 from photon.data.prepare import writer as writer_module
 from photon.data.prepare.push import push
-from photon.data.prepare.writer import write_shards
 from photon.data.read import cache as cache_module
 from photon.data.read.cache import Cache
 from photon.data.read.remote import RemoteFolder
 from photon.data.read.shards import Rows
 from photon.errors import DataError, StorageError
+from shards import write_shards
 
 ROWS_A_SHARD, NUM_SHARDS, LENGTH = 4, 6, 16
 SHARD_BYTES = (ROWS_A_SHARD * LENGTH + 1) * 2

@@ -263,7 +263,9 @@ def test_copies_are_told_from_different_files(tmp_path):
 
 
 def hub(open_records, columns=TEXT):
-    return HubSource("c4", "en", "train", columns, open_records)
+    source = HubSource("c4", "en", "train", columns)
+    source._stream = open_records
+    return source
 
 
 def test_hub_documents_have_addresses():

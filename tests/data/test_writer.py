@@ -7,9 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from photon.data.prepare.writer import ShardWriter, token_dtype, write_shards
+from photon.data.prepare.writer import ShardWriter, token_dtype
 from photon.data.read.shards import Rows
 from photon.errors import DataError
+from shards import write_shards
 
 
 def files(folder):

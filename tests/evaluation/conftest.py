@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from photon.config.evaluation import IclTask
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.data.prepare.encode import Encoder, separated
+from photon.data.prepare.encode import Encoder
+from photon.data.tokenization import resolved
 from photon.data.tokenizer import train_tokenizer
 from photon.model.build import LanguageModel, build_model
 
@@ -26,7 +27,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def encoder(tokenizer) -> Encoder:
-    return separated(tokenizer)
+    return Encoder(tokenizer, resolved(tokenizer))
 
 
 @pytest.fixture

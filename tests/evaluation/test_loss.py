@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.data.prepare.writer import write_shards
 from photon.data.read.shards import Rows
 from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
 from photon.model.build import build_model
+from shards import write_shards
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from photon.config import Config, load_config
+from photon.config.compose import with_values
 from photon.config.overrides import parse_override
-from photon.config.resolve import replace_keys
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,6 @@ def make(plain, tmp_path):
     def call(*overrides: str) -> Config:
         parsed = (parse_override(text) for text in overrides)
         keys = {one.key_or_group: one.value() for one in parsed}
-        return replace_keys(plain, {"photon.saving_path": str(tmp_path), **keys})
+        return with_values(plain, {"photon.saving_path": str(tmp_path), **keys})
 
     return call

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,31 +17,41 @@ import torch
 
 import photon
 from photon.config import Config
-from photon.config.resolve import replace_keys, resolve
-from photon.core.messages import ClientState, Instruction, ServerState, StreamState, Update
+from photon.config.resolve import Run, resolve
+from photon.core.codec import encode
+from photon.core.messages import (
+    Base,
+    ClientState,
+    Instruction,
+    RoundPlan,
+    ServerState,
+    StreamState,
+    Update,
+)
+from photon.core.policy import closing
 from photon.core.tree import digest
 from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import PhotonWarning, RoundFailed
-from photon.experiment import runs
+from photon.evaluation.loss import held_out_loss
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
-from photon.node.client_host import Node
+from photon.node.client_host import ClientHost
 from photon.run.checkpoint import load_parameters, newest_checkpoint, save_server_state
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
-from photon.run.preparation import with_architecture
-from photon.run.rows import open_rows
+from photon.run.preparation import architecture_of
+from photon.run.rows import VALIDATION, RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server import remote
-from photon.server.remote import RemoteEngine, _OpenRound
+from photon.server.remote import RemoteEngine
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 
 CPU = torch.device("cpu")
 
 
-def resolved(config: Config, **how: Any) -> Config:
+def resolved(config: Config, **how: Any) -> Run:
     return resolve(config, **{"cores": 4, "accelerator": 0, "run_uuid": "r", **how})
 
 
@@ -61,10 +72,11 @@ class Synthetic:
 
 def steps_of(config: Config, steps: int = 3) -> Any:
     """Loss of each of some optimizer steps, rates, and the parameters that they lead to."""
-    config = resolved(with_architecture(config))
-    inner = config.inner
+    model = architecture_of(config.inner.model, config.federation.vocabulary)
+    run = resolved(config.with_model(model))
+    inner = run.inner
     seeded = list(parameters_of(build_model(inner, 0)))
-    trainer = Trainer(inner, config.seed, CPU, frozen=layers_of(config.federation, seeded).frozen)
+    trainer = Trainer(inner, run.seed, CPU, frozen=layers_of(run.federation, seeded).frozen)
     stream = JoinedStream(
         [Stream(Synthetic(inner.row_length, inner.model.vocab_size), seed=1, client=0)]  # pyright: ignore
     )
@@ -81,7 +93,7 @@ def outer_step(config: Config) -> Any:
     """Two outer steps on one parameter, in the rounds before the last and the last but one."""
     params, state = {"w": torch.arange(4.0)}, None
     for number in (1, 2, 3):
-        outer = outer_of(config, number)
+        outer = outer_of(config.federation, number)
         state = outer.init(params) if state is None else state
         params, state = outer.step(params, {"w": torch.ones(4) * number}, state)
     return params["w"].tolist()
@@ -90,8 +102,10 @@ def outer_step(config: Config) -> Any:
 def cohort(config: Config) -> Any:
     """Whom and how much each of three rounds asks."""
     state = ServerState(round=0, step=0, params={}, outer={}, speeds={0: 1.0, 1: 9.0, 2: 9.0})
-    rule = Participation(config, rows=(100, 10, 10, 200))
-    alive = range(config.federation.population)
+    fl, inner = config.federation, config.inner
+    rows = (100, 10, 10, 200)
+    rule = Participation(fl, config.seed, inner.local_steps, inner.batch_rows, rows)
+    alive = range(fl.population)
     return [rule.choose(ServerState(**{**_fields(state), "round": n}), alive) for n in range(3)]
 
 
@@ -101,8 +115,7 @@ def _fields(state: Any) -> dict[str, Any]:
 
 def begins(config: Config, tmp: Path) -> Any:
     """What a client's second round starts from."""
-    config = resolved(config)
-    this = Node(config, tmp, CPU)
+    this = ClientHost(resolved(config), tmp, CPU)
     task = Instruction(run="r", round=2, client=0, first_step=3, local_steps=3, base_digest="d",
                        last_accepted=1)  # fmt: skip
     own = {"exp_avg": {"w": torch.ones(1)}}
@@ -119,44 +132,56 @@ class Answers:
         spoil: makes of a round's number and its updates by client what the server gets.
     """
 
+    can_be_late = True
+    durations: Sequence[float] = ()
+
     def __init__(
         self, clients: int, spoil: Callable[[int, dict[int, Update]], list[Update]]
     ) -> None:
-        self.clients, self.spoil, self.faults = range(clients), spoil, {}
+        self.clients, self.spoil = range(clients), spoil
         self.asked: list[Any] = []
 
-    def alive(self, should_stop: Any) -> Any:
+    def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
         return self.clients
 
-    def run_round(self, plan: Any, state: ServerState, base: Path, should_stop: Any) -> Any:
+    def run_round(
+        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+    ) -> Generator[Update, None, None]:
+        plan, params = base.plan, base.state.params
         self.asked.append((plan.round, plan.cohort))
-        names = plan.trained or list(state.params)
+        names = plan.trained or list(params)
         made = {
             task.client: Update(
                 run=task.run, round=task.round, client=task.client, moments={},
-                gradient={n: torch.full_like(state.params[n], 1e-4 * (task.client + 1))
-                          for n in names},
+                gradient=encode({n: torch.full_like(params[n], 1e-4 * (task.client + 1))
+                                 for n in names}, plan.up)[0],
                 num_tokens=task.local_steps * 8, num_steps=task.local_steps,
-                base_digest=task.base_digest, num_bytes=8, metrics={"train_loss": 1.0},
+                base_digest=task.base_digest, metrics={"train_loss": 1.0},
             )
-            for task in plan.instructions.values()
+            for task in map(plan.instructions.__getitem__, waiting)
         }  # fmt: skip
-        return iter(self.spoil(plan.round, made))
+        waiting.clear()
+        yield from self.spoil(plan.round, made)
+
+    def cancel(self, before: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
     """What a server makes of such answers: whom it asks, its records, its last parameters."""
 
     def observe(config: Config, tmp: Path) -> Any:
-        config = replace_keys(resolved(config), {"fl.aggregate_momenta": False, "run_uuid": "r"})
+        run = resolved(config).but(name="r", federation={"averages_moments": False})
         folder, records, error = Path(tempfile.mkdtemp(dir=tmp)), [], ""
         state = server.initial_state(
-            parameters_of(build_model(config.inner, config.seed)), outer_of(config, 1)
+            parameters_of(build_model(run.inner, run.seed)), outer_of(run.federation, 1)
         )
         save_server_state(folder, state)
-        clients = Answers(config.federation.population, spoil)
-        this = server.Server(config, folder, clients, lambda _: {}, records.append, StopRequest())
-        this.committed = lambda: None
+        clients = Answers(run.federation.population, spoil)
+        this = server.Server(run, folder, clients, lambda _: {}, records.append, StopRequest())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhotonWarning)
             try:
@@ -209,7 +234,7 @@ def without_clock(line: Any) -> dict[str, str]:
 def waits(config: Config, monkeypatch: Any) -> Any:
     """When a server begins, and with how many nodes, if one comes every ten seconds."""
     now, engine = [0], cast(Any, object.__new__(RemoteEngine))
-    engine.config, engine._all_came, engine._hint = config, False, str
+    engine.run, engine._all_came, engine._hint = config, False, str
     engine.roster = SimpleNamespace(members={}, absent=dict)
     engine._waiting = SimpleNamespace(tell=lambda line: None, is_over=lambda: None)
     engine._free = lambda: range(config.federation.population)
@@ -228,38 +253,25 @@ def waits(config: Config, monkeypatch: Any) -> Any:
 
 def closes(config: Config) -> Any:
     """Seconds after which a round ends, with one missing, and with all but a quorum."""
-    engine = object.__new__(RemoteEngine)
-    engine.config, engine._durations = config, [10.0, 11.0, 15.0]
-    found = []
-    for arrived in (
-        (),
-        range(config.federation.cohort_size - 1),
-        range(config.federation.cohort_size),
-    ):
-        plan = SimpleNamespace(spares=())
-        current = SimpleNamespace(begun=0.0, arrived=set(arrived), sound=set(), plan=plan)
-        found.append(
-            [s for s in range(0, 200, 5) if _over(engine, current, s)][:1]  # pyright: ignore
-        )
-    return found
+    size, durations = config.federation.cohort_size, [10.0, 11.0, 15.0]
+    rules = server.rules_of(config.federation, can_be_late=True)
+    plan = RoundPlan(round=1, cohort=tuple(range(size)), instructions={}, base_digest="")
 
+    def is_over(count: int, seconds: float) -> bool:
+        arrived = dict.fromkeys(range(count), True)
+        return closing(plan, arrived, seconds, durations, rules) == "close"
 
-def _over(engine: RemoteEngine, current: _OpenRound, seconds: float) -> bool:
-    clock, remote.time = remote.time, SimpleNamespace(monotonic=lambda: seconds)  # pyright: ignore
-    try:
-        return engine._is_over(current)
-    finally:
-        remote.time = clock
+    return [[s for s in range(0, 200, 5) if is_over(count, s)][:1] for count in (0, size - 1, size)]
 
 
 def forward_passes(config: Config) -> Any:
     """Shapes that the model sees in a validation."""
-    config = resolved(config)
-    model = build_model(config.inner, 0)
+    run = resolved(config)
+    model = build_model(run.inner, 0)
     seen: list[Any] = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
-    found = runs._evaluate(config, model, open_rows(config, "validation")).loss
-    return found, seen
+    rows = RunData.of(run.data, run.inner, run.seed).rows(VALIDATION)
+    return held_out_loss(model, rows, run.inner).loss, seen
 
 
 def recomputed(config: Config) -> Any:

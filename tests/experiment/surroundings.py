@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,6 @@ from tokenizers import Tokenizer
 import photon
 from photon.cli.prepare import _prepare
 from photon.config import Config
-from photon.config.resolve import replace_keys
 from photon.core.messages import StreamState
 from photon.data.prepare import text
 from photon.data.read import remote as remote_store
@@ -26,40 +26,40 @@ from photon.data.tokenizer import train_tokenizer
 from photon.errors import DataError, PhotonError
 from photon.experiment import runs
 from photon.model.build import build_model, empty_model
-from photon.node import client_host as node
 from photon.node import engine as local
-from photon.node.client_host import client_stream
-from photon.node.fit import with_microbatch
-from photon.run.rows import cache_of, open_rows, storage_of
-from photon.run.run_tokens import encoder_of_data
-from photon.scoring.task_watch import TaskWatch
+from photon.node.fit import Trainers
+from photon.run.rows import RunData, cache_of
 from photon.tracking import external
 from photon.tracking.external import ExternalTrackers
 from photon.training.parallel import _fully_shard, is_sharded
-from photon.wire.transport import open_transport
+from photon.wire.transport import transport_of
+
+
+def data_of(config: Config) -> RunData:
+    return RunData.of(config.data, config.inner, config.seed)
 
 
 def reads(config: Config) -> Any:
     """Rows of a client and of the validation, in order."""
-    stream = client_stream(config, 0)
-    validation = open_rows(config, "validation")
+    stream = data_of(config).stream(0)
+    validation = data_of(config).rows("validation")
     order, _ = stream.indices(StreamState(), 12)
-    return order.tolist(), stream.rows.num_rows, validation.num_rows
+    return order.tolist(), len(stream.rows), len(validation)
 
 
 def blocks(config: Config, monkeypatch: Any) -> Any:
     """Order of the rows of eight shards."""
     shards = Synthetic(32, 300)
-    shards.shard_rows, shards.sequence_length = [8] * 8, 32
-    monkeypatch.setattr(node, "open_rows", lambda config, part: shards)
-    return client_stream(config, 0).indices(StreamState(), 64)[0].tolist()
+    shards.shard_rows = [8] * 8
+    monkeypatch.setattr(RunData, "rows", lambda self, part: shards)
+    return data_of(config).stream(0).indices(StreamState(), 64)[0].tolist()
 
 
 def store(part: str) -> Callable[[Config], Any]:
     """What brings shards from a store."""
 
     def found(config: Config) -> Any:
-        storage = storage_of(config, part)
+        storage = data_of(config)._storage(part)
         cache = cache_of(storage, Path("cache"))
         return cache and (cache.limit, cache.remote.url, cache.remote.retry, cache.remote.timeout)
 
@@ -82,10 +82,10 @@ def pool(config: Config, tmp: Path, monkeypatch: Any) -> Any:
             return 0
 
     monkeypatch.setattr(local.subprocess, "Popen", Process)
-    config, threads = resolved(config), torch.get_num_threads()
-    folder = SimpleNamespace(clients=tmp, config=config, path=tmp, lock_fd=0)
+    run, threads = resolved(config), torch.get_num_threads()
+    folder = SimpleNamespace(clients=tmp, path=tmp, lock_fd=0)
     try:
-        made = local.local_engine(folder, config, CPU)  # pyright: ignore
+        made = local.local_engine(folder, run, CPU)  # pyright: ignore
         if not isinstance(made, local.WorkerPool):
             return torch.get_num_threads()
         for _ in range(5):
@@ -121,7 +121,7 @@ def prepared(config: Config, tmp: Path, monkeypatch: Any) -> Any:
     for split in ("train", "validation"):
         _write_documents(Path("split") / f"{split}.jsonl", 1)
     out = Path(tempfile.mkdtemp(dir=tmp)) / "data"
-    _prepare(config, out)
+    _prepare(config.data, config.federation.population, config.inner.row_length, out)
     return {path.relative_to(out).as_posix(): path.read_bytes()
             for path in sorted(out.rglob("*")) if path.suffix == ".bin"
             or path.name == "tokenizer.json"}  # fmt: skip
@@ -149,7 +149,7 @@ def wanted_of_hub(config: Config, monkeypatch: Any) -> Any:
     monkeypatch.setattr(text, "HubSource", ask)
     monkeypatch.setattr(text, "has_split", lambda *_: True)
     with contextlib.suppress(DataError):
-        _prepare(config, Path("nowhere"))
+        _prepare(config.data, 2, config.inner.row_length, Path("nowhere"))
     return asked
 
 
@@ -164,25 +164,27 @@ def told_wandb(config: Config, monkeypatch: Any) -> Any:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(external, "WandbTracker", lambda path, key, init, say: init)
-    config = replace_keys(config, {"run_uuid": "r"})
-    folder = SimpleNamespace(path=Path(), kind="federated")
-    wanted = ExternalTrackers(folder, config, True, print, print)._wanted()  # pyright: ignore
+    wanted = _trackers(config, Path())._wanted()
     return wanted["wandb"]("round", 0) if "wandb" in wanted else None
+
+
+def _trackers(config: Config, folder: Path) -> ExternalTrackers:
+    place: Any = SimpleNamespace(path=folder, kind="federated")
+    board = config.inner.loggers.tensorboard
+    return ExternalTrackers(place, "r", board, config.wandb_setup, True, print, print)
 
 
 def mirror(config: Config, monkeypatch: Any) -> Any:
     """How the store of the mirror is opened."""
     asked: list[Any] = []
     monkeypatch.setattr(remote_store, "_open_store", lambda *how: asked.append(how))
-    runs._mirroring(SimpleNamespace(path=Path()), replace_keys(config, {"run_uuid": "r"}))  # pyright: ignore
+    runs._mirroring(SimpleNamespace(path=Path()), resolved(config).but(name="r"))  # pyright: ignore
     return asked
 
 
 def board(config: Config, tmp: Path) -> Any:
     """How far the curves of two records are on the disk before the run ends."""
-    folder = SimpleNamespace(path=tmp, kind="federated")
-    outside = ExternalTrackers(folder, config, True, print, print)  # pyright: ignore
-    tracker: Any = outside._wanted()["tensorboard"]("round", 0)
+    tracker: Any = _trackers(config, tmp)._wanted()["tensorboard"]("round", 0)
     for number in (1, 2, 3):
         tracker({"round": number, "loss": 1.0})
     written = tracker._position.read()
@@ -191,7 +193,8 @@ def board(config: Config, tmp: Path) -> Any:
 
 
 def carrier(config: Config) -> Any:
-    return type(open_transport(config.machine, "r")).__name__
+    with closing(transport_of(config.machine.transport).server(config.machine, "r")) as side:
+        return type(side).__name__
 
 
 def sharding(config: Config, monkeypatch: Any) -> Any:
@@ -206,19 +209,18 @@ def sharding(config: Config, monkeypatch: Any) -> Any:
 
 def job(config: Config) -> Any:
     """How two processes would share the model, and rows of a pass of one."""
-    config = resolved(config)
-    inner = config.inner
-    rows = with_microbatch(config, CPU, 2).inner.microbatch_rows
-    return is_sharded(inner, 2), rows
+    run = resolved(config)
+    rows = Trainers(run.inner, run.federation, devices=2).microbatch(CPU)
+    return is_sharded(run.inner, 2), rows
 
 
 def unigram(config: Config, monkeypatch: Any) -> Any:
-    def missing(config: Config) -> None:
+    def missing(data: RunData, population: int) -> None:
         raise DataError("no frequencies")
 
     monkeypatch.setattr(runs, "unigram_score", missing)
     try:
-        return runs._unigram(config, SimpleNamespace(trains_elsewhere=False))  # pyright: ignore
+        return runs._unigram(resolved(config), SimpleNamespace(trains_elsewhere=False))  # pyright: ignore
     except DataError:
         return "refused"
 
@@ -233,15 +235,13 @@ def watched(config: Config, tmp: Path) -> Any:
         for label, lines in rows.items():
             text = "".join(json.dumps(line) + "\n" for line in lines[: 2 if place == tmp else 9])
             (place / f"{label}.jsonl").write_text(text)
-    config = replace_keys(
-        resolved(config),
-        {"icl_tasks_config.root_dir": str(tmp / config.scoring.root_dir)},
-    )
-    model, shapes, records = build_model(config.inner, 0), [], []
+    run = resolved(config).but(scoring={"folder": str(tmp / config.scoring.folder)})
+    model, shapes, records = build_model(run.inner, 0), [], []
     model.get_submodule("embedding").register_forward_pre_hook(
         lambda _, args: shapes.append(args[0].tolist())
     )
-    watch = TaskWatch(config, encoder_of_data(config), CPU, records.append)
+    job: Any = SimpleNamespace(device=CPU, warn=records.append)
+    watch = runs._task_watch(run, data_of(run), job)
     watch.score(model)
     watch.adding_to(records.append)({"val_loss": 0.0})
     return records, shapes

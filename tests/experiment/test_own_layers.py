@@ -14,7 +14,7 @@ from photon.errors import ConfigError
 from photon.evaluation.loss import evaluate_loss
 from photon.model.build import build_model, load_parameters
 from photon.run import checkpoint
-from photon.run.rows import open_rows
+from photon.run.rows import RunData
 from photon.run.run_folder import read_run
 from photon.run.trackers import read_lines
 from photon.scoring.evaluate import Wanted, evaluate
@@ -42,7 +42,8 @@ def own_model(folder: Path, client: int):
 
 
 def loss_of(model, folder: Path, part: str) -> float:
-    rows = open_rows(read_run(folder)[0], part)
+    config = read_run(folder)[0]
+    rows = RunData.of(config.data, config.inner, config.seed).rows(part)
     return evaluate_loss(model, rows, batch_size=4).loss
 
 

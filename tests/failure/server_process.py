@@ -10,13 +10,14 @@ import torch
 from loopback import over_sockets
 from photon.config import load_config
 from photon.errors import PhotonError
-from photon.experiment.experiment import train_or_resume
+from photon.experiment.experiment import train
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        train_or_resume(
+        train(
             load_config(sys.argv[2:]),
+            resumes=True,
             engine=over_sockets(Path(sys.argv[1])),
             say=lambda line: print(line, flush=True),
         )

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 import photon
 from photon.cli.main import run as photon_command
+from photon.config.compose import with_values
 from photon.config.model import ModelConfig
-from photon.config.resolve import replace_keys
 from photon.core.tree import digest
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
@@ -62,7 +62,7 @@ def make_run(smoke, data_root, tmp_path):
     """Gives a run folder whose checkpoint holds stirred weights: none zero, one or small."""
 
     def make(label: str = "run", **model) -> Path:
-        config = replace_keys(
+        config = with_values(
             smoke(f"run_uuid={label}"), {f"llm_config.model.{k}": v for k, v in model.items()}
         )
         generator = torch.Generator().manual_seed(3)

@@ -20,7 +20,7 @@ from photon.data.tokenizer import train_tokenizer
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
 from photon.hub.exchange import export_folder, import_folder
 from photon.hub.inference import load_language_model
-from photon.hub.warm_start import check_warm_start
+from photon.hub.warm_start import warm_start
 from photon.model.build import build_model, model_with, parameters_of
 from photon.model.causal_lm import read_config
 from photon.model.generate import generate
@@ -115,7 +115,8 @@ def test_another_architecture_is_refused_before_a_folder_is_made(
     assert str(caught.value).startswith(f"{source}: ")
     assert not (tmp_path / "runs" / "new").exists()
     its_own = str(caught.value).partition("; to have its own: ")[2].split()
-    check_warm_start(smoke(f"pretrained_model_path={source}", *overrides, *its_own))
+    wanted = smoke(f"pretrained_model_path={source}", *overrides, *its_own)
+    warm_start(wanted.inner, wanted.starts, wanted.federation).check()
 
 
 def test_learned_positions_of_another_number_are_refused(train, data_root, tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 import photon
 from photon.errors import CorruptCheckpoint, PhotonWarning, RoundFailed, StorageError
-from photon.node.client_host import Node
+from photon.node.client_host import ClientHost
 from photon.run.checkpoint import load_parameters
 from photon.run.trackers import read_lines
 
@@ -56,7 +56,7 @@ def test_a_failed_round_passes_where_it_is_ignored(damaged):
 
 
 def test_a_failed_round_is_tried_again_where_it_may_be(smoke, monkeypatch):
-    train, calls = Node.train, []
+    train, calls = ClientHost.train, []
 
     def fails_once(node, instruction, *args):
         calls.append(instruction.client)
@@ -64,7 +64,7 @@ def test_a_failed_round_is_tried_again_where_it_may_be(smoke, monkeypatch):
             raise RuntimeError("no memory")
         return train(node, instruction, *args)
 
-    monkeypatch.setattr(Node, "train", fails_once)
+    monkeypatch.setattr(ClientHost, "train", fails_once)
     with pytest.warns(PhotonWarning, match="RuntimeError: no memory"):
         result = photon.train(smoke("fl.n_rounds=1", "fl.failed_rounds=retry"))
     assert calls == [0, 1, 0, 1]
@@ -75,7 +75,7 @@ def test_what_is_no_clients_own_is_not_covered(smoke, monkeypatch):
     def full(*_):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(Node, "train", full)
+    monkeypatch.setattr(ClientHost, "train", full)
     with pytest.raises(StorageError):
         photon.train(smoke("fl.accept_failures_cnt=1", "fl.failed_rounds=skip"))
 
@@ -84,7 +84,7 @@ def test_all_failed_is_no_quorum(smoke, monkeypatch):
     def broken(node, instruction, *_):
         raise RuntimeError(f"broken {instruction.client}")
 
-    monkeypatch.setattr(Node, "train", broken)
+    monkeypatch.setattr(ClientHost, "train", broken)
     keys = ["fl.accept_failures_cnt=1", "fl.failed_rounds=retry", "fl.round_attempts=1"]
     with pytest.raises(RoundFailed, match=r"client 0: RuntimeError: broken 0; client 1: "):
         photon.train(smoke(*keys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,24 +11,28 @@ import torch
 
 import photon
 from photon.config import load_config
-from photon.config.resolve import resolve
+from photon.config.resolve import Run, resolve
 from photon.errors import ConfigError, DeviceError
 from photon.model.flops import model_cost
 from photon.node import fit
-from photon.node.fit import fits, memory_needed, rows_that_fit, with_microbatch
+from photon.node.fit import Trainers, fits, rows_that_fit
 from photon.run.outer import outer_trees
 from photon.training.memory import client_memory, server_memory
 
 CPU = torch.device("cpu")
 
 
-def resolved(*overrides: str):
+def resolved(*overrides: str) -> Run:
     config = load_config(["photon.workers=0", *overrides])
     return resolve(config, cores=1, accelerator=False, run_uuid="r")
 
 
-def needed(config, rows: int) -> int:
-    return memory_needed(config, CPU, rows, 1, "run")
+def trainers(run: Run, devices: int = 1) -> Trainers:
+    return replace(Trainers.of(run, "run"), devices=devices)
+
+
+def needed(run: Run, rows: int) -> int:
+    return trainers(run).memory(CPU, rows)
 
 
 @pytest.mark.parametrize("fitting", [1, 3, 8, 32])
@@ -53,7 +58,7 @@ def test_one_row_is_tried_even_if_the_estimate_says_no():
 def test_checkpointing_and_a_small_loss_budget_need_less():
     plain = resolved("llm_config=mpt-1b", "llm_config.fsdp_config.activation_checkpointing=false")
     lean = resolved("llm_config=mpt-1b", "llm_config.max_logits_bytes=200000000")
-    big, small = (client_memory(c, 4).stages[0].device for c in (plain, lean))
+    big, small = (client_memory(c.inner, c.federation, 4).stages[0].device for c in (plain, lean))
     assert small["activations"] < big["activations"] / 2
     assert small["logits"] < big["logits"] / 2
     assert (small["weights"], small["moments"]) == (big["weights"], big["moments"])
@@ -66,26 +71,27 @@ def test_one_rule_wherever_memory_is_compared():
 
 def test_a_given_microbatch_stays():
     config = resolved("llm_config.device_train_microbatch_size=3")
-    assert with_microbatch(config, CPU) == config
+    assert trainers(config).microbatch(CPU) == 3
 
 
 def test_processes_share_the_batch():
     config = resolved("llm_config.global_train_batch_size=6")
-    assert with_microbatch(config, CPU, 2).inner.microbatch_rows == 3
+    assert trainers(config, 2).microbatch(CPU) == 3
     with pytest.raises(ConfigError, match="=6 must be a multiple of the 4 processes"):
-        with_microbatch(config, CPU, 4)
+        trainers(config, 4).microbatch(CPU)
 
 
 def test_workers_share_the_memory_with_the_server(monkeypatch):
     alone, both = resolved(), resolved("photon.workers=2")
     free = int(needed(alone, 4) / fit.HEADROOM) + 1
     monkeypatch.setattr(fit, "free_memory", lambda device: free)
-    assert with_microbatch(alone, CPU).inner.microbatch_rows == 4
+    assert trainers(alone).microbatch(CPU) == 4
     with pytest.raises(DeviceError, match="fewer photon"):
-        with_microbatch(both, CPU)
-    server = server_memory(both, outer_trees(both)).peak("cpu")
-    assert needed(both, 4) == 2 * client_memory(both, 4).peak("cpu") + server
-    node = memory_needed(both, CPU, 4, 1, "node")
+        trainers(both).microbatch(CPU)
+    slices = both.inner, both.federation
+    server = server_memory(*slices, outer_trees(both.federation)).peak("cpu")
+    assert needed(both, 4) == 2 * client_memory(*slices, 4).peak("cpu") + server
+    node = Trainers.of(both, "node").memory(CPU, 4)
     assert node == needed(both, 4) - server
 
 

@@ -26,6 +26,7 @@ from photon.model.build import build_model, parameters_of
 from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
 from photon.run.preparation import prepare
+from photon.run.rows import RunData
 from photon.wire.buffers import Buffers, pack
 from photon.wire.messages import Trained, unpack_reply
 from photon.wire.stores import allowed_stores, require_allowed
@@ -82,24 +83,31 @@ class Ill:
     ) -> Trained:
         """The node's answer to an instruction that is sound but for what is given or left out."""
         config = self.config()
+        data = RunData.of(config.data, config.inner, config.seed)
         params = parameters_of(build_model(config.inner, config.seed))
         path = self.home / "base"
         parts = {f"params/{name}": value for name, value in params.items()}
         ticket = {"via": "inline", **write_container(path, parts, {}).to_json()}
-        sent = {**travelling(config), "fl.aggregate_momenta": False, **(keys or {})}
-        sent.pop(without, None)
+        sent = {**sent_of(config), "fl.aggregate_momenta": False, **(keys or {})}
+        if without is not None:
+            del sent[without]
         fields = {
             "run": "r", "round": 1, "client": 0, "first_step": 0, "local_steps": 1,
             "base_digest": tree_digest(params), "last_accepted": 0, **(asked or {}),
         }  # fmt: skip
         body = {
             "kind": "train", "run": "r", "round": 1, "config": sent,
-            "config_digest": _digest(sent), "data": data_facts(config),
+            "config_digest": _digest(sent), "data": data_facts(data),
             "base": {**ticket, "data": Buffers(path.read_bytes()), **(base or {})},
             "instructions": [fields], "upload": {0: upload or {"via": "inline"}},
         }  # fmt: skip
         message = pack({"nonce": b"n" * 16, "body": body})
         return unpack_reply(message, self.service.answer(message), Trained, None)[1]
+
+
+def sent_of(config: Config) -> dict[str, Any]:
+    """What a server with this configuration sends of it."""
+    return travelling(config.model_dump(mode="json"))
 
 
 def _digest(sent: dict[str, Any]) -> str:
@@ -192,7 +200,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("key", ELSEWHERE)
 def test_an_architecture_names_no_code_and_no_place(key):
     entries = {k: v for k, v in HF.items() if k != "name"}
-    sound = {**travelling(Config()), "llm_config.model.name": "hf_causal_lm",
+    sound = {**sent_of(Config()), "llm_config.model.name": "hf_causal_lm",
              "llm_config.model.hf_config": entries}  # fmt: skip
     config = taken(sound, Config())
     assert config.inner.model.hf_config == entries
@@ -204,7 +212,7 @@ def test_an_architecture_names_no_code_and_no_place(key):
 def test_an_architecture_comes_whole_or_not_at_all():
     own = load_config(["llm_config.model.pretrained_model_name_or_path=mine"])
     with pytest.raises(ConfigError, match="has no architecture"):
-        taken({**travelling(Config()), "llm_config.model.name": "hf_causal_lm"}, own)
+        taken({**sent_of(Config()), "llm_config.model.name": "hf_causal_lm"}, own)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +347,8 @@ def test_what_travels_is_the_mathematics_and_arrives(root):
     config = load_config(["llm_config=mpt-125m", "fl.n_rounds=9", "seed=3", "run_uuid=r",
                           "photon.device=cuda", "fl.compression=fp32"])  # fmt: skip
     own = load_config([f"dataset.train.root_local={root}", "photon.device=cpu", "fl.n_rounds=2"])
-    made = taken(travelling(config), own)
-    assert travelling(made) == travelling(config)
+    made = taken(sent_of(config), own)
+    assert sent_of(made) == sent_of(config)
     assert (made.machine, made.data.train.root) == (own.machine, str(root))
     assert set(TRAVELS) <= {key for one in all_keys() for key in _above(one.key)}
 
@@ -348,7 +356,7 @@ def test_what_travels_is_the_mathematics_and_arrives(root):
 @pytest.mark.parametrize("key", TRAVELS)
 def test_a_message_without_a_key_that_travels_is_refused(key):
     """The node's own value in its place would be another run."""
-    sent = travelling(Config())
+    sent = sent_of(Config())
     del sent[key]
     with pytest.raises(ConfigError, match=f"^{key}: the server's message lacks it"):
         taken(sent, Config())
@@ -371,10 +379,10 @@ def test_a_node_beside_the_server_is_told_what_does_not_travel(root):
     config = load_config([f"dataset.train.root_local={root}", "photon.device=cpu", "fl.n_rounds=2",
                           f"dataset.train.streams={streams}", "dataset.train.cache_limit=10gb",
                           "dataset.train.shuffle=false"])  # fmt: skip
-    told = _own_overrides(config)
+    told = _own_overrides(config.values_by_key())
     assert not ignored(told)
     own = load_config(told)
-    assert taken(travelling(config), own) == config
+    assert taken(sent_of(config), own) == config
     assert own.data.train.streams == config.data.train.streams
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 import photon
 from loopback import final_digest
-from photon.config.resolve import replace_keys, resolve
+from photon.config import Config
+from photon.config.resolve import resolve
 from photon.core.messages import Instruction
 from photon.core.tree import digest
 from photon.errors import (
@@ -21,17 +24,21 @@ from photon.errors import (
     PhotonError,
     RunFolderError,
 )
+from photon.experiment import experiment
+from photon.experiment.job import Job
 from photon.model.build import build_model, parameters_of
-from photon.node.client_host import Node
+from photon.node.client_host import ClientHost
 from photon.run import checkpoint
 from photon.run.checkpoint import load_client_state, load_parameters, newest_checkpoint
 from photon.run.outer import outer_of
-from photon.run.participation import client_rows, repeats_note
+from photon.run.participation import client_rows
 from photon.run.preparation import prepare
+from photon.run.rows import RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
+from photon.training.parallel import ALONE
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
 KEPT = "fl.aggregate_momenta=false"
@@ -49,6 +56,10 @@ def records(result) -> list[dict]:
 def state_of(result, client: int):
     homes = Path(result.folder) / f"clients/client_{client}"
     return load_client_state(sorted(homes.glob("round_*.json"))[-1])
+
+
+def data_of(config: Config) -> RunData:
+    return RunData.of(config.data, config.inner, config.seed)
 
 
 def same(left, right) -> bool:
@@ -133,10 +144,10 @@ def test_a_client_that_has_lost_its_own_layers_gets_nobody_elses(smoke, tmp_path
     task = Instruction(
         run="r", round=2, client=1, first_step=0, local_steps=3, base_digest="d", last_accepted=1
     )
-    node = Node(config, tmp_path / "shared", torch.device("cpu"))
+    node = ClientHost(config, tmp_path / "shared", torch.device("cpu"))
     node.train(replace(task, client=0, last_accepted=0), first, {})
     after_another = node.train(task, sent, {})
-    alone = Node(config, tmp_path / "alone", torch.device("cpu")).train(task, sent, {})
+    alone = ClientHost(config, tmp_path / "alone", torch.device("cpu")).train(task, sent, {})
     assert checkpoint.load_update(after_another).state_lost
     ours, theirs = (load_client_state(path).layers for path in (after_another, alone))
     assert same(ours, theirs), "nothing of client 0 is left"
@@ -168,7 +179,7 @@ def test_an_outer_optimizer_begins_anew_with_a_redrawn_layer(smoke):
     config = smoke("fl.strategy_name=fedadam", "fl.strategy_kwargs.tau=0.5",
                    "fl.random_layers=[norm.weight]", "fl.random_init_freq=3")  # fmt: skip
     params = parameters_of(build_model(config.inner, 1))
-    outer = outer_of(config, 1)
+    outer = outer_of(config.federation, 1)
     state = initial_state(params, outer)
     used = {key: {n: v + 7 for n, v in tree.items()} for key, tree in state.outer.items()}
     layers = layers_of(config.federation, list(params))
@@ -238,11 +249,9 @@ def test_a_reset_checkpoint_is_a_reset_of_optimizer_and_data(smoke):
 
 
 def test_epochs_of_each_client_are_its_own(smoke, data_root):
-    from photon.run.rows import open_rows
-
     config = smoke("run_uuid=e", *PLAIN, "fl.n_rounds=1", "fl.n_local_epochs=1",
                    "llm_config.global_train_batch_size=64")  # fmt: skip
-    rows = [open_rows(config, f"client_{client}/train").num_rows for client in (0, 1)]
+    rows = client_rows(data_of(config), 2)
     result = photon.train(config)
     (line,) = records(result)
     assert rows[0] // 64 != rows[1] // 64
@@ -266,17 +275,15 @@ def test_other_names_of_the_local_steps(smoke):
 
 
 def test_a_centralised_run_in_epochs(smoke):
-    from photon.run.rows import open_rows
-
     config = smoke("run_uuid=e", "llm_config.max_duration=1ep",
                    "llm_config.global_train_batch_size=256")  # fmt: skip
-    rows = sum(open_rows(config, f"client_{client}/train").num_rows for client in (0, 1))
+    rows = client_rows(data_of(config), 2)
     result = photon.train(config, centralized=True)
-    assert result.centralized.steps == rows // 256
+    assert result.centralized.steps == sum(rows) // 256
     alone = photon.train(smoke("run_uuid=a", "llm_config.max_duration=1ep",
                                "llm_config.global_train_batch_size=256",
                                "centralized.stream_id=1"), centralized=True)  # fmt: skip
-    assert alone.alone.steps == open_rows(config, "client_1/train").num_rows // 256
+    assert alone.alone.steps == rows[1] // 256
 
 
 def test_numbers_of_a_round_by_hand(smoke):
@@ -584,16 +591,21 @@ def test_an_own_outer_optimizer_takes_arguments_by_any_name(smoke, tmp_path, mon
 
 def test_a_client_with_fewer_rows_than_a_batch_is_named(smoke, data_root):
     """A batch of all of a client's rows and one more repeats a row; without it, none."""
-    least = min(client_rows(prepare(smoke(), print)[0]))
-    config = prepare(smoke("fl.n_rounds=5", "llm_config.local_steps=3"), print)[0]
-    for batch, named in ((least, False), (least + 1, True)):
-        keys = {"llm_config.global_train_batch_size": batch}
-        note = repeats_note(replace_keys(config, keys), range(2))
-        assert (note is not None) == named
-    assert f"has {least} rows, but a batch takes {least + 1} of them" in str(note)
-    assert "about 15 times in this run" in str(note)
-    joined = replace_keys(config, {"llm_config.global_train_batch_size": 2 * least})
-    assert repeats_note(joined, range(2), joined=True) is None
+    least = min(client_rows(data_of(prepare(smoke(), print)[0]), 2))
+
+    def note(batch: int, centralized: bool = False) -> str | None:
+        keys = ["fl.n_rounds=5", "llm_config.local_steps=3"]
+        config = smoke(*keys, f"llm_config.global_train_batch_size={batch}")
+        run = resolve(prepare(config, print)[0], cores=1, accelerator=0, run_uuid="r")
+        job = SimpleNamespace(trains_elsewhere=False, world=ALONE)
+        return experiment._repeats_note(run, centralized, cast(Job, job))
+
+    assert note(least) is None
+    found = str(note(least + 1))
+    assert f"has {least} rows, but a batch takes {least + 1} of them" in found
+    assert "about 15 times in this run" in found
+    assert note(2 * least, centralized=True) is None
+    assert f"a batch takes {least + 1} of them" in str(note(2 * least + 1, centralized=True))
 
 
 def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_path, monkeypatch):
@@ -606,10 +618,11 @@ def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_
     )
     monkeypatch.syspath_prepend(tmp_path)
     kwargs = "fl.strategy_kwargs."
-    outer_of(
-        smoke("fl.strategy_name=own_rates:make", "fl.n_rounds=4", "fl.outer_schedule.name=linear",
-              f"{kwargs}server_learning_rate=0.5", f"{kwargs}eta=0.1", f"{kwargs}tau=0.01"), 3,
+    config = smoke(
+        "fl.strategy_name=own_rates:make", "fl.n_rounds=4", "fl.outer_schedule.name=linear",
+        f"{kwargs}server_learning_rate=0.5", f"{kwargs}eta=0.1", f"{kwargs}tau=0.01",
     )  # fmt: skip
+    outer_of(config.federation, 3)
     import own_rates  # pyright: ignore[reportMissingImports]
 
     assert own_rates.make.given == pytest.approx({"lr": 0.2, "eta": 0.04, "tau": 0.01})

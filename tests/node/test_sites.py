@@ -126,21 +126,21 @@ def test_the_command(tmp_path, capsys):
 def test_a_node_without_data_is_refused_before_it_joins(four, tmp_path):
     own = load_config([f"dataset.train.root_local={tmp_path / 'nothing'}"])
     with pytest.raises(DataError, match="no prepared data here"):
-        require_data(own, [0])
+        require_data(own.data.train, [0])
     site = part_of(four, tmp_path / "site", range(2, 4))
     own = load_config([f"dataset.train.root_local={site}"])
-    require_data(own, [2, 3])
+    require_data(own.data.train, [2, 3])
     with pytest.raises(DataError, match="was not prepared for client 1"):
-        require_data(own, [1, 2])
-    require_data(load_config([]), [7])
+        require_data(own.data.train, [1, 2])
+    require_data(load_config([]).data.train, [7])
     shutil.copytree(four, tmp_path / "tree" / "c4" / "en")
     own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}"])
-    require_data(own, [3])  # the server says which of a tree's data sets it is
+    require_data(own.data.train, [3])  # the server says which of a tree's data sets it is
     streams = "dataset.train.streams=[{client_streams: {s: {local: c4/en/client_3}}}]"
     own = load_config([f"dataset.train.root_local={tmp_path / 'tree'}", streams])
-    require_data(own, [0])
+    require_data(own.data.train, [0])
     with pytest.raises(DataError, match="streams says nothing of client 3"):
-        require_data(own, [3])
+        require_data(own.data.train, [3])
 
 
 def test_a_node_that_is_turned_away_is_told_and_ends(four, tmp_path, monkeypatch):

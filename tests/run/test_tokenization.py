@@ -22,6 +22,7 @@ from photon.hub.exchange import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
 from photon.machine.device import choose_device
 from photon.node.hosted_run import _require_same_data, data_facts
+from photon.run.rows import RunData
 from photon.run.saved_model import load_saved_model
 from photon.scoring.candidate import open_candidate
 from photon.scoring.evaluate import Wanted, evaluate
@@ -197,12 +198,13 @@ def test_another_tokenizer_in_a_run_folder_is_refused(make_tokenizer, make_data,
 
 def test_a_node_with_another_separator_is_refused(make_tokenizer, make_data, smoke):
     tokenizer = make_tokenizer("<|endoftext|>", "</s>")
-    keys = [smoke(f"dataset.train.root_local={make_data(tokenizer, name, eos_text=end)}")
+    made = [smoke(f"dataset.train.root_local={make_data(tokenizer, name, eos_text=end)}")
             for name, end in (("a", "</s>"), ("b", "<|endoftext|>"))]  # fmt: skip
-    expected = data_facts(keys[0])
-    _require_same_data(keys[0], expected)
+    theirs, other = (RunData.of(one.data, one.inner, one.seed) for one in made)
+    expected = data_facts(theirs)
+    _require_same_data(theirs, expected)
     with pytest.raises(MismatchedCheckpoint, match=r"has tokenization .*separator"):
-        _require_same_data(keys[1], expected)
+        _require_same_data(other, expected)
 
 
 def test_tokens_made_elsewhere_end_with_the_separator_that_occurs(make_tokenizer):

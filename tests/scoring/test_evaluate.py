@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from photon.cli.main import run
-from photon.config.resolve import replace_keys
+from photon.config.compose import with_values
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import ConfigError, StorageError
@@ -44,7 +44,7 @@ eval_gauntlet:
 @pytest.fixture
 def make_run(smoke, data_root, tmp_path):
     def make(label: str = "run", seed: int = 3, tokenizer: Path | None = None) -> Path:
-        config = replace_keys(
+        config = with_values(
             smoke(f"run_uuid={label}"), {"fl.n_total_clients": 2, "llm_config.max_seq_len": 32}
         )
         params = {k: 2 * v for k, v in parameters_of(build_model(config.inner, seed)).items()}

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from photon.cli.main import run as photon_command
+from photon.config.compose import with_values
 from photon.config.evaluation import IclTask
-from photon.config.resolve import replace_keys
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -80,7 +80,7 @@ def tasks(tmp_path):
 
 @pytest.fixture
 def run_path(smoke, data_root, tmp_path):
-    config = replace_keys(smoke("run_uuid=r"), {"llm_config.max_seq_len": 32})
+    config = with_values(smoke("run_uuid=r"), {"llm_config.max_seq_len": 32})
     params = {k: 3 * v for k, v in parameters_of(build_model(config.inner, 5)).items()}
     tokenizer = data_root / "tokenizer.json"
     facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from photon.config.resolve import replace_keys
+from photon.config.compose import with_values
 from photon.errors import DataError, PhotonWarning
 from photon.evaluation.gauntlet import Composite
 from photon.experiment.experiment import resume, train
@@ -32,7 +32,7 @@ GAUNTLET = {
 @pytest.fixture
 def config(smoke, tmp_path):
     (tmp_path / "pick.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return replace_keys(
+    return with_values(
         smoke("run_uuid=watched"),
         {
             "icl_tasks_config.icl_tasks": [TASK],
@@ -77,7 +77,7 @@ def test_tasks_are_scored_whenever_the_run_validates(config, smoke):
 
 
 def test_a_centralised_run_scores_its_tasks_too(config):
-    result = train(replace_keys(config, {"run_uuid": "central"}), centralized=True)
+    result = train(with_values(config, {"run_uuid": "central"}), centralized=True)
     (last,) = read_lines(Path(result.folder) / "metrics.jsonl")[-1:]
     assert 0 <= last["metrics/pick/1-shot/accuracy"] <= 1
 
@@ -90,7 +90,7 @@ def _file(config, folder: Path) -> Path:
 
 
 def test_a_missing_task_file_stops_a_run_before_it_trains(config):
-    broken = replace_keys(config, {"icl_tasks_config.root_dir": "nowhere"})
+    broken = with_values(config, {"icl_tasks_config.root_dir": "nowhere"})
     with pytest.raises(DataError, match="no such task file"):
         train(broken)
 
@@ -117,7 +117,7 @@ def with_task(config, tmp_path, *rows: dict, **keys):
     (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"label": "long", "dataset_uri": "long.jsonl", "num_fewshot": [0],
             "icl_task_type": "language_modeling", **keys}  # fmt: skip
-    return replace_keys(config, {"icl_tasks_config.icl_tasks": [TASK, task]})
+    return with_values(config, {"icl_tasks_config.icl_tasks": [TASK, task]})
 
 
 GENERATED = {"icl_task_type": "generation_task_with_answers"}
@@ -163,7 +163,7 @@ def test_a_task_that_fails_while_training_costs_no_round(config, tmp_path, monke
 @pytest.mark.parametrize("damage", ["longer", "gone"])
 def test_a_task_that_has_changed_does_not_keep_a_run_from_going_on(config, tmp_path, damage):
     good = with_task(config, tmp_path, {"context": "a", "continuation": "b"})
-    folder = Path(train(replace_keys(good, {"fl.n_rounds": 1})).folder)
+    folder = Path(train(with_values(good, {"fl.n_rounds": 1})).folder)
     if damage == "gone":
         (tmp_path / "long.jsonl").unlink()
     else:

@@ -76,8 +76,9 @@ def test_a_configuration_names_its_schedule():
 
 
 def test_running_past_the_end_is_said():
-    assert schedule_warning(resolved()) is None
-    warning = schedule_warning(resolved(f"{KEY}.t_max=60ba", "llm_config.optimizer.lr=0.5"))
+    assert schedule_warning(resolved().inner) is None
+    shorter = resolved(f"{KEY}.t_max=60ba", "llm_config.optimizer.lr=0.5")
+    warning = schedule_warning(shorter.inner)
     assert warning is not None
     assert "t_max=60, the run at step 100" in warning
     assert "stays at 0.05" in warning

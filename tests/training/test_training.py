@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from photon.config.resolve import replace_keys, resolve
+from photon.config.compose import with_values
+from photon.config.resolve import resolve
 from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
 from photon.core.tree import digest
@@ -98,7 +99,7 @@ def test_the_loop_is_a_plain_torch_loop(config, stream, make):
     changes = {"llm_config.optimizer.name": name, "llm_config.optimizer.betas": [0.9, 0.95],
                "llm_config.optimizer.eps": 1e-6,
                "llm_config.optimizer.lr": 0.01, "fl.aggregate_momenta": name != "sgd"}  # fmt: skip
-    config = replace_keys(config, changes)
+    config = with_values(config, changes)
     trainer = trainer_for(config, stream)
     trainer.train(stream, 6)
     expected = reference_run(config, stream, 6, make)
@@ -108,7 +109,7 @@ def test_the_loop_is_a_plain_torch_loop(config, stream, make):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_segments_and_a_moved_state_give_the_same_bits(config, stream, optimizer):
-    config = replace_keys(config, {"llm_config.optimizer.name": optimizer})
+    config = with_values(config, {"llm_config.optimizer.name": optimizer})
     whole = trainer_for(config, stream)
     expected = whole.train(stream, 7).state
     first = trainer_for(config, stream)
@@ -191,7 +192,7 @@ def test_a_nan_loss_stops_too(config, stream):
 
 def test_skipping_leaves_out_just_that_step(config, stream):
     """As if the optimizer had not been called: the reference leaves it out by hand."""
-    config = replace_keys(
+    config = with_values(
         config, {"llm_config.nonfinite_loss": "skip", "llm_config.optimizer.name": "adamw"}
     )
     trainer = trainer_for(config, stream)
@@ -215,8 +216,8 @@ def test_fp16_scales_the_loss_and_counts_overflows(config, stream):
     """The gradient is that of fp32 up to rounding; a huge scale overflows and is halved."""
     changes = {"llm_config.precision": "amp_fp16", "llm_config.optimizer.name": "sgd",
                "fl.aggregate_momenta": False, "llm_config.optimizer.lr": 0.1}  # fmt: skip
-    half = trainer_for(replace_keys(config, changes), stream)
-    full = trainer_for(replace_keys(config, {**changes, "llm_config.precision": "fp32"}), stream)
+    half = trainer_for(with_values(config, changes), stream)
+    full = trainer_for(with_values(config, {**changes, "llm_config.precision": "fp32"}), stream)
     ours, theirs = half.train(stream, 3), full.train(stream, 3)
     assert ours.state.loss_scale.good_steps == 3
     assert ours.losses == pytest.approx(theirs.losses, rel=5e-3)
@@ -241,7 +242,7 @@ def test_the_loss_scale_grows_after_2000_good_steps():
 
 @pytest.mark.parametrize("precision", ["amp_bf16", "amp_fp16"])
 def test_precision_changes_the_products_and_not_the_weights(config, stream, precision):
-    trainer = trainer_for(replace_keys(config, {"llm_config.precision": precision}), stream)
+    trainer = trainer_for(with_values(config, {"llm_config.precision": precision}), stream)
     exact = trainer_for(config, stream)
     losses, reference = trainer.train(stream, 3).losses, exact.train(stream, 3).losses
     assert losses != pytest.approx(reference, rel=1e-7)
@@ -271,7 +272,7 @@ def test_the_segment_says_what_each_step_did(config, stream):
 )
 def test_out_of_memory_is_one_line(config, stream, microbatch, advice):
     changes = {"llm_config.device_train_microbatch_size": microbatch}
-    trainer = trainer_for(replace_keys(config, changes), stream)
+    trainer = trainer_for(with_values(config, changes), stream)
 
     def exhausted(*batch):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -13,16 +13,14 @@ from pathlib import Path
 import torch
 
 from photon.config import Config
-from photon.config.compose import validate
-from photon.config.resolve import replace_keys
+from photon.config.compose import validate, with_values
 from photon.core.tree import Tree
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.machine.process_group import from_first, process_group
-from photon.node.client_host import client_stream
 from photon.run.checkpoint import save_train_state
-from photon.run.rows import data_root
+from photon.run.rows import RunData
 from photon.training.loop import Trainer
 from photon.training.parallel import World
 
@@ -90,11 +88,12 @@ def _everywhere(state, world: World):
 
 
 def run(config: Config, out: Path, world: World) -> None:
-    stream = JoinedStream([client_stream(config, 0)])
+    data = RunData.of(config.data, config.inner, config.seed)
+    stream = JoinedStream([data.stream(0)])
     for name, changes in variants().items():
-        changed = replace_keys(config, changes)
+        changed = with_values(config, changes)
         trainer, losses = train(changed, world, stream)
-        rows = Rows(data_root(config) / "validation")
+        rows = Rows(data.root / "validation")
         share = Share(world.rank, world.size, world.sum)
         report = evaluate_loss(trainer.model, rows, batch_size=3, max_batches=5, share=share)
         state = trainer.snapshot()

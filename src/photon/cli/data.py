@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def show(folder: Path, as_json: bool) -> None:
 
     summaries = summary.summarise(folder)
     if as_json:
-        click.echo(json.dumps(summary.as_json(summaries), indent=1))
+        click.echo(json.dumps([asdict(one) for one in summaries], indent=1))
         return
     click.echo(
         f"{'client':>6} {'documents':>11} {'train tokens':>15} {'validation':>13} {'overlap':>8} "

@@ -50,7 +50,7 @@ def command(
     photon server --resume runs/first
     """
     require_flower()
-    from photon.experiment.experiment import resume, train_or_resume
+    from photon.experiment.experiment import resume, train
     from photon.flower.federation import over_flower
     from photon.flower.own_node import own_node
     from photon.machine.address import split_address
@@ -73,12 +73,13 @@ def command(
             err=True,
         )
     address = split_address(listen)
-    own = own_node(host_clients, address, None if insecure else keys, config)
+    runs, given = Path(config.machine.runs_folder), config.values_by_key()
+    own = own_node(host_clients, address, None if insecure else keys, runs, given)
     with own as hint, live_view(console):
         engine = over_flower(*address, None if insecure else keys, hint, _given_options())
         tell = {"say": console.say, "console": console.tracker, "engine": engine}
         if resume_from is None:
-            result = train_or_resume(config, **tell)
+            result = train(config, resumes=True, **tell)
         else:
             result = resume(resume_from, overrides, **tell)
     report(result, console, as_json)

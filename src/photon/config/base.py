@@ -78,15 +78,55 @@ Batches = Annotated[
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
+KEYS = {
+    "max_positions": "max_seq_len", "tied": "tie_word_embeddings", "attention": "attn_config",
+    "hf_folder": "pretrained_model_name_or_path", "hf_weights": "pretrained",
+    "hf_overrides": "config_overrides", "root": "root_local", "store": "root_remote",
+    "shuffle_rows": "shuffle_block_size", "validation": "val", "folder": "root_dir",
+    "tasks": "icl_tasks", "gauntlet": "eval_gauntlet", "row_length": "max_seq_len",
+    "schedules": "scheduler", "sharding": "fsdp_config", "max_steps": "max_duration",
+    "batch_rows": "global_train_batch_size", "microbatch_rows": "device_train_microbatch_size",
+    "validation_rows": "device_eval_batch_size", "validation_batches": "eval_subset_num_batches",
+    "validates_first": "eval_first", "validation_interval": "eval_interval",
+    "segment_steps": "save_interval", "checkpoints_kept": "save_num_checkpoints_to_keep",
+    "population": "n_total_clients", "cohort": "n_clients_per_round", "rounds": "n_rounds",
+    "outer_name": "strategy_name", "outer_given": "strategy_kwargs",
+    "averages_moments": "aggregate_momenta", "resets_optimizer": "reset_optimizer",
+    "rereads_data": "reset_dataset_state", "restarts_schedule": "reset_timestamp",
+    "forgets_clients": "reset_checkpoint", "local_epochs": "n_local_epochs",
+    "scaling": "scaling_fn", "personal_layers": "personalized_layers",
+    "redraw_every": "random_init_freq", "redraws_anew": "truly_random_init",
+    "vocabulary": "resize_vocab", "failures_accepted": "accept_failures_cnt",
+    "skips_failed_rounds": "ignore_failed_rounds", "spares": "oversample",
+    "validation_period": "eval_period", "validates_clients": "split_eval",
+    "measures_noise": "use_noise_scale_metric", "unigram_metrics": "use_unigram_metrics",
+    "unigram_may_fail": "allow_unigram_metrics_failures", "layer_norms": "log_layer_norms",
+    "runs_folder": "saving_path", "nodes": "n_nodes", "copied_run": "restore_run_uuid",
+    "copies_clients": "copy_client_checkpoints", "centralized_run": "restore_cent_run_uuid",
+    "centralized_step": "restore_cent_run_batches", "client": "stream_id",
+    "keeps_first": "store_init_model", "keeps_last": "store_final_model",
+    "only_validates": "eval_only", "bucket": "bucket_name", "attempts": "num_attempts",
+    "start_path": "pretrained_model_path", "embedding_path": "wte_parameters_path",
+    "clears_checkpoints": "cleanup_checkpoints",
+    "keeps_newest_only": "cleanup_checkpoints_per_round", "mirror": "s3_comm_config",
+    "machine": "photon", "federation": "fl", "inner": "llm_config", "data": "dataset",
+    "scoring": "icl_tasks_config", "composites": "eval_gauntlet_config",
+}  # fmt: skip
+"""Of fields that are called otherwise in the code, by the glossary: their keys, the original's."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, and closed to unknown keys.
 
-    A field has the glossary's name; where the key of the original is another, it is the alias: what
-    is read, written and shown goes by keys, the code by names.
+    A field has the glossary's name; its key, the original's, is its alias.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        alias_generator=lambda name: KEYS.get(name, name),
+        serialize_by_alias=True,
     )
 
     def but(self, **changes: Any) -> Self:

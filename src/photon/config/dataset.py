@@ -88,13 +88,11 @@ class StorageConfig(Section):
     """Where prepared data is: in a local folder, or behind one in an object store."""
 
     root: str | None = Field(
-        alias="root_local",
         default=None,
         description="prepared data folder; null: the embedded corpus, made on first use, or with "
         "root_remote a cache folder below data/",
     )
     store: str | None = Field(
-        alias="root_remote",
         default=None,
         description="s3://bucket/prefix or file:///folder of prepared data; root_local caches it",
     )
@@ -116,7 +114,6 @@ class SplitConfig(StorageConfig):
     shuffle: bool = Field(default=True, description="visit the rows in an addressed random order")
     shuffle_seed: int = Field(default=9176, description="address of that order")
     shuffle_rows: int | None = Field(
-        alias="shuffle_block_size",
         default=None,
         ge=1,
         description="rows shuffled at a time, from whole shards in a random order; with a "
@@ -130,7 +127,6 @@ class Data(Section):
     prepare: PrepareConfig = PrepareConfig()
     train: SplitConfig = SplitConfig()
     validation: StorageConfig = Field(
-        alias="val",
         default=StorageConfig(),
         description="where the common validation set is; null: beside train",
     )

@@ -64,17 +64,10 @@ class IclTask(Section):
 class Scoring(Section):
     """The tasks of an evaluation."""
 
-    folder: str = Field(
-        alias="root_dir", default="dataset_cache", description="folder of the tasks' files"
-    )
-    tasks: list[IclTask] | None = Field(
-        alias="icl_tasks", default=None, description="the tasks; null: none"
-    )
+    folder: str = Field(default="dataset_cache", description="folder of the tasks' files")
+    tasks: list[IclTask] | None = Field(default=None, description="the tasks; null: none")
     max_positions: int | None = Field(
-        alias="max_seq_len",
-        default=None,
-        ge=2,
-        description="longest prompt with answer; null: the model's positions",
+        default=None, ge=2, description="longest prompt with answer; null: the model's positions"
     )
     limit: int | None = Field(
         default=None, ge=1, description="first rows of a task to score; null: all"
@@ -146,6 +139,4 @@ class Composites(Section):
     destination_dir: str | None = Field(
         default=None, description="folder for results; null: below the run, or evaluation/"
     )
-    gauntlet: Gauntlet | None = Field(
-        alias="eval_gauntlet", default=None, description="null: no composite"
-    )
+    gauntlet: Gauntlet | None = Field(default=None, description="null: no composite")

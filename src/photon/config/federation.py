@@ -60,14 +60,9 @@ class OuterSchedule(Section):
 class Federation(Section):
     """The federation: who takes part, for how long, and the server's outer optimizer."""
 
-    population: int = Field(
-        alias="n_total_clients", default=8, ge=1, description="population: clients that exist"
-    )
+    population: int = Field(default=8, ge=1, description="population: clients that exist")
     cohort: int | None = Field(
-        alias="n_clients_per_round",
-        default=None,
-        ge=1,
-        description="cohort: clients of one round; null takes all",
+        default=None, ge=1, description="cohort: clients of one round; null takes all"
     )
     sampling: Literal["uniform", "by_size"] = Field(
         default="uniform",
@@ -79,38 +74,29 @@ class Federation(Section):
         le=1,
         description="chance that a client can take part in a round, to study partial participation",
     )
-    rounds: int = Field(alias="n_rounds", default=24, ge=1, description="rounds of the run")
+    rounds: int = Field(default=24, ge=1, description="rounds of the run")
     outer_name: str = Field(
-        alias="strategy_name",
         default="NESTEROV",
         description=f"outer optimizer: {', '.join(OUTER_OPTIMIZERS)}, any case; or your own, as "
         "module:function",
         examples=[name.lower() for name in OUTER_OPTIMIZERS],
     )
-    outer_given: StrategyKwargs = Field(alias="strategy_kwargs", default=StrategyKwargs())
+    outer_given: StrategyKwargs = StrategyKwargs()
     averages_moments: bool | None = Field(
-        alias="aggregate_momenta",
         default=None,
         description="average the clients' inner moments too, and send them back; null: unless "
         "reset_optimizer, or an inner optimizer without moments",
     )
     resets_optimizer: bool = Field(
-        alias="reset_optimizer",
-        default=False,
-        description="start every round with a fresh inner optimizer",
+        default=False, description="start every round with a fresh inner optimizer"
     )
     rereads_data: bool = Field(
-        alias="reset_dataset_state",
-        default=False,
-        description="read each client's data from its beginning in every round",
+        default=False, description="read each client's data from its beginning in every round"
     )
     restarts_schedule: bool = Field(
-        alias="reset_timestamp",
-        default=False,
-        description="begin the learning-rate schedule anew in every round",
+        default=False, description="begin the learning-rate schedule anew in every round"
     )
     forgets_clients: bool = Field(
-        alias="reset_checkpoint",
         default=False,
         description="clients keep nothing between rounds: neither optimizer, nor position in the "
         "data, nor layers of their own",
@@ -122,7 +108,6 @@ class Federation(Section):
         description="another name of llm_config.local_steps; 0: not given",
     )
     local_epochs: int | None = Field(
-        alias="n_local_epochs",
         default=None,
         ge=1,
         description="passes of each client over its own data in a round, in place of "
@@ -134,9 +119,7 @@ class Federation(Section):
         "steps, so that most are done at about the same time; the result then depends on the clock",
     )
     scaling: Literal["none", "sqrt", "linear"] = Field(
-        alias="scaling_fn",
-        default="none",
-        description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients",
+        default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
     )
     outer_schedule: OuterSchedule = OuterSchedule()
     frozen_layers: list[str] | None = Field(
@@ -148,7 +131,6 @@ class Federation(Section):
         default=None, description="the only parameters that are trained; named alike"
     )
     personal_layers: list[str] = Field(
-        alias="personalized_layers",
         default=[],
         description="parameters that stay with their client, neither sent nor averaged; "
         "named alike",
@@ -158,18 +140,15 @@ class Federation(Section):
         description="parameters that are drawn anew every random_init_freq steps; named alike",
     )
     redraw_every: Batches = Field(
-        alias="random_init_freq",
         default=0,
         ge=0,
         description="local steps after which random_layers are drawn anew; 0: never",
     )
     redraws_anew: bool = Field(
-        alias="truly_random_init",
         default=True,
         description="random_layers get new numbers each time; false: those of the run's start",
     )
     vocabulary: int | None = Field(
-        alias="resize_vocab",
         default=None,
         ge=2,
         description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
@@ -187,14 +166,12 @@ class Federation(Section):
         "accept_failures_cnt",
     )
     failures_accepted: int = Field(
-        alias="accept_failures_cnt",
         default=0,
         ge=0,
         description="clients of a round that may have no update (an error while they train, a "
         "worker or node that is lost, a deadline, a refusal), exactly; see quorum",
     )
     skips_failed_rounds: bool = Field(
-        alias="ignore_failed_rounds",
         default=False,
         description="another way to say failed_rounds=skip: a round below the quorum passes, and "
         "the parameters stay",
@@ -209,7 +186,6 @@ class Federation(Section):
         default=4, ge=1, description="rounds after which a late update is refused all the same"
     )
     spares: int = Field(
-        alias="oversample",
         default=0,
         ge=0,
         description="clients that may stand in for others of a cohort, whose number is averaged: a "
@@ -254,39 +230,31 @@ class Federation(Section):
         "learning rate, inner optimizer and clipping; null: never",
     )
     validation_period: int | None = Field(
-        alias="eval_period",
         default=4,
         ge=1,
         description="validate every so many rounds; null validates after the last only",
     )
 
     validates_clients: bool = Field(
-        alias="split_eval",
         default=False,
         description="validate on each client's own held-out part too, with its own layers",
     )
     measures_noise: bool = Field(
-        alias="use_noise_scale_metric",
-        default=False,
-        description="measure the gradient noise scale from clients and their mean",
+        default=False, description="measure the gradient noise scale from clients and their mean"
     )
     noise_scale_beta: float = Field(
         default=0.99, ge=0, lt=1, description="decay of its averages over rounds"
     )
     unigram_metrics: bool = Field(
-        alias="use_unigram_metrics",
         default=False,
         description="validation loss and perplexity beyond those of token frequencies",
     )
     unigram_may_fail: bool = Field(
-        alias="allow_unigram_metrics_failures",
         default=False,
         description="go on where token frequencies are missing, without those metrics",
     )
     layer_norms: bool = Field(
-        alias="log_layer_norms",
-        default=False,
-        description="norms of pseudo-gradient and parameters of each layer by name",
+        default=False, description="norms of pseudo-gradient and parameters of each layer by name"
     )
 
     @field_validator("outer_name", mode="before")

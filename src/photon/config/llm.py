@@ -39,10 +39,7 @@ class LrSchedule(Section):
         description="last part, in which the constant schedules fall; null: a tenth of t_max",
     )
     alpha_f: float | None = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="final lr as a fraction of the peak; null: 0",
+        default=0.1, ge=0, le=1, description="final lr as a fraction of the peak; null: 0"
     )
 
     @field_validator("t_max")
@@ -155,21 +152,16 @@ class Inner(Section):
     """Model, inner optimizer and the local round."""
 
     name: str = Field(default="llama-tiny", description="name of the preset")
-    row_length: int = Field(
-        alias="max_seq_len", default=128, ge=2, description="positions of one row"
-    )
+    row_length: int = Field(default=128, ge=2, description="positions of one row")
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedules: SchedulerConfig = Field(alias="scheduler", default=SchedulerConfig())
+    schedules: SchedulerConfig = SchedulerConfig()
     algorithms: Algorithms = Algorithms()
     precision: Literal["amp_bf16", "amp_fp16", "fp32"] = Field(
-        default="fp32",
-        description="arithmetic of a step; weights and moments stay fp32",
+        default="fp32", description="arithmetic of a step; weights and moments stay fp32"
     )
     sharding: FsdpConfig | None = Field(
-        alias="fsdp_config",
-        default=FsdpConfig(),
-        description="sharding over the devices of a job; null: DDP",
+        default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"
     )
     compile: bool | Literal["auto"] = Field(
         default="auto", description="torch.compile the blocks; auto: on a GPU only"
@@ -190,52 +182,35 @@ class Inner(Section):
         default=16, ge=1, description="optimizer steps of a client in a round"
     )
     max_steps: Batches | None = Field(
-        alias="max_duration",
         default=None,
         ge=0,
         description="steps of a centralised run; null or 0: fl.n_rounds * local_steps, the "
         "length of a federation",
     )
     batch_rows: int = Field(
-        alias="global_train_batch_size",
         default=4,
         ge=1,
         description="rows of one optimizer step (of a client, or of a centralised run)",
     )
     microbatch_rows: int | Literal["auto"] = Field(
-        alias="device_train_microbatch_size",
-        default="auto",
-        description="rows of one forward pass; auto takes what fits into memory",
+        default="auto", description="rows of one forward pass; auto takes what fits into memory"
     )
-    validation_rows: int = Field(
-        alias="device_eval_batch_size", default=32, ge=1, description="rows of one validation pass"
-    )
+    validation_rows: int = Field(default=32, ge=1, description="rows of one validation pass")
     validation_batches: int = Field(
-        alias="eval_subset_num_batches",
-        default=-1,
-        ge=-1,
-        description="validation batches; -1 takes the whole validation set",
+        default=-1, ge=-1, description="validation batches; -1 takes the whole validation set"
     )
     validates_first: bool = Field(
-        alias="eval_first",
-        default=False,
-        description="validate before the first step, or the first round, too",
+        default=False, description="validate before the first step, or the first round, too"
     )
     validation_interval: Batches | None = Field(
-        alias="eval_interval",
         default=64,
         ge=1,
         description="validate a centralised run every so many steps; null: at its end",
     )
     segment_steps: Batches = Field(
-        alias="save_interval",
-        default=64,
-        ge=1,
-        description="longest segment: steps that a kill -9 can lose",
+        default=64, ge=1, description="longest segment: steps that a kill -9 can lose"
     )
-    checkpoints_kept: int = Field(
-        alias="save_num_checkpoints_to_keep", default=2, ge=1, description="newest checkpoints kept"
-    )
+    checkpoints_kept: int = Field(default=2, ge=1, description="newest checkpoints kept")
     loggers: Loggers = Loggers()
 
     @model_validator(mode="before")

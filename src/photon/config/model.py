@@ -43,10 +43,7 @@ class ModelConfig(Section):
     n_layers: int = Field(default=3, ge=1, description="blocks")
     vocab_size: int = Field(default=2048, ge=2, description="tokens in the embedding")
     max_positions: int | None = Field(
-        alias="max_seq_len",
-        default=None,
-        ge=2,
-        description="positions of the model; null: llm_config.max_seq_len",
+        default=None, ge=2, description="positions of the model; null: llm_config.max_seq_len"
     )
     expansion_ratio: int = Field(
         default=4, ge=1, description="mpt: width of the GELU layer, in widths of the model"
@@ -56,32 +53,22 @@ class ModelConfig(Section):
         default="gelu", description="mpt: exact GELU, or its tanh form (GPT-2)"
     )
     no_bias: bool = Field(default=False, description="mpt: no biases anywhere (llama has none)")
-    tied: bool = Field(
-        alias="tie_word_embeddings",
-        default=True,
-        description="the output projection is the token embedding",
-    )
+    tied: bool = Field(default=True, description="the output projection is the token embedding")
     norm_eps: float = Field(default=1e-5, gt=0, description="epsilon of the norms")
     init_std: float = Field(
         default=0.02,
         gt=0,
         description="llama: standard deviation of the initial weights (mpt: Kaiming normal)",
     )
-    attention: AttentionConfig = Field(alias="attn_config", default=AttentionConfig())
+    attention: AttentionConfig = AttentionConfig()
     hf_folder: str | None = Field(
-        alias="pretrained_model_name_or_path",
-        default=None,
-        description="hf_causal_lm: a local folder, or a name if the hub is in reach",
+        default=None, description="hf_causal_lm: a local folder, or a name if the hub is in reach"
     )
     hf_weights: bool = Field(
-        alias="pretrained",
-        default=True,
-        description="hf_causal_lm: start from the folder's weights, not from new ones",
+        default=True, description="hf_causal_lm: start from the folder's weights, not from new ones"
     )
     hf_overrides: dict[str, Any] = Field(
-        alias="config_overrides",
-        default={},
-        description="hf_causal_lm: entries that replace those of the folder's config",
+        default={}, description="hf_causal_lm: entries that replace those of the folder's config"
     )
     hf_config: dict[str, Any] = Field(
         default={}, description="hf_causal_lm: the whole config, filled in when a run starts"

@@ -24,9 +24,7 @@ class Machine(Section):
     """This machine: where things are saved and what does the work."""
 
     runs_folder: str = Field(
-        alias="saving_path",
-        default="runs",
-        description="folder that holds the run folders; null: runs",
+        default="runs", description="folder that holds the run folders; null: runs"
     )
     workers: int | Literal["auto"] = Field(
         default="auto",
@@ -47,10 +45,7 @@ class Machine(Section):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     nodes: int = Field(
-        alias="n_nodes",
-        default=1,
-        ge=1,
-        description="nodes that `photon server` waits for before its first round",
+        default=1, ge=1, description="nodes that `photon server` waits for before its first round"
     )
     refresh_period: int | None = Field(
         default=None,
@@ -64,28 +59,22 @@ class Machine(Section):
         "--resume; -1 is the newest that is kept, -2 the one before; null: a new run",
     )
     copied_run: str | None = Field(
-        alias="restore_run_uuid",
         default=None,
         description="begin with a copy of another run: its name below saving_path, or its folder; "
         "what does not fit begins afresh, with a note, or is refused",
     )
     copies_clients: bool = Field(
-        alias="copy_client_checkpoints",
         default=True,
         description="with restore_run_uuid, copy its clients' states too; false: they begin "
         "afresh, with a note",
     )
     centralized_run: str | None = Field(
-        alias="restore_cent_run_uuid",
         default=None,
         description="begin with the parameters of a centralised run: its name below saving_path, "
         "or its folder",
     )
     centralized_step: int | None = Field(
-        alias="restore_cent_run_batches",
-        default=None,
-        ge=0,
-        description="which of its checkpoints, in steps; null: the newest",
+        default=None, ge=0, description="which of its checkpoints, in steps; null: the newest"
     )
     join_timeout: float = Field(
         default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
@@ -127,30 +116,22 @@ class Centralized(Section):
     """Keys of `photon train --centralized`."""
 
     client: int | None = Field(
-        alias="stream_id",
         default=None,
         ge=0,
         description="train on this client's data alone; null joins all clients' batches",
     )
     keeps_first: bool = Field(
-        alias="store_init_model",
-        default=False,
-        description="keep the first parameters as checkpoints/init_model.json",
+        default=False, description="keep the first parameters as checkpoints/init_model.json"
     )
     keeps_last: bool = Field(
-        alias="store_final_model",
-        default=False,
-        description="keep the last parameters as checkpoints/final_model.json",
+        default=False, description="keep the last parameters as checkpoints/final_model.json"
     )
     only_validates: bool = Field(
-        alias="eval_only",
         default=False,
         description="validate the model that pretrained_model_path names, and train nothing",
     )
     validates_clients: bool = Field(
-        alias="split_eval",
-        default=False,
-        description="validate on each client's own held-out part too",
+        default=False, description="validate on each client's own held-out part too"
     )
 
 
@@ -167,13 +148,10 @@ class Bucket(Section):
     """An object store that gets a copy of every checkpoint."""
 
     bucket: str | None = Field(
-        alias="bucket_name",
         default=None,
         description="bucket, or bucket/prefix, that mirrors the run folder; null: no copies",
     )
-    attempts: int = Field(
-        alias="num_attempts", default=3, ge=1, description="attempts of each transfer"
-    )
+    attempts: int = Field(default=3, ge=1, description="attempts of each transfer")
     backend_kwargs: BackendKwargs = BackendKwargs()
 
 
@@ -203,39 +181,38 @@ class Config(Section):
     )
     seed: int = Field(default=1337, ge=0, description="address of all random numbers of the run")
     start_path: str | None = Field(
-        alias="pretrained_model_path",
         default=None,
         description="warm start: a run folder, one of its checkpoints, or a Hugging Face folder",
     )
     embedding_path: str | None = Field(
-        alias="wte_parameters_path",
         default=None,
         description="take the token embedding from there: a run folder, a checkpoint, or a Hugging "
         "Face folder",
     )
     clears_checkpoints: bool = Field(
-        alias="cleanup_checkpoints",
-        default=False,
-        description="at the end, delete all checkpoints but the newest",
+        default=False, description="at the end, delete all checkpoints but the newest"
     )
     keeps_newest_only: bool = Field(
-        alias="cleanup_checkpoints_per_round",
-        default=False,
-        description="keep the newest checkpoint only, all the time",
+        default=False, description="keep the newest checkpoint only, all the time"
     )
     use_wandb: bool = Field(
         default=False, description="send the metrics to Weights & Biases, as wandb.setup says"
     )
     wandb: Wandb = Wandb()
-    mirror: Bucket = Field(alias="s3_comm_config", default=Bucket())
-    machine: Machine = Field(alias="photon", default=Machine())
-    federation: Federation = Field(alias="fl", default=Federation())
-    inner: Inner = Field(alias="llm_config", default=Inner())
-    data: Data = Field(alias="dataset", default=Data())
+    mirror: Bucket = Bucket()
+    machine: Machine = Machine()
+    federation: Federation = Federation()
+    inner: Inner = Inner()
+    data: Data = Data()
     centralized: Centralized = Centralized()
     compare: Compare = Compare()
-    scoring: Scoring = Field(alias="icl_tasks_config", default=Scoring())
-    composites: Composites = Field(alias="eval_gauntlet_config", default=Composites())
+    scoring: Scoring = Scoring()
+    composites: Composites = Composites()
+
+    @property
+    def reading(self) -> tuple[Data, Inner, int]:
+        """What decides which rows are read, and in which order."""
+        return self.data, self.inner, self.seed
 
     @property
     def starts(self) -> tuple[str | None, str | None]:
@@ -327,4 +304,4 @@ class Config(Section):
 def config_of_model(name: str, model: ModelConfig) -> Config:
     """The configuration of a model that no run of ours has trained."""
     length = model.max_positions or Inner().row_length
-    return Config(llm_config=Inner(name=name, max_seq_len=length, model=model))
+    return Config().but(inner={"name": name, "row_length": length, "model": model})

@@ -28,8 +28,7 @@ class WandbSetup(Section):
         "null: WANDB_MODE, or online",
     )
     name: str | None = Field(
-        default=None,
-        description="name of the run, before _server or _centralised; null: run_uuid",
+        default=None, description="name of the run, before _server or _centralised; null: run_uuid"
     )
     id: str | None = Field(
         default=None,

@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+
 _MASK = (1 << 63) - 1
 
 
@@ -18,3 +20,8 @@ def derive_seed(seed: int, purpose: str, *address: int) -> int:
     """
     text = ":".join([str(seed), purpose, *map(str, address)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") & _MASK
+
+
+def generator(seed: int, purpose: str, *address: int) -> np.random.Generator:
+    """NumPy's generator for one draw; arguments as of `derive_seed`."""
+    return np.random.Generator(np.random.Philox(derive_seed(seed, purpose, *address)))

@@ -22,12 +22,12 @@ def why_unreachable() -> str | None:
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
     except Exception as error:  # of whatever library carries it
-        return f"{constants.ENDPOINT} cannot be reached: {_first_line(error)}"
+        return f"{constants.ENDPOINT} cannot be reached: {first_line(error)}"
     return None
 
 
 def hub_file(name: str, file: str) -> Path:
-    """A file of a repository: from the hub, or the copy that an earlier call left here.
+    """A file of a repository of the hub: fetched, or the copy that an earlier call left here.
 
     Raises:
         DataError: neither is to be had.
@@ -39,11 +39,12 @@ def hub_file(name: str, file: str) -> Path:
             return Path(hf_hub_download(name, file))
         kept = try_to_load_from_cache(name, file)
     except Exception as error:  # of whatever library carries it
-        raise DataError(_first_line(error)) from error
+        raise DataError(first_line(error)) from error
     if isinstance(kept, str):
         return Path(kept)
     raise DataError(reason)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, or its kind if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

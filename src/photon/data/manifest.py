@@ -1,10 +1,10 @@
-"""The JSON manifest that describes a data folder."""
+"""The JSON manifests of prepared data: of each part, a folder of shards, and of the whole set."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,27 @@ def clients_of(manifest: dict[str, Any]) -> range:
 
 
 def part_digest(manifest: Mapping[str, Any]) -> str:
-    """Hex digest of a folder's shards, by which the manifest of the whole knows the folder."""
-    hashes = [shard["sha256"] for shard in manifest["shards"]]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+    """Hex digest of a part's shards, by which the manifest of the whole knows the part."""
+    return _digest(manifest["shards"])
+
+
+def sum_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a data set's manifest says of its parts.
+
+    Args:
+        parts: the manifest of each, by its folder.
+    """
+    ordered = sorted(parts.items())
+    return {
+        "format": FORMAT,
+        "train_tokens": sum(part["tokens"] for name, part in ordered if name.endswith("/train")),
+        "parts": {name: part_digest(part) for name, part in ordered},
+        "digest": _digest(shard for _, part in ordered for shard in part["shards"]),
+    }
+
+
+def _digest(shards: Iterable[Mapping[str, Any]]) -> str:
+    return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()[:16]
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

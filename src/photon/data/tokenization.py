@@ -119,14 +119,20 @@ def of_occurrence(tokenizer: Tokenizer, counts: Mapping[int, int]) -> Tokenizati
 
 def of_foreign(tokenizer: Tokenizer, end: int) -> Tokenization:
     """The tokenisation of a model of `transformers`: what its tokenizer does to a prompt."""
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    bare = plain.encode("a", add_special_tokens=False).ids
+    plain = bare(tokenizer)
+    inside = plain.encode("a", add_special_tokens=False).ids
     whole = plain.encode("a", add_special_tokens=True).ids
-    places = range(len(whole) - len(bare) + 1)
-    at = next((i for i in places if whole[i : i + len(bare)] == bare), 0)
+    places = range(len(whole) - len(inside) + 1)
+    at = next((i for i in places if whole[i : i + len(inside)] == inside), 0)
     return Tokenization(end=end, begin=tuple(whole[:at]), specials_are_text=False)
+
+
+def bare(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither cuts texts nor fills them up, whatever its file asks for."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
 
 
 def require_text(text: str, where: str) -> str:

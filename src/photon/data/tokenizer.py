@@ -43,6 +43,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def tokenizer_file(path: Path) -> Path:
+    """The `tokenizer.json` of a folder; any other path is the file itself."""
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.
 
@@ -102,9 +107,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     Raises:
         DataError: it is missing, no tokenizer, or the hub cannot be reached.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        path = path / "tokenizer.json"
+    path = tokenizer_file(Path(name).expanduser())
     if path.is_file() or path.suffix == ".json" or name.startswith((".", "/", "~")):
         return load_tokenizer(path)
     try:

@@ -204,7 +204,7 @@ class _Machine:
         given = self.config.data.train.root
         if self.has_model or given is None or not (Path(given) / MANIFEST).exists():
             config, manifest = prepare(self.config, lambda line: None, clients)
-            return RunData.of(config.data, config.inner, config.seed).root, manifest
+            return RunData.of(*config.reading).root, manifest
         root = Path(given).resolve()
         manifest = read_manifest(root)
         require_tokenizer(root, manifest, tokenizer_digest(root / "tokenizer.json"))

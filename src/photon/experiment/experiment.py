@@ -54,7 +54,7 @@ from photon.run.restore import (
 )
 from photon.run.results import History, TrainResult, write_summary
 from photon.run.rows import RunData
-from photon.run.run_folder import RunFolder, read_facts, read_run, refuse_existing
+from photon.run.run_folder import RunFolder, holds_run, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
 from photon.say import Say
@@ -67,6 +67,7 @@ def train(
     given: Config,
     *,
     centralized: bool = False,
+    resumes: bool = False,
     say: Say = lambda line: None,
     console: TrackerFactory | None = None,
     engine: EngineFactory = on_this_machine,
@@ -77,6 +78,7 @@ def train(
         centralized: no federation: one trainer on the clients' joined batches
             (`centralized.stream_id` picks one client's data instead). Under `torchrun`, one
             process per device.
+        resumes: go on with the run of that name where there is one.
         say: takes lines for the user.
         console: gives a tracker that shows progress.
         engine: gives what trains the clients of a federated run; default: this machine.
@@ -89,7 +91,8 @@ def train(
     """
     kind = CENTRALIZED if centralized else FEDERATED
     command = _Command(given, say, console, engine)
-    return command.resume_named() if command.names_a_run() else command.begin(kind)
+    goes_on = (resumes and holds_run(command.path)) or command.names_a_run()
+    return command.resume_named() if goes_on else command.begin(kind)
 
 
 def resume(
@@ -119,24 +122,6 @@ def resume(
     here = facts["kind"] == CENTRALIZED or engine is on_this_machine
     note_idle(idle_overrides(changed, overrides, facts["kind"] if here else "server"))
     return _Command(changed, say, console, engine).go_on(path, facts)
-
-
-def train_or_resume(
-    config: Config,
-    *,
-    say: Say = lambda line: None,
-    console: TrackerFactory | None = None,
-    engine: EngineFactory = on_this_machine,
-) -> TrainResult:
-    """Start the run of that name, or go on with it: the same command does both.
-
-    Raises:
-        MismatchedCheckpoint: the run that is there computes something else.
-    """
-    command = _Command(config, say, console, engine)
-    if (command.path / "run.json").exists():
-        return command.resume_named()
-    return train(config, say=say, console=console, engine=engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +179,13 @@ class _Command:
         """Go on in a run's folder, with a configuration that may."""
         with self._job(facts["kind"]) as job:
             run, data = _agree(job, lambda: self._again(job, facts["kind"]))
+            root = RunData.of(*run.reading).root
             if data["digest"] != facts["data_digest"]:
                 raise MismatchedCheckpoint(
-                    f"{_data_of(run).root}: is not the data that {path} was trained on; a run is "
+                    f"{root}: is not the data that {path} was trained on; a run is "
                     "resumed with the same data"
                 )
-            tokenizer = tokenizer_digest(path / "tokenizer.json")
-            require_tokenizer(_data_of(run).root, data, tokenizer)
+            require_tokenizer(root, data, tokenizer_digest(path / "tokenizer.json"))
             return _run(path, run, data, facts["kind"], job, existing=True)
 
     def _job(self, kind: str) -> AbstractContextManager[Job]:
@@ -217,7 +202,7 @@ class _Command:
 
         def rows() -> list[int]:
             found = prepare(config, self.say)[0]
-            return client_rows(_data_of(found), found.federation.population)
+            return client_rows(RunData.of(*found.reading), found.federation.population)
 
         return count_epochs(config, rows, centralized=kind == CENTRALIZED)
 
@@ -229,7 +214,7 @@ class _Command:
             config = config.but(inner={"max_steps": config.total_steps})
         config, data = prepare(config, job.say, _needed(job))
         try:
-            check_tasks(config.scoring, config.inner, _data_of(config))
+            check_tasks(config.scoring, config.inner, RunData.of(*config.reading))
         except DataError as error:  # a task may have changed: no reason not to go on
             job.warn(str(error))
         return config, data
@@ -255,8 +240,9 @@ class _Command:
         )
         refuse_existing(Path(run.machine.runs_folder) / run.name)  # before data is made
         run, manifest = prepare(run, job.say, _needed(job))
-        check_tasks(run.scoring, run.inner, _data_of(run))
-        job.warn(start.tokenizer_warning(_data_of(run).tokenizer), start.layers_warning())
+        data = RunData.of(*run.reading)
+        check_tasks(run.scoring, run.inner, data)
+        job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 
@@ -270,10 +256,6 @@ def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) ->
         raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
     if facts["kind"] == FEDERATED:
         require_engine(path, facts, engine.name)
-
-
-def _data_of(run: Config) -> RunData:
-    return RunData.of(run.data, run.inner, run.seed)
 
 
 def _needed(job: Job) -> Collection[int] | None:
@@ -345,7 +327,7 @@ def _repeats_note(run: Run, centralized: bool, job: Job) -> str | None:
         batch = -(-batch // len(clients))
     else:
         steps *= run.federation.cohort_size / run.federation.population
-    return repeats_note(_data_of(run), clients, batch, steps)
+    return repeats_note(RunData.of(*run.reading), clients, batch, steps)
 
 
 def _folder(
@@ -367,7 +349,7 @@ def _folder(
             opened[0].save_facts(engine)
             return
         copy = copy_of_run(run, data) if kind == FEDERATED else None
-        here = _data_of(run)
+        here = RunData.of(*run.reading)
         tokens = tokenization_facts(encoder_of_data(here).facts, here.tokenizer)
         same = {"config_digest": digest(run.values_by_key()), "data_digest": data["digest"]}
         facts = same | tokens | engine

@@ -97,7 +97,7 @@ def _unigram(run: Run, job: Job) -> Score | None:
     """
     fl = run.federation
     try:
-        return unigram_score(RunData.of(run.data, run.inner, run.seed), fl.population)
+        return unigram_score(RunData.of(*run.reading), fl.population)
     except DataError:
         if fl.unigram_may_fail or (job.trains_elsewhere and not fl.unigram_metrics):
             return None
@@ -118,7 +118,7 @@ def _federated(
     kept = checkpoint.kept_records(folder.checkpoints)
     lines = JsonlTracker(folder.metrics, "round", done, kept)  # first: the others follow the file
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", done)]
-    data = RunData.of(run.data, run.inner, run.seed)
+    data = RunData.of(*run.reading)
     tasks = _task_watch(run, data, job)
     track = tasks.adding_to(to_all([lines, *shown]))
     validation = data.rows(VALIDATION)
@@ -212,7 +212,7 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
 
 def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTrackers) -> Score:
     torch.set_num_threads(run.machine.threads)
-    only, data, inner = run.centralized.client, RunData.of(run.data, run.inner, run.seed), run.inner
+    only, data, inner = run.centralized.client, RunData.of(*run.reading), run.inner
     clients = range(run.federation.population) if only is None else [only]
     stream = JoinedStream([data.stream(client) for client in clients])
     frozen = layers_of(run.federation, list(parameters_of(empty_model(inner)))).frozen
@@ -303,7 +303,7 @@ def _client_losses(run: Run, model: torch.nn.Module, share: Share) -> dict[str, 
     """Losses on the clients' own held-out parts, by client; none unless `split_eval`."""
     if not run.centralized.validates_clients:
         return {}
-    data = RunData.of(run.data, run.inner, run.seed)
+    data = RunData.of(*run.reading)
     return {
         str(client): held_out_loss(model, data.own_validation(client), run.inner, share).loss
         for client in range(run.federation.population)

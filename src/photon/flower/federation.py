@@ -65,7 +65,7 @@ def remote_engine(
 ) -> RemoteEngine:
     """The engine of a server, over any link; the process trains nothing itself."""
     return_freed_memory()
-    data = data_facts(RunData.of(run.data, run.inner, run.seed))
+    data = data_facts(RunData.of(*run.reading))
     side = transport_of(run.machine.transport).server(run.machine, run.name)
     depot = Depot(folder.path / "depot", side)
     return RemoteEngine(run, data, link, Roster(link, register, job.say), depot, job.say, hint)

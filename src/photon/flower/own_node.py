@@ -34,12 +34,17 @@ SENT = (
 
 @contextmanager
 def own_node(
-    clients: str | None, address: tuple[str, int], keys: Path | None, given: Config
+    clients: str | None,
+    address: tuple[str, int],
+    keys: Path | None,
+    runs: Path,
+    given: Mapping[str, Any],
 ) -> Iterator[Callable[[], str]]:
     """Run a node for these clients while the server runs; nothing if there are none.
 
     Args:
         address: host and port that the server listens on.
+        runs: folder of the run folders; given: values by key.
         keys: folder of `photon keys`; made, and the node enrolled, where that was not done yet.
 
     Yields:
@@ -51,12 +56,12 @@ def own_node(
     host = dialled(address[0])
     if keys is not None:
         _require_keys(keys, host, parse_clients(clients))
-    folder = Path(given.machine.runs_folder) / "nodes" / NAME
+    folder = runs / "nodes" / NAME
     command = [
         sys.executable, "-m", "photon", "node", "--server", format_address(host, address[1]),
         "--name", NAME, "--clients", clients,
         *(["--insecure"] if keys is None else ["--keys", str(keys)]),
-        f"photon.saving_path={folder}", *_own_overrides(given.values_by_key()),
+        f"photon.saving_path={folder}", *_own_overrides(given),
     ]  # fmt: skip
     log = folder / "node.log"
     node = Guarded(command, log, os.environ)

@@ -163,7 +163,7 @@ def import_model(
         fields["no_bias"] = not _has_bias(tensors)  # it may have learned some since its export
         tensors = {k: v for k, v in tensors.items() if not (fields["no_bias"] and _is_bias(k))}
     model = ModelConfig.model_validate(fields)
-    inner = Inner(model=model, max_seq_len=fields["max_seq_len"])
+    inner = Inner().but(model=model, row_length=fields["max_seq_len"])
     params, used = {}, set()
     for name, like in parameters_of(empty_model(inner)).items():
         expected = _to_theirs(layout, model, name, like)

@@ -54,7 +54,7 @@ class ClientHost:
     def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
         self.inner, self.federation, self.folder = run.inner, run.federation, folder
         self.data, self.checkpoints_kept = (
-            RunData.of(run.data, run.inner, run.seed),
+            RunData.of(*run.reading),
             run.checkpoints_kept,
         )
         names = list(parameters_of(empty_model(run.inner)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +60,19 @@ class HostedRun:
         self._stop = threading.Event()
 
     @classmethod
-    def open(cls, request: Train, own: Config, mailbox: Mailbox, say: Say) -> HostedRun:
+    def open(cls, request: Train, run: Run, mailbox: Mailbox, say: Say) -> HostedRun:
         """Make or reopen the folder of the run that a request names.
 
+        Args:
+            run: as the request and this node say, see `node_config`.
+
         Raises:
-            ConfigError: the server says what is this node's own.
-            MismatchedCheckpoint: configuration, tokenizer or data differ from the server's.
+            MismatchedCheckpoint: tokenizer or data differ from the server's.
             PhotonError: data missing, folder in use.
         """
-        if travel_digest(request.config) != request.config_digest:
-            raise MismatchedCheckpoint(
-                "the configuration has another digest here than on the server: the versions of "
-                "photon differ; install the same on both"
-            )
         clients = [one.client for one in request.instructions]
-        run, _ = prepare(node_config(request.config, own), say, clients)
-        data = RunData.of(run.data, run.inner, run.seed)
+        run, _ = prepare(run, say, clients)
+        data = RunData.of(*run.reading)
         _require_same_data(data, request.data)
         share = run.federation.cohort_size / run.federation.population
         note = repeats_note(data, clients, run.inner.batch_rows, run.total_steps * share)
@@ -155,7 +153,22 @@ def _plan(request: Train) -> RoundPlan:
     )
 
 
-def node_config(server: dict[str, Any], own: Config) -> Run:
+def run_of(request: Train, own: Config) -> Run:
+    """What a request and this node's own configuration say together.
+
+    Raises:
+        ConfigError: the server says what is this node's own.
+        MismatchedCheckpoint: what it says means something else here.
+    """
+    if travel_digest(request.config) != request.config_digest:
+        raise MismatchedCheckpoint(
+            "the configuration has another digest here than on the server: the versions of "
+            "photon differ; install the same on both"
+        )
+    return node_config(request.config, own)
+
+
+def node_config(server: Mapping[str, Any], own: Config) -> Run:
     """The node's own configuration with the server's mathematics, and numbers for this machine."""
     config = taken(server, own)
     machine, compiled = config.machine, own.inner.compile

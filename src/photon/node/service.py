@@ -15,7 +15,7 @@ from pathlib import Path
 from photon.config.schema import Config
 from photon.errors import PayloadError, PhotonError
 from photon.machine import frames
-from photon.node.hosted_run import HostedRun
+from photon.node.hosted_run import HostedRun, run_of
 from photon.node.mailbox import Mailbox
 from photon.say import Say
 from photon.wire.buffers import Buffers
@@ -145,7 +145,8 @@ class NodeService:
             if self._run is not None:
                 self._run.close()
                 self._run = None
-            self._run = HostedRun.open(request, self.own, self._mailbox, self.say)
+            run = run_of(request, self.own)
+            self._run = HostedRun.open(request, run, self._mailbox, self.say)
         return self._run
 
     def _converse(self, connection: socket.socket) -> None:

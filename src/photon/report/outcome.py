@@ -93,7 +93,7 @@ def _show_sample(folder: Path, console: Console) -> str:
     from photon.run.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
-    data = RunData.of(saved.config.data, saved.config.inner, saved.config.seed)
+    data = RunData.of(*saved.config.reading)
     prompt, client = _prompt(data, saved.encoder.tokenizer), saved.somebody
     if saved.own is not None and client is None:
         return f"{shlex.quote(prompt)} --client N"  # the clients' layers are on their nodes

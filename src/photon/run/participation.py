@@ -71,7 +71,7 @@ def repeats_note(data: RunData, clients: Collection[int], batch: int, reads: flo
         batch: rows that it takes from each.
         reads: batches that it takes from each in the whole run.
     """
-    rows = {client: data.client_rows(client).num_rows for client in clients}
+    rows = {client: len(data.client_rows(client)) for client in clients}
     few = {client: count for client, count in rows.items() if count < batch}
     if not few:
         return None
@@ -91,7 +91,7 @@ def client_rows(data: RunData, population: int) -> list[int]:
         DataError: a client's data is not on this machine.
     """
     try:
-        return [data.client_rows(client).num_rows for client in range(population)]
+        return [len(data.client_rows(client)) for client in range(population)]
     except DataError as error:
         raise DataError(
             f"{error}; fl.n_local_epochs, durations in epochs and fl.sampling=by_size need the "

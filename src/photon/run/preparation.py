@@ -141,7 +141,7 @@ def prepare(
         found["validation"] = {"root": str(find_data(validation, clients)[0])}
     config = config.but(data=found)
     data, here = (
-        RunData.of(config.data, config.inner, config.seed),
+        RunData.of(*config.reading),
         range(clients) if needed is None else needed,
     )
     _check_data(data, manifest, here, clients)

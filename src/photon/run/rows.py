@@ -207,8 +207,8 @@ def _require_room(train: SplitConfig, rows: RowSource) -> None:
     """A block of the shuffle reads its shards again and again: they must fit together."""
     if train.store is None or train.cache_limit is None or not train.shuffle:
         return
-    block = min(train.shuffle_rows or BLOCK_ROWS, rows.num_rows)
-    row_bytes = sum(shard["bytes"] for shard in rows.manifest["shards"]) / rows.num_rows
+    block = min(train.shuffle_rows or BLOCK_ROWS, len(rows))
+    row_bytes = sum(shard["bytes"] for shard in rows.manifest["shards"]) / len(rows)
     if block * row_bytes > train.cache_limit:
         raise ConfigError(
             f"dataset.train.cache_limit={train.cache_limit} holds "

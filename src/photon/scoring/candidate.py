@@ -145,8 +145,7 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
     try:
         read_fields(path)
     except CheckpointError:
-        foreign = ModelConfig(name="hf_causal_lm", pretrained_model_name_or_path=str(path))
-        model = read_config(foreign)
+        model = read_config(ModelConfig().but(name="hf_causal_lm", hf_folder=str(path)))
         params = pretrained_parameters(model, str(path))
     else:
         fields, params = read_model(path)

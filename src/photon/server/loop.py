@@ -94,7 +94,7 @@ class Server:
         run = self.run
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
-        self._participation = Participation.of(fl, inner, RunData.of(run.data, run.inner, run.seed))
+        self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._honesty = Honesty.of(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
         while state.round < fl.rounds:

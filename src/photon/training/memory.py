@@ -118,7 +118,7 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """Of a process that trains clients, one at a time.
 
     Args:
-        inner: its architecture is read (`with_architecture`).
+        inner: its architecture is read (`architecture_of`).
         rows: of one forward pass; 0: of none.
 
     Raises:

@@ -55,7 +55,7 @@ class Traffic:
 
 
 def outline_of(inner: Inner, federation: Federation) -> Outline:
-    """The trees of a model whose architecture is read (`with_architecture`).
+    """The trees of a model whose architecture is read (`architecture_of`).
 
     Raises:
         ConfigError: layer keys that contradict each other or the model.

@@ -10,7 +10,6 @@ of the last input. Nothing is left out.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -25,12 +24,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from photon.data.manifest import FORMAT, MANIFEST, part_digest, write_json
+from photon.data.manifest import MANIFEST, sum_of_parts, write_json
 from photon.data.mds.format import INDEX, MdsShard, read_index, read_samples
 from photon.data.prepare.writer import ShardWriter
 from photon.data.tokenization import KEY, of_occurrence
-from photon.data.tokenizer import load_tokenizer, tokenizer_digest
-from photon.errors import DataError, StorageError
+from photon.data.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_file
+from photon.errors import DataError, storing
 from photon.say import Say
 
 
@@ -85,9 +84,9 @@ def import_mds(
     parts = _parts(source, held_out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is not empty; name another folder")
-    file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    file = tokenizer_file(tokenizer)
     vocabulary = load_tokenizer(file)
-    try:
+    with storing(out, "cannot write prepared data"):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as work:
             unfinished = Path(work) / out.name
@@ -96,8 +95,6 @@ def import_mds(
             manifest = _convert(unfinished, parts, vocabulary, str(source.resolve()), say)
             (unfinished / ".gitignore").write_text("*\n", encoding="utf-8")
             os.replace(unfinished, out)
-    except OSError as error:
-        raise StorageError(f"{out}: cannot write prepared data ({error.strerror})") from error
     return manifest
 
 
@@ -158,9 +155,9 @@ def _convert(
             f"{name:<22}{made[name]['samples']:,} samples of {length} tokens -> "
             f"{made[name]['rows']:,} rows, 1 token added, 0 left out"
         )
-    hashes = [shard["sha256"] for name in sorted(made) for shard in made[name]["shards"]]
+    counts = np.sum([part["unigram"] for part in made.values()], axis=0)
     manifest = {
-        "format": FORMAT,
+        **sum_of_parts(made),
         "settings": {
             "corpus": f"MDS data of {source}",
             "num_clients": sum(name.endswith("/train") for name in made),
@@ -168,18 +165,10 @@ def _convert(
             "vocab_size": len(lengths),
         },
         "tokenizer": digest,
-        KEY: of_occurrence(vocabulary, _occurrences(made)).as_json(),
-        "train_tokens": sum(m["tokens"] for n, m in made.items() if n.endswith("/train")),
-        "parts": {name: part_digest(part) for name, part in sorted(made.items())},
-        "digest": hashlib.sha256("".join(hashes).encode()).hexdigest()[:16],
+        KEY: of_occurrence(vocabulary, dict(enumerate(counts.tolist()))).as_json(),
     }
     write_json(root / MANIFEST, manifest)
     return manifest
-
-
-def _occurrences(made: Mapping[str, Mapping[str, Any]]) -> dict[int, int]:
-    """How often each token occurs in all parts."""
-    return dict(enumerate(np.sum([part["unigram"] for part in made.values()], axis=0).tolist()))
 
 
 def _write(

@@ -7,22 +7,30 @@ journal is taken up again; one without holds nothing worth keeping and is cleare
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import FORMAT, MANIFEST, part_digest, read_manifest, write_json
+from tokenizers import Tokenizer
+
+from photon.data.manifest import MANIFEST, read_manifest, sum_of_parts, write_json
 from photon.data.prepare.encode import Encoder
-from photon.data.prepare.pipeline import JOURNAL, Layout, Phase, Pipeline, Progress, read_journal
+from photon.data.prepare.pipeline import (
+    JOURNAL,
+    DatasetSpec,
+    Phase,
+    Pipeline,
+    Progress,
+    read_journal,
+)
 from photon.data.prepare.routing import Position
-from photon.data.tokenization import KEY
-from photon.data.tokenizer import load_tokenizer, tokenizer_digest, vocab_size
-from photon.errors import DataError, PhotonError, StorageError
+from photon.data.tokenization import KEY, resolved
+from photon.data.tokenizer import load_tokenizer, save_tokenizer, tokenizer_digest, vocab_size
+from photon.errors import DataError, PhotonError, storing
 from photon.files import is_at, try_lock
 from photon.say import Say
 
@@ -59,19 +67,19 @@ class Plan:
     """How to make a data set.
 
     Attributes:
-        layout: its vocabulary size is filled in from the tokenizer.
         phases: where documents come from and go.
-        make_tokenizer: writes the tokenizer's file.
-        make_encoder: from the tokenizer.
+        make_tokenizer: opens or trains it.
+        bos_text, eos_text: tokens around each document, as of `tokenization.resolved`.
         describe_files: the source's files as the manifest names them, from where phases ended.
         copies: documents left out because their text is another's.
         left_out: files of the source that are not read, by reason.
     """
 
-    layout: Layout
+    spec: DatasetSpec
     phases: Sequence[Phase]
-    make_tokenizer: Callable[[Path], None]
-    make_encoder: Callable[[Path], Encoder]
+    make_tokenizer: Callable[[], Tokenizer]
+    bos_text: str | None = None
+    eos_text: str | None = None
     describe_files: Callable[[Sequence[Position | None]], list[dict[str, Any]]] = lambda ends: []
     copies: int = 0
     left_out: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +90,7 @@ def assemble(
     inputs: Inputs,
     make_plan: Callable[[], Plan],
     say: Say,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Progress], None],
 ) -> dict[str, Any]:
     """Make a data set, or go on with one; do nothing if it is there already.
 
@@ -97,12 +105,12 @@ def assemble(
         StorageError: the disk is full; what was finished earlier is untouched.
     """
     if (root / MANIFEST).exists():
-        return same_or_refuse(root, inputs)
+        return _same_or_refuse(root, inputs)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
-    with _storage(root), _locked(root, say) as folder:
-        if (root / MANIFEST).exists():
-            return same_or_refuse(root, inputs)
+    with storing(root, "cannot write prepared data"), _locked(root, say) as folder:
+        if (root / MANIFEST).exists():  # another process has made it while this one waited
+            return _same_or_refuse(root, inputs)
         with _tidy(folder):
             _take_up(folder, inputs, say)
             manifest = _make(folder, inputs, make_plan(), say, report)
@@ -113,12 +121,8 @@ def assemble(
     return manifest
 
 
-def same_or_refuse(root: Path, inputs: Inputs) -> dict[str, Any]:
-    """The manifest of data made from these inputs.
-
-    Raises:
-        DataError: it was made from others; the first that differs is named.
-    """
+def _same_or_refuse(root: Path, inputs: Inputs) -> dict[str, Any]:
+    """The manifest of data made from these inputs; of data made from others what differs."""
     manifest = read_manifest(root)
     if difference := inputs.difference(manifest["settings"], manifest.get("files", [])):
         raise DataError(f"{root}: holds data {difference}; name another folder or remove this one")
@@ -145,50 +149,36 @@ def _take_up(folder: Path, inputs: Inputs, say: Say) -> None:
 
 
 def _make(
-    folder: Path,
-    inputs: Inputs,
-    plan: Plan,
-    say: Say,
-    report: Callable[[Progress], None],
+    folder: Path, inputs: Inputs, plan: Plan, say: Say, report: Callable[[Progress], None]
 ) -> dict[str, Any]:
     path = folder / TOKENIZER
     if not path.exists():
-        plan.make_tokenizer(path)
-    size = vocab_size(load_tokenizer(path))
+        save_tokenizer(plan.make_tokenizer(), path)
+    tokenizer = load_tokenizer(path)
+    size = vocab_size(tokenizer)
     say(f"tokenizer   {size:,} tokens")
     key = {"settings": dict(inputs.settings), "files": list(inputs.files)}
-    pipeline = Pipeline(folder, replace(plan.layout, vocab_size=size), key)
-    encoder = plan.make_encoder(path)
+    pipeline = Pipeline(folder, plan.spec, size, key)
     try:
+        encoder = Encoder(tokenizer, resolved(tokenizer, plan.bos_text, plan.eos_text))
         pipeline.run(plan.phases, encoder, report)
         files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
         parts = pipeline.finish({"tokenizer": digest})
     finally:
         pipeline.close()
+    counted = ("rows", "tokens", "remainder_tokens", "first_tokens", "text_bytes")
+    counts = {name: sum(part[name] for part in parts.values()) for name in counted}
     manifest = {
-        "format": FORMAT,
+        **sum_of_parts(parts),
         "settings": {"vocab_size": size, **inputs.settings},
         "tokenizer": digest,
         KEY: encoder.facts.as_json(),
         "files": files,
         "left_out": dict(plan.left_out),
-        "totals": {"copies": plan.copies, **asdict(pipeline.totals), **_sums(parts)},
-        "train_tokens": sum(m["tokens"] for n, m in parts.items() if n.endswith("/train")),
-        "parts": {name: part_digest(part) for name, part in sorted(parts.items())},
-        "digest": _digest(parts),
+        "totals": {"copies": plan.copies, **asdict(pipeline.totals), **counts},
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
-
-
-def _sums(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    names = ("rows", "tokens", "remainder_tokens", "first_tokens", "text_bytes")
-    return {name: sum(part[name] for part in parts.values()) for name in names}
-
-
-def _digest(parts: Mapping[str, Mapping[str, Any]]) -> str:
-    hashes = [shard["sha256"] for name in sorted(parts) for shard in parts[name]["shards"]]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -200,14 +190,6 @@ def _tidy(folder: Path) -> Iterator[None]:
         if not (folder / JOURNAL).exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextlib.contextmanager
-def _storage(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{root}: cannot write prepared data ({error.strerror})") from error
 
 
 @contextlib.contextmanager

@@ -13,10 +13,12 @@ _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document: a stable name, the source it comes from, and its text.
+    """One document, or a stretch of one.
 
     Attributes:
-        continued: it is a part of a longer document whose beginning is elsewhere.
+        name: stable; messages and digests have it.
+        source: where it comes from: language, domain, package.
+        continued: a stretch whose document begins in an earlier one.
     """
 
     name: str
@@ -29,17 +31,16 @@ class Document:
         return len(self.text)
 
 
-def standard_library(max_bytes: int, root: Path | None = None) -> list[Document]:
+def standard_library(max_bytes: int) -> list[Document]:
     """The library's modules in the order of their paths; a module's package is its source.
 
     Args:
         max_bytes: stop before the text would grow beyond this.
-        root: folder to read; the running Python's library if not given.
 
     Raises:
         DataError: no Python source is there (some embedded Pythons ship only bytecode).
     """
-    root = root or Path(sysconfig.get_paths()["stdlib"])
+    root = Path(sysconfig.get_paths()["stdlib"])
     documents: list[Document] = []
     total = 0
     for path in sorted(root.rglob("*.py")):

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from photon.config.dataset import EmbeddedCorpus
 from photon.data.prepare.assemble import Inputs, Plan, assemble
 from photon.data.prepare.corpus import standard_library
-from photon.data.prepare.encode import Encoder, separated
 from photon.data.prepare.partition import Rule, partition_documents
-from photon.data.prepare.pipeline import Layout, Phase, Progress
+from photon.data.prepare.pipeline import DatasetSpec, Phase, Progress
 from photon.data.prepare.routing import ListedRoute
-from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from photon.data.tokenizer import train_tokenizer
 from photon.say import Say
 
 
@@ -44,23 +44,10 @@ def prepare_embedded(
     say: Say = lambda line: None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Prepare the standard library for a federation; do nothing if it is there already.
-
-    The folder appears whole or not at all: it is made beside its place and renamed.
-
-    Returns:
-        The manifest of the whole data set.
-
-    Raises:
-        DataError: the folder holds other data, or the corpus is too small.
-        StorageError: the disk is full; nothing is left behind.
-    """
+    """Prepare the standard library for a federation; see `assemble`."""
     inputs = Inputs(embedded_settings(corpus, num_clients, sequence_length))
-
-    def make_plan() -> Plan:
-        return _plan(corpus, num_clients, sequence_length, say)
-
-    return assemble(root, inputs, make_plan, say, report)
+    plan = partial(_plan, corpus, num_clients, sequence_length, say)
+    return assemble(root, inputs, plan, say, report)
 
 
 def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: Say) -> Plan:
@@ -73,16 +60,8 @@ def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: S
     )
     held_back = set(partition.validation).union(*partition.held_out)
     visible = [d.text for i, d in enumerate(documents) if i not in held_back]
-
-    def make_tokenizer(path: Path) -> None:
-        save_tokenizer(train_tokenizer(visible, corpus.vocab_size), path)
-
-    def make_encoder(path: Path) -> Encoder:
-        return separated(load_tokenizer(path))
-
     return Plan(
-        layout=Layout(clients=range(num_clients), sequence_length=sequence_length, vocab_size=0),
+        spec=DatasetSpec(clients=range(num_clients), sequence_length=sequence_length),
         phases=[Phase(ListedRoute(partition, documents.__getitem__))],
-        make_tokenizer=make_tokenizer,
-        make_encoder=make_encoder,
+        make_tokenizer=lambda: train_tokenizer(visible, corpus.vocab_size),
     )

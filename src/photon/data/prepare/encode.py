@@ -7,16 +7,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import compress
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from photon.data.prepare.routing import Routed
-from photon.data.tokenization import Tokenization, require_text, resolved
+from photon.data.tokenization import Tokenization, bare, require_text
 from photon.errors import DataError
 
 BATCH_CHARACTERS = 1 << 21
+"""Text that one task of the pool tokenizes: enough for all cores, little to hold in memory."""
 _IN_FLIGHT = 2
 """Batches being tokenized at once: the second fills the cores that the tail of the first leaves."""
 _WAITING = 2
@@ -35,7 +37,8 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, facts: Tokenization) -> None:
-        self.tokenizer, self.facts = _bare(tokenizer), facts
+        self.tokenizer, self.facts = bare(tokenizer), facts
+        self.tokenizer.post_processor = None  # type: ignore[assignment]
         self.tokenizer.encode_special_tokens = facts.specials_are_text
         self.needs_space = len(self.ids(" a")) == 1
 
@@ -89,30 +92,18 @@ class Encoder:
         return text if self.needs_space else " " + text
 
 
-def _bare(tokenizer: Tokenizer) -> Tokenizer:
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.no_truncation()
-    bare.no_padding()
-    bare.post_processor = None  # type: ignore[assignment]
-    return bare
-
-
 @contextmanager
 def _named(texts: list[str]) -> Iterator[None]:
-    """The library says of half a surrogate pair that it is no str."""
+    """A block that tokenizes; the library's TypeError becomes a DataError that says what is wrong.
+
+    The library says of half a surrogate pair that it is no str.
+    """
     try:
         yield
     except TypeError as error:
         for text in texts:
             require_text(text, "text")
         raise DataError(f"the tokenizer does not take this text ({error})") from error
-
-
-def separated(
-    tokenizer: Tokenizer, bos_text: str | None = None, eos_text: str | None = None
-) -> Encoder:
-    """An encoder that puts one separator behind each document; see `resolved`."""
-    return Encoder(tokenizer, resolved(tokenizer, bos_text, eos_text))
 
 
 def encode_in_order(
@@ -132,7 +123,7 @@ def encode_in_order(
     with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="tokenize") as pool:
         try:
             for batch in source:
-                chosen = [routed for routed in batch if wanted(routed)]
+                chosen = [wanted(routed) for routed in batch]
                 waiting.append(pool.submit(_encode_batch, encoder, batch, chosen))
                 if len(waiting) > _IN_FLIGHT + _WAITING:
                     yield from waiting.popleft().result()
@@ -144,19 +135,11 @@ def encode_in_order(
 
 
 def _encode_batch(
-    encoder: Encoder, batch: list[Routed], chosen: list[Routed]
+    encoder: Encoder, batch: list[Routed], chosen: list[bool]
 ) -> list[tuple[Routed, np.ndarray | None]]:
-    tokens = iter(encoder.documents([routed.document.text for routed in chosen]))
-    remaining = iter([*chosen, None])
-    following = next(remaining)
-    results: list[tuple[Routed, np.ndarray | None]] = []
-    for routed in batch:
-        if routed is following:
-            results.append((routed, next(tokens)))
-            following = next(remaining)
-        else:
-            results.append((routed, None))
-    return results
+    tokens = iter(encoder.documents([routed.document.text for routed in compress(batch, chosen)]))
+    pairs = zip(batch, chosen, strict=True)
+    return [(routed, next(tokens) if is_chosen else None) for routed, is_chosen in pairs]
 
 
 def _batches(documents: Iterable[Routed]) -> Iterator[list[Routed]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from photon.data.hub_access import why_unreachable
+from photon.data.hub_access import first_line, why_unreachable
 from photon.data.prepare.corpus import Document
-from photon.data.prepare.readers import Columns, missing_column, optional, record_text
+from photon.data.prepare.readers import Columns, document_of, missing_column, optional
 from photon.errors import DataError
 
 ALIASES = {"c4": "allenai/c4"}
@@ -21,28 +21,15 @@ class HubSource:
     Args:
         path, name: of the dataset and of its configuration (of C4: the language).
         split: `train` or `validation`.
-        open_records: gives the records from a number on; the `datasets` library in streaming mode
-            if not given.
     """
 
-    def __init__(
-        self,
-        path: str,
-        name: str | None,
-        split: str,
-        columns: Columns,
-        open_records: Callable[[int], Iterable[dict[str, Any]]] | None = None,
-    ) -> None:
+    def __init__(self, path: str, name: str | None, split: str, columns: Columns) -> None:
         self.path, self.name, self.split = ALIASES.get(path, path), name, split
         self.columns = columns
-        self._open = open_records or self._stream
 
     @property
     def title(self) -> str:
         return "/".join(part for part in (self.path, self.name, self.split) if part)
-
-    def describe(self) -> list[dict[str, Any]]:
-        return [{"file": self.title, "bytes": None, "mtime_ns": None}]
 
     def num_files(self) -> int:
         return 1
@@ -56,29 +43,26 @@ class HubSource:
         Raises:
             DataError: no such dataset, configuration or split, no such column, no network.
         """
-        records = self._records(start)
-        for place, record in enumerate(records, start + 1):
+        default = self.name or self.path
+        for place, record in enumerate(self._records(start), start + 1):
             where = f"{self.title}:{place}"
-            text = record_text(record, self.columns.text, where)
-            column = self.columns.source
-            origin = (self.name or self.path) if column is None else None
-            source = origin or record_text(record, column or "", where)
-            yield place, Document(where, source, text)
+            yield place, document_of(record, self.columns, default, where)
 
     def _records(self, start: int) -> Iterator[dict[str, Any]]:
         """The records; whatever the library raises while it fetches them becomes one line."""
         try:
-            yield from self._open(start)
+            yield from self._stream(start)
         except DataError:
             raise
         except Exception as error:  # the library lets those of its transports through
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(
                 f"{self.title}: no such folder here, and the Hugging Face hub does not give it "
-                f"({reason}); check the name and network, or name a local folder with --source"
+                f"({first_line(error)}); check the name and network, or name a local folder with "
+                "--source"
             ) from error
 
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
+        """The records from a number on, by the `datasets` library in streaming mode."""
         here = f"{self.path}: no such folder here; from the Hugging Face hub it"
         datasets = optional("datasets", here)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once

@@ -38,6 +38,10 @@ class SourceFile:
         """Whether the whole file is one document."""
         return file_format(self.path) not in RECORDS
 
+    def describe(self) -> dict[str, Any]:
+        """The file as a manifest names it."""
+        return {"file": self.name, "bytes": self.size, "mtime_ns": self.mtime_ns}
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:

@@ -1,4 +1,4 @@
-"""One folder of a data set while it is made: its rows, and what they come from."""
+"""A part of a data set while it is made: its rows, and the documents that they come from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from photon.data.prepare.routing import Routed
 from photon.data.prepare.writer import ShardWriter
-from photon.errors import StorageError
+from photon.errors import storing
 from photon.files import sync
 
 DOCUMENTS = "documents.bin"
@@ -18,10 +18,11 @@ DOCUMENTS = "documents.bin"
 
 
 class Part:
-    """A folder that documents are added to.
+    """One folder that documents are added to.
 
     Args:
-        vocab_size, wrap, position: as of `ShardWriter`; the position is that of a `Part`.
+        sequence_length, vocab_size, wrap: as of `ShardWriter`.
+        position: where to go on, as another part's `position()` told; None: at the beginning.
     """
 
     def __init__(
@@ -29,28 +30,19 @@ class Part:
         folder: Path,
         sequence_length: int,
         vocab_size: int,
-        *,
-        wrap: bool = True,
-        position: Mapping[str, Any] | None = None,
+        wrap: bool,
+        position: Mapping[str, Any] | None,
     ) -> None:
+        known = position or {"rows": None, "documents": 0, "text_bytes": 0, "sources": {}}
         self.rows = ShardWriter(
-            folder,
-            sequence_length,
-            vocab_size,
-            wrap=wrap,
-            position=None if position is None else position["rows"],
+            folder, sequence_length, vocab_size, wrap=wrap, position=known["rows"]
         )
-        known = position or {"documents": 0, "text_bytes": 0, "sources": {}}
         self.documents, self.text_bytes = known["documents"], known["text_bytes"]
         self.sources = {name: list(counts) for name, counts in known["sources"].items()}
         self._digests: list[int] = []
         self._file = folder / DOCUMENTS
-        try:
-            self._file.touch()
-            with open(self._file, "r+b") as file:
-                file.truncate(self.documents * 8)
-        except OSError as error:
-            raise StorageError(f"{folder}: cannot write ({error.strerror})") from error
+        with storing(folder), open(self._file, "ab") as file:
+            file.truncate(self.documents * 8)
 
     def add(self, routed: Routed, tokens: np.ndarray) -> None:
         """Append a document's tokens."""
@@ -86,17 +78,11 @@ class Part:
             }
         )
 
-    def close(self) -> None:
-        self.rows.close()
-
     def _write_digests(self) -> None:
         digests, self._digests = self._digests, []
-        try:
-            with open(self._file, "ab") as file:
-                file.write(np.array(digests, dtype="<u8").tobytes())
-                sync(file)
-        except OSError as error:
-            raise StorageError(f"{self._file.parent}: cannot write ({error.strerror})") from error
+        with storing(self._file.parent), open(self._file, "ab") as file:
+            file.write(np.array(digests, dtype="<u8").tobytes())
+            sync(file)
 
 
 def read_digests(folder: Path) -> np.ndarray:

@@ -15,17 +15,18 @@ from typing import Protocol
 
 import numpy as np
 
-from photon.core.seeds import derive_seed
+from photon.core.seeds import derive_seed, generator
 from photon.data.prepare.corpus import Document
 from photon.data.prepare.stretches import STRETCH, Stretch, cut_to_shares, hold_out
 from photon.errors import DataError
 
 VALIDATION = "validation"
 _DIRICHLET_TRIES = 100
+"""Draws of the Dirichlet distribution after which a client may stay without documents."""
 
 
 class Sized(Protocol):
-    """What the partition needs to know about a document."""
+    """What the partition needs to know about a document; `size` in any unit."""
 
     @property
     def source(self) -> str: ...
@@ -56,9 +57,8 @@ class Rule:
     def proportions(self, source: str, attempt: int = 0) -> np.ndarray:
         """Share of each client in a source's text: [K], sums to 1; `source` deals otherwise."""
         if self.by == "dirichlet":
-            address = derive_seed(self.seed, f"dirichlet:{source}", attempt)
-            generator = np.random.Generator(np.random.Philox(address))
-            return generator.dirichlet(np.full(self.num_clients, self.alpha))
+            draw = generator(self.seed, f"dirichlet:{source}", attempt)
+            return draw.dirichlet(np.full(self.num_clients, self.alpha))
         exponent = self.exponent if self.by == "size" else 0.0
         shares = np.arange(1, self.num_clients + 1, dtype=np.float64) ** -exponent
         return shares / shares.sum()
@@ -154,8 +154,7 @@ def _deal(stretches: list[Stretch], rule: Rule) -> list[list[Stretch]]:
 
 
 def _permutation(size: int, seed: int, purpose: str, *address: int) -> list[int]:
-    generator = np.random.Generator(np.random.Philox(derive_seed(seed, purpose, *address)))
-    return [int(i) for i in generator.permutation(size)]
+    return generator(seed, purpose, *address).permutation(size).tolist()
 
 
 def _parts(
@@ -189,9 +188,8 @@ def _by_dirichlet(
         sources.setdefault(documents[i].source, []).append(i)
     parts: list[list[int]] = [[] for _ in range(rule.num_clients)]
     for source, members in sorted(sources.items()):
-        for part, piece in zip(
-            parts, _cut(members, rule.proportions(source, attempt)), strict=True
-        ):
+        pieces = _cut(members, rule.proportions(source, attempt))
+        for part, piece in zip(parts, pieces, strict=True):
             part.extend(piece)
     return parts
 
@@ -248,10 +246,10 @@ class Placement:
     shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def deal(self, digest: int, document: Document) -> list[tuple[str, Document]]:
-        """A document, or the stretches of a long one, each with its place.
+        """A document, or the stretches of a long one, each with the part that it goes to.
 
         Args:
-            digest: hash of the document's text.
+            digest: hash of the document's text, 63 bits.
         """
         ends = min(self.common, self.held_out) * document.size
         if ends < STRETCH or self.held_out >= 0.5:
@@ -263,11 +261,7 @@ class Placement:
         return [(p, s.of(document)) for p, s in zip(places, (train, held_out, common), strict=True)]
 
     def place(self, digest: int, source: str) -> str:
-        """`validation`, `client_3/train` or `client_3/validation`.
-
-        Args:
-            digest: hash of the document's text.
-        """
+        """The part of a whole document: `validation`, `client_3/train` or `client_3/validation`."""
         if self._uniform("common", digest) < self.common:
             return VALIDATION
         client = self.rule.first + self._client(digest, source)

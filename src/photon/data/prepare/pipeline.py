@@ -18,7 +18,7 @@ import numpy as np
 from photon.data.prepare.encode import Encoder, encode_in_order
 from photon.data.prepare.part import Part
 from photon.data.prepare.routing import Position, Route, Routed
-from photon.errors import DataError, StorageError
+from photon.errors import DataError, storing
 from photon.files import new_file
 
 JOURNAL = "journal.msgpack"
@@ -27,30 +27,27 @@ REPORT_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What is made of the tokens.
+class DatasetSpec:
+    """What is made of the documents' tokens.
 
     Attributes:
+        clients: their numbers; each gets a part `train` and a part `validation`.
         sequence_length: targets of a row.
-        vocab_size: of the tokenizer.
         wrap: rows run on over documents.
         most_rows: by part; a full part takes no more.
-        most_train_rows: of all clients together.
+        most_train_rows: of all clients together; None: any number.
     """
 
     clients: range
     sequence_length: int
-    vocab_size: int
     wrap: bool = True
     most_rows: Mapping[str, int] = field(default_factory=dict)
     most_train_rows: int | None = None
 
     @property
     def parts(self) -> list[str]:
-        return [
-            "validation",
-            *(f"client_{c}/{part}" for c in self.clients for part in ("train", "validation")),
-        ]
+        own = [f"client_{c}/{split}" for c in self.clients for split in ("train", "validation")]
+        return ["validation", *own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +64,10 @@ class Totals:
 
     Attributes:
         documents: read; documents + stretches = written + empty + skipped.
-        stretches: further ones of documents that were cut.
-        empty: without any text.
-        skipped: for a part that was full.
-        cut_tokens: of a document that filled its part, those beyond.
+        stretches: of documents that were cut, those after the first.
+        empty: documents and stretches without any text.
+        skipped: documents and stretches whose part was full.
+        cut_tokens: of documents that filled their part, the tokens beyond it.
         text_tokens: written, separators included.
     """
 
@@ -84,7 +81,7 @@ class Totals:
 
 
 LEAST_SHARE = 0.01
-"""Of the whole, before its end is foretold; the first book of many says little."""
+"""Share of the whole after which its end is foretold: the first book of many says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +121,31 @@ class Pipeline:
 
     Args:
         folder: where its parts lie, and the journal.
-        key: what the journal must have been begun with.
+        vocab_size: of the tokenizer.
+        key: what was asked for; the journal keeps it for whoever takes the folder up again.
 
     Raises:
-        DataError: the journal belongs to other settings.
+        DataError: the journal is unreadable.
     """
 
-    def __init__(self, folder: Path, layout: Layout, key: Mapping[str, Any]) -> None:
-        self.folder, self.layout, self.key = folder, layout, dict(key)
-        journal = read_journal(folder) or {
-            "phase": 0,
-            "position": None,
-            "ends": [],
-            "totals": {},
-            "parts": {},
-        }
+    def __init__(
+        self, folder: Path, spec: DatasetSpec, vocab_size: int, key: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.spec, self.key = folder, spec, dict(key)
+        blank = {"phase": 0, "position": None, "ends": [], "totals": {}, "parts": {}}
+        journal = read_journal(folder) or blank
         self.phase, self.position = journal["phase"], journal["position"]
         self.ends: list[Position | None] = journal["ends"]
         self.totals = Totals(**journal["totals"])
         self.parts = {
             name: Part(
                 folder / name,
-                layout.sequence_length,
-                layout.vocab_size,
-                wrap=layout.wrap,
-                position=journal["parts"].get(name),
+                spec.sequence_length,
+                vocab_size,
+                spec.wrap,
+                journal["parts"].get(name),
             )
-            for name in layout.parts
+            for name in spec.parts
         }
         self._begun = time.monotonic()
         self._share_before: float | None = None
@@ -161,7 +156,7 @@ class Pipeline:
         self,
         phases: Sequence[Phase],
         encoder: Encoder,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[Progress], None],
     ) -> None:
         """Take every document of every phase, going on after the last journal entry.
 
@@ -189,15 +184,12 @@ class Pipeline:
         """
         for name, part in self.parts.items():
             if part.rows.rows < 1:
+                remedy = "; dataset.prepare.validation_fraction holds out more"
                 raise DataError(
                     f"{name}: {part.rows.text_tokens} tokens do not fill one row of "
-                    f"{self.layout.sequence_length} + 1; the text is too small for "
-                    f"{len(self.layout.clients)} clients, this partition or this sequence length"
-                    + (
-                        "; dataset.prepare.validation_fraction holds out more"
-                        if name.endswith("validation")
-                        else ""
-                    )
+                    f"{self.spec.sequence_length} + 1; the text is too small for "
+                    f"{len(self.spec.clients)} clients, this partition or this sequence length"
+                    f"{remedy if name.endswith('validation') else ''}"
                 )
         manifests = {name: part.finish(facts) for name, part in self.parts.items()}
         (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -205,7 +197,7 @@ class Pipeline:
 
     def close(self) -> None:
         for part in self.parts.values():
-            part.close()
+            part.rows.close()
 
     def save(self) -> None:
         """Make what was taken so far durable."""
@@ -217,7 +209,9 @@ class Pipeline:
             "totals": asdict(self.totals),
             "parts": {name: part.position() for name, part in self.parts.items()},
         }
-        _write_journal(self.folder, entry)
+        failure = "cannot write the journal"
+        with storing(self.folder, failure), new_file(self.folder / JOURNAL) as file:
+            file.write(msgpack.packb(entry) or b"")
         self._saved = time.monotonic()
 
     def _when_due(self, route: Route, report: Callable[[Progress], None]) -> None:
@@ -251,17 +245,19 @@ class Pipeline:
 
     def _room(self, name: str) -> int | None:
         """Rows that a part still takes; None: any number."""
-        layout, rows = self.layout, self.parts[name].rows.rows
-        rooms = [layout.most_rows[name] - rows] if name in layout.most_rows else []
-        if layout.most_train_rows is not None and name.endswith("/train"):
-            trained = sum(p.rows.rows for n, p in self.parts.items() if n.endswith("/train"))
-            rooms.append(layout.most_train_rows - trained)
-        return min(rooms) if rooms else None
+        spec, rows = self.spec, self.parts[name].rows.rows
+        rooms = [spec.most_rows[name] - rows] if name in spec.most_rows else []
+        if spec.most_train_rows is not None and name.endswith("/train"):
+            rooms.append(spec.most_train_rows - self._train_rows())
+        return min(rooms, default=None)
+
+    def _train_rows(self) -> int:
+        return sum(p.rows.rows for name, p in self.parts.items() if name.endswith("/train"))
 
     def _tokens_for(self, part: Part, rows: int) -> int:
-        """Tokens of a document that fill so many more rows exactly."""
-        length = self.layout.sequence_length
-        if not self.layout.wrap:
+        """How many tokens of a document fill a number of further rows exactly."""
+        length = self.spec.sequence_length
+        if not self.spec.wrap:
             return rows * length + 1
         return (part.rows.rows + rows) * length + 1 - part.rows.text_tokens
 
@@ -282,10 +278,9 @@ class Pipeline:
         )
 
     def _share_of_rows(self) -> float | None:
-        layout = self.layout
-        names = [n for n in layout.parts if n.endswith("/train")]
-        most = layout.most_train_rows or sum(layout.most_rows.get(n, 0) for n in names)
-        return sum(self.parts[n].rows.rows for n in names) / most if most else None
+        limits = [n for name, n in self.spec.most_rows.items() if name.endswith("/train")]
+        most = self.spec.most_train_rows or sum(limits)
+        return self._train_rows() / most if most else None
 
 
 def read_journal(folder: Path) -> dict[str, Any] | None:
@@ -303,11 +298,3 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
         raise DataError(
             f"{path}: unreadable ({error}); remove {folder} and prepare the data again"
         ) from error
-
-
-def _write_journal(folder: Path, entry: Mapping[str, Any]) -> None:
-    try:
-        with new_file(folder / JOURNAL) as file:
-            file.write(msgpack.packb(entry) or b"")
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot write the journal ({error.strerror})") from error

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.read.remote import RemoteFolder
-from photon.data.read.verify import data_folders
+from photon.data.read.verify import BytesCallback, data_folders
 from photon.errors import DataError
 
 
 def push(
-    root: Path, remote: RemoteFolder, progress: Callable[[str, int], None] = lambda n, s: None
+    root: Path, remote: RemoteFolder, progress: BytesCallback = lambda name, size: None
 ) -> int:
     """Upload a prepared folder; shards first, the manifest of the whole last.
 
     A push that was cut off is simply run again; one that ended is a no-op.
-
-    Args:
-        progress: takes the name and the bytes of each file that has arrived.
 
     Returns:
         Bytes sent.

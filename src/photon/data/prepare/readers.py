@@ -25,7 +25,7 @@ _PACKED = (".gz", ".zst")
 ENDINGS = (*_FORMATS, *_PACKED)
 """Of the files that are read, in lower or upper case."""
 _MARK = b"\xef\xbb\xbf"
-"""Byte-order mark that some programs begin a UTF-8 file with."""
+"""Byte-order mark with which some programs begin a UTF-8 file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def read_file(
     source: str,
     columns: Columns,
     start: int,
-    note_share: Callable[[float], None] = lambda share: None,
+    note_share: Callable[[float], None],
 ) -> Iterator[tuple[int, Document]]:
     """Documents of a file from a place on, each with the place behind it.
 
@@ -80,18 +80,27 @@ def read_file(
     else:
         records = _json(path, name, start, note_share)
     for place, record in records:
-        where = f"{name}:{place}"
-        text = record_text(record, columns.text, where)
-        origin = source if columns.source is None else record_text(record, columns.source, where)
-        yield place, Document(where, origin, text)
+        yield place, document_of(record, columns, source, f"{name}:{place}")
 
 
-def record_text(record: Any, column: str, where: str) -> str:
-    """A column of a record; null, or the NaN that stands for it, is an empty text.
+def document_of(record: Any, columns: Columns, source: str, where: str) -> Document:
+    """The document of a record.
+
+    Args:
+        source: of records that do not say it.
+        where: names the record in messages and is the document's name.
 
     Raises:
-        DataError: it has no such column (those it has are named), or holds no text.
+        DataError: it is no JSON object, has no such column, or the column holds no text.
     """
+    text = _column(record, columns.text, where)
+    if columns.source is not None:
+        source = _column(record, columns.source, where)
+    return Document(where, source, text)
+
+
+def _column(record: Any, column: str, where: str) -> str:
+    """A column of a record; null, or the NaN that stands for it, is an empty text."""
     if not isinstance(record, dict):
         raise DataError(f"{where}: is no JSON object")
     if column not in record:

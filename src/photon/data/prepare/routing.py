@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from photon.core.seeds import derive_seed
+from photon.core.seeds import generator
 from photon.data.prepare.corpus import Document
 from photon.data.prepare.partition import VALIDATION, Partition, Placement
 from photon.data.prepare.sources import Source
 
-BLOCK_BYTES = 1 << 26
+BLOCK_CHARACTERS = 1 << 26
+"""Text that is shuffled together at most: a block is held in memory."""
 
 Position = tuple[int, ...]
-"""Integers; what they mean is the route's own affair."""
+"""Where a route stands: integers that only the route itself can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,8 @@ class Routed:
 
     Attributes:
         digest: hash of its text, 63 bits.
-        place: folder of the data set, such as `client_3/train`.
-        behind: position at which a route goes on after it.
+        place: part of the data set that it goes to, such as `client_3/train`.
+        behind: position at which the route goes on after it.
     """
 
     document: Document
@@ -46,7 +45,7 @@ class Route(Protocol):
     def documents(self, position: Position) -> Iterator[Routed]: ...
 
     def share(self, position: Position) -> float | None:
-        """How much of the source lies before a position, roughly; None if that is unknown."""
+        """Which share of the source lies before a position, roughly; None if that is unknown."""
         ...
 
     def files_read(self, position: Position | None) -> list[int]:
@@ -61,7 +60,7 @@ def text_digest(text: str) -> int:
 
 
 class ListedRoute:
-    """Documents known beforehand, place by place: the position is how many were taken.
+    """Documents known beforehand, part by part: the position is how many were taken.
 
     Args:
         partition: of the documents' numbers.
@@ -102,7 +101,7 @@ class StreamRoute:
     and how much of it was taken. Nothing is buffered beyond one block.
 
     Args:
-        block_documents: documents shuffled together, fewer if they are more than 64 MiB.
+        block_documents: documents shuffled together, fewer if they reach `BLOCK_CHARACTERS`.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class StreamRoute:
     ) -> None:
         self.source, self.placement, self.seed = source, placement, seed
         self.block_documents = block_documents
-        self._files = _permutation(source.num_files(), seed, "files")
+        self._files = generator(seed, "files").permutation(source.num_files()).tolist()
 
     def start(self) -> Position:
         return (0, 0, 0, 0)
@@ -121,8 +120,12 @@ class StreamRoute:
             documents, after = self._read_block(file, place)
             if not documents:
                 return
-            dealt = [item for document in documents for item in self._deal(document)]
-            order = _permutation(len(dealt), self.seed, "block", block)
+            dealt = [
+                item
+                for document in documents
+                for item in self.placement.deal(text_digest(document.text), document)
+            ]
+            order = generator(self.seed, "block", block).permutation(len(dealt))
             for number in range(taken, len(order)):
                 last = number + 1 == len(order)
                 behind = (block + 1, *after, 0) if last else (block, file, place, number + 1)
@@ -147,9 +150,6 @@ class StreamRoute:
         documents, (file, _) = self._read_block(0, 0)
         return documents if file == len(self._files) else None
 
-    def _deal(self, document: Document) -> list[tuple[str, Document]]:
-        return self.placement.deal(text_digest(document.text), document)
-
     def _read_block(self, file: int, place: int) -> tuple[list[Document], tuple[int, int]]:
         """The documents from a place on that are shuffled together, and the place behind them."""
         documents: list[Document] = []
@@ -159,11 +159,6 @@ class StreamRoute:
             for behind, document in self.source.documents(self._files[number], start):
                 documents.append(document)
                 size += document.size
-                if len(documents) >= self.block_documents or size >= BLOCK_BYTES:
+                if len(documents) >= self.block_documents or size >= BLOCK_CHARACTERS:
                     return documents, (number, behind)
         return documents, (len(self._files), 0)
-
-
-def _permutation(size: int, seed: int, purpose: str, *address: int) -> Sequence[int]:
-    generator = np.random.Generator(np.random.Philox(derive_seed(seed, purpose, *address)))
-    return generator.permutation(size).tolist()

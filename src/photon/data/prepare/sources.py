@@ -18,10 +18,6 @@ TRAIN, VALIDATION = "train", "validation"
 class Source(Protocol):
     """Text in numbered files; a document is addressed by its file and its place there."""
 
-    def describe(self) -> list[dict[str, Any]]:
-        """What the source consists of, a mapping per file; other text, another description."""
-        ...
-
     def num_files(self) -> int: ...
 
     def documents(self, file: int, start: int) -> Iterator[tuple[int, Document]]:
@@ -52,9 +48,6 @@ class LocalSource:
         self.files, self.columns, self.copies = tuple(files), columns, tuple(copies)
         self._share_of_file = 0.0
 
-    def describe(self) -> list[dict[str, Any]]:
-        return [_description(file) for file in self.files]
-
     def described_as_read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """The files once they were read, those with these numbers by their SHA-256 too.
 
@@ -68,7 +61,7 @@ class LocalSource:
             facts = file.path.stat() if file.path.exists() else None
             if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
                 raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
-            entry = _description(file)
+            entry = file.describe()
             if file.name in read:
                 entry["sha256"] = file_digest(file.path)
             if file.name in copies:
@@ -93,10 +86,6 @@ class LocalSource:
 
     def _note_share(self, share: float) -> None:
         self._share_of_file = share
-
-
-def _description(file: SourceFile) -> dict[str, Any]:
-    return {"file": file.name, "bytes": file.size, "mtime_ns": file.mtime_ns}
 
 
 def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:

@@ -12,7 +12,7 @@ import numpy as np
 from photon.data.manifest import clients_of, read_manifest
 from photon.data.prepare.part import read_digests
 
-PARTS = ("train", "validation")
+_SPLITS = ("train", "validation")
 _SHOWN_CLIENTS = 8
 _SHOWN_NAMES = 3
 
@@ -22,7 +22,7 @@ class ClientSummary:
     """One client's own training and validation text.
 
     Attributes:
-        documents: both parts together.
+        documents: training and validation together.
         train_tokens, validation_tokens: targets in rows.
         sources: training documents by source.
         overlap: documents that another client, or the common validation set, holds as well; None
@@ -47,10 +47,13 @@ def summarise(root: Path) -> list[ClientSummary]:
         DataError: no prepared data there, or a manifest is unreadable.
     """
     clients = clients_of(read_manifest(root))
-    folders = [{part: root / f"client_{client}" / part for part in PARTS} for client in clients]
-    manifests = [{part: read_manifest(f) for part, f in own.items()} for own in folders]
+    folders = [
+        {split: root / f"client_{client}" / split for split in _SPLITS} for client in clients
+    ]
+    manifests = [{split: read_manifest(f) for split, f in own.items()} for own in folders]
     overlaps = _overlaps(folders, root / "validation")
-    unigrams = [_distribution(own["train"]["unigram"]) for own in manifests]
+    counts = [np.asarray(own["train"]["unigram"], dtype=np.float64) for own in manifests]
+    unigrams = [tokens / tokens.sum() for tokens in counts]
     mean = np.mean(unigrams, axis=0)
     return [
         ClientSummary(
@@ -60,7 +63,7 @@ def summarise(root: Path) -> list[ClientSummary]:
             validation_tokens=own["validation"]["tokens"],
             sources=own["train"].get("source_documents", {}),
             overlap=overlap,
-            divergence=jensen_shannon(unigram, mean),
+            divergence=_jensen_shannon(unigram, mean),
         )
         for client, own, overlap, unigram in zip(
             clients, manifests, overlaps, unigrams, strict=True
@@ -75,20 +78,20 @@ def held_out_lines(root: Path) -> list[str]:
         DataError: no prepared data there, or a manifest is unreadable.
     """
     own = {
-        client: {part: read_manifest(root / f"client_{client}/{part}") for part in PARTS}
+        client: {split: read_manifest(root / f"client_{client}/{split}") for split in _SPLITS}
         for client in clients_of(read_manifest(root))
     }
     common = read_manifest(root / "validation")
     parts = [common, *(part for parts in own.values() for part in parts.values())]
     lines = [
         f"common: {common['text_tokens']:,} tokens, {_percent(common, parts):.1f} % of all, from "
-        + some_of(common.get("sources", []))
+        + _some_of(common.get("sources", []))
     ]
     shares = {c: _percent(p["validation"], list(p.values())) for c, p in own.items()}
     if len(own) <= _SHOWN_CLIENTS:
         lines += [
             f"client {client}: {shares[client]:.1f} % of its tokens, from "
-            + some_of(parts["validation"].get("sources", []))
+            + _some_of(parts["validation"].get("sources", []))
             for client, parts in own.items()
         ]
     else:
@@ -100,11 +103,11 @@ def held_out_lines(root: Path) -> list[str]:
     gone = sorted({name for part in parts for name in part.get("sources", [])} - trained)
     if gone:
         plural = "s" if len(gone) > 1 else ""
-        lines.append(f"no training text is left of {len(gone):,} source{plural}: {some_of(gone)}")
+        lines.append(f"no training text is left of {len(gone):,} source{plural}: {_some_of(gone)}")
     return lines
 
 
-def some_of(names: Sequence[str]) -> str:
+def _some_of(names: Sequence[str]) -> str:
     """A few names, and how many more there are."""
     more = len(names) - _SHOWN_NAMES
     return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
@@ -114,13 +117,7 @@ def _percent(part: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> flo
     return 100 * part["text_tokens"] / sum(other["text_tokens"] for other in whole)
 
 
-def as_json(summaries: list[ClientSummary]) -> list[dict[str, Any]]:
-    return [
-        {name: getattr(summary, name) for name in ClientSummary.__slots__} for summary in summaries
-    ]
-
-
-def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+def _jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
     """Jensen-Shannon divergence in bits: H((p + q) / 2) - (H(p) + H(q)) / 2 (Lin 1991, eq. 4.1).
 
     Args:
@@ -132,11 +129,6 @@ def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
 def _entropy(p: np.ndarray) -> float:
     positive = p[p > 0]
     return float(-(positive * np.log2(positive)).sum())
-
-
-def _distribution(counts: list[int]) -> np.ndarray:
-    values = np.asarray(counts, dtype=np.float64)
-    return values / values.sum()
 
 
 def _overlaps(folders: list[dict[str, Path]], common: Path) -> list[int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from photon.config.prepare import PrepareConfig
 from photon.data.apportion import apportion
 from photon.data.prepare.assemble import Inputs, Plan, assemble
 from photon.data.prepare.corpus import Document
-from photon.data.prepare.encode import Encoder, separated
 from photon.data.prepare.hub import HubSource, has_split
 from photon.data.prepare.listing import LeftOut, SourceFile, by_reason, find_files
 from photon.data.prepare.partition import (
@@ -25,24 +26,12 @@ from photon.data.prepare.partition import (
     partition_stretches,
     source_shares,
 )
-from photon.data.prepare.pipeline import Layout, Phase, Progress
+from photon.data.prepare.pipeline import DatasetSpec, Phase, Progress
 from photon.data.prepare.readers import ENDINGS, Columns
 from photon.data.prepare.routing import ListedRoute, Position, Route, StreamRoute, text_digest
-from photon.data.prepare.sources import (
-    LocalSource,
-    Source,
-    by_split,
-    changed_file,
-    without_copies,
-)
+from photon.data.prepare.sources import LocalSource, Source, by_split, changed_file, without_copies
 from photon.data.prepare.splits import Split, choose_splits
-from photon.data.tokenizer import (
-    load_tokenizer,
-    open_tokenizer,
-    save_tokenizer,
-    tokenizer_digest,
-    train_tokenizer,
-)
+from photon.data.tokenizer import open_tokenizer, tokenizer_digest, tokenizer_file, train_tokenizer
 from photon.errors import DataError
 from photon.say import Say
 
@@ -117,7 +106,7 @@ class _Work:
             del settings["first_client"]  # as it was before there was the key
         settings["num_clients"] = self.num_clients
         settings["sequence_length"] = self.sequence_length
-        described = LocalSource(files, self.columns).describe()
+        described = [file.describe() for file in files]
         return Inputs(
             settings, described, lambda recorded: changed_file(files, recorded) if files else None
         )
@@ -159,10 +148,11 @@ class _Work:
             return [e for s, p, end in routes for e in s.described_as_read(p.route.files_read(end))]
 
         return Plan(
-            layout=self._layout(),
+            spec=self._spec(),
             phases=phases,
-            make_tokenizer=lambda path: self._make_tokenizer(path, phases[0].route, say),
-            make_encoder=self._make_encoder,
+            make_tokenizer=lambda: self._make_tokenizer(phases[0].route, say),
+            bos_text=self.keys.bos_text,
+            eos_text=self.keys.eos_text,
             describe_files=describe,
             copies=copies,
         )
@@ -229,7 +219,7 @@ class _Work:
             block_documents=self.keys.shuffle_documents,
         )
 
-    def _layout(self) -> Layout:
+    def _spec(self) -> DatasetSpec:
         train, validation = (split.most_rows(self.sequence_length) for split in self.splits)
         most: dict[str, int] = {}
         if validation is not None:
@@ -239,10 +229,9 @@ class _Work:
         exact = self.rule.by in ("iid", "size")
         if train is not None and exact:
             most |= self._quotas("train", train, self.rule.proportions(""))
-        return Layout(
+        return DatasetSpec(
             clients=self.clients,
             sequence_length=self.sequence_length,
-            vocab_size=0,
             wrap=self.keys.wrap,
             most_rows=most,
             most_train_rows=None if exact else train,
@@ -258,18 +247,12 @@ class _Work:
             )
         return dict(zip((f"client_{c}/{part}" for c in self.clients), counts, strict=True))
 
-    def _make_tokenizer(self, path: Path, route: Route, say: Say) -> None:
+    def _make_tokenizer(self, route: Route, say: Say) -> Tokenizer:
         keys = self.keys
         if keys.tokenizer is not None:
-            tokenizer = open_tokenizer(keys.tokenizer)
-        else:
-            say(f"tokenizer   training {keys.vocab_size:,} tokens")
-            texts = _training_texts(route, keys.tokenizer_bytes)
-            tokenizer = train_tokenizer(texts, keys.vocab_size)
-        save_tokenizer(tokenizer, path)
-
-    def _make_encoder(self, path: Path) -> Encoder:
-        return separated(load_tokenizer(path), self.keys.bos_text, self.keys.eos_text)
+            return open_tokenizer(keys.tokenizer)
+        say(f"tokenizer   training {keys.vocab_size:,} tokens")
+        return train_tokenizer(_training_texts(route, keys.tokenizer_bytes), keys.vocab_size)
 
 
 def _training_texts(route: Route, most_bytes: int) -> Iterator[str]:
@@ -287,16 +270,13 @@ def _name_tokenizer(keys: PrepareConfig) -> str:
     """What tells tokenizers apart: a hub name, a local file's digest, or how it is trained."""
     if keys.tokenizer is None:
         return f"trained, vocab_size={keys.vocab_size}"
-    path = Path(keys.tokenizer).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        return keys.tokenizer
-    return f"{path.name} {tokenizer_digest(path)}"
+    path = tokenizer_file(Path(keys.tokenizer).expanduser())
+    return f"{path.name} {tokenizer_digest(path)}" if path.is_file() else keys.tokenizer
 
 
 def _sizes(texts: Sequence[Sized]) -> dict[str, int]:
-    """Size of each source."""
-    sizes: dict[str, int] = {}
+    """Size of each source, in the unit of the texts' sizes (bytes or characters)."""
+    sizes: Counter[str] = Counter()
     for text in texts:
-        sizes[text.source] = sizes.get(text.source, 0) + text.size
+        sizes[text.source] += text.size
     return sizes

@@ -7,6 +7,7 @@ process, go on from there to the same bytes; the manifest comes last.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +15,13 @@ import numpy as np
 
 from photon.data.manifest import FORMAT, MANIFEST, write_json
 from photon.data.read.checksum import shard_entry
-from photon.errors import DataError, StorageError
+from photon.errors import DataError, storing
 from photon.files import sync
 
 SHARD_TOKENS = 1 << 26
+"""Tokens of a shard: 128 MiB at two bytes a token."""
 _BUFFER_TOKENS = 1 << 16
+"""Tokens held in memory before they are written."""
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -55,6 +58,7 @@ class ShardWriter:
         self.folder, self.sequence_length, self.vocab_size = folder, sequence_length, vocab_size
         self.wrap, self.dtype = wrap, token_dtype(vocab_size)
         self.stride = sequence_length if wrap else sequence_length + 1
+        self._overlap = sequence_length + 1 - self.stride  # tokens that a row and the next share
         self.rows_per_shard = rows_per_shard or max(1, SHARD_TOKENS // sequence_length)
         self.text_tokens = self.remainder_tokens = self.first_tokens = 0
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
@@ -64,7 +68,7 @@ class ShardWriter:
         self._last = np.empty(0, dtype=self.dtype)
         self._pending: list[np.ndarray] = []
         self._num_pending = 0
-        with _storage(folder):
+        with self._storing():
             folder.mkdir(parents=True, exist_ok=True)
             if position is not None:
                 self._restore(position)
@@ -73,9 +77,11 @@ class ShardWriter:
     @property
     def rows(self) -> int:
         """Rows that the tokens appended so far fill."""
-        return (self.text_tokens - self.first_tokens - self.remainder_tokens) // (
-            self.sequence_length
-        )
+        targets = self.text_tokens - self.first_tokens - self.remainder_tokens
+        return targets // self.sequence_length
+
+    def _storing(self) -> AbstractContextManager[None]:
+        return storing(self.folder, "cannot write shards")
 
     def append(self, tokens: np.ndarray) -> None:
         """Add tokens to the end of the stream.
@@ -103,8 +109,8 @@ class ShardWriter:
     def position(self) -> dict[str, Any]:
         """Where the writer stands, once all before it is on disk: plain values and bytes."""
         self._flush()
-        with _storage(self.folder):
-            if self._file is not None:
+        if self._file is not None:
+            with self._storing():
                 sync(self._file)
         return {
             "shards": list(self._shards),
@@ -137,9 +143,9 @@ class ShardWriter:
                 f"{self.sequence_length} + 1; the text is too small for this many clients or this "
                 "sequence length"
             )
-        with _storage(self.folder):
+        with self._storing():
             if self._file is not None:
-                self._seal(self._rows_in(self._in_shard))
+                self._seal((self._in_shard - self._overlap) // self.stride)
             manifest = {**self._counts(), **facts}
             write_json(self.folder / MANIFEST, manifest)
         return manifest
@@ -171,15 +177,8 @@ class ShardWriter:
     def _own_rows(self, tokens: np.ndarray) -> np.ndarray:
         """A document's rows one after another, neighbours repeating the token that they share."""
         length = self.sequence_length
-        rows = (len(tokens) - 1) // length
-        if not rows:
-            return tokens[:0]
-        windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)
-        return windows[::length][:rows].reshape(-1)
-
-    def _rows_in(self, stored: int) -> int:
-        """Whole rows in that many tokens of one shard."""
-        return (stored - (self.sequence_length + 1 - self.stride)) // self.stride
+        starts = np.arange(0, len(tokens) - length, length)
+        return tokens[starts[:, None] + np.arange(length + 1)].reshape(-1)
 
     def _flush(self) -> None:
         if not self._num_pending:
@@ -195,12 +194,11 @@ class ShardWriter:
         self.unigram += counts
         if not self.wrap:
             tokens = np.concatenate([self._own_rows(document) for document in documents])
-        with _storage(self.folder):
+        with self._storing():
             self._write(tokens.astype(self.dtype))
 
     def _write(self, tokens: np.ndarray) -> None:
-        overlap = self.sequence_length + 1 - self.stride
-        capacity = self.rows_per_shard * self.stride + overlap
+        capacity = self.rows_per_shard * self.stride + self._overlap
         while len(tokens):
             if self._file is None:
                 self._file = open(self._path(), "wb")  # noqa: SIM115
@@ -222,22 +220,17 @@ class ShardWriter:
         return self.folder / f"shard_{len(self._shards):05d}.bin"
 
     def _seal(self, rows: int) -> None:
-        """End the open shard after its last whole row."""
+        """End the open shard after its last whole row; one without any is removed."""
         assert self._file is not None
-        size = (rows * self.stride + self.sequence_length + 1 - self.stride) * self.dtype.itemsize
         path = self._path()
-        self._close_durably(size)
+        self._file.truncate((rows * self.stride + self._overlap) * self.dtype.itemsize)
+        sync(self._file)
+        self.close()
+        self._in_shard = 0
         if rows < 1:
             path.unlink()
-            return
-        self._shards.append(shard_entry(path, rows))
-
-    def _close_durably(self, size: int) -> None:
-        assert self._file is not None
-        self._file.truncate(size)
-        sync(self._file)
-        self._file.close()
-        self._file, self._in_shard = None, 0
+        else:
+            self._shards.append(shard_entry(path, rows))
 
     def _restore(self, position: Mapping[str, Any]) -> None:
         self._shards = list(position["shards"])
@@ -268,50 +261,3 @@ class ShardWriter:
         for path in (*self.folder.glob("shard_*.bin"), self.folder / MANIFEST):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
-
-
-class _storage:  # noqa: N801
-    """Turns an OSError into one that names the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise StorageError(f"{self.folder}: cannot write shards ({error.strerror})") from error
-
-
-def write_shards(
-    folder: Path,
-    tokens: np.ndarray,
-    sequence_length: int,
-    facts: dict[str, Any],
-    vocab_size: int | None = None,
-) -> dict[str, Any]:
-    """Write a token stream as shards and a manifest.
-
-    Args:
-        folder: created if missing.
-        tokens: [N], any integer type.
-        sequence_length: L, targets of a row.
-        facts: further entries of the manifest (tokenizer digest, bytes of text, ...).
-        vocab_size: decides the width of a token; one more than the largest token if not given.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        DataError: not even one row.
-        StorageError: the disk is full.
-    """
-    vocab_size = vocab_size or int(tokens.max(initial=0)) + 1
-    per_shard = max(1, SHARD_TOKENS // sequence_length)
-    writer = ShardWriter(folder, sequence_length, vocab_size, rows_per_shard=per_shard)
-    try:
-        writer.append(tokens)
-        return writer.finish(facts)
-    finally:
-        writer.close()

@@ -23,7 +23,7 @@ from typing import Any
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.read.checksum import Checksum
 from photon.data.read.remote import RemoteFolder
-from photon.errors import DataError, StorageError
+from photon.errors import DataError, StorageError, storing
 from photon.files import is_at, new_file, try_lock, wait_for_shared_lock
 
 PIECE_BYTES = 1 << 24
@@ -101,13 +101,11 @@ class Cache:
         part = path.with_name(f"{path.name}.{entry['bytes']}.part")
         patience = _Patience(self.remote.timeout * (self.remote.retry + 1))
         while not path.exists():
-            try:
+            with storing(path, "cannot keep this shard"):
                 descriptor = self._claim(path, part, entry["bytes"])
                 if descriptor is not None:
                     with _closing(descriptor):
                         self._download(descriptor, path, part, entry)
-            except OSError as error:
-                raise StorageError(f"{path}: cannot keep this shard ({error.strerror})") from error
             if descriptor is None:
                 patience.wait(part)
 
@@ -182,12 +180,10 @@ class Cache:
         return path.relative_to(self.root).as_posix()
 
     def _write(self, path: Path, data: bytes) -> None:
-        try:
+        with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path, durable=False, suffix=f".{os.getpid()}.tmp") as file:
                 file.write(data)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot write ({error.strerror})") from error
 
 
 class _Patience:

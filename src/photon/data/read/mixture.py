@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from photon.core.seeds import derive_seed
+from photon.core.seeds import generator
 from photon.data.apportion import apportion
 from photon.data.read.shards import RowSource
 from photon.errors import DataError
@@ -67,7 +67,6 @@ class MixedRows:
             )
         self.parts, self.counts = tuple(parts), epoch_counts([len(p) for p in parts], amounts)
         self.folder, self.sequence_length = parts[0].folder, lengths.pop()
-        self.num_rows = sum(self.counts)
         self._ends = np.cumsum(self.counts)
         self._chosen = [
             _chosen(seed, number, len(part), count % len(part))
@@ -82,7 +81,7 @@ class MixedRows:
         self.manifest = self._manifest()
 
     def __len__(self) -> int:
-        return self.num_rows
+        return sum(self.counts)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
@@ -120,7 +119,5 @@ class MixedRows:
 
 
 def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:
-    if not count:
-        return np.empty(0, dtype=np.int64)
-    generator = np.random.Generator(np.random.Philox(derive_seed(seed, "choose", number, rows)))
-    return generator.permutation(rows)[:count]
+    """Which rows of the folder of that number come once more than the others."""
+    return generator(seed, "choose", number, rows).permutation(rows)[:count]

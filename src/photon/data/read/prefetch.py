@@ -50,7 +50,7 @@ class Prefetch(Generic[Batch]):
         return item
 
     def run(self, read: Callable[[States], tuple[Batch, States]], states: States) -> None:
-        """Read ahead until stopped or until reading fails; the thread's work."""
+        """Read ahead until stopped or until reading fails; runs in the thread."""
         try:
             while self._free.acquire() and not self._stopped:
                 batch, states = read(states)

@@ -33,7 +33,6 @@ class RowSource(Protocol):
     folder: Path
     manifest: dict[str, Any]
     sequence_length: int
-    num_rows: int
     shard_rows: list[int]
 
     def __len__(self) -> int: ...
@@ -47,11 +46,6 @@ class Rows:
     """Random access to the rows of a data folder, here or in an object store.
 
     A block of a shard is compared with the manifest when a row of it is first read.
-
-    Attributes:
-        num_rows: rows in all shards.
-        shard_rows: rows of each shard.
-        sequence_length: L.
 
     Args:
         folder: the data folder; behind a cache, its place there.
@@ -81,10 +75,9 @@ class Rows:
         self._stride = int(self.manifest.get("row_stride", self._written))
         self._step = self._stride  # from row to row as they are read
         self.shard_rows = [int(entry["rows"]) for entry in self.manifest["shards"]]
-        self.num_rows = int(self.manifest["rows"])
-        if self.num_rows < 1 or sum(self.shard_rows) != self.num_rows:
+        if self.manifest["rows"] < 1 or len(self) != self.manifest["rows"]:
             raise DataError(
-                f"{folder / MANIFEST}: {self.num_rows} rows in all, {sum(self.shard_rows)} in its "
+                f"{folder / MANIFEST}: {self.manifest['rows']} rows in all, {len(self)} in its "
                 "shards; prepare the data again"
             )
         if self.sequence_length != self._written:
@@ -100,7 +93,7 @@ class Rows:
         ]
 
     def __len__(self) -> int:
-        return self.num_rows
+        return sum(self.shard_rows)
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
@@ -126,15 +119,14 @@ class Rows:
             )
         self._step = length
         self.shard_rows = [rows * written // length for rows in self.shard_rows]
-        self.num_rows = sum(self.shard_rows)
-        if not self.num_rows:
+        if not len(self):
             raise DataError(
                 f"{self.folder}: too little text for one row of {length} tokens; lower "
                 "llm_config.max_seq_len, or prepare more text"
             )
 
     def _require_written(self, shard: int, rows: np.ndarray) -> None:
-        """Rows must be what was prepared; free once all of a shard is known to be."""
+        """Check rows against the manifest; costs nothing once all of their shard is checked."""
         if (check := self._first_reads[shard]) is None:
             return
         size = self._dtype.itemsize
@@ -152,7 +144,7 @@ class Rows:
             yield self._view(path, entry)
 
     def _view(self, path: Path, entry: dict[str, Any]) -> np.ndarray:
-        """A shard as its rows, [rows, L + 1]; neighbours overlap where they are of one stream."""
+        """A shard as its rows, [N, L + 1]; of one stream, neighbours share a token."""
         written, size = self._written, self._dtype.itemsize
         if entry["bytes"] != ((entry["rows"] - 1) * self._stride + written + 1) * size:
             raise DataError(

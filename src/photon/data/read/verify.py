@@ -12,8 +12,8 @@ from photon.data.read.checksum import BLOCK_BYTES, Checksum
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import DataError
 
-Progress = Callable[[str, int], None]
-"""Takes the shard at hand and the bytes read since the last call."""
+BytesCallback = Callable[[str, int], None]
+"""Takes a file's name and the bytes of it that were read, or sent, since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,8 @@ def _manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path.parent, read_manifest(path.parent)
 
 
-def verify(root: Path, progress: Progress = lambda shard, size: None) -> list[DataFolder]:
-    """Read all shards below a root and compare them with their manifests.
-
-    Returns:
-        What was read.
+def verify(root: Path, progress: BytesCallback = lambda shard, size: None) -> list[DataFolder]:
+    """Read all shards below a root, which are returned, and compare them with their manifests.
 
     Raises:
         DataError: the first thing that is wrong: a shard with the offset of the damage, a manifest,
@@ -76,7 +73,7 @@ def verify(root: Path, progress: Progress = lambda shard, size: None) -> list[Da
         for entry in folder.manifest["shards"]:
             path = folder.path / entry["file"]
             shard = path.relative_to(root).as_posix()
-            verify_shard(path, entry, lambda size, shard=shard: progress(shard, size))
+            _verify_shard(path, entry, lambda size, shard=shard: progress(shard, size))
     return folders
 
 
@@ -115,20 +112,14 @@ def require_part(
         )
 
 
-def verify_shard(
-    path: Path, entry: dict[str, Any], progress: Callable[[int], None] = lambda size: None
-) -> None:
-    """Compare a shard with what its manifest says, block by block.
-
-    Raises:
-        DataError: it is missing, unreadable, too short or long, or damaged; with the offset.
-    """
+def _verify_shard(path: Path, entry: dict[str, Any], progress: Callable[[int], None]) -> None:
+    """Compare a shard with what its manifest says, block by block."""
     checksum, offset = Checksum(), 0
     try:
         with open(path, "rb") as file:
             while data := file.read(BLOCK_BYTES):
                 checksum.update(data)
-                _require_block(path, entry, checksum, offset)
+                _require_block(path, entry, checksum)
                 offset = checksum.size
                 progress(len(data))
     except OSError as error:
@@ -147,12 +138,10 @@ REMEDY = "copy it again or prepare the data again"
 """What to do about a shard that is damaged."""
 
 
-def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum, offset: int) -> None:
+def _require_block(path: Path, entry: dict[str, Any], checksum: Checksum) -> None:
     """Refuse the block that was read last if it is whole and differs."""
-    expected = entry.get("block_crc32", [])
-    number = len(checksum.blocks) - 1
-    whole = checksum.size == min(offset + BLOCK_BYTES, entry["bytes"])
+    expected, number = entry.get("block_crc32", []), len(checksum.blocks) - 1
+    start = number * BLOCK_BYTES
+    whole = checksum.size == min(start + BLOCK_BYTES, entry["bytes"])
     if whole and number < len(expected) and checksum.blocks[number] != expected[number]:
-        raise DataError(
-            f"{path}: damaged between offset {offset:,} and {checksum.size:,}; {REMEDY}"
-        )
+        raise DataError(f"{path}: damaged between offset {start:,} and {checksum.size:,}; {REMEDY}")
