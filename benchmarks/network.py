@@ -180,8 +180,8 @@ class Echo:
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
                 metrics={"train_loss": 1.0},
             )  # fmt: skip
-            state = ClientState(round=plan.round, stream=StreamState())
-            yield load_update(save_answer(self.clients, update, state))
+            kept = ClientState(round=plan.round, stream=StreamState())
+            yield load_update(save_answer(self.clients, update, kept))
 
     def close(self) -> None:
         """Nothing to end."""
