@@ -83,8 +83,8 @@ def test_files_stay_readable(path):
 
 
 CORE_MAY_IMPORT = {
-    "__future__", "collections", "dataclasses", "hashlib", "math", "typing", "numpy", "torch",
-    "photon",
+    "__future__", "collections", "dataclasses", "functools", "hashlib", "math", "typing", "numpy",
+    "torch", "photon",
 }  # fmt: skip
 
 

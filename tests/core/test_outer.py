@@ -58,7 +58,7 @@ def test_fedmom_is_the_recursion_of_its_paper():
 @pytest.mark.parametrize("rule", ["adagrad", "adam", "yogi"])
 def test_adaptive_family_is_reddi_et_al(rule):
     lr, b1, b2, tau = 0.1, 0.9, 0.99, 1e-2
-    outer = adaptive(rule, lr=lr, beta_1=b1, beta_2=b2, tau=tau)
+    outer = adaptive(rule, eta=lr, beta_1=b1, beta_2=b2, tau=tau)
     params = {"a": torch.tensor([1.0, -1.0], dtype=torch.float64)}
     state = outer.init(params)
     x, m, v = np.array([1.0, -1.0]), np.zeros(2), np.full(2, tau**2)

@@ -27,7 +27,7 @@ from photon.errors import DataError, PhotonError
 from photon.experiment import runs
 from photon.model.build import build_model, empty_model
 from photon.node import engine as local
-from photon.node.fit import Trainers
+from photon.node.microbatch import Trainers
 from photon.run.rows import RunData, cache_of
 from photon.tracking import external
 from photon.tracking.external import ExternalTrackers

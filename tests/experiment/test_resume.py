@@ -31,6 +31,7 @@ from photon.run import checkpoint
 from photon.run.saved_model import load_saved_model
 from photon.run.trackers import read_lines
 from photon.server import loop as server
+from photon.training import loop
 from photon.training.loop import Trainer
 
 CRASH = Path(__file__).with_name("crash.py")
@@ -111,13 +112,13 @@ def test_killed_at_any_moment(data_root, tmp_path, uninterrupted, variant, momen
 
 def steps_taken(monkeypatch) -> list[int]:
     taken: list[int] = []
-    factor = Trainer._lr_factor
+    factor = loop.lr_factor
 
-    def counted(self, number):
+    def counted(schedule, number):
         taken.append(number)
-        return factor(self, number)
+        return factor(schedule, number)
 
-    monkeypatch.setattr(Trainer, "_lr_factor", counted)
+    monkeypatch.setattr(loop, "lr_factor", counted)
     return taken
 
 

@@ -13,9 +13,10 @@ import photon
 from photon.config import load_config
 from photon.config.resolve import Run, resolve
 from photon.errors import ConfigError, DeviceError
+from photon.experiment.doctor import examine
 from photon.model.flops import model_cost
-from photon.node import fit
-from photon.node.fit import Trainers, fits, rows_that_fit
+from photon.node import microbatch
+from photon.node.microbatch import Trainers, fits, rows_that_fit
 from photon.run.outer import outer_trees
 from photon.training.memory import client_memory, server_memory
 
@@ -38,7 +39,7 @@ def needed(run: Run, rows: int) -> int:
 @pytest.mark.parametrize("fitting", [1, 3, 8, 32])
 def test_halving_stops_at_the_first_estimate_that_fits(fitting):
     need = {rows: 100 + 10 * rows for rows in range(33)}
-    rows = rows_that_fit("m", need.__getitem__, 32, int(need[fitting] / fit.HEADROOM) + 1)
+    rows = rows_that_fit("m", need.__getitem__, 32, int(need[fitting] / microbatch.HEADROOM) + 1)
     assert rows == max(r for r in (1, 2, 4, 8, 16, 32) if r <= fitting)
 
 
@@ -46,7 +47,7 @@ def test_one_row_is_tried_even_if_the_estimate_says_no():
     config = resolved("llm_config=mpt-125m", "llm_config.device_eval_batch_size=1")
     fixed = needed(config, 0)
     assert needed(config, 1) > fixed
-    least = int(fixed / fit.HEADROOM) + 1
+    least = int(fixed / microbatch.HEADROOM) + 1
     need = lambda rows: needed(config, rows)  # noqa: E731
     assert rows_that_fit("mpt-125m", need, 32, least) == 1
     with pytest.raises(
@@ -83,8 +84,8 @@ def test_processes_share_the_batch():
 
 def test_workers_share_the_memory_with_the_server(monkeypatch):
     alone, both = resolved(), resolved("photon.workers=2")
-    free = int(needed(alone, 4) / fit.HEADROOM) + 1
-    monkeypatch.setattr(fit, "free_memory", lambda device: free)
+    free = int(needed(alone, 4) / microbatch.HEADROOM) + 1
+    monkeypatch.setattr(microbatch, "free_memory", lambda device: free)
     assert trainers(alone).microbatch(CPU) == 4
     with pytest.raises(DeviceError, match="fewer photon"):
         trainers(both).microbatch(CPU)
@@ -95,12 +96,24 @@ def test_workers_share_the_memory_with_the_server(monkeypatch):
     assert node == needed(both, 4) - server
 
 
+def test_the_doctor_counts_the_moments_that_a_node_receives():
+    """What is left open is what the server's run makes of it: AdamW's are averaged."""
+
+    def said(*keys: str) -> str:
+        config = load_config(["llm_config=mpt-125m", "photon.workers=0", *keys])
+        found = {one.what: one.text for one in examine(config, None, ("127.0.0.1", 1), None)}
+        return found["memory"].partition(" to train")[0]
+
+    kept, averaged = (said(f"fl.aggregate_momenta={value}") for value in ("false", "true"))
+    assert said() == averaged != kept
+
+
 def test_the_run_records_it_and_a_resumed_run_keeps_it(smoke, monkeypatch):
     result = photon.train(smoke("fl.n_rounds=1", "llm_config.global_train_batch_size=4"))
     path = Path(result.folder) / "config.json"
     key = "device_train_microbatch_size"
     assert json.loads(path.read_text())["llm_config"][key] == 4
-    monkeypatch.setattr(fit, "free_memory", lambda device: 1)
+    monkeypatch.setattr(microbatch, "free_memory", lambda device: 1)
     photon.resume(Path(result.folder), ["fl.n_rounds=2"])
     assert json.loads(path.read_text())["llm_config"][key] == 4
 

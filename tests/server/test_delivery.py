@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from photon.core.messages import Base, Failure, RoundPlan, ServerState, Update
+from photon.core.messages import Failure, RoundPlan, ServerState, Update
 from photon.core.policy import Rules
 from photon.server import delivery
 from photon.server.delivery import Delivery
@@ -17,7 +17,7 @@ def opened(*spares: int, can_be_late: bool = False) -> Delivery:
     plan = RoundPlan(round=3, cohort=(0, 1, 2, 3), instructions={}, base_digest="",
                      bases={2: "earlier"}, spares=spares)  # fmt: skip
     state = ServerState(round=2, step=0, params={}, outer={})
-    return Delivery(Base(plan, state, ""), Rules(quorum=1, can_be_late=can_be_late))
+    return Delivery(plan, state, Rules(quorum=1, can_be_late=can_be_late))
 
 
 def update(client: int, number: int = 3) -> Update:
@@ -28,8 +28,8 @@ def update(client: int, number: int = 3) -> Update:
 def unsound(monkeypatch) -> set[int]:
     """Clients whose update is to be refused for itself."""
     found: set[int] = set()
-    judge: Any = lambda one, *_: "refused" if one.client in found else None  # noqa: E731
-    monkeypatch.setattr(delivery, "unsound", judge)
+    judge: Any = lambda one, *_: ("refused" if one.client in found else None, {})  # noqa: E731
+    monkeypatch.setattr(delivery, "examined", judge)
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import photon
-from loopback import final_digest, nodes, train
+from loopback import final_digest, nodes, over_sockets, train
 from photon.config import load_config
 from photon.container.container import write_container
 from photon.core.parts import parts_of
@@ -32,7 +32,6 @@ from photon.errors import (
 )
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory
-from photon.flower.federation import over_sockets
 from photon.node import hosted_run
 from photon.node.service import NodeService
 from photon.run import checkpoint
@@ -220,13 +219,14 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     sent = []
     nothing: Any = None
     link: Any = SimpleNamespace(send=lambda address, request: sent.append((address, request)))
-    engine = RemoteEngine(make("run_uuid=r", *keys), {}, link, nothing, nothing, print)
+    run = make("run_uuid=r", *keys)
+    engine = RemoteEngine(run, {}, link, nothing, nothing, print)
     round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
         f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
     }
     engine._errands = dict(late)
-    engine.cancel(oldest_taken(4, rules_of(engine.config.federation, True)))
+    engine.cancel(oldest_taken(4, rules_of(run.federation, True)))
     assert [address for address, _ in sent] == cancelled
     assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
     assert [e.address for e in engine._errands.values()] == [

@@ -13,12 +13,16 @@ import pytest
 import photon
 from loopback import final_digest, nodes, train
 from photon.config import Config, load_config
-from photon.config.resolve import replace_keys
+from photon.config.compose import with_values
 from photon.core.cohort import choose_cohort, choose_spares
+from photon.core.messages import Update
 from photon.errors import ConfigError, PhotonWarning
-from photon.run import checkpoint
+from photon.node import engine
+from photon.run.checkpoint import load_update
 from photon.run.results import TrainResult
 from photon.run.trackers import read_lines
+from photon.server import errand
+from photon.wire.facts import update_of
 
 SHAPE = ["recipe=smoke", "fl.n_total_clients=4", "fl.n_clients_per_round=2", "fl.n_rounds=3"]
 WAYS = ["0", "2", "sockets"]
@@ -43,7 +47,7 @@ def run(tmp_path) -> Run:
 
 def trained(way: str, root: Path, config: Config, home: Path) -> TrainResult:
     if way != "sockets":
-        return photon.train(replace_keys(config, {"photon.workers": int(way)}))
+        return photon.train(with_values(config, {"photon.workers": int(way)}))
     with nodes(home, root, {"a": [0, 1, 2, 3]}) as sockets:
         return train(config, sockets)
 
@@ -101,17 +105,16 @@ def test_a_client_that_fails_is_replaced_alike_in_every_engine(run, four, cohort
 @pytest.mark.parametrize("way", WAYS)
 def test_a_client_that_is_refused_is_replaced(run, four, cohorts, monkeypatch, way):
     """Its update is larger than its steps can make it."""
-    lost, read = cohorts[0][0][0], checkpoint.update_of
+    lost = cohorts[0][0][0]
 
-    def larger(tensors, facts):
-        update = read(tensors, facts)
-        if update.client == lost:
-            large = {name: value.float() * 1e6 for name, value in update.gradient.items()}
-            return dataclasses.replace(update, gradient=large)
-        return update
+    def larger(update: Update) -> Update:
+        if update.client != lost:
+            return update
+        large = {name: value.float() * 1e6 for name, value in update.gradient.items()}
+        return dataclasses.replace(update, gradient=large)
 
-    for module in ("run.checkpoint", "server.errand"):
-        monkeypatch.setattr(f"photon.{module}.update_of", larger)
+    monkeypatch.setattr(engine, "load_update", lambda path: larger(load_update(path)))
+    monkeypatch.setattr(errand, "update_of", lambda *parts: larger(update_of(*parts)))
     _, records = run(way, four, "fl.oversample=2", "fl.n_rounds=1")
     members, spares = cohorts[0]
     assert records[0]["accepted"] == sorted([members[1], spares[0]])

@@ -12,13 +12,15 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import photon
 from photon.cli.main import run
-from photon.config import load_config
+from photon.config import Config, load_config
+from photon.config.tracking import TensorboardLogger, WandbSetup
 from photon.errors import ConfigError, PhotonWarning
 from photon.run.trackers import JsonlTracker, Position, numbers, read_lines
 from photon.server import loop as server
@@ -40,6 +42,11 @@ def _nobody_is_logged_in(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody answers
+
+
+def asked_of(config: Config) -> tuple[TensorboardLogger | None, WandbSetup | None]:
+    """What a configuration asks for outside of the run folder."""
+    return config.inner.loggers.tensorboard, config.wandb_setup
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -207,8 +214,7 @@ def test_names_and_kinds(smoke, monkeypatch):
 
 
 def test_a_long_name_gives_a_tag_that_wandb_takes():
-    config = load_config([f"run_uuid={'r' * 80}"])
-    found = init_arguments(config.wandb.setup, config, "server")
+    found = init_arguments(WandbSetup(), "r" * 80, "server")
     assert found["tags"] == ["run_uuid_" + "r" * 55]
     assert found["id"] == "r" * 80
 
@@ -231,14 +237,14 @@ def test_not_logged_in_is_said_before_anything_is_made(tmp_path, capfd):
 def test_a_missing_package_is_named(monkeypatch, keys, package):
     monkeypatch.setattr("photon.errors.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=rf"{package}: pip install 'photon-pretraining\[track\]'"):
-        require_trackers(load_config(keys))
+        require_trackers(*asked_of(load_config(keys)))
 
 
 def test_disabled_needs_nothing(monkeypatch):
     monkeypatch.setattr("photon.errors.find_spec", lambda name: None)
     config = load_config(["use_wandb=true", "wandb.setup.mode=disabled"])
-    require_trackers(config)
-    assert effective_setup(config, {}) is None, "or a run would open it"
+    require_trackers(*asked_of(config))
+    assert effective_setup(config.wandb_setup, {}) is None, "or a run would open it"
 
 
 def test_a_key_at_its_default_is_what_wandbs_variable_says():
@@ -247,19 +253,19 @@ def test_a_key_at_its_default_is_what_wandbs_variable_says():
             "WANDB_RUN_GROUP": "g", "WANDB_TAGS": "a, b", "WANDB_NAME": "n", "WANDB_RUN_ID": "i",
             "WANDB_RESUME": "must"}  # fmt: skip
     plain = load_config(["use_wandb=true", "run_uuid=r"])
-    found = effective_setup(plain, said)
+    found = effective_setup(plain.wandb_setup, said)
     assert found is not None
-    told = init_arguments(found, plain, "server")
+    told = init_arguments(found, "r", "server")
     assert told == {"mode": "offline", "project": "mine", "entity": "team", "group": "g",
                     "tags": ["a", "b"], "name": "n_server", "id": "i", "resume": "must",
                     "allow_val_change": True}  # fmt: skip
     given = load_config(["use_wandb=true", "wandb.setup.mode=online", "wandb.setup.project=other"])
-    found = effective_setup(given, said)
+    found = effective_setup(given.wandb_setup, said)
     assert found is not None
     assert (found.mode, found.project) == ("online", "other")
-    assert effective_setup(plain, {"WANDB_DISABLED": "true"}) is None
-    assert effective_setup(load_config([]), said) is None
-    default = effective_setup(plain, {})
+    assert effective_setup(plain.wandb_setup, {"WANDB_DISABLED": "true"}) is None
+    assert effective_setup(load_config([]).wandb_setup, said) is None
+    default = effective_setup(plain.wandb_setup, {})
     assert default is not None
     assert (default.mode, default.project) == ("online", "photon")
 
@@ -267,7 +273,7 @@ def test_a_key_at_its_default_is_what_wandbs_variable_says():
 def test_a_variable_that_wandb_would_not_take_is_named(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offlin")
     with pytest.raises(ConfigError, match=r"WANDB_MODE=offlin: .*'offline'"):
-        require_trackers(load_config(["use_wandb=true"]))
+        require_trackers(*asked_of(load_config(["use_wandb=true"])))
 
 
 class Broken:
@@ -313,9 +319,8 @@ def test_a_wandb_that_never_answers_does_not_hold_up_a_run(tmp_path, monkeypatch
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{there.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         monkeypatch.setattr(wandb_tracker, "FINISH_SECONDS", -2)
-        config = load_config(["run_uuid=r"])
         (tmp_path / "config.json").write_text("{}")
-        init = init_arguments(config.wandb.setup, config, "server")
+        init = init_arguments(WandbSetup(), "r", "server")
         begun = time.monotonic()
         tracker = WandbTracker(tmp_path, "round", init, print)
         for number in range(30_000):  # more than a pipe holds
@@ -328,8 +333,7 @@ def test_a_wandb_that_never_answers_does_not_hold_up_a_run(tmp_path, monkeypatch
 
 def test_an_error_of_wandb_comes_back(tmp_path):
     """Its process cannot read the configuration, and says so."""
-    config = load_config(["run_uuid=r", *OFFLINE])
-    init = init_arguments(config.wandb.setup, config, "server")
+    init = init_arguments(load_config(OFFLINE).wandb.setup, "r", "server")
     tracker = WandbTracker(tmp_path, "round", init, print)
     with pytest.raises(RuntimeError, match="No such file"):
         tracker.close(finished=True)
@@ -337,7 +341,8 @@ def test_an_error_of_wandb_comes_back(tmp_path):
 
 def test_only_the_first_process_tracks():
     config = load_config([BOARD, *OFFLINE])
-    later = ExternalTrackers(None, config, False, print, print)  # pyright: ignore
+    nowhere: Any = None
+    later = ExternalTrackers(nowhere, "r", *asked_of(config), False, print, print)
     assert later.begin("step", 0) == []
 
 

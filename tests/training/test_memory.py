@@ -53,7 +53,7 @@ def resolved(config):
     return resolve(config, cores=1, accelerator=0, run_uuid="r")
 
 
-def trained(config):
+def sections(config):
     """What of a configuration the estimates take."""
     return config.inner, config.averaging()
 
@@ -97,7 +97,7 @@ def test_a_pass_takes_what_is_counted(keys):
     """Within 6 %: the small tensors of an operation are not counted."""
     config = small(*keys)
     rows = config.inner.batch_rows
-    memory = client_memory(*trained(config), rows)
+    memory = client_memory(*sections(config), rows)
     counted = max(new_bytes(stage_of(memory, name)) for name in ("forward", "backward"))
     trainer = Trainer(config.inner, 0, CPU, frozen=frozen(config))
     tokens = torch.zeros(rows, config.inner.row_length + 1, dtype=torch.int64)
@@ -113,7 +113,7 @@ def new_bytes(stage: Stage) -> int:
 
 
 def frozen(config) -> tuple[str, ...]:
-    return outline_of(*trained(config)).layers.frozen
+    return outline_of(*sections(config)).layers.frozen
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_optimizer_takes_what_is_counted(name, keys):
     trainer = Trainer(config.inner, 0, CPU)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    stage = stage_of(client_memory(*trained(config), 1), "step")
+    stage = stage_of(client_memory(*sections(config), 1), "step")
     trainer.optimizer.step(1e-3)
     kept = sum(map(num_bytes, trainer.optimizer.moments().values()))
     assert kept == stage.device["moments"]
@@ -153,7 +153,7 @@ def test_an_optimizer_takes_what_is_counted(name, keys):
 )
 def test_an_update_takes_what_is_counted(keys, smoke):
     config = resolved(smoke(*WIDE, *keys))
-    stage = stage_of(client_memory(*trained(config), 2), "update")
+    stage = stage_of(client_memory(*sections(config), 2), "update")
     node = ClientHost(config, Path(config.machine.runs_folder), CPU)
     params = parameters_of(build_model(config.inner, 1))
     instruction = Instruction(run="r", round=1, client=0, first_step=0, local_steps=1,
@@ -172,7 +172,7 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     params = parameters_of(build_model(config.inner, 1))
     state = initial_state(params, outer_of(config.federation, 1))
     rules = replace(rules_of(config.federation, False), quorum=1)
-    moments = Honesty.of(config.federation, config.inner, node.layers).bounds(state, 1)
+    moments = Honesty(config.federation, config.inner, node.layers).bounds(state, 1)
     plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
     update = load_update(node.train(plan.instructions[0], params, {}))
     taken = peak_bytes(
@@ -180,7 +180,9 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
             state, plan, [update], outer=outer_of(config.federation, 1), rules=rules
         )
     )
-    stage = stage_of(server_memory(*trained(config), outer_trees(config.federation)), "aggregation")
+    stage = stage_of(
+        server_memory(*sections(config), outer_trees(config.federation)), "aggregation"
+    )
     counted = stage.host["mean"] + stage.host["next state"]
     largest = max(map(torch.numel, params.values()))
     assert counted * 0.98 <= taken <= counted * 1.02 + 24 * largest
@@ -200,10 +202,10 @@ def test_validation_takes_what_is_counted(precision, data_root):
 
 def test_layers_that_stay_are_counted_as_they_are():
     """By hand: fp32; AdamW; two bytes of an element travel."""
-    whole = num_bytes(outline_of(*trained(small())).params)
+    whole = num_bytes(outline_of(*sections(small())).params)
     table = 4 * 512 * 64
     plain, frozen_, own, large = (
-        client_memory(*trained(small("llm_config.optimizer.name=adamw", *keys)), 1)
+        client_memory(*sections(small("llm_config.optimizer.name=adamw", *keys)), 1)
         for keys in (
             [],
             ["fl.frozen_layers=[embedding]"],
@@ -233,25 +235,25 @@ def test_a_resized_vocabulary_is_the_models():
     sizes = []
     for config in (small(keys[0]), small(*keys)):
         model = architecture_of(config.inner.model, config.federation.vocabulary)
-        sizes.append(client_memory(*trained(config.with_model(model)), 1).peak("cpu"))
+        sizes.append(client_memory(*sections(config.with_model(model)), 1).peak("cpu"))
     assert sizes[1] - sizes[0] >= 10.5 * 4 * 512 * 64
 
 
 def test_one_process_holds_what_both_hold():
     config = small("llm_config.device_eval_batch_size=1")
-    client, server = client_memory(*trained(config), 1), server_memory(*trained(config), 1)
+    client, server = client_memory(*sections(config), 1), server_memory(*sections(config), 1)
     both = in_one_process(client, server)
     state = server.stages[0].host["state"]
     assert stage_of(both, "update").total("cpu") == stage_of(client, "update").total("cpu") + state
-    whole = num_bytes(outline_of(*trained(config)).params)
+    whole = num_bytes(outline_of(*sections(config)).params)
     validation = stage_of(both, "validation").parts("cpu")
     assert validation["state before"] == validation["weights"] == whole
     assert validation["program"] == PROGRAM, "once"
-    alone = centralized_memory(*trained(config), 1)
+    alone = centralized_memory(*sections(config), 1)
     assert alone.peak("cpu") < client.peak("cpu")
     assert client.split_over(2).stages[0].device["weights"] == whole // 2
 
 
 def test_a_gpu_and_its_host_share_the_parts():
-    for stage in client_memory(*trained(small()), 1).stages:
+    for stage in client_memory(*sections(small()), 1).stages:
         assert stage.total("cpu") == stage.total("device") + stage.total("host") + stage.holes

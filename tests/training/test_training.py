@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from photon.config.compose import with_values
+from photon.config.llm import LrSchedule
 from photon.config.resolve import resolve
 from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
@@ -23,7 +24,7 @@ from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.muon import Muon
 from photon.training.parallel import ALONE, build_parallel
-from photon.training.schedule import cosine_with_warmup, lr_factor
+from photon.training.schedule import lr_factor
 
 CPU = torch.device("cpu")
 
@@ -50,6 +51,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
     model = build_model(inner, config.seed)
     optimizers = make_optimizer(model)
     states = stream.start()
+    schedule = LrSchedule(t_warmup=1, t_max=6, alpha_f=0.1)
     for step in range(steps):
         rows, states = stream.read(states, inner.batch_rows)
         batch = torch.from_numpy(rows)
@@ -60,9 +62,7 @@ def reference_run(config, stream, steps, make_optimizer) -> dict[str, torch.Tens
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = inner.optimizer.lr * cosine_with_warmup(
-                    step, t_warmup=1, t_max=6, alpha_f=0.1
-                )
+                group["lr"] = inner.optimizer.lr * lr_factor(schedule, step)
             optimizer.step()
     return parameters_of(model)
 

@@ -475,7 +475,7 @@ def test_a_store_without_ranges_is_refused(lossy, written, tmp_path, monkeypatch
 def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, tmp_path):
     _, ref = written
     other = ContainerRef("0" * 64, ref.size)
-    writer = ChunkWriter(tmp_path / "got", other, resume=True)
+    writer = ChunkWriter(tmp_path / "got", other)
     writer.write(0, b"x" * 1000)
     fetch(lossy, ref, tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
@@ -488,7 +488,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     Lossy.data = (tmp_path / "base").read_bytes()
     store = allowed_stores(Machine(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
     Mailbox(folder, store)
-    writer = ChunkWriter(folder / f"base-{ref.digest}", ref, resume=True)
+    writer = ChunkWriter(folder / f"base-{ref.digest}", ref)
     writer.write(1000, Lossy.data[1000:100_000])
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
@@ -504,28 +504,28 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
 
 def test_a_writer_goes_on_with_what_an_earlier_one_was_given(written, tmp_path):
     path, ref = written
-    first = ChunkWriter(tmp_path / "got", ref, resume=True)
+    first = ChunkWriter(tmp_path / "got", ref)
     for start in (0, 1000, 5000):
         first.write(start, read_chunk(path, start, 1000))
     with open(tmp_path / "got.spans", "a") as log:
         log.write("9000 99")  # the process died while it noted this one
-    second = ChunkWriter(tmp_path / "got", ref, resume=True)
+    second = ChunkWriter(tmp_path / "got", ref)
     assert second.missing() == [(2000, 5000), (6000, ref.size)]
     for start, end in second.missing():
         second.write(start, read_chunk(path, start, end - start))
     second.finish()
     assert_arrived(tmp_path / "got", ref)
-    assert ChunkWriter(tmp_path / "got", ref, resume=True).missing() == [(0, ref.size)]
+    assert ChunkWriter(tmp_path / "got", ref).missing() == [(0, ref.size)]
 
 
 @pytest.mark.parametrize("line", ["5 3", "0 9999999999", "x y", "1 2 3", "500 1500", "-1 5"])
 def test_a_log_that_makes_no_sense_is_begun_anew(written, tmp_path, line):
     path, ref = written
-    first = ChunkWriter(tmp_path / "got", ref, resume=True)
+    first = ChunkWriter(tmp_path / "got", ref)
     first.write(0, read_chunk(path, 0, 1000))
     with open(tmp_path / "got.spans", "a") as log:
         log.write(f"{line}\n")
-    assert ChunkWriter(tmp_path / "got", ref, resume=True).missing() == [(0, ref.size)]
+    assert ChunkWriter(tmp_path / "got", ref).missing() == [(0, ref.size)]
 
 
 def test_a_piece_that_finds_no_room_can_come_again(written, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from photon.run import artifact
 from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
 from photon.server.depot import Depot
 from photon.wire.facts import update_of
+from photon.wire.inline import InlineServer
 
 STATE = ServerState(
     round=4, step=8, params={"w": torch.arange(6.0), "b": torch.ones(2)},
@@ -40,7 +41,7 @@ def bytes_of(ticket: dict[str, Any]) -> bytes:
 
 def test_a_checkpoints_file_is_the_base(tmp_path, plan):
     saved = save_server_state(tmp_path / "checkpoints", STATE)
-    depot = Depot(tmp_path / "depot")
+    depot = Depot(tmp_path / "depot", InlineServer())
     ticket = depot.publish(plan, STATE, saved).ticket
     file, ref = sent_file(saved)
     assert bytes_of(ticket) == file.read_bytes()
@@ -54,7 +55,7 @@ def test_a_checkpoints_file_is_the_base(tmp_path, plan):
 
 def test_where_clients_receive_a_part_it_is_written_for_them(tmp_path, plan):
     saved = save_server_state(tmp_path / "checkpoints", STATE)
-    depot = Depot(tmp_path / "depot")
+    depot = Depot(tmp_path / "depot", InlineServer())
     ticket = depot.publish(replace(plan, sent=("b",)), STATE, saved).ticket
     tensors, _ = parse_container(memoryview(bytearray(bytes_of(ticket))))
     assert list(tensors) == ["params/b", "moments/exp_avg/w"]

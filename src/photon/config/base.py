@@ -115,18 +115,21 @@ KEYS = {
 """Of fields that are called otherwise in the code, by the glossary: their keys, the original's."""
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, and closed to unknown keys.
+class Closed(BaseModel):
+    """Base of sections and messages: frozen, and closed to unknown keys."""
 
-    A field has the glossary's name; its key, the original's, is its alias.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Section(Closed):
+<<<<<<< HEAD
+    """Base of all sections: a field has the glossary's name; the original's key is its alias."""
+=======
+    """Base of sections: a field has the glossary's name; its key, the original's, is its alias."""
+>>>>>>> h/t3
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        alias_generator=lambda name: KEYS.get(name, name),
-        serialize_by_alias=True,
+        alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True
     )
 
     def but(self, **changes: Any) -> Self:

@@ -38,7 +38,8 @@ from photon.files import new_file
 
 HASH = hashlib.sha256
 BLOCK_BYTES = 8 << 20
-Put = Callable[[memoryview], object]
+Sink = Callable[[memoryview], object]
+"""Takes bytes, a piece at a time."""
 _HASHERS = max(2, min(8, os.cpu_count() or 1))
 
 
@@ -110,16 +111,16 @@ def copy_container(source: Path, path: Path, ref: ContainerRef) -> None:
         verify_container(source, ref, file.write)
 
 
-def verify_container(path: Path, ref: ContainerRef, put: Put = len) -> None:
+def verify_container(path: Path, ref: ContainerRef, sink: Sink = len) -> None:
     """Make sure of a file's bytes, with a few blocks of them in memory.
 
     Args:
-        put: takes them as they are read.
+        sink: takes them as they are read.
 
     Raises:
         PayloadError: it is not what `ref` names.
     """
-    found = ref_of(map_file(path), str(path), put)
+    found = ref_of(map_file(path), str(path), sink)
     if found != ref:
         raise PayloadError(
             f"{path}: {found.size} bytes of digest {found.digest[:12]}, not the {ref.size} bytes "
@@ -127,17 +128,17 @@ def verify_container(path: Path, ref: ContainerRef, put: Put = len) -> None:
         )
 
 
-def ref_of(data: memoryview, where: str = "payload", put: Put = len) -> ContainerRef:
+def ref_of(data: memoryview, where: str = "payload", sink: Sink = len) -> ContainerRef:
     """What names these bytes.
 
     Args:
-        put: takes all of them, piece by piece.
+        sink: takes all of them, piece by piece.
 
     Raises:
         PayloadError: they have no header.
     """
     header = _header(data, where)
-    hashes = _hash_blocks(header, _passing(data, len(header)), put)
+    hashes = _hash_blocks(header, _passing(data, len(header)), sink)
     return ContainerRef.of(hashes, len(data))
 
 
@@ -213,15 +214,15 @@ def map_file(path: Path) -> memoryview:
         raise PayloadError(f"{path}: cannot be read ({error})") from error
 
 
-def _hash_blocks(header: bytes, blocks: Iterable[list[memoryview]], put: Put) -> list[bytes]:
+def _hash_blocks(header: bytes, blocks: Iterable[list[memoryview]], sink: Sink) -> list[bytes]:
     """Hashes of header and blocks, each of which is hashed while it and the next are put away."""
-    put(memoryview(header))
+    sink(memoryview(header))
     hashes, pending = [HASH(header).digest()], deque()
     with ThreadPoolExecutor(_HASHERS) as pool:
         for block in blocks:
             pending.append(pool.submit(_hash_pieces, block))
             for piece in block:
-                put(piece)
+                sink(piece)
             if len(pending) > _HASHERS:  # a block is memory until it is hashed
                 hashes.append(pending.popleft().result())
         return [*hashes, *(future.result() for future in pending)]

@@ -12,8 +12,9 @@ from photon.core.messages import Bounds, Moments, RoundPlan, ServerState, Update
 from photon.core.tree import Readable, Tree, is_negative, norm
 
 NORMS_KEPT = 32
-"""Norms of accepted updates that an outlier is judged by."""
+"""Norms of accepted updates that a state keeps, and an outlier is judged by."""
 NORMS_NEEDED = 3
+"""Fewer have no median that says anything."""
 GRADIENT = "pseudo-gradient"
 MOST_LOSS = 1e6
 """Nats per token; a training that diverges has a few thousands before its loss is no number."""
@@ -104,34 +105,29 @@ def _form_fault(what: str, sent: Tree, like: Tree, codec: Codec) -> str | None:
 
 
 def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dict[str, Leaf]]:
-    """An update's pseudo-gradient and each of its moments, to be read.
-
-    Args:
-        update: of which `refusal` says nothing.
-    """
+    """The pseudo-gradient and each moment, to be read, of an update that is not refused."""
     sent = {GRADIENT: update.gradient, **update.moments}
     return {name: leaves(tree, state.params, plan.up) for name, tree in sent.items()}
 
 
-def sizes_of(trees: Mapping[str, Readable]) -> dict[str, float]:
-    """Norm of an update's pseudo-gradient and of each of its moments; not finite if they are not,
-    since float64 holds the square of every number that travels.
-
-    Args:
-        trees: as `opened` gives them.
+def examined(
+    update: Update, plan: RoundPlan, state: ServerState, taken: Collection[int] = ()
+) -> tuple[str | None, dict[str, float]]:
+    """The reason to refuse an update whatever the others are like, or None; and the Euclidean norm
+    of its pseudo-gradient and of each moment, by name. The arguments are those of `refusal`.
     """
-    return {name: norm(tree) for name, tree in trees.items()}
+    if reason := refusal(update, plan, state, taken):
+        return reason, {}
+    trees = opened(update, plan, state)
+    # float64 holds the square of every number that travels: only a NaN or an infinity gives one.
+    sizes = {name: norm(tree) for name, tree in trees.items()}
+    return _size_fault(trees, sizes, plan.bounds), sizes
 
 
-def size_fault(
+def _size_fault(
     trees: Mapping[str, Readable], sizes: Mapping[str, float], bounds: Bounds
 ) -> str | None:
-    """Why an update cannot be what an honest client has, by itself, or None.
-
-    Args:
-        trees: as `opened` gives them.
-        sizes: as `sizes_of` gives them.
-    """
+    """What no honest client has, in the sizes of an update and the signs of its moments."""
     most = {GRADIENT: bounds.norm, **{name: b.norm for name, b in bounds.moments.items()}}
     for name, size in sizes.items():
         if not math.isfinite(size):
@@ -142,14 +138,6 @@ def size_fault(
         if bound.is_square and is_negative(trees[name]):
             return f"{name} is negative, a mean of squares"
     return None
-
-
-def unsound(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
-    """The reason to refuse an update whatever the others are like, or None."""
-    if reason := refusal(update, plan, state, ()):
-        return reason
-    trees = opened(update, plan, state)
-    return size_fault(trees, sizes_of(trees), plan.bounds)
 
 
 def outliers(
@@ -166,26 +154,24 @@ def outliers(
 
     Args:
         taken: updates of this round, by client.
-        sizes: of each, as `sizes_of` gives them.
-        max_ratio: as for `norm_fault`; squares have its square.
+        sizes: norms of each, as `examined` gives them; others may be among them.
+        max_ratio: as for `norm_fault`; for a moment that averages squares, its square.
     """
     found: dict[int, str] = {}
     steps = np.array([*state.norm_steps, *(update.num_steps for update in taken.values())])
-    norms = [
-        *(n * plan.bounds.rate for n in state.norms),
-        *(own[GRADIENT] for own in sizes.values()),
-    ]
+    earlier = [n * plan.bounds.rate for n in state.norms]
+    norms = np.array([*earlier, *(sizes[client][GRADIENT] for client in taken)])
     for client, update in taken.items():
-        comparable = np.array(norms) * np.maximum(1.0, update.num_steps / steps)
+        comparable = norms * np.maximum(1.0, update.num_steps / steps)
         if reason := norm_fault(sizes[client][GRADIENT], comparable, max_ratio):
             found[client] = reason
     for name, bound in plan.bounds.moments.items():
-        seen = [own[name] for own in sizes.values()]
+        seen = [sizes[client][name] for client in taken]
         if name in state.moments:
             seen.append(norm(leaves(state.moments[name], state.params, plan.down)))
         ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
-        for client, own in sizes.items():
-            if reason := norm_fault(own[name], seen, ratio):
+        for client in taken:
+            if reason := norm_fault(sizes[client][name], seen, ratio):
                 found.setdefault(client, f"{name}: {reason}")
     return found
 
@@ -196,10 +182,9 @@ def norm_fault(
     """Why an update is too large, or None.
 
     Args:
-        size: norm of its pseudo-gradient.
-        norms: of those accepted lately and of all of this round, whatever their order; fewer than
-            `NORMS_NEEDED` say nothing.
-        max_ratio: to their median; None: any.
+        size: norm of its pseudo-gradient, or of a moment.
+        norms: of those accepted lately and of all of this round.
+        max_ratio: most that `size` may be of their median; None: any.
     """
     if max_ratio is None or len(norms) < NORMS_NEEDED:
         return None

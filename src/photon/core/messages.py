@@ -60,6 +60,14 @@ class Broadcast:
     moments: Moments = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What clients of a round start from, and the file that has the same for other processes."""
+
+    sent: Broadcast
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
@@ -246,20 +254,6 @@ class RoundPlan:
     def members(self) -> tuple[int, ...]:
         """The cohort without its spares: as many as are averaged."""
         return tuple(client for client in self.cohort if client not in self.spares)
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """An open round on its way to clients.
-
-    Attributes:
-        state: has the parameters and averaged moments that they start from.
-        path: names the file that has the same, for other processes.
-    """
-
-    plan: RoundPlan
-    state: ServerState
-    path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

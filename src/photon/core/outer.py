@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -55,15 +56,18 @@ def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOpt
 def adaptive(
     rule: Literal["adagrad", "adam", "yogi"],
     *,
-    lr: float,
-    beta_1: float = 0.9,
+    eta: float,
+    beta_1: float,
     beta_2: float = 0.99,
-    tau: float = 1e-3,
+    tau: float,
 ) -> OuterOptimizer:
     """FedAdagrad, FedAdam and FedYogi: Reddi et al. 2020, arXiv:2003.00295, algorithm 2.
 
-    m <- b1 m + (1 - b1) g;  v by the rule;  x <- x - lr m / (sqrt(v) + tau). As in the paper there
+    m <- b1 m + (1 - b1) g;  v by the rule;  x <- x - eta m / (sqrt(v) + tau). As in the paper there
     is no bias correction and v starts at tau^2.
+
+    Args:
+        beta_2: decay of v; AdaGrad has none.
     """
 
     def init(params: Tree) -> OuterState:
@@ -76,7 +80,7 @@ def adaptive(
             g = gradient[name]
             m = state["momentum"][name].mul(beta_1).add_(g, alpha=1 - beta_1)
             v = _second_moment(rule, state["second"][name], g * g, beta_2)
-            new_params[name] = value.addcdiv(m, v.sqrt().add_(tau), value=-lr)
+            new_params[name] = value.addcdiv(m, v.sqrt().add_(tau), value=-eta)
             first[name], second[name] = m, v
         return new_params, {"momentum": first, "second": second}
 
@@ -99,16 +103,9 @@ def nesterov(*, lr: float, server_momentum: float) -> OuterOptimizer:
     return sgd(lr=lr, momentum=server_momentum, nesterov=True)
 
 
-def fedadagrad(*, eta: float, beta_1: float, tau: float) -> OuterOptimizer:
-    return adaptive("adagrad", lr=eta, beta_1=beta_1, tau=tau)
-
-
-def fedadam(*, eta: float, beta_1: float, beta_2: float, tau: float) -> OuterOptimizer:
-    return adaptive("adam", lr=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
-
-
-def fedyogi(*, eta: float, beta_1: float, beta_2: float, tau: float) -> OuterOptimizer:
-    return adaptive("yogi", lr=eta, beta_1=beta_1, beta_2=beta_2, tau=tau)
+fedadagrad = partial(adaptive, "adagrad")
+fedadam = partial(adaptive, "adam")
+fedyogi = partial(adaptive, "yogi")
 
 
 def outer_factor(name: str, round_number: int, rounds: int, t_warmup: int, alpha_f: float) -> float:

@@ -22,7 +22,7 @@ def parts_of(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a dataclass."""
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
-    for key, hint in _fields(type(state)).items():
+    for key, hint in get_type_hints(type(state)).items():
         if _levels(hint):
             tensors |= _flat(key, getattr(state, key))
         else:
@@ -36,30 +36,22 @@ def from_parts(kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
     Raises:
         PayloadError: a tensor or a fact that the kind does not have, or lacks.
     """
-    fields = _fields(kind)
+    fields, fault = get_type_hints(kind), f"not the parts of {kind.__name__}"
     values: dict[str, Any] = {key: {} for key, hint in fields.items() if _levels(hint)}
     for name, value in tensors.items():
         field, *keys = name.split("/", _levels(fields.get(name.partition("/")[0])))
         if field not in values or len(keys) != _levels(fields[field]) or not all(keys):
-            raise PayloadError(f"not {_called(kind)}: tensor {name[:80]!r}")
+            raise PayloadError(f"{fault}: tensor {name[:80]!r}")
         tree = values[field]
         for key in keys[:-1]:
             tree = tree.setdefault(key, {})
         tree[keys[-1]] = value
     if odd := facts.keys() - (fields.keys() - values.keys()):
-        raise PayloadError(f"not {_called(kind)}: fact {min(odd)[:80]!r}")
+        raise PayloadError(f"{fault}: fact {min(odd)[:80]!r}")
     try:
         return kind(**values, **{key: _restored(fields[key], fact) for key, fact in facts.items()})
     except (TypeError, ValueError, AttributeError) as error:
-        raise PayloadError(f"not {_called(kind)}: {error}") from None
-
-
-def _called(kind: type) -> str:
-    return f"the parts of {kind.__name__}"
-
-
-def _fields(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+        raise PayloadError(f"{fault}: {error}") from None
 
 
 def _levels(hint: Any) -> int:

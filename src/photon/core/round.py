@@ -14,7 +14,7 @@ from typing import Any
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import Codec, encode
 from photon.core.diagnostics import consensus_distance, cosine
-from photon.core.gate import GRADIENT, NORMS_KEPT, opened, outliers, refusal, size_fault, sizes_of
+from photon.core.gate import GRADIENT, NORMS_KEPT, examined, opened, outliers
 from photon.core.messages import (
     Bounds,
     Instruction,
@@ -37,10 +37,10 @@ def open_round(
     run: str,
     steps: Mapping[int, int],
     rules: Rules,
-    trained: Sequence[str] | None = None,
-    sent: Sequence[str] | None = None,
+    trained: tuple[str, ...] | None = None,
+    sent: tuple[str, ...] | None = None,
     bounds: Bounds | None = None,
-    spares: Sequence[int] = (),
+    spares: tuple[int, ...] = (),
 ) -> RoundPlan:
     """Say what each client of a cohort does in the next round.
 
@@ -72,11 +72,11 @@ def open_round(
         cohort=cohort,
         instructions=instructions,
         base_digest=base,
-        trained=None if trained is None else tuple(trained),
-        sent=None if sent is None else tuple(sent),
+        trained=trained,
+        sent=sent,
         bases={r: d for r, d in state.bases.items() if r >= oldest},
         bounds=bounds or Bounds(),
-        spares=tuple(spares),
+        spares=spares,
         up=rules.up,
         down=rules.down,
     )
@@ -114,12 +114,16 @@ def close_round(
     trees = [opened(update, plan, state) for update in taken]
     gradient = weighted_mean([tree[GRADIENT] for tree in trees], weights)
     moments, residual = _mean_moments(trees, weights, state.residual, rules.down)
-    agreement = _agreement(gradient, [tree[GRADIENT] for tree in trees], weights, norms)
-    report = _report(
-        plan, taken, refused, gradient, agreement,
+    came = {update.client for update in updates if update.round == plan.round}
+    report = replace(
+        _report(plan, taken),
+        refused=refused,
+        spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
         bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
-        spare=_spare(plan, updates, taken, refused),
-    )  # fmt: skip
+        gradient=gradient,
+        **_agreement(gradient, [tree[GRADIENT] for tree in trees], weights, norms),
+    )
+    takes_late = rules.staleness_exponent is not None
     new_state = replace(
         _stepped(state, gradient, outer, scale(count, rules)),
         moments=moments,
@@ -131,9 +135,7 @@ def close_round(
         bytes_up=state.bytes_up + report.bytes_up,
         bytes_down=state.bytes_down + report.bytes_down,
         **_remembered(state, taken, norms, plan.bounds.rate),
-        bases={**plan.bases, plan.round: plan.base_digest}
-        if rules.staleness_exponent is not None
-        else {},
+        bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
         speeds={**state.speeds, **_speeds(taken)},
     )
     return new_state, report
@@ -145,33 +147,21 @@ def _mean_moments(
     before: Moments,
     codec: Codec,
 ) -> tuple[Moments, Moments]:
-    """The means of the moments as they are sent, one after the other, and their residuals."""
+    """The means of the moments as they are sent, and what the codec has lost of each."""
     moments: dict[str, Tree] = {}
     residual: dict[str, Tree] = {}
     for name in [name for name in trees[0] if name != GRADIENT]:
-        moments[name], left = encode(  # the mean itself is not kept
+        moments[name], residual[name] = encode(  # a mean has no name: it goes before the next comes
             weighted_mean([tree[name] for tree in trees], weights), codec, before.get(name)
         )
-        if left:
-            residual[name] = left
-    return moments, residual
+    return moments, {name: tree for name, tree in residual.items() if tree}
 
 
-def _spare(
-    plan: RoundPlan, updates: Sequence[Update], taken: Sequence[Update], refused: Mapping[int, str]
-) -> tuple[int, ...]:
-    """Whose updates have come in vain."""
-    came = {update.client for update in updates if update.round == plan.round}
-    return tuple(sorted(came.intersection(plan.cohort) - {u.client for u in taken} - set(refused)))
-
-
-def _stepped(
-    state: ServerState, gradient: Tree, outer: OuterOptimizer, scale: float
-) -> ServerState:
-    """The outer step on the parameters that the gradient has; the others stay as they are."""
+def _stepped(state: ServerState, gradient: Tree, outer: OuterOptimizer, by: float) -> ServerState:
+    """The outer step with `by` times the gradient, on its parameters; the others stay."""
     own = {name: state.params[name] for name in gradient}
     moments = {key: {n: tree[n] for n in gradient} for key, tree in state.outer.items()}
-    scaled = gradient if scale == 1.0 else {n: value * scale for n, value in gradient.items()}
+    scaled = gradient if by == 1.0 else {n: value * by for n, value in gradient.items()}
     stepped, moments = outer.step(own, scaled, moments)
     params = {name: stepped.get(name, value) for name, value in state.params.items()}
     kept = {
@@ -184,8 +174,8 @@ def _stepped(
 def _remembered(
     state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], rate: float
 ) -> dict[str, Any]:
-    """The norms that later ones are judged by."""
-    if not rate:
+    """The fields of a state with the norms that later ones are judged by."""
+    if not rate:  # steps at a rate of zero say nothing of later ones
         return {}
     steps = (*state.norm_steps, *(update.num_steps for update in taken))
     known = (*state.norms, *(norms[update.client] / rate for update in taken))
@@ -204,10 +194,7 @@ def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
 
 
 def check(
-    state: ServerState,
-    plan: RoundPlan,
-    updates: Sequence[Update],
-    max_norm_ratio: float | None = None,
+    state: ServerState, plan: RoundPlan, updates: Sequence[Update], max_norm_ratio: float | None
 ) -> tuple[list[Update], dict[int, str], dict[int, float]]:
     """Split updates into the accepted, by client, and the refused with their reasons.
 
@@ -219,16 +206,14 @@ def check(
     sizes: dict[int, dict[str, float]] = {}
     for update in updates:
         here = {client for other in taken.values() for client in other.clients}
-        reason = refusal(update, plan, state, here)
-        trees = {} if reason else opened(update, plan, state)
-        own = sizes_of(trees)
-        if reason := reason or size_fault(trees, own, plan.bounds):
-            if update.client not in here:
-                refused[update.client] = cleaned(reason)
-            continue
-        taken[update.client], sizes[update.client] = update, own
+        reason, own = examined(update, plan, state, here)
+        if reason is None:
+            taken[update.client], sizes[update.client] = update, own
+        elif update.client not in here:
+            refused[update.client] = cleaned(reason)
     kept = averaged(plan, taken)
-    while large := outliers(kept, {c: sizes[c] for c in kept}, plan, state, max_norm_ratio):
+    # Without an outlier a spare may come in its place, and the median is another one.
+    while large := outliers(kept, sizes, plan, state, max_norm_ratio):
         refused |= large
         taken = {client: update for client, update in taken.items() if client not in large}
         before, kept = kept, averaged(plan, taken)
@@ -243,33 +228,20 @@ def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> in
     return num_bytes(params) + sum(num_bytes(tree) for tree in state.moments.values())
 
 
-def _report(
-    plan: RoundPlan,
-    taken: Sequence[Update],
-    refused: Mapping[int, str],
-    gradient: Tree,
-    agreement: Mapping[str, Any],
-    *,
-    bytes_down: int,
-    spare: tuple[int, ...],
-) -> RoundReport:
+def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
+    """What follows from the accepted updates alone."""
     tokens = sum(update.num_tokens for update in taken)
     loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
     return RoundReport(
         round=plan.round,
         accepted=tuple(sorted(client for update in taken for client in update.clients)),
-        refused=refused,
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
         bytes_up=sum(update.num_bytes for update in taken),
-        bytes_down=bytes_down,
         train_loss=loss,
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
         late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
-        gradient=gradient,
-        spare=spare,
-        **agreement,
     )
 
 

@@ -33,11 +33,6 @@ CHUNK_ELEMENTS = 1 << 20
 """Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
 
 
-def subtract(left: Tree, right: Tree) -> dict[str, Tensor]:
-    """Left - right, leaf by leaf."""
-    return {name: value - right[name] for name, value in left.items()}
-
-
 def zeros_like(tree: Tree) -> dict[str, Tensor]:
     return {name: torch.zeros_like(value) for name, value in tree.items()}
 

@@ -23,7 +23,7 @@ from photon.run.own_layers import kept_answers
 from photon.run.restore import checkpoint_of_round, find_run
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.trackers import copy_lines
-from photon.training.layers import Layers, layers_of
+from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.outline import codec_of
 
@@ -104,7 +104,7 @@ class _Fit:
     source: Path
     theirs: Config
     ours: Run
-    layers: Layers
+    layers: LayerRoles
 
     def outer(self, state: ServerState, notes: list[str]) -> ServerState:
         """Moments of another outer optimizer mean something else: they begin as in a new run."""

@@ -29,8 +29,8 @@ from photon.machine.address import format_address
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.machine.probe import find_trouble, tls_context
 from photon.model.flops import model_cost
-from photon.node.fit import HEADROOM, Trainers, fits, free_memory
 from photon.node.hosted_run import node_config
+from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.rows import RunData
 from photon.training.outline import traffic_of
@@ -157,11 +157,12 @@ class _Machine:
 
     def _trainers(self) -> Trainers:
         """The worker processes that this machine would have."""
-        config, gpus = self.config, count_gpus(self.config.machine.device)
+        config = self.config.but(name="doctor")
         if self.is_node:
-            return Trainers.of(
-                node_config(travelling(config.model_dump(mode="json")), config), "node"
-            )
+            served = config.but(federation=config.averaging())
+            sent = travelling(served.model_dump(mode="json"))
+            return Trainers.of(node_config(sent, config), "node")
+        gpus = count_gpus(config.machine.device)
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
 

@@ -38,7 +38,7 @@ from photon.machine.device import count_gpus, num_cores, precision_warning
 from photon.machine.process_group import from_first
 from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
-from photon.node.fit import Trainers
+from photon.node.microbatch import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.run.outer import outer_of

@@ -31,7 +31,7 @@ from photon.node.measure import Measured, SegmentMeter
 from photon.run import artifact, checkpoint
 from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.rows import RunData
-from photon.training.layers import Layers, layers_of
+from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import codec_of, outgoing
 from photon.training.parallel import ALONE, World
@@ -53,13 +53,10 @@ class ClientHost:
 
     def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
         self.inner, self.federation, self.folder = run.inner, run.federation, folder
-        self.data, self.checkpoints_kept = (
-            RunData.of(*run.reading),
-            run.checkpoints_kept,
-        )
+        self.data, self.checkpoints_kept = RunData.of(*run.reading), run.checkpoints_kept
         names = list(parameters_of(empty_model(run.inner)))
         self.layers = layers_of(run.federation, names)
-        self._first = first_layers(run.inner, run.seed, self.layers)
+        self._first = _first_layers(run.inner, run.seed, self.layers)
         self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
@@ -135,7 +132,7 @@ class ClientHost:
         own = before.moments if fl.keeps_optimizer else {}
         step = before.optimizer_step if fl.keeps_optimizer else 0
         if fl.averages_moments:
-            codec = codec_of(self.federation)
+            codec = codec_of(fl)
             own = {name: decode(tree, params, codec) for name, tree in moments.items()}
             step = instruction.first_step
         return TrainState(
@@ -153,7 +150,11 @@ class ClientHost:
         """Train to the end of the round, saving between segments; gives the numbers of all."""
         stream, measured = self._stream(instruction.client), Measured()
         beacon = Beacon(home / FILE if self.trainer.world.is_first else None)
-        watched = self._watched(beacon, instruction, should_stop)
+        watched = StepBeacon(
+            beacon, should_stop, {"round": instruction.round},
+            done=self.trainer.state.steps_done, total=instruction.local_steps,
+            tokens=self.inner.tokens_per_step,
+        )  # fmt: skip
         while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
             begun = time.monotonic()
             steps = min(left, self.inner.segment_steps)
@@ -170,18 +171,6 @@ class ClientHost:
                     raise Stopped
         beacon.close()
         return measured.numbers
-
-    def _watched(
-        self, beacon: Beacon, instruction: Instruction, should_stop: Callable[[], bool]
-    ) -> StepBeacon:
-        return StepBeacon(
-            beacon,
-            should_stop,
-            {"round": instruction.round},
-            done=self.trainer.state.steps_done,
-            total=instruction.local_steps,
-            tokens=self.inner.tokens_per_step,
-        )
 
     def _finish(
         self,
@@ -238,7 +227,7 @@ class ClientHost:
         return self._streams[client]
 
 
-def first_layers(inner: Inner, seed: int, layers: Layers) -> dict[str, Tensor]:
+def _first_layers(inner: Inner, seed: int, layers: LayerRoles) -> dict[str, Tensor]:
     """Seeded values of a client's own layers: what one begins with that has lost its own."""
     if not layers.personal:
         return {}

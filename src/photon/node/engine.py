@@ -19,7 +19,7 @@ import torch
 
 from photon import errors
 from photon.config.resolve import Run, RunMachine
-from photon.core.messages import Arrival, Base, Failure
+from photon.core.messages import Arrival, Base, Failure, RoundPlan
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
 from photon.machine.device import count_gpus
@@ -45,7 +45,7 @@ def local_engine(folder: RunFolder, run: Run, device: torch.device) -> LocalEngi
 
 
 class OneMachine:
-    """What is the same of both: a machine waits for all of its clients, whatever they take."""
+    """What both engines of a machine share: it waits for all of its clients, whatever they take."""
 
     can_be_late = False
     durations: Sequence[float] = ()
@@ -71,14 +71,14 @@ class InProcess(OneMachine):
         self.host = host
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
-        params, moments = base.state.params, base.state.moments
+        sent = base.sent
         while waiting:
             client = waiting.popleft()
+            task = plan.instructions[client]
             try:
-                instruction = base.plan.instructions[client]
-                path = self.host.train(instruction, params, moments, should_stop)
+                path = self.host.train(task, sent.params, sent.moments, should_stop)
             except Stopped:
                 return
             except Exception as error:
@@ -119,7 +119,7 @@ class WorkerPool(OneMachine):
             self._start()
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         self._refresh()
         attempts: Counter[int] = Counter()
@@ -129,11 +129,11 @@ class WorkerPool(OneMachine):
                 give_up = time.monotonic() + self.machine.worker_timeout
                 self._ask_to_stop()
             if give_up == math.inf:
-                self._hand_out(waiting, attempts, base)
+                self._hand_out(waiting, attempts, plan, base.path)
             elif not self._busy():
                 return
             for client, reply in self._turns():
-                error = _failure(client, reply, attempts[client], base.plan.round)
+                error = _failure(client, reply, attempts[client], plan.round)
                 if error is not None:
                     yield _failed(client, error)
                 elif reply is None:
@@ -180,7 +180,9 @@ class WorkerPool(OneMachine):
         own = each == 1 and count_gpus(device) > 1
         return f"cuda:{place}" if own else device, str(place * each)
 
-    def _hand_out(self, waiting: deque[int], attempts: Counter[int], base: Base) -> None:
+    def _hand_out(
+        self, waiting: deque[int], attempts: Counter[int], plan: RoundPlan, base: str
+    ) -> None:
         for worker in self.workers:
             if not waiting:
                 return
@@ -188,8 +190,8 @@ class WorkerPool(OneMachine):
                 client = waiting.popleft()
                 attempts[client] += 1
                 worker.client, worker.heard = client, time.monotonic()
-                instruction = asdict(base.plan.instructions[client])
-                _try_send(worker, {"instruction": instruction, "base": base.path})
+                task = {"instruction": asdict(plan.instructions[client]), "base": base}
+                _try_send(worker, task)
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
         """Clients whose turn has ended, and how; the dead are replaced."""

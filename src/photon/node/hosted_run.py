@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Base, Failure, Instruction, RoundPlan, ServerState, Update
+from photon.core.messages import Base, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.node.engine import LocalEngine, local_engine
-from photon.node.fit import Trainers
 from photon.node.mailbox import Mailbox
+from photon.node.microbatch import Trainers
 from photon.run import checkpoint
 from photon.run.kinds import NODE
 from photon.run.participation import repeats_note
@@ -36,28 +37,17 @@ from photon.training.outline import codec_of
 from photon.wire.messages import Ticket, Train, Trained
 
 
+@dataclass(eq=False)
 class HostedRun:
-    """Trains the clients of this node, one request at a time.
+    """Trains the clients of this node, one request at a time."""
 
-    Attributes:
-        name: the run's.
-    """
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        run: Run,
-        engine: LocalEngine,
-        config_digest: str,
-        mailbox: Mailbox,
-        say: Say,
-    ) -> None:
-        self.folder, self.engine, self.say = folder, engine, say
-        self._federation = run.federation
-        self.name = run.name
-        self._digest = config_digest
-        self._mailbox = mailbox
-        self._stop = threading.Event()
+    folder: RunFolder
+    run: Run
+    engine: LocalEngine
+    _digest: str
+    _mailbox: Mailbox
+    say: Say
+    _stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, request: Train, run: Run, mailbox: Mailbox, say: Say) -> HostedRun:
@@ -89,7 +79,7 @@ class HostedRun:
         return cls(folder, run, engine, request.config_digest, mailbox, say)
 
     def is_that_of(self, request: Train) -> bool:
-        return (self.name, self._digest) == (request.run, request.config_digest)
+        return (self.run.name, self._digest) == (request.run, request.config_digest)
 
     def cancel(self) -> None:
         """Stop between two steps; the open clients' states are saved."""
@@ -106,18 +96,11 @@ class HostedRun:
         path, received = self._mailbox.bring_base(request.base)
         if tree_digest(received.params) != plan.base_digest:
             raise PayloadError("the base is not that of the instruction")
-        state = ServerState(
-            round=plan.round - 1,
-            step=plan.instructions[plan.cohort[0]].first_step,
-            params=received.params,
-            outer={},
-            moments=received.moments,
-        )
         done: list[Update] = []
         failed: dict[int, str] = {}
-        base, waiting = Base(plan, state, str(path)), deque(plan.cohort)
+        base, waiting = Base(received, str(path)), deque(plan.cohort)
         try:
-            for arrival in self.engine.run_round(base, waiting, self._stop.is_set):
+            for arrival in self.engine.run_round(plan, base, waiting, self._stop.is_set):
                 if isinstance(arrival, Failure):
                     failed[arrival.client] = arrival.reason
                 elif arrival is not None:
@@ -127,8 +110,8 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self._federation.fold_updates:
-            done = [fold(done, received.params, codec_of(self._federation))]
+        if done and self.run.federation.fold_updates:
+            done = [fold(done, received.params, codec_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed)
@@ -187,7 +170,7 @@ def node_config(server: Mapping[str, Any], own: Config) -> Run:
 
 
 def _require_same_data(data: RunData, expected: dict[str, Any]) -> None:
-    """Refuse data that the server's model cannot learn from together with the others'."""
+    """Refuse data of another tokenization than the server's."""
     found = data_facts(data)
     for key, value in expected.items():
         if found.get(key) != value:

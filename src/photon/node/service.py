@@ -23,6 +23,7 @@ from photon.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
     Cancel,
+    Closed,
     Done,
     Get,
     Hello,
@@ -30,7 +31,6 @@ from photon.wire.messages import (
     Put,
     Refused,
     Request,
-    Section,
     Sign,
     Train,
     Trained,
@@ -108,7 +108,7 @@ class NodeService:
             self.say(f"refused: {reply.error}")
         return pack_reply(message, self.name, reply, self.sign)
 
-    def _carry_out(self, request: Request) -> Section:
+    def _carry_out(self, request: Request) -> Closed:
         match request:
             case Hello():
                 return Introduction(
@@ -122,7 +122,7 @@ class NodeService:
                 return self._mailbox.give(request)
             case TurnedAway():
                 self.turned_away = request.reason
-            case Cancel() if self._run is not None and self._run.name == request.run:
+            case Cancel() if self._run is not None and self._run.run.name == request.run:
                 self._run.cancel()
         return Done()
 

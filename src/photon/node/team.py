@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from photon.core.messages import Instruction, Moments
-from photon.core.tree import Tree
+from photon.core.messages import Instruction
 from photon.machine.address import free_port
 from photon.machine.process_group import from_first
 from photon.node.client_host import ClientHost, Stopped
@@ -75,49 +74,36 @@ def end_with_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class BaseFile:
-    """The base of the open round, read once for all clients that train from it."""
+def lead(host: ClientHost, world: World, task: dict[str, Any], stop: Callable[[], bool]) -> Path:
+    """Carry out an instruction, together with the followers if there are any.
 
-    def __init__(self) -> None:
-        self._path = ""
-        self._base: tuple[Tree, Moments] = {}, {}
+    Args:
+        task: `instruction`, and `base`: the path of what it starts from.
 
-    def load(self, path: str) -> tuple[Tree, Moments]:
-        if path != self._path:
-            base = load_base(Path(path))
-            self._path, self._base = path, (base.params, base.moments)
-        return self._base
-
-
-class Leader:
-    """Trains clients, together with its followers if there are any."""
-
-    def __init__(self, host: ClientHost, world: World) -> None:
-        self.host, self.world, self._base = host, world, BaseFile()
-
-    def train(self, base: str, instruction: Instruction, stop: Callable[[], bool]) -> Path:
-        """Carry out an instruction.
-
-        Raises:
-            Stopped: as asked; the open state is saved.
-        """
-        loaded = self._base.load(base)
-        if self.world.size == 1:
-            return self.host.train(instruction, *loaded, stop)
-        task = {"base": base, "instruction": asdict(instruction)}
-        try:
-            from_first(self.world, lambda: task)
-            return self.host.train(instruction, *loaded, lambda: self.world.any(stop()))
-        except RuntimeError:
-            time.sleep(3 * WATCH_SECONDS)  # if a follower is gone, this process ends here
-            raise
+    Raises:
+        Stopped: as asked; the open state is saved.
+    """
+    if world.size == 1:
+        return _train(host, task, stop)
+    try:
+        from_first(world, lambda: task)
+        return _train(host, task, lambda: world.any(stop()))
+    except RuntimeError:
+        time.sleep(3 * WATCH_SECONDS)  # if a follower is gone, this process ends here
+        raise
 
 
 def follow(host: ClientHost, world: World) -> None:
     """Take part in whatever the leader trains, until it ends."""
-    base = BaseFile()
     while True:
-        task: dict[str, Any] = from_first(world, dict)
-        loaded = base.load(task["base"])
         with suppress(Stopped):
-            host.train(Instruction(**task["instruction"]), *loaded, lambda: world.any(False))
+            _train(host, from_first(world, dict), lambda: world.any(False))
+
+
+def _train(host: ClientHost, task: dict[str, Any], stop: Callable[[], bool]) -> Path:
+    base = _base_at(Path(task["base"]))
+    return host.train(Instruction(**task["instruction"]), base.params, base.moments, stop)
+
+
+_base_at = lru_cache(maxsize=1)(load_base)
+"""The base of the open round, read once for all clients that train from it."""

@@ -66,12 +66,10 @@ def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World
 
 
 def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
-    from photon.core.messages import Instruction
     from photon.machine import frames
     from photon.node.client_host import Stopped
-    from photon.node.team import Leader
+    from photon.node.team import lead
 
-    leader = Leader(host, world)
     if not _told(connection, {"ready": True}):
         return 0
     while (message := frames.receive(connection)) is not None:
@@ -79,8 +77,7 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
             continue
         client = message["instruction"]["client"]
         try:
-            instruction = Instruction(**message["instruction"])
-            path = leader.train(message["base"], instruction, _StopOrBeat(connection))
+            path = lead(host, world, message, _StopOrBeat(connection))
             reply = {"client": client, "update": str(path)}
         except Stopped:
             reply = {"client": client, "stopped": True}

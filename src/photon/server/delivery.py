@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from photon.core import policy
-from photon.core.gate import unsound
-from photon.core.messages import Base, Failure, Update
+from photon.core.gate import examined
+from photon.core.messages import Failure, RoundPlan, ServerState, Update
 
 
 @dataclass(slots=True)
@@ -17,6 +17,7 @@ class Delivery:
     """What is known of a round while clients train.
 
     Attributes:
+        state: before the round.
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
@@ -25,7 +26,8 @@ class Delivery:
         begun: wall clock, in seconds.
     """
 
-    base: Base
+    plan: RoundPlan
+    state: ServerState
     rules: policy.Rules
     waiting: deque[int] = field(default_factory=deque)
     asked: list[int] = field(default_factory=list)
@@ -40,20 +42,18 @@ class Delivery:
 
     def take(self, arrival: Update | Failure) -> None:
         """Note what has come; whoever stands in for a client that is lost is asked."""
-        plan = self.base.plan
         if isinstance(arrival, Failure):
             self.failed[arrival.client] = arrival.reason
         else:
             self.updates.append(arrival)
-            if arrival.round not in plan.bases:  # or else it is late for that one
-                sound = not plan.spares or unsound(arrival, plan, self.base.state) is None
-                self.arrived |= dict.fromkeys(arrival.clients, sound)
+            if arrival.round not in self.plan.bases:  # or else it is late for that one
+                is_sound = not self.plan.spares or not examined(arrival, self.plan, self.state)[0]
+                self.arrived |= dict.fromkeys(arrival.clients, is_sound)
         self._ask()
 
     def is_over(self, durations: Sequence[float]) -> bool:
         waited = time.monotonic() - self._begun
-        plan = self.base.plan
-        return policy.closing(plan, self.arrived, waited, durations, self.rules) == "close"
+        return policy.closing(self.plan, self.arrived, waited, durations, self.rules) == "close"
 
     @property
     def missing(self) -> dict[int, str]:
@@ -63,7 +63,7 @@ class Delivery:
 
     def _ask(self) -> None:
         lost = {*self.failed, *(client for client, sound in self.arrived.items() if not sound)}
-        due = policy.asked(self.base.plan, lost, self.rules)
+        due = policy.asked(self.plan, lost, self.rules)
         new = [client for client in due if client not in self.asked]
         self.asked += new
         self.waiting += new

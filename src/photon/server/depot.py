@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container, write_container
-from photon.core.messages import Broadcast, RoundPlan, ServerState
+from photon.core.messages import Broadcast, RoundPlan
 from photon.core.parts import parts_of
 from photon.errors import PayloadError
 from photon.run.checkpoint import sent_file
@@ -19,22 +18,12 @@ from photon.wire.messages import Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """The base of a round, on its way to the nodes.
-
-    Attributes:
-        ticket: what an instruction says of it.
-    """
+class Publication(NamedTuple):
+    """The base of a round, on its way to the nodes; an instruction has its ticket."""
 
     path: Path
     ref: ContainerRef
     ticket: Ticket
-    transport: ServerSide
-
-    def pieces(self) -> Iterable[Put]:
-        """What must be sent ahead of the instruction; nothing if the ticket is enough."""
-        return self.transport.pieces(self.path, self.ref)
 
 
 class Depot:
@@ -50,22 +39,27 @@ class Depot:
         folder.mkdir(parents=True)
         self._published: Publication | None = None
 
-    def publish(self, plan: RoundPlan, state: ServerState, saved: Path) -> Publication:
+    def publish(self, plan: RoundPlan, sent: Broadcast, saved: Path) -> Publication:
         """Make the base of a round available, and forget the last round's payloads.
 
         Args:
-            saved: the state's checkpoint, whose file is sent where clients receive all of it.
+            sent: of which clients receive all, or the parameters that the plan names.
+            saved: the checkpoint that has it; its file is sent where clients receive all.
         """
         self._forget()
         if plan.sent is None:
             path, ref = sent_file(saved)
         else:
             path = self.folder / f"base-{plan.round:06d}"
-            params = {name: state.params[name] for name in plan.sent}
-            ref = write_container(path, *parts_of(Broadcast(params=params, moments=state.moments)))
-        ticket = self.transport.offer(path, ref)
-        self._published = Publication(path, ref, ticket, self.transport)
+            params = {name: sent.params[name] for name in plan.sent}
+            ref = write_container(path, *parts_of(Broadcast(params=params, moments=sent.moments)))
+        self._published = Publication(path, ref, self.transport.offer(path, ref))
         return self._published
+
+    def pieces(self) -> Iterable[Put]:
+        """What of the base goes ahead of an instruction; nothing if its ticket is enough."""
+        assert self._published is not None
+        return self.transport.pieces(self._published.path, self._published.ref)
 
     def receive(
         self, client: int, ticket: Ticket

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
-from photon.core.messages import Arrival, Base
+from photon.core.messages import Arrival, Base, RoundPlan
 
 
 class Engine(Protocol):
@@ -27,7 +27,7 @@ class Engine(Protocol):
         ...
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         """Train clients; ends when nobody is left to wait for, or when it is stopped.
 

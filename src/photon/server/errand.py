@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from photon.core.messages import Update
 from photon.core.text import cleaned
 from photon.errors import PayloadError, PhotonError
-from photon.server.depot import Depot, Publication
+from photon.server.depot import Depot
 from photon.wire.buffers import Buffers
 from photon.wire.facts import update_of
 from photon.wire.messages import (
+    Closed,
     Done,
     Piece,
-    Section,
     Train,
     Trained,
     Verify,
@@ -23,8 +23,9 @@ from photon.wire.messages import (
     unpack_reply,
 )
 
-ReplyT = TypeVar("ReplyT", bound=Section)
-Conversation = Generator[Buffers, Buffers | None, "Outcome"]
+ReplyT = TypeVar("ReplyT", bound=Closed)
+T = TypeVar("T")
+Conversation = Generator[Buffers, Buffers | None, T]
 """Yields messages, takes their answers (None: the node went away), returns what came of it."""
 
 
@@ -41,31 +42,69 @@ class Outcome:
     has_left: bool = False
 
 
-def converse(
-    node: str, train: Train, publication: Publication, depot: Depot, verify: Verify | None
-) -> Conversation:
-    """Bring the base, have the clients trained, fetch their updates.
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Clients to be trained by a node.
 
-    Args:
+    Attributes:
         node: who must answer.
+        verify: checks its signatures; None in a federation without keys.
     """
-    clients = [instruction.client for instruction in train.instructions]
-    try:
-        for piece in publication.pieces():
-            yield from _ask(node, piece, Done, verify)
-        trained = yield from _ask(node, train, Trained, verify)
-    except Exception as error:
-        return Outcome(failed=dict.fromkeys(clients, _reason(error, node)))
-    outcome = Outcome(has_left=trained.leaving)
-    for client in clients:
-        if any(client in update.covers for update in outcome.updates.values()):
-            continue
+
+    node: str
+    train: Train
+    depot: Depot
+    verify: Verify | None
+
+    @property
+    def clients(self) -> list[int]:
+        return [instruction.client for instruction in self.train.instructions]
+
+    def converse(self) -> Conversation[Outcome]:
+        """Bring the base, have the clients trained, fetch their updates."""
         try:
-            update = yield from _fetch(node, client, clients, trained, depot, verify)
-            outcome.updates[client] = update
+            for piece in self.depot.pieces():
+                yield from self._ask(piece, Done)
+            trained = yield from self._ask(self.train, Trained)
         except Exception as error:
-            outcome.failed[client] = _reason(error, node)
-    return outcome
+            return Outcome(failed=dict.fromkeys(self.clients, self._reason(error)))
+        outcome = Outcome(has_left=trained.leaving)
+        for client in self.clients:
+            if any(client in update.covers for update in outcome.updates.values()):
+                continue
+            try:
+                outcome.updates[client] = yield from self._fetch(client, trained)
+            except Exception as error:
+                outcome.failed[client] = self._reason(error)
+        return outcome
+
+    def _reason(self, error: Exception) -> str:
+        """A fault, for lines that say already whose it is."""
+        return fault_of(error).removeprefix(f"node {self.node}: ")
+
+    def _fetch(self, client: int, trained: Trained) -> Conversation[Update]:
+        if client not in trained.updates:
+            raise PayloadError(trained.failed.get(client, "no update came"))
+        receiving = self.depot.receive(client, trained.updates[client])
+        try:
+            wanted = next(receiving)
+            while True:
+                wanted = receiving.send((yield from self._ask(wanted, Piece)))
+        except StopIteration as done:
+            update = update_of(*done.value)
+        if update.client != client or not set(update.covers) <= set(self.clients):
+            raise PayloadError(f"sent clients {update.clients} in place of client {client}")
+        return update
+
+    def _ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:
+        message = pack_request(request)
+        answer = yield message
+        if answer is None:
+            raise PayloadError("the node went away")
+        signer, reply = unpack_reply(message, answer, kind, self.verify)
+        if signer != self.node:
+            raise PayloadError(f"node {self.node} is now {signer}")
+        return reply
 
 
 def fault_of(error: Exception) -> str:
@@ -81,44 +120,3 @@ def fault_of(error: Exception) -> str:
     if isinstance(error, PayloadError):
         return cleaned(str(error))
     return cleaned(f"its answer met a fault of the server: {type(error).__name__}: {error}")
-
-
-def _reason(error: Exception, node: str) -> str:
-    """A fault, for lines that say already whose it is."""
-    return fault_of(error).removeprefix(f"node {node}: ")
-
-
-def _fetch(
-    node: str,
-    client: int,
-    asked: list[int],
-    trained: Trained,
-    depot: Depot,
-    verify: Verify | None,
-) -> Generator[Buffers, Buffers | None, Update]:
-    if client not in trained.updates:
-        raise PayloadError(trained.failed.get(client, "no update came"))
-    receiving = depot.receive(client, trained.updates[client])
-    try:
-        wanted = next(receiving)
-        while True:
-            wanted = receiving.send((yield from _ask(node, wanted, Piece, verify)))
-    except StopIteration as done:
-        parts: tuple[Mapping[str, Any], Mapping[str, Any]] = done.value
-    update = update_of(*parts)
-    if update.client != client or not set(update.covers) <= set(asked):
-        raise PayloadError(f"sent clients {update.clients} in place of client {client}")
-    return update
-
-
-def _ask(
-    node: str, request: Section, kind: type[ReplyT], verify: Verify | None
-) -> Generator[Buffers, Buffers | None, ReplyT]:
-    message = pack_request(request)
-    answer = yield message
-    if answer is None:
-        raise PayloadError("the node went away")
-    signer, reply = unpack_reply(message, answer, kind, verify)
-    if signer != node:
-        raise PayloadError(f"node {node} is now {signer}")
-    return reply

@@ -36,13 +36,14 @@ class Link(Protocol):
         ...
 
     def answers(self, timeout: float) -> Iterator[Answer]:
-        """What has come in, waiting at most so long for the first.
+        """What has come in, waiting at most `timeout` seconds for the first.
 
         The next answer is read when this one has been dealt with, so let go of it.
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what does not end with its node, as an exchange over a socket does."""
 
 
 class Inbox:
@@ -65,7 +66,7 @@ class Inbox:
         self._answers.put(((name, None if body is None else Buffers(body)), True))
 
     def drain(self, timeout: float) -> Iterator[Answer]:
-        """What is here, waiting at most so long for the first."""
+        """See `Link.answers`."""
         while True:
             try:
                 answer, has_room = self._answers.get(timeout=timeout)
@@ -80,7 +81,7 @@ class Inbox:
             timeout = 0.0
 
 
-class SocketLink:
+class SocketLink(Link):
     """Nodes of this machine, each behind a Unix socket; one connection for each message.
 
     Args:
@@ -102,9 +103,6 @@ class SocketLink:
 
     def answers(self, timeout: float) -> Iterator[Answer]:
         return self._inbox.drain(timeout)
-
-    def close(self) -> None:
-        """Nothing to end: an exchange ends with its node."""
 
     def _exchange(self, name: str, address: str, message: Buffers) -> None:
         try:

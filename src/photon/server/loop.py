@@ -13,7 +13,15 @@ from typing import Any
 from photon.config.federation import Federation
 from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
-from photon.core.messages import Base, Failure, RoundPlan, RoundReport, ServerState, Update
+from photon.core.messages import (
+    Base,
+    Broadcast,
+    Failure,
+    RoundPlan,
+    RoundReport,
+    ServerState,
+    Update,
+)
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
@@ -38,7 +46,7 @@ from photon.server.bounds import Honesty
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record
-from photon.training.layers import Layers, layers_of
+from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codec_of, update_codec
 
 Validate = Callable[[ServerState], dict[str, Any]]
@@ -95,7 +103,7 @@ class Server:
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._honesty = Honesty.of(fl, inner, self._layers)
+        self._honesty = Honesty(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
         while state.round < fl.rounds:
             self._phases = Phases()
@@ -158,25 +166,19 @@ class Server:
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
             spares=spares,
         )
-        if not self._evaluates_clients(state.round):
+        fl = self.run.federation
+        if not (fl.validates_clients and _is_due(fl, state.round)):
             return plan
         asked = {c: replace(i, evaluate=True) for c, i in plan.instructions.items()}
         return replace(plan, instructions=asked)
 
-    def _evaluates_clients(self, base_round: int) -> bool:
-        fl = self.run.federation
-        return (
-            fl.validates_clients
-            and fl.validation_period is not None
-            and base_round % fl.validation_period == 0
-        )
-
     def _deliver(self, plan: RoundPlan, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
-        path = self.checkpoints / f"round_{state.round:06d}.json"
-        delivery = Delivery(Base(plan, state, str(path)), self._rules)
+        saved = self.checkpoints / f"round_{state.round:06d}.json"
+        base = Base(Broadcast(params=state.params, moments=state.moments), str(saved))
+        delivery = Delivery(plan, state, self._rules)
         self._tell_training(delivery)
-        arrivals = self.engine.run_round(delivery.base, delivery.waiting, self.stop)
+        arrivals = self.engine.run_round(plan, base, delivery.waiting, self.stop)
         try:
             for arrival in arrivals:
                 if arrival is not None:
@@ -204,16 +206,16 @@ class Server:
         delivery.take(arrival)
         self._tell_training(delivery)
         if isinstance(arrival, Failure) and arrival.error is not None:
-            is_lost = is_out_of_reach(delivery.base.plan, delivery.failed, self._rules)
+            is_lost = is_out_of_reach(delivery.plan, delivery.failed, self._rules)
             if is_lost and self.run.federation.on_failure == "stop":
                 raise arrival.error
             message = f"client {arrival.client} has failed: {arrival.reason}"
             warnings.warn(message, PhotonWarning, stacklevel=2)
 
     def _tell_training(self, delivery: Delivery) -> None:
-        plan = delivery.base.plan
+        plan, arrived = delivery.plan, sorted(delivery.arrived)
         self.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
-                   "cohort": list(plan.members), "arrived": sorted(delivery.arrived)})  # fmt: skip
+                   "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """A part of a round, which begins without the memory that the one before has freed."""
@@ -222,10 +224,10 @@ class Server:
         return self._phases.timing(name)
 
     def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
-        fl, plan, state = self.run.federation, delivery.base.plan, delivery.base.state
+        fl, plan, state = self.run.federation, delivery.plan, delivery.state
         try:
             after, report = close_round(
-                state, plan, delivery.updates, outer=outer_of(self.run.federation, plan.round),
+                state, plan, delivery.updates, outer=outer_of(fl, plan.round),
                 rules=self._rules, asked=len(delivery.asked),
             )  # fmt: skip
         except RoundFailed as error:
@@ -241,7 +243,8 @@ class Server:
         """Validate, track, save: once the state is on disk, the round has happened."""
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
-            if _is_due(self.run.federation, state.round):
+            fl = self.run.federation
+            if state.round == fl.rounds or _is_due(fl, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
         save_server_state(self.checkpoints, state, self.written())
@@ -277,22 +280,28 @@ class Server:
         if state.step // every == max(0, state.step - inner.local_steps) // every:
             return state
         seed = self.run.seed
-        if fl.redraws_anew:
+        if fl.redraws_anew:  # or else with the values that the run began with
             seed = derive_seed(seed, "random_layers", state.round)
-        outer = outer_of(self.run.federation, state.round + 1)
+        outer = outer_of(fl, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
         save_server_state(self.checkpoints, state, self.written())
         return state
 
 
-def redraw(state: ServerState, layers: Layers, fresh: Tree, outer: OuterOptimizer) -> ServerState:
-    """Replace the random layers; what the outer optimizer remembers of them begins anew."""
+def redraw(
+    state: ServerState, layers: LayerRoles, fresh: Tree, outer: OuterOptimizer
+) -> ServerState:
+    """Replace the random layers; what outer optimizer and codec remember of them begins anew."""
     drawn = {name: fresh[name].clone() for name in layers.random}
     forgotten = outer.init(drawn)
     return replace(
         state,
         params={**state.params, **drawn},
         outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
+        residual={
+            moment: {name: value for name, value in tree.items() if name not in drawn}
+            for moment, tree in state.residual.items()
+        },
     )
 
 
@@ -322,5 +331,4 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
 
 
 def _is_due(fl: Federation, round_number: int) -> bool:
-    period = fl.validation_period
-    return round_number == fl.rounds or bool(period and round_number % period == 0)
+    return bool(fl.validation_period) and round_number % fl.validation_period == 0

@@ -16,14 +16,14 @@ from photon.core.messages import Arrival, Base, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
 from photon.errors import RoundFailed
 from photon.machine.waiting import Waiting
-from photon.server.depot import Depot, Publication
-from photon.server.errand import Conversation, Outcome, converse
+from photon.server.depot import Depot
+from photon.server.errand import Conversation, Errand, Outcome
 from photon.server.link import Link
 from photon.server.roster import Roster
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import format_clients
 from photon.wire.facts import InstructionFacts
-from photon.wire.messages import Cancel, Train, pack_request
+from photon.wire.messages import Cancel, Ticket, Train, pack_request
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round, on whichever node, before it is left out."""
@@ -40,15 +40,14 @@ class _OpenRound:
 
 
 @dataclass(frozen=True, slots=True)
-class _Errand:
-    """A conversation that is under way."""
+class _UnderWay:
+    """An errand that has begun."""
 
     of: _OpenRound
     address: str
-    node: str
-    clients: list[int]
-    conversation: Conversation
-    begun: float
+    errand: Errand
+    conversation: Conversation[Outcome]
+    begun: float = field(default_factory=time.monotonic)
 
 
 class RemoteEngine:
@@ -80,7 +79,7 @@ class RemoteEngine:
         self._waiting, self._hint = Waiting(say), hint
         self.durations: list[float] = []
         self._all_came = False
-        self._errands: dict[str, _Errand] = {}
+        self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
 
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
@@ -122,25 +121,25 @@ class RemoteEngine:
     def _free(self) -> list[int]:
         fl = self.run.federation
         here = [client for client in self.roster.clients() if client < fl.population]
-        training = {client for errand in self._errands.values() for client in errand.clients}
+        training = {client for one in self._errands.values() for client in one.errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
         return may_be_asked(here, training, owing, fl.needed)
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
-        current = _OpenRound(base.plan, waiting)
+        current = _OpenRound(plan, waiting)
         yield from self._take_late()
-        publication = self.depot.publish(base.plan, base.state, Path(base.path))
+        ticket = self.depot.publish(plan, base.sent, Path(base.path)).ticket
         while (waiting or self._is_training(current)) and not should_stop():
-            self._hand_out(current, publication)
+            self._hand_out(current, ticket)
             self._tell_idle(current)
             yield from self._listen(current)
             yield from self._take_late()
             yield None
 
     def _is_training(self, current: _OpenRound) -> bool:
-        return any(errand.of is current for errand in self._errands.values())
+        return any(one.of is current for one in self._errands.values())
 
     def _tell_idle(self, current: _OpenRound) -> None:
         """A round in which nobody trains, for want of nodes, is a wait like any other."""
@@ -153,7 +152,7 @@ class RemoteEngine:
         )
 
     def cancel(self, before: int) -> None:
-        for name in [n for n, errand in self._errands.items() if errand.of.plan.round < before]:
+        for name in [n for n, one in self._errands.items() if one.of.plan.round < before]:
             address = self._errands.pop(name).address
             self.link.send(address, pack_request(Cancel(run=self.run.name)))
 
@@ -166,9 +165,9 @@ class RemoteEngine:
         arrived, self._arrived_late = self._arrived_late, []
         return arrived
 
-    def _hand_out(self, current: _OpenRound, publication: Publication) -> None:
-        busy = {errand.address for errand in self._errands.values()}
-        hosts, plan = self.roster.hosting(), current.plan
+    def _hand_out(self, current: _OpenRound, base: Ticket) -> None:
+        busy, plan = {one.address for one in self._errands.values()}, current.plan
+        hosts = {address: node.clients for address, node in self.roster.members.items()}
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             train = Train(
                 run=self.run.name,
@@ -176,17 +175,17 @@ class RemoteEngine:
                 config=self._sent,
                 config_digest=self._digest,
                 data=self.data,
-                base=publication.ticket,
+                base=base,
                 instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
                 upload={c: self.depot.transport.grant(len(clients)) for c in clients},
             )
-            node, verify = self.roster.members[address].name, self.roster.verify
-            conversation = converse(node, train, publication, self.depot, verify)
+            node = self.roster.members[address].name
+            errand = Errand(node, train, self.depot, self.roster.verify)
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
-            errand = _Errand(current, address, node, clients, conversation, time.monotonic())
-            self._errands[self.link.send(address, next(conversation))] = errand
+            begun = _UnderWay(current, address, errand, errand.converse())
+            self._errands[self.link.send(address, next(begun.conversation))] = begun
 
     def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
@@ -200,47 +199,48 @@ class RemoteEngine:
     def _hear(
         self, current: _OpenRound | None, name: str, answer: Buffers | None
     ) -> list[Update | Failure]:
-        errand = self._errands.pop(name, None)
-        if errand is None:
+        one = self._errands.pop(name, None)
+        if one is None:
             self.roster.take(name, answer)
             return []
         if answer is None:
-            self.roster.lost(errand.address)
+            self.roster.lost(one.address)
         try:
-            message = errand.conversation.send(answer)
-            self._errands[self.link.send(errand.address, message)] = errand
+            message = one.conversation.send(answer)
+            self._errands[self.link.send(one.address, message)] = one
         except StopIteration as done:
-            if errand.of is current:
-                return self._settle(errand, done.value)
-            self._settle_late(errand, done.value)
+            if one.of is current:
+                return self._settle(one, done.value)
+            self._settle_late(one, done.value)
         return []
 
-    def _settle_late(self, errand: _Errand, outcome: Outcome) -> None:
+    def _settle_late(self, one: _UnderWay, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()
         for client, reason in outcome.failed.items():
-            who = f"client {client} on node {errand.node}, late for round {errand.of.plan.round}"
+            who = f"client {client} on node {one.errand.node}, late for round {one.of.plan.round}"
             self.say(f"{who}: {reason}")
 
-    def _settle(self, errand: _Errand, outcome: Outcome) -> list[Update | Failure]:
+    def _settle(self, one: _UnderWay, outcome: Outcome) -> list[Update | Failure]:
         """What came of an errand; clients without an update wait for another attempt."""
+        node, attempts = one.errand.node, one.of.attempts
         for update in outcome.updates.values():
-            self.durations += [time.monotonic() - errand.begun] * len(update.clients)
+            self.durations += [time.monotonic() - one.begun] * len(update.clients)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         if outcome.has_left:
-            return arrivals + self._wait_for_another(errand, outcome.failed)
+            return arrivals + self._wait_for_another(one, outcome.failed)
         for client, reason in outcome.failed.items():
-            may_retry = len(errand.of.attempts[client]) < MAX_ATTEMPTS
+            may_retry = len(attempts[client]) < MAX_ATTEMPTS
             what = "trying again" if may_retry else "left out of this round"
-            self.say(f"client {client} on node {errand.node}: {reason}; {what}")
-            errand.of.waiting += [client] if may_retry else []
-            arrivals.append(Failure(client, f"node {errand.node}: {reason}"))
+            self.say(f"client {client} on node {node}: {reason}; {what}")
+            one.of.waiting += [client] if may_retry else []
+            arrivals.append(Failure(client, f"node {node}: {reason}"))
         return arrivals
 
-    def _wait_for_another(self, errand: _Errand, clients: Collection[int]) -> list[Failure]:
+    def _wait_for_another(self, one: _UnderWay, clients: Collection[int]) -> list[Failure]:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
-        self.roster.lost(errand.address)
-        self.say(f"node {errand.node} is being stopped")
+        self.roster.lost(one.address)
+        self.say(f"node {one.errand.node} is being stopped")
         for client in clients:
-            errand.of.attempts[client].remove(errand.address)
-        errand.of.waiting += clients
-        return [Failure(client, f"node {errand.node}: was stopped") for client in clients]
+            one.of.attempts[client].remove(one.address)
+        one.of.waiting += clients
+        return [Failure(client, f"node {one.errand.node}: was stopped") for client in clients]

@@ -53,7 +53,7 @@ class Roster:
     @property
     def verify(self) -> Verify | None:
         """Checks signatures; None in a federation without keys."""
-        return self.register.verify if self.register.has_keys else None
+        return None if self.register.nodes is None else self.register.verify
 
     def refresh(self) -> None:
         """Forget the nodes that have gone, greet the new ones."""
@@ -88,12 +88,8 @@ class Roster:
         return {name: node.clients for name, node in enrolled.items() if name not in here}
 
     def lost(self, address: str) -> None:
-        """Ask a node again who it is, since it went away in the middle of something."""
+        """Forget a node that went away in the middle of something: it is greeted again."""
         self.members.pop(address, None)
-
-    def hosting(self) -> dict[str, frozenset[int]]:
-        """Address -> clients that may be trained there."""
-        return {address: member.clients for address, member in self.members.items()}
 
     def clients(self) -> frozenset[int]:
         return frozenset().union(*(member.clients for member in self.members.values()))

@@ -18,20 +18,13 @@ class Adopt(Optimizer):
     v <- b2 v + (1 - b2) g^2. Weight decay is decoupled: w <- w - lr decay w before the update.
 
     Args:
-        params: parameters or groups of them.
+        params: parameters, or groups of them with a `weight_decay` of their own.
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.9999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        self, params: Iterable[Any], *, lr: float, betas: tuple[float, float], eps: float = 1e-6
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        )
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

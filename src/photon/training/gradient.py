@@ -18,7 +18,6 @@ def accumulate_gradient(
     rows: Tensor,
     *,
     microbatch: int,
-    tokens: int | None = None,
     scale: float = 1.0,
     precision: str = "fp32",
 ) -> Tensor:
@@ -30,8 +29,6 @@ def accumulate_gradient(
     Args:
         rows: this process's, [B, L + 1], int64, on the model's device.
         microbatch: rows of one forward pass.
-        tokens: what the sum is divided by; default: the targets of `rows`. A process of several
-            gives all their tokens over their number, since gradients are averaged over processes.
         scale: factor on the gradient (fp16).
 
     Returns:
@@ -40,7 +37,7 @@ def accumulate_gradient(
     Raises:
         DeviceError: out of memory.
     """
-    tokens = tokens or rows.shape[0] * (rows.shape[1] - 1)
+    tokens = rows.shape[0] * (rows.shape[1] - 1)  # of each process alike: gradients are averaged
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     for parameter in parallel.model.parameters():
         parameter.grad = None

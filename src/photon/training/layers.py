@@ -12,7 +12,7 @@ from photon.model.hf import original_name
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
+class LayerRoles:
     """Names of parameters by what becomes of them, each in the model's order.
 
     Attributes:
@@ -34,7 +34,7 @@ class Layers:
         return tuple(name for name in self.names if newcomers or name not in self.personal)
 
 
-def layers_of(fl: Federation, names: Sequence[str]) -> Layers:
+def layers_of(fl: Federation, names: Sequence[str]) -> LayerRoles:
     """Apply the layer keys of a configuration to a model's parameters.
 
     Raises:
@@ -57,7 +57,7 @@ def layers_of(fl: Federation, names: Sequence[str]) -> Layers:
     if not shared:
         raise ConfigError("fl.frozen_layers, fl.personalized_layers: leave nothing to average")
     parts = (set(names), frozen, personal, shared, random)
-    return Layers(*(tuple(name for name in names if name in part) for part in parts))
+    return LayerRoles(*(tuple(name for name in names if name in part) for part in parts))
 
 
 def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:

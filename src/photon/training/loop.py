@@ -1,4 +1,4 @@
-"""The inner loop: so many optimizer steps, then it returns.
+"""The inner loop: a number of optimizer steps, then it returns.
 
 Whoever calls it saves, validates or stops between segments. One client of a federation and a
 centralised run use the same `Trainer`; the latter merely has no outer step.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class Trainer:
                 rows, after = batches.next()
                 loss, norm = self._gradient(rows, state.loss_scale.factor)
                 measured[:, len(taken)] = torch.stack([loss, norm.double()])
-                rates.append(self.config.optimizer.lr * self._lr_factor(state.step))
+                rates.append(self.config.optimizer.lr * lr_factor(self.config.schedule, state.step))
                 taken.append(not self._may_skip or self._is_good(loss, norm))
                 if taken[-1]:
                     self.optimizer.step(rates[-1])
@@ -146,14 +147,11 @@ class Trainer:
         )
         return loss, unscale_and_clip(self.model, scale, self.config.clip_norm)
 
-    def _lr_factor(self, step: int) -> float:
-        return lr_factor(self.config.schedule, step)
-
     def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether to take the step; a bad loss counts as taken where it should stop the run."""
-        if self.config.nonfinite_loss == "stop" and not math.isfinite(float(loss)):
-            return True
-        return math.isfinite(float(norm)) and math.isfinite(float(loss))
+        if not math.isfinite(float(loss)):
+            return self.config.nonfinite_loss == "stop"
+        return math.isfinite(float(norm))
 
     def _close(
         self, state: TrainState, measured: Tensor, rates: Sequence[float], taken: Sequence[bool]
@@ -162,8 +160,10 @@ class Trainer:
         self.world.sum(measured[0])
         sums, norms = measured[:, : len(taken)].tolist()
         total = self.state.loss_sum
-        for loss, counts in zip(sums, taken, strict=True):
-            total += loss if counts else 0.0
+        for loss in compress(
+            sums, taken
+        ):  # not by `sum`, whose bits depend on where a segment ends
+            total += loss
         tokens = self.config.batch_rows * self.config.row_length
         return Segment(
             state=replace(state, loss_sum=total),

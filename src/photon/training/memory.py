@@ -13,20 +13,18 @@ from typing import Literal
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import layout
-from photon.core.tree import num_bytes, num_elements
+from photon.core.codec import encode
+from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import Outline, codec_of, outline_of
+from photon.training.outline import codec_of, outline_of
 
 Place = Literal["device", "host", "cpu"]
-Parts = Mapping[str, int]
+ByteCounts = Mapping[str, int]
 
 PROGRAM = 280_000_000
 """Python, PyTorch, Photon, and the scratch of matrix products (measured on two cores)."""
 HOLES = 0.3
 """Of what each step allocates anew: what glibc leaves unused in between (measured)."""
-
-
 _SHARDED = ("weights", "gradients", "moments")
 
 
@@ -41,8 +39,8 @@ class Stage:
     """
 
     name: str
-    device: Parts
-    host: Parts
+    device: ByteCounts
+    host: ByteCounts
     holes: int = 0
 
     def parts(self, place: Place) -> dict[str, int]:
@@ -56,7 +54,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one process."""
+    """What one process takes, in the stages of a round."""
 
     stages: tuple[Stage, ...]
 
@@ -76,42 +74,38 @@ class Memory:
         return Memory(tuple(map(share, self.stages)))
 
 
-@dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Bytes in fp32 of the trees of one configuration."""
+    """Bytes of the trees of one configuration: in fp32, and as they travel.
 
-    inner: Inner
-    federation: Federation
-    this: Outline
-    whole: int
-    trained: int
-    shared: int
-    personal: int
-    moments: int
+    Attributes:
+        sent_update, sent_moments: encoded; none where moments are not averaged.
+        lost_update, lost_moments: residuals of the codec.
+    """
 
-    @classmethod
-    def of(cls, inner: Inner, federation: Federation) -> _Sizes:
-        this = outline_of(inner, federation)
+    def __init__(self, inner: Inner, federation: Federation) -> None:
+        self.inner, self.federation = inner, federation
+        self.this = this = outline_of(inner, federation)
+        self.whole = num_bytes(this.params)
+        self.trained = self.whole - num_bytes(self._of(this.layers.frozen))
+        self.shared = num_bytes(self._of(this.layers.shared))
+        self.personal = num_bytes(self._of(this.layers.personal))
+        self.moments = sum(map(num_bytes, this.moments.values()))
+        averaged = this.moments.values() if federation.averages_moments else ()
+        self.sent_update, self.lost_update = self._encoded([self._of(this.layers.shared)])
+        self.sent_moments, self.lost_moments = self._encoded(averaged)
 
-        def size(names: Iterable[str]) -> int:
-            return num_bytes({name: this.params[name] for name in names})
+    def _of(self, names: Iterable[str]) -> Tree:
+        return {name: self.this.params[name] for name in names}
 
-        layers, whole = this.layers, num_bytes(this.params)
-        moments = sum(map(num_bytes, this.moments.values()))
-        return cls(inner, federation, this, whole, whole - size(layers.frozen), size(layers.shared),
-                   size(layers.personal), moments)  # fmt: skip
+    def _encoded(self, trees: Iterable[Tree]) -> tuple[int, int]:
+        codec = codec_of(self.federation)
+        pairs = [tuple(map(num_bytes, encode(tree, codec))) for tree in trees]
+        return sum(sent for sent, _ in pairs), sum(lost for _, lost in pairs)
 
     @property
     def is_short(self) -> bool:
         """Whether what travels is shorter than fp32, so that its other form is a copy."""
         return self.federation.compression != "fp32"
-
-    @property
-    def travelling_moments(self) -> int:
-        if not self.federation.averages_moments:
-            return 0
-        codec = codec_of(self.federation)
-        return sum(num_bytes(layout(tree, codec)) for tree in self.this.moments.values())
 
 
 def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
@@ -124,7 +118,7 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     Raises:
         ConfigError: as `outline_of`.
     """
-    sizes = _Sizes.of(inner, federation)
+    sizes = _Sizes(inner, federation)
     host = {"program": PROGRAM}
     if sizes.is_short and federation.averages_moments:
         host["received moments"] = sizes.moments
@@ -139,7 +133,7 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
 
 def centralized_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """Of a process of a centralised run; the arguments are those of `client_memory`."""
-    sizes = _Sizes.of(inner, federation)
+    sizes = _Sizes(inner, federation)
     host, trainer = {"program": PROGRAM}, _trainer(sizes)
     copy = {**host, "copy": sizes.whole + sizes.moments}
     return Memory((
@@ -155,12 +149,10 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
     Args:
         outer: trees that the outer optimizer keeps.
     """
-    sizes = _Sizes.of(inner, federation)
-    host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + sizes.travelling_moments}
-    following = {
-        "mean": sizes.shared,
-        "next state": sizes.shared * (1 + outer) + sizes.travelling_moments,
-    }
+    sizes = _Sizes(inner, federation)
+    moments = sizes.sent_moments + sizes.lost_moments
+    host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + moments}
+    following = {"mean": sizes.shared, "next state": sizes.shared * (1 + outer) + moments}
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
 
 
@@ -182,7 +174,7 @@ def _trainer(sizes: _Sizes) -> dict[str, int]:
     return {"weights": sizes.whole, "gradients": sizes.trained, "moments": sizes.moments}
 
 
-def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
+def _steps(sizes: _Sizes, host: ByteCounts, rows: int) -> list[Stage]:
     """The passes of a step, then the optimizer's; a gradient is whole after the first pass."""
     inner, this = sizes.inner, sizes.this
     hidden = {n: p for n, p in this.params.items() if p.dim() >= 2 and n not in this.embeddings}
@@ -190,7 +182,7 @@ def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
     before = sizes.trained if 0 < rows < inner.batch_rows else 0
     table = (
         4 * inner.model.vocab_size * inner.model.d_model if rows else 0
-    )  # of the embedding, last
+    )  # of the embedding: last
     return [
         _step(sizes, host, "forward", gradients=before + one.output_gradient,
               activations=one.kept, logits=one.loss),
@@ -200,12 +192,12 @@ def _steps(sizes: _Sizes, host: Parts, rows: int) -> list[Stage]:
     ]  # fmt: skip
 
 
-def _step(sizes: _Sizes, host: Parts, name: str, **new: int) -> Stage:
+def _step(sizes: _Sizes, host: ByteCounts, name: str, **new: int) -> Stage:
     """A stage that allocates some parts anew, in every step."""
     return Stage(name, {**_trainer(sizes), **new}, host, int(HOLES * sum(new.values())))
 
 
-def _validation(sizes: _Sizes, device: Parts, host: Parts) -> Stage:
+def _validation(sizes: _Sizes, device: ByteCounts, host: ByteCounts) -> Stage:
     inner = sizes.inner
     logits = scoring_bytes(inner, inner.validation_rows)
     return Stage("validation", {**device, "logits": logits}, host)
@@ -240,7 +232,10 @@ def _step_bytes(sizes: _Sizes) -> int:
 
 
 def _update_bytes(sizes: _Sizes) -> int:
-    """The difference to what was received, and what is sent; the difference in fp32 goes first."""
+    """The difference to what was received, what is sent and what that has lost; the difference in
+    fp32 goes before the moments are encoded.
+    """
     if not sizes.is_short:
         return sizes.shared
-    return sizes.shared // 2 + max(sizes.shared, sizes.travelling_moments)
+    lost = sizes.lost_update + sizes.lost_moments
+    return lost + sizes.sent_update + max(sizes.shared, sizes.sent_moments)

@@ -40,23 +40,18 @@ class InnerOptimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        matrices = [p for p in self._parameters.values() if p.dim() >= 2]
-        vectors = [p for p in self._parameters.values() if p.dim() < 2]
+        rest, hidden = dict(self._parameters), []
         self._parts: list[Optimizer] = []
         if config.name == "muon":
-            embeddings = embedding_names(model)
-            hidden = [
-                p for n, p in self._parameters.items() if p.dim() == 2 and n not in embeddings
-            ]
+            names = {n for n, p in rest.items() if p.dim() == 2} - set(embedding_names(model))
+            hidden = [rest.pop(name) for name in self._parameters if name in names]
+        if hidden:
             numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
-            if hidden:
-                self._parts.append(Muon(hidden, **numbers))
-            taken = set(map(id, hidden))
-            matrices = [p for p in matrices if id(p) not in taken]
+            self._parts.append(Muon(hidden, **numbers))
         decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
         groups = [
-            {"params": matrices, "weight_decay": decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": [p for p in rest.values() if p.dim() >= 2], "weight_decay": decay},
+            {"params": [p for p in rest.values() if p.dim() < 2], "weight_decay": 0.0},
         ]
         if used := [g for g in groups if g["params"]]:
             self._parts.append(_elementwise(used, config))

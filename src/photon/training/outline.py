@@ -14,11 +14,11 @@ from photon.core.codec import FP32, Codec, encode, layout
 from photon.core.gate import GRADIENT
 from photon.core.messages import Moments, ServerState
 from photon.core.round import broadcast_bytes
-from photon.core.tree import Tree, num_bytes, subtract
+from photon.core.tree import Tree, num_bytes
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
 from photon.points import CODECS, find
-from photon.training.layers import Layers, layers_of
+from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
 
@@ -33,7 +33,7 @@ class Outline:
     """
 
     params: Tree
-    layers: Layers
+    layers: LayerRoles
     moments: Mapping[str, Tree]
     embeddings: frozenset[str]
 
@@ -80,7 +80,7 @@ def update_codec(federation: Federation) -> Codec:
 
 def outgoing(
     federation: Federation,
-    layers: Layers,
+    layers: LayerRoles,
     base: Tree,
     params: Tree,
     moments: Moments,
@@ -93,11 +93,10 @@ def outgoing(
         base, params: before and after training; all of the model's.
         residual: that of the client's last update.
     """
-    codec, sent = codec_of(federation), {}
-    gradient, left = encode(
-        subtract({n: base[n] for n in layers.shared}, params), codec, residual.get(GRADIENT)
+    codec, sent, lost = codec_of(federation), {}, {}
+    gradient, lost[GRADIENT] = encode(
+        {n: base[n] - params[n] for n in layers.shared}, codec, residual.get(GRADIENT)
     )
-    lost = {GRADIENT: left}
     for name, tree in moments.items() if federation.averages_moments else ():
         sent[name], lost[name] = encode(tree, codec, residual.get(name))
     return gradient, sent, {name: tree for name, tree in lost.items() if tree}

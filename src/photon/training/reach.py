@@ -26,9 +26,9 @@ def reach(
     of what they are; decay never makes them larger.
 
     Args:
-        llm: resolved.
+        inner: resolved.
         rates: sum of the steps' learning rates.
-        last_step: steps of the run after them.
+        last_step: steps of the run when they are done.
         num_parameters, parameter_norm: of the parameters that are sent, before the steps.
     """
     optimizer = inner.optimizer

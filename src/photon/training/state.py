@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
@@ -88,22 +89,20 @@ class Segment:
     @property
     def train_loss(self) -> float:
         """Mean over the steps that were taken."""
-        return _mean([x for x, taken in zip(self.losses, self.taken, strict=True) if taken])
+        return self._mean(self.losses)
 
     @property
     def gradient_norm(self) -> float:
         """Mean over the steps that were taken."""
-        return _mean([x for x, taken in zip(self.gradient_norms, self.taken, strict=True) if taken])
+        return self._mean(self.gradient_norms)
+
+    def _mean(self, values: Sequence[float]) -> float:
+        count = sum(self.taken)
+        return sum(compress(values, self.taken)) / count if count else math.nan
 
     def first_bad_step(self) -> int | None:
         """Index of the first step that spoiled the weights: taken, though not finite."""
-        for index, (loss, norm, taken) in enumerate(
-            zip(self.losses, self.gradient_norms, self.taken, strict=True)
-        ):
-            if taken and not (math.isfinite(loss) and math.isfinite(norm)):
+        for index, each in enumerate(zip(self.losses, self.gradient_norms, strict=True)):
+            if self.taken[index] and not all(map(math.isfinite, each)):
                 return index
         return None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

@@ -24,13 +24,13 @@ SPAN = struct.Struct(">QQ")
 ATTACHED = 1
 """Code of the extension: start and length of attached bytes."""
 
-Part = bytes | bytearray | memoryview
+RawBytes = bytes | bytearray | memoryview
 
 
 class Buffers:
     """Bytes, as one after another of these parts."""
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: RawBytes) -> None:
         self.parts = parts
 
     @property
@@ -52,7 +52,7 @@ class Buffers:
 
 def pack(value: Mapping[str, Any]) -> Buffers:
     """A value of what msgpack knows, with `Buffers` in it anywhere."""
-    attached: list[Part] = []
+    attached: list[RawBytes] = []
     size = 0
 
     def attach(found: Any) -> msgpack.ExtType:

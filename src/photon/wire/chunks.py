@@ -28,22 +28,21 @@ def read_chunk(path: Path, offset: int, length: int) -> memoryview:
 class ChunkWriter:
     """Puts a payload together from pieces in any order, from any thread; one piece in memory.
 
+    It goes on with the pieces that an earlier writer was given, in another process too.
+
     Args:
         path: appears when all is there and verified.
         ref: what it must become.
-        resume: go on with the pieces that an earlier writer was given, in another process too.
     """
 
-    def __init__(self, path: Path, ref: ContainerRef, *, resume: bool = False) -> None:
+    def __init__(self, path: Path, ref: ContainerRef) -> None:
         self.path, self.ref = path, ref
         self._part, self._log = (path.with_name(path.name + suffix) for suffix in UNFINISHED)
+        self._head = f"{ref.digest} {ref.size}\n"
         self._spans: list[tuple[int, int]] = []
         self._lock = threading.Lock()
-        self._resumes = resume
-        if not (resume and self._recall()):
+        if not self._recall():
             self._discard()
-            if resume:
-                self._note(f"{ref.digest} {ref.size}")
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Add a piece; one that is there already may come again.
@@ -61,8 +60,9 @@ class ChunkWriter:
                 with open(os.open(self._part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
                     file.seek(offset)
                     file.write(data)
-                if self._resumes:
-                    self._note(f"{offset} {span[1]}")
+                with open(self._log, "a") as log:
+                    log.write("" if log.tell() else self._head)
+                    log.write(f"{offset} {span[1]}\n")
             except OSError as error:
                 raise StorageError(f"{self._part}: cannot write ({error.strerror})") from error
             self._spans.insert(place, span)
@@ -100,10 +100,6 @@ class ChunkWriter:
             raise PayloadError(f"payload {self.ref.digest[:12]}: no room for a piece at {start}")
         return at
 
-    def _note(self, line: str) -> None:
-        with open(self._log, "a") as file:
-            file.write(line + "\n")
-
     def _recall(self) -> bool:
         """Whether the pieces that are there are of this payload; a last line may be cut off."""
         try:
@@ -112,7 +108,7 @@ class ChunkWriter:
                 self._spans.insert(self._place(start, end), (start, end))
         except (OSError, ValueError, PayloadError):
             return False
-        return self._part.exists() and first == f"{self.ref.digest} {self.ref.size}\n"
+        return self._part.exists() and first == self._head
 
     def _discard(self) -> None:
         self._spans.clear()

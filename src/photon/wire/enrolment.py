@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from photon.config.base import Section
+from photon.config.base import Closed
 from photon.errors import ConfigError, PayloadError
 from photon.wire.messages import Sign
 
 REGISTER = "nodes.json"
 
 
-class Enrolled(Section):
+class Enrolled(Closed):
     """A node as the server knows it: its public key (OpenSSH), the clients it may host."""
 
     public_key: str
@@ -29,10 +29,6 @@ class Register:
     """The enrolled nodes by name; None: anybody, as any client, unsigned."""
 
     nodes: dict[str, Enrolled] | None
-
-    @property
-    def has_keys(self) -> bool:
-        return self.nodes is not None
 
     def allowed(self, name: str, clients: Iterable[int]) -> set[int]:
         """Those of the clients that the node may host.

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from photon.config.base import Section
+from photon.config.base import Closed
 from photon.core.messages import Update
 from photon.core.parts import from_parts
 from photon.core.tree import Tree
@@ -27,7 +27,7 @@ MetricName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_./-]{1,64}$
 Name = Annotated[str, Field(strict=True, max_length=1000)]
 
 
-class InstructionFacts(Section):
+class InstructionFacts(Closed):
     """What one client is asked for; see `core.messages.Instruction`."""
 
     run: Name
@@ -40,7 +40,7 @@ class InstructionFacts(Section):
     evaluate: Annotated[bool, Field(strict=True)] = False
 
 
-class UpdateFacts(Section):
+class UpdateFacts(Closed):
     """All of an update but its tensors; see `core.messages.Update`."""
 
     run: Name

@@ -10,12 +10,10 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers
 from photon.wire.chunks import ChunkWriter, read_chunk
 from photon.wire.messages import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
-from photon.wire.transport import Receiving, Transport
+from photon.wire.transport import NodeSide, Receiving, ServerSide, Transport
 
 
-class InlineServer:
-    """See `ServerSide`."""
-
+class InlineServer(ServerSide):
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         return _ticket(path, ref, MAX_INLINE_BYTES)
 
@@ -25,16 +23,13 @@ class InlineServer:
             yield Put(digest=ref.digest, size=ref.size, offset=offset, data=data)
 
     def grant(self, clients: int) -> Ticket:
-        """A share of the answer."""
-        return {"via": "inline", "most": MAX_INLINE_BYTES // clients}
+        return {"via": "inline", "most": MAX_INLINE_BYTES // clients}  # of one answer
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
-        writer = ChunkWriter(path, ref)
-        if isinstance(ticket.get("data"), Buffers):
-            writer.write(0, ticket["data"].view())
-        else:
-            for offset in range(0, ref.size, MAX_INLINE_BYTES):
-                length = min(MAX_INLINE_BYTES, ref.size - offset)
+        writer = _begun(path, ref, ticket)
+        for start, end in writer.missing():
+            for offset in range(start, end, MAX_INLINE_BYTES):
+                length = min(MAX_INLINE_BYTES, end - offset)
                 piece = yield Get(digest=ref.digest, offset=offset, length=length)
                 if piece.data.size != length:
                     raise PayloadError(f"payload {ref.digest[:12]}: a piece of another length")
@@ -42,13 +37,9 @@ class InlineServer:
                 del piece  # its memory, before the next one comes
         writer.finish()
 
-    def withdraw(self, ticket: Ticket) -> None: ...
 
-    def close(self) -> None: ...
-
-
-class InlineNode:
-    """See `NodeSide`; besides, it takes the pieces that come and gives those that are asked for."""
+class InlineNode(NodeSide):
+    """Besides, it takes the pieces that come and gives those that are asked for."""
 
     def __init__(self) -> None:
         self._arriving: dict[str, ChunkWriter] = {}
@@ -69,14 +60,7 @@ class InlineNode:
         return Piece(data=Buffers(data))
 
     def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
-        if isinstance(ticket.get("data"), Buffers):
-            writer = ChunkWriter(path, ref)
-            writer.write(0, ticket["data"].view())
-        else:
-            writer = self._arriving.pop(ref.digest, None)
-        if writer is None:
-            raise PayloadError(f"payload {ref.digest[:12]}: no piece of it has come")
-        writer.finish()
+        (self._arriving.pop(ref.digest, None) or _begun(path, ref, ticket)).finish()
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         ticket = _ticket(path, ref, grant.get("most", MAX_INLINE_BYTES))
@@ -87,13 +71,19 @@ class InlineNode:
     def forget(self) -> None:
         self._waiting.clear()
 
-    def close(self) -> None: ...
-
 
 def _ticket(path: Path, ref: ContainerRef, most: int) -> Ticket:
-    """With the payload in it, if that has no more than so many bytes."""
+    """With the payload in it, if that has `most` bytes at the most."""
     data = {"data": Buffers(read_chunk(path, 0, ref.size))} if ref.size <= most else {}
     return {"via": "inline", **ref.to_json(), **data}
+
+
+def _begun(path: Path, ref: ContainerRef, ticket: Ticket) -> ChunkWriter:
+    """A payload on its way, with what the ticket has of it: all or nothing."""
+    writer = ChunkWriter(path, ref)
+    if isinstance(ticket.get("data"), Buffers):
+        writer.write(0, ticket["data"].view())
+    return writer
 
 
 INLINE = Transport(lambda photon, run: InlineServer(), lambda stores: InlineNode())

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, InstanceOf, TypeAdapter, ValidationError
 
-from photon.config.base import Section
+from photon.config.base import Closed
 from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
@@ -42,14 +42,14 @@ Verify = Callable[[str, bytes, bytes], bool]
 """Whether the node of that name has signed those bytes so."""
 
 
-class Hello(Section):
-    """Who are you?"""
+class Hello(Closed):
+    """The server asks for the node's name, clients and versions."""
 
     kind: Literal["hello"] = "hello"
     protocol: int = PROTOCOL
 
 
-class Train(Section):
+class Train(Closed):
     """Train these clients from this base.
 
     Attributes:
@@ -72,8 +72,12 @@ class Train(Section):
     upload: dict[int, Ticket] = Field(default_factory=dict)
 
 
-class Put(Section):
-    """Take a piece of a payload."""
+class Put(Closed):
+    """Bytes of a payload from `offset` on, for the node to keep.
+
+    Attributes:
+        digest, size: of the whole payload, see `ContainerRef`.
+    """
 
     kind: Literal["put"] = "put"
     digest: str
@@ -82,8 +86,8 @@ class Put(Section):
     data: InstanceOf[Buffers]
 
 
-class Get(Section):
-    """Give a piece of a payload that was offered inline."""
+class Get(Closed):
+    """The server asks for `length` bytes of a payload that the node has offered inline."""
 
     kind: Literal["get"] = "get"
     digest: str
@@ -91,14 +95,14 @@ class Get(Section):
     length: int
 
 
-class Cancel(Section):
+class Cancel(Closed):
     """Stop training: the server has gone on, or ends."""
 
     kind: Literal["cancel"] = "cancel"
     run: str
 
 
-class TurnedAway(Section):
+class TurnedAway(Closed):
     """This node may not take part, and should not wait."""
 
     kind: Literal["turned_away"] = "turned_away"
@@ -108,7 +112,7 @@ class TurnedAway(Section):
 Request = Annotated[Hello | Train | Put | Get | Cancel | TurnedAway, Field(discriminator="kind")]
 
 
-class Introduction(Section):
+class Introduction(Closed):
     """A node's answer to `Hello`.
 
     Attributes:
@@ -121,7 +125,7 @@ class Introduction(Section):
     protocol: int
 
 
-class Trained(Section):
+class Trained(Closed):
     """A node's answer to `Train`: of each client an update or a reason.
 
     Attributes:
@@ -135,32 +139,32 @@ class Trained(Section):
     leaving: bool = False
 
 
-class Piece(Section):
+class Piece(Closed):
     """A node's answer to `Get`."""
 
     data: InstanceOf[Buffers]
 
 
-class Done(Section):
+class Done(Closed):
     """A node's answer to `Put` and `Cancel`."""
 
 
-class Refused(Section):
+class Refused(Closed):
     """A node's answer to what it cannot do."""
 
     error: Text
 
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
-ReplyT = TypeVar("ReplyT", bound=Section)
+ReplyT = TypeVar("ReplyT", bound=Closed)
 
 
 def most_update_bytes(base: int) -> int:
-    """Bytes that an update to a base of so many can have."""
+    """Most bytes of an update to a base of `base` bytes."""
     return LARGEST_UPDATE * base + HEADER_ROOM
 
 
-def pack_request(request: Section) -> Buffers:
+def pack_request(request: Closed) -> Buffers:
     """A request with a nonce of its own."""
     return pack({"nonce": secrets.token_bytes(16), "body": request.model_dump()})
 
@@ -178,7 +182,7 @@ def unpack_request(data: Buffers) -> Request:
         raise PayloadError(f"request: {first_fault(error)}") from None
 
 
-def pack_reply(request: Buffers, name: str, reply: Section, sign: Sign | None) -> Buffers:
+def pack_reply(request: Buffers, name: str, reply: Closed, sign: Sign | None) -> Buffers:
     """A node's reply to the message `request`."""
     body = pack({type(reply).__name__: reply.model_dump()})
     signature = sign(_signed(request, body)) if sign else b""

@@ -18,18 +18,16 @@ from photon.errors import ConfigError, DataError, PayloadError
 from photon.wire.messages import Ticket, most_update_bytes
 from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
 from photon.wire.stores import Origin, require_allowed
-from photon.wire.transport import Receiving, Transport
+from photon.wire.transport import NodeSide, Receiving, ServerSide, Transport
 
 PART_BYTES = 64 << 20
 VALID = timedelta(days=7)
 """Of a signed URL: the longest that S3 allows."""
 
 
-class ObjectStore:
-    """See `ServerSide`.
-
-    Args:
-        url: s3://bucket/prefix; credentials as for `photon.data.read.remote`.
+class ObjectStore(ServerSide):
+    """Args:
+    url: s3://bucket/prefix; credentials as for `photon.data.read.remote`.
     """
 
     def __init__(self, url: str, run: str) -> None:
@@ -52,9 +50,6 @@ class ObjectStore:
         side_by_side(put, range(_count(ref.size)))
         self._parts = _count(most_update_bytes(ref.size))
         return self._readable(key, ref)
-
-    def pieces(self, path: Path, ref: ContainerRef) -> tuple[()]:
-        return ()
 
     def grant(self, clients: int = 1) -> Ticket:
         key = f"update/{secrets.token_hex(16)}"
@@ -112,11 +107,9 @@ class ObjectStore:
         side_by_side(self._remote.delete, [_part(key, i) for i in range(parts)])
 
 
-class StoreNode:
-    """See `NodeSide`.
-
-    Args:
-        stores: where signed URLs may lead.
+class StoreNode(NodeSide):
+    """Args:
+    stores: where signed URLs may lead.
     """
 
     def __init__(self, stores: frozenset[Origin]) -> None:
@@ -129,10 +122,6 @@ class StoreNode:
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         require_allowed(grant, self.stores)
         return upload(path, ref, grant)
-
-    def forget(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def _server(photon: Machine, run: str) -> ObjectStore:

@@ -12,13 +12,13 @@ from photon.container.container import ContainerRef, copy_container, verify_cont
 from photon.errors import PayloadError, StorageError
 from photon.machine.owned_folder import PATTERN, make_folder
 from photon.wire.messages import Ticket
-from photon.wire.transport import Receiving, Transport
+from photon.wire.transport import Receiving, ServerSide, Transport
 
 SHARED = Path("/dev/shm")
 
 
-class SharedMemory:
-    """Either side; see `ServerSide` and `NodeSide`."""
+class SharedMemory(ServerSide):
+    """Either side, see `NodeSide` too: a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,9 +37,6 @@ class SharedMemory:
                     f"{error}; shared memory is full? choose another photon.transport"
                 ) from error
         return {"via": "shm", "path": str(place), **ref.to_json()}
-
-    def pieces(self, path: Path, ref: ContainerRef) -> tuple[()]:
-        return ()
 
     def grant(self, clients: int) -> Ticket:
         return {"via": "shm"}
@@ -92,7 +89,7 @@ def _place(ticket: Mapping[str, object], ref: ContainerRef) -> Path:
 
 
 def _link_or_copy(source: Path, path: Path, ref: ContainerRef) -> bool:
-    """Whether it is a link: nobody has read what it holds. A copy is verified.
+    """Whether the file is linked, whose content nobody has read; or else it is copied and verified.
 
     Raises:
         PayloadError: not what `ref` names.

@@ -50,8 +50,6 @@ def upload(path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         PayloadError: it is larger than was granted, or the store refuses.
     """
     urls, part = _layout(grant, ref)
-    if ref.size > part * len(urls):
-        raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
 
     def put(start: int) -> None:
         put_part(urls[start // part], path, start, min(part, ref.size - start))
@@ -66,7 +64,14 @@ def put_part(url: str, path: Path, start: int, length: int) -> None:
     Raises:
         PayloadError: the store refuses.
     """
-    _retried(url, lambda: _put(url, path, start, length))
+
+    def attempt() -> None:
+        headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        data = _slices(path, start, length)
+        request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
+        _open(request, timeout=TIMEOUT_SECONDS).close()
+
+    _retried(url, attempt)
 
 
 def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
@@ -77,22 +82,23 @@ def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
         StorageError: the disk is full.
     """
     urls, part = _layout(ticket, ref)
-    if ref.size > part * len(urls):
-        raise PayloadError(f"payload {ref.digest[:12]}: larger than what its ticket names")
-    writer = ChunkWriter(path, ref, resume=True)
+    writer = ChunkWriter(path, ref)
 
     def get(span: tuple[int, int]) -> None:
         index = span[0] // part
         _bring(urls[index], index * part, span, writer)
 
-    side_by_side(get, list(_cut(writer.missing(), part)))
+    side_by_side(get, _cut(writer.missing(), part))
     writer.finish()
 
 
 def _layout(ticket: Ticket, ref: ContainerRef) -> tuple[Sequence[str], int]:
+    """Addresses of the objects that hold, or will hold, a payload, and bytes in each of them."""
     urls, part = urls_of(ticket), ticket.get("part")
     if not urls or not isinstance(part, int) or part < 1:
         raise PayloadError(f"payload {ref.digest[:12]}: its ticket has no URLs")
+    if ref.size > part * len(urls):
+        raise PayloadError(f"payload of {ref.size} bytes; {part * len(urls)} were granted")
     for url in urls:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise PayloadError(f"payload {ref.digest[:12]}: its ticket names no web address")
@@ -143,14 +149,6 @@ def _judged(error: Exception) -> tuple[str, bool]:
     code = re.search(rb"<Code>(\w{1,60})</Code>", body)
     word = f" ({code[1].decode()})" if code else ""
     return f"{error}{word}", error.code < 500 and error.code not in BUSY
-
-
-def _put(url: str, path: Path, start: int, length: int) -> None:
-    headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
-    data = _slices(path, start, length)
-    request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-    with _open(request, timeout=TIMEOUT_SECONDS):
-        return
 
 
 def _slices(path: Path, start: int, length: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ Receiving = Generator[Get, Piece, None]
 
 
 class ServerSide(Protocol):
-    """What the server does with payloads."""
+    """What the server does with payloads; a transport's own class may inherit what does nothing."""
 
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         """Make a base available; the ticket travels in the instruction."""
@@ -30,10 +30,10 @@ class ServerSide(Protocol):
 
     def pieces(self, path: Path, ref: ContainerRef) -> Iterable[Put]:
         """What must be sent ahead of the instruction; nothing if the ticket is enough."""
-        ...
+        return ()
 
     def grant(self, clients: int) -> Ticket:
-        """How one of so many updates of an answer may come back."""
+        """How an update may come back in an answer that has the updates of `clients` clients."""
         ...
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
@@ -46,9 +46,9 @@ class ServerSide(Protocol):
 
     def withdraw(self, ticket: Ticket) -> None:
         """Delete what was offered."""
-        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Delete all that is left."""
 
 
 class NodeSide(Protocol):
@@ -63,14 +63,14 @@ class NodeSide(Protocol):
         ...
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
-        """Make an update available as the server has granted it; its file stays for so long."""
+        """Make an update available as the server has granted; its file stays until `forget`."""
         ...
 
     def forget(self) -> None:
-        """With another base, the updates to the last one are of no use to the server."""
-        ...
+        """Delete the updates: another base has come, so they are of no use to the server."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Delete all that is left."""
 
 
 class Transport(NamedTuple):
