@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.errors import ConfigError, install_with
+from photon.errors import ConfigError, require_package
 from photon.model.loss import TokenLoss, logits_loss
 from photon.model.positions import require_positions
 
@@ -213,11 +213,8 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def _transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            "llm_config.model.name=hf_causal_lm needs the transformers package: "
-            + install_with("hf")
-        ) from error
+    needed_by = "llm_config.model.name=hf_causal_lm needs the transformers package"
+    require_package("transformers", "hf", needed_by)
+    import transformers
+
     return transformers

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from photon.errors import DataError, install_with
+from photon.errors import DataError, require_package
 
 _NO_CREDENTIALS = (
     "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in "
@@ -33,7 +33,8 @@ class RemoteFolder:
         connect_timeout: seconds for a connection.
 
     Raises:
-        DataError: no such scheme, `obstore` is missing, no credentials.
+        DataError: no such scheme, no credentials.
+        ConfigError: `obstore` is missing.
     """
 
     def __init__(
@@ -124,12 +125,11 @@ def _open_store(
     url: str, scheme: str, retry: int, timeout: float, connect_timeout: float
 ) -> tuple[Any, Any]:
     """The library `obstore`, and the store that it opens."""
-    try:
-        import obstore
-        from obstore.exceptions import BaseError
-        from obstore.store import LocalStore, S3Store
-    except ImportError as error:
-        raise DataError(f"{url}: needs the package obstore: {install_with('s3')}") from error
+    require_package("obstore", "s3", f"{url}: needs the package obstore")
+    import obstore
+    from obstore.exceptions import BaseError
+    from obstore.store import LocalStore, S3Store
+
     try:
         if scheme == "file":
             return obstore, LocalStore.from_url(url)
