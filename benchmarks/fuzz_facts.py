@@ -26,14 +26,22 @@ from typing import Any
 import torch
 
 from photon.container.container import write_container
-from photon.core.messages import Bounds, MomentBound, RoundPlan, RoundReport, ServerState, Update
+from photon.core.messages import (
+    Bounds,
+    Broadcast,
+    MomentBound,
+    RoundPlan,
+    RoundReport,
+    ServerState,
+    Update,
+)
 from photon.core.outer import sgd
 from photon.core.parts import parts_of
 from photon.core.round import Rules, close_round, open_round
 from photon.errors import PayloadError
 from photon.run.checkpoint import save_server_state
 from photon.server.depot import Depot
-from photon.server.errand import Outcome, converse
+from photon.server.errand import Errand, Outcome
 from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts
 from photon.wire.inline import InlineServer
@@ -66,7 +74,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         depot = Depot(Path(folder) / "depot", InlineServer())
         saved = save_server_state(Path(folder) / "checkpoints", state)
-        publication = depot.publish(plan, state, saved)
+        depot.publish(plan, Broadcast(params=state.params), saved)
         for _ in range(count):
             tensors, facts = parts_of(an_update(plan, 0))
             reply = {"updates": {0: {}}, "failed": {}}
@@ -75,7 +83,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
                 facts = mutant(facts, rng)
             ticket = as_ticket(Path(folder) / "p", tensors, facts)
             reply["updates"][0] = ticket
-            outcome = answered(plan, publication, depot, mutant(reply, rng) if in_reply else reply)
+            outcome = answered(plan, depot, mutant(reply, rng) if in_reply else reply)
             outcomes[judge(state, plan, outcome)] += 1
     return outcomes
 
@@ -154,13 +162,13 @@ class Said(dict):
         return dict(self)
 
 
-def answered(plan: RoundPlan, publication: Any, depot: Depot, reply: dict[str, Any]) -> Outcome:
+def answered(plan: RoundPlan, depot: Depot, reply: dict[str, Any]) -> Outcome:
     """What the server makes of a node's reply to its instruction."""
     train = Train(
         run="r", round=1, config={}, config_digest="", data={}, base={},
         instructions=[InstructionFacts(**asdict(plan.instructions[0]))],
     )  # fmt: skip
-    conversation = converse("n", train, publication, depot, None)
+    conversation = Errand("n", train, depot, None).converse()
     request = next(conversation)
     kind: Any = type("Trained", (Said,), {})
     try:

@@ -29,7 +29,7 @@ from photon.config.resolve import resolve
 from photon.config.schema import Config
 from photon.data.prepare.embedded import prepare_embedded
 from photon.experiment.experiment import train
-from photon.node.fit import process_memory
+from photon.node.microbatch import process_memory
 from photon.run.preparation import with_architecture
 from photon.training.memory import PROGRAM
 

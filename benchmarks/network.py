@@ -28,7 +28,15 @@ import torch
 
 from photon.config import load_config
 from photon.container.container import open_container, write_container
-from photon.core.messages import Base, ClientState, ServerState, StreamState, Update
+from photon.core.messages import (
+    Base,
+    Broadcast,
+    ClientState,
+    RoundPlan,
+    ServerState,
+    StreamState,
+    Update,
+)
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
@@ -163,11 +171,10 @@ class Echo:
         self.clients = clients
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        plan = base.plan
         for client in waiting:
-            gradient = {name: (value + client) * 1e-4 for name, value in base.state.params.items()}
+            gradient = {name: (value + client) * 1e-4 for name, value in base.sent.params.items()}
             update = Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
                 num_tokens=1, num_steps=1, base_digest=plan.base_digest,
@@ -224,10 +231,9 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
         plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)
-        base, waiting = Base(plan, state, "unused"), deque(plan.cohort)
-        updates = [
-            u for u in engine.run_round(base, waiting, lambda: False) if isinstance(u, Update)
-        ]
+        base, waiting = Base(Broadcast(params=state.params), "unused"), deque(plan.cohort)
+        arrivals = engine.run_round(plan, base, waiting, lambda: False)
+        updates = [arrival for arrival in arrivals if isinstance(arrival, Update)]
         state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
         save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)

@@ -146,9 +146,9 @@ class Answers:
         return self.clients
 
     def run_round(
-        self, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
+        self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Update, None, None]:
-        plan, params = base.plan, base.state.params
+        params = base.sent.params
         self.asked.append((plan.round, plan.cohort))
         names = plan.trained or list(params)
         made = {

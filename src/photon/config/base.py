@@ -122,11 +122,7 @@ class Closed(BaseModel):
 
 
 class Section(Closed):
-<<<<<<< HEAD
     """Base of all sections: a field has the glossary's name; the original's key is its alias."""
-=======
-    """Base of sections: a field has the glossary's name; its key, the original's, is its alias."""
->>>>>>> h/t3
 
     model_config = ConfigDict(
         alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True

@@ -21,8 +21,6 @@ def choose_cohort(
     A pure function of its arguments, so a resumed run draws the same cohorts without a replay.
 
     Args:
-        seed: the run's seed.
-        round_number: the round that opens, counted from 1.
         alive: clients that can take part.
         size: clients wanted; fewer come back if fewer are alive.
         sizes: client -> how much data it has: each draw falls on a client with a probability in

@@ -15,13 +15,8 @@ def cosine(left: Readable, right: Readable, left_norm: float, right_norm: float)
 
 
 def cosine_to_step(gradient: Tree, gradient_norm: float, older: Tree, newer: Tree) -> float:
-    """Cosine of the angle between a gradient and the step older - newer; 0 if one of them is zero.
-
-    The step is made chunk by chunk, in float64.
-
-    Args:
-        gradient: its parameters count.
-        older, newer: parameters before and after the step; they may be mapped from a file.
+    """Cosine of the angle between a gradient and the step older - newer, on its parameters; 0 if
+    one of them is zero. The step is made chunk by chunk, in float64.
     """
     product, square = 0.0, 0.0
     for name, value in gradient.items():
@@ -48,11 +43,6 @@ def consensus_distance(norms: Sequence[float], weights: Sequence[float], mean_no
 
     Source: Kong et al. 2021, arXiv:2102.04828, eq. 4. Since x is the weighted mean, that is the
     weighted mean of |x_k|^2 minus |x|^2; pseudo-gradients do as well, since the base cancels.
-
-    Args:
-        norms: of the clients' pseudo-gradients.
-        weights: of the mean.
-        mean_norm: of their weighted mean.
     """
     square = sum(w * n**2 for w, n in zip(weights, norms, strict=True)) / sum(weights)
     return math.sqrt(max(0.0, square - mean_norm**2))

@@ -26,8 +26,6 @@ def refusal(
     """The reason to refuse an update for what it says or is made of, or None.
 
     Args:
-        update: as it arrived.
-        plan: the open round.
         state: before the round; names and shapes are those of its parameters.
         taken: clients whose update this round already has.
     """

@@ -31,9 +31,7 @@ class Instruction:
     """What one client does in one round.
 
     Attributes:
-        run: the run's name.
-        round: the round that is open, counted from 1.
-        client: who trains.
+        round: the one that is open, counted from 1.
         first_step: steps of the run done before this round; the schedule counts from here.
         local_steps: optimizer steps to take.
         base_digest: digest of the global parameters that the client must start from.
@@ -229,7 +227,7 @@ class RoundPlan:
     Attributes:
         cohort: all that may be asked, in ascending order.
         spares: those among them that stand in for others, in the order in which they do.
-        instructions: one for each of the cohort.
+        instructions: one for each of them.
         base_digest: of the parameters that are sent.
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.

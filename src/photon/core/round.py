@@ -17,6 +17,7 @@ from photon.core.diagnostics import consensus_distance, cosine
 from photon.core.gate import GRADIENT, NORMS_KEPT, examined, opened, outliers
 from photon.core.messages import (
     Bounds,
+    Broadcast,
     Instruction,
     Moments,
     RoundPlan,
@@ -222,10 +223,10 @@ def check(
     return [kept[c] for c in sorted(kept)], refused, {c: sizes[c][GRADIENT] for c in sorted(kept)}
 
 
-def broadcast_bytes(state: ServerState, sent: Sequence[str] | None = None) -> int:
-    """Bytes that one client receives: parameters, and the averaged moments if there are any."""
-    params = state.params if sent is None else {n: state.params[n] for n in sent}
-    return num_bytes(params) + sum(num_bytes(tree) for tree in state.moments.values())
+def broadcast_bytes(whole: Broadcast | ServerState, sent: Sequence[str] | None) -> int:
+    """Bytes that one client receives: parameters (of these names; None: all), averaged moments."""
+    params = whole.params if sent is None else {n: whole.params[n] for n in sent}
+    return num_bytes(params) + sum(map(num_bytes, whole.moments.values()))
 
 
 def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:

@@ -11,7 +11,6 @@ def derive_seed(seed: int, purpose: str, *address: int) -> int:
     """Seed of one draw: a hash of the run's seed, what the draw is for, and where it happens.
 
     Args:
-        seed: the run's seed.
         purpose: what is drawn, for example `"cohort"`.
         address: round, client, epoch, step: whatever tells this draw from its siblings.
 

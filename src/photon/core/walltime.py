@@ -79,7 +79,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """A run of `rounds` rounds.
+    """What a run takes.
 
     Attributes:
         compute_seconds, exchange_seconds: of one round; what is overlapped counts as compute.

@@ -22,6 +22,15 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
     send_bytes(connection, body)
 
 
+def try_send(connection: socket.socket, message: dict[str, Any]) -> bool:
+    """Send one message, and say whether the other side was there for it."""
+    try:
+        send(connection, message)
+    except OSError:
+        return False
+    return True
+
+
 def receive(connection: socket.socket) -> dict[str, Any] | None:
     """Read the next message; a frame that holds none is a `ValueError` too."""
     body = receive_bytes(connection, MAX_FRAME_BYTES)

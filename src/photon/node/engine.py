@@ -191,7 +191,7 @@ class WorkerPool(OneMachine):
                 attempts[client] += 1
                 worker.client, worker.heard = client, time.monotonic()
                 task = {"instruction": asdict(plan.instructions[client]), "base": base}
-                _try_send(worker, task)
+                frames.try_send(worker.connection, task)  # a dead one is seen when it is read
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
         """Clients whose turn has ended, and how; the dead are replaced."""
@@ -224,7 +224,7 @@ class WorkerPool(OneMachine):
     def _ask_to_stop(self) -> None:
         for worker in self.workers:
             if worker.client is not None:
-                _try_send(worker, {"stop": True})
+                frames.try_send(worker.connection, {"stop": True})
 
     def _replace(self, worker: _Worker) -> None:
         ever_ready = worker.ready
@@ -257,13 +257,6 @@ def _failed(client: int, error: Exception) -> Failure:
     if isinstance(error, OF_ALL):
         raise error
     return Failure(client, f"{type(error).__name__}: {error}", error)
-
-
-def _try_send(worker: _Worker, message: dict) -> None:
-    try:
-        frames.send(worker.connection, message)
-    except OSError:
-        return  # its death is seen when the socket is read
 
 
 def _failure(client: int, reply: dict | None, attempts: int, round_number: int) -> Exception | None:

@@ -105,7 +105,10 @@ class HostedRun:
                     failed[arrival.client] = arrival.reason
                 elif arrival is not None:
                     done.append(arrival)
-                    self.say(f"round {plan.round:>4}  client {arrival.client}  {_loss(arrival)}")
+                    self.say(
+                        f"round {plan.round:>4}  client {arrival.client}  loss "
+                        f"{arrival.metrics['train_loss']:.3f}  {arrival.num_tokens:,} tokens"
+                    )
             reason = "stopped before it was done"
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
@@ -207,7 +210,3 @@ def _open_folder(
     run = run.but(inner={"microbatch_rows": saved.inner.microbatch_rows})
     folder.save_config(run.model_dump(mode="json"))
     return folder, run
-
-
-def _loss(update: Update) -> str:
-    return f"loss {update.metrics['train_loss']:.3f}  {update.num_tokens:,} tokens"

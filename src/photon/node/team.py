@@ -33,8 +33,7 @@ def followers(size: int, run: Path, device: str, first: int) -> Iterator[None]:
 
     Args:
         size: processes in all.
-        run: the run folder.
-        device: `photon.device`.
+        run: folder of the run.
         first: number of this process's GPU on this machine.
     """
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

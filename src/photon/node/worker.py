@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from photon.machine import frames
 
 if TYPE_CHECKING:  # torch is imported once the environment is as it should be
     from photon.config.resolve import Run
@@ -66,11 +68,10 @@ def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World
 
 
 def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
-    from photon.machine import frames
     from photon.node.client_host import Stopped
     from photon.node.team import lead
 
-    if not _told(connection, {"ready": True}):
+    if not frames.try_send(connection, {"ready": True}):
         return 0
     while (message := frames.receive(connection)) is not None:
         if "instruction" not in message:
@@ -83,20 +84,9 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
             reply = {"client": client, "stopped": True}
         except Exception as error:
             reply = {"client": client, "error": type(error).__name__, "message": str(error)}
-        if not _told(connection, reply):
+        if not frames.try_send(connection, reply):
             return 0
     return 0
-
-
-def _told(connection: socket.socket, message: dict[str, Any]) -> bool:
-    """Send a message; False if the parent is gone."""
-    from photon.machine import frames
-
-    try:
-        frames.send(connection, message)
-    except OSError:
-        return False
-    return True
 
 
 class _StopOrBeat:
@@ -114,7 +104,7 @@ class _StopOrBeat:
         if time.monotonic() - self.last <= BEAT_SECONDS:
             return False
         self.last = time.monotonic()
-        return not _told(self.connection, {"beat": True})
+        return not frames.try_send(self.connection, {"beat": True})
 
 
 if __name__ == "__main__":

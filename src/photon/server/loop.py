@@ -87,13 +87,7 @@ class Server:
     _phases: Phases = field(default_factory=Phases)
 
     def serve(self, state: ServerState) -> ServerState:
-        """Run the rounds that are left.
-
-        Args:
-            state: the last committed state.
-
-        Returns:
-            The state after the last round.
+        """Run the rounds that are left after a committed state; gives the state after the last.
 
         Raises:
             Interrupted: a signal arrived; committed rounds and finished clients are kept.

@@ -120,7 +120,8 @@ class RemoteEngine:
 
     def _free(self) -> list[int]:
         fl = self.run.federation
-        here = [client for client in self.roster.clients() if client < fl.population]
+        hosted = {client for node in self.roster.members.values() for client in node.clients}
+        here = [client for client in hosted if client < fl.population]
         training = {client for one in self._errands.values() for client in one.errand.clients}
         owing = {client for update in self._arrived_late for client in update.clients}
         return may_be_asked(here, training, owing, fl.needed)

@@ -91,9 +91,6 @@ class Roster:
         """Forget a node that went away in the middle of something: it is greeted again."""
         self.members.pop(address, None)
 
-    def clients(self) -> frozenset[int]:
-        return frozenset().union(*(member.clients for member in self.members.values()))
-
     def _admit(self, address: str, signer: str, intro: Introduction) -> None:
         if intro.name != signer:
             raise PayloadError(f"node {signer}: introduces itself as {intro.name}")

@@ -65,7 +65,7 @@ def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[st
     found: set[str] = set()
     for pattern in patterns:
         wanted = pattern.removeprefix("model.")
-        here = {name for name in names if any(_names(wanted, alias) for alias in _aliases(name))}
+        here = {name for name in names if _is_named(name, (wanted, f"{wanted}.*"))}
         if not here:
             shown = ", ".join((*names[:2], names[-1]))
             raise ConfigError(f"{key}: {pattern!r} matches no parameter; there are {shown}, ...")
@@ -73,10 +73,7 @@ def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[st
     return found
 
 
-def _aliases(name: str) -> tuple[str, ...]:
-    return name.removeprefix("model."), original_name(name)
-
-
-def _names(pattern: str, name: str) -> bool:
-    """Whether a pattern is of this parameter, or of a module that holds it."""
-    return any(fnmatch.fnmatchcase(name, p) for p in (pattern, f"{pattern}.*"))
+def _is_named(name: str, globs: tuple[str, ...]) -> bool:
+    """Whether one of the globs is of this parameter, as we or the original call it."""
+    aliases = name.removeprefix("model."), original_name(name)
+    return any(fnmatch.fnmatchcase(alias, glob) for alias in aliases for glob in globs)

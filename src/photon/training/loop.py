@@ -38,9 +38,7 @@ class Trainer:
     Args:
         config: resolved (no `auto`, no null in the schedule).
         seed: address of the initial weights.
-        device: where the model lives.
-        world: the processes that train together.
-        frozen: parameters that stay as they are.
+        frozen: names of parameters that stay as they are.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ class Muon(Optimizer):
         lr: learning rate, shared with AdamW: updates have AdamW's size (Liu et al. 2025,
             arXiv:2502.16982, eq. 4).
         weight_decay: decoupled, times lr.
-        momentum: decay of the momentum, Nesterov's.
+        momentum: decay of Nesterov's average of gradients.
     """
 
     def __init__(

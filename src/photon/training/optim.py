@@ -33,9 +33,7 @@ class InnerOptimizer:
     decay divided by the peak.
 
     Args:
-        model: its parameters that need a gradient are trained; weight decay applies to matrices
-            only.
-        config: which optimizer, and its numbers.
+        model: its parameters that need a gradient are trained, its matrices with weight decay.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
@@ -79,10 +77,9 @@ class InnerOptimizer:
 
     @torch.no_grad()
     def load(self, moments: Mapping[str, Tree], step: int) -> None:
-        """Replace the moments; they are copied.
+        """Replace the moments by copies of these; none: start afresh.
 
         Args:
-            moments: as `moments()` gives them; empty starts afresh.
             step: steps that they have seen; decides the bias correction.
         """
         for part in self._parts:

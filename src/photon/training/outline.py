@@ -12,7 +12,7 @@ from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import FP32, Codec, encode, layout
 from photon.core.gate import GRADIENT
-from photon.core.messages import Moments, ServerState
+from photon.core.messages import Broadcast, Moments
 from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes
 from photon.model.build import empty_model, parameters_of
@@ -114,8 +114,8 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
     up = sum(num_bytes(layout(tree, update_codec(federation))) for tree in trees)
 
     def down(moments: Mapping[str, Tree], newcomers: bool) -> int:
-        lying = {name: layout(tree, codec_of(federation)) for name, tree in moments.items()}
-        state = ServerState(round=1, step=0, params=this.params, outer={}, moments=lying)
-        return broadcast_bytes(state, this.layers.received(newcomers))
+        encoded = {name: layout(tree, codec_of(federation)) for name, tree in moments.items()}
+        whole = Broadcast(params=this.params, moments=encoded)
+        return broadcast_bytes(whole, this.layers.received(newcomers))
 
     return Traffic(up=up, down=down(sent, False), first_down=down({}, True))

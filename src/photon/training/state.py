@@ -45,12 +45,8 @@ class TrainState:
     def after_step(
         self, tokens: int, streams: tuple[StreamState, ...], *, taken: bool, scaled: bool
     ) -> TrainState:
-        """The counters after one more step; the loss is added when the segment closes.
-
-        Args:
-            tokens: targets of the step's batch.
-            taken: whether the optimizer took the step, or left it out.
-            scaled: whether the loss is scaled (fp16).
+        """The counters after one more step, which the optimizer took or left out, of a loss that
+        was scaled (fp16) or not; the loss itself is added when the segment closes.
         """
         return replace(
             self,

@@ -202,7 +202,7 @@ def unpack_reply(
     name, body, signature = (envelope[key] for key in ("node", "body", "signature"))
     if not (isinstance(name, str) and isinstance(body, Buffers) and isinstance(signature, bytes)):
         raise PayloadError("reply: not a node's envelope")
-    name = cleaned(name, 64)
+    name = cleaned(name, 64)  # it comes before the signature that would vouch for it
     if envelope["to"] != request.digest:
         raise PayloadError(f"reply of {name}: answers another request (a replay?)")
     if verify is not None and not verify(name, _signed(request, body), signature):
