@@ -70,7 +70,11 @@ def test_a_dataset_is_asked_for_once(asked, monkeypatch):
     def load_dataset(*_, **__):
         raise AssertionError("the library asks six times")
 
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setitem(
+        sys.modules,
+        "datasets",
+        SimpleNamespace(load_dataset=load_dataset, __spec__=SimpleNamespace(origin="here")),
+    )
     with pytest.raises(DataError, match=rf"{asked.url} cannot be reached.*--source"):
         list(HubSource("c4", "en", "train", Columns()).documents(0, 0))
     assert asked.calls == 1

@@ -12,7 +12,7 @@ from photon.data.prepare.hub import HubSource, has_split
 from photon.data.prepare.listing import LeftOut, by_reason, find_files, phrases
 from photon.data.prepare.readers import Columns
 from photon.data.prepare.sources import LocalSource, by_split, changed_file, without_copies
-from photon.errors import DataError
+from photon.errors import ConfigError, DataError
 
 TEXT = Columns()
 
@@ -228,9 +228,9 @@ def test_nothing_to_read_is_named(tmp_path):
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     import sys
 
-    write_zstd(tmp_path / "a.jsonl.zst")
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(DataError, match=r"needs the package zstandard: pip install .*\[data\]"):
+    (tmp_path / "a.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"needs the package pyarrow: pip install .*\[data\]"):
         read(tmp_path)
 
 
@@ -308,7 +308,7 @@ def test_a_folder_that_is_not_there_is_named_before_the_library_is(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"^texst: no such folder here; .*\[data\]"):
+    with pytest.raises(ConfigError, match=r"^texst: no such folder here; .*\[data\]"):
         list(HubSource("texst", None, "train", Columns()).documents(0, 0))
 
 

@@ -189,40 +189,27 @@ def summarize(samples: Sequence[Sample]) -> TaskScore:
     parts = [[sample for sample in samples if sample.category == name] for name in names]
     credits = [[sample.outcome.credit for sample in part] for part in parts]
     accuracy, stderr = accuracy_of(credits)
-    chosen = [sample for sample in samples if len(sample.scores) > 1]
+    golds = [[s.gold[0] if isinstance(s.gold, list) else s.gold for s in part] for part in parts]
+    gold_shares = [gold_probability(s.scores, s.gold) for s in samples if len(s.scores) > 1]
     categories = {
         name: (sum(part) / len(part), len(part)) for name, part in zip(names, credits, strict=True)
     }
     return TaskScore(
         accuracy=accuracy,
         stderr=stderr,
-        majority=majority([[_hashable(sample.gold) for sample in part] for part in parts]),
+        majority=majority(golds),
         chance=chance_of([len(sample.scores) for sample in samples]),
         n=len(samples),
         truncated=sum(sample.prompt.is_truncated for sample in samples),
         nonfinite=sum(not sample.outcome.is_finite for sample in samples),
         bits_per_byte=_bits_per_byte(samples),
-        gold_probability=_mean_probability(chosen),
+        gold_probability=sum(gold_shares) / len(gold_shares) if gold_shares else None,
         categories=categories if names != [""] else None,
     )
-
-
-def _hashable(gold: Any) -> Any:
-    return gold[0] if isinstance(gold, list) else gold
-
-
-def _gold_score(sample: Sample) -> Likelihood:
-    return sample.scores[sample.gold if len(sample.scores) > 1 else 0]
 
 
 def _bits_per_byte(samples: Sequence[Sample]) -> float | None:
     if not samples[0].scores:
         return None
-    loss = sum(_gold_score(sample).nll for sample in samples)
+    loss = sum(s.scores[s.gold if len(s.scores) > 1 else 0].nll for s in samples)
     return loss / (math.log(2) * sum(sample.prompt.answer_bytes for sample in samples))
-
-
-def _mean_probability(samples: Sequence[Sample]) -> float | None:
-    if not samples:
-        return None
-    return sum(gold_probability(s.scores, s.gold) for s in samples) / len(samples)

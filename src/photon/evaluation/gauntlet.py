@@ -42,20 +42,16 @@ def composites(
         scores: by `label/k-shot`.
         is_whole: False where only some rows of the tasks were scored.
     """
-    categories = [
-        _category(gauntlet, category.name, category.benchmarks, scores, is_whole)
-        for category in gauntlet.categories
-    ]
-    by_name = {
-        category.name: found
-        for category, found in zip(gauntlet.categories, categories, strict=True)
+    categories = {
+        one.name: _category(gauntlet, one.name, one.benchmarks, scores, is_whole)
+        for one in gauntlet.categories
     }
-    wanted = gauntlet.averages or {DEFAULT_AVERAGE: list(by_name)}
+    wanted = gauntlet.averages or {DEFAULT_AVERAGE: list(categories)}
     averages = [
-        _average(name, {m: by_name[m] for m in members}, is_whole)
+        _average(name, {m: categories[m] for m in members}, is_whole)
         for name, members in wanted.items()
     ]
-    return [*averages, *categories]
+    return [*averages, *categories.values()]
 
 
 def _category(

@@ -210,10 +210,10 @@ def with_reasoning(task: IclTask, row: TaskRow, answer: str) -> str:
 
 def _ordinary(task: IclTask, row: TaskRow, examples: Sequence[TaskRow], parity: bool) -> Prompt:
     source = "query" if task.icl_task_type == MULTIPLE_CHOICE else "context"
-    text = task.prompt_string
+    text, end = task.prompt_string, task.continuation_delimiter
     for example in examples:
-        text += _asked(task, text, example[source]) + full_answer(task, example)
-    context = _asked(task, text, row[source])
+        text += _led(task, text, example[source]) + end + full_answer(task, example)
+    context = _led(task, text, row[source]) + end
     if task.strip_dataset:
         context = context.rstrip()
     if task.icl_task_type == MULTIPLE_CHOICE:
@@ -226,26 +226,22 @@ def _ordinary(task: IclTask, row: TaskRow, examples: Sequence[TaskRow], parity: 
     return Prompt(row.line, text, ((context, answer),), labels=(answer,))
 
 
-def _asked(task: IclTask, before: str, context: str) -> str:
-    delimiter = task.example_delimiter if before else ""
-    return delimiter + task.before_context + context + task.continuation_delimiter
-
-
 def _schema(task: IclTask, row: TaskRow, examples: Sequence[TaskRow], parity: bool) -> Prompt:
     text = task.prompt_string
     for example in examples:
         option = example["context_options"][example["gold"]]
-        text += _option(task, text, option, parity)
+        text += _led(task, text, option, parity)
         text += task.continuation_delimiter + example["continuation"]
     end = task.continuation_delimiter.rstrip() if text else ""
     pairs = tuple(
-        (_option(task, text, option, parity) + end, row["continuation"])
+        (_led(task, text, option, parity) + end, row["continuation"])
         for option in row["context_options"]
     )
     return Prompt(row.line, text, pairs, row["gold"])
 
 
-def _option(task: IclTask, before: str, option: str, parity: bool) -> str:
+def _led(task: IclTask, before: str, text: str, parity: bool = False) -> str:
+    """A context with its prelimiter, set apart from what comes before."""
     delimiter = task.example_delimiter if before else ""
     prelimiter = task.before_context
-    return (prelimiter + delimiter if parity else delimiter + prelimiter) + option
+    return (prelimiter + delimiter if parity else delimiter + prelimiter) + text

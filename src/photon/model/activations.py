@@ -42,10 +42,9 @@ def training_pass(inner: Inner, rows: int, blocks: int, matrices: int) -> Pass:
     stream = tokens * config.d_model * 4
     checkpoints = inner.sharding is not None and inner.sharding.activation_checkpointing
     cast = matrices * _size(inner) if inner.precision != "fp32" and rows else 0
-    ends = 3 * stream + _bias_bytes(inner) * bool(
-        rows
-    )  # the embedding's output, the last norm's two
-    chunk = tokens if config.name == "hf_causal_lm" else min(tokens, _chunk(inner))
+    ends = 3 * stream  # the embedding's output, the last norm's input and output
+    ends += _bias_bytes(inner) if rows else 0
+    chunk = tokens if config.name == "hf_causal_lm" else min(tokens, loss_chunk(inner))
     return Pass(
         kept=blocks * (stream if checkpoints else block) + ends + cast,
         loss=max(chunk * _logit_bytes(inner) + _output_layer_bytes(inner, tokens), backward),
@@ -64,8 +63,8 @@ def _size(inner: Inner) -> int:
     return 4 if inner.precision == "fp32" else 2
 
 
-def _chunk(inner: Inner) -> int:
-    """Tokens whose logits exist at once in our own loss."""
+def loss_chunk(inner: Inner) -> int:
+    """Tokens whose logits, fp32, exist at once in our own loss."""
     return max(1, inner.max_logits_bytes // (4 * inner.model.vocab_size))
 
 

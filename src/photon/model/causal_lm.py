@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.errors import ConfigError, DataError, install_with
+from photon.errors import ConfigError, require_package
 from photon.model.loss import TokenLoss, logits_loss
+from photon.model.positions import require_positions
 
 
 class HuggingFaceLM(nn.Module):
@@ -69,11 +70,7 @@ class HuggingFaceLM(nn.Module):
             DataError: more tokens than the model has positions.
         """
         end = tokens.shape[1] + (cache.length if cache is not None else 0)
-        if end > self.max_seq_len:
-            raise DataError(
-                f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
-                "the model; shorten it"
-            )
+        require_positions(end, self.max_seq_len)
         past = {} if cache is None else {cache.argument: cache.states}
         logits = self.model(input_ids=tokens, use_cache=cache is not None, **past).logits
         if targets is None:
@@ -216,11 +213,8 @@ def _first(config: Any, *names: str) -> int | None:
 
 
 def _transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            "llm_config.model.name=hf_causal_lm needs the transformers package: "
-            + install_with("hf")
-        ) from error
+    needed_by = "llm_config.model.name=hf_causal_lm needs the transformers package"
+    require_package("transformers", "hf", needed_by)
+    import transformers
+
     return transformers

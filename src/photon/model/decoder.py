@@ -16,11 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
-from photon.errors import DataError
+from photon.model.activations import loss_chunk
 from photon.model.cache import KeyValueCache, LayerCache
 from photon.model.layout import Layout
 from photon.model.loss import TokenLoss, linear_cross_entropy, logits_gradient
-from photon.model.positions import alibi_slopes, causal_bias, rotary_table, rotate
+from photon.model.positions import (
+    alibi_slopes,
+    causal_bias,
+    require_positions,
+    rotary_table,
+    rotate,
+)
 
 
 class Place(NamedTuple):
@@ -162,7 +168,7 @@ class Decoder(nn.Module):
             inner.sharding and inner.sharding.activation_checkpointing
         )
         self.z_loss = inner.z_loss
-        self.loss_chunk = max(1, inner.max_logits_bytes // (4 * config.vocab_size))
+        self.loss_chunk = loss_chunk(inner)
         self.gradient_of = logits_gradient
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = None
@@ -255,11 +261,7 @@ class Decoder(nn.Module):
 
     def _place(self, past: int, count: int, device: torch.device) -> Place:
         end = past + count
-        if end > self.max_seq_len:
-            raise DataError(
-                f"a sequence of {end} tokens is longer than the {self.max_seq_len} positions of "
-                "the model; shorten it"
-            )
+        require_positions(end, self.max_seq_len)
         cos, sin, slopes = self.cos, self.sin, self.slopes
         bias = None
         if slopes is not None or (past and count > 1):

@@ -32,8 +32,8 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where an architecture keeps what our modules hold.
+class Naming:
+    """What an architecture calls the parameters of our modules.
 
     Attributes:
         base: name of the module below the language-model head; some checkpoints leave it out.
@@ -50,7 +50,7 @@ class Layout:
     transposed: bool = False
 
 
-_GPT2 = Layout(
+_GPT2 = Naming(
     base="transformer.",
     outer={
         "embedding": "transformer.wte",
@@ -69,7 +69,7 @@ _GPT2 = Layout(
     },
     transposed=True,
 )
-_MPT = Layout(
+_MPT = Naming(
     base="transformer.",
     outer={"embedding": "transformer.wte", "norm": "transformer.norm_f", "head": "lm_head"},
     blocks="transformer.blocks",
@@ -82,7 +82,7 @@ _MPT = Layout(
         "ffn.down": "ffn.down_proj",
     },
 )
-_LLAMA = Layout(
+_LLAMA = Naming(
     base="model.",
     outer={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
     blocks="model.layers",
@@ -97,7 +97,7 @@ _LLAMA = Layout(
         "ffn.down": "mlp.down_proj",
     },
 )
-_LAYOUTS = {"gpt2": _GPT2, "mpt": _MPT, "llama": _LLAMA, "qwen3": _LLAMA}
+_NAMINGS = {"gpt2": _GPT2, "mpt": _MPT, "llama": _LLAMA, "qwen3": _LLAMA}
 
 
 _ORIGINAL = {**_MPT.outer, "positions": "transformer.wpe"}
@@ -130,13 +130,13 @@ def export_model(inner: Inner, params: Tree) -> tuple[dict[str, Any], dict[str, 
     Raises:
         ConfigError: `transformers` has no architecture that computes the same.
     """
-    layout, model = _LAYOUTS[model_type_of(inner.model)], inner.model
+    naming, model = _NAMINGS[model_type_of(inner.model)], inner.model
     config = config_of(inner)
-    if layout is _GPT2 and not model.has_bias:
+    if naming is _GPT2 and not model.has_bias:
         params = _with_zero_biases(inner, params)
     theirs: dict[str, Tensor] = {}
     for name, value in params.items():
-        theirs.update(_to_theirs(layout, model, name, value))
+        theirs.update(_to_theirs(naming, model, name, value))
     return config, {name: value.contiguous() for name, value in theirs.items()}
 
 
@@ -157,54 +157,54 @@ def import_model(
             of another shape.
     """
     fields = fields_of(config)
-    layout = _LAYOUTS[config["model_type"]]
-    tensors = {_full_name(layout, name): value for name, value in tensors.items()}
-    if layout is _GPT2 and fields["no_bias"]:
+    naming = _NAMINGS[config["model_type"]]
+    tensors = {_full_name(naming, name): value for name, value in tensors.items()}
+    if naming is _GPT2 and fields["no_bias"]:
         fields["no_bias"] = not _has_bias(tensors)  # it may have learned some since its export
         tensors = {k: v for k, v in tensors.items() if not (fields["no_bias"] and _is_bias(k))}
     model = ModelConfig.model_validate(fields)
     inner = Inner().but(model=model, row_length=fields["max_seq_len"])
     params, used = {}, set()
     for name, like in parameters_of(empty_model(inner)).items():
-        expected = _to_theirs(layout, model, name, like)
-        params[name] = _to_ours(layout, name, [_take(tensors, *item) for item in expected.items()])
+        expected = _to_theirs(naming, model, name, like)
+        params[name] = _to_ours(naming, name, [_take(tensors, *item) for item in expected.items()])
         used.update(expected)
     _refuse_rest(model, {k: v for k, v in tensors.items() if k not in used}, params)
     return fields, params
 
 
-def _theirs(layout: Layout, name: str) -> tuple[str, ...]:
+def _theirs(naming: Naming, name: str) -> tuple[str, ...]:
     """Their name of one of our parameters, or the names of its parts."""
     module, kind = name.rsplit(".", 1)
     if not module.startswith("blocks."):
-        return (f"{layout.outer[module]}.{kind}",)
+        return (f"{naming.outer[module]}.{kind}",)
     _, number, module = module.split(".", 2)
-    found = layout.inner[module]
+    found = naming.inner[module]
     parts = (found,) if isinstance(found, str) else found
-    return tuple(f"{layout.blocks}.{number}.{part}.{kind}" for part in parts)
+    return tuple(f"{naming.blocks}.{number}.{part}.{kind}" for part in parts)
 
 
-def _to_theirs(layout: Layout, model: ModelConfig, name: str, value: Tensor) -> dict[str, Tensor]:
+def _to_theirs(naming: Naming, model: ModelConfig, name: str, value: Tensor) -> dict[str, Tensor]:
     """One of our parameters as theirs: cut into parts, or turned; works on the meta device too."""
-    names = _theirs(layout, name)
+    names = _theirs(naming, name)
     if name.endswith("qkv.weight") and len(names) > 1:
         parts = value.split([model.d_model, *2 * [model.kv_heads * model.head_dim]])
     else:
         parts = value.chunk(len(names))
     return {
-        theirs: part.T if _is_turned(layout, name, part) else part
+        theirs: part.T if _is_turned(naming, name, part) else part
         for theirs, part in zip(names, parts, strict=True)
     }
 
 
-def _to_ours(layout: Layout, name: str, parts: list[Tensor]) -> Tensor:
+def _to_ours(naming: Naming, name: str, parts: list[Tensor]) -> Tensor:
     """The reverse, in fp32; a copy, since the parts may be mapped from a file."""
-    parts = [part.T if _is_turned(layout, name, part) else part for part in parts]
+    parts = [part.T if _is_turned(naming, name, part) else part for part in parts]
     return torch.cat([part.float() for part in parts]).contiguous()
 
 
-def _is_turned(layout: Layout, name: str, value: Tensor) -> bool:
-    return layout.transposed and name.startswith("blocks.") and value.dim() == 2
+def _is_turned(naming: Naming, name: str, value: Tensor) -> bool:
+    return naming.transposed and name.startswith("blocks.") and value.dim() == 2
 
 
 def _with_zero_biases(inner: Inner, params: Tree) -> dict[str, Tensor]:
@@ -225,8 +225,8 @@ def _is_bias(name: str) -> bool:
     return name.endswith(".bias") and not name.endswith(BUFFERS)
 
 
-def _full_name(layout: Layout, name: str) -> str:
-    return name if name.startswith((layout.base, "lm_head.")) else layout.base + name
+def _full_name(naming: Naming, name: str) -> str:
+    return name if name.startswith((naming.base, "lm_head.")) else naming.base + name
 
 
 def _take(tensors: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

@@ -7,6 +7,17 @@ import math
 import torch
 from torch import Tensor
 
+from photon.errors import DataError
+
+
+def require_positions(end: int, positions: int) -> None:
+    """Raises: DataError: a sequence that ends at position `end` is too long for the model."""
+    if end > positions:
+        raise DataError(
+            f"a sequence of {end} tokens is longer than the {positions} positions of the model; "
+            "shorten it"
+        )
+
 
 def rotary_table(head_dim: int, max_seq_len: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary positions: [T, head_dim / 2] (Su et al. 2021, eq. 34)."""

@@ -124,7 +124,8 @@ def evaluate(
     with process_group(_device_of(overrides)) as (world, device):
         for number, path in enumerate(paths):
             candidate = open_candidate(path, overrides, device, wanted.client)
-            _set_threads(candidate)
+            threads = candidate.config.machine.threads
+            torch.set_num_threads(threads if isinstance(threads, int) and threads else num_cores())
             part = _part(progress, number / len(paths), 1 / len(paths))
             found.append(_Run(candidate, wanted, world, part)())
     return found
@@ -137,11 +138,6 @@ def _device_of(overrides: Sequence[str]) -> str:
 
 def _part(progress: TaskCallback, start: float, size: float) -> TaskCallback:
     return lambda what, done: progress(what, start + size * done)
-
-
-def _set_threads(candidate: Candidate) -> None:
-    threads = candidate.config.machine.threads
-    torch.set_num_threads(threads if isinstance(threads, int) and threads else num_cores())
 
 
 def _with_suite(overrides: Sequence[str], say: Say) -> Sequence[str]:

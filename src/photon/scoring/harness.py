@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from photon.errors import ConfigError, DataError, PhotonError, install_with
+from photon.errors import ConfigError, DataError, PhotonError, require_package
 from photon.evaluation.evaluate import Settings
 from photon.evaluation.likelihood import Passes
 from photon.machine.device import choose_device
 from photon.scoring.candidate import Candidate, open_candidate, require_model
 from photon.scoring.scores import ScoreFolder
-
-INSTALL = f"--harness lm-eval needs the lm-eval package: {install_with('eval')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +55,12 @@ def evaluate_by_harness(
         ConfigError: lm-eval is missing, or knows no such task.
         DataError: the data of a task cannot be had.
     """
-    try:
-        import lm_eval  # pyright: ignore[reportMissingImports]
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    require_package("lm_eval", "eval", "--harness lm-eval needs the lm-eval package")
+    import lm_eval  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
-        from photon.scoring.lm_adapter import PhotonLM
-    except ImportError as error:
-        raise ConfigError(INSTALL) from error
+    from photon.scoring.lm_adapter import PhotonLM
+
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     require_model(path)
     overrides = ["icl_tasks_config=empty", *overrides]

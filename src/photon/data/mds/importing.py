@@ -64,7 +64,7 @@ def import_mds(
     held_out: float = 0.05,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
-    """Convert an MDS tree or a single MDS folder.
+    """Convert an MDS tree or a single MDS folder; gives the manifest of the data set.
 
     Args:
         source: `client_*/{train,validation}`, `{train,validation}`, or one folder with an index.
@@ -72,9 +72,6 @@ def import_mds(
         tokenizer: the `tokenizer.json` that the tokens were made with, or a folder with one.
         held_out: share of a client's samples, its last ones, that become its validation part where
             the source has none.
-
-    Returns:
-        The manifest of the whole data set.
 
     Raises:
         DataError: no MDS data, a damaged shard, samples of several lengths, tokens outside the

@@ -92,13 +92,10 @@ def assemble(
     say: Say,
     report: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    """Make a data set, or go on with one; do nothing if it is there already.
+    """Make a data set, or go on with one; nothing if it is there already. Gives its manifest.
 
     Args:
         make_plan: called only if there is something to make.
-
-    Returns:
-        The manifest of the whole data set.
 
     Raises:
         DataError: the folder holds other data, or the text is too little.

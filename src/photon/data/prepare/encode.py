@@ -109,13 +109,9 @@ def _named(texts: list[str]) -> Iterator[None]:
 def encode_in_order(
     documents: Iterable[Routed], encoder: Encoder, wanted: Callable[[Routed], bool]
 ) -> Iterator[tuple[Routed, np.ndarray | None]]:
-    """Tokenize while the caller writes: the library's threads do the work without Python's lock.
+    """Documents in their order, each with its tokens, or with None if it is not wanted.
 
-    Args:
-        wanted: whether a document is to be tokenized; else it comes with None.
-
-    Yields:
-        Documents in their order, each with its tokens.
+    They are made while the caller writes: the library's threads work without Python's lock.
     """
     source = iter(_batches(documents))
     waiting: deque[Future[list[tuple[Routed, np.ndarray | None]]]] = deque()

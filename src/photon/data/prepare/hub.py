@@ -9,8 +9,8 @@ from typing import Any
 
 from photon.data.hub_access import first_line, why_unreachable
 from photon.data.prepare.corpus import Document
-from photon.data.prepare.readers import Columns, document_of, missing_column, optional
-from photon.errors import DataError
+from photon.data.prepare.readers import Columns, document_of, missing_column
+from photon.errors import DataError, PhotonError, require_package
 
 ALIASES = {"c4": "allenai/c4"}
 
@@ -52,7 +52,7 @@ class HubSource:
         """The records; whatever the library raises while it fetches them becomes one line."""
         try:
             yield from self._stream(start)
-        except DataError:
+        except PhotonError:
             raise
         except Exception as error:  # the library lets those of its transports through
             raise DataError(
@@ -64,7 +64,9 @@ class HubSource:
     def _stream(self, start: int) -> Iterable[dict[str, Any]]:
         """The records from a number on, by the `datasets` library in streaming mode."""
         here = f"{self.path}: no such folder here; from the Hugging Face hub it"
-        datasets = optional("datasets", here)
+        require_package("datasets", "data", f"{here} needs the package datasets")
+        import datasets  # pyright: ignore[reportMissingImports]
+
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error says it once
         if reason := why_unreachable():
             raise ConnectionError(reason)

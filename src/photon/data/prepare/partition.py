@@ -115,13 +115,11 @@ def partition_documents(
 def partition_stretches(
     documents: Sequence[Sized], rule: Rule, *, validation_fraction: float
 ) -> tuple[list[Stretch], Partition]:
-    """Split listed documents by their size, and cut the long ones, or all where there are few.
+    """The stretches of listed documents, every text in one of them, and their partition.
 
     Each client, and the common validation set, gets its fraction of the text whatever the
-    documents' sizes are; so a client can live on one document, and all of them on one.
-
-    Returns:
-        The stretches, whose text is every document's once, and the partition of their numbers.
+    documents' sizes are: long ones are cut, or all where there are few. So a client can live on one
+    document, and all of them on one.
     """
     order = _permutation(len(documents), rule.seed, "validation")
     whole = [Stretch(i, documents[i].source, documents[i].size) for i in order]

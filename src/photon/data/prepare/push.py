@@ -13,12 +13,9 @@ from photon.errors import DataError
 def push(
     root: Path, remote: RemoteFolder, progress: BytesCallback = lambda name, size: None
 ) -> int:
-    """Upload a prepared folder; shards first, the manifest of the whole last.
+    """Upload a prepared folder, shards first, the manifest of the whole last; bytes sent.
 
     A push that was cut off is simply run again; one that ended is a no-op.
-
-    Returns:
-        Bytes sent.
 
     Raises:
         DataError: the folder is no prepared data, the store does not answer or refuses, or it holds

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import zstandard
+
 from photon.data.prepare.corpus import Document
-from photon.errors import DataError, install_with
+from photon.errors import DataError, require_package
 
 LINES, PARQUET, TEXT = "lines", "parquet", "text"
 RECORDS = (LINES, PARQUET)
@@ -200,20 +202,16 @@ def _decompressed(path: Path, raw: IO[bytes]) -> Any:
     if packing == ".gz":
         return gzip.open(raw, "rb")
     if packing == ".zst":
-        return io.BufferedReader(_ZstdFrames(raw, path.name), 1 << 20)
+        return io.BufferedReader(_ZstdFrames(raw), 1 << 20)
     return raw
 
 
 class _ZstdFrames(io.RawIOBase):
     """The content of zstd frames; unlike the library's own reader it notices a missing end."""
 
-    def __init__(self, raw: IO[bytes], name: str) -> None:
-        self._raw, self._library = raw, optional("zstandard", f"{name}:")
-        self._frame = self._new_frame()
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw, self._frame = raw, zstandard.ZstdDecompressor().decompressobj()
         self._packed, self._ready, self._in_frame = b"", memoryview(b""), False
-
-    def _new_frame(self) -> Any:
-        return self._library.ZstdDecompressor().decompressobj()
 
     def readable(self) -> bool:
         return True
@@ -234,11 +232,11 @@ class _ZstdFrames(io.RawIOBase):
     def _unpack(self) -> bytes:
         try:
             data = self._frame.decompress(self._packed)
-        except self._library.ZstdError as error:
+        except zstandard.ZstdError as error:
             raise EOFError(str(error)) from error
         self._packed, self._in_frame = self._frame.unused_data, not self._frame.eof
         if self._frame.eof:
-            self._frame = self._new_frame()
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
         return data
 
 
@@ -246,8 +244,9 @@ def _parquet(
     path: Path, name: str, columns: Columns, start: int, note_share: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
     """Rows, of which only the wanted columns are read: what is in others may be unreadable."""
-    parquet = optional("pyarrow.parquet", f"{name}:")
-    arrow_error = optional("pyarrow", f"{name}:").ArrowException
+    require_package("pyarrow", "data", f"{name}: needs the package pyarrow")
+    from pyarrow import ArrowException, parquet
+
     wanted = [column for column in (columns.text, columns.source) if column is not None]
     try:
         with parquet.ParquetFile(path) as file:
@@ -262,7 +261,7 @@ def _parquet(
                 if place + rows > start:
                     yield from _row_group(file, group, wanted, place, start)
                 place += rows
-    except (OSError, ValueError, OverflowError, arrow_error) as error:
+    except (OSError, ValueError, OverflowError, ArrowException) as error:
         raise DataError(f"{name}: cannot read it ({error}); fetch the file again") from error
 
 
@@ -274,23 +273,3 @@ def _row_group(
         skipped = min(max(start - place, 0), len(batch))
         yield from enumerate(batch.slice(skipped).to_pylist(), place + skipped + 1)
         place += len(batch)
-
-
-def optional(module: str, wanted_by: str) -> Any:
-    """Import a library of the extra `data`.
-
-    Args:
-        wanted_by: begins the sentence "... needs the package".
-
-    Raises:
-        DataError: it is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        raise DataError(
-            f"{wanted_by} needs the package {package}: {install_with('data')}"
-        ) from error

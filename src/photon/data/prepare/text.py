@@ -44,15 +44,10 @@ def prepare_text(
     say: Say = lambda line: None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Prepare a source for a federation; go on where an earlier call was cut off.
-
-    Returns:
-        The manifest of the whole data set.
+    """Prepare a source for a federation; see `assemble`.
 
     Raises:
-        DataError: the source, its text or the tokenizer is not usable, the folder holds other
-            data, or there are fewer rows than clients.
-        StorageError: the disk is full; run it again when there is space.
+        DataError: also where the source or the tokenizer is not usable.
     """
     work = _Work(keys, num_clients, sequence_length)
     return assemble(root, work.inputs(), lambda: work.plan(say), say, report)

@@ -10,7 +10,7 @@ import numpy as np
 
 from photon.core.seeds import generator
 from photon.data.apportion import apportion
-from photon.data.read.shards import RowSource
+from photon.data.read.shards import RowSource, gather
 from photon.errors import DataError
 
 
@@ -20,8 +20,8 @@ class Amount:
 
     Attributes:
         proportion: share of the epoch, relative to the other folders.
-        repeat: times its rows.
-        choose: rows.
+        repeat: how often each row comes, also a fraction.
+        choose: number of rows.
     """
 
     proportion: float | None = None
@@ -67,7 +67,6 @@ class MixedRows:
             )
         self.parts, self.counts = tuple(parts), epoch_counts([len(p) for p in parts], amounts)
         self.folder, self.sequence_length = parts[0].folder, lengths.pop()
-        self._ends = np.cumsum(self.counts)
         self._chosen = [
             _chosen(seed, number, len(part), count % len(part))
             for number, (part, count) in enumerate(zip(parts, self.counts, strict=True))
@@ -85,22 +84,15 @@ class MixedRows:
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
-        indices = np.asarray(indices, dtype=np.int64)
-        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
-        of_part = np.searchsorted(self._ends, indices, side="right")
-        for number in np.unique(of_part).tolist():
-            places = np.flatnonzero(of_part == number)
-            first = int(self._ends[number]) - self.counts[number]
-            batch[places] = self.parts[number].read(self._rows(number, indices[places] - first))
-        return batch
+        return gather(indices, self.counts, self.sequence_length, self._read_folder)
 
-    def _rows(self, number: int, places: np.ndarray) -> np.ndarray:
-        """Numbers in a folder of the rows at places of its share of the epoch."""
+    def _read_folder(self, number: int, places: np.ndarray) -> np.ndarray:
+        """Rows of a folder, by places in its piece of the epoch: whole rounds, then the chosen."""
         size = len(self.parts[number])
         rows = places % size
         beyond = places >= self.counts[number] // size * size
         rows[beyond] = self._chosen[number][rows[beyond]]
-        return rows
+        return self.parts[number].read(rows)
 
     def _manifest(self) -> dict[str, Any]:
         """What the mixture's text is like: the folders' sums, as often as they come."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -14,53 +14,50 @@ import numpy as np
 from photon.core.messages import StreamState
 from photon.data.read.stream import JoinedStream
 
-Batch = TypeVar("Batch")
+T = TypeVar("T")
 States = tuple[StreamState, ...]
 
 DEPTH = 4
 """Batches that wait at the most."""
 
 
-class Prefetch(Generic[Batch]):
+class Prefetch(Generic[T]):
     """Hands out the batches of a stream in order, each with the positions after it.
 
     Attributes:
         seconds_waited: time that `next` has stood still.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[States], tuple[T, States]],
+        states: States,
+        thread: Executor,
+        depth: int,
+    ) -> None:
         self.seconds_waited = 0.0
-        self._ready: queue.SimpleQueue[tuple[Batch, States] | BaseException] = queue.SimpleQueue()
-        self._free = threading.Semaphore(depth)
-        self._stopped = False
+        self._read, self._states, self._thread = read, states, thread
+        self._waiting: deque[Future[tuple[T, States]]] = deque(
+            thread.submit(self._advance) for _ in range(depth)
+        )
 
-    def next(self) -> tuple[Batch, States]:
+    def next(self) -> tuple[T, States]:
         """The next batch and the positions after it.
 
         Raises:
-            BaseException: what reading it raised, as it was.
+            BaseException: what reading it raised, as it was, and again whenever it is asked for.
         """
         begun = time.perf_counter()
-        item = self._ready.get()
+        item = self._waiting[0].result()
         self.seconds_waited += time.perf_counter() - begun
-        if isinstance(item, BaseException):
-            self._ready.put(item)  # whoever asks again learns the same
-            raise item
-        self._free.release()
+        self._waiting.popleft()
+        self._waiting.append(self._thread.submit(self._advance))
         return item
 
-    def run(self, read: Callable[[States], tuple[Batch, States]], states: States) -> None:
-        """Read ahead until stopped or until reading fails; runs in the thread."""
-        try:
-            while self._free.acquire() and not self._stopped:
-                batch, states = read(states)
-                self._ready.put((batch, states))
-        except BaseException as error:  # handed to whoever asks for the batch
-            self._ready.put(error)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._free.release()
+    def _advance(self) -> tuple[T, States]:
+        """Read one batch; the executor has one thread, so that they are read one after another."""
+        batch, self._states = self._read(self._states)
+        return batch, self._states
 
 
 @contextmanager
@@ -68,9 +65,9 @@ def prefetch(
     stream: JoinedStream,
     states: Sequence[StreamState],
     count: int,
-    prepare: Callable[[np.ndarray], Batch],
+    prepare: Callable[[np.ndarray], T],
     depth: int = DEPTH,
-) -> Iterator[Prefetch[Batch]]:
+) -> Iterator[Prefetch[T]]:
     """Read a stream ahead in a thread for the length of a block.
 
     The values are those of `stream.read`, whatever the timing; batches read ahead but not asked for
@@ -79,21 +76,16 @@ def prefetch(
     Args:
         states: positions to start from.
         count: rows of a batch.
-        prepare: applied to the rows in the thread, to take the copy to the device's doorstep there.
+        prepare: applied to the rows in the thread, to take the copy to pinned memory there.
         depth: batches that wait at the most.
     """
 
-    def read(before: States) -> tuple[Batch, States]:
+    def read(before: States) -> tuple[T, States]:
         rows, after = stream.read(before, count)
         return prepare(rows), after
 
-    batches: Prefetch[Batch] = Prefetch(depth)
-    thread = threading.Thread(
-        target=batches.run, args=(read, tuple(states)), name="prefetch", daemon=True
-    )
-    thread.start()
+    thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        yield batches
+        yield Prefetch(read, tuple(states), thread, depth)
     finally:
-        batches.stop()
-        thread.join()
+        thread.shutdown(cancel_futures=True)

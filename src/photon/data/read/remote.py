@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from photon.errors import DataError, install_with
+from photon.errors import DataError, require_package
 
 _NO_CREDENTIALS = (
     "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in "
@@ -33,7 +33,8 @@ class RemoteFolder:
         connect_timeout: seconds for a connection.
 
     Raises:
-        DataError: no such scheme, `obstore` is missing, no credentials.
+        DataError: no such scheme, no credentials.
+        ConfigError: `obstore` is missing.
     """
 
     def __init__(
@@ -44,14 +45,12 @@ class RemoteFolder:
         if scheme not in ("s3", "file") or not rest:
             raise DataError(f"{url}: give s3://BUCKET/PREFIX or file:///FOLDER")
         seconds = (timeout, min(timeout, connect_timeout))
-        self._store = _open_store(self.url, scheme, retry, *seconds)
+        self._api, self._store = _open_store(self.url, scheme, retry, *seconds)
 
     def read(self, name: str) -> bytes:
         """A whole object; for small ones."""
-        import obstore
-
         with self._explained(name):
-            return bytes(obstore.get(self._store, name).bytes())
+            return bytes(self._api.get(self._store, name).bytes())
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of an object; fewer if it is shorter.
@@ -59,42 +58,32 @@ class RemoteFolder:
         Raises:
             DataError: it is missing, or the store does not answer or refuses.
         """
-        import obstore
-
         with self._explained(name):
-            return bytes(obstore.get_range(self._store, name, start=start, end=end))
+            return bytes(self._api.get_range(self._store, name, start=start, end=end))
 
     def size(self, name: str) -> int | None:
         """Bytes of an object; None if there is none of that name."""
-        import obstore
-
         with self._explained(name):
             try:
-                return int(obstore.head(self._store, name)["size"])
+                return int(self._api.head(self._store, name)["size"])
             except FileNotFoundError:
                 return None
 
     def names(self, prefix: str) -> list[str]:
         """Objects below a folder."""
-        import obstore
-
         with self._explained(prefix):
-            batches = list(obstore.list(self._store, prefix))
+            batches = list(self._api.list(self._store, prefix))
         return [str(found["path"]) for batch in batches for found in batch]
 
     def write(self, name: str, source: Path | bytes) -> None:
         """Create or replace an object; a file goes up in pieces."""
-        import obstore
-
         with self._explained(name):
-            obstore.put(self._store, name, source)
+            self._api.put(self._store, name, source)
 
     def sign(self, method: str, name: str, valid: timedelta) -> str:
         """A URL that allows anybody one kind of request (GET, PUT) for an object for a time."""
-        import obstore
-
         with self._explained(name):
-            return str(obstore.sign(self._store, method, name, valid))  # pyright: ignore
+            return str(self._api.sign(self._store, method, name, valid))
 
     def delete(self, name: str) -> None:
         """Delete an object, if it is there.
@@ -109,11 +98,9 @@ class RemoteFolder:
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
         """Say in one line what went wrong with an object."""
-        from obstore.exceptions import BaseError
-
         try:
             yield
-        except (BaseError, OSError) as error:
+        except (self._api.exceptions.BaseError, OSError) as error:
             raise DataError(f"{self.url}/{name}: {self._reason(str(error))}") from error
 
     def _reason(self, text: str) -> str:
@@ -134,16 +121,19 @@ class RemoteFolder:
         return text.partition("\n")[0]
 
 
-def _open_store(url: str, scheme: str, retry: int, timeout: float, connect_timeout: float) -> Any:
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import LocalStore, S3Store
-    except ImportError as error:
-        raise DataError(f"{url}: needs the package obstore: {install_with('s3')}") from error
+def _open_store(
+    url: str, scheme: str, retry: int, timeout: float, connect_timeout: float
+) -> tuple[Any, Any]:
+    """The library `obstore`, and the store that it opens."""
+    require_package("obstore", "s3", f"{url}: needs the package obstore")
+    import obstore
+    from obstore.exceptions import BaseError
+    from obstore.store import LocalStore, S3Store
+
     try:
         if scheme == "file":
-            return LocalStore.from_url(url)
-        return S3Store.from_url(
+            return obstore, LocalStore.from_url(url)
+        store = S3Store.from_url(
             url,
             config=_profile(),  # pyright: ignore[reportArgumentType]
             client_options={
@@ -153,6 +143,7 @@ def _open_store(url: str, scheme: str, retry: int, timeout: float, connect_timeo
             },
             retry_config={"max_retries": retry, "retry_timeout": timedelta(seconds=timeout)},
         )
+        return obstore, store
     except (BaseError, OSError) as error:
         raise DataError(f"{url}: {str(error).partition(chr(10))[0]}") from error
 

@@ -8,7 +8,7 @@ The manifest is written last: a folder without one is no data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,28 @@ class RowSource(Protocol):
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
         ...
+
+
+def gather(
+    indices: Sequence[int] | np.ndarray,
+    counts: Sequence[int],
+    sequence_length: int,
+    read: Callable[[int, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Rows, [len(indices), L + 1], int64, of holders whose rows are numbered one after another.
+
+    Args:
+        counts: rows of each holder.
+        read: gives rows of the holder with a number, by their places there.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    batch = np.empty((len(indices), sequence_length + 1), dtype=np.int64)
+    ends = np.cumsum(counts)
+    holders = np.searchsorted(ends, indices, side="right")
+    for holder in np.unique(holders).tolist():
+        here = np.flatnonzero(holders == holder)
+        batch[here] = read(holder, indices[here] - (ends[holder] - counts[holder]))
+    return batch
 
 
 class Rows:
@@ -83,7 +105,6 @@ class Rows:
         if self.sequence_length != self._written:
             self._cut_anew()
         self._dtype = np.dtype(self.manifest["dtype"])
-        self._ends = np.cumsum(self.shard_rows)
         entries = self.manifest["shards"] if cache is None else []
         self._open = [self._view(folder / entry["file"], entry) for entry in entries]
         known = int(self.manifest.get("vocab_size", 1 << 32))
@@ -97,17 +118,12 @@ class Rows:
 
     def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows by index: [len(indices), L + 1], int64."""
-        indices = np.asarray(indices, dtype=np.int64)
-        batch = np.empty((len(indices), self.sequence_length + 1), dtype=np.int64)
-        shards = np.searchsorted(self._ends, indices, side="right")
-        for shard in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == shard)
-            first = self._ends[shard] - self.shard_rows[shard]
-            with self._shard(shard) as rows:
-                wanted = indices[places] - first
-                self._require_written(shard, wanted)
-                batch[places] = rows[wanted]
-        return batch
+        return gather(indices, self.shard_rows, self.sequence_length, self._read_shard)
+
+    def _read_shard(self, shard: int, places: np.ndarray) -> np.ndarray:
+        with self._shard(shard) as rows:
+            self._require_written(shard, places)
+            return rows[places]
 
     def _cut_anew(self) -> None:
         """Count the rows of another length than they were written with."""
