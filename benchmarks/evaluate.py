@@ -109,7 +109,9 @@ def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path
         config = with_values(config, {"llm_config.model.vocab_size": vocab_size})
     params = parameters_of(build_model(config.inner, 1))
     path = work / "run"
-    with RunFolder.create(path, config, "centralized", work / "tokenizer.json", {}) as folder:
+    with RunFolder.create(
+        path, config.model_dump(mode="json"), "centralized", work / "tokenizer.json", {}
+    ) as folder:
         checkpoint.save_train_state(folder.checkpoints, "step_000000", TrainState(params=params))
     return path
 

@@ -9,12 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from photon.config import Config, load_config
+from photon.config.resolve import Run
 from photon.core.tree import digest
 from photon.experiment import experiment
-from photon.flower.federation import over_sockets
+from photon.experiment.job import EngineFactory, Job
+from photon.flower.federation import remote_engine
 from photon.node.service import NodeService
 from photon.run import checkpoint
+from photon.run.going_on import SOCKETS
 from photon.run.results import TrainResult
+from photon.run.run_folder import RunFolder
+from photon.server.engine import Engine
+from photon.server.link import SocketLink
+from photon.wire.enrolment import Register
 from photon.wire.messages import Sign
 
 
@@ -56,6 +63,15 @@ def train(config: Config, sockets: Path, lines: list[str] | None = None) -> Trai
     """The run over those nodes; what it says goes to `lines`."""
     heard = [] if lines is None else lines
     return experiment.train(config, engine=over_sockets(sockets), say=heard.append)
+
+
+def over_sockets(sockets: Path) -> EngineFactory:
+    """An engine whose nodes are services of this machine, each behind a Unix socket."""
+
+    def make(folder: RunFolder, run: Run, job: Job) -> Engine:
+        return remote_engine(folder, run, job, SocketLink(sockets), Register(None))
+
+    return EngineFactory(SOCKETS, make)
 
 
 def final_digest(result: TrainResult) -> str:

@@ -104,7 +104,9 @@ def make_run(smoke, data_root, tmp_path):
         params = parameters_of(build_model(config.inner, seed))
         tokenizer = data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
-        with RunFolder.create(path, config, "centralized", tokenizer, facts) as folder:
+        with RunFolder.create(
+            path, config.model_dump(mode="json"), "centralized", tokenizer, facts
+        ) as folder:
             checkpoint.save_train_state(folder.checkpoints, "step_1", TrainState(params=params))
 
     return make

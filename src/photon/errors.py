@@ -109,12 +109,12 @@ class PhotonNote(PhotonWarning):
 
 
 @contextmanager
-def storing(path: Path, failure: str = "cannot write") -> Iterator[None]:
-    """A block that writes: its OSError becomes a StorageError, `PATH: FAILURE (reason)`."""
+def storing(path: Path, failure: str = "cannot write", remedy: str = "") -> Iterator[None]:
+    """A block that writes: its OSError becomes a StorageError, `PATH: FAILURE (reason)REMEDY`."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: {failure} ({error.strerror})") from error
+        raise StorageError(f"{path}: {failure} ({error.strerror}){remedy}") from error
 
 
 def require_package(name: str, extra: str, needed_by: str) -> None:

@@ -136,15 +136,16 @@ def test_tasks_against_brute_force(make_model, make_task, encoder, kind, num_few
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("max_tokens", [1, 60, 8192])
-def test_generated_together_as_alone(make_model, family, max_tokens):
+def test_generated_together_as_alone(make_model, monkeypatch, family, max_tokens):
     model = make_model(**FAMILIES[family])
     prompts = [[n, 2 * n, 5] * (n % 4 + 1) for n in range(1, 8)]
     end = next(iter(generate(model, prompts[2], max_new_tokens=1, temperature=0)))
     got = continuations(
         model, prompts, max_new_tokens=9, end=end, passes=Passes(max_tokens=max_tokens)
     )
+    monkeypatch.setattr(model, "new_cache", lambda: None)
     alone = [
-        list(generate(model, prompt, max_new_tokens=9, temperature=0, stop=end, use_cache=False))
+        list(generate(model, prompt, max_new_tokens=9, temperature=0, stop=end))
         for prompt in prompts
     ]
     assert got == alone

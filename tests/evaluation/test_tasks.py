@@ -9,7 +9,7 @@ import pytest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import of_foreign, resolved
 from photon.errors import DataError
-from photon.evaluation.requests import longest_answer, make_example
+from photon.evaluation.requests import encode_prompt, longest_answer
 from photon.evaluation.tasks import (
     GENERATION,
     LANGUAGE_MODELING,
@@ -146,7 +146,7 @@ def test_files_are_found_in_the_originals_tree_and_in_its_data_folder(tmp_path):
 
 def test_pieces_are_tokenised_apart(make_task, encoder):
     (prompt,) = prompt_of(make_task(MULTIPLE_CHOICE, [CHOICE]))
-    example = make_example(encoder, prompt, 96)
+    example = encode_prompt(encoder, prompt, 96)
     assert encoder.needs_space
     for request, answer in zip(example.requests, (" yes", " no "), strict=True):
         assert list(request.ids) == encoder.ids("Q1") + encoder.ids(answer)
@@ -159,19 +159,19 @@ def test_long_prompts_lose_their_beginning(make_task, encoder):
     rows = [{"context": "the cat sat on a mat", "continuation": "because"}]
     (prompt,) = prompt_of(make_task(LANGUAGE_MODELING, rows))
     whole, answer = encoder.ids("the cat sat on a mat"), encoder.ids(" because")
-    example = make_example(encoder, prompt, len(answer) + 2)
+    example = encode_prompt(encoder, prompt, len(answer) + 2)
     assert list(example.requests[0].ids) == whole[-2:] + answer
     assert example.is_truncated
-    exact = make_example(encoder, prompt, len(whole) + len(answer))
+    exact = encode_prompt(encoder, prompt, len(whole) + len(answer))
     assert not exact.is_truncated
     with pytest.raises(DataError, match="line 1: an answer has"):
-        make_example(encoder, prompt, len(answer))
+        encode_prompt(encoder, prompt, len(answer))
 
 
 def test_an_empty_context_is_named(make_task, encoder):
     (prompt,) = prompt_of(make_task(LANGUAGE_MODELING, [{"context": "", "continuation": "b"}]))
     with pytest.raises(DataError, match="line 1: the context has no tokens"):
-        make_example(encoder, prompt, 96)
+        encode_prompt(encoder, prompt, 96)
 
 
 def test_special_tokens_open_the_preamble_only(tokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 import warnings
 from collections import deque
@@ -121,7 +122,7 @@ def begins(config: Config, tmp: Path) -> Any:
     own = {"exp_avg": {"w": torch.ones(1)}}
     before = ClientState(round=1, stream=StreamState(cursor=5), moments=own, optimizer_step=3)
     averaged = {"exp_avg": {"w": torch.zeros(1)}}
-    state = this._begin(task, before, {}, averaged)
+    state = this._begin(task, before, {"w": torch.ones(1)}, averaged)
     return state.streams, state.step, state.optimizer_step, str(state.moments)
 
 
@@ -289,7 +290,8 @@ def record(config: Config, centralized: bool = False) -> Any:
     folder = Path(result.folder)
     lines = read_lines(folder / "metrics.jsonl")
     steady = [without_clock(line) for line in lines]
-    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+    names = [re.sub("-[0-9a-f]{12}", "", name) for name in files]  # an update names its run
     own = [sorted(m) for m in lines[-1].get("client_metrics", {}).values()]
     return result.unigram, steady, sorted(names), own
 

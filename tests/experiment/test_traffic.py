@@ -96,9 +96,9 @@ def test_layers_go_by_the_originals_names_too(pattern, ours):
     params = parameters_of(empty_model(config.inner))
     names = [n for n in params if ".blocks." not in n and not n.startswith("blocks.")]
     names += [n for n in params if n.startswith(("blocks.0.", "blocks.1.", "blocks.10."))]
-    for key in ("frozen_layers", "personalized_layers"):
-        fl = config.federation.model_copy(update={key: [pattern]})
+    for key in ("frozen_layers", "personal_layers"):
+        fl = config.federation.but(**{key: [pattern]})
         found = layers_of(fl, names)
         assert set(found.frozen + found.personal) == ours
     with pytest.raises(ConfigError, match=r"'transformer.wt' matches no parameter"):
-        layers_of(config.federation.model_copy(update={"frozen_layers": ["transformer.wt"]}), names)
+        layers_of(config.federation.but(frozen_layers=["transformer.wt"]), names)

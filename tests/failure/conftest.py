@@ -53,7 +53,7 @@ class Federation:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *command, *(self.overrides if name == "server" else [])],
                 stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
             )  # fmt: skip
 
     def kill(self, name: str) -> None:

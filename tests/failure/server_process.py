@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from loopback import over_sockets
 from photon.config import load_config
 from photon.errors import PhotonError
 from photon.experiment.experiment import train
-from photon.flower.federation import over_sockets
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -44,7 +44,7 @@ from photon.errors import PayloadError
 from photon.experiment.doctor import examine
 from photon.flower.front import Door, Front, Limits, bounded_protocol
 from photon.flower.link import FlowerLink
-from photon.flower.superlink import APP, Tls
+from photon.flower.superlink import APP, ServerKeys
 from photon.flower.superlink_process import by_address, by_key, fleet_calls, is_reply
 from photon.flower.supernode_process import require_own_app
 from photon.machine.address import free_port, listeners
@@ -299,16 +299,16 @@ def test_a_node_runs_the_relay_of_its_own_installation_only():
 def link(request, tmp_path_factory):
     """A real SuperLink, with the folder of its keys where it has any."""
     home = tmp_path_factory.mktemp("link")
-    keys, tls, register = None, None, Register(None)
+    keys, own, register = None, None, Register(None)
     if request.param == "keys":
         keys = home / "keys"
         make_authority(keys, ["127.0.0.1"])
         enrol(keys, "a", [0])
         enrol(keys, "b", [1])
-        tls = Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
+        own = ServerKeys.of(keys)
         register = read_register(keys / REGISTER)
     heard: list[str] = []
-    made = FlowerLink(home / "flower", "127.0.0.1", free_port(), tls, register,
+    made = FlowerLink(home / "flower", "127.0.0.1", free_port(), own, register,
                       heard.append, lambda: False)  # fmt: skip
     made.heard = heard
     yield made, keys

@@ -72,7 +72,9 @@ def make_run(smoke, data_root, tmp_path):
         }
         tokenizer = data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
-        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, facts) as folder:
+        with RunFolder.create(
+            tmp_path / label, config.model_dump(mode="json"), "centralized", tokenizer, facts
+        ) as folder:
             checkpoint.save_train_state(
                 folder.checkpoints, "step_000007", TrainState(params=params)
             )

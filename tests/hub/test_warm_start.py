@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -221,12 +222,10 @@ def test_any_model_of_transformers_trains_on(train, folder, tmp_path):
     assert difference(first_params(run), last_params(run)) > 1e-3
     writer = load_language_model(run)
     for prompt in ([5], list(range(40))):
-        texts = [
-            list(generate(writer.model, prompt, max_new_tokens=14, temperature=0, use_cache=cached))
-            for cached in (True, False)
-        ]
-        assert texts[0] == texts[1]
-        assert len(texts[0]) == 14
+        cached = list(generate(writer.model, prompt, max_new_tokens=14, temperature=0))
+        with patch.object(writer.model, "new_cache", lambda: None):
+            assert cached == list(generate(writer.model, prompt, max_new_tokens=14, temperature=0))
+        assert len(cached) == 14
     export_folder(run, tmp_path / "out")
     tokens = torch.arange(40).view(1, -1)
     other = transformers.AutoModelForCausalLM.from_pretrained(str(tmp_path / "out")).eval()

@@ -13,6 +13,7 @@ import photon
 from photon.config import load_config
 from photon.config.resolve import Run, resolve
 from photon.errors import ConfigError, DeviceError
+from photon.experiment.doctor import examine
 from photon.model.flops import model_cost
 from photon.node import microbatch
 from photon.node.microbatch import Trainers, fits, rows_that_fit
@@ -93,6 +94,18 @@ def test_workers_share_the_memory_with_the_server(monkeypatch):
     assert needed(both, 4) == 2 * client_memory(*slices, 4).peak("cpu") + server
     node = Trainers.of(both, "node").memory(CPU, 4)
     assert node == needed(both, 4) - server
+
+
+def test_the_doctor_counts_the_moments_that_a_node_receives():
+    """What is left open is what the server's run makes of it: AdamW's are averaged."""
+
+    def said(*keys: str) -> str:
+        config = load_config(["llm_config=mpt-125m", "photon.workers=0", *keys])
+        found = {one.what: one.text for one in examine(config, None, ("127.0.0.1", 1), None)}
+        return found["memory"].partition(" to train")[0]
+
+    kept, averaged = (said(f"fl.aggregate_momenta={value}") for value in ("false", "true"))
+    assert said() == averaged != kept
 
 
 def test_the_run_records_it_and_a_resumed_run_keeps_it(smoke, monkeypatch):

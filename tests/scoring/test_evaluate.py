@@ -50,7 +50,9 @@ def make_run(smoke, data_root, tmp_path):
         params = {k: 2 * v for k, v in parameters_of(build_model(config.inner, seed)).items()}
         tokenizer = tokenizer or data_root / "tokenizer.json"
         facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
-        with RunFolder.create(tmp_path / label, config, "centralized", tokenizer, facts) as folder:
+        with RunFolder.create(
+            tmp_path / label, config.model_dump(mode="json"), "centralized", tokenizer, facts
+        ) as folder:
             checkpoint.save_train_state(
                 folder.checkpoints, "step_000007", TrainState(params=params, step=7)
             )

@@ -84,7 +84,9 @@ def run_path(smoke, data_root, tmp_path):
     params = {k: 3 * v for k, v in parameters_of(build_model(config.inner, 5)).items()}
     tokenizer = data_root / "tokenizer.json"
     facts = tokenization_facts(resolved(load_tokenizer(tokenizer)), tokenizer)
-    with RunFolder.create(tmp_path / "r", config, "centralized", tokenizer, facts) as folder:
+    with RunFolder.create(
+        tmp_path / "r", config.model_dump(mode="json"), "centralized", tokenizer, facts
+    ) as folder:
         checkpoint.save_train_state(folder.checkpoints, "step_000001", TrainState(params=params))
     return folder.path
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import photon
-from loopback import final_digest, nodes, train
+from loopback import final_digest, nodes, over_sockets, train
 from photon.config import load_config
 from photon.container.container import write_container
 from photon.core.parts import parts_of
@@ -32,7 +32,6 @@ from photon.errors import (
 )
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory
-from photon.flower.federation import over_sockets
 from photon.node import hosted_run
 from photon.node.service import NodeService
 from photon.run import checkpoint

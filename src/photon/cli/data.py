@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from photon.cli.options import json_option
+from photon.cli.options import PATH, json_option
 
 if TYPE_CHECKING:
     from photon.data.prepare.summary import ClientSummary
 
-FOLDER = click.Path(path_type=Path)
 _SHOWN_SOURCES = 3
 
 
@@ -30,7 +30,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 @json_option
 def show(folder: Path, as_json: bool) -> None:
     """Show what each client holds, and how far its text is from the others'.
@@ -67,7 +67,7 @@ def _sources(client: ClientSummary) -> str:
 
 
 @command.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 def verify(folder: Path) -> None:
     """Compare every shard of prepared data with what its manifest says.
 
@@ -89,7 +89,7 @@ def verify(folder: Path) -> None:
 
 
 @command.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 @click.argument("url")
 @click.option("--retry", default=2, show_default=True, help="Attempts after the first.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds for one request.")
@@ -114,11 +114,11 @@ def push(folder: Path, url: str, retry: int, timeout: float) -> None:
 
 
 @command.command(name="import")
-@click.argument("source", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("source", type=PATH)
+@click.argument("out", type=PATH)
 @click.option(
     "--tokenizer",
-    type=FOLDER,
+    type=PATH,
     required=True,
     help="The tokenizer.json that the data was made with, or a folder with one.",
 )

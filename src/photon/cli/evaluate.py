@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import client_option, is_first_process, json_option, quiet_option
+from photon.cli.options import PATH, client_option, is_first_process, json_option, quiet_option
 from photon.errors import DataError, PhotonNote
 from photon.run.listing import run_named
 
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 @click.command(name="evaluate")
 @click.argument("arguments", nargs=-1, required=True, metavar="MODEL... [KEY=VALUE]...")
 @click.option(
-    "--text",
-    "texts",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A text file whose loss is wanted; may be given several times.",
+    "--text", "texts", multiple=True, type=PATH, help="A text file to score too; repeatable."
 )
 @click.option("--per-client", is_flag=True, help="Losses on each client's own held-out part, too.")
 @client_option
@@ -33,11 +29,7 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Score again what was scored before.")
 @click.option("--harness", type=click.Choice(["lm-eval"]), help="Score tasks of lm-eval instead.")
 @click.option("--tasks", metavar="A,B,...", help="The tasks of --harness.")
-@click.option(
-    "--tasks-folder",
-    type=click.Path(path_type=Path),
-    help="Task files of your own for --harness; default: those that come with it.",
-)
+@click.option("--tasks-folder", type=PATH, help="Task files for --harness; default: its own.")
 @click.option("--num-fewshot", type=click.IntRange(0), help="Examples in a prompt of --harness.")
 @json_option
 @quiet_option

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath, client_option
+from photon.cli.options import PATH, RunPath, client_option
 
 
 @click.command(name="export")
 @click.argument("checkpoint", type=RunPath())
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=PATH, metavar="DIR")
 @client_option
 def export(checkpoint: Path, folder: Path, client: int | None) -> None:
     """Write CHECKPOINT, a run folder or one of its checkpoints, for transformers into DIR.
@@ -27,8 +27,8 @@ def export(checkpoint: Path, folder: Path, client: int | None) -> None:
 
 
 @click.command(name="import")
-@click.argument("source", type=click.Path(path_type=Path), metavar="HF_FOLDER")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("source", type=PATH, metavar="HF_FOLDER")
+@click.argument("folder", type=PATH, metavar="DIR")
 def import_(source: Path, folder: Path) -> None:
     """Make a run folder DIR of a transformers folder: GPT-2, MPT, Llama or Qwen3.
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import require_flower
+from photon.cli.options import PATH, require_flower
 
-FOLDER = click.option(
-    "--folder", type=click.Path(path_type=Path), default=Path("keys"), show_default=True
-)
+FOLDER = click.option("--folder", type=PATH, default=Path("keys"), show_default=True)
 
 
 @click.group(name="keys")

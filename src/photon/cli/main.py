@@ -90,11 +90,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command line, and give its exit code."""
     warnings.simplefilter("always", photon.errors.PhotonWarning)
     warnings.showwarning = _show_warning
     debug = "--debug" in arguments
@@ -140,7 +136,7 @@ def _explain(error: Exception) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
-    """Ours as one line for people; those of others as Python prints them."""
+    """Photon's own warnings as one line; those of other packages as Python prints them."""
     if issubclass(category, photon.errors.PhotonWarning):
         kind = "note" if issubclass(category, photon.errors.PhotonNote) else "warning"
         _say(f"{kind}: {message}")

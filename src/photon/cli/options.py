@@ -13,12 +13,13 @@ from click.shell_completion import CompletionItem
 
 from photon.errors import require_package
 
+PATH = click.Path(path_type=Path)
 _PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Keys and groups that begin so; options of a group and choices of a key after its `=`."""
+    """Keys and groups that begin with the word; after `=` the values of that key or group."""
     from photon.config.choices import choices_of, words
 
     key, equals, value = incomplete.partition("=")
@@ -48,7 +49,7 @@ class RunPath(click.Path):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Names of runs that begin so; paths if there are none."""
+        """Names of runs that begin with the word; paths if there are none."""
         from photon.run.listing import RUNS
 
         names = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
@@ -80,8 +81,7 @@ quiet_option = click.option(
 
 def keys_option(text: str) -> Callable[[Any], Any]:
     """`--keys FOLDER`, the folder of `photon keys`."""
-    path = click.Path(path_type=Path)
-    return click.option("--keys", type=path, default=Path("keys"), show_default=True, help=text)
+    return click.option("--keys", type=PATH, default=Path("keys"), show_default=True, help=text)
 
 
 class Quantity(click.ParamType):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from photon.core.walltime import Forecast
     from photon.experiment.plan import Estimate
+    from photon.training.memory import Memory
 
 RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 
@@ -109,7 +110,6 @@ def _print(
     estimate: Estimate, needed: dict[str, Any], room: bool | None, device: float | None
 ) -> None:
     from photon.node.microbatch import HEADROOM
-    from photon.report.memory_table import memory_table
 
     console, each = Console(), estimate.traffic
     memory, disk = ({k: size(n) for k, n in m.items()} for m in (estimate.memory, estimate.disk))
@@ -132,8 +132,8 @@ def _print(
             f"does not fit: a device has {size(device)}, of which {HEADROOM:.0%} may be filled; "
             "shard the model (photon.devices_per_client) or take smaller microbatches"
         )
-    console.print(memory_table(estimate.client, "a client on a CPU"))
-    console.print(memory_table(estimate.server, "the server"))
+    console.print(_memory_table(estimate.client, "a client on a CPU"))
+    console.print(_memory_table(estimate.server, "the server"))
 
 
 def _compared(estimate: Estimate) -> str:
@@ -161,4 +161,18 @@ def _table(estimate: Estimate) -> Table:
     table = new_table([""], ("federated", "data-parallel"))
     for name, show in rows.items():
         table.add_row(name, show(estimate.federated), show(estimate.data_parallel))
+    return table
+
+
+def _memory_table(memory: Memory, whose: str) -> Table:
+    """A row for each part, a column for each stage of a round; its highest total is the peak."""
+    stages = [stage.parts("cpu") for stage in memory.stages]
+    table = new_table([f"memory of {whose}"], [stage.name for stage in memory.stages])
+    totals = ["in all", *(size(stage.total("cpu")) for stage in memory.stages)]
+    table.show_footer = True
+    for column, total in zip(table.columns, totals, strict=True):
+        column.footer = total
+    for part in dict.fromkeys(name for parts in stages for name in parts):
+        sizes = [parts.get(part, 0) for parts in stages]
+        table.add_row(part, *(size(count) if count else "" for count in sizes))
     return table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import overrides_argument
+from photon.cli.options import PATH, overrides_argument
 from photon.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(name="prepare")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder to make; default: data/ with a name that the settings give.",
+    "--out", type=PATH, help="Folder to make; default: data/ with a name that the settings give."
 )
 @click.option("--source", help="File, folder or Hugging Face dataset; else the embedded corpus.")
 @click.option("--tokenizer", help="tokenizer.json, its folder, or a name on the Hugging Face hub.")
@@ -32,12 +30,10 @@ if TYPE_CHECKING:
 @overrides_argument
 def command(
     out: Path | None,
-    source: str | None,
-    tokenizer: str | None,
     train_tokenizer: str | None,
     clients: str | None,
-    partition: str | None,
     overrides: tuple[str, ...],
+    **given: str | None,
 ) -> None:
     """Turn text into token rows for the clients of a federation.
 
@@ -58,21 +54,16 @@ def command(
     from photon.config import load_config
     from photon.config.compose import with_values
 
-    if tokenizer is not None and train_tokenizer is not None:
-        raise click.UsageError("--tokenizer and --train-tokenizer exclude each other")
-    given = {
-        "source": source,
-        "tokenizer": tokenizer,
-        "vocab_size": _vocab_size(train_tokenizer),
-        "partition": partition,
-    }
     values: dict[str, Any] = {
         f"dataset.prepare.{key}": value for key, value in given.items() if value is not None
     }
     if train_tokenizer is not None:
-        values["dataset.prepare.tokenizer"] = None
+        if given["tokenizer"] is not None:
+            raise click.UsageError("--tokenizer and --train-tokenizer exclude each other")
+        size = _vocab_size(train_tokenizer)
+        values |= {"dataset.prepare.tokenizer": None, "dataset.prepare.vocab_size": size}
     if clients is not None:
-        values |= _own_clients(clients, source)
+        values |= _own_clients(clients, given["source"])
     config = with_values(load_config(overrides), values)
     if config.data.prepare.source is None and out is None:
         from photon.run.preparation import prepare
@@ -100,9 +91,7 @@ def _own_clients(text: str, source: str | None) -> dict[str, int]:
     return {"fl.n_total_clients": len(numbers), "dataset.prepare.first_client": numbers[0]}
 
 
-def _vocab_size(text: str | None) -> int | None:
-    if text is None:
-        return None
+def _vocab_size(text: str) -> int:
     match = re.fullmatch(r"(?:vocab_size=)?([0-9][0-9_]*)", text)
     if match is None:
         raise click.UsageError(f"--train-tokenizer takes vocab_size=N, got {text!r}")

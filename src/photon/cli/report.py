@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath
+from photon.cli.options import PATH, RunPath
 from photon.errors import StorageError, require_package
 
 
 @click.command(name="report")
-@click.option("--out", type=click.Path(path_type=Path), help="The page; default: in the run.")
+@click.option("--out", type=PATH, help="The page; default: in the run.")
 @click.argument("runs", nargs=-1, required=True, type=RunPath(), metavar="RUN...")
 def command(out: Path | None, runs: tuple[Path, ...]) -> None:
     """Write one HTML page about a run, or one that compares several: it needs no other file.

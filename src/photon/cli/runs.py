@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath, json_option
+from photon.cli.options import PATH, RunPath, json_option
 
 
 @click.command(name="runs")
 @json_option
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=PATH)
 def runs(as_json: bool, folder: Path | None) -> None:
     """List the runs in a folder (default: runs): how far they are, and whether they run.
 

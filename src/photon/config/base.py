@@ -122,7 +122,7 @@ class Closed(BaseModel):
 
 
 class Section(Closed):
-    """Base of all sections: a field has the glossary's name, and the original's key is its alias."""
+    """Base of all sections: a field has the glossary's name; the original's key is its alias."""
 
     model_config = ConfigDict(
         alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True

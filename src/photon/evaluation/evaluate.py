@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from photon.config.evaluation import IclTask
+from photon.config.evaluation import IclTask, Scoring
 from photon.data.prepare.encode import Encoder
 from photon.errors import DataError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Likelihood, Passes, likelihoods
+from photon.evaluation.loss import DoneCallback
 from photon.evaluation.requests import (
-    Example,
+    EncodedPrompt,
+    encode_for_generation,
+    encode_prompt,
     longest_answer,
-    make_example,
-    make_generation,
 )
 from photon.evaluation.scoring import (
     Outcome,
@@ -33,8 +34,7 @@ from photon.evaluation.scoring import (
 from photon.evaluation.tasks import (
     GENERATION,
     LANGUAGE_MODELING,
-    Prompt,
-    Row,
+    TaskRow,
     by_category,
     make_prompts,
 )
@@ -46,13 +46,19 @@ class Settings:
     """What all tasks of an evaluation have in common.
 
     Attributes:
-        max_seq_len: longest prompt with its answer.
-        limit: first rows of a task that are scored; None: all.
+        max_seq_len: most tokens of a prompt with its answer.
+        limit: how many rows of a task are scored, the first ones; None: all.
+        parity: score as the Eval Gauntlet does also where it lets a broken model win.
     """
 
     max_seq_len: int
     limit: int | None = None
     parity: bool = False
+
+    @classmethod
+    def of(cls, keys: Scoring, positions: int) -> Settings:
+        """The settings that a configuration asks for, of a model with that many positions."""
+        return cls(min(keys.max_positions or positions, positions), keys.limit, keys.parity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,65 +66,53 @@ class Sample:
     """What a model did with one row.
 
     Attributes:
-        scores: of its choices, or of its answer; none for generation.
+        prompt: what it was given.
+        gold: index of the right choice; the right answer of language modelling; all right answers
+            of generation.
+        scores: of the row's choices, or of its answer; none for generation.
+        category: of the row; empty where the task has none.
     """
 
-    line: int
-    category: str
+    prompt: EncodedPrompt
     gold: Any
     scores: tuple[Likelihood, ...]
     outcome: Outcome
-    is_truncated: bool
-    answer_bytes: int
+    category: str = ""
 
 
 def evaluate_task(
     model: LanguageModel,
     encoder: Encoder,
     task: IclTask,
-    rows: Sequence[Row],
+    rows: Sequence[TaskRow],
     num_fewshot: int,
     *,
     settings: Settings,
     passes: Passes,
 ) -> tuple[TaskScore, list[Sample]]:
-    """Score a task with so many examples in each prompt.
+    """Score a task, with `num_fewshot` examples in each prompt.
 
     Raises:
         DataError: a row that cannot be put to the model; the message names its line.
     """
-    categories = by_category(task, rows)
-    total, samples = len(rows), []
-    for category, part in categories.items():
-        done = len(samples)
-        within = replace(passes, progress=_within(passes, done / total, len(part) / total))
-        put = _put(encoder, task, part, num_fewshot, settings)
-        if task.icl_task_type == GENERATION:
-            samples += _generate(model, encoder, task, put, settings, within, category)
-        else:
-            samples += _choose(model, task, put, settings, within, category)
+    samples: list[Sample] = []
+    total = len(rows)
+    score = _generate if task.icl_task_type == GENERATION else _choose
+    for category, part in by_category(task, rows).items():
+        within = replace(passes, progress=_within(passes, len(samples) / total, len(part) / total))
+        prompts = _encode(encoder, task, part, num_fewshot, settings)
+        found = score(model, encoder, task, prompts, settings, within)
+        samples += [replace(sample, category=category) for sample in found]
     return summarize(samples), samples
 
 
-def _within(passes: Passes, start: float, size: float):
+def _within(passes: Passes, start: float, size: float) -> DoneCallback:
+    """Progress of a piece of the work, told as that of the whole."""
     return lambda done: passes.progress(start + size * done)
 
 
-@dataclass(frozen=True, slots=True)
-class _Put:
-    """The rows of a category as they are put to a model.
-
-    Attributes:
-        room: most tokens of an answer that is generated.
-    """
-
-    prompts: list[Prompt]
-    examples: list[Example]
-    room: int
-
-
 def check_task(
-    encoder: Encoder, task: IclTask, rows: Sequence[Row], num_fewshot: int, settings: Settings
+    encoder: Encoder, task: IclTask, rows: Sequence[TaskRow], num_fewshot: int, settings: Settings
 ) -> None:
     """Tokenise a task as `evaluate_task` does, and score nothing.
 
@@ -126,81 +120,67 @@ def check_task(
         DataError: a row that cannot be put to the model; the message names its line.
     """
     for part in by_category(task, rows).values():
-        _put(encoder, task, part, num_fewshot, settings)
+        _encode(encoder, task, part, num_fewshot, settings)
 
 
-def _put(
-    encoder: Encoder, task: IclTask, rows: Sequence[Row], num_fewshot: int, settings: Settings
-) -> _Put:
+def _encode(
+    encoder: Encoder, task: IclTask, rows: Sequence[TaskRow], num_fewshot: int, settings: Settings
+) -> list[EncodedPrompt]:
+    """The rows of a category as they are put to a model."""
     prompts = list(make_prompts(task, rows, num_fewshot, parity=settings.parity))
-    if not (settings.parity and task.has_categories):
+    if not (settings.parity and task.has_categories):  # the original has no limit there
         prompts = prompts[: settings.limit]
     length = min(settings.max_seq_len, task.max_seq_len or settings.max_seq_len)
     try:
         if task.icl_task_type != GENERATION:
-            return _Put(prompts, [make_example(encoder, one, length) for one in prompts], 0)
+            return [encode_prompt(encoder, prompt, length) for prompt in prompts]
         longest = longest_answer(encoder, task, rows)
         if longest >= length:
             raise DataError(
                 f"answers have up to {longest} tokens, which leaves no room for prompts in {length}"
             )
-        examples = [make_generation(encoder, one, length - longest) for one in prompts]
-        return _Put(prompts, examples, longest)
+        return [encode_for_generation(encoder, prompt, length, longest) for prompt in prompts]
     except DataError as error:
         raise DataError(f"{task.label}, {task.dataset_uri}: {error}") from error
 
 
 def _choose(
     model: LanguageModel,
+    encoder: Encoder,
     task: IclTask,
-    put: _Put,
+    prompts: Sequence[EncodedPrompt],
     settings: Settings,
     passes: Passes,
-    category: str,
-) -> list[Sample]:
-    scores = likelihoods(model, [example.requests for example in put.examples], passes)
-    samples = []
-    for example, prompt, answers in zip(put.examples, put.prompts, scores, strict=True):
+) -> Iterator[Sample]:
+    scores = likelihoods(model, [prompt.requests for prompt in prompts], passes)
+    for prompt, answers in zip(prompts, map(tuple, scores), strict=True):
         if task.icl_task_type == LANGUAGE_MODELING:
-            outcome, gold = judge_exact(answers[0]), prompt.pairs[0][1]
+            yield Sample(prompt, prompt.labels[0], answers, judge_exact(answers[0]))
         else:
-            outcome = judge_choice(answers, example.gold, parity=settings.parity)
-            gold = example.gold
-        samples.append(_sample(example, category, gold, tuple(answers), outcome))
-    return samples
+            outcome = judge_choice(answers, prompt.gold, parity=settings.parity)
+            yield Sample(prompt, prompt.gold, answers, outcome)
 
 
 def _generate(
     model: LanguageModel,
     encoder: Encoder,
     task: IclTask,
-    put: _Put,
+    prompts: Sequence[EncodedPrompt],
     settings: Settings,
     passes: Passes,
-    category: str,
-) -> list[Sample]:
+) -> Iterator[Sample]:
     stop = stop_pattern(task, parity=settings.parity)
     texts = continuations(
         model,
-        [example.requests[0].ids for example in put.examples],
-        max_new_tokens=put.room,
+        [prompt.requests[0].ids for prompt in prompts],
+        max_new_tokens=prompts[0].max_new_tokens,
         end=encoder.end,
         is_finished=lambda ids: stop is not None and bool(stop.search(encoder.text(ids))),
         passes=passes,
     )
-    samples = []
-    for example, ids in zip(put.examples, texts, strict=True):
-        outcome = judge_text(task, encoder.text(ids), example.labels, parity=settings.parity)
-        samples.append(_sample(example, category, list(example.labels), (), outcome))
-    return samples
-
-
-def _sample(
-    example: Example, category: str, gold: Any, scores: tuple[Likelihood, ...], outcome: Outcome
-) -> Sample:
-    return Sample(
-        example.line, category, gold, scores, outcome, example.is_truncated, example.answer_bytes
-    )
+    for prompt, ids in zip(prompts, texts, strict=True):
+        outcome = judge_text(task, encoder.text(ids), prompt.labels, parity=settings.parity)
+        yield Sample(prompt, list(prompt.labels), (), outcome)
 
 
 def summarize(samples: Sequence[Sample]) -> TaskScore:
@@ -219,7 +199,7 @@ def summarize(samples: Sequence[Sample]) -> TaskScore:
         majority=majority([[_hashable(sample.gold) for sample in part] for part in parts]),
         chance=chance_of([len(sample.scores) for sample in samples]),
         n=len(samples),
-        truncated=sum(sample.is_truncated for sample in samples),
+        truncated=sum(sample.prompt.is_truncated for sample in samples),
         nonfinite=sum(not sample.outcome.is_finite for sample in samples),
         bits_per_byte=_bits_per_byte(samples),
         gold_probability=_mean_probability(chosen),
@@ -239,7 +219,7 @@ def _bits_per_byte(samples: Sequence[Sample]) -> float | None:
     if not samples[0].scores:
         return None
     loss = sum(_gold_score(sample).nll for sample in samples)
-    return loss / (math.log(2) * sum(sample.answer_bytes for sample in samples))
+    return loss / (math.log(2) * sum(sample.prompt.answer_bytes for sample in samples))
 
 
 def _mean_probability(samples: Sequence[Sample]) -> float | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from photon.evaluation.likelihood import DEFAULT, Passes
+from photon.evaluation.likelihood import Passes
+from photon.evaluation.packing import by_length
 from photon.model.build import LanguageModel
 from photon.model.decoder import Decoder
 from photon.model.generate import generate
@@ -15,7 +16,7 @@ from photon.model.layout import Layout
 from photon.model.precision import autocast
 
 LOOK_EVERY = 8
-"""Steps between two looks at whether a text has reached a string at which it ends."""
+"""Tokens between two looks at whether a text has reached a string at which it ends."""
 
 IsFinished = Callable[[list[int]], bool]
 
@@ -28,25 +29,21 @@ def continuations(
     max_new_tokens: int,
     end: int,
     is_finished: IsFinished = lambda ids: False,
-    passes: Passes = DEFAULT,
+    passes: Passes,
 ) -> list[list[int]]:
     """The likeliest token again and again, until `end`.
 
     Args:
         prompts: each with `max_new_tokens` no longer than the model.
-        is_finished: told what was written so far, now and then: what follows does not matter.
-        passes: its tokens count those of a prompt and those that it may become.
+        is_finished: asked every `LOOK_EVERY` tokens whether what a text has by then is enough.
+        passes: its `max_tokens` count prompts together with the tokens that they may get.
 
     Returns:
         New ids, without `end`.
     """
     share = passes.share
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    parts: list[list[int]] = []
-    while order:
-        count = max(1, passes.max_tokens // (len(prompts[order[0]]) + max_new_tokens))
-        parts.append(order[:count])
-        order = order[count:]
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+    parts = by_length(range(len(prompts)), lengths.__getitem__, passes.max_tokens)
     device = next(model.parameters()).device
     written = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.float64, device=device)
     was_training = model.training
@@ -85,7 +82,7 @@ def _alone(
 
 
 class _Writing:
-    """Prompts side by side, filled up at their beginning so that they end together."""
+    """Prompts that go on side by side: padded at their beginning, so that they end together."""
 
     def __init__(
         self, model: Decoder, texts: list[list[int]], end: int, is_finished: IsFinished
@@ -101,7 +98,7 @@ class _Writing:
         self.open = [True] * len(texts)
 
     def run(self, limit: int) -> list[list[int]]:
-        cache = self.model.new_cache(len(self.made))
+        cache = self.model.new_cache()
         tokens = self.tokens
         for step in range(limit):
             past = cache.length
@@ -115,7 +112,7 @@ class _Writing:
         return self.made
 
     def _layout(self, past: int, count: int) -> Layout:
-        """A token sees itself and what came before it; the filling sees itself."""
+        """A token sees itself and what came before it; padding sees itself."""
         columns = torch.arange(past + count)
         own = columns[past:]
         real = columns >= self.padding.unsqueeze(1)

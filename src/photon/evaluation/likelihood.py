@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from photon.evaluation.loss import ALL, Progress, Share
-from photon.evaluation.packing import Batch, batches, collate, pack_groups
+from photon.evaluation.loss import ALL, DoneCallback, Share
+from photon.evaluation.packing import PackedBatch, batches, collate, pack_groups
 from photon.evaluation.requests import Request
 from photon.model.build import LanguageModel
 from photon.model.precision import autocast
@@ -24,35 +24,34 @@ class Passes:
     """How requests go through a model.
 
     Attributes:
-        max_tokens: of one forward pass, padding counted; one row always goes.
+        max_tokens: of one forward pass, padding included; a longer row goes alone.
         precision: of the forward pass; likelihoods are computed in fp32.
         share: splits the batches over processes.
-        progress: told how far it is.
     """
 
     max_tokens: int = 512
     precision: str = "fp32"
     share: Share = ALL
-    progress: Progress = lambda done: None
+    progress: DoneCallback = lambda done: None
 
 
 DEFAULT = Passes()
 
 
 def tokens_of_a_pass(wanted: int | str, device: torch.device) -> int:
-    """`auto` is what suits the device: the caches of a CPU, or enough to keep a GPU busy."""
+    """Tokens of a forward pass; `auto`: what fits a CPU's caches, or keeps a GPU busy."""
     if isinstance(wanted, int):
         return wanted
     return 512 if device.type == "cpu" else 16384
 
 
 class Likelihood(NamedTuple):
-    """Of one answer.
+    """Log-likelihood of one answer, negated, and how much of it the model would have said.
 
     Attributes:
         nll: negative log-likelihood of the whole answer, in nats.
         num_tokens: of the answer.
-        num_hits: how many of them were the likeliest.
+        num_hits: how many of them were the likeliest after those before.
     """
 
     nll: float
@@ -61,7 +60,7 @@ class Likelihood(NamedTuple):
 
     @property
     def is_greedy(self) -> bool:
-        """Every token was the likeliest."""
+        """Greedy decoding would give the answer: every token was the likeliest."""
         return self.num_hits == self.num_tokens
 
     @property
@@ -98,7 +97,7 @@ def likelihoods(
     return _spread(groups, unique, share.add(sums))
 
 
-def _add(model: LanguageModel, batch: Batch, sums: Tensor) -> None:
+def _add(model: LanguageModel, batch: PackedBatch, sums: Tensor) -> None:
     """Add the negative log-likelihoods and the hits of a batch to the sums, [2, requests]."""
     if batch.layout is not None:
         features = model.features(batch.tokens, layout=batch.layout)  # type: ignore[call-arg]

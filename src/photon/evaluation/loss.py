@@ -16,8 +16,8 @@ from photon.data.read.shards import RowSource
 from photon.errors import DataError
 from photon.model.precision import autocast
 
-Progress = Callable[[float], None]
-"""Takes how much of the work is done, from 0 to 1."""
+DoneCallback = Callable[[float], None]
+"""Takes the share of the work that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,12 @@ class LossReport:
 
     @property
     def perplexity(self) -> float:
-        """Exp of the mean loss; infinite where that overflows."""
         return perplexity(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
         """Loss / (ln 2 x bytes per token): comparable between tokenizers."""
-        return bits_per_byte(self.loss, self.bytes_per_token)
+        return self.loss / (math.log(2) * self.bytes_per_token)
 
 
 def mean_report(reports: Sequence[LossReport]) -> LossReport:
@@ -65,10 +64,6 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def bits_per_byte(loss: float, bytes_per_token: float) -> float:
-    return loss / (math.log(2) * bytes_per_token)
-
-
 def bytes_per_token(rows: RowSource) -> float:
     """Bytes of UTF-8 text behind one token of a data folder."""
     return rows.manifest["text_bytes"] / rows.manifest["text_tokens"]
@@ -76,10 +71,10 @@ def bytes_per_token(rows: RowSource) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which batches this process scores, of the processes that score together.
+    """This process among those that score together: it takes every `size`-th batch, from `rank` on.
 
     Attributes:
-        add: sums a tensor over the processes.
+        add: all-reduce: sums a tensor over the processes.
     """
 
     rank: int = 0
@@ -96,7 +91,7 @@ def held_out_loss(
     rows: RowSource,
     inner: Inner,
     share: Share = ALL,
-    progress: Progress = lambda done: None,
+    progress: DoneCallback = lambda done: None,
 ) -> LossReport:
     """`evaluate_loss` as a run's keys have it."""
     return evaluate_loss(
@@ -119,7 +114,7 @@ def evaluate_loss(
     max_batches: int = -1,
     precision: str = "fp32",
     share: Share = ALL,
-    progress: Progress = lambda done: None,
+    progress: DoneCallback = lambda done: None,
 ) -> LossReport:
     """Score a model on rows in their order on disk.
 

@@ -7,8 +7,9 @@ Rows of about the same length go through the model together, so many that they f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from photon.evaluation.requests import Request
 from photon.model.layout import Layout
 
+T = TypeVar("T")
 PAD = -1
+"""Number of the padding, where a row's prefix is 0 and its rests count from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ def pack(requests: Sequence[Request], numbers: Sequence[int]) -> PackedRow:
     """One row of requests.
 
     Args:
-        numbers: what the requests are called in the picks.
+        numbers: of the requests, by which the picks name them.
     """
     prefix = common_prefix([request.ids[:-1] for request in requests])
     tokens = list(requests[0].ids[:prefix])
@@ -87,8 +90,8 @@ def pack_groups(groups: Sequence[Sequence[Request]], *, share: bool) -> list[Pac
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one forward pass.
+class PackedBatch:
+    """Packed rows of one forward pass.
 
     Attributes:
         tokens: [B, T].
@@ -108,19 +111,22 @@ class Batch:
 
 def batches(rows: Sequence[PackedRow], max_tokens: int) -> list[list[PackedRow]]:
     """Rows by length, longest first, in batches whose tokens with padding fit a budget."""
-    parts: list[list[PackedRow]] = []
-    for plain in (True, False):
-        ordered = sorted(
-            (row for row in rows if row.is_plain is plain), key=lambda row: -len(row.tokens)
-        )
-        while ordered:
-            count = max(1, max_tokens // len(ordered[0].tokens))
-            parts.append(ordered[:count])
-            ordered = ordered[count:]
+    kinds = [[row for row in rows if row.is_plain is plain] for plain in (True, False)]
+    found = [by_length(kind, lambda row: len(row.tokens), max_tokens) for kind in kinds]
+    return [*found[0], *found[1]]
+
+
+def by_length(items: Iterable[T], length: Callable[[T], int], max_tokens: int) -> list[list[T]]:
+    """Items longest first, in batches that fit a budget when all are as long as their first."""
+    parts, rest = [], sorted(items, key=length, reverse=True)
+    while rest:
+        count = max(1, max_tokens // length(rest[0]))
+        parts.append(rest[:count])
+        rest = rest[count:]
     return parts
 
 
-def collate(rows: Sequence[PackedRow], device: torch.device) -> Batch:
+def collate(rows: Sequence[PackedRow], device: torch.device) -> PackedBatch:
     """Tensors of rows: short ones are filled up at their end."""
     width = max(len(row.tokens) for row in rows)
     tokens = torch.zeros(len(rows), width, dtype=torch.long)
@@ -134,7 +140,7 @@ def collate(rows: Sequence[PackedRow], device: torch.device) -> Batch:
     columns, targets, numbers = torch.tensor(picks).to(device).unbind(1)
     layout = None if rows[0].is_plain else _layout(rows, width, device)
     size = sum(len(row.tokens) for row in rows)
-    return Batch(tokens.to(device), layout, columns, targets, numbers, size)
+    return PackedBatch(tokens.to(device), layout, columns, targets, numbers, size)
 
 
 def _layout(rows: Sequence[PackedRow], width: int, device: torch.device) -> Layout:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from photon.config.evaluation import IclTask
 from photon.data.prepare.encode import Encoder
 from photon.errors import DataError
-from photon.evaluation.tasks import GENERATION, Prompt, Row, with_reasoning
+from photon.evaluation.tasks import Prompt, TaskRow, with_reasoning
 
 ROOM_FOR_REASONING = 10
 """Tokens that a generated text may have beyond the longest answer, where it reasons first."""
@@ -32,15 +32,17 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class EncodedPrompt:
     """One row, ready for the model.
 
     Attributes:
+        line: of the row in its file.
         requests: one for each pair of its prompt; the prompt alone for generation.
         gold: index of the right request.
         answer_bytes: of the right answer's text, as it was tokenised.
         is_truncated: the beginning of a prompt was cut off.
-        labels: right answers of a generation task.
+        labels: right answers, where there is nothing to choose from.
+        max_new_tokens: of an answer that is generated.
     """
 
     line: int
@@ -48,13 +50,12 @@ class Example:
     gold: int
     answer_bytes: int
     is_truncated: bool
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...]
+    max_new_tokens: int = 0
 
 
-def make_example(encoder: Encoder, prompt: Prompt, max_seq_len: int) -> Example:
-    """Tokenise a row whose answers are scored.
-
-    Prompts that are too long lose their beginning.
+def encode_prompt(encoder: Encoder, prompt: Prompt, max_seq_len: int) -> EncodedPrompt:
+    """Tokenise a row whose answers are scored; a prompt that is too long loses its beginning.
 
     Raises:
         DataError: an answer without tokens, one as long as the model, or an empty context.
@@ -70,7 +71,7 @@ def make_example(encoder: Encoder, prompt: Prompt, max_seq_len: int) -> Example:
         truncated |= len(contexts[context]) > room
         requests.append(Request((*contexts[context][-room:], *ids), len(ids)))
     right = encoder.as_answer(prompt.pairs[prompt.gold][1])
-    return Example(
+    return EncodedPrompt(
         prompt.line, tuple(requests), prompt.gold, len(right.encode()), truncated, prompt.labels
     )
 
@@ -83,23 +84,27 @@ def _why(ids: Sequence[int], max_seq_len: int) -> str:
     return "the context has no tokens, so there is nothing to score the answer after"
 
 
-def make_generation(encoder: Encoder, prompt: Prompt, room: int) -> Example:
-    """Tokenise a row whose answer is generated.
+def encode_for_generation(
+    encoder: Encoder, prompt: Prompt, max_seq_len: int, max_new_tokens: int
+) -> EncodedPrompt:
+    """Tokenise a row whose answer is generated; a prompt that is too long loses its beginning.
 
-    Args:
-        room: most tokens of a prompt.
+    Raises:
+        DataError: an empty context.
     """
     ((context, _),) = prompt.pairs
     ids = encoder.opening(prompt.preamble) + encoder.ids(context)
     if not ids:
         raise DataError(f"line {prompt.line}: the context has no tokens")
+    room = max_seq_len - max_new_tokens
     request = Request(tuple(ids[-room:]), 0)
-    return Example(prompt.line, (request,), 0, 0, len(ids) > room, prompt.labels)
+    return EncodedPrompt(
+        prompt.line, (request,), 0, 0, len(ids) > room, prompt.labels, max_new_tokens
+    )
 
 
-def longest_answer(encoder: Encoder, task: IclTask, rows: Sequence[Row]) -> int:
+def longest_answer(encoder: Encoder, task: IclTask, rows: Sequence[TaskRow]) -> int:
     """Tokens that a generated answer may have: those of the longest right one."""
-    assert task.icl_task_type == GENERATION
     texts = {
         with_reasoning(task, row, label)
         for row in rows

@@ -33,8 +33,8 @@ _OPTIONS = {MULTIPLE_CHOICE: "choices", SCHEMA: "context_options"}
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Attributes: `line` is where the row stands in its file, counted from 1."""
+class TaskRow:
+    """A line of a task's file, parsed; lines count from 1."""
 
     line: int
     fields: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Prompt:
         preamble: what comes before the row: the prompt string and the examples.
         pairs: (context, answer) to score: of every choice or option, else of the one answer.
         gold: index of the right pair.
-        labels: right answers of a generation task.
+        labels: right answers, where there is nothing to choose from.
     """
 
     line: int
@@ -74,7 +74,7 @@ def find_file(root: Path, uri: str) -> Path:
     raise DataError(f"{places[1]}: no such task file; set icl_tasks_config.root_dir")
 
 
-def read_rows(path: Path, task: IclTask) -> list[Row]:
+def read_rows(path: Path, task: IclTask) -> list[TaskRow]:
     """The rows of a task's file, checked for what the task's type needs.
 
     Raises:
@@ -99,7 +99,7 @@ def read_rows(path: Path, task: IclTask) -> list[Row]:
     return rows
 
 
-def _row(where: str, number: int, line: str, task: IclTask) -> Row:
+def _row(where: str, number: int, line: str, task: IclTask) -> TaskRow:
     try:
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -119,7 +119,7 @@ def _row(where: str, number: int, line: str, task: IclTask) -> Row:
         _require(fields, ("aliases",), _is_texts, "a list of texts", where)
     if task.strip_dataset:
         fields = {k: v.strip() if isinstance(v, str) else v for k, v in fields.items()}
-    return Row(number, fields)
+    return TaskRow(number, fields)
 
 
 def _is_texts(value: Any) -> bool:
@@ -140,18 +140,18 @@ def _require(
             raise DataError(f"{where}: {name!r} must be {what}, got {fields[name]!r:.60}")
 
 
-def _check_reasoning(path: Path, rows: Sequence[Row]) -> None:
+def _check_reasoning(path: Path, rows: Sequence[TaskRow]) -> None:
     reasons = [isinstance(row.fields.get("chain_of_thought"), str) for row in rows]
     if any(reasons) and not all(reasons):
         line = rows[reasons.index(False)].line
         raise DataError(f"{path}:{line}: has no 'chain_of_thought', which other rows have")
 
 
-def by_category(task: IclTask, rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_category(task: IclTask, rows: Sequence[TaskRow]) -> dict[str, list[TaskRow]]:
     """The rows of each category, by name; all under the empty name without categories."""
     if not task.has_categories:
         return {"": list(rows)}
-    parts: dict[str, list[Row]] = {row["category"]: [] for row in rows}
+    parts: dict[str, list[TaskRow]] = {row["category"]: [] for row in rows}
     for row in rows:
         parts[row["category"]].append(row)
     return dict(sorted(parts.items()))
@@ -180,7 +180,7 @@ def draw_examples(num_rows: int, count: int, seed: int) -> Iterator[list[int]]:
 
 
 def make_prompts(
-    task: IclTask, rows: Sequence[Row], num_fewshot: int, *, parity: bool = False
+    task: IclTask, rows: Sequence[TaskRow], num_fewshot: int, *, parity: bool = False
 ) -> Iterator[Prompt]:
     """The texts of every row of a category.
 
@@ -193,7 +193,7 @@ def make_prompts(
         yield build(task, row, [rows[index] for index in chosen], parity)
 
 
-def full_answer(task: IclTask, row: Row) -> str:
+def full_answer(task: IclTask, row: TaskRow) -> str:
     """The answer as an example shows it: with its reasoning where the file has that."""
     kind = task.icl_task_type
     if kind == MULTIPLE_CHOICE:
@@ -203,12 +203,12 @@ def full_answer(task: IclTask, row: Row) -> str:
     return with_reasoning(task, row, row["answer"])
 
 
-def with_reasoning(task: IclTask, row: Row, answer: str) -> str:
+def with_reasoning(task: IclTask, row: TaskRow, answer: str) -> str:
     reasoning = row.fields.get("chain_of_thought")
     return answer if reasoning is None else reasoning + task.cot_delimiter + answer
 
 
-def _ordinary(task: IclTask, row: Row, examples: Sequence[Row], parity: bool) -> Prompt:
+def _ordinary(task: IclTask, row: TaskRow, examples: Sequence[TaskRow], parity: bool) -> Prompt:
     source = "query" if task.icl_task_type == MULTIPLE_CHOICE else "context"
     text = task.prompt_string
     for example in examples:
@@ -222,7 +222,8 @@ def _ordinary(task: IclTask, row: Row, examples: Sequence[Row], parity: bool) ->
     if task.icl_task_type == GENERATION:
         labels = (row["answer"], *(row.fields.get("aliases") or ()))
         return Prompt(row.line, text, ((context, row["answer"]),), labels=labels)
-    return Prompt(row.line, text, ((context, row["continuation"]),))
+    answer = row["continuation"]
+    return Prompt(row.line, text, ((context, answer),), labels=(answer,))
 
 
 def _asked(task: IclTask, before: str, context: str) -> str:
@@ -230,7 +231,7 @@ def _asked(task: IclTask, before: str, context: str) -> str:
     return delimiter + task.before_context + context + task.continuation_delimiter
 
 
-def _schema(task: IclTask, row: Row, examples: Sequence[Row], parity: bool) -> Prompt:
+def _schema(task: IclTask, row: TaskRow, examples: Sequence[TaskRow], parity: bool) -> Prompt:
     text = task.prompt_string
     for example in examples:
         option = example["context_options"][example["gold"]]

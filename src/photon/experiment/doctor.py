@@ -157,12 +157,12 @@ class _Machine:
 
     def _trainers(self) -> Trainers:
         """The worker processes that this machine would have."""
-        config, gpus = self.config, count_gpus(self.config.machine.device)
+        config = self.config.but(name="doctor")
         if self.is_node:
-            served = config.but(name="doctor", federation=config.averaging())
-            return Trainers.of(
-                node_config(travelling(served.model_dump(mode="json")), config), "node"
-            )
+            served = config.but(federation=config.averaging())
+            sent = travelling(served.model_dump(mode="json"))
+            return Trainers.of(node_config(sent, config), "node")
+        gpus = count_gpus(config.machine.device)
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
 

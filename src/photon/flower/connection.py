@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from photon.errors import ConfigError, RoundFailed
-from photon.flower.superlink import SuperNode
+from photon.flower.superlink import NodeKeys, SuperNode
 from photon.machine.address import split_address
 from photon.machine.private_files import keep_from_git
 from photon.machine.probe import find_trouble
 from photon.machine.waiting import Waiting
 from photon.node.service import NodeService
+from photon.say import Say
 from photon.wire.knock import find_key_trouble
 
 MAX_FAILURES, LONGEST_PAUSE, STEADY_SECONDS = 25, 30.0, 60.0
@@ -21,14 +20,6 @@ MAX_FAILURES, LONGEST_PAUSE, STEADY_SECONDS = 25, 30.0, 60.0
 lived for a minute in between."""
 LOOK_SECONDS = 2.0
 """Between two looks at a server that does not answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKeys:
-    """What a node proves itself by: the server's authority, and its own private key."""
-
-    authority: Path
-    key: Path
 
 
 def find_node_keys(folder: Path, name: str) -> NodeKeys:
@@ -69,7 +60,7 @@ class Connection:
         path: Path,
         keys: NodeKeys | None,
         service: NodeService,
-        say: Callable[[str], None],
+        say: Say,
     ) -> None:
         self.server, self.path, self.service, self.say = server, path, service, say
         self.folder, self.waiting = service.home, Waiting(say)
@@ -108,8 +99,7 @@ class Connection:
         if time.monotonic() - self._started < pause or not self._reaches_server():
             return
         self._started, self._heard, self._is_greeted = time.monotonic(), self.service.heard, False
-        tls = (self._keys.authority, self._keys.key) if self._keys else None
-        self._supernode = SuperNode(self.folder, self.server, self.path, tls)
+        self._supernode = SuperNode(self.folder, self.server, self.path, self._keys)
 
     def _let_go(self, supernode: SuperNode) -> None:
         supernode.close()

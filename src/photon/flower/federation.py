@@ -9,22 +9,22 @@ from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.errors import ConfigError
 from photon.experiment.job import EngineFactory, Job
-from photon.flower.connection import Connection, NodeKeys
+from photon.flower.connection import Connection
 from photon.flower.link import FlowerLink
-from photon.flower.superlink import Tls
+from photon.flower.superlink import NodeKeys, ServerKeys
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.machine.owned_folder import sockets_folder
 from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
-from photon.run.going_on import FLOWER, SOCKETS
+from photon.run.going_on import FLOWER
 from photon.run.preparation import require_data
 from photon.run.rows import RunData
 from photon.run.run_folder import RunFolder
 from photon.say import Say
 from photon.server.depot import Depot
 from photon.server.engine import Engine
-from photon.server.link import Link, SocketLink
+from photon.server.link import Link
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import REGISTER, Register, read_register, signer
@@ -35,8 +35,8 @@ def over_flower(
     host: str,
     port: int,
     keys: Path | None,
-    hint: Callable[[], str] = str,
-    options: tuple[str, ...] = (),
+    hint: Callable[[], str],
+    options: tuple[str, ...],
 ) -> EngineFactory:
     """An engine whose nodes come over Flower.
 
@@ -46,24 +46,13 @@ def over_flower(
         keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
     """
     register = Register(None) if keys is None else read_register(keys / REGISTER)
-    tls = None if keys is None else Tls(keys / "ca.pem", keys / "server.pem", keys / "server.key")
-    if tls is not None:
-        tls.require()
+    own = None if keys is None else ServerKeys.of(keys)
 
     def make(folder: RunFolder, run: Run, job: Job) -> Engine:
-        link = FlowerLink(folder.path / "flower", host, port, tls, register, job.say, job.stop)
+        link = FlowerLink(folder.path / "flower", host, port, own, register, job.say, job.stop)
         return remote_engine(folder, run, job, link, register, hint)
 
     return EngineFactory(FLOWER, make, options)
-
-
-def over_sockets(sockets: Path) -> EngineFactory:
-    """An engine whose nodes are services of this machine, each behind a Unix socket."""
-
-    def make(folder: RunFolder, run: Run, job: Job) -> Engine:
-        return remote_engine(folder, run, job, SocketLink(sockets), Register(None))
-
-    return EngineFactory(SOCKETS, make)
 
 
 def remote_engine(

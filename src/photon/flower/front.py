@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Identify = Callable[[dict[bytes, bytes], str], Hashable | None]
-"""Who calls, by headers and network address; None: nobody who may."""
+"""Caller by headers and network address; None: one who may not call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 class Door(socket.socket):
-    """A listener that lets so many connections in: counted before their TLS, which costs more."""
+    """A listener that bounds how many connections are open: counted before their TLS handshake."""
 
     def __init__(self, listener: socket.socket, limits: Limits) -> None:
         super().__init__(fileno=listener.detach())
@@ -189,9 +189,7 @@ class Door(socket.socket):
         self._hosts: WeakKeyDictionary[socket.socket, str] = WeakKeyDictionary()
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Raises:
-        ConnectionAbortedError: there are enough, or enough of that address; asyncio goes on.
-        """
+        """At a limit raises ConnectionAbortedError, after which asyncio goes on."""
         connection, address = super().accept()
         here = [host for known, host in self._hosts.items() if known.fileno() >= 0]
         most = self._limits.connections

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import secrets
@@ -19,29 +20,31 @@ from photon.flower.superlink import (
     APP,
     TOLD,
     Order,
+    ServerKeys,
     Tail,
-    Tls,
+    last_line,
     start_superlink,
-    wait_until,
 )
 from photon.machine import frames
 from photon.machine.address import format_address
 from photon.machine.guard import Guarded
 from photon.machine.owned_folder import sockets_folder
 from photon.machine.private_files import keep_from_git
-from photon.server.link import Answer, Inbox
+from photon.say import Say
+from photon.server.link import Answer, Inbox, Link
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
 from photon.wire.messages import MAX_MESSAGE_BYTES
 
 HEAD = struct.Struct(">cQQ")
 SEND, NODES, ANSWER, LOST = b"S", b"N", b"A", b"L"
+READY_SECONDS = 90.0
 MAX_RESTARTS = 5
 """How often a dead SuperLink is replaced within `RESTART_WINDOW` seconds."""
 RESTART_WINDOW = 600.0
 
 
-class FlowerLink:
+class FlowerLink(Link):
     """A link over Flower; starts and supervises SuperLink and the server's relay.
 
     If the SuperLink dies a new one takes its place; requests under way are lost (None), so their
@@ -49,7 +52,7 @@ class FlowerLink:
 
     Args:
         folder: Flower's files and logs.
-        tls: None: insecure.
+        keys: None: insecure.
     """
 
     def __init__(
@@ -57,12 +60,12 @@ class FlowerLink:
         folder: Path,
         host: str,
         port: int,
-        tls: Tls | None,
+        keys: ServerKeys | None,
         register: Register,
-        say: Callable[[str], None],
+        say: Say,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.folder, self.host, self.port, self.tls = folder, host, port, tls
+        self.folder, self.host, self.port, self.keys = folder, host, port, keys
         self.register, self.say, self.should_stop = register, say, should_stop
         self._count = itertools.count(1)
         self._inbox = Inbox()
@@ -132,13 +135,13 @@ class FlowerLink:
                     raise
 
     def _order(self, relay: Path, token: str) -> Order:
-        nodes, tls = self.register.nodes, self.tls
+        nodes, keys = self.register.nodes, self.keys
         return Order(
             folder=str(self.folder.resolve()),
             host=self.host,
             port=self.port,
-            certificate=None if tls is None else str(tls.certificate),
-            key=None if tls is None else str(tls.key),
+            certificate=None if keys is None else str(keys.certificate),
+            key=None if keys is None else str(keys.key),
             nodes=None if nodes is None else {n: e.public_key for n, e in nodes.items()},
             app=str(APP),
             socket=str(relay),
@@ -146,22 +149,24 @@ class FlowerLink:
         )
 
     def _accept(self, listener: socket.socket, token: str) -> socket.socket:
-        found: list[socket.socket] = []
+        """The relay's connection.
 
-        def has_come() -> bool:
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                return False
-            connection.settimeout(None)
-            if frames.receive_bytes(connection, 1024) == token.encode():
-                found.append(connection)
-            return bool(found)
-
+        Raises:
+            RoundFailed: the SuperLink has ended, or no relay has come in time.
+        """
         assert self._superlink is not None
+        deadline = time.monotonic() + READY_SECONDS
+        while self._superlink.returncode is None:
+            if time.monotonic() > deadline or self.should_stop():
+                break
+            with contextlib.suppress(TimeoutError):
+                connection, _ = listener.accept()
+                connection.settimeout(None)
+                if frames.receive_bytes(connection, 1024) == token.encode():
+                    return connection
+        reason = "not ready in time" if self._superlink.returncode is None else "it ended"
         log = self.folder / "superlink.log"
-        wait_until(has_come, self._superlink, log, "Flower's ServerApp", self.should_stop)
-        return found[0]
+        raise RoundFailed(f"Flower's ServerApp: {reason}: {last_line(log)}")
 
     def _read(self, relay: socket.socket) -> None:
         """Frames of the relay until it ends; then all that is under way is lost."""
@@ -192,7 +197,7 @@ class FlowerLink:
         return True
 
     def _settles(self, name: str) -> bool:
-        """Whether somebody still waits for that answer; from now on nobody does."""
+        """Take a request off those under way; whether it was one."""
         with self._lock:
             waits = name in self._under_way
             self._under_way.discard(name)

@@ -7,16 +7,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from photon.errors import ConfigError, RoundFailed
+from photon.errors import ConfigError
 from photon.machine.address import free_port, require_free
 from photon.machine.guard import Guarded
 from photon.machine.private_files import write_private
 
-READY_SECONDS = 90.0
 ERROR_SECONDS = 10.0
 LEAVE_SECONDS = 10.0
 RECEIVED, SENT = "Received successfully", "Sent successfully"
@@ -30,37 +28,47 @@ UNKNOWN_KEY_TEXT = (
 """What a SuperNode says where its key cannot be used, and what that means."""
 TOLD = "photon: "
 """Begins a line of the SuperLink's process that the user of the server is to see."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 APP = Path(__file__).parent / "app"
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """Files that secure the link: certificate authority, server certificate, its key."""
+class ServerKeys:
+    """Files of `photon keys` on the server: its certificate and its private key."""
 
-    authority: Path
     certificate: Path
     key: Path
 
-    def require(self) -> None:
+    @classmethod
+    def of(cls, folder: Path) -> ServerKeys:
         """Raises:
         ConfigError: a file is missing.
         """
-        for path in (self.authority, self.certificate, self.key):
-            if not path.is_file():
-                raise ConfigError(f"{path}: no such file; make the keys with `photon keys init`")
+        for name in ("ca.pem", "server.pem", "server.key"):
+            if not (folder / name).is_file():
+                raise ConfigError(
+                    f"{folder / name}: no such file; make the keys with `photon keys init`"
+                )
+        return cls(folder / "server.pem", folder / "server.key")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKeys:
+    """Files of `photon keys` on a node: the server's authority, and the node's own private key."""
+
+    authority: Path
+    key: Path
 
 
 def flower_environment(home: Path) -> dict[str, str]:
     """Environment of Flower's processes: its home, no telemetry, no update check, quick polls."""
     binaries = str(Path(sys.executable).parent)
     return {
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
         **os.environ,
         "FLWR_HOME": str(home.resolve()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": os.environ.get(
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "0.1"
-        ),
         "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
@@ -124,14 +132,14 @@ class Tail:
             log.seek(self._read)
             new = log.read()
         self._read += len(new)
-        return re.sub(r"\x1b\[[0-9;]*m", "", new.decode(errors="replace"))
+        return _COLOUR.sub("", new.decode(errors="replace"))
 
 
 class SuperNode:
     """A SuperNode that reaches the node's service by its socket.
 
     Args:
-        tls: certificate authority and the node's private key; None: insecure.
+        keys: None: insecure.
         app: the only one that it runs.
     """
 
@@ -140,7 +148,7 @@ class SuperNode:
         folder: Path,
         server: str,
         socket_path: Path,
-        tls: tuple[Path, Path] | None,
+        keys: NodeKeys | None,
         app: Path = APP,
     ) -> None:
         self._log = folder / "supernode.log"
@@ -152,11 +160,11 @@ class SuperNode:
             sys.executable, "-m", "photon.flower.supernode_process", str(app), str(free_port()),
             "--superlink", server, "--node-config", f"socket='{socket_path}'",
         ]  # fmt: skip
-        if tls is None:
+        if keys is None:
             command.append("--insecure")
         else:
-            command += ["--root-certificates", str(tls[0]),
-                        "--auth-supernode-private-key", str(tls[1])]  # fmt: skip
+            command += ["--root-certificates", str(keys.authority),
+                        "--auth-supernode-private-key", str(keys.key)]  # fmt: skip
         self._process = Guarded(command, self._log, flower_environment(folder))
 
     def is_at_work(self) -> bool:
@@ -171,11 +179,11 @@ class SuperNode:
         return self._failed_at is None or time.monotonic() - self._failed_at < ERROR_SECONDS
 
     def has_lost_server(self) -> bool:
-        """Whether the newest it has said is that it tries again to connect."""
+        """Whether the last line of its log says that it tries again to connect."""
         return "retrying" in self._output.rstrip().rpartition("\n")[2]
 
     def trouble(self) -> str:
-        """Why it has ended, in a line."""
+        """Why the SuperNode has ended, in a line."""
         self._new_output()
         if any(word in self._output for word in UNKNOWN_KEY):
             return UNKNOWN_KEY_TEXT
@@ -202,32 +210,11 @@ class SuperNode:
         self._process.close()
 
 
-def wait_until(
-    is_ready: Callable[[], bool],
-    process: Guarded,
-    log: Path,
-    what: str,
-    should_stop: Callable[[], bool],
-) -> None:
-    """Probe until something is ready.
-
-    Raises:
-        RoundFailed: the process ended, or the time is over.
-    """
-    deadline = time.monotonic() + READY_SECONDS
-    while not is_ready():
-        if process.returncode is not None or time.monotonic() > deadline or should_stop():
-            reason = "not ready in time" if process.returncode is None else "it ended"
-            process.close()
-            raise RoundFailed(f"{what}: {reason}: {last_line(log)}")
-        time.sleep(0.1)
-
-
-def last_line(log: Path, word: str = "") -> str:
-    """The last line of a log that holds the word, for a message."""
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty, for a message."""
     try:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+        text = _COLOUR.sub("", log.read_text(errors="replace"))
     except OSError:
         return "no log"
-    lines = [line.strip() for line in text.splitlines() if word in line and line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{lines[-1][-300:]} ({log})" if lines else f"see {log}"

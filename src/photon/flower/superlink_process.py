@@ -56,17 +56,17 @@ from photon.flower.superexec import start_superexec
 from photon.flower.superlink import TOLD, Order
 from photon.machine.address import listeners
 
-NodeKeys = dict[bytes, ec.EllipticCurvePublicKey]
+PublicKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
 OF_THE_SERVER = frozenset({"/v1/fleet/register-node", "/v1/fleet/unregister-node"})
-"""What nodes do for themselves only where there are no keys."""
+"""Calls by which nodes enrol themselves: served only where there are no keys."""
 PUSH = "/v1/fleet/push-messages"
 MOST_STRANGERS = 100
 
 
-def read_keys(nodes: dict[str, str]) -> NodeKeys:
+def read_keys(nodes: dict[str, str]) -> PublicKeys:
     """Public keys (OpenSSH) of enrolled nodes."""
-    found: NodeKeys = {}
+    found: PublicKeys = {}
     for text in nodes.values():
         key = serialization.load_ssh_public_key(text.encode())
         assert isinstance(key, ec.EllipticCurvePublicKey)
@@ -75,7 +75,7 @@ def read_keys(nodes: dict[str, str]) -> NodeKeys:
 
 
 def fleet_calls(has_keys: bool) -> frozenset[str]:
-    """What the network may call."""
+    """Paths that the network may call."""
     return _paths(fleet_router.routes) - (OF_THE_SERVER if has_keys else frozenset())
 
 
@@ -83,7 +83,7 @@ def _paths(routes: Iterable[Any]) -> frozenset[str]:
     return frozenset(route.path for route in routes)
 
 
-def by_key(keys: NodeKeys) -> Identify:
+def by_key(keys: PublicKeys) -> Identify:
     """Callers are nodes that have signed the time, a short while ago, with an enrolled key."""
 
     def identify(headers: dict[bytes, bytes], address: str) -> bytes | None:
@@ -105,7 +105,7 @@ def by_key(keys: NodeKeys) -> Identify:
 
 
 def by_address(headers: dict[bytes, bytes], address: str) -> str:
-    """Callers are whoever comes."""
+    """Callers are told apart by address; whoever comes may call."""
     return address
 
 
@@ -132,7 +132,7 @@ class Strangers:
               "(photon keys add), or its clock is wrong", flush=True)  # fmt: skip
 
 
-class SuperLink:
+class GuardedSuperLink:
     """Flower's application, behind two fronts."""
 
     def __init__(self, order: Order, private: socket.socket) -> None:
@@ -142,7 +142,7 @@ class SuperLink:
         self.keys = None if order.nodes is None else read_keys(order.nodes)
 
     def servers(self) -> tuple[uvicorn.Server, uvicorn.Server]:
-        """For this machine, for the network; the first one owns the application's life."""
+        """This machine's server, which starts and ends the application too, and the network's."""
         limits = Limits()
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)
@@ -229,9 +229,9 @@ def main(order: Order) -> None:
         [Door(listener, limits) for listener in listeners(host, port)]
         for host, port in (("127.0.0.1", 0), (order.host, order.port))
     )
-    link = SuperLink(order, private[0])
+    superlink = GuardedSuperLink(order, private[0])
     with asyncio.Runner(loop_factory=Loop) as runner:
-        runner.run(serve(link.servers(), (private, public), link.begin))
+        runner.run(serve(superlink.servers(), (private, public), superlink.begin))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import socket
 
 from photon.errors import ConfigError
 
+DEFAULT_PORT = "8000"
 EVERYWHERE = "::"
 """All addresses of this machine, of both families."""
 _EVERYWHERE_IPV4 = "0.0.0.0"
@@ -15,7 +16,7 @@ BACKLOG = 512
 """Connections that wait to be accepted: all nodes come back at once after a restart."""
 
 
-def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
+def split_address(text: str) -> tuple[str, int]:
     """`HOST:PORT`, `HOST`, `:PORT` or `[IPV6]:PORT` as host and port; no host: `EVERYWHERE`.
 
     Raises:
@@ -23,7 +24,7 @@ def split_address(text: str, default_port: int = 8000) -> tuple[str, int]:
     """
     host, separator, port = text.rpartition(":")
     if not separator or (host.count(":") and not host.endswith("]")):
-        host, port = text, str(default_port)
+        host, port = text, DEFAULT_PORT
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         raise ConfigError(f"address {text!r}: give HOST:PORT")
     return host.strip("[]") or EVERYWHERE, int(port)
@@ -35,9 +36,9 @@ def format_address(host: str, port: int) -> str:
 
 
 def dialled(host: str) -> str:
-    """What reaches `listeners` on this host from its own machine: loopback where it is everywhere.
+    """The address at which this machine reaches its own `listeners` on a host.
 
-    IPv4's, which is bound in any case.
+    For all addresses it is the loopback one of IPv4, which is bound in any case.
     """
     return "127.0.0.1" if host in (EVERYWHERE, _EVERYWHERE_IPV4) else host
 
@@ -67,9 +68,7 @@ def listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raises:
-    ConfigError: nobody could listen there; see `listeners`.
-    """
+    """Raises what `listeners` does where nobody could listen."""
     for listener in listeners(host, port):
         listener.close()
 

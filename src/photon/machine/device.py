@@ -131,7 +131,7 @@ def training_memory_kept() -> Iterator[None]:
 
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks instead of handing each back to the kernel."""
-    _set_malloc_thresholds(trim=1 << 30, mmap=1 << 30)
+    _set_malloc_thresholds(1 << 30)
 
 
 def return_freed_memory() -> None:
@@ -140,14 +140,13 @@ def return_freed_memory() -> None:
     By default its thresholds grow with the blocks it sees, and the holes of an aggregation (a leaf
     here, a chunk there) stay: half a payload's worth. Elsewhere it does nothing.
     """
-    _set_malloc_thresholds(trim=1 << 20, mmap=1 << 20)
+    _set_malloc_thresholds(1 << 20)
     _glibc("malloc_trim", 0)
 
 
-def _set_malloc_thresholds(trim: int, mmap: int) -> None:
-    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
-    _glibc("mallopt", m_trim_threshold, trim)
-    _glibc("mallopt", m_mmap_threshold, mmap)
+def _set_malloc_thresholds(size: int) -> None:
+    for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        _glibc("mallopt", parameter, size)
 
 
 def _glibc(name: str, *arguments: int) -> None:

@@ -1,4 +1,8 @@
-"""Messages over a socket: four bytes of length, then that many bytes; bounded, never a pickle."""
+"""Messages over a socket: four bytes of length, then that many bytes; bounded, never a pickle.
+
+Sending raises `OSError` where the other side is gone. Reading gives None where it has closed the
+connection, and raises `ValueError` for a frame that is longer than the reader allows.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,7 @@ MAX_FRAME_BYTES = 1 << 20
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Send one message as msgpack.
-
-    Raises:
-        OSError: the other side is gone.
-    """
+    """Send one message as msgpack."""
     body: bytes = msgpack.packb(message)  # pyright: ignore[reportAssignmentType]
     send_bytes(connection, body)
 
@@ -32,11 +32,7 @@ def try_send(connection: socket.socket, message: dict[str, Any]) -> bool:
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
-    """Read the next message, or None when the other side has closed.
-
-    Raises:
-        ValueError: a frame that is too long or no message.
-    """
+    """Read the next message; a frame that holds none is a `ValueError` too."""
     body = receive_bytes(connection, MAX_FRAME_BYTES)
     if body is None:
         return None
@@ -47,32 +43,20 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def send_bytes(connection: socket.socket, *parts: bytes | bytearray | memoryview) -> None:
-    """Send one frame, given in parts.
-
-    Raises:
-        OSError: the other side is gone.
-    """
+    """Send one frame, given in parts."""
     connection.sendall(struct.pack(">I", sum(map(len, parts))))
     for part in parts:
         connection.sendall(part)
 
 
 def receive_bytes(connection: socket.socket, most: int) -> memoryview | None:
-    """Read the next frame, or None when the other side has closed.
-
-    Raises:
-        ValueError: it is longer than `most`.
-    """
+    """Read the next frame, of `most` bytes at most."""
     length = receive_length(connection, most)
     return None if length is None else read(connection, length)
 
 
 def receive_length(connection: socket.socket, most: int) -> int | None:
-    """Wait for the next frame; what follows is to be read.
-
-    Raises:
-        ValueError: it is longer than `most`.
-    """
+    """Read the length of the next frame, `most` at most; its bytes are for the caller to read."""
     header = read(connection, 4)
     if header is None:
         return None
@@ -83,7 +67,7 @@ def receive_length(connection: socket.socket, most: int) -> int | None:
 
 
 def read(connection: socket.socket, count: int) -> memoryview | None:
-    """So many bytes; None when the other side closes before."""
+    """Exactly `count` bytes; None where the other side closes before all have come."""
     buffer = bytearray(count)
     view, filled = memoryview(buffer), 0
     while filled < count:

@@ -42,7 +42,7 @@ class Guarded:
 
     @property
     def returncode(self) -> int | None:
-        """Of the command; None while it runs."""
+        """Exit code of the command; None while it runs."""
         return self._process.poll()
 
     def close(self) -> None:

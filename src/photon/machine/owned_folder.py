@@ -26,7 +26,7 @@ def make_folder(root: Path, label: str = "") -> Path:
 
 @contextmanager
 def sockets_folder() -> Iterator[Path]:
-    """A folder for Unix sockets, whose paths must be short, as long as it is needed."""
+    """A folder for Unix sockets, whose paths must be short, for the time of a block."""
     folder = make_folder(Path(tempfile.gettempdir()))
     try:
         yield folder
@@ -35,9 +35,7 @@ def sockets_folder() -> Iterator[Path]:
 
 
 def sweep(root: Path) -> None:
-    """Delete the folders whose owner has ended; of other containers' owners nothing is known, and
-    those of other users are theirs.
-    """
+    """Delete this user's folders whose owner has ended, as far as this namespace can tell."""
     for folder in root.glob(PATTERN):
         _, pid, started, namespace, _ = folder.name.split("-", 4)
         if (

@@ -23,7 +23,7 @@ def find_trouble(host: str, port: int, authority: Path | None) -> str | None:
     Args:
         authority: certificate of the server's authority; None: no TLS.
     """
-    if _is_proxied(host):
+    if "https" in getproxies() and not proxy_bypass(host):
         return None  # Flower goes through the proxy, and says itself what is wrong
     try:
         context = None if authority is None else tls_context(authority)
@@ -42,10 +42,6 @@ def find_trouble(host: str, port: int, authority: Path | None) -> str | None:
         return f"the connection is cut ({error.strerror or error}): something else listens there?"
     except OSError as error:
         return f"unreachable ({error.strerror or error})"
-
-
-def _is_proxied(host: str) -> bool:
-    return "https" in getproxies() and not proxy_bypass(host)
 
 
 def _plain(connection: socket.socket) -> str | None:

@@ -21,10 +21,6 @@ from photon.training.parallel import ALONE, World
 TIMEOUT = timedelta(minutes=30)
 
 
-def launched_by_torchrun() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
     """Join the job's process group for the length of a block.
@@ -35,7 +31,7 @@ def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
     Raises:
         DeviceError: more processes on this machine than GPUs.
     """
-    if not launched_by_torchrun():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # not started by torchrun, or alone in it
         yield ALONE, choose_device(device_name)
         return
     device = choose_device(device_name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from photon.say import Say
+
 SHORTEST, LONGEST = 10.0, 600.0
 
 
 def next_word(waited: float) -> float:
-    """After how many seconds of waiting to speak again, having spoken after `waited` of them.
+    """Seconds of waiting after which to speak again, having spoken after `waited` of them.
 
     Every ten seconds in the first half minute, every third of the time so far after that, every ten
     minutes in the end.
@@ -18,22 +20,15 @@ def next_word(waited: float) -> float:
 
 
 class Waiting:
-    """Tells what is awaited, and since when.
+    """Tells what is awaited, and since when, by a clock of seconds."""
 
-    Args:
-        say: takes lines for the user.
-        clock: seconds.
-    """
-
-    def __init__(
-        self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
         self.say, self._clock = say, clock
         self._since: float | None = None
         self._said, self._due = "", 0.0
 
     def tell(self, text: str) -> None:
-        """It is still awaited: said if that is due, or if there is something else to say."""
+        """Say what is still awaited if it is time to, or if the text is another than before."""
         now = self._clock()
         if self._since is None:
             self._since = now
@@ -44,7 +39,7 @@ class Waiting:
         self.say(f"waiting     {text}{f'; {_duration(waited)} so far' if waited >= 1 else ''}")
 
     def is_over(self) -> None:
-        """It has come; the next wait begins anew."""
+        """What was awaited has come; the next wait counts from zero."""
         self._since, self._said = None, ""
 
 

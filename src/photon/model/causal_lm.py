@@ -89,7 +89,7 @@ class HuggingFaceLM(nn.Module):
     def project(self, features: Tensor) -> Tensor:
         return features
 
-    def new_cache(self, rows: int = 1) -> HuggingFaceCache | None:
+    def new_cache(self) -> HuggingFaceCache | None:
         """An empty cache; None for a model that keeps another kind of state."""
         known = inspect.signature(self.model.forward).parameters
         argument = next((name for name in HuggingFaceCache.ARGUMENTS if name in known), None)

@@ -274,8 +274,7 @@ class Decoder(nn.Module):
             tables = (cos[at].unsqueeze(1), sin[at].unsqueeze(1))
         return Place(*tables, layout.bias(self.slopes), is_causal=True)
 
-    def new_cache(self, rows: int = 1) -> KeyValueCache:
-        """An empty cache for `rows` sequences."""
+    def new_cache(self) -> KeyValueCache:
         return KeyValueCache(self.config.n_layers)
 
     def compile_blocks(self) -> None:

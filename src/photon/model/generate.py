@@ -20,7 +20,6 @@ def generate(
     temperature: float = 0.8,
     seed: int = 0,
     stop: int | None = None,
-    use_cache: bool = True,
 ) -> Iterator[int]:
     """Yield new token ids as they are made.
 
@@ -29,10 +28,9 @@ def generate(
         temperature: 0 takes the likeliest token.
         seed: address of the draws.
         stop: a token that ends the text and is not yielded.
-        use_cache: keep keys and values of what was seen; the text is the same without.
     """
     tokens = list(prompt)
-    cache = model.new_cache() if use_cache else None
+    cache = model.new_cache()
     generator = torch.Generator().manual_seed(derive_seed(seed, "generate"))
     for _ in range(max_new_tokens):
         logits = _next_logits(model, tokens, cache)

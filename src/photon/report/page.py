@@ -51,7 +51,7 @@ def _sections(histories: Sequence[RunHistory]) -> tuple[list[tuple[str, str, str
     """(anchor, heading, HTML) of each section, and all plots in them."""
     curves = [curve for history in histories for curve in history.curves]
     losses = loss_plot(curves, unigram_losses(histories))
-    shared = [p for p in (losses, sent_plot(curves), throughput_plot(curves)) if p]
+    shared = [p for p in (losses, sent_plot(curves), throughput_plot(curves)) if p.data]
     plots = list(shared)
     told = "".join(map(_told, histories)) + summary_table(histories)
     sections = [("overview", "Overview", told + _figures(shared))]
@@ -68,7 +68,7 @@ def _sections(histories: Sequence[RunHistory]) -> tuple[list[tuple[str, str, str
 
 
 def _told(history: RunHistory) -> str:
-    """How far a run is, and what the terminal says of it at its end."""
+    """Where a run is, its bytes and, at its end, its ratios of losses: what the terminal says."""
     curve, status = history.curve, history.status
     lines: list[str | None] = [f"{history.name}: {status.state} after {status.place}"]
     if curve.is_federated:
@@ -109,7 +109,7 @@ def _plots_json(plots: Sequence[Plot]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have: a diverged loss leaves a gap."""
+    """A JSON value, with null where a number is not finite: a diverged loss leaves a gap."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

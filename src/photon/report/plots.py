@@ -26,12 +26,12 @@ BYTES = {
 }
 """Keys of a record -> name, and how the line is told from the other two of its run."""
 MANY_CLIENTS = 24
-"""Above so many, single clients have no entry in a legend."""
+"""Most clients that a legend names; with more of them it names none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Plot:
-    """One plot.
+    """One plot; without data there is nothing to show.
 
     Attributes:
         key: unique on its page.
@@ -89,12 +89,12 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
         {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
          "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
     ]  # fmt: skip
-    return Plot(key="loss", title="Loss", data=data, layout=layout,
-                note="Against tokens, steps, bytes or time: the buttons choose. A click on a name "
+    return Plot("loss", "Loss", data, layout,
+                "Against tokens, steps, bytes or time: the buttons choose. A click on a name "
                 "hides it, a double click leaves it alone.")  # fmt: skip
 
 
-def sent_plot(curves: Sequence[Curve]) -> Plot | None:
+def sent_plot(curves: Sequence[Curve]) -> Plot:
     """Bytes sent so far, beside what data-parallel training would have sent."""
     data: list[dict[str, Any]] = []
     for curve in (c for c in curves if c.rounds):
@@ -106,10 +106,10 @@ def sent_plot(curves: Sequence[Curve]) -> Plot | None:
             data.append(line | {"marker": {"size": 7, "symbol": symbol}})
     layout = _layout("round", "bytes so far")
     layout["yaxis"] |= {"type": "log", "exponentformat": "SI"}
-    return _unless_empty("sent", "Bytes", data, layout)
+    return Plot("sent", "Bytes", data, layout)
 
 
-def throughput_plot(curves: Sequence[Curve]) -> Plot | None:
+def throughput_plot(curves: Sequence[Curve]) -> Plot:
     data = []
     for number, curve in enumerate(curves):
         chosen = curve.having("tokens_per_second")
@@ -120,7 +120,7 @@ def throughput_plot(curves: Sequence[Curve]) -> Plot | None:
             data.append(_line(curve.name, xs, ys, COLOURS[number % len(COLOURS)]))
     layout = _layout("optimizer steps", "tokens per second")
     layout["yaxis"]["rangemode"] = "tozero"
-    return _unless_empty("throughput", "Throughput", data, layout)
+    return Plot("throughput", "Throughput", data, layout)
 
 
 def client_plots(history: RunHistory, key: str) -> list[Plot]:
@@ -141,10 +141,10 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
         _participation(rounds),
         _phases(rounds),
     ]  # fmt: skip
-    return [replace(plot, key=f"{key}-{plot.key}") for plot in found if plot is not None]
+    return [replace(plot, key=f"{key}-{plot.key}") for plot in found if plot.data]
 
 
-def _client_losses(rounds: Sequence[Record]) -> Plot | None:
+def _client_losses(rounds: Sequence[Record]) -> Plot:
     clients = sorted({c for record in rounds for c in record.get("client_metrics", {})}, key=int)
     data = []
     for number, client in enumerate(clients):
@@ -156,13 +156,13 @@ def _client_losses(rounds: Sequence[Record]) -> Plot | None:
         xs, ys = ([list(part) for part in zip(*points, strict=True)]) if points else ([], [])
         line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)])
         data.append(line | {"showlegend": len(clients) <= MANY_CLIENTS})
-    return _unless_empty("clients", "Loss of each client", data,
+    return Plot("clients", "Loss of each client", data,
                          _layout("round", f"training {LOSS}"))  # fmt: skip
 
 
 def _spread(
     rounds: Sequence[Record], field: str, key: str, title: str, label: str, note: str
-) -> Plot | None:
+) -> Plot:
     """Smallest, median and largest of the clients, round by round."""
     kept = [record for record in rounds if record.get(field)]
     xs = [record["round"] for record in kept]
@@ -177,10 +177,10 @@ def _spread(
         of("smallest", lambda values: values[0], **faint, fill="tonexty"),
         of("median", lambda values: values[len(values) // 2]),
     ]
-    return _unless_empty(key, title, data if kept else [], _layout("round", label), note)
+    return Plot(key, title, data if kept else [], _layout("round", label), note)
 
 
-def _participation(rounds: Sequence[Record]) -> Plot | None:
+def _participation(rounds: Sequence[Record]) -> Plot:
     """A cell for each client and round: what became of it."""
     clients = sorted(
         {str(c) for r in rounds for c in r["accepted"]}
@@ -207,7 +207,7 @@ def _participation(rounds: Sequence[Record]) -> Plot | None:
     layout = _layout("round", "")
     layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True}
     layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
-    return _unless_empty("participation", "Who took part", data if clients else [], layout,
+    return Plot("participation", "Who took part", data if clients else [], layout,
                          "Refused and missing clients say why when pointed at.")  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _became(record: Record, client: str) -> tuple[str, str]:
     return ("accepted", "") if int(client) in record["accepted"] else ("not asked", "")
 
 
-def _phases(rounds: Sequence[Record]) -> Plot | None:
+def _phases(rounds: Sequence[Record]) -> Plot:
     names = sorted({name for record in rounds for name in record.get("phase_seconds", {})})
     data = [
         {"type": "bar", "name": name, "x": [record["round"] for record in rounds],
@@ -228,7 +228,7 @@ def _phases(rounds: Sequence[Record]) -> Plot | None:
          "marker": {"color": COLOURS[number % len(COLOURS)]}}
         for number, name in enumerate(names)
     ]  # fmt: skip
-    return _unless_empty("phases", "Where a round's time went", data,
+    return Plot("phases", "Where a round's time went", data,
                          _layout("round", "seconds") | {"barmode": "stack"})  # fmt: skip
 
 
@@ -246,9 +246,3 @@ def _layout(x: str, y: str) -> dict[str, Any]:
     return {"xaxis": {"title": {"text": x}}, "yaxis": axis,
             "margin": {"l": 60, "r": 16, "t": 48, "b": 48}, "height": 400,
             "legend": {"orientation": "h", "y": -0.22}, "hovermode": "closest"}  # fmt: skip
-
-
-def _unless_empty(
-    key: str, title: str, data: list[dict[str, Any]], layout: dict[str, Any], note: str = ""
-) -> Plot | None:
-    return Plot(key=key, title=title, data=data, layout=layout, note=note) if data else None

@@ -15,7 +15,7 @@ UNIGRAM = "unigram model"
 def table(
     head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "", decimals: int = 3
 ) -> str:
-    """An HTML table; numbers stand right, with as many decimals each."""
+    """An HTML table; numbers stand right, and fractions all have that many decimals."""
     heads = "".join(f"<th>{escape(text)}</th>" for text in head)
     body = "".join("<tr>" + "".join(_cell(v, decimals) for v in row) + "</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -34,7 +34,7 @@ def _cell(value: Any, decimals: int) -> str:
 
 
 def summary_table(histories: Sequence[RunHistory]) -> str:
-    """A line for each way of training: how far it came, and what it took; and for the floor."""
+    """A row for each way of training, how far it came and what it took; and the unigram model's."""
     rows = [_summary_row(curve) for history in histories for curve in history.curves]
     rows += [
         [name, *[None] * 3, loss, bits, *[None] * 3] for name, loss, bits in _floors(histories)
@@ -45,7 +45,7 @@ def summary_table(histories: Sequence[RunHistory]) -> str:
 
 
 def unigram_losses(histories: Sequence[RunHistory]) -> dict[str, float]:
-    """The floor of each run by what it is called; one for all runs of which it is the same."""
+    """Validation losses of the unigram models by run; one for all where all have the same."""
     return {name: loss for name, loss, _ in _floors(histories)}
 
 
@@ -88,16 +88,16 @@ def differences_table(histories: Sequence[RunHistory], names: Sequence[str]) -> 
 def evaluation_tables(histories: Sequence[RunHistory]) -> str:
     """Scores of all evaluations side by side: losses, composites, tasks."""
     found = {name: one for history in histories for name, one in history.evaluations.items()}
-    if not found:
-        return ""
-    parts = [
-        ("losses (nats per token)", _losses, 3),
-        ("composite scores", _composites, 4),
-        ("tasks (accuracy)", _tasks, 4),
-    ]
-    return "".join(
-        _side_by_side(caption, {name: pick(one) for name, one in found.items()}, decimals)
-        for caption, pick, decimals in parts
+    losses = {n: {k: v["loss"] for k, v in one["losses"].items()} for n, one in found.items()}
+    composites = {n: {c["name"]: c["score"] for c in one["composites"]} for n, one in found.items()}
+    tasks = {
+        n: {k: task["score"]["accuracy"] for k, task in one["tasks"].items()}
+        for n, one in found.items()
+    }
+    return (
+        _side_by_side("losses (nats per token)", losses, 3)
+        + _side_by_side("composite scores", composites, 4)
+        + _side_by_side("tasks (accuracy)", tasks, 4)
     )
 
 
@@ -107,16 +107,3 @@ def _side_by_side(caption: str, columns: dict[str, dict[str, float | None]], dec
         return ""
     rows = [[key, *(values.get(key) for values in columns.values())] for key in keys]
     return table(("", *columns), rows, caption, decimals)
-
-
-def _losses(evaluation: dict[str, Any]) -> dict[str, float | None]:
-    return {key: entry.get("loss") for key, entry in evaluation.get("losses", {}).items()}
-
-
-def _composites(evaluation: dict[str, Any]) -> dict[str, float | None]:
-    return {entry["name"]: entry.get("score") for entry in evaluation.get("composites", [])}
-
-
-def _tasks(evaluation: dict[str, Any]) -> dict[str, float | None]:
-    tasks = evaluation.get("tasks", {})
-    return {key: task.get("score", {}).get("accuracy") for key, task in tasks.items()}

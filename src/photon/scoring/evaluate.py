@@ -21,7 +21,7 @@ from photon.evaluation.gauntlet import Composite, composites
 from photon.evaluation.likelihood import Passes
 from photon.evaluation.loss import Share
 from photon.evaluation.scoring import TaskScore
-from photon.evaluation.tasks import Row, find_file, read_rows
+from photon.evaluation.tasks import TaskRow, find_file, read_rows
 from photon.machine.device import num_cores
 from photon.machine.process_group import from_first, process_group
 from photon.say import Say
@@ -30,8 +30,11 @@ from photon.scoring.losses import LossScore, losses_to_score
 from photon.scoring.scores import Finished, ScoreFolder
 from photon.training.parallel import World
 
-Progress = Callable[[str, float], None]
+TaskCallback = Callable[[str, float], None]
 """Takes what is being scored, and the share of the whole evaluation that is done."""
+
+Loaded = tuple[IclTask, int, list[TaskRow], str]
+"""A task, how many examples its prompts have, its rows, and the digest of its file."""
 
 SUITE = ("icl_tasks_config=tasks_v0.3", "eval_gauntlet_config=eval_gauntlet_v0.3")
 """What is scored if nothing is asked for and the data is there."""
@@ -102,7 +105,7 @@ def evaluate(
     *,
     wanted: Wanted = Wanted(),
     say: Say = lambda line: None,
-    progress: Progress = lambda what, done: None,
+    progress: TaskCallback = lambda what, done: None,
 ) -> list[Evaluation]:
     """Score models one after another; what cannot be scored is a failure in the result.
 
@@ -132,7 +135,7 @@ def _device_of(overrides: Sequence[str]) -> str:
     return named[-1] if named else "auto"
 
 
-def _part(progress: Progress, start: float, size: float) -> Progress:
+def _part(progress: TaskCallback, start: float, size: float) -> TaskCallback:
     return lambda what, done: progress(what, start + size * done)
 
 
@@ -161,7 +164,7 @@ class _Run:
     """The evaluation of one model."""
 
     def __init__(
-        self, candidate: Candidate, wanted: Wanted, world: World, progress: Progress
+        self, candidate: Candidate, wanted: Wanted, world: World, progress: TaskCallback
     ) -> None:
         self.candidate, self.wanted, self.world = candidate, wanted, world
         self.progress = progress if world.is_first else lambda what, done: None
@@ -169,28 +172,25 @@ class _Run:
         self.tasks = config.scoring
         if self.tasks.tasks:
             candidate.require_one_model()
-        positions = candidate.model.max_seq_len
-        length = self.tasks.max_positions or positions
-        if length > positions:
+        positions, asked = candidate.model.max_seq_len, self.tasks.max_positions
+        if asked and asked > positions:
             raise ConfigError(
-                f"icl_tasks_config.max_seq_len={length}: {candidate.name} has {positions} positions"
+                f"icl_tasks_config.max_seq_len={asked}: {candidate.name} has {positions} positions"
             )
-        self.settings = Settings(length, self.tasks.limit, self.tasks.parity)
+        self.settings = Settings.of(self.tasks, positions)
         self.passes = Passes(
             max_tokens=candidate.max_batch_tokens,
             precision=config.inner.precision,
             share=Share(world.rank, world.size, world.sum),
         )
         shown = {**asdict(self.settings), "precision": self.passes.precision}
-        identity = {"checkpoint": candidate.facts["digest"], "settings": shown}
-        self.folder = ScoreFolder(
-            candidate.results,
-            {
-                **identity,
-                "tokenizer": candidate.tokenizer_digest,
-                KEY: candidate.encoder.facts.as_json(),
-            },
-        )
+        identity = {
+            "checkpoint": candidate.facts["digest"],
+            "settings": shown,
+            "tokenizer": candidate.tokenizer_digest,
+            KEY: candidate.encoder.facts.as_json(),
+        }
+        self.folder = ScoreFolder(candidate.results, identity)
         self.result = Evaluation(
             model=candidate.name,
             folder=str(candidate.results),
@@ -219,7 +219,7 @@ class _Run:
             self.progress(key, done / total)
         return self._finish()
 
-    def _told(self, key: str, progress: Progress) -> Passes:
+    def _told(self, key: str, progress: TaskCallback) -> Passes:
         return replace(self.passes, progress=lambda share: progress(key, share))
 
     def _keep(self, into: dict[str, Any], key: str, compute: Callable[[], Any]) -> None:
@@ -229,9 +229,9 @@ class _Run:
         except PhotonError as error:
             self.result.failures[key] = str(error)
 
-    def _load(self) -> dict[str, tuple[IclTask, int, list[Row], str]]:
+    def _load(self) -> dict[str, Loaded]:
         """Every evaluation with its rows and their digest; what cannot be read is a failure."""
-        loaded: dict[str, tuple[IclTask, int, list[Row], str]] = {}
+        loaded: dict[str, Loaded] = {}
         for task in self.tasks.tasks or ():
             keys = [f"{task.label}/{count}-shot" for count in task.num_fewshot]
             if twice := [k for k in keys if k in loaded or keys.count(k) > 1]:
@@ -247,9 +247,7 @@ class _Run:
                 loaded[key] = (task, count, rows, digest)
         return loaded
 
-    def _score(
-        self, key: str, entry: tuple[IclTask, int, list[Row], str], progress: Progress
-    ) -> Finished:
+    def _score(self, key: str, entry: Loaded, progress: TaskCallback) -> Finished:
         task, count, rows, data = entry
         facts = {"task": {**task.model_dump(mode="json"), "num_fewshot": count}, "data": data}
         facts["task"].pop("dataset_uri")
@@ -267,12 +265,13 @@ class _Run:
         return done
 
     def _finished(self, key: str, facts: dict[str, Any]) -> Finished | None:
+        """What an earlier evaluation found; the first process reads it for all."""
         if self.wanted.fresh:
             return None
 
         def read() -> dict[str, Any] | None:
             found = self.folder.read(key, facts, samples=self.wanted.samples)
-            return None if found is None else asdict(found)
+            return found and asdict(found)
 
         found = from_first(self.world, read)
         return found and Finished(TaskScore(**found["score"]), found["data"], found["seconds"])
@@ -291,7 +290,7 @@ class _Run:
         return result
 
 
-def _work(task: IclTask, rows: Sequence[Row], count: int) -> float:
+def _work(task: IclTask, rows: Sequence[TaskRow], count: int) -> float:
     """About how many characters go through the model."""
     some = rows[:: max(1, len(rows) // 50)]
     length = sum(len(str(row.fields)) for row in some) / len(some)

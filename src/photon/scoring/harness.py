@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import ConfigError, DataError, PhotonError, install_with
+from photon.evaluation.evaluate import Settings
 from photon.evaluation.likelihood import Passes
 from photon.machine.device import choose_device
 from photon.scoring.candidate import Candidate, open_candidate, require_model
@@ -70,21 +71,21 @@ def evaluate_by_harness(
     candidate.require_one_model()
     ScoreFolder(candidate.results, {}).require_writable()
     keys = candidate.config.scoring
-    length = min(keys.max_positions or candidate.model.max_seq_len, candidate.model.max_seq_len)
+    settings = Settings.of(keys, candidate.model.max_seq_len)
     passes = Passes(candidate.max_batch_tokens, candidate.config.inner.precision)
     manager = TaskManager(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )
     _require_known(tasks, manager)
     run: Any = lm_eval.simple_evaluate
-    adapter = PhotonLM(candidate.model, candidate.encoder, passes, length)
+    adapter = PhotonLM(candidate.model, candidate.encoder, passes, settings.max_seq_len)
     try:
         found = run(
             model=adapter,
             tasks=list(tasks),
             task_manager=manager,
             num_fewshot=num_fewshot,
-            limit=keys.limit,
+            limit=settings.limit,
             log_samples=samples,
             bootstrap_iters=1000,
         )

@@ -19,10 +19,6 @@ DEFAULT_NEW_TOKENS = 256
 """As lm-eval's own models have it where a task says nothing."""
 
 
-Encoded = tuple[Any, list[int], list[int]]
-"""A request of lm-eval: its texts, then context and continuation as ids."""
-
-
 class PhotonLM(TemplateLM):
     """Answers lm-eval's requests; tokens and truncation are those of its own `HFLM`.
 
@@ -60,7 +56,7 @@ class PhotonLM(TemplateLM):
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
-        """Requests of one context share what is computed for it."""
+        """Requests are (texts, context ids, continuation ids); those of a context are a group."""
         groups: dict[tuple[int, ...], list[tuple[int, Request]]] = {}
         for number, (_pair, context, answer) in enumerate(requests):
             ids = tuple([*context, *answer][-(self.max_length + 1) :])

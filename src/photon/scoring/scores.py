@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from photon.data.manifest import write_json
-from photon.errors import StorageError
+from photon.errors import storing
 from photon.evaluation.evaluate import Sample
 from photon.evaluation.scoring import TaskScore
 from photon.files import new_file
@@ -28,7 +28,7 @@ class Finished:
 
     Attributes:
         data: digest of its file.
-        seconds: that it took.
+        seconds: wall-clock time of scoring.
     """
 
     score: TaskScore
@@ -47,12 +47,12 @@ class ScoreFolder:
         self.path, self.identity = path, {"rules": RULES, **identity}
 
     def require_writable(self) -> None:
-        """Find out before anything is scored that nothing can be kept.
+        """Make the folder and try to write there, before anything is scored.
 
         Raises:
             StorageError: the folder cannot be made, or nothing be written there.
         """
-        with self._storage():
+        with self._storing():
             (self.path / "tasks").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path / "tasks"):
                 pass
@@ -81,7 +81,7 @@ class ScoreFolder:
         Raises:
             StorageError: the disk is full or refuses.
         """
-        with self._storage():
+        with self._storing():
             self._file(key).parent.mkdir(parents=True, exist_ok=True)
             with new_file(self.samples(key), durable=False) as file:
                 for sample in samples:
@@ -94,7 +94,7 @@ class ScoreFolder:
         Raises:
             StorageError: the disk is full or refuses.
         """
-        with self._storage():
+        with self._storing():
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / name, result)
 
@@ -104,34 +104,29 @@ class ScoreFolder:
     def join_samples(self, keys: Iterable[str]) -> Path:
         """All samples in one file."""
         path = self.path / "samples.jsonl"
-        with self._storage(), open(path, "w", encoding="utf-8") as out:
+        with self._storing(), open(path, "w", encoding="utf-8") as out:
             for key in keys:
                 out.write(self.samples(key).read_text(encoding="utf-8"))
         return path
 
-    @contextlib.contextmanager
-    def _storage(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot write results ({error.strerror}); free some space, or name "
-                "another folder by eval_gauntlet_config.destination_dir"
-            ) from error
+    def _storing(self) -> AbstractContextManager[None]:
+        remedy = "; free some space, or name another folder by eval_gauntlet_config.destination_dir"
+        return storing(self.path, "cannot write results", remedy)
 
     def _file(self, key: str) -> Path:
         return self.path / "tasks" / (re.sub(r"[^A-Za-z0-9_-]", "_", key) + ".json")
 
     def _identity(self, facts: Mapping[str, Any]) -> str:
-        both = json.dumps([self.identity, facts], sort_keys=True)
-        return hashlib.sha256(both.encode()).hexdigest()[:16]
+        """Digest of what a task's score depends on: the model's identity and the task's facts."""
+        text = json.dumps([self.identity, facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(key: str, sample: Sample) -> dict[str, Any]:
     """A sample as a line of JSON."""
     return {
         "task": key,
-        "line": sample.line,
+        "line": sample.prompt.line,
         "category": sample.category,
         "gold": sample.gold,
         "prediction": sample.outcome.prediction,
@@ -139,6 +134,6 @@ def _plain(key: str, sample: Sample) -> dict[str, Any]:
         "nll": [score.nll for score in sample.scores],
         "tokens": [score.num_tokens for score in sample.scores],
         "is_greedy": [score.is_greedy for score in sample.scores],
-        "truncated": sample.is_truncated,
+        "truncated": sample.prompt.is_truncated,
         "finite": sample.outcome.is_finite,
     }

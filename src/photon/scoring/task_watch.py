@@ -17,7 +17,7 @@ from photon.evaluation.evaluate import Settings, check_task, evaluate_task
 from photon.evaluation.gauntlet import composites
 from photon.evaluation.likelihood import Passes, tokens_of_a_pass
 from photon.evaluation.scoring import TaskScore
-from photon.evaluation.tasks import Row, find_file, read_rows
+from photon.evaluation.tasks import TaskRow, find_file, read_rows
 from photon.model.build import LanguageModel
 from photon.run.rows import RunData
 from photon.run.run_tokens import encoder_of_data
@@ -33,7 +33,7 @@ def check_tasks(tasks: Scoring, inner: Inner, data: RunData) -> None:
     Raises:
         DataError: a task's file is missing or malformed, or a row cannot be put to the model.
     """
-    encoder, settings = encoder_of_data(data), _settings(tasks, inner)
+    encoder, settings = encoder_of_data(data), Settings.of(tasks, inner.positions)
     try:
         for task in tasks.tasks or ():
             rows = _read(tasks, task)
@@ -43,14 +43,8 @@ def check_tasks(tasks: Scoring, inner: Inner, data: RunData) -> None:
         raise DataError(f"icl_tasks_config: {error}; mend it or leave the task out") from error
 
 
-def _read(tasks: Scoring, task: IclTask) -> list[Row]:
+def _read(tasks: Scoring, task: IclTask) -> list[TaskRow]:
     return read_rows(find_file(Path(tasks.folder), task.dataset_uri), task)
-
-
-def _settings(tasks: Scoring, inner: Inner) -> Settings:
-    positions = inner.positions
-    length = min(tasks.max_positions or positions, positions)
-    return Settings(length, tasks.limit, tasks.parity)
 
 
 class TaskWatch:
@@ -70,7 +64,7 @@ class TaskWatch:
         warn: Callable[[str], None],
     ) -> None:
         self.gauntlet, self.is_whole = gauntlet, tasks.limit is None
-        self.tasks, self.settings = tasks.tasks or [], _settings(tasks, inner)
+        self.tasks, self.settings = tasks.tasks or [], Settings.of(tasks, inner.positions)
         self._read = functools.cache(lambda index: _read(tasks, self.tasks[index]))
         tokens = tokens_of_a_pass(tasks.max_batch_tokens, device)
         self.passes = Passes(tokens, inner.precision)

@@ -21,10 +21,7 @@ from photon.tracking.wandb_tracker import WandbTracker, require_login
 
 
 class ExternalTracker(Protocol):
-    """A tracker that holds something open.
-
-    `close` is told whether the run has come to its end.
-    """
+    """A tracker that holds something open; `close` is told whether the run came to its end."""
 
     def __call__(self, record: Mapping[str, Any]) -> None: ...
 
@@ -58,8 +55,7 @@ class ExternalTrackers:
     Args:
         run: its name.
         board, setup: what the configuration asks for.
-        active: whether this process has any: the first one of several.
-        say, warn: take lines for the user.
+        active: whether this process tracks at all: only the first one of a job does.
     """
 
     def __init__(
@@ -116,7 +112,7 @@ class ExternalTrackers:
                 self._attempt(name, lambda t=tracker: t(record))
 
     def _attempt(self, name: str, act: Callable[[], None]) -> None:
-        """Do it; the first error of a tracker is told, and is its last."""
+        """Call one tracker; its first error is a warning, and the last that is heard of it."""
         try:
             act()
         except Exception as error:

@@ -50,11 +50,7 @@ class TensorboardTracker:
         self._waiting = 0
 
     def close(self, finished: bool) -> None:
-        """Write what is left.
-
-        Args:
-            finished: the run has come to its end; makes no difference here.
-        """
+        """Write what is left; whether the run has come to its end makes no difference here."""
         try:
             self._flush()
         finally:

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from photon.errors import ConfigError
+from photon.say import Say
 from photon.tracking.wandb_process import FINISH_SECONDS
 
 FOLDER = "wandb"
@@ -50,12 +51,9 @@ class WandbTracker:
         run: the run folder; its metrics.jsonl ends with the last commit.
         key: the counter of a record, `round` or `step`.
         init: arguments of `wandb.init`.
-        say: is told where the curves are.
     """
 
-    def __init__(
-        self, run: Path, key: str, init: Mapping[str, Any], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, run: Path, key: str, init: Mapping[str, Any], say: Say) -> None:
         self._say, self._unread = say, b""
         (run / FOLDER).mkdir(exist_ok=True)
         (run / "metrics.jsonl").touch()
@@ -81,7 +79,7 @@ class WandbTracker:
         self._tell("more")
 
     def _tell(self, line: str) -> None:
-        """Into the pipe, unless it is full: then there is enough in it to wake the process."""
+        """Write a line into the pipe; nothing into a full one, whose lines wake the process too."""
         self._input.write(line.encode() + b"\n")
 
     def _hear(self) -> bool:

@@ -68,7 +68,7 @@ class Coming:
         self.parts, self.until = {}, time.monotonic() + HELD_SECONDS
 
     def body(self, grid):
-        """The answer's bytes; None: not all is here.
+        """The answer's bytes; None: some parts are still on their way.
 
         Raises:
             ValueError: it is no answer.
@@ -94,7 +94,7 @@ class Coming:
         return body
 
     def settle(self, grid, connection):
-        """Whether it has been dealt with."""
+        """Pass the reply on once all of it is here; whether it was, or was lost."""
         try:
             body = self.body(grid)
         except httpx.TransportError:
@@ -133,7 +133,7 @@ def _relay(grid, connection):
 
 
 def _replies(grid, requests):
-    """What has come to these requests, which are waited for no more."""
+    """Replies that have come; their requests are taken off those that are waited for."""
     if not requests:
         return
     response = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=list(requests)))

@@ -1,0 +1,133 @@
+"""The close of a round against reading and writing the same bytes once.
+
+    python benchmarks/close.py [--parameters 125M] [--clients 8] [--pairs 5]
+
+`core.round.close_round` checks the updates, takes their norms and their mean, and makes the step of
+Nesterov's outer optimizer. The plain loop, with all cores, reads the updates once, and reads and
+writes parameters and momentum once, in place. They take turns. Then updates are closed in other
+orders of arrival, which must give the same bits. Bar: 1.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Sequence
+
+import torch
+from network import seconds
+from round import count, shape
+
+from photon.config import load_config
+from photon.core.codec import BF16
+from photon.core.messages import RoundPlan, ServerState, Update
+from photon.core.outer import OuterOptimizer, nesterov
+from photon.core.policy import Rules
+from photon.core.round import close_round, open_round
+from photon.core.tree import Tree, chunks, digest, num_bytes, num_elements
+from photon.machine.device import num_cores, return_freed_memory
+from photon.model.build import build_model, parameters_of
+
+OUTER: OuterOptimizer = nesterov(lr=0.7, server_momentum=0.9)
+
+
+class Round:
+    """An open round whose updates have come.
+
+    Args:
+        parameters: of the model, an MPT; updates are in bf16.
+    """
+
+    def __init__(self, parameters: int, clients: int) -> None:
+        params = parameters_of(build_model(load_config(shape(parameters)).inner, seed=1))
+        momentum = {name: value * 1e-3 for name, value in params.items()}
+        self.rules = Rules(quorum=clients, up=BF16)
+        self.state = ServerState(round=0, step=0, params=params, outer={"momentum": momentum})
+        steps = dict.fromkeys(range(clients), 16)
+        self.plan: RoundPlan = open_round(self.state, run="bench", steps=steps, rules=self.rules)
+        self.updates = [self._update(client, params) for client in range(clients)]
+
+    def _update(self, client: int, params: Tree) -> Update:
+        generator = torch.Generator().manual_seed(client)
+        gradient = {
+            name: torch.empty(value.shape).normal_(std=1e-3, generator=generator).bfloat16()
+            for name, value in params.items()
+        }
+        return Update(
+            run="bench", round=1, client=client, gradient=gradient, moments={},
+            num_tokens=1000 + client, num_steps=16, base_digest=self.plan.base_digest,
+            metrics={"train_loss": 2.0},
+        )  # fmt: skip
+
+    def close(self, updates: Sequence[Update]) -> ServerState:
+        return close_round(self.state, self.plan, updates, outer=OUTER, rules=self.rules)[0]
+
+    def plain(self) -> None:
+        """Read all and write what a close writes; the values stay."""
+        for update in self.updates:
+            for value in update.gradient.values():
+                _read(value)
+        for tree in (self.state.params, *self.state.outer.values()):
+            for value in tree.values():
+                for part in chunks(value):
+                    part.mul_(1.0)
+
+    @property
+    def num_bytes(self) -> int:
+        """Read and written."""
+        trees = (self.state.params, *self.state.outer.values())
+        updates = sum(num_bytes(update.gradient) for update in self.updates)
+        return updates + 2 * sum(map(num_bytes, trees))
+
+
+def _read(value: torch.Tensor) -> None:
+    """Every byte once; a sum of integers is the quickest that torch has for it."""
+    flat = value.view(-1)
+    whole = flat.numel() // 4 * 4
+    flat[:whole].view(torch.int64).sum()
+
+
+def digests(opened: Round) -> dict[str, str]:
+    """Order of arrival -> digest of the next parameters and outer state."""
+    shuffled = random.Random(1).sample(opened.updates, len(opened.updates))
+    orders = {"ascending": opened.updates, "descending": opened.updates[::-1], "shuffled": shuffled}
+    found = {}
+    for name, updates in orders.items():
+        state = opened.close(updates)
+        found[name] = digest({**state.params, "momentum/": flattened(state.outer["momentum"])})
+    return found
+
+
+def flattened(tree: Tree) -> torch.Tensor:
+    return torch.cat([value.reshape(-1) for value in tree.values()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--parameters", type=count, default=count("125M"))
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(num_cores())
+    return_freed_memory()
+    opened = Round(arguments.parameters, arguments.clients)
+    turns = []
+    for _ in range(arguments.pairs):
+        ours = seconds(lambda: opened.close(opened.updates))
+        turns.append((ours, seconds(opened.plain)))
+    ratios = [ours / plain for ours, plain in turns]
+    size = num_elements(opened.state.params)
+    ours, plain = (statistics.median(times) for times in zip(*turns, strict=True))
+    print(f"close of {arguments.clients} x {size / 1e6:.1f}M bf16: {ours:.2f} s")
+    print(f"{opened.num_bytes / 1e9:.2f} GB read and written once: {plain:.2f} s")
+    print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    found = digests(opened)
+    print(json.dumps(found))
+    if len(set(found.values())) > 1:
+        raise SystemExit("the order of arrival changes the bits")
+
+
+if __name__ == "__main__":
+    main()
