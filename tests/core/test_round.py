@@ -302,7 +302,7 @@ def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
 def test_an_update_of_some_parameters_moves_those_only():
     server = replace(state(), outer={"momentum": tree(5)})
     rules = Rules(quorum=1, up=BF16)
-    plan = open_round(server, run="r", steps={0: 5}, rules=rules, trained=["b"])
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules, trained=("b",))
     update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, BF16)[0])
     outer = sgd(lr=1.0, momentum=0.9)
     new, _ = close_round(server, plan, [update], outer=outer, rules=rules)

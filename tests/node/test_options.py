@@ -174,8 +174,8 @@ def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
     assert torch.allclose(other, first["blocks.0.attention.out.weight"], atol=1e-9)
 
 
-def test_an_outer_optimizer_begins_anew_with_a_redrawn_layer(smoke):
-    """FedAdam's second moment starts at tau squared, not at zero."""
+def test_what_is_remembered_of_a_redrawn_layer_begins_anew(smoke):
+    """FedAdam's second moment starts at tau squared, not at zero; no residual is left."""
     config = smoke("fl.strategy_name=fedadam", "fl.strategy_kwargs.tau=0.5",
                    "fl.random_layers=[norm.weight]", "fl.random_init_freq=3")  # fmt: skip
     params = parameters_of(build_model(config.inner, 1))
@@ -184,7 +184,9 @@ def test_an_outer_optimizer_begins_anew_with_a_redrawn_layer(smoke):
     used = {key: {n: v + 7 for n, v in tree.items()} for key, tree in state.outer.items()}
     layers = layers_of(config.federation, list(params))
     fresh = parameters_of(build_model(config.inner, 2))
-    found = redraw(replace(state, outer=used), layers, fresh, outer)
+    state = replace(state, outer=used, residual={"exp_avg": params})
+    found = redraw(state, layers, fresh, outer)
+    assert params.keys() - found.residual["exp_avg"].keys() == {"norm.weight"}
     assert torch.equal(found.params["norm.weight"], fresh["norm.weight"])
     assert float(found.outer["second"]["norm.weight"].unique()) == pytest.approx(0.25)
     assert float(found.outer["momentum"]["norm.weight"].unique()) == 0.0

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from photon.config import load_config
 from photon.config.resolve import resolve
+from photon.core.codec import BF16, Codec
 from photon.core.messages import Instruction
 from photon.core.round import close_round, open_round
 from photon.core.tree import num_bytes
@@ -25,6 +26,7 @@ from photon.run.outer import outer_of, outer_trees
 from photon.run.preparation import architecture_of
 from photon.server.bounds import Honesty
 from photon.server.loop import initial_state, rules_of
+from photon.training import memory
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.memory import (
@@ -228,6 +230,20 @@ def test_layers_that_stay_are_counted_as_they_are():
     }  # fmt: skip
     more = stage_of(large, "update").total("cpu") - stage_of(plain, "update").total("cpu")
     assert more == pytest.approx(10.5 * table)
+
+
+def test_what_a_codec_keeps_is_counted(monkeypatch):
+    """By hand, of a codec that keeps as much as it was given: once at a client, twice at a server,
+    whose state and next state both have the residual of the moments.
+    """
+    of = sections(small("llm_config.optimizer.name=adamw"))
+    whole = num_bytes(outline_of(*of).params)
+    before = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
+    lossy = Codec(lambda value, _: ({"": value.bfloat16()}, value), BF16.read)
+    monkeypatch.setattr(memory, "codec_of", lambda federation: lossy)
+    after = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
+    more = [a.total("cpu") - b.total("cpu") for a, b in zip(after, before, strict=True)]
+    assert more == [3 * whole, 2 * 2 * whole]
 
 
 def test_a_resized_vocabulary_is_the_models():

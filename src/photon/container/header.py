@@ -86,9 +86,7 @@ def write_header(tensors: Tree, facts: Mapping[str, Any]) -> bytes:
 
 
 def _encode(facts: Any, entries: Iterable[Entry]) -> bytes:
-    """The one form of a header.
-
-    `format` is what `transformers` asks for.
+    """The one form of a header. `format` is what `transformers` asks for.
 
     Raises:
         TypeError, ValueError, RecursionError: no JSON, not finite, not Unicode, too deep.

@@ -95,7 +95,7 @@ class Update:
 
     @property
     def clients(self) -> tuple[int, ...]:
-        """Whose training it carries."""
+        """Clients whose training it carries."""
         return self.covers or (self.client,)
 
     @property

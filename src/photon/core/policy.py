@@ -154,7 +154,7 @@ def weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
 
 
 def scale(count: int, rules: Rules) -> float:
-    """What the mean of so many clients' pseudo-gradients is multiplied by."""
+    """Factor on the mean pseudo-gradient of `count` clients."""
     return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[rules.scaling]
 
 

@@ -57,7 +57,7 @@ def mismatch(tree: Tree, like: Tree) -> str | None:
 
 
 def chunks(value: Tensor | Row) -> Iterator[Tensor]:
-    """Of a flattened tensor, `CHUNK_ELEMENTS` at a time; writing to a tensor's writes to it."""
+    """The flattened tensor in pieces of `CHUNK_ELEMENTS`; what is written to a piece is in it."""
     if isinstance(value, Tensor):
         yield from value.view(-1).split(CHUNK_ELEMENTS)
         return

@@ -142,7 +142,7 @@ def forecast(
 
 
 def local_steps_for(utilization: float, step_seconds: float, exchange_seconds: float) -> int:
-    """Fewest local steps with which devices compute for such a share of the time.
+    """Fewest local steps with which devices compute for at least that share of the time.
 
     Raises:
         ValueError: the share is not between 0 and 1.

@@ -85,7 +85,7 @@ class ClientHost:
         answer = checkpoint.answer_path(self.folder, instruction.client, instruction.round)
         if _answers(answer, instruction):
             return answer
-        before, lost = self._state_before(home, instruction)
+        before, lost = self._state_before(instruction)
         params = {**self._first, **params, **before.layers}
         resumed = self._resume(home, instruction)
         self.trainer.load(resumed or self._begin(instruction, before, params, moments))
@@ -103,7 +103,7 @@ class ClientHost:
         share = Share(world.rank, world.size, world.sum)
         return {key: held_out_loss(self.trainer.model, rows, self.inner, share).loss}
 
-    def _state_before(self, home: Path, instruction: Instruction) -> tuple[ClientState, bool]:
+    def _state_before(self, instruction: Instruction) -> tuple[ClientState, bool]:
         """The state after the last accepted update; a fresh one, and True, if that is lost."""
         version = instruction.last_accepted
         fresh = ClientState(round=0, stream=StreamState())

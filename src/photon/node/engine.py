@@ -194,7 +194,7 @@ class WorkerPool(OneMachine):
                 frames.try_send(worker.connection, task)  # a dead one is seen when it is read
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
-        """Clients whose turn has ended, and how; the dead are replaced."""
+        """Clients whose turn has ended, with the worker's reply; None: it died, and is replaced."""
         for worker, reply in self._replies():
             client, worker.client = worker.client, None
             if reply is None:

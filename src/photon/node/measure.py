@@ -57,7 +57,7 @@ class Measured:
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def and_then(self, steps: int, numbers: dict[str, Any]) -> Measured:
-        """Those of both: rates over all seconds, the gradient's norm over all steps."""
+        """These steps and `steps` more: rates per second of all, the mean gradient norm of all."""
         if not self.steps:
             return Measured(steps, numbers)
         before, seconds = self.numbers, self.numbers["seconds"] + numbers["seconds"]

@@ -33,7 +33,7 @@ Role = Literal["run", "node", "centralized"]
 
 
 def fits(need: float, free: float) -> bool:
-    """Whether so many bytes fit, with room to spare: the one rule wherever memory is compared."""
+    """Whether `need` bytes fit into `free`, with room to spare: the one rule for all memory."""
     return need <= HEADROOM * free
 
 
@@ -146,7 +146,7 @@ def _largest(most: int, fits: Callable[[int], bool], least: int = 0) -> int:
 
 
 def _survives(inner: Inner, rows: int, device: torch.device) -> bool:
-    """Whether a real step with so many rows in one pass fits on the device, with room to spare."""
+    """Whether a real step, of one pass of `rows` rows, fits on the device with room to spare."""
     free = free_memory(device)
     torch.cuda.reset_peak_memory_stats(device)
     try:

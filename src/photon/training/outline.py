@@ -43,7 +43,7 @@ class Traffic:
     """Bytes of one client and round.
 
     Attributes:
-        up: its update; of a folded one, the node's.
+        up: its update; where nodes fold those of their clients, the update of a node.
         down: what it receives.
         first_down: what it receives in the first round, when there are no moments yet and each
             client's own layers have to come from somewhere.

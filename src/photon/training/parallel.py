@@ -117,7 +117,7 @@ def _replicate(model: nn.Module):
 
 
 def is_sharded(inner: Inner, processes: int) -> bool:
-    """Whether so many processes shard the model (FSDP2) rather than replicate it."""
+    """Whether the processes of a job shard the model (FSDP2) rather than replicate it."""
     fsdp = inner.sharding
     return processes > 1 and fsdp is not None and fsdp.sharding_strategy != "NO_SHARD"
 

@@ -20,7 +20,7 @@ FALLS: dict[str, Callable[[float, float], float]] = {
     ),
     "warmup_stable_decay": lambda f, floor: floor**f,
 }
-"""Schedule -> how it goes from 1 to its floor, by the finished fraction f of the fall.
+"""Schedule -> factor by the finished fraction f of the fall, 0 to 1, and the floor alpha_f.
 
 Sources: Loshchilov and Hutter 2017, eq. 5; sqrt: Hägele et al. 2024, eq. 2; warmup_stable_decay: Hu
 et al. 2024, arXiv:2404.06395, section 4.

@@ -18,7 +18,7 @@ KNOWN = "/v1/photon/known"
 """What is asked: 204 to whoever signs with an enrolled key, 401 to all others."""
 KNOCK_SECONDS = 5.0
 MAX_CLOCK_SECONDS = 300.0
-"""Flower's: a signature holds for so long."""
+"""How long Flower takes a signature for fresh."""
 
 
 def find_key_trouble(host: str, port: int, authority: Path, key: Path) -> str | None:

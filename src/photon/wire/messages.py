@@ -28,7 +28,7 @@ LARGEST_UPDATE = 3
 HEADER_ROOM = 1 << 20
 """For the facts and names in which an update differs from a base."""
 MOST_CLIENTS = 1 << 20
-"""Of one node."""
+"""Clients that one node may host."""
 
 Text = Annotated[str, AfterValidator(cleaned)]
 """What somebody else has written: one short line, however it came."""
