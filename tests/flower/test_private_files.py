@@ -45,7 +45,7 @@ def test_the_keys_of_an_own_node_are_not_seen(project, monkeypatch):
     """Made by `--host-clients`, as the published scripts use it."""
     monkeypatch.setattr("photon.flower.own_node.Guarded.__init__", lambda *_: None)
     monkeypatch.setattr("photon.flower.own_node.Guarded.close", lambda _: None)
-    with own_node("0-1", ("127.0.0.1", 1), project / "keys", load_config([])):
+    with own_node("0-1", ("127.0.0.1", 1), project / "keys", project, {}):
         assert (project / "keys" / "ca.key").exists()
     assert seen(project) == []
 
@@ -56,7 +56,7 @@ def test_an_own_node_hosts_what_this_run_says(project, monkeypatch):
     monkeypatch.setattr("photon.flower.own_node.Guarded.close", lambda _: None)
     keys = project / "keys"
     for clients, allowed in (("0", {0}), ("0-7", set(range(8)))):
-        with own_node(clients, ("127.0.0.1", 1), keys, load_config([])):
+        with own_node(clients, ("127.0.0.1", 1), keys, project, {}):
             assert read_register(keys / REGISTER).allowed("local", range(9)) == allowed
 
 
