@@ -15,6 +15,8 @@ from loopback import nodes, train
 from photon import points
 from photon.cli.main import run
 from photon.config import load_config
+from photon.core import policy
+from photon.core import round as rounds
 from photon.core.tree import digest, norm
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
@@ -93,6 +95,21 @@ def test_what_the_codec_of_the_guide_lost_is_of_the_committed_state(here, data_r
     forgetful = lambda path: replace(load(path), residual={})  # noqa: E731
     monkeypatch.setattr(checkpoint, "load_client_state", forgetful)
     assert last_round_again() != whole, "it goes into the next update"
+
+
+def test_the_policy_of_the_guide_closes_the_rounds_of_a_federation(here, data_root, monkeypatch):
+    rules, use, same, test = python_of("extend-round-policy.md")
+    data, real, said = f"dataset.train.root_local={data_root}", photon.train, []
+    monkeypatch.setattr(photon, "train", lambda keys: real([*keys, data]), raising=False)
+    monkeypatch.setattr(policy, "closing", policy.closing)  # what the guide replaces comes back
+    monkeypatch.setattr(rounds, "weight", rounds.weight)
+    namespace: dict = {}
+    exec(rules, namespace)
+    nine_tenths = namespace["nine_tenths"]
+    namespace["nine_tenths"] = lambda *given: said.append(nine_tenths(*given)) or said[-1]
+    exec(use + same + test, namespace)
+    namespace["test_nine_tenths_of_a_cohort_close_a_round"]()
+    assert "close" in said
 
 
 def test_the_transport_of_the_guide_carries_a_federation(here, data_root, monkeypatch):

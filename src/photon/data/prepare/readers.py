@@ -245,7 +245,7 @@ def _parquet(
 ) -> Iterator[tuple[int, Any]]:
     """Rows, of which only the wanted columns are read: what is in others may be unreadable."""
     require_package("pyarrow", "data", f"{name}: needs the package pyarrow")
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
 
     wanted = [column for column in (columns.text, columns.source) if column is not None]
     try:
