@@ -28,11 +28,13 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from photon.core.messages import StreamState
-from photon.data.prepare.writer import write_shards
 from photon.data.read.order import EpochOrder
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
+from shards import write_shards
 
 LENGTH = 2048
 

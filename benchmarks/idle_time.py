@@ -29,7 +29,6 @@ PARTS = {
     "photon.node.client_host:ClientHost._state_before": "load",
     "photon.node.client_host:ClientHost._resume": "load",
     "photon.node.client_host:ClientHost._begin": "load",
-    "photon.node.team:BaseFile.load": "load",
     "photon.training.loop:Trainer.load": "load",
     "photon.training.loop:Trainer.snapshot": "encode",
     "photon.training.outline:outgoing": "encode",

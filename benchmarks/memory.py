@@ -29,8 +29,8 @@ from photon.config.resolve import resolve
 from photon.config.schema import Config
 from photon.data.prepare.embedded import prepare_embedded
 from photon.experiment.experiment import train
-from photon.node.microbatch import process_memory
-from photon.run.preparation import with_architecture
+from photon.node.microbatch import Trainers
+from photon.run.preparation import architecture_of
 from photon.training.memory import PROGRAM
 
 COMMON = ["fl.n_total_clients=2", "fl.n_rounds=2", "llm_config.local_steps=2",
@@ -91,12 +91,13 @@ def run(keys: list[str], is_centralized: bool) -> None:
 
 def estimate(config: Config, is_centralized: bool) -> int:
     """Of the process that trains."""
-    config = with_architecture(config)
+    model = architecture_of(config.inner.model, config.federation.vocabulary)
+    config = config.with_model(model)
     config = resolve(config, cores=2, accelerator=0, run_uuid="r", centralized=is_centralized)
     rows = config.inner.microbatch_rows
     assert isinstance(rows, int)
     role = "centralized" if is_centralized else "run"
-    return process_memory(config, rows, 1, role).peak("cpu")
+    return Trainers.of(config, role).process(rows).peak("cpu")
 
 
 def measure(name: str, home: Path) -> None:

@@ -42,6 +42,7 @@ from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
 from photon.node.service import NodeService
 from photon.run.checkpoint import load_update, save_answer, save_server_state
+from photon.run.rows import RunData
 from photon.server.depot import Depot
 from photon.server.link import SocketLink
 from photon.server.remote import RemoteEngine
@@ -212,8 +213,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     config, _ = prepare(config, lambda line: None)
     stop, threads = threading.Event(), []
     for client in (0, 1):
-        changed = own.model_copy(update={"photon": own.machine.model_copy(
-            update={"saving_path": str(home / str(client))})})  # fmt: skip
+        changed = own.but(machine={"runs_folder": str(home / str(client))})
         path = home / "sockets" / f"{client}.sock"
         service = NodeService(str(client), [client], changed, path, None, lambda line: None)
         threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
@@ -222,7 +222,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     roster = Roster(link, Register(None), print if os.environ.get("DEBUG") else lambda line: None)
     side = transport_of(config.machine.transport).server(config.machine, "bench")
     depot = Depot(home / "depot", side)
-    facts = hosted_run.data_facts(config)
+    facts = hosted_run.data_facts(RunData.of(*config.reading))
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))

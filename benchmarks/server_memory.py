@@ -22,7 +22,7 @@ import torch
 from network import Echo, tree
 
 from photon.config import load_config
-from photon.config.resolve import resolve
+from photon.config.resolve import Run, resolve
 from photon.config.schema import Config
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
@@ -31,6 +31,7 @@ from photon.node.service import NodeService
 from photon.run.checkpoint import save_server_state
 from photon.run.outer import outer_of
 from photon.run.preparation import prepare
+from photon.run.rows import RunData
 from photon.server.depot import Depot
 from photon.server.link import SocketLink
 from photon.server.loop import Server, initial_state
@@ -108,7 +109,7 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         roster = Roster(link, Register(None), lambda line: None)
         side = transport_of(config.machine.transport).server(config.machine, "bench")
         depot = Depot(home / "depot", side)
-        facts = hosted_run.data_facts(config)
+        facts = hosted_run.data_facts(RunData.of(*config.reading))
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)
         with Peak() as peak:
@@ -119,12 +120,12 @@ def measure(megabytes: float, clients: int, via: str) -> float:
     return peak.megabytes
 
 
-def _rounds(megabytes: float, config: Config, engine: RemoteEngine, home: Path) -> None:
+def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> None:
     """Rounds as a run has them, records and commits included."""
-    states = [initial_state(tree(megabytes), outer_of(config, 1))]
+    states = [initial_state(tree(megabytes), outer_of(run.federation, 1))]
     save_server_state(home / "checkpoints", states[0])
     server = Server(
-        config=config,
+        run=run,
         checkpoints=home / "checkpoints",
         engine=engine,
         validate=lambda state: {},

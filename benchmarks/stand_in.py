@@ -22,6 +22,7 @@ from photon.data.read.stream import JoinedStream
 from photon.model.build import parameters_of
 from photon.node import client_host, worker
 from photon.training.loop import Trainer
+from photon.training.schedule import lr_factor
 from photon.training.state import Segment
 
 SECONDS, PROFILES = "STAND_IN_SECONDS", "STAND_IN_PROFILES"
@@ -56,7 +57,7 @@ class StandIn(Trainer):
         state, tokens, rates = self.state, self.config.tokens_per_step, []
         self._move(stream.streams[0].client)
         while len(rates) < steps and not should_stop():
-            rates.append(self.config.optimizer.lr * self._lr_factor(state.step))
+            rates.append(self.config.optimizer.lr * lr_factor(self.config.schedule, state.step))
             state = state.after_step(tokens, state.streams, taken=True, scaled=False)
             due = begun + self.seconds * len(rates) / self.config.local_steps
             time.sleep(max(0.0, due - time.monotonic()))
