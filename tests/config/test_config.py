@@ -217,3 +217,17 @@ def test_every_other_name_is_of_a_key_that_exists_and_of_none_that_does():
     known = {*known_keys(), *GROUPS}
     assert set(OTHER_NAMES.values()) <= known
     assert not known & set(OTHER_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("federation.rounds", "fl.n_rounds"),
+        ("fl.population", "fl.n_total_clients"),
+        ("inner.model.max_positions", "llm_config.model.max_seq_len"),
+        ("data.validation.root", "dataset.val.root_local"),
+    ],
+)
+def test_a_name_of_the_code_is_answered_with_its_key(written, key):
+    with pytest.raises(ConfigError, match=f"the key is '{re.escape(key)}'"):
+        load_config([f"{written}=3"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from photon.config.base import KEYS
+
 OTHER_NAMES = {
     "batch_size": "llm_config.global_train_batch_size",
     "epochs": "fl.n_local_epochs",
@@ -37,6 +39,9 @@ def nearest(key: str, known: set[str]) -> str:
     Its last part counts first, then its section: whoever forgot a section, or wrote another, knows
     the key's name.
     """
+    in_python = ".".join(KEYS.get(part, part) for part in key.split("."))
+    if in_python in known:
+        return f"in Python it is {key}, the key is {in_python!r}"
     section, _, leaf = key.rpartition(".")
     if leaf in OTHER_NAMES and (not section or leaf not in map(_leaf, known)):
         return f"did you mean {OTHER_NAMES[leaf]!r}? {ALL_KEYS}"
