@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from photon.config import load_config
@@ -229,5 +231,5 @@ def test_every_other_name_is_of_a_key_that_exists_and_of_none_that_does():
     ],
 )
 def test_a_name_of_the_code_is_answered_with_its_key(written, key):
-    with pytest.raises(ConfigError, match=f"the key is '{re.escape(key)}'"):
+    with pytest.raises(ConfigError, match=f"did you mean '{re.escape(key)}'"):
         load_config([f"{written}=3"])

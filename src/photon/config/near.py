@@ -41,7 +41,7 @@ def nearest(key: str, known: set[str]) -> str:
     """
     in_python = ".".join(KEYS.get(part, part) for part in key.split("."))
     if in_python in known:
-        return f"in Python it is {key}, the key is {in_python!r}"
+        return f"did you mean {in_python!r}? {ALL_KEYS}"
     section, _, leaf = key.rpartition(".")
     if leaf in OTHER_NAMES and (not section or leaf not in map(_leaf, known)):
         return f"did you mean {OTHER_NAMES[leaf]!r}? {ALL_KEYS}"
