@@ -177,7 +177,7 @@ def _trackers(config: Config, folder: Path) -> ExternalTrackers:
 def mirror(config: Config, monkeypatch: Any) -> Any:
     """How the store of the mirror is opened."""
     asked: list[Any] = []
-    monkeypatch.setattr(remote_store, "_open_store", lambda *how: asked.append(how))
+    monkeypatch.setattr(remote_store, "_open_store", lambda *how: (asked.append(how), None))
     runs._mirroring(SimpleNamespace(path=Path()), resolved(config).but(name="r"))  # pyright: ignore
     return asked
 

@@ -85,7 +85,7 @@ def test_a_centralised_run_scores_its_tasks_too(config):
 def _file(config, folder: Path) -> Path:
     path = folder / "tasks.yaml"
     keys = config.scoring
-    path.write_text(json.dumps({"icl_tasks": [TASK], "root_dir": keys.root_dir}))
+    path.write_text(json.dumps({"icl_tasks": [TASK], "root_dir": keys.folder}))
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+import loopback
 import photon
 from loopback import final_digest, nodes, over_sockets, train
 from photon.config import load_config
@@ -203,7 +204,8 @@ def test_a_quorum_closes_a_round_and_the_report_says_who_is_missing(make, four, 
 
 @pytest.mark.parametrize(("quorum", "asked"), [(3, [0, 1, 2]), (4, [0, 1, 2, 3])])
 def test_a_client_whose_late_update_waits_is_asked_only_if_needed(make, quorum, asked):
-    everybody = SimpleNamespace(clients=lambda: frozenset(range(4)))
+    one = SimpleNamespace(clients=range(4))
+    everybody = SimpleNamespace(members={"n": one})
     config: Any = make(f"fl.quorum={quorum}")
     nothing: Any = None
     engine = RemoteEngine(config, {}, nothing, cast(Any, everybody), nothing, print)
@@ -542,13 +544,12 @@ def test_a_run_of_that_name_with_another_configuration_is_refused(make, four, tm
 
 def test_an_unsigned_node_is_turned_away(make, four, tmp_path, monkeypatch):
     """A server with keys hears nobody who does not sign with an enrolled one."""
-    from photon.flower import federation
     from photon.wire.keys import enrol, make_authority
 
     make_authority(tmp_path / "keys", ["localhost"])
     enrol(tmp_path / "keys", "a", [0, 2])
     register = read_register(tmp_path / "keys" / "nodes.json")
-    monkeypatch.setattr(federation, "Register", lambda nodes: register)
+    monkeypatch.setattr(loopback, "Register", lambda nodes: register)
     lines: list[str] = []
     config = make("run_uuid=r", "photon.join_timeout=2")
     with nodes(tmp_path, four, PLACES) as sockets, pytest.raises(RoundFailed, match="0 nodes"):
@@ -558,14 +559,13 @@ def test_an_unsigned_node_is_turned_away(make, four, tmp_path, monkeypatch):
 
 def test_a_key_is_bound_to_its_clients(make, four, local, tmp_path, monkeypatch):
     """Node a signs rightly and offers all clients; it gets those that its key is bound to."""
-    from photon.flower import federation
     from photon.wire.enrolment import signer
     from photon.wire.keys import enrol, make_authority
 
     make_authority(tmp_path / "keys", ["localhost"])
     sign = {name: signer(enrol(tmp_path / "keys", name, own)) for name, own in PLACES.items()}
     register = read_register(tmp_path / "keys" / "nodes.json")
-    monkeypatch.setattr(federation, "Register", lambda nodes: register)
+    monkeypatch.setattr(loopback, "Register", lambda nodes: register)
     everyone = [0, 1, 2, 3]
     lines: list[str] = []
     with (
