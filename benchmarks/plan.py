@@ -26,7 +26,7 @@ from photon.cli.options import Quantity
 from photon.config import Config, load_config
 from photon.core.walltime import LinkSpeed
 from photon.data.prepare.embedded import prepare_embedded
-from photon.experiment.plan import Setting, make_plan
+from photon.experiment.plan import Setting, make_estimate
 from photon.machine.address import free_port
 from photon.run.trackers import read_lines
 
@@ -84,7 +84,7 @@ def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: f
         floor=floor,
         tokens_per_second=tokens / training,
     )
-    return make_plan(config, setting).federated.round_seconds
+    return make_estimate(config, setting).federated.round_seconds
 
 
 def main() -> None:

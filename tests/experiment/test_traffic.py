@@ -10,7 +10,7 @@ import photon
 from photon.config import load_config
 from photon.core.walltime import LinkSpeed
 from photon.errors import ConfigError
-from photon.experiment.plan import Setting, make_plan
+from photon.experiment.plan import Setting, make_estimate
 from photon.model.build import empty_model, parameters_of
 from photon.run.trackers import read_lines
 from photon.training.layers import layers_of
@@ -45,7 +45,7 @@ def by_hand(config, beginning: str = "") -> int:
 )
 def test_a_plan_counts_what_rounds_record(keys, smoke):
     config = smoke("run_uuid=r", "llm_config.local_steps=1", "fl.eval_period=null", *keys)
-    plan = make_plan(config, Setting(link=LINK, server=LINK))
+    plan = make_estimate(config, Setting(link=LINK, server=LINK))
     result = photon.train(config)
     first, second = read_lines(Path(result.folder) / "metrics.jsonl")
     traffic = plan.traffic
@@ -61,12 +61,12 @@ def test_a_plan_counts_what_rounds_record(keys, smoke):
 def test_what_stays_is_not_counted(smoke):
     """By hand: two bytes an element up, four down; a layer of the client's own comes once."""
     whole, own = by_hand(smoke()), by_hand(smoke(), "embedding")
-    traffic = make_plan(
+    traffic = make_estimate(
         smoke("fl.personalized_layers=[embedding.weight]"), Setting(link=LINK, server=LINK)
     ).traffic
     assert (traffic.up, traffic.down) == (2 * (whole - own), 4 * (whole - own))
     assert traffic.first_down == 4 * whole
-    folded = make_plan(
+    folded = make_estimate(
         smoke("fl.fold_updates=true", *KEPT), Setting(link=LINK, server=LINK, sites=1)
     )
     assert folded.traffic.up == 4 * whole
