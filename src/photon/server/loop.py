@@ -177,7 +177,7 @@ class Server:
             for arrival in arrivals:
                 if arrival is not None:
                     self._take(delivery, arrival)
-                if delivery.is_over(self.engine.durations):
+                elif delivery.is_over(self.engine.durations):
                     break
         finally:
             arrivals.close()
