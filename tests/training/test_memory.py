@@ -206,13 +206,14 @@ def test_layers_that_stay_are_counted_as_they_are():
     """By hand: fp32; AdamW; two bytes of an element travel."""
     whole = num_bytes(outline_of(*sections(small())).params)
     table = 4 * 512 * 64
-    plain, frozen_, own, large = (
+    plain, frozen_, own, large, fresh = (
         client_memory(*sections(small("llm_config.optimizer.name=adamw", *keys)), 1)
         for keys in (
             [],
             ["fl.frozen_layers=[embedding]"],
             ["fl.personalized_layers=[embedding]"],
             ["llm_config.model.vocab_size=1024"],
+            ["fl.reset_optimizer=true"],
         )
     )
     kept = stage_of(plain, "update").parts("cpu")
@@ -228,6 +229,7 @@ def test_layers_that_stay_are_counted_as_they_are():
         "program": PROGRAM, "own layers": table, "copy": 3 * whole, "update": 3 * trained // 2,
         "weights": whole, "gradients": whole, "moments": 2 * whole,
     }  # fmt: skip
+    assert stage_of(fresh, "update").parts("cpu")["copy"] == whole, "moments end with the round"
     more = stage_of(large, "update").total("cpu") - stage_of(plain, "update").total("cpu")
     assert more == pytest.approx(10.5 * table)
 

@@ -75,8 +75,13 @@ def dot(left: Readable, right: Readable) -> float:
 
 
 def norm(tree: Readable) -> float:
-    """Euclidean norm of all leaves together."""
-    return dot(tree, tree) ** 0.5
+    """Euclidean norm of all leaves together, accumulated as in `dot`."""
+    total = 0.0
+    for value in tree.values():
+        for part in chunks(value):
+            wide = part.double()
+            total += float(torch.dot(wide, wide))
+    return total**0.5
 
 
 def all_finite(tree: Tree) -> bool:

@@ -294,7 +294,7 @@ def _commit(
 
 def _store(folder: RunFolder, trainer: Trainer, name: str) -> None:
     """Keep the parameters under a name of their own, beside the checkpoints that come and go."""
-    params = trainer.snapshot().params
+    params = trainer.snapshot(moments=False).params
     if trainer.world.is_first:
         checkpoint.save_train_state(folder.checkpoints, name, TrainState(params=params))
 

@@ -182,7 +182,8 @@ class ClientHost:
         metrics: dict[str, float],
     ) -> Path:
         """Keep the update and the client's new state together: both have happened, or neither."""
-        state, fl = self.trainer.snapshot(), self.federation
+        fl = self.federation
+        state = self.trainer.snapshot(moments=fl.keeps_optimizer or bool(fl.averages_moments))
         if not self.trainer.world.is_first:
             return home
         gradient, moments, residual = outgoing(

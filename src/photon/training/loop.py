@@ -64,12 +64,17 @@ class Trainer:
         self.optimizer.load(state.moments, state.optimizer_step)
         self.state = state
 
-    def snapshot(self) -> TrainState:
-        """Copy the live state, its tensors to the CPU, one at a time."""
+    def snapshot(self, *, moments: bool = True) -> TrainState:
+        """Copy the live state, its tensors to the CPU, one at a time.
+
+        Args:
+            moments: whether those of the optimizer are wanted; they are most of the bytes.
+        """
+        trees = self.optimizer.moments() if moments else {}
         return replace(
             self.state,
             params=self._copy(parameters_of(self.model)),
-            moments={name: self._copy(tree) for name, tree in self.optimizer.moments().items()},
+            moments={name: self._copy(tree) for name, tree in trees.items()},
         )
 
     def _copy(self, tree: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -124,7 +124,9 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
         host["received moments"] = sizes.moments
     if sizes.personal:
         host["own layers"] = sizes.personal
-    update = {"copy": sizes.whole + sizes.moments, "update": _update_bytes(sizes)}
+    copied = federation.keeps_optimizer or federation.averages_moments
+    whole = sizes.whole + (sizes.moments if copied else 0)
+    update = {"copy": whole, "update": _update_bytes(sizes)}
     stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), {**host, **update})]
     if federation.validates_clients:
         stages.append(_validation(sizes, _trainer(sizes), host))

@@ -70,8 +70,9 @@ class InnerOptimizer:
         for part in self._parts:
             for moment in _MOMENTS[type(part)]:
                 trees[moment] = {
-                    name: part.state[p].get(moment, torch.zeros_like(p)).detach()
+                    name: state[moment].detach() if moment in state else torch.zeros_like(p)
                     for name, p in self._owned(part)
+                    for state in (part.state[p],)
                 }
         return trees
 
