@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from photon.cli.main import run
 from photon.evaluation.gauntlet import Composite
 from photon.evaluation.scoring import TaskScore
 from photon.report.console import Console
@@ -61,3 +62,9 @@ def test_no_name_is_broken(console, capsys):
 def test_no_name_of_lm_eval_is_broken(console, capsys):
     print_harness([harness(model) for model in MODELS], console)
     assert re.search(rf"{TASK} +acc +0\.5000 ±0\.1000 ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("option", ["--per-client", "--fresh", f"--text={__file__}"])
+def test_what_the_harness_does_not_do_is_refused(option, capsys):
+    assert run(["evaluate", "m", "--harness", "lm-eval", "--tasks", "say", option]) == 2
+    assert f"{option.partition('=')[0]}: is not for --harness" in capsys.readouterr().err

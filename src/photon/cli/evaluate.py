@@ -65,9 +65,13 @@ def command(
     if harness is not None:
         if not tasks:
             raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
+        ours = {"text": "texts", "per-client": "per_client", "fresh": "fresh"}
+        for name, field in ours.items():
+            if wanted[field]:
+                raise click.UsageError(f"--{name}: is not for --harness; leave one of them out")
         how = {"folder": tasks_folder, "num_fewshot": num_fewshot}
         how |= {key: wanted[key] for key in ("samples", "client")}
-        _by_harness(models, tasks.split(","), overrides, as_json, **how)
+        _by_harness(models, tasks.split(","), overrides, as_json, quiet, **how)
         return
     given = {"tasks": tasks, "tasks-folder": tasks_folder, "num-fewshot": num_fewshot}
     for name, value in given.items():
@@ -79,7 +83,12 @@ def command(
 
 
 def _by_harness(
-    models: list[Path], tasks: list[str], overrides: list[str], as_json: bool, **how: Any
+    models: list[Path],
+    tasks: list[str],
+    overrides: list[str],
+    as_json: bool,
+    quiet: bool,
+    **how: Any,
 ) -> None:
     """Score with lm-eval; `how` are keywords of `evaluate_by_harness`."""
     from dataclasses import asdict
@@ -92,7 +101,7 @@ def _by_harness(
     if as_json:
         _print_json([asdict(one) for one in found])
     else:
-        print_harness(found, Console())
+        print_harness(found, Console(quiet))
 
 
 def _by_our_rules(
