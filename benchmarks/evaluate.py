@@ -29,7 +29,7 @@ from photon.config import load_config
 from photon.config.compose import with_values
 from photon.data.tokenizer import train_tokenizer
 from photon.evaluation.likelihood import Passes
-from photon.hub.exchange import export_folder
+from photon.hub.hf_folder import export_folder
 from photon.model.build import build_model, load_parameters, parameters_of
 from photon.run import checkpoint
 from photon.run.run_folder import RunFolder

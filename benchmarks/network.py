@@ -42,7 +42,7 @@ from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
 from photon.node.service import NodeService
 from photon.run.checkpoint import load_update, save_answer, save_server_state
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.server.depot import Depot
 from photon.server.link import SocketLink
 from photon.server.remote import RemoteEngine

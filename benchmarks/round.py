@@ -42,7 +42,7 @@ from photon.run.checkpoint import save_server_state
 from photon.run.kinds import FEDERATED
 from photon.run.outer import outer_of
 from photon.run.preparation import prepare
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import JsonlTracker
 from photon.server.engine import Engine

@@ -31,7 +31,7 @@ from photon.node.service import NodeService
 from photon.run.checkpoint import save_server_state
 from photon.run.outer import outer_of
 from photon.run.preparation import prepare
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.server.depot import Depot
 from photon.server.link import SocketLink
 from photon.server.loop import Server, initial_state

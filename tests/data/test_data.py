@@ -200,6 +200,8 @@ def test_joined_batches_are_the_clients_batches_joined(rows):
     uneven, after = joined.read(joined.start(), 5)
     assert [state.cursor for state in after] == [2, 2, 1]
     assert len(uneven) == 5
+    with pytest.raises(DataError):
+        JoinedStream([])
 
 
 def settings(*overrides):

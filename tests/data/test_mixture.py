@@ -13,7 +13,7 @@ from photon.data.read.mixture import Amount, MixedRows, epoch_counts
 from photon.data.read.shards import Rows
 from photon.data.read.stream import Stream
 from photon.errors import DataError
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Likelihood, Passes, likelihoods
 from photon.evaluation.loss import Share
-from photon.evaluation.requests import Request
+from photon.evaluation.requests import ScoredText
 from photon.evaluation.scoring import (
     accuracy_of,
     gold_probability,
@@ -65,7 +65,7 @@ def brute_force(model, ids: list[int], num_answer: int) -> tuple[float, bool]:
     return loss, all(int(log_probs[at - 1].argmax()) == ids[at] for at in places)
 
 
-def requests_of(model_seed: int) -> list[list[Request]]:
+def requests_of(model_seed: int) -> list[list[ScoredText]]:
     """Groups with common beginnings, and without."""
     draw = torch.Generator().manual_seed(model_seed)
 
@@ -76,8 +76,8 @@ def requests_of(model_seed: int) -> list[list[Request]]:
     for size in (1, 2, 4, 3, 2, 1, 4):
         context = ids(3 + 5 * size, 300)
         answers = [ids(1 + number % 3, 2) for number in range(size)]
-        groups.append([Request((*context, *answer), len(answer)) for answer in answers])
-    groups.append([Request(tuple(ids(9, 300)), 2) for _ in range(3)])
+        groups.append([ScoredText((*context, *answer), len(answer)) for answer in answers])
+    groups.append([ScoredText(tuple(ids(9, 300)), 2) for _ in range(3)])
     return groups
 
 

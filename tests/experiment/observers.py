@@ -41,7 +41,7 @@ from photon.run.checkpoint import load_parameters, newest_checkpoint, save_serve
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
 from photon.run.preparation import architecture_of
-from photon.run.rows import VALIDATION, RunData
+from photon.run.run_data import VALIDATION, RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server import remote

@@ -28,7 +28,7 @@ from photon.experiment import runs
 from photon.model.build import build_model, empty_model
 from photon.node import engine as local
 from photon.node.microbatch import Trainers
-from photon.run.rows import RunData, cache_of
+from photon.run.run_data import RunData, cache_of
 from photon.tracking import external
 from photon.tracking.external import ExternalTrackers
 from photon.training.parallel import _fully_shard, is_sharded

@@ -14,7 +14,7 @@ from photon.errors import ConfigError
 from photon.evaluation.loss import evaluate_loss
 from photon.model.build import build_model, load_parameters
 from photon.run import checkpoint
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import read_run
 from photon.run.trackers import read_lines
 from photon.scoring.evaluate import Wanted, evaluate

@@ -19,7 +19,7 @@ from photon.config import load_config
 from photon.core.tree import digest
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
-from photon.hub.exchange import export_folder, import_folder
+from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import load_language_model
 from photon.hub.warm_start import warm_start
 from photon.model.build import build_model, model_with, parameters_of

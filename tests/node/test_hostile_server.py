@@ -26,7 +26,7 @@ from photon.model.build import build_model, parameters_of
 from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
 from photon.run.preparation import prepare
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.wire.buffers import Buffers, pack
 from photon.wire.messages import Trained, unpack_reply
 from photon.wire.stores import allowed_stores, require_allowed

@@ -33,7 +33,7 @@ from photon.run.checkpoint import load_client_state, load_parameters, newest_che
 from photon.run.outer import outer_of
 from photon.run.participation import client_rows
 from photon.run.preparation import prepare
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server.loop import initial_state, redraw

@@ -18,11 +18,11 @@ from photon.data.tokenization import Tokenization, of_foreign, of_occurrence
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CorruptCheckpoint, DataError, MismatchedCheckpoint, PhotonNote
 from photon.experiment.experiment import train
-from photon.hub.exchange import export_folder, import_folder
+from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
 from photon.machine.device import choose_device
 from photon.node.hosted_run import _require_same_data, data_facts
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.saved_model import load_saved_model
 from photon.scoring.candidate import open_candidate
 from photon.scoring.evaluate import Wanted, evaluate

@@ -16,7 +16,7 @@ from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import ConfigError, StorageError
 from photon.evaluation.text import evaluate_text, windows
-from photon.hub.exchange import export_folder, import_folder
+from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import load_language_model
 from photon.model.build import build_model, parameters_of
 from photon.run import checkpoint

@@ -19,7 +19,7 @@ from photon.data.tokenizer import load_tokenizer
 from photon.evaluation.evaluate import Settings, evaluate_task
 from photon.evaluation.likelihood import Passes
 from photon.evaluation.tasks import LANGUAGE_MODELING, read_rows
-from photon.hub.exchange import export_folder
+from photon.hub.hf_folder import export_folder
 from photon.model.build import build_model, parameters_of
 from photon.run import checkpoint
 from photon.run.run_folder import RunFolder

@@ -11,7 +11,7 @@ from photon.config.compose import with_values
 from photon.errors import DataError, PhotonWarning
 from photon.evaluation.gauntlet import Composite
 from photon.experiment.experiment import resume, train
-from photon.hub.exchange import export_folder
+from photon.hub.hf_folder import export_folder
 from photon.report.evaluation_plots import draw_history, draw_radar
 from photon.run.trackers import read_lines
 from photon.scoring import task_watch

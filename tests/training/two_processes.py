@@ -20,7 +20,7 @@ from photon.data.read.stream import JoinedStream
 from photon.evaluation.loss import Share, evaluate_loss
 from photon.machine.process_group import from_first, process_group
 from photon.run.checkpoint import save_train_state
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.training.loop import Trainer
 from photon.training.parallel import World
 

@@ -20,7 +20,7 @@ def export(checkpoint: Path, folder: Path, client: int | None) -> None:
     photon export runs/quickstart quickstart-hf
     photon export runs/quickstart/checkpoints/round_000024.json quickstart-hf
     """
-    from photon.hub.exchange import export_folder
+    from photon.hub.hf_folder import export_folder
 
     export_folder(checkpoint, folder, client)
     click.echo(f"folder      {folder}")
@@ -37,7 +37,7 @@ def import_(source: Path, folder: Path) -> None:
     photon generate runs/imported "def read("
     photon train pretrained_model_path=runs/imported
     """
-    from photon.hub.exchange import import_folder
+    from photon.hub.hf_folder import import_folder
 
     import_folder(source, folder)
     click.echo(f"folder      {folder}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from photon.evaluation.loss import ALL, DoneCallback, Share
 from photon.evaluation.packing import PackedBatch, batches, collate, pack_groups
-from photon.evaluation.requests import Request
+from photon.evaluation.requests import ScoredText
 from photon.model.build import LanguageModel
 from photon.model.precision import autocast
 
@@ -71,7 +71,7 @@ class Likelihood(NamedTuple):
 
 @torch.no_grad()
 def likelihoods(
-    model: LanguageModel, groups: Sequence[Sequence[Request]], passes: Passes = DEFAULT
+    model: LanguageModel, groups: Sequence[Sequence[ScoredText]], passes: Passes = DEFAULT
 ) -> list[list[Likelihood]]:
     """Score all requests of all groups.
 
@@ -116,7 +116,7 @@ def _add(model: LanguageModel, batch: PackedBatch, sums: Tensor) -> None:
 
 
 def _spread(
-    groups: Sequence[Sequence[Request]], unique: Sequence[Sequence[Request]], sums: Tensor
+    groups: Sequence[Sequence[ScoredText]], unique: Sequence[Sequence[ScoredText]], sums: Tensor
 ) -> list[list[Likelihood]]:
     values = iter(sums.T.tolist())
     scored = []

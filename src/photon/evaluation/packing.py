@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from photon.evaluation.requests import Request
+from photon.evaluation.requests import ScoredText
 from photon.model.layout import Layout
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class PackedRow:
         return sum(rest > 0 for rest in self.rests) <= 1
 
 
-def pack(requests: Sequence[Request], numbers: Sequence[int]) -> PackedRow:
+def pack(requests: Sequence[ScoredText], numbers: Sequence[int]) -> PackedRow:
     """One row of requests.
 
     Args:
@@ -70,7 +70,7 @@ def common_prefix(texts: Sequence[tuple[int, ...]]) -> int:
     return next((at for at in range(length) if low[at] != high[at]), length)
 
 
-def pack_groups(groups: Sequence[Sequence[Request]], *, share: bool) -> list[PackedRow]:
+def pack_groups(groups: Sequence[Sequence[ScoredText]], *, share: bool) -> list[PackedRow]:
     """Rows of all groups; the requests are numbered through, in order.
 
     Args:

@@ -19,7 +19,7 @@ ROOM_FOR_REASONING = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ScoredText:
     """A text whose end is scored.
 
     Attributes:
@@ -46,7 +46,7 @@ class EncodedPrompt:
     """
 
     line: int
-    requests: tuple[Request, ...]
+    requests: tuple[ScoredText, ...]
     gold: int
     answer_bytes: int
     is_truncated: bool
@@ -69,7 +69,7 @@ def encode_prompt(encoder: Encoder, prompt: Prompt, max_seq_len: int) -> Encoded
         if not ids or room <= 0 or not contexts[context]:
             raise DataError(f"line {prompt.line}: {_why(ids, max_seq_len)}")
         truncated |= len(contexts[context]) > room
-        requests.append(Request((*contexts[context][-room:], *ids), len(ids)))
+        requests.append(ScoredText((*contexts[context][-room:], *ids), len(ids)))
     right = encoder.as_answer(prompt.pairs[prompt.gold][1])
     return EncodedPrompt(
         prompt.line, tuple(requests), prompt.gold, len(right.encode()), truncated, prompt.labels
@@ -97,7 +97,7 @@ def encode_for_generation(
     if not ids:
         raise DataError(f"line {prompt.line}: the context has no tokens")
     room = max_seq_len - max_new_tokens
-    request = Request(tuple(ids[-room:]), 0)
+    request = ScoredText(tuple(ids[-room:]), 0)
     return EncodedPrompt(
         prompt.line, (request,), 0, 0, len(ids) > room, prompt.labels, max_new_tokens
     )

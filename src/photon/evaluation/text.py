@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from photon.data.prepare.encode import Encoder
 from photon.evaluation.likelihood import DEFAULT, Passes, likelihoods
 from photon.evaluation.loss import LossReport
-from photon.evaluation.requests import Request
+from photon.evaluation.requests import ScoredText
 from photon.model.build import LanguageModel
 
 
-def windows(ids: Sequence[int], before: int, length: int) -> list[Request]:
+def windows(ids: Sequence[int], before: int, length: int) -> list[ScoredText]:
     """Pieces of a text in which every token is scored once, cut as lm-eval cuts them.
 
     Args:
@@ -21,7 +21,7 @@ def windows(ids: Sequence[int], before: int, length: int) -> list[Request]:
     all_ids = (before, *ids)
     stops = [*range(length, len(ids), length), len(ids)]
     return [
-        Request(all_ids[max(0, stop - length) : stop + 1], stop - start)
+        ScoredText(all_ids[max(0, stop - length) : stop + 1], stop - start)
         for start, stop in zip([0, *stops], stops, strict=False)
     ]
 

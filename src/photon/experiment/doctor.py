@@ -32,7 +32,7 @@ from photon.model.flops import model_cost
 from photon.node.hosted_run import node_config
 from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.training.outline import traffic_of
 
 FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"

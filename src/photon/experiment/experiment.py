@@ -53,7 +53,7 @@ from photon.run.restore import (
     start_of_centralized,
 )
 from photon.run.results import History, TrainResult, write_summary
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, holds_run, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines

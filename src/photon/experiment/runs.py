@@ -33,7 +33,7 @@ from photon.run.mirror import Mirror
 from photon.run.outer import outer_of
 from photon.run.own_layers import mean_over_clients, own_layers
 from photon.run.results import Score, TrainResult
-from photon.run.rows import VALIDATION, RunData
+from photon.run.run_data import VALIDATION, RunData
 from photon.run.run_folder import RunFolder
 from photon.run.run_tokens import encoder_of_data
 from photon.run.trackers import JsonlTracker, Tracker, read_lines, to_all

@@ -19,7 +19,7 @@ from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
 from photon.run.going_on import FLOWER
 from photon.run.preparation import require_data
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.say import Say
 from photon.server.depot import Depot

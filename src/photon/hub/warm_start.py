@@ -16,7 +16,7 @@ from photon.config.model import ModelConfig
 from photon.core.tree import Tree
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import CheckpointError, MismatchedCheckpoint
-from photon.hub.exchange import is_hugging_face_folder, read_fields, read_model
+from photon.hub.hf_folder import is_hugging_face_folder, read_fields, read_model
 from photon.hub.pretrained import pretrained_parameters
 from photon.model.build import empty_model
 from photon.model.causal_lm import read_config

@@ -30,7 +30,7 @@ from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.measure import Measured, SegmentMeter
 from photon.run import artifact, checkpoint
 from photon.run.live import FILE, Beacon, StepBeacon
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.outline import codec_of, outgoing

@@ -29,7 +29,7 @@ from photon.run import checkpoint
 from photon.run.kinds import NODE
 from photon.run.participation import repeats_note
 from photon.run.preparation import prepare
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they import torch, for which `photon status` should not wai
     from tokenizers import Tokenizer
 
     from photon.run.results import TrainResult
-    from photon.run.rows import RunData
+    from photon.run.run_data import RunData
 
 PROMPT_TOKENS = 8
 """Most tokens of the validation text that a sample begins with."""
@@ -89,7 +89,7 @@ def report(result: TrainResult, console: Console, as_json: bool) -> None:
 def _show_sample(folder: Path, console: Console) -> str:
     """Print a text of the model, or of a client's; gives the words that `photon generate` takes."""
     from photon.hub.inference import continue_text, load_language_model
-    from photon.run.rows import RunData
+    from photon.run.run_data import RunData
     from photon.run.saved_model import load_saved_model
 
     saved = load_saved_model(folder)
@@ -106,7 +106,7 @@ def _show_sample(folder: Path, console: Console) -> str:
 
 def _prompt(data: RunData, tokenizer: Tokenizer) -> str:
     """The first words of the validation text, on one line; empty where it begins with none."""
-    from photon.run.rows import VALIDATION
+    from photon.run.run_data import VALIDATION
 
     tokens = data.rows(VALIDATION).read([0])[0, :PROMPT_TOKENS].tolist()
     words = tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").split()

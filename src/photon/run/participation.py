@@ -12,7 +12,7 @@ from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.messages import ServerState
 from photon.core.policy import steps_by_speed
 from photon.errors import DataError
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, DataError
 from photon.model.causal_lm import read_config
-from photon.run.rows import VALIDATION, RunData, find_data
+from photon.run.run_data import VALIDATION, RunData, find_data
 from photon.run.run_tokens import encoder_of_data
 from photon.say import Say
 

@@ -12,7 +12,7 @@ from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import KEY, Tokenization, of_data, of_foreign, resolved
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
 from photon.errors import CorruptCheckpoint, DataError, PhotonNote
-from photon.run.rows import RunData, homes
+from photon.run.run_data import RunData, homes
 
 
 def encoder_of_data(data: RunData) -> Encoder:

@@ -20,7 +20,7 @@ from photon.data.prepare.encode import Encoder
 from photon.data.tokenizer import vocab_size
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint
 from photon.evaluation.likelihood import tokens_of_a_pass
-from photon.hub.exchange import (
+from photon.hub.hf_folder import (
     is_hugging_face_folder,
     read_encoder,
     read_fields,

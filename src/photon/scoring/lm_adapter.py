@@ -11,7 +11,7 @@ from photon.data.prepare.encode import Encoder
 from photon.errors import ConfigError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Passes, likelihoods
-from photon.evaluation.requests import Request
+from photon.evaluation.requests import ScoredText
 from photon.evaluation.text import windows
 from photon.model.build import LanguageModel
 
@@ -57,10 +57,10 @@ class PhotonLM(TemplateLM):
         **_: Any,
     ) -> list[tuple[float, bool]]:
         """Requests are (texts, context ids, continuation ids); those of a context are a group."""
-        groups: dict[tuple[int, ...], list[tuple[int, Request]]] = {}
+        groups: dict[tuple[int, ...], list[tuple[int, ScoredText]]] = {}
         for number, (_pair, context, answer) in enumerate(requests):
             ids = tuple([*context, *answer][-(self.max_length + 1) :])
-            groups.setdefault(tuple(context), []).append((number, Request(ids, len(answer))))
+            groups.setdefault(tuple(context), []).append((number, ScoredText(ids, len(answer))))
         scored = likelihoods(
             self.model,
             [[request for _, request in group] for group in groups.values()],

@@ -14,7 +14,7 @@ from photon.evaluation.likelihood import Passes
 from photon.evaluation.loss import LossReport, held_out_loss, unigram_loss
 from photon.evaluation.text import evaluate_text
 from photon.run.own_layers import mean_over_clients, worn
-from photon.run.rows import VALIDATION, RunData, find_data
+from photon.run.run_data import VALIDATION, RunData, find_data
 from photon.scoring.candidate import Candidate
 
 

@@ -19,7 +19,7 @@ from photon.evaluation.likelihood import Passes, tokens_of_a_pass
 from photon.evaluation.scoring import TaskScore
 from photon.evaluation.tasks import TaskRow, find_file, read_rows
 from photon.model.build import LanguageModel
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.run_tokens import encoder_of_data
 from photon.run.trackers import Tracker
 

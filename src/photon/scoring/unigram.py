@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from photon.evaluation.loss import LossReport, bytes_per_token, unigram_loss
 from photon.run.results import Score
-from photon.run.rows import VALIDATION, RunData
+from photon.run.run_data import VALIDATION, RunData
 
 
 def unigram_score(data: RunData, population: int) -> Score:

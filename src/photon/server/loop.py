@@ -40,7 +40,7 @@ from photon.run.checkpoint import (
 )
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
-from photon.run.rows import RunData
+from photon.run.run_data import RunData
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
 from photon.server.delivery import Delivery

@@ -13,6 +13,7 @@ import numpy as np
 from photon.core.messages import StreamState
 from photon.data.read.order import EpochOrder
 from photon.data.read.shards import RowSource
+from photon.errors import DataError
 
 
 class Stream:
@@ -59,10 +60,15 @@ class JoinedStream:
     This is what data-parallel training on the union of the data sees.
 
     Args:
-        streams: one per client, in client order; at least one.
+        streams: one per client, in client order.
+
+    Raises:
+        DataError: no stream.
     """
 
     def __init__(self, streams: Sequence[Stream]) -> None:
+        if not streams:
+            raise DataError("a stream needs at least one client")
         self.streams = tuple(streams)
 
     def start(self) -> tuple[StreamState, ...]:

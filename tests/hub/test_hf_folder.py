@@ -28,8 +28,7 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
-from photon.hub import exchange
-from photon.hub.exchange import export_folder, import_folder
+from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
 from photon.hub.pretrained import pretrained_parameters
 from photon.model.build import build_model, parameters_of
@@ -292,7 +291,7 @@ def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exchange, "write_container", full)
+    monkeypatch.setattr(hf_folder, "write_container", full)
     with pytest.raises(StorageError, match="No space left"):
         export_folder(run, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
