@@ -28,6 +28,7 @@ from photon.errors import (
     RunFolderError,
     StorageError,
 )
+from photon.hub import hf_folder
 from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
 from photon.hub.pretrained import pretrained_parameters
