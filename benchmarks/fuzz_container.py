@@ -11,16 +11,15 @@ mutant's bytes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import struct
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import torch
 
 from photon.container.container import ContainerRef, parse_container, ref_of, write_container
@@ -36,17 +35,6 @@ SPLICES = [b'"facts": "{}", ', b'"a": {"dtype": "F32", "shape": [5], "data_offse
 FORMATS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16",
            torch.float16: "F16", torch.int64: "I64", torch.int32: "I32", torch.int8: "I8",
            torch.uint8: "U8"}  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    begun = time.monotonic()
-    outcomes = fuzz(arguments.count, arguments.seed)
-    print(f"{arguments.count} mutants in {time.monotonic() - begun:.0f} s: "
-          + ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items())))  # fmt: skip
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
@@ -201,4 +189,4 @@ MUTATIONS = [flip, cut, insert, drop, header_byte, header_number, header_splice,
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.run(__doc__, 1_000_000, fuzz)

@@ -11,11 +11,9 @@ at most that of what it was asked for.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -23,6 +21,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import torch
 
 from photon.container.container import write_container
@@ -54,17 +53,6 @@ VALUES: list[Any] = [
     ["x"], [[]], [1, 1], [0, 1], {"train_loss": 1}, {"train_loss": 1e308}, {"": 0},
     {"a": {"a": []}}, {str(i): i for i in range(200)},
 ]  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    begun = time.monotonic()
-    outcomes = fuzz(arguments.count, arguments.seed)
-    print(f"{arguments.count} mutants in {time.monotonic() - begun:.0f} s: "
-          + ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items())))  # fmt: skip
 
 
 def fuzz(count: int, seed: int) -> Counter[str]:
@@ -213,4 +201,4 @@ def assert_harmless(reason: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.run(__doc__, 10_000, fuzz)

@@ -26,6 +26,9 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from loopback import SocketLink
 from photon.config import load_config
 from photon.container.container import open_container, write_container
 from photon.core.messages import (
@@ -44,7 +47,6 @@ from photon.node.service import NodeService
 from photon.run.checkpoint import load_update, save_answer, save_server_state
 from photon.run.run_data import RunData
 from photon.server.depot import Depot
-from photon.server.link import SocketLink
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register

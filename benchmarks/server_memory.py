@@ -19,8 +19,12 @@ import time
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
 from network import Echo, tree
 
+from loopback import SocketLink
 from photon.config import load_config
 from photon.config.resolve import Run, resolve
 from photon.config.schema import Config
@@ -33,7 +37,6 @@ from photon.run.outer import outer_of
 from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.server.depot import Depot
-from photon.server.link import SocketLink
 from photon.server.loop import Server, initial_state
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +17,20 @@ from photon.core.tree import digest
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory, Job
 from photon.flower.federation import remote_engine
+from photon.machine import frames
 from photon.node.service import NodeService
 from photon.run import checkpoint
-from photon.run.going_on import SOCKETS
 from photon.run.results import TrainResult
 from photon.run.run_folder import RunFolder
 from photon.server.engine import Engine
-from photon.server.link import SocketLink
+from photon.server.link import Answer, Inbox, Link
+from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
-from photon.wire.messages import Sign
+from photon.wire.messages import MAX_MESSAGE_BYTES, Sign
+
+CONNECT_SECONDS = 5.0
+STALL_SECONDS = 60.0
+"""A node that stops so long in the middle of its answer has gone away: others wait behind it."""
 
 
 @contextmanager
@@ -71,10 +79,65 @@ def over_sockets(sockets: Path) -> EngineFactory:
     def make(folder: RunFolder, run: Run, job: Job) -> Engine:
         return remote_engine(folder, run, job, SocketLink(sockets), Register(None))
 
-    return EngineFactory(SOCKETS, make)
+    return EngineFactory("sockets", make)
 
 
 def final_digest(result: TrainResult) -> str:
     """Digest of a run's last parameters."""
     newest = checkpoint.newest_checkpoint(Path(result.folder) / "checkpoints")
     return digest(checkpoint.load_parameters(newest))
+
+
+class SocketLink(Link):
+    """Nodes of this machine, each behind a Unix socket; one connection for each message.
+
+    Args:
+        folder: every socket in it is a node's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._inbox = Inbox()
+        self._count = itertools.count()
+
+    def addresses(self) -> list[str]:
+        return sorted(str(path) for path in self.folder.glob("*.sock"))
+
+    def send(self, address: str, message: Buffers) -> str:
+        name = f"{next(self._count)}"
+        threading.Thread(target=self._exchange, args=(name, address, message), daemon=True).start()
+        return name
+
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        return self._inbox.drain(timeout)
+
+    def _exchange(self, name: str, address: str, message: Buffers) -> None:
+        try:
+            with connect(Path(address)) as connection:
+                frames.send_bytes(connection, *message.parts)
+                length = frames.receive_length(connection, MAX_MESSAGE_BYTES)
+                if length is None:
+                    raise ConnectionError
+                connection.settimeout(STALL_SECONDS)
+                self._inbox.receive(name, lambda: frames.read(connection, length))
+        except (OSError, ValueError):
+            self._inbox.lose(name)
+
+
+def connect(path: Path) -> socket.socket:
+    """A connection to a Unix socket whose owner may just be starting.
+
+    Raises:
+        OSError: nobody listens within `CONNECT_SECONDS`.
+    """
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(str(path))
+            return connection
+        except (ConnectionRefusedError, FileNotFoundError):
+            connection.close()
+            if time.monotonic() > deadline or not path.exists():
+                raise
+            time.sleep(0.05)

@@ -485,3 +485,13 @@ def test_a_silent_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeyp
     photon.train(overrides(data_root, tmp_path, "photon.workers=1", "photon.worker_timeout=8"))
     assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
     assert not Path(f"/proc/{frozen[0]}").exists()
+
+
+def test_what_is_open_on_resume_is_counted_on_the_machine_that_goes_on(tmp_path, data_root):
+    photon.train(overrides(data_root, tmp_path, "fl.n_rounds=1", "photon.workers=0"))
+    open_keys = ["fl.n_rounds=2", "photon.workers=auto", "photon.threads=auto"]
+    assert photon.resume(tmp_path / "run", open_keys).rounds == 2
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["photon"]
+    cores = len(os.sched_getaffinity(0))
+    assert kept["workers"] == (0 if cores == 1 else min(cores, 2))
+    assert kept["threads"] >= 1

@@ -38,6 +38,7 @@ from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
+from photon.training.loop import Trainer
 from photon.training.parallel import ALONE
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
@@ -628,3 +629,17 @@ def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_
     import own_rates  # pyright: ignore[reportMissingImports]
 
     assert own_rates.make.given == pytest.approx({"lr": 0.2, "eta": 0.04, "tau": 0.01})
+
+
+@pytest.mark.parametrize(("keys", "copied"), [(("fl.reset_optimizer=true",), 0), ((), 2)])
+def test_moments_that_end_with_the_round_are_not_copied(smoke, monkeypatch, keys, copied):
+    """Two clients, a round, a segment each."""
+    asked = []
+    snapshot = Trainer.snapshot
+    monkeypatch.setattr(
+        Trainer, "snapshot",
+        lambda self, **how: asked.append(bool((state := snapshot(self, **how)).moments)) or state,
+    )  # fmt: skip
+    one = ("fl.n_rounds=1", "photon.workers=0", "llm_config.save_interval=64")
+    photon.train(smoke("run_uuid=m", *one, *keys))
+    assert sum(asked) == copied

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import photon
-from loopback import final_digest, nodes, train
+from loopback import SocketLink, final_digest, nodes, train
 from photon.cli.main import run
 from photon.config import load_config
 from photon.config.prepare import PrepareConfig
@@ -23,7 +23,6 @@ from photon.data.read.verify import verify
 from photon.errors import DataError
 from photon.node.service import NodeService
 from photon.run.preparation import prepare, require_data
-from photon.server.link import SocketLink
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
 

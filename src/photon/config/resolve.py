@@ -99,9 +99,8 @@ def resolve(
     Raises:
         ConfigError: values that do not go together.
     """
-    inner, machine, workers = config.inner, config.machine, 0
-    if not centralized:
-        workers = count_workers(machine, cores, accelerator, config.federation.cohort_size)
+    inner = config.inner
+    clients = 0 if centralized else config.federation.cohort_size
     compiled = inner.compile
     if compiled == "auto" and not elsewhere:
         compiled = bool(accelerator)
@@ -110,7 +109,7 @@ def resolve(
     filled = config.but(
         name=config.name or run_uuid,
         federation=config.averaging(),
-        machine={"workers": workers, "threads": count_threads(machine, cores, workers)},
+        machine=counted(config.machine, cores, accelerator, clients),
         inner={
             "max_steps": steps,
             "compile": compiled,
@@ -120,6 +119,19 @@ def resolve(
         },
     )
     return checked(Run, filled.model_dump(mode="json"))
+
+
+def counted(machine: Machine, cores: int, gpus: int, clients: int) -> dict[str, int]:
+    """The worker processes and threads of this machine, where `auto` asks for them.
+
+    Args:
+        clients: that may train at once; 0: this process trains, in a run without a federation.
+
+    Raises:
+        ConfigError: as `count_workers`.
+    """
+    workers = count_workers(machine, cores, gpus, clients) if clients else 0
+    return {"workers": workers, "threads": count_threads(machine, cores, workers)}
 
 
 def count_threads(machine: Machine, cores: int, workers: int) -> int:

@@ -11,7 +11,14 @@ from typing import Any
 
 from photon.config.compose import checked, with_values
 from photon.config.idle import idle_overrides, note_idle
-from photon.config.resolve import Run, count_epochs, idle_warning, resolve, schedule_warning
+from photon.config.resolve import (
+    Run,
+    count_epochs,
+    counted,
+    idle_warning,
+    resolve,
+    schedule_warning,
+)
 from photon.config.resume import check_resumable, digest, left_open
 from photon.config.schema import Config
 from photon.data.read.verify import require_tokenizer
@@ -208,10 +215,14 @@ class _Command:
 
     def _again(self, job: Job, kind: str) -> Prepared:
         """Find or make the data of a run that goes on."""
-        config = self.config
+        config, clients = self.config, 0
         require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
         if kind == FEDERATED:
             config = config.but(inner={"max_steps": config.total_steps})
+            clients = config.federation.cohort_size
+        gpus = count_gpus(config.machine.device)
+        here = counted(config.machine, _cores(job), gpus, clients)  # another machine may go on
+        config = config.but(machine=here)
         config, data = prepare(config, job.say, _needed(job))
         try:
             check_tasks(config.scoring, config.inner, RunData.of(*config.reading))
@@ -232,7 +243,7 @@ class _Command:
             require_no_tasks(config.federation, config.scoring)
         run = resolve(
             config,
-            cores=max(1, num_cores() // job.world.size),
+            cores=_cores(job),
             accelerator=count_gpus(config.machine.device),
             run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
             centralized=kind == CENTRALIZED,
@@ -256,6 +267,11 @@ def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) ->
         raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
     if facts["kind"] == FEDERATED:
         require_engine(path, facts, engine.name)
+
+
+def _cores(job: Job) -> int:
+    """CPU cores of each process of the job."""
+    return max(1, num_cores() // job.world.size)
 
 
 def _needed(job: Job) -> Collection[int] | None:

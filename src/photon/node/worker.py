@@ -36,12 +36,11 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     socket_fd, path, device = arguments[0], Path(arguments[1]), arguments[2]
 
-    from photon.config.compose import checked
     from photon.config.resolve import Run
     from photon.node.team import end_with_leader, follow, followers
-    from photon.run.run_folder import read_run
+    from photon.run.run_folder import read_config
 
-    run = checked(Run, read_run(path)[0].model_dump(mode="json"))
+    run = read_config(path, Run)
     if socket_fd == "follow":
         end_with_leader()
         with _host(run, path, device) as (host, world):

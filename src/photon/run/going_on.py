@@ -10,8 +10,8 @@ from typing import Any
 from photon.errors import RunFolderError
 from photon.run.kinds import NODE
 
-LOCAL, FLOWER, SOCKETS = "local", "flower", "sockets"
-"""Engines by name, as run.json keeps them: this machine, `photon server`, services of tests."""
+LOCAL, FLOWER = "local", "flower"
+"""Engines by name, as run.json keeps them: this machine, `photon server`; others are one's own."""
 
 
 def engine_of(path: Path, facts: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def how_to_go_on(path: Path, facts: Mapping[str, Any], overrides: Sequence[str] 
     if facts.get("kind") == NODE:
         return "the `photon node` command that it was started by"
     engine = engine_of(path, facts)
-    if engine == SOCKETS:
+    if engine not in (LOCAL, FLOWER):
         given = f", {list(overrides)!r}" if overrides else ""
         call = f"photon.resume({str(path)!r}{given}, engine=...)"
         return f"{call}, with the engine that it was begun with"

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from photon.config.compose import validate
+from photon.config.compose import ConfigT, checked
 from photon.config.schema import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
@@ -153,11 +153,21 @@ def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
         raise RunFolderError(
             f"{path}: no run here (no run.json); `photon runs` lists those there are"
         )
+    return read_config(path, Config), read_facts(path)
+
+
+def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
+    """What config.json says, as the configuration that it is read as.
+
+    Raises:
+        CorruptCheckpoint: it is unreadable.
+        ConfigError: it is not of that kind.
+    """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CorruptCheckpoint(f"{path}: unreadable config.json ({error})") from error
-    return validate(config), read_facts(path)
+    return checked(kind, config)
 
 
 def read_facts(path: Path) -> dict[str, Any]:

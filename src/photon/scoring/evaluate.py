@@ -206,7 +206,7 @@ class _Run:
             self._keep(
                 self.result.losses, name, lambda f=found, k=name, s=step: f(self._told(k, s))
             )
-        work = {key: _work(task, rows, count) for key, (task, count, rows, _) in loaded.items()}
+        work = {key: _work(rows, count) for key, (_, count, rows, _) in loaded.items()}
         done, total = 0.0, sum(work.values())
         for key, entry in loaded.items():
             step = _part(self.progress, done / total, work[key] / total)
@@ -286,7 +286,7 @@ class _Run:
         return result
 
 
-def _work(task: IclTask, rows: Sequence[TaskRow], count: int) -> float:
+def _work(rows: Sequence[TaskRow], count: int) -> float:
     """About how many characters go through the model."""
     some = rows[:: max(1, len(rows) // 50)]
     length = sum(len(str(row.fields)) for row in some) / len(some)

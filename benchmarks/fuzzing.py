@@ -1,0 +1,26 @@
+"""What the fuzzers share: their command line, and the line of what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+
+
+def run(about: str | None, count: int, fuzz: Callable[[int, int], Counter[str]]) -> None:
+    """Fuzz as the command line asks, and print the outcomes.
+
+    Args:
+        about: docstring of the script.
+        count: of mutants, by default.
+        fuzz: gives the outcomes of a count and a seed.
+    """
+    parser = argparse.ArgumentParser(description=str(about).partition("\n")[0])
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    begun = time.monotonic()
+    outcomes = fuzz(arguments.count, arguments.seed)
+    told = ", ".join(f"{number} {what}" for what, number in sorted(outcomes.items()))
+    print(f"{arguments.count} mutants in {time.monotonic() - begun:.0f} s: {told}")
