@@ -92,7 +92,7 @@ def test_what_the_codec_of_the_guide_lost_is_of_the_committed_state(here, data_r
 
     assert last_round_again() == whole
     load = checkpoint.load_client_state
-    forgetful = lambda path: replace(load(path), residual={})  # noqa: E731
+    forgetful = lambda path, **how: replace(load(path, **how), residual={})  # noqa: E731
     monkeypatch.setattr(checkpoint, "load_client_state", forgetful)
     assert last_round_again() != whole, "it goes into the next update"
 

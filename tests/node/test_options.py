@@ -27,6 +27,7 @@ from photon.errors import (
 from photon.experiment import experiment
 from photon.experiment.job import Job
 from photon.model.build import build_model, parameters_of
+from photon.node import client_host
 from photon.node.client_host import ClientHost
 from photon.run import checkpoint
 from photon.run.checkpoint import load_client_state, load_parameters, newest_checkpoint
@@ -38,7 +39,6 @@ from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
-from photon.training.loop import Trainer
 from photon.training.parallel import ALONE
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg", "fl.n_rounds=2"]
@@ -146,9 +146,10 @@ def test_a_client_that_has_lost_its_own_layers_gets_nobody_elses(smoke, tmp_path
         run="r", round=2, client=1, first_step=0, local_steps=3, base_digest="d", last_accepted=1
     )
     node = ClientHost(config, tmp_path / "shared", torch.device("cpu"))
-    node.train(replace(task, client=0, last_accepted=0), first, {})
-    after_another = node.train(task, sent, {})
-    alone = ClientHost(config, tmp_path / "alone", torch.device("cpu")).train(task, sent, {})
+    node.train(replace(task, client=0, last_accepted=0), first, {}).result()
+    after_another = node.train(task, sent, {}).result()
+    by_itself = ClientHost(config, tmp_path / "alone", torch.device("cpu"))
+    alone = by_itself.train(task, sent, {}).result()
     assert checkpoint.load_update(after_another).state_lost
     ours, theirs = (load_client_state(path).layers for path in (after_another, alone))
     assert same(ours, theirs), "nothing of client 0 is left"
@@ -473,7 +474,7 @@ def test_checkpoints_are_cleaned_up_as_asked(smoke):
         return len(checkpoint.list_checkpoints(folder / "checkpoints")), len(states)
 
     assert kept("run_uuid=a", "llm_config.save_num_checkpoints_to_keep=3") == (3, 4)
-    assert kept("run_uuid=b", "cleanup_checkpoints_per_round=true") == (1, 2)
+    assert kept("run_uuid=b", "cleanup_checkpoints_per_round=true") == (1, 3)
     assert kept("run_uuid=c", "cleanup_checkpoints=true") == (1, 1)
 
 
@@ -631,15 +632,19 @@ def test_an_own_outer_optimizer_has_all_its_learning_rates_scheduled(smoke, tmp_
     assert own_rates.make.given == pytest.approx({"lr": 0.2, "eta": 0.04, "tau": 0.01})
 
 
-@pytest.mark.parametrize(("keys", "copied"), [(("fl.reset_optimizer=true",), 0), ((), 2)])
-def test_moments_that_end_with_the_round_are_not_copied(smoke, monkeypatch, keys, copied):
-    """Two clients, a round, a segment each."""
-    asked = []
-    snapshot = Trainer.snapshot
-    monkeypatch.setattr(
-        Trainer, "snapshot",
-        lambda self, **how: asked.append(bool((state := snapshot(self, **how)).moments)) or state,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "leaves"),
+    [
+        (("fl.reset_optimizer=true",), []),
+        (("fl.aggregate_momenta=false",), ["kept"]),
+        (("fl.aggregate_momenta=true",), ["moments"]),
+    ],
+)
+def test_moments_leave_the_device_only_where_somebody_needs_them(smoke, monkeypatch, keys, leaves):
+    seen = []
+    make = client_host.outgoing
+    monkeypatch.setattr(client_host, "outgoing", lambda *a: seen.append(make(*a)) or seen[-1])
     one = ("fl.n_rounds=1", "photon.workers=0", "llm_config.save_interval=64")
     photon.train(smoke("run_uuid=m", *one, *keys))
-    assert sum(asked) == copied
+    found = [[part for part in ("kept", "moments") if getattr(out, part)] for out in seen]
+    assert found == [leaves] * 2

@@ -103,12 +103,17 @@ def leaves(sent: Tree, like: Tree, codec: Codec) -> dict[str, Leaf]:
     return {name: Leaf(codec, like[name].shape, its) for name, its in parts.items()}
 
 
-def decode(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
-    """float32 tensors from those that were sent; `like` as for `leaves`."""
+def read(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
+    """As `decode`, in any float type: of a cast, what was sent itself."""
     return {
-        name: leaf.read(0, leaf.numel()).to(torch.float32).view(leaf.shape)
+        name: leaf.read(0, leaf.numel()).view(leaf.shape)
         for name, leaf in leaves(sent, like, codec).items()
     }
+
+
+def decode(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
+    """float32 tensors from those that were sent; `like` as for `leaves`."""
+    return {name: value.to(torch.float32) for name, value in read(sent, like, codec).items()}
 
 
 def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -64,7 +65,9 @@ class OneMachine:
 
 
 class InProcess(OneMachine):
-    """Clients train in this process, one after the other."""
+    """Clients train in this process, one after the other; one's update is written while the next
+    one trains.
+    """
 
     def __init__(self, host: ClientHost, population: int) -> None:
         super().__init__(population)
@@ -73,19 +76,26 @@ class InProcess(OneMachine):
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
-        sent = base.sent
-        while waiting:
-            client = waiting.popleft()
-            task = plan.instructions[client]
-            try:
-                path = self.host.train(task, sent.params, sent.moments, should_stop)
-            except Stopped:
-                return
-            except Exception as error:
-                arrival = _failed(client, error)
-            else:
-                arrival = load_update(path)
-            yield arrival
+        writing: deque[tuple[int, Future[Path]]] = deque()
+        is_stopped = False
+        while writing or (waiting and not is_stopped):
+            if waiting and not is_stopped:
+                client = waiting.popleft()
+                following = plan.instructions[waiting[0]] if waiting else None
+                try:
+                    writing.append((client, self.host.train(
+                        plan.instructions[client], base.sent.params, base.sent.moments,
+                        should_stop, following,
+                    )))  # fmt: skip
+                except Stopped:
+                    is_stopped = True
+                except Exception as error:
+                    yield _failed(client, error)
+            while writing and (is_stopped or not waiting or writing[0][1].done()):
+                yield _arrived(*writing.popleft())
+
+    def close(self) -> None:
+        self.host.close()
 
 
 @dataclass(eq=False)
@@ -93,14 +103,20 @@ class _Worker:
     process: subprocess.Popen
     connection: socket.socket
     client: int | None = None
+    writing: set[int] = field(default_factory=set)
     ready: bool = False
     place: int = 0
     heard: float = field(default_factory=time.monotonic)
 
     @property
+    def clients(self) -> set[int]:
+        """Those whose updates it owes: the one that it trains, and those that it is writing."""
+        return self.writing if self.client is None else {self.client, *self.writing}
+
+    @property
     def is_awaited(self) -> bool:
-        """Whether it owes a message: that it is ready, or its client's update."""
-        return not self.ready or self.client is not None
+        """Whether it owes a message: that it is ready, or an update."""
+        return not self.ready or bool(self.clients)
 
 
 class WorkerPool(OneMachine):
@@ -191,15 +207,20 @@ class WorkerPool(OneMachine):
                 attempts[client] += 1
                 worker.client, worker.heard = client, time.monotonic()
                 task = {"instruction": asdict(plan.instructions[client]), "base": base}
+                if waiting:
+                    task["following"] = asdict(plan.instructions[waiting[0]])
                 frames.try_send(worker.connection, task)  # a dead one is seen when it is read
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
         """Clients whose turn has ended, with the worker's reply; None: it died, and is replaced."""
         for worker, reply in self._replies():
-            client, worker.client = worker.client, None
+            owed = worker.clients
             if reply is None:
                 self._replace(worker)
-            if client is not None:
+                yield from ((client, None) for client in sorted(owed))
+            elif (client := reply["client"]) in owed:
+                worker.writing.discard(client)
+                worker.client = None if worker.client == client else worker.client
                 yield client, reply
 
     def _replies(self) -> Iterator[tuple[_Worker, dict | None]]:
@@ -212,6 +233,9 @@ class WorkerPool(OneMachine):
                 yield worker, None
             elif "ready" in message:
                 worker.ready = True
+            elif "trained" in message and worker.client is not None:
+                worker.writing.add(worker.client)
+                worker.client = None
             elif "beat" not in message:
                 yield worker, message
         silent = time.monotonic() - self.machine.worker_timeout
@@ -219,7 +243,7 @@ class WorkerPool(OneMachine):
             yield worker, None
 
     def _busy(self) -> bool:
-        return any(worker.client is not None for worker in self.workers)
+        return any(worker.clients for worker in self.workers)
 
     def _ask_to_stop(self) -> None:
         for worker in self.workers:
@@ -240,12 +264,24 @@ class WorkerPool(OneMachine):
         self.workers.remove(worker)
         self.selector.unregister(worker.connection)
         worker.connection.close()
-        idle = worker.ready and worker.client is None
+        idle = worker.ready and not worker.clients
         try:
             worker.process.wait(timeout=10.0 if idle else 0.0)
         except subprocess.TimeoutExpired:
             worker.process.kill()
             worker.process.wait()
+
+
+def _arrived(client: int, writing: Future[Path]) -> Arrival:
+    """What comes of a client that has been trained, once its update is durable.
+
+    Raises:
+        Exception: as `_failed`.
+    """
+    try:
+        return load_update(writing.result())
+    except Exception as error:
+        return _failed(client, error)
 
 
 def _failed(client: int, error: Exception) -> Failure:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +73,26 @@ class Measured:
         norms = before["gradient_norm"] * self.steps + numbers["gradient_norm"] * steps
         joined["gradient_norm"] = norms / total
         return Measured(total, joined)
+
+
+class Spent:
+    """Seconds of a device by what they went into."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def on(self, name: str) -> Iterator[Callable[[], float]]:
+        """Count what is done within; gives how long that has taken so far."""
+        begun = time.monotonic()
+        try:
+            yield lambda: time.monotonic() - begun
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - begun
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {f"{name}_seconds": seconds for name, seconds in self._seconds.items()}
 
 
 def peak_memory(device: torch.device) -> int:

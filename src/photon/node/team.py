@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -73,11 +74,14 @@ def end_with_leader() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def lead(host: ClientHost, world: World, task: dict[str, Any], stop: Callable[[], bool]) -> Path:
+def lead(
+    host: ClientHost, world: World, task: dict[str, Any], stop: Callable[[], bool]
+) -> Future[Path]:
     """Carry out an instruction, together with the followers if there are any.
 
     Args:
-        task: `instruction`, and `base`: the path of what it starts from.
+        task: `instruction`, `base`: the path of what it starts from, and `following` if the next
+            instruction is known.
 
     Raises:
         Stopped: as asked; the open state is saved.
@@ -99,9 +103,12 @@ def follow(host: ClientHost, world: World) -> None:
             _train(host, from_first(world, dict), lambda: world.any(False))
 
 
-def _train(host: ClientHost, task: dict[str, Any], stop: Callable[[], bool]) -> Path:
-    base = _base_at(Path(task["base"]))
-    return host.train(Instruction(**task["instruction"]), base.params, base.moments, stop)
+def _train(host: ClientHost, task: dict[str, Any], stop: Callable[[], bool]) -> Future[Path]:
+    base, following = _base_at(Path(task["base"])), task.get("following")
+    return host.train(
+        Instruction(**task["instruction"]), base.params, base.moments, stop,
+        following and Instruction(**following),
+    )  # fmt: skip
 
 
 _base_at = lru_cache(maxsize=1)(load_base)

@@ -10,11 +10,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from photon.machine import frames
 
@@ -70,40 +73,57 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
     from photon.node.client_host import Stopped
     from photon.node.team import lead
 
-    if not frames.try_send(connection, {"ready": True}):
-        return 0
-    while (message := frames.receive(connection)) is not None:
+    parent = _Parent(connection)
+    parent.tell({"ready": True})
+    while not parent.is_gone and (message := frames.receive(connection)) is not None:
         if "instruction" not in message:
             continue
         client = message["instruction"]["client"]
         try:
-            path = lead(host, world, message, _StopOrBeat(connection))
-            reply = {"client": client, "update": str(path)}
+            update = lead(host, world, message, parent)
+            parent.tell({"trained": client})
+            update.add_done_callback(partial(parent.tell_end, client))
         except Stopped:
-            reply = {"client": client, "stopped": True}
+            parent.tell({"client": client, "stopped": True})
         except Exception as error:
-            reply = {"client": client, "error": type(error).__name__, "message": str(error)}
-        if not frames.try_send(connection, reply):
-            return 0
+            parent.tell_error(client, error)
+    host.close()
     return 0
 
 
-class _StopOrBeat:
-    """Asked between steps: says that the worker is alive, and whether the parent wants it to stop.
+class _Parent:
+    """The other end, which hears from the thread that trains and from the one that writes.
 
-    Anything that arrives while training, the end of the connection included, means stop.
+    Asked between steps, it says that the worker is alive, and whether the parent wants it to stop:
+    anything that arrives while training, the end of the connection included, means stop.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self.connection, self.last = connection, time.monotonic()
+        self.connection, self._last = connection, time.monotonic()
+        self._sending = threading.Lock()
+        self.is_gone = False
 
     def __call__(self) -> bool:
-        if select.select([self.connection], [], [], 0)[0]:
+        if self.is_gone or select.select([self.connection], [], [], 0)[0]:
             return True
-        if time.monotonic() - self.last <= BEAT_SECONDS:
-            return False
-        self.last = time.monotonic()
-        return not frames.try_send(self.connection, {"beat": True})
+        if time.monotonic() - self._last > BEAT_SECONDS:
+            self._last = time.monotonic()
+            self.tell({"beat": True})
+        return self.is_gone
+
+    def tell(self, message: dict[str, Any]) -> None:
+        with self._sending:
+            self.is_gone |= not frames.try_send(self.connection, message)
+
+    def tell_end(self, client: int, update: Future[Path]) -> None:
+        """Say what came of a client that has been trained."""
+        if error := update.exception():
+            self.tell_error(client, error)
+        else:
+            self.tell({"client": client, "update": str(update.result())})
+
+    def tell_error(self, client: int, error: BaseException) -> None:
+        self.tell({"client": client, "error": type(error).__name__, "message": str(error)})
 
 
 if __name__ == "__main__":

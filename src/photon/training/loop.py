@@ -7,7 +7,7 @@ centralised run use the same `Trainer`; the latter merely has no outer step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from photon.config.llm import Inner
 from photon.core.messages import StreamState
+from photon.core.tree import Tree
 from photon.data.read.prefetch import prefetch
 from photon.data.read.stream import JoinedStream
 from photon.errors import NonFiniteLoss
@@ -27,6 +28,9 @@ from photon.training.optim import InnerOptimizer
 from photon.training.parallel import ALONE, World, build_parallel
 from photon.training.schedule import lr_factor
 from photon.training.state import Segment, TrainState
+
+PARAMS = "params"
+"""Among live trees: that of the parameters; the others are moments."""
 
 
 class Trainer:
@@ -71,19 +75,27 @@ class Trainer:
             moments: whether those of the optimizer are wanted; they are most of the bytes.
         """
         trees = self.optimizer.moments() if moments else {}
-        return replace(
-            self.state,
-            params=self._copy(parameters_of(self.model)),
-            moments={name: self._copy(tree) for name, tree in trees.items()},
-        )
+        copies: dict[str, dict[str, Tensor]] = {name: {} for name in (PARAMS, *trees)}
+        for tree, name, value in self.whole({PARAMS: self.params, **trees}):
+            copies[tree][name] = value.to("cpu", copy=True)
+        return replace(self.state, params=copies.pop(PARAMS), moments=copies)
 
-    def _copy(self, tree: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        copies = {}
-        for name, value in tree.items():
-            whole = full_tensor(value)
-            if self.world.is_first:
-                copies[name] = whole.to("cpu", copy=True)
-        return copies
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The live parameters; views."""
+        return parameters_of(self.model)
+
+    def whole(self, trees: Mapping[str, Tree]) -> Iterator[tuple[str, str, Tensor]]:
+        """Live tensors, each whole and with its tree and name, one at a time.
+
+        All processes go through it together; only the first one gets any. What it gets may be
+        written to: it is a copy, or the live tensor, which then waits for the next `load`.
+        """
+        for tree, values in trees.items():
+            for name, value in values.items():
+                whole = full_tensor(value)
+                if self.world.is_first:
+                    yield tree, name, whole
 
     def train(
         self,

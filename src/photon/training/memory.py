@@ -13,7 +13,7 @@ from typing import Literal
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import encode
+from photon.core.codec import BF16, FP32, encode
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
 from photon.training.outline import codec_of, outline_of
@@ -25,6 +25,8 @@ PROGRAM = 280_000_000
 """Python, PyTorch, Photon, and the scratch of matrix products (measured on two cores)."""
 HOLES = 0.3
 """Of what each step allocates anew: what glibc leaves unused in between (measured)."""
+UPDATES_IN_FLIGHT = 2
+"""Of one process: the next client trains while they are written."""
 _SHARDED = ("weights", "gradients", "moments")
 
 
@@ -103,9 +105,9 @@ class _Sizes:
         return sum(sent for sent, _ in pairs), sum(lost for _, lost in pairs)
 
     @property
-    def is_short(self) -> bool:
-        """Whether what travels is shorter than fp32, so that its other form is a copy."""
-        return self.federation.compression != "fp32"
+    def is_cast(self) -> bool:
+        """Whether what travels is read as it is, without another form of it."""
+        return codec_of(self.federation) in (FP32, BF16)
 
 
 def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
@@ -119,15 +121,12 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
         ConfigError: as `outline_of`.
     """
     sizes = _Sizes(inner, federation)
-    host = {"program": PROGRAM}
-    if sizes.is_short and federation.averages_moments:
+    host = {"program": PROGRAM, "updates": UPDATES_IN_FLIGHT * _leaving_bytes(sizes)}
+    if not sizes.is_cast and federation.averages_moments:
         host["received moments"] = sizes.moments
     if sizes.personal:
         host["own layers"] = sizes.personal
-    copied = federation.keeps_optimizer or federation.averages_moments
-    whole = sizes.whole + (sizes.moments if copied else 0)
-    update = {"copy": whole, "update": _update_bytes(sizes)}
-    stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), {**host, **update})]
+    stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), host)]
     if federation.validates_clients:
         stages.append(_validation(sizes, _trainer(sizes), host))
     return Memory(tuple(stages))
@@ -161,7 +160,7 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
 def in_one_process(client: Memory, server: Memory) -> Memory:
     """Of a process that trains clients and serves, one after the other."""
     trainer = next(stage for stage in client.stages if stage.name == "update")
-    stays = {k: v for k, v in trainer.host.items() if k not in ("copy", "update")}
+    stays = {k: v for k, v in trainer.host.items() if k != "updates"}
     state = {"state": server.stages[0].host["state"]}
     stages = [replace(stage, host={**stage.host, **state}) for stage in client.stages]
     for stage in server.stages:
@@ -233,11 +232,9 @@ def _step_bytes(sizes: _Sizes) -> int:
     return max((4 * p.numel() for p in trained.values()), default=0) if name == "sgd" else 0
 
 
-def _update_bytes(sizes: _Sizes) -> int:
-    """The difference to what was received, what is sent and what that has lost; the difference in
-    fp32 goes before the moments are encoded.
-    """
-    if not sizes.is_short:
-        return sizes.shared
+def _leaving_bytes(sizes: _Sizes) -> int:
+    """What a client sends and keeps of a round: it is on the host until it is written."""
+    kept = sizes.federation.keeps_optimizer and not sizes.federation.averages_moments
     lost = sizes.lost_update + sizes.lost_moments
-    return lost + sizes.sent_update + max(sizes.shared, sizes.sent_moments)
+    sent = sizes.sent_update + sizes.sent_moments
+    return sent + lost + sizes.personal + (sizes.moments if kept else 0)

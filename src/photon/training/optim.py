@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from photon.config.llm import OptimizerConfig
 from photon.core.tree import Tree
 from photon.model.flops import embedding_names
-from photon.model.sharding import like_parameter
+from photon.model.sharding import is_sharded, like_parameter
 from photon.training.adopt import Adopt
 from photon.training.muon import Muon
 
@@ -84,10 +84,12 @@ class InnerOptimizer:
             step: steps that they have seen; decides the bias correction.
         """
         for part in self._parts:
-            part.state.clear()
             names = _MOMENTS[type(part)] if moments else ()
+            if not names:
+                part.state.clear()
             for name, p in self._owned(part) if names else ():
-                part.state[p] = {m: like_parameter(moments[m][name], p) for m in names}
+                before = part.state[p]
+                part.state[p] = {m: _copied(moments[m][name], p, before.get(m)) for m in names}
                 if isinstance(part, AdamW | Adopt):
                     device = p.device if isinstance(part, AdamW) else "cpu"
                     part.state[p]["step"] = torch.tensor(float(step), device=device)
@@ -95,6 +97,13 @@ class InnerOptimizer:
     def _owned(self, part: Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
         owned = {id(p) for group in part.param_groups for p in group["params"]}
         return [(name, p) for name, p in self._parameters.items() if id(p) in owned]
+
+
+def _copied(value: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
+    """The value as the parameter lies, in a tensor that there is already if possible."""
+    if place is None or is_sharded(parameter):
+        return like_parameter(value, parameter)
+    return place.copy_(value, non_blocking=True)
 
 
 def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import FP32, Codec, encode, layout
-from photon.core.gate import GRADIENT
-from photon.core.messages import Broadcast, Moments
+from photon.core.codec import FP32, Codec, layout
+from photon.core.messages import Broadcast
 from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes
 from photon.model.build import empty_model, parameters_of
@@ -76,30 +75,6 @@ def codec_of(federation: Federation) -> Codec:
 def update_codec(federation: Federation) -> Codec:
     """The codec of the updates that reach the server: means of nodes are fp32."""
     return FP32 if federation.fold_updates else codec_of(federation)
-
-
-def outgoing(
-    federation: Federation,
-    layers: LayerRoles,
-    base: Tree,
-    params: Tree,
-    moments: Moments,
-    residual: Mapping[str, Tree],
-) -> tuple[Tree, Moments, Mapping[str, Tree]]:
-    """What a client sends: the pseudo-gradient of the shared layers, and the moments if they are
-    averaged, encoded; and the residual of each of these trees.
-
-    Args:
-        base, params: before and after training; all of the model's.
-        residual: that of the client's last update.
-    """
-    codec, sent, lost = codec_of(federation), {}, {}
-    gradient, lost[GRADIENT] = encode(
-        {n: base[n] - params[n] for n in layers.shared}, codec, residual.get(GRADIENT)
-    )
-    for name, tree in moments.items() if federation.averages_moments else ():
-        sent[name], lost[name] = encode(tree, codec, residual.get(name))
-    return gradient, sent, {name: tree for name, tree in lost.items() if tree}
 
 
 def traffic_of(inner: Inner, federation: Federation) -> Traffic:
