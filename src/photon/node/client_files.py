@@ -116,7 +116,7 @@ class ClientFiles:
         """Keep update and state behind the caller's back, in the place of `behind` that is his.
 
         Args:
-            landed: what to wait for until their tensors are there.
+            landed: of their tensors, which are not read after that.
 
         Returns:
             Path of the answer, once it is durable.
@@ -128,11 +128,11 @@ class ClientFiles:
     def _keep(
         self, instruction: Instruction, update: Update, state: ClientState, landed: Landing
     ) -> Path:
-        if landed is not None:
-            landed.synchronize()
+        landed.wait()
         if not all(map(all_finite, (update.gradient, *update.moments.values()))):
             raise NonFiniteLoss(f"client {update.client}: its update holds a NaN or an infinity")
         path = checkpoint.save_answer(self.folder, update, state)
+        landed.release()
         self._written.add(path)
         home = self.home(update.client)
         artifact.remove(home, "train")

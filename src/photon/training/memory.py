@@ -13,7 +13,7 @@ from typing import Literal
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import BF16, FP32, encode
+from photon.core.codec import encode
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
 from photon.training.outline import codec_of, outline_of
@@ -104,11 +104,6 @@ class _Sizes:
         pairs = [tuple(map(num_bytes, encode(tree, codec))) for tree in trees]
         return sum(sent for sent, _ in pairs), sum(lost for _, lost in pairs)
 
-    @property
-    def is_cast(self) -> bool:
-        """Whether what travels is read as it is, without another form of it."""
-        return codec_of(self.federation) in (FP32, BF16)
-
 
 def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """Of a process that trains clients, one at a time.
@@ -122,7 +117,7 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """
     sizes = _Sizes(inner, federation)
     host = {"program": PROGRAM, "updates": UPDATES_IN_FLIGHT * _leaving_bytes(sizes)}
-    if not sizes.is_cast and federation.averages_moments:
+    if not codec_of(federation).cast and federation.averages_moments:
         host["received moments"] = sizes.moments
     if sizes.personal:
         host["own layers"] = sizes.personal
@@ -160,7 +155,7 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
 def in_one_process(client: Memory, server: Memory) -> Memory:
     """Of a process that trains clients and serves, one after the other."""
     trainer = next(stage for stage in client.stages if stage.name == "update")
-    stays = {k: v for k, v in trainer.host.items() if k != "updates"}
+    stays = dict(trainer.host)
     state = {"state": server.stages[0].host["state"]}
     stages = [replace(stage, host={**stage.host, **state}) for stage in client.stages]
     for stage in server.stages:

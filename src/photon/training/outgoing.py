@@ -63,9 +63,6 @@ def outgoing(
         base: parameters before training.
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
         residual: that of the client's last update.
-
-    Raises:
-        NonFiniteLoss: a pseudo-gradient with a NaN or an infinity.
     """
     out, codec = Outgoing(), codec_of(federation)
     for tree, name, value in live:
@@ -93,6 +90,9 @@ def _encode(
     residual: Mapping[str, Tree],
     offload: Offload,
 ) -> None:
+    if codec.cast:
+        sent[name] = offload.take(value, value, codec.cast)
+        return
     before = residual.get(tree, {}).get(name)
     before = None if before is None else before.to(value.device)
     parts, rest = codec.encode(value, before)
