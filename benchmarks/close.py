@@ -21,12 +21,13 @@ from network import seconds
 from round import count, shape
 
 from photon.config import load_config
+from photon.container.container import digest
 from photon.core.codec import BF16
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import OuterOptimizer, nesterov
 from photon.core.policy import Rules
 from photon.core.round import close_round, open_round
-from photon.core.tree import Tree, chunks, digest, num_bytes, num_elements
+from photon.core.tree import Tree, chunks, num_bytes, num_elements
 from photon.machine.device import num_cores, return_freed_memory
 from photon.model.build import build_model, parameters_of
 
@@ -46,7 +47,9 @@ class Round:
         self.rules = Rules(quorum=clients, up=BF16)
         self.state = ServerState(round=0, step=0, params=params, outer={"momentum": momentum})
         steps = dict.fromkeys(range(clients), 16)
-        self.plan: RoundPlan = open_round(self.state, run="bench", steps=steps, rules=self.rules)
+        self.plan: RoundPlan = open_round(
+            self.state, run="bench", steps=steps, rules=self.rules, base_digest="d"
+        )
         self.updates = [self._update(client, params) for client in range(clients)]
 
     def _update(self, client: int, params: Tree) -> Update:

@@ -27,7 +27,6 @@ import torch
 from photon.container.container import write_container
 from photon.core.messages import (
     Bounds,
-    Broadcast,
     MomentBound,
     RoundPlan,
     RoundReport,
@@ -38,6 +37,7 @@ from photon.core.outer import sgd
 from photon.core.parts import parts_of
 from photon.core.round import Rules, close_round, open_round
 from photon.errors import PayloadError
+from photon.run.base import Base, base_ref, received_of
 from photon.run.checkpoint import save_server_state
 from photon.server.depot import Depot
 from photon.server.errand import Errand, Outcome
@@ -62,7 +62,8 @@ def fuzz(count: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         depot = Depot(Path(folder) / "depot", InlineServer())
         saved = save_server_state(Path(folder) / "checkpoints", state)
-        depot.publish(plan, Broadcast(params=state.params), saved)
+        received = received_of(state)
+        depot.publish(plan, Base(received, str(saved), base_ref(received)))
         for _ in range(count):
             tensors, facts = parts_of(an_update(plan, 0))
             reply = {"updates": {0: {}}, "failed": {}}
@@ -86,7 +87,9 @@ def a_round() -> tuple[ServerState, RoundPlan]:
         moments={"exp_avg_sq": MomentBound(names=("w", "b"), norm=10.0, is_square=True)},
     )
     steps = dict.fromkeys(range(3), STEPS)
-    return state, open_round(state, run="r", steps=steps, rules=Rules(quorum=1), bounds=bounds)
+    return state, open_round(
+        state, run="r", steps=steps, rules=Rules(quorum=1), base_digest="d", bounds=bounds
+    )
 
 
 def an_update(plan: RoundPlan, client: int) -> Update:

@@ -32,8 +32,6 @@ from loopback import SocketLink
 from photon.config import load_config
 from photon.container.container import open_container, write_container
 from photon.core.messages import (
-    Base,
-    Broadcast,
     ClientState,
     RoundPlan,
     ServerState,
@@ -44,7 +42,8 @@ from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
 from photon.node.service import NodeService
-from photon.run.checkpoint import load_update, save_answer, save_server_state
+from photon.run.base import Base, received_of
+from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
 from photon.run.run_data import RunData
 from photon.server.depot import Depot
 from photon.server.remote import RemoteEngine
@@ -228,16 +227,20 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     engine = RemoteEngine(config, facts, link, roster, depot, print)
     params = tree(megabytes)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params))
+    saved = save_server_state(home / "checkpoints", state)
     engine.alive(lambda: False)
     taken, rules = [], Rules(quorum=2)
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
-        plan = open_round(state, run="bench", steps={0: 1, 1: 1}, rules=rules)
-        base, waiting = Base(Broadcast(params=state.params), "unused"), deque(plan.cohort)
+        base = Base(received_of(state), str(saved), sent_file(saved)[1])
+        plan = open_round(
+            state, run="bench", steps={0: 1, 1: 1}, rules=rules, base_digest=base.ref.digest
+        )
+        waiting = deque(plan.cohort)
         arrivals = engine.run_round(plan, base, waiting, lambda: False)
         updates = [arrival for arrival in arrivals if isinstance(arrival, Update)]
         state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
-        save_server_state(home / "checkpoints", state)
+        saved = save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)
         for old in sorted((home / "checkpoints").iterdir())[:-2]:
             old.unlink()

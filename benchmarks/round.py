@@ -32,7 +32,8 @@ from idle_time import NAMES, Profile, Watch, functions_of, parts_of
 from photon.config import load_config
 from photon.config.dataset import EmbeddedCorpus
 from photon.config.resolve import Run, resolve
-from photon.core.tree import digest, num_bytes, num_elements
+from photon.container.container import digest
+from photon.core.tree import num_bytes, num_elements
 from photon.data.prepare.embedded import prepare_embedded
 from photon.machine.device import num_cores, return_freed_memory
 from photon.machine.interrupt import StopRequest

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from photon.config import Config, load_config
 from photon.config.resolve import Run
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory, Job
 from photon.flower.federation import remote_engine

@@ -15,9 +15,10 @@ from loopback import nodes, train
 from photon import points
 from photon.cli.main import run
 from photon.config import load_config
+from photon.container.container import digest
 from photon.core import policy
 from photon.core import round as rounds
-from photon.core.tree import digest, norm
+from photon.core.tree import norm
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
 

@@ -48,7 +48,9 @@ MOMENT = {"m": MomentBound(names=("w", "b"))}
 def opened(**bounds: Any):
     server = ServerState(round=0, step=0, params=PARAMS, outer={})
     rules = Rules(quorum=1, up=LARGEST, down=LARGEST)
-    plan = open_round(server, run="r", steps={0: 1, 1: 1}, rules=rules, bounds=Bounds(**bounds))
+    plan = open_round(
+        server, run="r", steps={0: 1, 1: 1}, rules=rules, base_digest="d", bounds=Bounds(**bounds)
+    )
     return server, plan, rules
 
 

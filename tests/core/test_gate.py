@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from photon.container.container import digest
 from photon.core.gate import MOST_LOSS
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.core.text import cleaned
-from photon.core.tree import digest
 
 PARAMS = {"w": torch.ones(4, 5), "b": torch.ones(5)}
 PER_STEP = 10
@@ -35,6 +35,7 @@ def opened(server: ServerState | None = None, steps=(5, 5, 5, 5), **bounds):
         run="r",
         steps=dict(enumerate(steps)),
         rules=Rules(quorum=1),
+        base_digest="d",
         bounds=Bounds(**bounds),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from photon.container.container import digest
 from photon.core import tree as tree_module
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import BF16, FP32, decode, encode
@@ -24,7 +25,7 @@ from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.core.seeds import derive_seed
-from photon.core.tree import digest, norm, num_bytes
+from photon.core.tree import norm, num_bytes
 from photon.errors import RoundFailed
 
 SHAPES = {"w": (7, 5), "b": (3,)}
@@ -41,7 +42,9 @@ def state() -> ServerState:
 
 def plan_for(server: ServerState, clients: int = 4, bounds: Bounds | None = None):
     steps = dict.fromkeys(range(clients), 5)
-    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1, up=BF16), bounds=bounds)
+    return open_round(
+        server, run="r", steps=steps, rules=Rules(quorum=1, up=BF16), base_digest="d", bounds=bounds
+    )
 
 
 def update_of(plan, client_id: int, /, **changes) -> Update:
@@ -240,7 +243,7 @@ def late_round():
     """A server after its first round that takes late updates, and the rules."""
     rules = Rules(quorum=1, up=BF16, staleness_exponent=0.5, max_staleness=2)
     server = state()
-    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules)
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="d")
     late = update_of(plan, 1, num_tokens=40)
     server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
     return server, late, rules
@@ -248,7 +251,7 @@ def late_round():
 
 def test_a_late_update_weighs_less_and_counts_once():
     server, late, rules = late_round()
-    plan = open_round(server, run="r", steps={0: 5}, rules=rules)
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d")
     fresh = update_of(plan, 0, num_tokens=40)
     new, report = close_round(server, plan, [fresh, late], outer=sgd(lr=1.0), rules=rules)
     weight = 2**-0.5
@@ -258,7 +261,7 @@ def test_a_late_update_weighs_less_and_counts_once():
         torch.testing.assert_close(new.params[name], expected.float())
     assert report.late == {1: 1}
     assert new.last_accepted == {0: 2, 1: 1}, "its state is the one after round 1"
-    plan = open_round(new, run="r", steps={0: 5}, rules=rules)
+    plan = open_round(new, run="r", steps={0: 5}, rules=rules, base_digest="d")
     again, report = close_round(
         new, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
     )
@@ -269,9 +272,9 @@ def test_a_late_update_weighs_less_and_counts_once():
 def test_an_update_that_is_too_late_is_refused():
     server, late, rules = late_round()
     for _ in range(2):
-        plan = open_round(server, run="r", steps={0: 5}, rules=rules)
+        plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d")
         server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
-    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules)
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="d")
     _, report = close_round(
         server, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
     )
@@ -302,7 +305,7 @@ def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
 def test_an_update_of_some_parameters_moves_those_only():
     server = replace(state(), outer={"momentum": tree(5)})
     rules = Rules(quorum=1, up=BF16)
-    plan = open_round(server, run="r", steps={0: 5}, rules=rules, trained=("b",))
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d", trained=("b",))
     update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, BF16)[0])
     outer = sgd(lr=1.0, momentum=0.9)
     new, _ = close_round(server, plan, [update], outer=outer, rules=rules)
@@ -349,13 +352,14 @@ def test_the_first_noise_scale_is_not_biased_and_one_client_gives_none():
 def with_spares(server: ServerState):
     """Clients 0 and 3, and in their place first 2, then 1."""
     steps = dict.fromkeys(range(4), 5)
-    return open_round(server, run="r", steps=steps, rules=Rules(quorum=1), spares=(2, 1))
+    opened = open_round(server, run="r", steps=steps, rules=Rules(quorum=1), base_digest="d")
+    return replace(opened, spares=(2, 1))
 
 
 def test_spares_that_are_not_needed_leave_no_trace():
     """The oracle is a round of the two members alone."""
     server = state()
-    alone = open_round(server, run="r", steps={0: 5, 3: 5}, rules=Rules(quorum=1))
+    alone = open_round(server, run="r", steps={0: 5, 3: 5}, rules=Rules(quorum=1), base_digest="d")
     expected, _ = close(server, alone, [update_of(alone, 0), update_of(alone, 3)])
     plan = with_spares(server)
     for clients in permutations(range(4)):

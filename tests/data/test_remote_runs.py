@@ -9,7 +9,7 @@ import pytest
 
 import photon
 from photon.config import load_config
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.data.prepare.push import push
 from photon.data.read.remote import RemoteFolder
 from photon.errors import ConfigError, DataError

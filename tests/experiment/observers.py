@@ -19,9 +19,9 @@ import torch
 import photon
 from photon.config import Config
 from photon.config.resolve import Run, resolve
+from photon.container.container import digest
 from photon.core.codec import encode
 from photon.core.messages import (
-    Base,
     ClientState,
     Instruction,
     RoundPlan,
@@ -30,13 +30,13 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.policy import closing
-from photon.core.tree import digest
 from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import PhotonWarning, RoundFailed
 from photon.evaluation.loss import held_out_loss
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import ClientHost
+from photon.run.base import Base
 from photon.run.checkpoint import load_parameters, newest_checkpoint, save_server_state
 from photon.run.outer import outer_of
 from photon.run.participation import Participation

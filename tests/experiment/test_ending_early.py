@@ -13,7 +13,7 @@ import pytest
 import photon
 from photon.cli.main import run as photon_command
 from photon.config import Config
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.errors import Interrupted, MismatchedCheckpoint
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory

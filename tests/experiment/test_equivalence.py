@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import photon
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import photon
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.data.read.verify import verify
 from photon.errors import (
     CorruptCheckpoint,

@@ -12,8 +12,8 @@ import pytest
 from history import faults, faults_of_run
 
 import photon
+from photon.container.container import digest
 from photon.core.messages import ServerState
-from photon.core.tree import digest
 from photon.run import checkpoint
 
 ROUNDS = 12

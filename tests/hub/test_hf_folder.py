@@ -18,7 +18,7 @@ import photon
 from photon.cli.main import run as photon_command
 from photon.config.compose import with_values
 from photon.config.model import ModelConfig
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import (

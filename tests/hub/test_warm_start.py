@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import photon
 from photon.config import load_config
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint, PhotonWarning
 from photon.hub.hf_folder import export_folder, import_folder

@@ -10,7 +10,7 @@ import torch
 from photon.config import load_config
 from photon.config.llm import Inner
 from photon.config.model import AttentionConfig, ModelConfig
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.errors import DataError
 from photon.model.build import build_model, load_parameters, model_with, parameters_of
 from photon.model.flops import model_cost

@@ -10,7 +10,7 @@ import transformers
 
 from photon.config.llm import Inner
 from photon.config.model import AttentionConfig, ModelConfig
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.errors import CheckpointError, ConfigError
 from photon.model.build import build_model, load_parameters, parameters_of
 from photon.model.hf import export_model, import_model

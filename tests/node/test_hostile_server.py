@@ -17,7 +17,6 @@ from photon.config.resolve import resolve
 from photon.config.schema import Machine
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.container.container import write_container
-from photon.core.tree import digest as tree_digest
 from photon.data.prepare.embedded import prepare_embedded
 from photon.data.read.shards import Rows
 from photon.errors import ConfigError, PayloadError
@@ -93,7 +92,7 @@ class Ill:
             del sent[without]
         fields = {
             "run": "r", "round": 1, "client": 0, "first_step": 0, "local_steps": 1,
-            "base_digest": tree_digest(params), "last_accepted": 0, **(asked or {}),
+            "base_digest": ticket["digest"], "last_accepted": 0, **(asked or {}),
         }  # fmt: skip
         body = {
             "kind": "train", "run": "r", "round": 1, "config": sent,

@@ -15,8 +15,8 @@ import photon
 from loopback import final_digest
 from photon.config import Config
 from photon.config.resolve import resolve
+from photon.container.container import digest
 from photon.core.messages import Instruction
-from photon.core.tree import digest
 from photon.errors import (
     CheckpointError,
     ConfigError,

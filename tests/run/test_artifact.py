@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from photon.container.container import write_container
+from photon.container import container
+from photon.container.container import container_ref, write_container
 from photon.errors import CheckpointError, CorruptCheckpoint, StorageError
 from photon.run import artifact
 
@@ -123,13 +124,34 @@ def test_missing_files_are_named(tmp_path):
         artifact.read(path)
 
 
-def test_an_earlier_format_is_named(tmp_path):
-    """A manifest as it was before containers, with its check."""
+@pytest.mark.parametrize(
+    "manifest",
+    [{"format": 1, "file": None, "digest": "0e", "facts": {}, "check": "2157285e53d768cc"},
+     {"format": 2, "files": {}, "facts": {}, "check": "0183bbb0c052dd46"}],
+    ids=["before containers", "hashed with SHA-256"],
+)  # fmt: skip
+def test_an_earlier_format_is_named(tmp_path, manifest):
+    """Manifests as they were, with their checks."""
     path = tmp_path / "round_000001.json"
-    path.write_text(json.dumps({"format": 1, "file": None, "digest": "0e", "facts": {},
-                                "check": "2157285e53d768cc"}))  # fmt: skip
-    with pytest.raises(CheckpointError, match=r"is of format 1, here is format 2; go on with"):
+    path.write_text(json.dumps(manifest))
+    found = rf"is of format {manifest['format']}, here is format 3; go on with the version"
+    with pytest.raises(CheckpointError, match=found):
         artifact.read(path)
+
+
+def test_what_was_hashed_before_is_not_hashed_again(tmp_path, monkeypatch):
+    """Its name is that of the part that it is given for, and of no other one."""
+    hashed = []
+    whole = container.hash_blocks
+    noted = lambda header, *rest: hashed.append(header) or whole(header, *rest)  # noqa: E731
+    monkeypatch.setattr(container, "hash_blocks", noted)
+    ref = container_ref(tensors(), {"of": "sent"})
+    parts = {"sent": (tensors(), {"of": "sent"}), "own": ({"x": torch.ones(400)}, {})}
+    path = artifact.save(tmp_path, "state", parts, {"round": 3}, {"sent": ref})
+    assert len(hashed) == 2, "once for its name, once for the other part"
+    assert artifact.read(path).file("sent")[1].hashes == ref.hashes
+    loaded, _ = load(path)
+    assert all(torch.equal(loaded[n], v) for n, v in tensors().items())
 
 
 @pytest.mark.parametrize("limit", [10, 1500])

@@ -182,7 +182,7 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     state = initial_state(params, outer_of(config.federation, 1))
     rules = replace(rules_of(config.federation, False), quorum=1)
     moments = Honesty(config.federation, config.inner, node.layers).bounds(state, 1)
-    plan = open_round(state, run="r", steps={0: 1}, rules=rules, bounds=moments)
+    plan = open_round(state, run="r", steps={0: 1}, rules=rules, base_digest="d", bounds=moments)
     update = load_update(node.train(plan.instructions[0], params, {}).result())
     taken = peak_bytes(
         lambda: close_round(

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from photon.config.compose import with_values
 from photon.config.llm import LrSchedule
 from photon.config.resolve import resolve
+from photon.container.container import digest
 from photon.core.loss_scale import LossScale
 from photon.core.messages import StreamState
-from photon.core.tree import digest
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import DeviceError, NonFiniteLoss

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from photon.container import container
 from photon.container.container import (
     ContainerRef,
+    container_ref,
     first_difference,
     open_container,
     parse_container,
     ref_of,
     write_container,
 )
+from photon.container.hashing import HASH
 from photon.container.header import ALIGN, DTYPES
 from photon.errors import PayloadError, StorageError
 from photon.wire.chunks import ChunkWriter, read_chunk
@@ -83,10 +85,49 @@ def test_the_digest_is_that_of_the_description(tmp_path, monkeypatch):
     ref = write_container(tmp_path / "p", {"a": torch.arange(60.0), "b": torch.arange(7)}, {})
     data = (tmp_path / "p").read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
-    total = hashlib.sha256(hashlib.sha256(data[:start]).digest())
+    total = blake3(blake3(data[:start]).digest())
     for at in range(start, len(data), 100):
-        total.update(hashlib.sha256(data[at : at + 100]).digest())
+        total.update(blake3(data[at : at + 100]).digest())
     assert ref.digest == total.hexdigest() == ref_of(memoryview(data)).digest
+
+
+def test_the_hash_is_that_of_the_published_vectors():
+    """The first 32 bytes of `hash` in BLAKE3's test_vectors.json, for these lengths of input."""
+    data = bytes(at % 251 for at in range(1025))
+    assert HASH(b"").hexdigest() == (
+        "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    )
+    assert HASH(data).hexdigest() == (
+        "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444"
+    )
+
+
+def test_what_is_not_written_yet_has_the_name_that_it_gets(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "BLOCK_BYTES", 96)
+    ref = container_ref(tensors(), FACTS)
+    written = write_container(tmp_path / "p", tensors(), FACTS)
+    assert (ref, ref.hashes) == (written, written.hashes)
+
+
+def test_what_has_a_name_is_written_without_being_hashed_again(tmp_path, written, monkeypatch):
+    path, _ = written
+    ref = container_ref(tensors(), FACTS)
+    monkeypatch.setattr(container, "hash_blocks", None)
+    assert write_container(tmp_path / "again", tensors(), FACTS, ref=ref) is ref
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_name_of_something_else_is_not_taken(tmp_path):
+    ref = container_ref(tensors(), FACTS)
+    without_hashes = ContainerRef.from_json(ref.to_json())
+    for values, facts, name in (
+        ({**tensors(), "scalar": torch.ones(2)}, FACTS, ref),
+        (tensors(), {**FACTS, "round": 4}, ref),
+        (tensors(), FACTS, without_hashes),
+    ):
+        with pytest.raises(PayloadError, match=f"payload {ref.digest[:12]} has other tensors"):
+            write_container(tmp_path / "p", values, facts, ref=name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_damage_is_found_where_it_is(tmp_path, monkeypatch):
@@ -295,7 +336,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(container, "_hash_blocks", interrupted)
+    monkeypatch.setattr(container, "hash_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_container(tmp_path / "p", {}, {})
     assert not list(tmp_path.iterdir())

@@ -238,7 +238,7 @@ def test_full_shared_memory_says_what_to_do(root, written, no_links, monkeypatch
         raise OSError(28, "No space left on device")
 
     shared = SharedMemory.create("run")
-    monkeypatch.setattr("photon.container.container._hash_blocks", full)
+    monkeypatch.setattr("photon.container.container.hash_blocks", full)
     with pytest.raises(StorageError, match=r"No space left .* choose another photon\.transport"):
         shared.offer(*written)
     assert not list(shared.folder.iterdir())

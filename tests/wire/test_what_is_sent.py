@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from photon.container.container import ContainerRef, parse_container
+from photon.container.container import ContainerRef, parse_container, ref_of
 from photon.core.messages import ClientState, ServerState, StreamState, Update
 from photon.core.round import Rules, open_round
 from photon.node.hosted_run import HostedRun
 from photon.node.mailbox import Mailbox
 from photon.run import artifact
+from photon.run.base import Base, base_ref, received_of
 from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
 from photon.server.depot import Depot
 from photon.wire.facts import update_of
@@ -32,7 +34,11 @@ UPDATE = Update(
 
 @pytest.fixture
 def plan():
-    return open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1))
+    return open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1), base_digest="d")
+
+
+def base_of(saved: Path, ref: ContainerRef) -> Base:
+    return Base(received_of(STATE), str(saved), ref)
 
 
 def bytes_of(ticket: dict[str, Any]) -> bytes:
@@ -42,7 +48,7 @@ def bytes_of(ticket: dict[str, Any]) -> bytes:
 def test_a_checkpoints_file_is_the_base(tmp_path, plan):
     saved = save_server_state(tmp_path / "checkpoints", STATE)
     depot = Depot(tmp_path / "depot", InlineServer())
-    ticket = depot.publish(plan, STATE, saved).ticket
+    ticket = depot.publish(plan, base_of(saved, base_ref(received_of(STATE)))).ticket
     file, ref = sent_file(saved)
     assert bytes_of(ticket) == file.read_bytes()
     assert ContainerRef.from_json(ticket) == ref
@@ -56,7 +62,9 @@ def test_a_checkpoints_file_is_the_base(tmp_path, plan):
 def test_where_clients_receive_a_part_it_is_written_for_them(tmp_path, plan):
     saved = save_server_state(tmp_path / "checkpoints", STATE)
     depot = Depot(tmp_path / "depot", InlineServer())
-    ticket = depot.publish(replace(plan, sent=("b",)), STATE, saved).ticket
+    ref = base_ref(received_of(STATE, ["b"]))
+    ticket = depot.publish(replace(plan, sent=("b",)), base_of(saved, ref)).ticket
+    assert ref_of(memoryview(bytes_of(ticket))) == ref == ContainerRef.from_json(ticket)
     tensors, _ = parse_container(memoryview(bytearray(bytes_of(ticket))))
     assert list(tensors) == ["params/b", "moments/exp_avg/w"]
     depot.close()

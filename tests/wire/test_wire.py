@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import socket
@@ -11,6 +10,7 @@ import tracemalloc
 
 import msgpack
 import pytest
+from blake3 import blake3
 
 from photon.container.container import ContainerRef
 from photon.errors import PayloadError
@@ -61,7 +61,7 @@ def test_buffers_come_back_wherever_they_were():
 
 def test_the_digest_is_that_of_all_bytes():
     message = pack({"one": Buffers(b"xyz"), "two": 2})
-    assert message.digest == hashlib.sha256(b"".join(message.parts)).digest()
+    assert message.digest == blake3(b"".join(message.parts)).digest()
     assert sent(message).digest == message.digest
 
 

@@ -4,18 +4,14 @@
 
 So a container is a safetensors file that anybody can open; its facts are in the metadata. Only what
 is written here is read, so a container has one form. Its digest is the hash of the hashes of the
-header and of every 8 MiB block behind it, which are made side by side. Nothing is ever unpickled.
+header and of every 8 MiB block behind it, see `container.hashing`. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from photon.container.hashing import BLOCK_BYTES, HASH, HASHERS, Sink, hash_blocks
 from photon.container.header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -32,15 +29,9 @@ from photon.container.header import (
     read_header,
     write_header,
 )
-from photon.core.tree import Tree
+from photon.core.tree import Tree, num_bytes
 from photon.errors import PayloadError, StorageError
 from photon.files import new_file
-
-HASH = hashlib.sha256
-BLOCK_BYTES = 8 << 20
-Sink = Callable[[memoryview], object]
-"""Takes bytes, a piece at a time."""
-_HASHERS = max(2, min(8, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +70,29 @@ class ContainerRef:
         return cls(digest, size)
 
 
+def container_ref(tensors: Tree, facts: Mapping[str, Any]) -> ContainerRef:
+    """What names the container of these, which need not be written: they are hashed where they lie.
+
+    Raises:
+        PayloadError: a tensor or a fact is of a kind that does not travel.
+    """
+    header = write_header(tensors, facts)
+    hashes = hash_blocks(header, _blocks(_pieces(tensors)))
+    return ContainerRef.of(hashes, len(header) + num_bytes(tensors))
+
+
+def digest(tensors: Tree) -> str:
+    """Hex digest of a container of these alone: equal only for trees equal bit for bit."""
+    return container_ref(tensors, {}).digest
+
+
 def write_container(
-    path: Path, tensors: Tree, facts: Mapping[str, Any], *, durable: bool = False
+    path: Path,
+    tensors: Tree,
+    facts: Mapping[str, Any],
+    *,
+    durable: bool = False,
+    ref: ContainerRef | None = None,
 ) -> ContainerRef:
     """Write a container, whole or not at all, without a second copy of the tensors in memory.
 
@@ -88,16 +100,23 @@ def write_container(
 
     Args:
         durable: it is on the disk before it appears.
+        ref: of `container_ref`, where that was called: the tensors are not hashed again.
 
     Raises:
-        PayloadError: a tensor or a fact is of a kind that does not travel.
+        PayloadError: a tensor or a fact is of a kind that does not travel; `ref` names another one.
         StorageError: the disk is full or refuses to write.
     """
     header = write_header(tensors, facts)
+    if ref is not None and ref.hashes[:1] != (HASH(header).hexdigest(),):
+        raise PayloadError(f"{path}: payload {ref.digest[:12]} has other tensors or facts")
     with _new_file(path, durable=durable) as file:
-        pieces = _pieces(value for _, value in body_order(tensors))
-        hashes = _hash_blocks(header, _blocks(pieces), file.write)
-        return ContainerRef.of(hashes, file.tell())
+        if ref is None:
+            hashes = hash_blocks(header, _blocks(_pieces(tensors)), file.write)
+            return ContainerRef.of(hashes, file.tell())
+        file.write(header)
+        for piece in _pieces(tensors):
+            file.write(piece)
+        return ref
 
 
 def copy_container(source: Path, path: Path, ref: ContainerRef) -> None:
@@ -138,7 +157,7 @@ def ref_of(data: memoryview, where: str = "payload", sink: Sink = len) -> Contai
         PayloadError: they have no header.
     """
     header = _header(data, where)
-    hashes = _hash_blocks(header, _passing(data, len(header)), sink)
+    hashes = hash_blocks(header, _passing(data, len(header)), sink)
     return ContainerRef.of(hashes, len(data))
 
 
@@ -147,7 +166,7 @@ def _passing(data: memoryview, start: int) -> Iterator[list[memoryview]]:
     mapped = data.obj
     for at in range(start, len(data), BLOCK_BYTES):
         yield [data[at : at + BLOCK_BYTES]]
-        done = (at - _HASHERS * BLOCK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
+        done = (at - HASHERS * BLOCK_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
         if done >= 0 and isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED, done, BLOCK_BYTES)
 
@@ -214,36 +233,16 @@ def map_file(path: Path) -> memoryview:
         raise PayloadError(f"{path}: cannot be read ({error})") from error
 
 
-def _hash_blocks(header: bytes, blocks: Iterable[list[memoryview]], sink: Sink) -> list[bytes]:
-    """Hashes of header and blocks, each of which is hashed while it and the next are put away."""
-    sink(memoryview(header))
-    hashes, pending = [HASH(header).digest()], deque()
-    with ThreadPoolExecutor(_HASHERS) as pool:
-        for block in blocks:
-            pending.append(pool.submit(_hash_pieces, block))
-            for piece in block:
-                sink(piece)
-            if len(pending) > _HASHERS:  # a block is memory until it is hashed
-                hashes.append(pending.popleft().result())
-        return [*hashes, *(future.result() for future in pending)]
-
-
-def _hash_pieces(pieces: list[memoryview]) -> bytes:
-    state = HASH()
-    for piece in pieces:
-        state.update(piece)
-    return state.digest()
-
-
-def _pieces(tensors: Iterable[Tensor]) -> Iterator[memoryview]:
-    for value in tensors:
+def _pieces(tensors: Tree) -> Iterator[memoryview]:
+    """The bytes of a body."""
+    for _, value in body_order(tensors):
         flat = value.detach().reshape(-1)
         for part in flat.split(max(1, BLOCK_BYTES // flat.element_size())):
             if part.numel():
                 yield part.cpu().view(torch.uint8).numpy().data
 
 
-def _blocks(pieces: Iterator[memoryview]) -> Iterator[list[memoryview]]:
+def _blocks(pieces: Iterable[memoryview]) -> Iterator[list[memoryview]]:
     """Cut and join pieces to lists of `BLOCK_BYTES` each, the last one shorter."""
     block: list[memoryview] = []
     room = BLOCK_BYTES

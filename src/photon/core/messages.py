@@ -34,7 +34,7 @@ class Instruction:
         round: the one that is open, counted from 1.
         first_step: steps of the run done before this round; the schedule counts from here.
         local_steps: optimizer steps to take.
-        base_digest: digest of the global parameters that the client must start from.
+        base_digest: digest of what the client receives and must start from.
         last_accepted: the round of this client's last accepted update, 0 if none; the client
             starts from the state that it had after that round.
         evaluate: whether to score the client's own held-out part, before and after training.
@@ -58,14 +58,6 @@ class Broadcast:
     moments: Moments = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What clients of a round start from, and the file that has the same for other processes."""
-
-    sent: Broadcast
-    path: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
@@ -75,7 +67,7 @@ class Update:
         moments: inner moments, as the same codec sends them; empty if they stay with the client.
         num_tokens: target tokens trained on in this round; the weight in the mean.
         num_steps: optimizer steps taken.
-        base_digest: digest of the parameters that training started from.
+        base_digest: digest of what training started from.
         metrics: `train_loss` and other numbers of the round.
         state_lost: whether the client had to start from a fresh state.
         covers: clients of whose updates this is the weighted mean; empty: of `client` alone.
@@ -162,8 +154,8 @@ class ServerState:
         norms: of the pseudo-gradients accepted lately, oldest first, per unit of learning rate;
             what an outlier is judged by.
         norm_steps: optimizer steps of each of them.
-        bases: round -> digest of the parameters that it started from, of the rounds whose late
-            updates are still taken.
+        bases: round -> digest of what its clients received, of the rounds whose late updates are
+            still taken.
         speeds: client -> tokens per second, as last measured.
         noise: running averages of the gradient noise scale; empty unless it is measured.
     """
@@ -228,7 +220,7 @@ class RoundPlan:
         cohort: all that may be asked, in ascending order.
         spares: those among them that stand in for others, in the order in which they do.
         instructions: one for each of them.
-        base_digest: of the parameters that are sent.
+        base_digest: of the container of what is sent.
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.
         bases: earlier rounds whose late updates are taken, with what they started from.

@@ -28,7 +28,7 @@ from photon.core.messages import (
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
 from photon.core.text import cleaned
-from photon.core.tree import Readable, Tree, digest, norm, num_bytes
+from photon.core.tree import Readable, Tree, norm, num_bytes
 from photon.errors import RoundFailed
 
 
@@ -38,22 +38,21 @@ def open_round(
     run: str,
     steps: Mapping[int, int],
     rules: Rules,
+    base_digest: str,
     trained: tuple[str, ...] | None = None,
     sent: tuple[str, ...] | None = None,
     bounds: Bounds | None = None,
-    spares: tuple[int, ...] = (),
 ) -> RoundPlan:
-    """Say what each client of a cohort does in the next round.
+    """Say what each client of a cohort does in the next round; none is a spare.
 
     Args:
         steps: client of the cohort -> optimizer steps to take.
+        base_digest: of what is sent.
         trained: parameters that updates carry; None: all.
         sent: parameters that clients receive; None: all.
         bounds: what updates must keep to; None: without moments, and of any size.
-        spares: those of the cohort that stand in for others, in the order in which they do.
     """
     number = state.round + 1
-    base = digest(state.params if sent is None else {n: state.params[n] for n in sent})
     cohort = tuple(sorted(steps))
     instructions = {
         client: Instruction(
@@ -62,7 +61,7 @@ def open_round(
             client=client,
             first_step=state.step,
             local_steps=steps[client],
-            base_digest=base,
+            base_digest=base_digest,
             last_accepted=state.last_accepted.get(client, 0),
         )
         for client in cohort
@@ -72,12 +71,11 @@ def open_round(
         round=number,
         cohort=cohort,
         instructions=instructions,
-        base_digest=base,
+        base_digest=base_digest,
         trained=trained,
         sent=sent,
         bases={r: d for r, d in state.bases.items() if r >= oldest},
         bounds=bounds or Bounds(),
-        spares=spares,
         up=rules.up,
         down=rules.down,
     )

@@ -6,7 +6,6 @@ A tree is a mapping from parameter name to tensor, each tied weight once. Names 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -92,13 +91,3 @@ def all_finite(tree: Tree) -> bool:
 def is_negative(tree: Readable) -> bool:
     """Whether any element is below zero."""
     return any(bool((part < 0).any()) for value in tree.values() for part in chunks(value))
-
-
-def digest(tree: Tree) -> str:
-    """Hex digest of names, dtypes, shapes and bytes: equal only for trees equal bit for bit."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, value in tree.items():
-        flat = value.detach().cpu().contiguous().view(-1)
-        state.update(f"{name}:{value.dtype}:{list(value.shape)};".encode())
-        state.update(flat.view(torch.uint8).numpy().data)
-    return state.hexdigest()

@@ -18,8 +18,7 @@ from torch import Tensor
 import photon
 from photon.config.model import ModelConfig
 from photon.config.schema import config_of_model
-from photon.container.container import write_container
-from photon.core.tree import digest
+from photon.container.container import digest, write_container
 from photon.data.manifest import write_json
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import KEY, Tokenization, of_foreign

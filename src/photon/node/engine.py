@@ -20,11 +20,12 @@ import torch
 
 from photon import errors
 from photon.config.resolve import Run, RunMachine
-from photon.core.messages import Arrival, Base, Failure, RoundPlan
+from photon.core.messages import Arrival, Failure, RoundPlan
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
 from photon.machine.device import count_gpus
 from photon.node.client_host import ClientHost, Stopped
+from photon.run.base import Base
 from photon.run.checkpoint import load_update
 from photon.run.run_folder import RunFolder
 

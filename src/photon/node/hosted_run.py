@@ -15,17 +15,17 @@ from photon.config.compose import checked
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
-from photon.container.container import write_container
+from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Base, Failure, Instruction, RoundPlan, Update
+from photon.core.messages import Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
-from photon.core.tree import digest as tree_digest
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.node.engine import LocalEngine, local_engine
 from photon.node.mailbox import Mailbox
 from photon.node.microbatch import Trainers
 from photon.run import checkpoint
+from photon.run.base import Base
 from photon.run.kinds import NODE
 from photon.run.participation import repeats_note
 from photon.run.preparation import prepare
@@ -92,13 +92,13 @@ class HostedRun:
     def train(self, request: Train) -> Trained:
         """Train the clients of a request and make their updates available."""
         self._stop.clear()
-        plan = _plan(request)
-        path, received = self._mailbox.bring_base(request.base)
-        if tree_digest(received.params) != plan.base_digest:
+        plan, ref = _plan(request), ContainerRef.from_json(request.base)
+        if {one.base_digest for one in request.instructions} != {ref.digest}:
             raise PayloadError("the base is not that of the instruction")
+        path, received = self._mailbox.bring_base(request.base)
         done: list[Update] = []
         failed: dict[int, str] = {}
-        base, waiting = Base(received, str(path)), deque(plan.cohort)
+        base, waiting = Base(received, str(path), ref), deque(plan.cohort)
         try:
             for arrival in self.engine.run_round(plan, base, waiting, self._stop.is_set):
                 if isinstance(arrival, Failure):

@@ -27,7 +27,7 @@ from photon.core.tree import Tree
 from photon.errors import CheckpointError, CorruptCheckpoint, PayloadError, StorageError
 from photon.files import new_file
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(
@@ -35,6 +35,7 @@ def save(
     name: str,
     parts: Mapping[str, tuple[Tree, Mapping[str, Any]]],
     facts: Mapping[str, Any],
+    refs: Mapping[str, ContainerRef] | None = None,
 ) -> Path:
     """Write an artifact durably, replacing one of the same name.
 
@@ -43,6 +44,7 @@ def save(
         name: the manifest becomes `<name>.json`.
         parts: tensors and facts of each container; it becomes `<name>-<part>-....safetensors`.
         facts: JSON values.
+        refs: what names those containers that have been hashed already.
 
     Returns:
         Path of the manifest.
@@ -53,7 +55,11 @@ def save(
     path = folder / f"{name}.json"
     with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        files = {part: _write_part(folder / f"{name}-{part}", *of) for part, of in parts.items()}
+        known = refs or {}
+        files = {
+            part: _write_part(folder / f"{name}-{part}", *of, known.get(part))
+            for part, of in parts.items()
+        }
         manifest = {"format": FORMAT, "files": files, "facts": dict(facts)}
         _write_manifest(path, manifest | {"check": _check(manifest)})
         _sync_folder(folder)
@@ -73,10 +79,12 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_part(path: Path, tensors: Tree, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _write_part(
+    path: Path, tensors: Tree, facts: Mapping[str, Any], ref: ContainerRef | None
+) -> dict[str, Any]:
     """Write a container under the name that it gets by its content; what a manifest says of it."""
     beside = path.with_name(path.name + ".tmp")
-    ref = write_container(beside, tensors, facts, durable=True)
+    ref = write_container(beside, tensors, facts, durable=True, ref=ref)
     file = path.with_name(f"{path.name}-{ref.digest[:12]}.safetensors")
     os.replace(beside, file)
     return {"file": file.name, **ref.to_json(), "hashes": ref.hashes}

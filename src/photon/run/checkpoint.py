@@ -36,13 +36,18 @@ KINDS = {"server": ("params", "moments"), "train": ("params",)}
 
 
 def _save(
-    folder: Path, name: str, kind: str, state: ServerState | TrainState, beside: Mapping[str, Any]
+    folder: Path,
+    name: str,
+    kind: str,
+    state: ServerState | TrainState,
+    beside: Mapping[str, Any],
+    refs: Mapping[str, ContainerRef] | None = None,
 ) -> Path:
     tensors, facts = parts_of(state)
     base = {n: value for n, value in tensors.items() if n.partition("/")[0] in KINDS[kind]}
     own = {n: value for n, value in tensors.items() if n not in base}
     parts = {BASE: (base, {}), OWN: (own, {})}
-    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside})
+    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside}, refs)
 
 
 def _load(path: Path, kind: str, of: type[S]) -> tuple[S, Mapping[str, Any]]:
@@ -66,17 +71,25 @@ def _read(path: Path, *kinds: str) -> Artifact:
 
 
 def save_server_state(
-    folder: Path, state: ServerState, record: Mapping[str, Any] | None = None
+    folder: Path,
+    state: ServerState,
+    record: Mapping[str, Any] | None = None,
+    base: ContainerRef | None = None,
 ) -> Path:
     """Commit a round: once this returns, it has happened.
 
     Args:
         record: the round's line of metrics.jsonl, which a crash may tear.
+        base: of `run.base.base_ref`, so that the base is not hashed again.
     """
-    name = f"round_{state.round:06d}"
-    return _save(
-        folder, name, "server", state, {"record": None if record is None else dict(record)}
-    )
+    name = round_path(folder, state.round).stem
+    beside = {"record": None if record is None else dict(record)}
+    return _save(folder, name, "server", state, beside, {BASE: base} if base else {})
+
+
+def round_path(checkpoints: Path, round_number: int) -> Path:
+    """The manifest of a committed round."""
+    return checkpoints / f"round_{round_number:06d}.json"
 
 
 def load_server_state(path: Path) -> ServerState:

@@ -15,7 +15,7 @@ from photon.config.evaluation import Scoring
 from photon.config.model import ModelConfig
 from photon.config.resume import apply_evaluation_overrides
 from photon.config.schema import Config, config_of_model
-from photon.core.tree import digest
+from photon.container.container import digest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenizer import vocab_size
 from photon.errors import CheckpointError, ConfigError, MismatchedCheckpoint

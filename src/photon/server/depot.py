@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container, write_container
-from photon.core.messages import Broadcast, RoundPlan
+from photon.core.messages import RoundPlan
 from photon.core.parts import parts_of
 from photon.errors import PayloadError
+from photon.run.base import Base, received_of
 from photon.run.checkpoint import sent_file
 from photon.wire.messages import Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
@@ -39,21 +40,19 @@ class Depot:
         folder.mkdir(parents=True)
         self._published: Publication | None = None
 
-    def publish(self, plan: RoundPlan, sent: Broadcast, saved: Path) -> Publication:
+    def publish(self, plan: RoundPlan, base: Base) -> Publication:
         """Make the base of a round available, and forget the last round's payloads.
 
         Args:
-            sent: of which clients receive all, or the parameters that the plan names.
-            saved: the checkpoint that has it; its file is sent where clients receive all.
+            base: in a checkpoint, whose file is sent where clients receive all.
         """
         self._forget()
         if plan.sent is None:
-            path, ref = sent_file(saved)
+            path, _ = sent_file(Path(base.path))
         else:
             path = self.folder / f"base-{plan.round:06d}"
-            params = {name: sent.params[name] for name in plan.sent}
-            ref = write_container(path, *parts_of(Broadcast(params=params, moments=sent.moments)))
-        self._published = Publication(path, ref, self.transport.offer(path, ref))
+            write_container(path, *parts_of(received_of(base.sent, plan.sent)), ref=base.ref)
+        self._published = Publication(path, base.ref, self.transport.offer(path, base.ref))
         return self._published
 
     def pieces(self) -> Iterable[Put]:

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
-from photon.core.messages import Arrival, Base, RoundPlan
+from photon.core.messages import Arrival, RoundPlan
+from photon.run.base import Base
 
 
 class Engine(Protocol):

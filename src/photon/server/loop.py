@@ -14,8 +14,6 @@ from photon.config.federation import Federation
 from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import (
-    Base,
-    Broadcast,
     Failure,
     RoundPlan,
     RoundReport,
@@ -31,12 +29,15 @@ from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
+from photon.run.base import Base, base_ref, received_of
 from photon.run.checkpoint import (
     list_checkpoints,
     load_parameters,
     naming_last_good,
     prune_checkpoints,
+    round_path,
     save_server_state,
+    sent_file,
 )
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
@@ -99,6 +100,7 @@ class Server:
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._honesty = Honesty(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
+        self._whole = sent_file(round_path(self.checkpoints, state.round))[1]
         while state.round < fl.rounds:
             self._phases = Phases()
             done = self._attempt(state)
@@ -139,37 +141,38 @@ class Server:
         with self._phase("wait", state.round + 1):
             alive = self.engine.alive(self.stop)
         self.stop.raise_if_asked(f"stopped after round {state.round}")
-        plan = self._open(state, alive)
+        plan, base = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
-            delivery = self._deliver(plan, state)
+            delivery = self._deliver(plan, base, state)
         with self._phase("aggregate", plan.round):
             return self._close(delivery)
 
-    def _open(self, state: ServerState, alive: Sequence[int]) -> RoundPlan:
+    def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
         layers = self._layers
         steps, spares = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers)
+        sent = sent if len(sent) < len(state.params) else None
+        ref = self._whole if sent is None else base_ref(received_of(state, sent))
+        base = Base(received_of(state), str(round_path(self.checkpoints, state.round)), ref)
         plan = open_round(
             state,
             run=self.run.name,
             steps=steps,
             rules=self._rules,
+            base_digest=ref.digest,
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
-            sent=sent if len(sent) < len(state.params) else None,
+            sent=sent,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
-            spares=spares,
         )
         fl = self.run.federation
-        if not (fl.validates_clients and _is_due(fl, state.round)):
-            return plan
-        asked = {c: replace(i, evaluate=True) for c, i in plan.instructions.items()}
-        return replace(plan, instructions=asked)
+        asked = plan.instructions
+        if fl.validates_clients and _is_due(fl, state.round):
+            asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
+        return replace(plan, instructions=asked, spares=spares), base
 
-    def _deliver(self, plan: RoundPlan, state: ServerState) -> Delivery:
+    def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
-        saved = self.checkpoints / f"round_{state.round:06d}.json"
-        base = Base(Broadcast(params=state.params, moments=state.moments), str(saved))
         delivery = Delivery(plan, state, self._rules)
         self._tell_training(delivery)
         arrivals = self.engine.run_round(plan, base, delivery.waiting, self.stop)
@@ -241,7 +244,7 @@ class Server:
             if state.round == fl.rounds or _is_due(fl, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
-        save_server_state(self.checkpoints, state, self.written())
+        self._save(state)
         prune_checkpoints(self.checkpoints, self.run.checkpoints_kept)
         self.committed()
 
@@ -278,8 +281,13 @@ class Server:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(fl, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
-        save_server_state(self.checkpoints, state, self.written())
+        self._save(state)
         return state
+
+    def _save(self, state: ServerState) -> None:
+        """Commit a state, whose base is hashed here for all who ask for it."""
+        self._whole = base_ref(received_of(state))
+        save_server_state(self.checkpoints, state, self.written(), self._whole)
 
 
 def redraw(

@@ -7,15 +7,15 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from photon.config.resolve import Run
 from photon.config.travel import travel_digest, travelling
-from photon.core.messages import Arrival, Base, Failure, RoundPlan, Update
+from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
 from photon.errors import RoundFailed
 from photon.machine.waiting import Waiting
+from photon.run.base import Base
 from photon.server.depot import Depot
 from photon.server.errand import Conversation, Errand, Outcome
 from photon.server.link import Link
@@ -131,7 +131,7 @@ class RemoteEngine:
     ) -> Generator[Arrival, None, None]:
         current = _OpenRound(plan, waiting)
         yield from self._take_late()
-        ticket = self.depot.publish(plan, base.sent, Path(base.path)).ticket
+        ticket = self.depot.publish(plan, base).ticket
         while (waiting or self._is_training(current)) and not should_stop():
             self._hand_out(current, ticket)
             self._tell_idle(current)

@@ -9,7 +9,6 @@ holds the payload, and needs memory only where it arrives, once.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any
 
 import msgpack
 
+from photon.container.hashing import HASH
 from photon.errors import PayloadError
 
 LENGTH = struct.Struct(">I")
@@ -39,8 +39,8 @@ class Buffers:
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all bytes."""
-        state = hashlib.sha256()
+        """Hash of all bytes."""
+        state = HASH()
         for part in self.parts:
             state.update(part)
         return state.digest()

@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, first_fault
 
-PROTOCOL = 4
+PROTOCOL = 5
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -231,4 +231,4 @@ def _unpack(data: Buffers, keys: set[str]) -> dict[str, Any]:
 
 
 def _signed(request: Buffers, body: Buffers) -> bytes:
-    return b"photon reply 2\0" + request.digest + body.digest
+    return b"photon reply 3\0" + request.digest + body.digest
