@@ -38,7 +38,7 @@ from photon.core.parts import parts_of
 from photon.core.round import Rules, close_round, open_round
 from photon.errors import PayloadError
 from photon.run.base import Base, base_ref, received_of
-from photon.run.checkpoint import save_server_state
+from photon.run.checkpoint import save_server_state, sent_file
 from photon.server.depot import Depot
 from photon.server.errand import Errand, Outcome
 from photon.wire.buffers import Buffers
@@ -63,7 +63,7 @@ def fuzz(count: int, seed: int) -> Counter[str]:
         depot = Depot(Path(folder) / "depot", InlineServer())
         saved = save_server_state(Path(folder) / "checkpoints", state)
         received = received_of(state)
-        depot.publish(plan, Base(received, str(saved), base_ref(received)))
+        depot.publish(plan, Base.at(sent_file(saved)[0], received, base_ref(received)))
         for _ in range(count):
             tensors, facts = parts_of(an_update(plan, 0))
             reply = {"updates": {0: {}}, "failed": {}}

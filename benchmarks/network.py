@@ -232,7 +232,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     taken, rules = [], Rules(quorum=2)
     for _ in range(PAIRS + 1):
         begun = time.perf_counter()
-        base = Base(received_of(state), str(saved), sent_file(saved)[1])
+        base = Base.at(sent_file(saved)[0], received_of(state), sent_file(saved)[1])
         plan = open_round(
             state, run="bench", steps={0: 1, 1: 1}, rules=rules, base_digest=base.ref.digest
         )

@@ -38,7 +38,7 @@ def plan():
 
 
 def base_of(saved: Path, ref: ContainerRef) -> Base:
-    return Base(received_of(STATE), str(saved), ref)
+    return Base.at(sent_file(saved)[0], received_of(STATE), ref)
 
 
 def bytes_of(ticket: dict[str, Any]) -> bytes:

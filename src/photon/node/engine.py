@@ -146,7 +146,7 @@ class WorkerPool(OneMachine):
                 give_up = time.monotonic() + self.machine.worker_timeout
                 self._ask_to_stop()
             if give_up == math.inf:
-                self._hand_out(waiting, attempts, plan, base.path)
+                self._hand_out(waiting, attempts, plan, str(base.file.result()))
             elif not self._busy():
                 return
             for client, reply in self._turns():

@@ -98,7 +98,7 @@ class HostedRun:
         path, received = self._mailbox.bring_base(request.base)
         done: list[Update] = []
         failed: dict[int, str] = {}
-        base, waiting = Base(received, str(path), ref), deque(plan.cohort)
+        base, waiting = Base.at(path, received, ref), deque(plan.cohort)
         try:
             for arrival in self.engine.run_round(plan, base, waiting, self._stop.is_set):
                 if isinstance(arrival, Failure):

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def save(
     parts: Mapping[str, tuple[Tree, Mapping[str, Any]]],
     facts: Mapping[str, Any],
     refs: Mapping[str, ContainerRef] | None = None,
+    there: Callable[[str, Path], object] = lambda part, file: None,
 ) -> Path:
     """Write an artifact durably, replacing one of the same name.
 
@@ -45,6 +46,7 @@ def save(
         parts: tensors and facts of each container; it becomes `<name>-<part>-....safetensors`.
         facts: JSON values.
         refs: what names those containers that have been hashed already.
+        there: called for each container that can be read; none of them is durable yet.
 
     Returns:
         Path of the manifest.
@@ -55,14 +57,15 @@ def save(
     path = folder / f"{name}.json"
     with _writing(path):
         folder.mkdir(parents=True, exist_ok=True)
-        known = refs or {}
-        files = {
-            part: _write_part(folder / f"{name}-{part}", *of, known.get(part))
-            for part, of in parts.items()
-        }
+        files: dict[str, dict[str, Any]] = {}
+        for part, of in parts.items():
+            files[part] = _write_part(folder / f"{name}-{part}", *of, (refs or {}).get(part))
+            there(part, folder / files[part]["file"])
+        for file in files.values():
+            _sync(folder / file["file"])
         manifest = {"format": FORMAT, "files": files, "facts": dict(facts)}
         _write_manifest(path, manifest | {"check": _check(manifest)})
-        _sync_folder(folder)
+        _sync(folder)
     _remove_files(folder, name, keep={file["file"] for file in files.values()})
     return path
 
@@ -84,7 +87,7 @@ def _write_part(
 ) -> dict[str, Any]:
     """Write a container under the name that it gets by its content; what a manifest says of it."""
     beside = path.with_name(path.name + ".tmp")
-    ref = write_container(beside, tensors, facts, durable=True, ref=ref)
+    ref = write_container(beside, tensors, facts, ref=ref)
     file = path.with_name(f"{path.name}-{ref.digest[:12]}.safetensors")
     os.replace(beside, file)
     return {"file": file.name, **ref.to_json(), "hashes": ref.hashes}
@@ -95,8 +98,9 @@ def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         file.write(json.dumps(manifest, indent=1).encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

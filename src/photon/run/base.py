@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 
 from photon.container.container import ContainerRef, container_ref
 from photon.core.messages import Broadcast, ServerState
@@ -12,15 +14,25 @@ from photon.core.parts import parts_of
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Attributes:
-    sent: what clients receive, or more than that.
-    path: of the file that has it for other processes of this machine.
-    ref: names the container of what they receive.
+    """What clients start from.
+
+    Attributes:
+        sent: what they receive, or more than that.
+        ref: names the container of what they receive.
+        file: the file that has `sent` for other processes of this machine, once it is written; a
+            container, perhaps not durable yet.
     """
 
     sent: Broadcast
-    path: str
     ref: ContainerRef
+    file: Future[Path]
+
+    @classmethod
+    def at(cls, file: Path, sent: Broadcast, ref: ContainerRef) -> Base:
+        """One whose file is there."""
+        there: Future[Path] = Future()
+        there.set_result(file)
+        return cls(sent, ref, there)
 
 
 def received_of(state: ServerState | Broadcast, names: Collection[str] | None = None) -> Broadcast:

@@ -42,12 +42,13 @@ def _save(
     state: ServerState | TrainState,
     beside: Mapping[str, Any],
     refs: Mapping[str, ContainerRef] | None = None,
+    there: Callable[[str, Path], object] = lambda part, file: None,
 ) -> Path:
     tensors, facts = parts_of(state)
     base = {n: value for n, value in tensors.items() if n.partition("/")[0] in KINDS[kind]}
     own = {n: value for n, value in tensors.items() if n not in base}
     parts = {BASE: (base, {}), OWN: (own, {})}
-    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside}, refs)
+    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside}, refs, there)
 
 
 def _load(path: Path, kind: str, of: type[S]) -> tuple[S, Mapping[str, Any]]:
@@ -75,16 +76,23 @@ def save_server_state(
     state: ServerState,
     record: Mapping[str, Any] | None = None,
     base: ContainerRef | None = None,
+    base_there: Callable[[Path], object] = lambda file: None,
 ) -> Path:
     """Commit a round: once this returns, it has happened.
 
     Args:
         record: the round's line of metrics.jsonl, which a crash may tear.
         base: of `run.base.base_ref`, so that the base is not hashed again.
+        base_there: takes the file of the base as soon as it can be read.
     """
+
+    def there(part: str, file: Path) -> None:
+        if part == BASE:
+            base_there(file)
+
     name = round_path(folder, state.round).stem
     beside = {"record": None if record is None else dict(record)}
-    return _save(folder, name, "server", state, beside, {BASE: base} if base else {})
+    return _save(folder, name, "server", state, beside, {BASE: base} if base else {}, there)
 
 
 def round_path(checkpoints: Path, round_number: int) -> Path:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from photon.config.schema import Bucket
@@ -20,6 +21,8 @@ LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json")
 NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
 """Folders that are no part of a run's state; those of trackers also change while they are sent."""
 CHUNK_BYTES = 64 << 20
+ATTEMPTS = 3
+"""At a copy while clients train, who replace what is theirs."""
 
 
 class Mirror:
@@ -48,19 +51,36 @@ class Mirror:
             )
 
     def _push(self) -> None:
+        for _ in range(ATTEMPTS):
+            with suppress(FileNotFoundError):
+                return self._push_once()
+        raise DataError(f"{self.folder}: files come and go faster than they are sent")
+
+    def _push_once(self) -> None:
         here = {path.relative_to(self.folder).as_posix(): path for path in _files(self.folder)}
         # Tensors before the manifests that name them.
         for name in sorted(here, key=lambda name: (name.endswith(".json"), name)):
             stat = here[name].stat()
             mark = (stat.st_mtime_ns, stat.st_size)
             if self._there.get(name) != mark:
-                self.remote.write(name, here[name])
+                self._send(name, here[name])
                 self._there[name] = mark
         sizes = {name: self._there[name][1] for name in here}
         self.remote.write(INDEX, json.dumps({"files": sizes}, indent=1).encode())
         for name in [name for name in self._there if name not in here]:
             self.remote.delete(name)
             del self._there[name]
+
+    def _send(self, name: str, path: Path) -> None:
+        """Raises:
+        FileNotFoundError: it is not here any more.
+        """
+        try:
+            self.remote.write(name, path)
+        except DataError:
+            if path.exists():
+                raise
+            raise FileNotFoundError(path) from None
 
 
 def fetch_run(folder: Path, config: Bucket, run: str) -> bool:

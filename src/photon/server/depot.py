@@ -14,7 +14,6 @@ from photon.core.messages import RoundPlan
 from photon.core.parts import parts_of
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
-from photon.run.checkpoint import sent_file
 from photon.wire.messages import Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
 
@@ -44,11 +43,11 @@ class Depot:
         """Make the base of a round available, and forget the last round's payloads.
 
         Args:
-            base: in a checkpoint, whose file is sent where clients receive all.
+            base: its file is sent where clients receive all of it.
         """
         self._forget()
         if plan.sent is None:
-            path, _ = sent_file(Path(base.path))
+            path = base.file.result()
         else:
             path = self.folder / f"base-{plan.round:06d}"
             write_container(path, *parts_of(received_of(base.sent, plan.sent)), ref=base.ref)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,18 @@ from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
-from photon.run.base import Base, base_ref, received_of
+from photon.run.base import Base
 from photon.run.checkpoint import (
     list_checkpoints,
     load_parameters,
     naming_last_good,
-    prune_checkpoints,
-    round_path,
-    save_server_state,
-    sent_file,
 )
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
 from photon.run.run_data import RunData
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
+from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record
@@ -70,7 +67,7 @@ class Server:
         track: takes a record of each round.
         stop: asked between steps and rounds.
         written: gives the line of metrics.jsonl that was written last, which the commit holds too.
-        committed: called after each commit.
+        committed: called after each commit, in another thread.
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
     """
 
@@ -100,13 +97,15 @@ class Server:
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._honesty = Honesty(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
-        self._whole = sent_file(round_path(self.checkpoints, state.round))[1]
-        while state.round < fl.rounds:
-            self._phases = Phases()
-            done = self._attempt(state)
-            if done is not None:
-                state = done[0]
-                self._commit(*done)
+        self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
+        with closing(self._commits):
+            while state.round < fl.rounds:
+                self._phases = Phases()
+                done = self._attempt(state)
+                if done is not None:
+                    state = done[0]
+                    self._commit(*done)
+            self._commits.settle()
         return state
 
     def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any]] | None:
@@ -144,6 +143,8 @@ class Server:
         plan, base = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
+        with self._phase("commit", plan.round - 1):
+            self._commits.settle()
         with self._phase("aggregate", plan.round):
             return self._close(delivery)
 
@@ -153,14 +154,13 @@ class Server:
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers)
         sent = sent if len(sent) < len(state.params) else None
-        ref = self._whole if sent is None else base_ref(received_of(state, sent))
-        base = Base(received_of(state), str(round_path(self.checkpoints, state.round)), ref)
+        base = self._commits.base(state, sent)
         plan = open_round(
             state,
             run=self.run.name,
             steps=steps,
             rules=self._rules,
-            base_digest=ref.digest,
+            base_digest=base.ref.digest,
             trained=layers.shared if len(layers.shared) < len(state.params) else None,
             sent=sent,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
@@ -175,7 +175,7 @@ class Server:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
         delivery = Delivery(plan, state, self._rules)
         self._tell_training(delivery)
-        arrivals = self.engine.run_round(plan, base, delivery.waiting, self.stop)
+        arrivals = self.engine.run_round(plan, base, delivery.waiting, self._must_stop)
         try:
             for arrival in arrivals:
                 if arrival is not None:
@@ -186,12 +186,18 @@ class Server:
             arrivals.close()
             self._missing = delivery.missing
         self.engine.cancel(oldest_taken(plan.round + 1, self._rules))
+        if self._commits.has_failed:
+            self._commits.settle()
         if len(delivery.arrived) < len(plan.members):
             self.stop.raise_if_asked(
                 f"stopped in round {plan.round}; {len(delivery.arrived)} of {len(plan.members)} "
                 "clients had finished and are kept"
             )
         return delivery
+
+    def _must_stop(self) -> bool:
+        """Asked between steps: there is no use in going on from a round that cannot be kept."""
+        return self.stop() or self._commits.has_failed
 
     def _take(self, delivery: Delivery, arrival: Update | Failure) -> None:
         """Note an arrival.
@@ -237,16 +243,14 @@ class Server:
         return after, report
 
     def _commit(self, state: ServerState, record: dict[str, Any]) -> None:
-        """Validate, track, save: once the state is on disk, the round has happened."""
+        """Validate, track, and save it behind the next round, which is not closed before."""
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
             fl = self.run.federation
             if state.round == fl.rounds or _is_due(fl, state.round):
                 result = self.validate(state)
         self.track({**record, "phase_seconds": self._phases.seconds, **result})
-        self._save(state)
-        prune_checkpoints(self.checkpoints, self.run.checkpoints_kept)
-        self.committed()
+        self._commits.add(state, self.written())
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed
@@ -281,13 +285,8 @@ class Server:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(fl, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
-        self._save(state)
+        self._commits.add(state, self.written())
         return state
-
-    def _save(self, state: ServerState) -> None:
-        """Commit a state, whose base is hashed here for all who ask for it."""
-        self._whole = base_ref(received_of(state))
-        save_server_state(self.checkpoints, state, self.written(), self._whole)
 
 
 def redraw(
