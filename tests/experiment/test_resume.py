@@ -395,11 +395,11 @@ def test_a_full_disk_keeps_the_last_round(data_root, tmp_path, uninterrupted, mo
     saved, soft_hard = [], resource.getrlimit(resource.RLIMIT_FSIZE)
     save = checkpoint.save_server_state
 
-    def save_until_full(folder, state, record=None):
+    def save_until_full(folder, state, *more):
         if state.round == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, soft_hard[1]))
         saved.append(state.round)
-        return save(folder, state, record)
+        return save(folder, state, *more)
 
     monkeypatch.setattr(server, "save_server_state", save_until_full)
     try:

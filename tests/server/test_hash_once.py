@@ -47,10 +47,9 @@ def test_a_round_hashes_its_base_for_the_commit_alone(smoke, hashed):
     hashed.clear()
     photon.resume(home, ["fl.n_rounds=2"])
     assert len(hashed) == 2
-    for number in (1, 2):
-        update = checkpoint.load_update(checkpoint.answer_path(home / "clients", 0, number))
-        base, _ = checkpoint.sent_file(checkpoint.round_path(home / "checkpoints", number - 1))
-        assert update.base_digest == plain_digest(base)
+    update = checkpoint.load_update(checkpoint.answer_path(home / "clients", 0, 2))
+    base, _ = checkpoint.sent_file(checkpoint.round_path(home / "checkpoints", 1))
+    assert update.base_digest == plain_digest(base)
 
 
 @pytest.mark.parametrize(("keys", "expected"), [([], 3 + 4), ([PART], 3 + 1 + 4)])
