@@ -52,11 +52,14 @@ class Codec(NamedTuple):
     of `leaf` have those names, shapes and types, and passed `fault`.
 
     `fault(leaf)` says what `read` cannot read in the values of the parts, or None.
+
+    `cast` is the type in which each element is sent for itself, of a codec that does nothing else.
     """
 
     encode: Callable[[Tensor, Tensor | None], tuple[Parts, Tensor | None]]
     read: Callable[[Leaf, int, int], Tensor]
     fault: Callable[[Leaf], str | None] = lambda leaf: None
+    cast: torch.dtype | None = None
 
 
 def _cast(dtype: torch.dtype) -> Codec:
@@ -64,6 +67,7 @@ def _cast(dtype: torch.dtype) -> Codec:
     return Codec(
         encode=lambda value, residual: ({"": value.to(dtype)}, None),
         read=lambda leaf, start, stop: leaf.parts[""].view(-1)[start:stop],
+        cast=dtype,
     )
 
 
