@@ -2,8 +2,9 @@
 
     python benchmarks/close.py [--parameters 125M] [--clients 8] [--pairs 5]
 
-`core.round.close_round` checks the updates, takes their norms and their mean, and makes the step of
-Nesterov's outer optimizer. The plain loop, with all cores, reads the updates once, and reads and
+Updates are examined as they come (`core.gate.examined`: form, norms), then `core.round.close_round`
+takes their mean and makes the step of Nesterov's outer optimizer in place; both count. The plain
+loop, with all cores, reads the updates once, and reads and
 writes parameters and momentum once, in place. They take turns. Then updates are closed in other
 orders of arrival, which must give the same bits. Bar: 1.5.
 """

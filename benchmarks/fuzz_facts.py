@@ -181,7 +181,8 @@ def judge(state: ServerState, plan: RoundPlan, outcome: Outcome) -> str:
         assert "fault of the server" not in reason, reason
     honest = [replace(an_update(plan, c), client=c) for c in (1, 2)]
     updates = [*outcome.updates.values(), *honest]
-    after, report = close_round(state, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=2))
+    own = replace(state, params={name: value.clone() for name, value in state.params.items()})
+    after, report = close_round(own, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=2))
     assert {1, 2} <= set(report.accepted)
     assert report.num_tokens <= len(report.accepted) * PER_STEP * STEPS
     assert report.num_steps == after.step == STEPS

@@ -129,15 +129,16 @@ def broken(how: str) -> Iterator[None]:
     """Break the server's mean on purpose."""
     from photon.core import round as rounds
 
-    mean = rounds.weighted_mean
+    step = rounds.outer_step
 
-    def wrong(trees, weights):
+    def wrong(state, gradients, weights, outer, by, last):
         if how == "first client only":
-            return mean(trees[:1], weights[:1])
+            weights = [weights[0], *(0.0 for _ in weights[1:])]
+            return step(state, gradients, weights, outer, by, last)
         factor = {"updates dropped": 0.0, "wrong sign": -1.0}[how]
-        return {name: value * factor for name, value in mean(trees, weights).items()}
+        return step(state, gradients, weights, outer, by * factor, last)
 
-    with mock.patch.object(rounds, "weighted_mean", wrong):
+    with mock.patch.object(rounds, "outer_step", wrong):
         yield
 
 

@@ -17,6 +17,7 @@ from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.core.tree import norm, num_bytes
 from photon.points import CODECS, find
+from states import copied
 
 PARAMS = {"w": torch.linspace(-1, 1, 35).view(7, 5), "b": torch.tensor([0.3, -0.2, 0.1])}
 
@@ -106,7 +107,7 @@ def test_what_does_not_fit_the_codec_is_refused(what, changes, reason):
     bad = {name: value for name, value in (sent() | changes).items() if value is not None}
     trees = {"pseudo-gradient": sent(), "m": sent(), what: bad}
     update = update_of(plan, 0, trees["pseudo-gradient"], {"m": trees["m"]})
-    found = refusal(update, plan, server, ())
+    found = refusal(update, plan, server)
     assert found is not None
     assert found.startswith(what)
     assert reason in found
@@ -115,7 +116,7 @@ def test_what_does_not_fit_the_codec_is_refused(what, changes, reason):
 def test_a_round_is_the_mean_of_what_was_sent():
     server, plan, rules = opened()
     updates = [update_of(plan, client, sent(client + 1)) for client in (0, 1)]
-    new, report = close_round(server, plan, updates, outer=sgd(lr=1.0), rules=rules)
+    new, report = close_round(copied(server), plan, updates, outer=sgd(lr=1.0), rules=rules)
     kept = decode(sent(), PARAMS, LARGEST)
     for name, value in PARAMS.items():
         torch.testing.assert_close(new.params[name], value - 1.5 * kept[name])
@@ -131,7 +132,7 @@ def test_what_the_way_down_loses_goes_down_in_the_next_round():
     for number in (1, 2):
         plan = replace(plan, round=number)
         update = update_of(plan, 0, PARAMS, {"m": PARAMS})
-        server, _ = close_round(server, plan, [update], outer=sgd(lr=0.0), rules=rules)
+        server, _ = close_round(copied(server), plan, [update], outer=sgd(lr=0.0), rules=rules)
         down = decode(server.moments["m"], PARAMS, LARGEST)
         arrived = {name: value + down[name] for name, value in arrived.items()}
     assert torch.count_nonzero(arrived["b"]) == 2, "the largest first, then the next"

@@ -14,6 +14,7 @@ from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.core.text import cleaned
+from states import copied
 
 PARAMS = {"w": torch.ones(4, 5), "b": torch.ones(5)}
 PER_STEP = 10
@@ -52,7 +53,8 @@ def update_of(plan, client_id: int, /, **changes) -> Update:
 
 
 def close(server, plan, updates, **rules):
-    return close_round(server, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=1, **rules))
+    rules = Rules(quorum=1, **rules)
+    return close_round(copied(server), plan, updates, outer=sgd(lr=1.0), rules=rules)
 
 
 def reason_for(server, plan, bad: Update, **rules) -> str:

@@ -16,8 +16,6 @@ from photon.core.codec import BF16, FP32, decode, encode
 from photon.core.cohort import choose_cohort
 from photon.core.diagnostics import (
     consensus_distance,
-    cosine,
-    cosine_to_step,
     data_parallel_bytes,
     noise_scale,
 )
@@ -27,6 +25,7 @@ from photon.core.round import Rules, close_round, open_round
 from photon.core.seeds import derive_seed
 from photon.core.tree import norm, num_bytes
 from photon.errors import RoundFailed
+from states import copied
 
 SHAPES = {"w": (7, 5), "b": (3,)}
 
@@ -64,7 +63,8 @@ def update_of(plan, client_id: int, /, **changes) -> Update:
 
 
 def close(server, plan, updates, quorum=1):
-    return close_round(server, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=quorum))
+    rules = Rules(quorum=quorum)
+    return close_round(copied(server), plan, updates, outer=sgd(lr=1.0), rules=rules)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
@@ -128,7 +128,7 @@ def test_moments_are_averaged_and_not_stepped():
     updates = [update_of(plan, c, moments=moments[c], num_tokens=50) for c in range(2)]
     outer = sgd(lr=0.5, momentum=0.9)
     server = replace(server, outer=outer.init(server.params))
-    new, _ = close_round(server, plan, updates, outer=outer, rules=Rules(quorum=2))
+    new, _ = close_round(copied(server), plan, updates, outer=outer, rules=Rules(quorum=2))
     for name in SHAPES:
         expected = sum(m["exp_avg"][name].float() for m in moments) / 2
         torch.testing.assert_close(new.moments["exp_avg"][name], expected)
@@ -194,17 +194,6 @@ def test_bytes_are_counted():
     assert data_parallel_bytes(100, 1, 3) == 0
 
 
-def test_norms_and_cosines_by_hand():
-    a, b = {"x": torch.tensor([3.0, 0.0])}, {"x": torch.tensor([4.0, 4.0])}
-    assert norm(a) == 3.0
-    assert cosine(a, b, norm(a), norm(b)) == pytest.approx(2**-0.5)
-    assert cosine(a, {"x": torch.zeros(2)}, norm(a), 0.0) == 0.0
-    assert cosine_to_step(
-        b, norm(b), {"x": torch.tensor([5.0, 1.0])}, {"x": torch.tensor([2.0, 1.0])}
-    ) == pytest.approx(2**-0.5)
-    assert cosine_to_step(b, norm(b), a, a) == 0.0
-
-
 def test_codec_is_exact_for_fp32_and_bounded_for_bf16():
     small = {"x": tree(5)["w"] * 1e-9}
     back = {codec: decode(encode(small, codec)[0], small, codec)["x"] for codec in (FP32, BF16)}
@@ -245,7 +234,9 @@ def late_round():
     server = state()
     plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="d")
     late = update_of(plan, 1, num_tokens=40)
-    server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
+    server, _ = close_round(
+        copied(server), plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules
+    )
     return server, late, rules
 
 
@@ -253,7 +244,7 @@ def test_a_late_update_weighs_less_and_counts_once():
     server, late, rules = late_round()
     plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d")
     fresh = update_of(plan, 0, num_tokens=40)
-    new, report = close_round(server, plan, [fresh, late], outer=sgd(lr=1.0), rules=rules)
+    new, report = close_round(copied(server), plan, [fresh, late], outer=sgd(lr=1.0), rules=rules)
     weight = 2**-0.5
     for name in SHAPES:
         a, b = (decode(u.gradient, server.params, BF16)[name].double() for u in (fresh, late))
@@ -263,7 +254,7 @@ def test_a_late_update_weighs_less_and_counts_once():
     assert new.last_accepted == {0: 2, 1: 1}, "its state is the one after round 1"
     plan = open_round(new, run="r", steps={0: 5}, rules=rules, base_digest="d")
     again, report = close_round(
-        new, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
+        copied(new), plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
     )
     assert "has been applied" in report.refused[1]
     assert again.last_accepted[1] == 1
@@ -273,10 +264,12 @@ def test_an_update_that_is_too_late_is_refused():
     server, late, rules = late_round()
     for _ in range(2):
         plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d")
-        server, _ = close_round(server, plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules)
+        server, _ = close_round(
+            copied(server), plan, [update_of(plan, 0)], outer=sgd(lr=1.0), rules=rules
+        )
     plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="d")
     _, report = close_round(
-        server, plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
+        copied(server), plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
     )
     assert "stale" in report.refused[1]
 
@@ -297,7 +290,7 @@ def test_a_scaled_pseudo_gradient_moves_so_much_further(scaling, factor):
     plan = plan_for(server)
     updates = [update_of(plan, client, num_tokens=1) for client in range(4)]
     rules = Rules(quorum=4, up=BF16, scaling=scaling)
-    new, report = close_round(server, plan, updates, outer=sgd(lr=1.0), rules=rules)
+    new, report = close_round(copied(server), plan, updates, outer=sgd(lr=1.0), rules=rules)
     moved = {n: server.params[n] - new.params[n] for n in SHAPES}
     assert norm(moved) == pytest.approx(factor * report.gradient_norm, rel=1e-5)
 
@@ -308,12 +301,14 @@ def test_an_update_of_some_parameters_moves_those_only():
     plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d", trained=("b",))
     update = update_of(plan, 0, gradient=encode({"b": tree(9)["b"]}, BF16)[0])
     outer = sgd(lr=1.0, momentum=0.9)
-    new, _ = close_round(server, plan, [update], outer=outer, rules=rules)
+    new, _ = close_round(copied(server), plan, [update], outer=outer, rules=rules)
     assert torch.equal(new.params["w"], server.params["w"])
     assert torch.equal(new.outer["momentum"]["w"], server.outer["momentum"]["w"])
     assert not torch.equal(new.params["b"], server.params["b"])
     assert list(new.params) == list(server.params)
-    _, report = close_round(server, plan, [update, update_of(plan, 0)], outer=outer, rules=rules)
+    _, report = close_round(
+        copied(server), plan, [update, update_of(plan, 0)], outer=outer, rules=rules
+    )
     assert report.accepted == (0,)
 
 
@@ -365,7 +360,7 @@ def test_spares_that_are_not_needed_leave_no_trace():
     for clients in permutations(range(4)):
         updates = [update_of(plan, client) for client in clients]
         after, report = close_round(
-            server, plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=1), asked=2
+            copied(server), plan, updates, outer=sgd(lr=1.0), rules=Rules(quorum=1), asked=2
         )
         assert (report.accepted, report.spare) == ((0, 3), (1, 2))
         assert replace(after, params={}) == replace(expected, params={})
@@ -385,7 +380,9 @@ def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
         large = {name: value * 100 for name, value in updates[3].gradient.items()}
         updates[3] = replace(updates[3], gradient=large)
     rules = Rules(quorum=1, up=BF16, max_norm_ratio=5.0)
-    _, report = close_round(server, plan, list(updates.values()), outer=sgd(lr=1.0), rules=rules)
+    _, report = close_round(
+        copied(server), plan, list(updates.values()), outer=sgd(lr=1.0), rules=rules
+    )
     assert report.accepted == (0, 2)
     assert report.spare == (1,)
     assert list(report.refused) == ([] if fault == "missing" else [3])

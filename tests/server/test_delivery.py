@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from photon.core.gate import Verdict
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
 from photon.core.policy import Rules
 from photon.server import delivery
@@ -28,7 +29,7 @@ def update(client: int, number: int = 3) -> Update:
 def unsound(monkeypatch) -> set[int]:
     """Clients whose update is to be refused for itself."""
     found: set[int] = set()
-    judge: Any = lambda one, *_: ("refused" if one.client in found else None, {})  # noqa: E731
+    judge: Any = lambda one, *_: Verdict("refused" if one.client in found else None, {})  # noqa: E731
     monkeypatch.setattr(delivery, "examined", judge)
     return found
 
@@ -63,6 +64,14 @@ def test_whoever_stands_in_is_asked_when_another_is_lost(unsound):
     assert not this.is_over([])
     this.take(update(1))
     assert this.is_over([])
+
+
+def test_verdicts_are_in_the_order_in_which_updates_came(unsound):
+    this = opened()
+    unsound.add(2)
+    for client in (2, 0, 3):
+        this.take(update(client))
+    assert [verdict.reason for verdict in this.verdicts] == ["refused", None, None]
 
 
 def test_over_the_network_all_are_asked_at_once():

@@ -53,7 +53,7 @@ class Codec(NamedTuple):
 
     `fault(leaf)` says what `read` cannot read in the values of the parts, or None.
 
-    `cast` is the type of a codec that sends the tensor itself in another type and nothing else.
+    `cast` is the type in which each element is sent for itself, of a codec that does nothing else.
     """
 
     encode: Callable[[Tensor, Tensor | None], tuple[Parts, Tensor | None]]

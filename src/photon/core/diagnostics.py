@@ -5,29 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from photon.core.tree import Readable, Tree, chunks, dot, norm
-
-
-def cosine(left: Readable, right: Readable, left_norm: float, right_norm: float) -> float:
-    """Cosine of the angle between two trees whose norms are known; 0 if one of them is zero."""
-    scale = left_norm * right_norm
-    return dot(left, right) / scale if scale > 0 else 0.0
-
-
-def cosine_to_step(gradient: Tree, gradient_norm: float, older: Tree, newer: Tree) -> float:
-    """Cosine of the angle between a gradient and the step older - newer, on its parameters; 0 if
-    one of them is zero. The step is made chunk by chunk, in float64.
-    """
-    product, square = 0.0, 0.0
-    for name, value in gradient.items():
-        parts = (chunks(tree[name]) for tree in (older, newer))
-        for g, before, after in zip(chunks(value), *parts, strict=True):
-            step = before.double() - after.double()
-            product += float(g.double().dot(step))
-            square += float(step.dot(step))
-    scale = gradient_norm * math.sqrt(square)
-    return product / scale if scale > 0 else 0.0
-
 
 def data_parallel_bytes(num_parameters: int, num_workers: int, num_steps: int) -> int:
     """Bytes that all workers together send in data-parallel training with bf16 gradients.
@@ -84,8 +61,3 @@ def noise_scale(
     if averages["square"] > 0:  # the debiasing factor 1 - beta^rounds cancels
         found["scale"] = averages["trace"] / averages["square"]
     return found
-
-
-def layer_norms(tree: Tree) -> dict[str, float]:
-    """Euclidean norm of each leaf by name."""
-    return {name: norm({name: value}) for name, value in tree.items()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,17 +21,24 @@ MOST_LOSS = 1e6
 """Nats per token; a training that diverges has a few thousands before its loss is no number."""
 
 
-def refusal(
-    update: Update, plan: RoundPlan, state: ServerState, taken: Collection[int]
-) -> str | None:
+class Verdict(NamedTuple):
+    """What is to be said of an update whatever the others are like.
+
+    Attributes:
+        reason: to refuse it, or None.
+        sizes: Euclidean norm of its pseudo-gradient and of each moment, by name.
+    """
+
+    reason: str | None
+    sizes: Mapping[str, float]
+
+
+def refusal(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
     """The reason to refuse an update for what it says or is made of, or None.
 
     Args:
         state: before the round; names and shapes are those of its parameters.
-        taken: clients whose update this round already has.
     """
-    if not set(update.clients).isdisjoint(taken):
-        return "duplicate"
     params = state.params if plan.trained is None else {n: state.params[n] for n in plan.trained}
     return (
         _origin_fault(update, plan, state)
@@ -108,18 +116,14 @@ def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dic
     return {name: leaves(tree, state.params, plan.up) for name, tree in sent.items()}
 
 
-def examined(
-    update: Update, plan: RoundPlan, state: ServerState, taken: Collection[int] = ()
-) -> tuple[str | None, dict[str, float]]:
-    """The reason to refuse an update whatever the others are like, or None; and the Euclidean norm
-    of its pseudo-gradient and of each moment, by name. The arguments are those of `refusal`.
-    """
-    if reason := refusal(update, plan, state, taken):
-        return reason, {}
+def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
+    """Judge an update for itself; the arguments are those of `refusal`."""
+    if reason := refusal(update, plan, state):
+        return Verdict(reason, {})
     trees = opened(update, plan, state)
-    # float64 holds the square of every number that travels: only a NaN or an infinity gives one.
+    # The squares are summed in a type that holds them: only a NaN or an infinity gives one.
     sizes = {name: norm(tree) for name, tree in trees.items()}
-    return _size_fault(trees, sizes, plan.bounds), sizes
+    return Verdict(_size_fault(trees, sizes, plan.bounds), sizes)
 
 
 def _size_fault(

@@ -140,6 +140,8 @@ class ClientState:
 class ServerState:
     """Everything a run needs to go on: a committed round is this value and nothing else.
 
+    `core.round.close_round` writes over the tensors of one to make the next.
+
     Attributes:
         round: rounds closed.
         step: local steps of the run done.
@@ -262,7 +264,11 @@ class RoundReport:
         client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
         late: client -> rounds that its update was late.
-        gradient: the mean pseudo-gradient; empty if the round was skipped.
+        parameter_norm: norm of the parameters afterwards.
+        outer_norms: norm of each tree of the outer state afterwards.
+        gradient_layer_norms, parameter_layer_norms: both by parameter.
+        cosine_to_last_step: of the angle between the mean pseudo-gradient and the last round's
+            step; None if that is not known.
         consensus_distance: root mean square distance of the clients' parameters from their mean.
     """
 
@@ -280,6 +286,10 @@ class RoundReport:
     client_metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     state_lost: tuple[int, ...] = ()
     late: Mapping[int, int] = field(default_factory=dict)
-    gradient: Tree = field(default_factory=dict)
+    parameter_norm: float = 0.0
+    outer_norms: Mapping[str, float] = field(default_factory=dict)
+    gradient_layer_norms: Mapping[str, float] = field(default_factory=dict)
+    parameter_layer_norms: Mapping[str, float] = field(default_factory=dict)
+    cosine_to_last_step: float | None = None
     consensus_distance: float = 0.0
     spare: tuple[int, ...] = ()

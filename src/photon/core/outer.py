@@ -1,8 +1,11 @@
 """Outer optimizers: what the server does with the mean pseudo-gradient.
 
-An `OuterOptimizer` is two pure functions. `init(params)` gives the state; `step(params, gradient,
+An `OuterOptimizer` is two functions. `init(params)` gives the state; `step(params, gradient,
 state)` gives new parameters and new state. The pseudo-gradient is global - local and is used
 exactly like a gradient, so a positive entry lowers its parameter.
+
+A step owns its arguments: it may write into them and give them back. Those here do, since what
+they are given is all there is of it in memory.
 
 A function that gives one is named in `photon.points`, or by a configuration as its own.
 """
@@ -10,7 +13,7 @@ A function that gives one is named in `photon.points`, or by a configuration as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -24,8 +27,15 @@ OuterState = dict[str, dict[str, Tensor]]
 
 
 class OuterOptimizer(NamedTuple):
+    """Attributes:
+    elementwise: whether what a step makes of an element depends on no other one; it is then called
+        for a few elements of one parameter at a time, on several threads at once. Else it gets
+        whole trees.
+    """
+
     init: Callable[[Tree], OuterState]
-    step: Callable[[Tree, Tree, OuterState], tuple[dict[str, Tensor], OuterState]]
+    step: Callable[[Tree, Tree, OuterState], tuple[Mapping[str, Tensor], OuterState]]
+    elementwise: bool = False
 
 
 def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOptimizer:
@@ -41,16 +51,15 @@ def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOpt
         return {"momentum": zeros_like(params)} if momentum else {}
 
     def step(params: Tree, gradient: Tree, state: OuterState):
-        if not momentum:
-            return {n: p.add(gradient[n], alpha=-lr) for n, p in params.items()}, state
-        new_params, velocity = {}, {}
         for name, value in params.items():
-            v = state["momentum"][name].mul(momentum).add_(gradient[name])
-            direction = gradient[name].add(v, alpha=momentum) if nesterov else v
-            new_params[name], velocity[name] = value.add(direction, alpha=-lr), v
-        return new_params, {"momentum": velocity}
+            g = gradient[name]
+            if momentum:
+                v = state["momentum"][name].mul_(momentum).add_(g)
+                g = g.add_(v, alpha=momentum) if nesterov else v
+            value.add_(g, alpha=-lr)
+        return params, state
 
-    return OuterOptimizer(init, step)
+    return OuterOptimizer(init, step, elementwise=True)
 
 
 def adaptive(
@@ -75,24 +84,23 @@ def adaptive(
         return {"momentum": zeros_like(params), "second": second}
 
     def step(params: Tree, gradient: Tree, state: OuterState):
-        new_params, first, second = {}, {}, {}
         for name, value in params.items():
             g = gradient[name]
-            m = state["momentum"][name].mul(beta_1).add_(g, alpha=1 - beta_1)
-            v = _second_moment(rule, state["second"][name], g * g, beta_2)
-            new_params[name] = value.addcdiv(m, v.sqrt().add_(tau), value=-eta)
-            first[name], second[name] = m, v
-        return new_params, {"momentum": first, "second": second}
+            m = state["momentum"][name].mul_(beta_1).add_(g, alpha=1 - beta_1)
+            v = _second_moment(rule, state["second"][name], g.mul_(g), beta_2)
+            value.addcdiv_(m, v.sqrt().add_(tau), value=-eta)
+        return params, state
 
-    return OuterOptimizer(init, step)
+    return OuterOptimizer(init, step, elementwise=True)
 
 
 def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tensor:
+    """The new v, in place of the old one."""
     if rule == "adagrad":
-        return v + square
+        return v.add_(square)
     if rule == "adam":
-        return v.mul(beta_2).add_(square, alpha=1 - beta_2)
-    return v.sub(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
+        return v.mul_(beta_2).add_(square, alpha=1 - beta_2)
+    return v.sub_(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
 
 
 def fedavgm(*, lr: float, server_momentum: float) -> OuterOptimizer:

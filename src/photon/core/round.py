@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import sqrt
 from typing import Any
 
-from photon.core.aggregate import weighted_mean
-from photon.core.codec import Codec, encode
-from photon.core.diagnostics import consensus_distance, cosine
-from photon.core.gate import GRADIENT, NORMS_KEPT, examined, opened, outliers
+from photon.core.aggregate import encoded_mean
+from photon.core.codec import Codec
+from photon.core.diagnostics import consensus_distance
+from photon.core.gate import GRADIENT, NORMS_KEPT, Verdict, examined, opened, outliers
 from photon.core.messages import (
     Bounds,
     Broadcast,
@@ -27,8 +28,9 @@ from photon.core.messages import (
 )
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
+from photon.core.step import Step, outer_step
 from photon.core.text import cleaned
-from photon.core.tree import Readable, Tree, norm, num_bytes
+from photon.core.tree import Readable, Tree, norm, num_bytes, squares
 from photon.errors import RoundFailed
 
 
@@ -89,19 +91,27 @@ def close_round(
     outer: OuterOptimizer,
     rules: Rules,
     asked: int | None = None,
+    verdicts: Sequence[Verdict] | None = None,
+    last: Tree | None = None,
 ) -> tuple[ServerState, RoundReport]:
-    """Turn the updates of a round into the next state.
+    """Turn the updates of a round into the next state, in the memory of the one before.
 
     Updates may arrive in any order: they are reduced in the order of their clients, so the bits are
     the same. Of more than the cohort has members, `core.policy.counted` says whose count.
 
     Args:
+        state: before the round; its tensors are written over as soon as nothing can be refused any
+            more, unless `outer` is not elementwise.
         asked: how many clients were sent the parameters; None: the whole cohort.
+        verdicts: what `core.gate.examined` says of each update; None: it is asked here.
+        last: parameters before the round before, for the cosine to its step.
 
     Raises:
-        RoundFailed: fewer than the quorum of updates were accepted; each refusal is named.
+        RoundFailed: fewer than the quorum of updates were accepted; each refusal is named. The
+            state is as it was.
     """
-    taken, refused, norms = check(state, plan, updates, rules.max_norm_ratio)
+    verdicts = verdicts or [examined(update, plan, state) for update in updates]
+    taken, refused, norms = check(state, plan, updates, verdicts, rules.max_norm_ratio)
     count = sum(len(update.clients) for update in taken)
     if count < rules.quorum:
         reasons = "; ".join(f"client {client}: {why}" for client, why in refused.items())
@@ -111,20 +121,23 @@ def close_round(
         )
     weights = [weight(update, plan, rules) for update in taken]
     trees = [opened(update, plan, state) for update in taken]
-    gradient = weighted_mean([tree[GRADIENT] for tree in trees], weights)
-    moments, residual = _mean_moments(trees, weights, state.residual, rules.down)
+    gradients = [tree[GRADIENT] for tree in trees]
+    step = outer_step(state, gradients, weights, outer, scale(count, rules), last)
+    moments, residual = _mean_moments(trees, weights, state, rules.down)
     came = {update.client for update in updates if update.round == plan.round}
     report = replace(
         _report(plan, taken),
         refused=refused,
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
         bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
-        gradient=gradient,
-        **_agreement(gradient, [tree[GRADIENT] for tree in trees], weights, norms),
+        **_agreement(step, weights, norms),
+        **_sizes(step),
     )
     takes_late = rules.staleness_exponent is not None
     new_state = replace(
-        _stepped(state, gradient, outer, scale(count, rules)),
+        state,
+        params=step.params,
+        outer=step.outer,
         moments=moments,
         residual=residual,
         round=plan.round,
@@ -143,31 +156,17 @@ def close_round(
 def _mean_moments(
     trees: Sequence[Mapping[str, Readable]],
     weights: Sequence[float],
-    before: Moments,
+    state: ServerState,
     codec: Codec,
 ) -> tuple[Moments, Moments]:
     """The means of the moments as they are sent, and what the codec has lost of each."""
     moments: dict[str, Tree] = {}
     residual: dict[str, Tree] = {}
     for name in [name for name in trees[0] if name != GRADIENT]:
-        moments[name], residual[name] = encode(  # a mean has no name: it goes before the next comes
-            weighted_mean([tree[name] for tree in trees], weights), codec, before.get(name)
-        )
+        own, lost = state.moments.get(name, {}), state.residual.get(name, {})
+        rows = [tree[name] for tree in trees]
+        moments[name], residual[name] = encoded_mean(rows, weights, codec, own, lost)
     return moments, {name: tree for name, tree in residual.items() if tree}
-
-
-def _stepped(state: ServerState, gradient: Tree, outer: OuterOptimizer, by: float) -> ServerState:
-    """The outer step with `by` times the gradient, on its parameters; the others stay."""
-    own = {name: state.params[name] for name in gradient}
-    moments = {key: {n: tree[n] for n in gradient} for key, tree in state.outer.items()}
-    scaled = gradient if by == 1.0 else {n: value * by for n, value in gradient.items()}
-    stepped, moments = outer.step(own, scaled, moments)
-    params = {name: stepped.get(name, value) for name, value in state.params.items()}
-    kept = {
-        key: {n: moments[key].get(n, value) for n, value in tree.items()}
-        for key, tree in state.outer.items()
-    }
-    return replace(state, params=params, outer=kept)
 
 
 def _remembered(
@@ -188,12 +187,22 @@ def _speeds(taken: Sequence[Update]) -> dict[int, float]:
 
 def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
     """A round without a quorum that is given up: its number passes, the parameters stay."""
-    report = RoundReport(round=state.round + 1)
+    found = squares(state.params)
+    report = RoundReport(
+        round=state.round + 1,
+        parameter_norm=sqrt(sum(found.values())),
+        parameter_layer_norms={name: sqrt(square) for name, square in found.items()},
+        outer_norms={key: norm(tree) for key, tree in state.outer.items()},
+    )
     return replace(state, round=report.round), report
 
 
 def check(
-    state: ServerState, plan: RoundPlan, updates: Sequence[Update], max_norm_ratio: float | None
+    state: ServerState,
+    plan: RoundPlan,
+    updates: Sequence[Update],
+    verdicts: Sequence[Verdict],
+    max_norm_ratio: float | None,
 ) -> tuple[list[Update], dict[int, str], dict[int, float]]:
     """Split updates into the accepted, by client, and the refused with their reasons.
 
@@ -202,10 +211,11 @@ def check(
     """
     taken: dict[int, Update] = {}
     refused: dict[int, str] = {}
-    sizes: dict[int, dict[str, float]] = {}
-    for update in updates:
+    sizes: dict[int, Mapping[str, float]] = {}
+    for update, (reason, own) in zip(updates, verdicts, strict=True):
         here = {client for other in taken.values() for client in other.clients}
-        reason, own = examined(update, plan, state, here)
+        if not here.isdisjoint(update.clients):
+            reason = "duplicate"
         if reason is None:
             taken[update.client], sizes[update.client] = update, own
         elif update.client not in here:
@@ -244,21 +254,30 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
     )
 
 
-def _agreement(
-    mean: Tree, gradients: Sequence[Readable], weights: Sequence[float], norms: Mapping[int, float]
-) -> dict[str, Any]:
+def _agreement(step: Step, weights: Sequence[float], norms: Mapping[int, float]) -> dict[str, Any]:
     """How the pseudo-gradients lie to each other: those fields of the report.
 
     Args:
-        norms: of `gradients`, by client and in their order.
+        norms: of them, by client and in their order.
     """
-    length = norm(mean)
+    length = sqrt(sum(step.gradient.values()))
     return {
         "gradient_norm": length,
         "client_norms": norms,
         "client_cosines": {
-            client: cosine(gradient, mean, own, length)
-            for (client, own), gradient in zip(norms.items(), gradients, strict=True)
+            client: product / (own * length) if own * length > 0 else 0.0
+            for (client, own), product in zip(norms.items(), step.products, strict=True)
         },
         "consensus_distance": consensus_distance(list(norms.values()), weights, length),
+        "cosine_to_last_step": step.cosine,
+    }
+
+
+def _sizes(step: Step) -> dict[str, Any]:
+    """The norms in a report."""
+    return {
+        "parameter_norm": sqrt(sum(step.parameters.values())),
+        "outer_norms": {key: sqrt(square) for key, square in step.moments.items()},
+        "gradient_layer_norms": {name: sqrt(square) for name, square in step.gradient.items()},
+        "parameter_layer_norms": {name: sqrt(square) for name, square in step.parameters.items()},
     }

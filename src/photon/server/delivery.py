@@ -5,16 +5,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import torch
+
 from photon.core import policy
-from photon.core.gate import examined
+from photon.core.gate import Verdict, examined
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
+
+
+def _judge() -> ThreadPoolExecutor:
+    """One thread beside the one that drives the device, with the cores which that one has."""
+    cores = torch.get_num_threads()
+    return ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(cores,))
 
 
 @dataclass(slots=True)
 class Delivery:
     """What is known of a round while clients train.
+
+    Updates are examined while the next ones are made.
 
     Attributes:
         state: before the round.
@@ -36,6 +47,8 @@ class Delivery:
     failed: dict[int, str] = field(default_factory=dict)
     begun: float = field(default_factory=time.time)
     _begun: float = field(default_factory=time.monotonic)
+    _verdicts: list[Future[Verdict]] = field(default_factory=list)
+    _judge: ThreadPoolExecutor = field(default_factory=_judge)
 
     def __post_init__(self) -> None:
         self._ask()
@@ -45,11 +58,18 @@ class Delivery:
         if isinstance(arrival, Failure):
             self.failed[arrival.client] = arrival.reason
         else:
+            verdict = self._judge.submit(examined, arrival, self.plan, self.state)
             self.updates.append(arrival)
+            self._verdicts.append(verdict)
             if arrival.round not in self.plan.bases:  # or else it is late for that one
-                is_sound = not self.plan.spares or not examined(arrival, self.plan, self.state)[0]
+                is_sound = not self.plan.spares or verdict.result().reason is None
                 self.arrived |= dict.fromkeys(arrival.clients, is_sound)
         self._ask()
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What is to be said of each update for itself."""
+        return [verdict.result() for verdict in self._verdicts]
 
     def is_over(self, durations: Sequence[float]) -> bool:
         waited = time.monotonic() - self._begun

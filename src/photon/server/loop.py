@@ -129,9 +129,8 @@ class Server:
             after, report = skipped
         seconds = self._phases.total()
         after = replace(after, train_seconds=state.train_seconds + seconds)
-        last = _previous_parameters(self.checkpoints)
         return after, round_record(
-            self.run.federation, state, after, report, last, self._missing, seconds
+            self.run.federation, state, after, report, self._missing, seconds
         )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -231,7 +230,8 @@ class Server:
         try:
             after, report = close_round(
                 state, plan, delivery.updates, outer=outer_of(fl, plan.round),
-                rules=self._rules, asked=len(delivery.asked),
+                rules=self._rules, asked=len(delivery.asked), verdicts=delivery.verdicts,
+                last=_previous_parameters(self.checkpoints),
             )  # fmt: skip
         except RoundFailed as error:
             missing = "".join(f"; client {c}: {why}" for c, why in self._missing.items())

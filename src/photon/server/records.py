@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from photon.config.federation import Federation
-from photon.core.diagnostics import cosine_to_step, data_parallel_bytes, layer_norms
+from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
-from photon.core.tree import Tree, norm, num_elements
+from photon.core.tree import num_elements
 from photon.evaluation.loss import LossReport, perplexity
 
 TRAINING = ("wait", "train", "aggregate")
@@ -42,7 +42,6 @@ def round_record(
     before: ServerState,
     state: ServerState,
     report: RoundReport,
-    last: Tree | None,
     missing: Mapping[int, str],
     seconds: float,
 ) -> dict[str, Any]:
@@ -50,7 +49,6 @@ def round_record(
 
     Args:
         before, state: around the round.
-        last: parameters before the round before, if they are known.
         missing: client -> why it has no update.
         seconds: of the round, in training.
     """
@@ -67,7 +65,7 @@ def round_record(
         "bytes_up": report.bytes_up,
         "bytes_down": report.bytes_down,
         "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
-        **_norms(fl, before, state, report, last),
+        **_norms(fl, report),
         "client_norms": _by_client(report.client_norms),
         "client_cosines": _by_client(report.client_cosines),
         "client_metrics": _by_client({c: dict(m) for c, m in report.client_metrics.items()}),
@@ -86,27 +84,18 @@ def round_record(
     return record
 
 
-def _norms(
-    fl: Federation,
-    before: ServerState,
-    state: ServerState,
-    report: RoundReport,
-    last: Tree | None,
-) -> dict[str, Any]:
-    gradient = report.gradient
+def _norms(fl: Federation, report: RoundReport) -> dict[str, Any]:
     found: dict[str, Any] = {
         "gradient_norm": report.gradient_norm,
-        "parameter_norm": norm(state.params),
+        "parameter_norm": report.parameter_norm,
         "consensus_distance": report.consensus_distance,
-        **{f"outer_{name}_norm": norm(tree) for name, tree in state.outer.items()},
+        **{f"outer_{name}_norm": size for name, size in report.outer_norms.items()},
     }
-    if last is not None and gradient:
-        found["cosine_to_last_step"] = cosine_to_step(
-            gradient, report.gradient_norm, last, before.params
-        )
+    if report.cosine_to_last_step is not None:
+        found["cosine_to_last_step"] = report.cosine_to_last_step
     if fl.layer_norms:
-        found["gradient_layer_norms"] = layer_norms(gradient)
-        found["parameter_layer_norms"] = layer_norms(state.params)
+        found["gradient_layer_norms"] = dict(report.gradient_layer_norms)
+        found["parameter_layer_norms"] = dict(report.parameter_layer_norms)
     return found
 
 

@@ -148,7 +148,11 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
     sizes = _Sizes(inner, federation)
     moments = sizes.sent_moments + sizes.lost_moments
     host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + moments}
-    following = {"mean": sizes.shared, "next state": sizes.shared * (1 + outer) + moments}
+    following = {}
+    if codec_of(federation).cast is None:
+        following["next moments"] = moments
+    if federation.has_own_strategy:  # it may want whole trees
+        following |= {"mean": sizes.shared, "next state": sizes.shared * (1 + outer)}
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
 
 
