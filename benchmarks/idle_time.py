@@ -37,6 +37,7 @@ PARTS = {
     "photon.server.loop:Server._attempt": "record",
     "photon.evaluation.loss:held_out_loss": "validate",
     "photon.server.loop:Server._commit": "commit",
+    "photon.server.commits:Commits.settle": "commit",
 }
 """Function -> what its time counts as; the innermost that is on the stack decides."""
 NAMES = ["open", "load", "encode", "write", "aggregate", "record", "validate", "commit", WAIT]

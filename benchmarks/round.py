@@ -5,8 +5,8 @@
 
 Real rounds of `photon.server.loop.Server` with the local engine, durable, on this machine's CPU;
 only the trainer is replaced, by one that takes so many seconds a client and leaves the processor
-alone. The ways take turns, each run in a process of its own. The first round is not counted, and
-nothing is validated. Memory is anonymous (what the kernel cannot take back), beyond the server's
+alone. The ways take turns, each run in a process of its own. A round lasts from the record before
+to its own, the commit before within it; the first one is not counted, and nothing is validated. Memory is anonymous (what the kernel cannot take back), beyond the server's
 parameters and what stands for the device's memory, in payloads: bytes of one update.
 """
 
@@ -140,24 +140,25 @@ def measure(case: Case, home: Path, data: Path) -> Figures:
     with RunFolder.create(home / "run", plain, FEDERATED, tokenizer, {}) as folder:
         return_freed_memory()
         with Watch() as watch, stand_in.standing_in(case.seconds, watch), _workers(case, home):
-            commits, sizes, result = _serve(WAYS[case.way], folder, run)
+            ends, sizes, result = _serve(WAYS[case.way], folder, run)
         workers = [Profile.load(path) for path in sorted((home / "profiles").glob("*.json"))]
-    return _figures(case, watch.profile, workers, commits, sizes, result)
+    return _figures(case, watch.profile, workers, ends, sizes, result)
 
 
 def _serve(
     way: Callable[[RunFolder, Run], Engine], folder: RunFolder, run: Run
 ) -> tuple[list[float], tuple[int, int, int], str]:
-    """When each round was committed; elements and bytes of the parameters, bytes of an update; the
+    """When each round's record was there; elements and bytes of the parameters, bytes of an update; the
     digest of the last parameters.
     """
-    commits: list[float] = []
+    ends: list[float] = []
     records: list[dict] = []
     lines = JsonlTracker(folder.metrics, "round", 0)
 
     def track(record) -> None:
         records.append(record)
         lines(record)
+        ends.append(time.monotonic())
 
     with closing(way(folder, run)) as engine:
         states = [
@@ -174,12 +175,11 @@ def _serve(
             track=track,
             stop=StopRequest(),
             written=lambda: lines.last,
-            committed=lambda: commits.append(time.monotonic()),
         )
         state = server.serve(states.pop())
     update = records[-1]["bytes_up"] // len(records[-1]["accepted"])
     sizes = num_elements(state.params), num_bytes(state.params), update
-    return commits, sizes, digest(state.params)
+    return ends, sizes, digest(state.params)
 
 
 @contextmanager
@@ -202,11 +202,11 @@ def _figures(
     case: Case,
     server: Profile,
     workers: list[Profile],
-    commits: list[float],
+    ends: list[float],
     sizes: tuple[int, int, int],
     result: str,
 ) -> Figures:
-    begin, end = commits[0], commits[-1]
+    begin, end = ends[0], ends[-1]
     elements, params, payload = sizes
     trainers, apart = (workers, server) if workers else ([server], None)
     idle = sum(one.idle_seconds(begin, end) for one in trainers)
