@@ -24,6 +24,7 @@ from round import count, shape
 from photon.config import load_config
 from photon.container.container import digest
 from photon.core.codec import BF16
+from photon.core.gate import Verdict, examined
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import OuterOptimizer, nesterov
 from photon.core.policy import Rules
@@ -66,7 +67,11 @@ class Round:
         )  # fmt: skip
 
     def close(self, updates: Sequence[Update]) -> ServerState:
+        """Examine the updates and close; the state goes on from where the last close left it."""
         return close_round(self.state, self.plan, updates, outer=OUTER, rules=self.rules)[0]
+
+    def examine(self) -> list[Verdict]:
+        return [examined(update, self.plan, self.state) for update in self.updates]
 
     def plain(self) -> None:
         """Read all and write what a close writes; the values stay."""
@@ -94,14 +99,25 @@ def _read(value: torch.Tensor) -> None:
 
 
 def digests(opened: Round) -> dict[str, str]:
-    """Order of arrival -> digest of the next parameters and outer state."""
+    """Order of arrival -> digest of the next parameters and outer state, all from the same."""
     shuffled = random.Random(1).sample(opened.updates, len(opened.updates))
     orders = {"ascending": opened.updates, "descending": opened.updates[::-1], "shuffled": shuffled}
+    trees = (opened.state.params, opened.state.outer["momentum"])
+    before = [flattened(tree) for tree in trees]
     found = {}
     for name, updates in orders.items():
+        for tree, values in zip(trees, before, strict=True):
+            restore(tree, values)
         state = opened.close(updates)
         found[name] = digest({**state.params, "momentum/": flattened(state.outer["momentum"])})
     return found
+
+
+def restore(tree: Tree, values: torch.Tensor) -> None:
+    """Write the values that `flattened` gave back into a tree."""
+    parts = values.split([value.numel() for value in tree.values()])
+    for value, part in zip(tree.values(), parts, strict=True):
+        value.view(-1).copy_(part)
 
 
 def flattened(tree: Tree) -> torch.Tensor:
@@ -120,11 +136,12 @@ def main() -> None:
     turns = []
     for _ in range(arguments.pairs):
         ours = seconds(lambda: opened.close(opened.updates))
-        turns.append((ours, seconds(opened.plain)))
-    ratios = [ours / plain for ours, plain in turns]
+        turns.append((ours, seconds(opened.plain), seconds(opened.examine)))
+    ratios = [ours / plain for ours, plain, _ in turns]
     size = num_elements(opened.state.params)
-    ours, plain = (statistics.median(times) for times in zip(*turns, strict=True))
+    ours, plain, judging = (statistics.median(times) for times in zip(*turns, strict=True))
     print(f"close of {arguments.clients} x {size / 1e6:.1f}M bf16: {ours:.2f} s")
+    print(f"of which {judging:.2f} s go while other clients train: updates are examined on arrival")
     print(f"{opened.num_bytes / 1e9:.2f} GB read and written once: {plain:.2f} s")
     print(f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     found = digests(opened)

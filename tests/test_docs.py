@@ -17,7 +17,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_round_in_the_readme_is_the_real_code():
     code = (ROOT / "src/photon/core/round.py").read_text()
-    shown = next(block for block in blocks("python") if "weighted_mean" in block)
+    shown = next(block for block in blocks("python") if "outer_step" in block)
     for line in shown.strip().splitlines():
         assert line.split("  #")[0].strip(" .") in code
 
