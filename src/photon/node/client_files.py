@@ -42,6 +42,7 @@ class ClientFiles:
     def settle(self, client: int) -> None:
         """Wait for what is still being written of a client; errors have been told."""
         if client in self._writing:
+            self.behind.go()
             self._writing[client].exception()
         self._writing = {c: future for c, future in self._writing.items() if not future.done()}
 

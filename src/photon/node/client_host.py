@@ -95,12 +95,17 @@ class ClientHost:
             params = {**self._first, **params, **before.layers}
             resumed = self.files.opened(instruction)
             self.trainer.load(resumed or self._begin(instruction, before, params, moments))
+        self.files.behind.go()
         if following is not None:
             self.files.read_ahead(following)
         metrics = {} if resumed else self._score_own(instruction, "val_loss", spent)
         metrics |= self._run_segments(instruction, should_stop, spent)
         metrics |= self._score_own(instruction, "trained_val_loss", spent)
         return self._finish(instruction, params, before, lost, metrics, spent)
+
+    def rest(self) -> None:
+        """Nobody is trained next."""
+        self.files.behind.go()
 
     def close(self) -> None:
         """Wait until everything is written."""
@@ -173,16 +178,18 @@ class ClientHost:
         spent: Spent,
     ) -> Future[Path]:
         """Keep the update and the client's new state together: both have happened, or neither."""
+        behind = self.files.behind
         with spent.on("write"):
-            self.files.behind.enter()
+            behind.enter()
+        behind.hold()
         try:
             with spent.on("encode"):
                 out = self._leave(params, before)
         except BaseException:
-            self.files.behind.leave()
+            behind.leave()
             raise
         if not self.trainer.world.is_first:
-            self.files.behind.leave()
+            behind.leave()
             return _done(self.files.home(instruction.client))
         update = self._update(instruction, out, lost, {**metrics, **spent.metrics})
         state = self._state_after(instruction, out)

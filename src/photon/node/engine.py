@@ -92,6 +92,8 @@ class InProcess(OneMachine):
                     is_stopped = True
                 except Exception as error:
                     yield _failed(client, error)
+            if is_stopped or not waiting:
+                self.host.rest()
             while writing and (is_stopped or not waiting or writing[0][1].done()):
                 yield _arrived(*writing.popleft())
 
