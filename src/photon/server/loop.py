@@ -46,7 +46,7 @@ from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
-from photon.server.records import Phases, round_record
+from photon.server.records import Phases, round_record, time_record
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codec_of, update_codec
 
@@ -101,8 +101,9 @@ class Server:
         self._honesty = Honesty(fl, inner, self._layers)
         self._rules = rules_of(fl, self.engine.can_be_late)
         self._whole = sent_file(round_path(self.checkpoints, state.round))[1]
+        self._phases = Phases()
         while state.round < fl.rounds:
-            self._phases = Phases()
+            self._phases = self._phases.of_next_attempt()
             done = self._attempt(state)
             if done is not None:
                 state = done[0]
@@ -243,10 +244,13 @@ class Server:
             fl = self.run.federation
             if state.round == fl.rounds or _is_due(fl, state.round):
                 result = self.validate(state)
-        self.track({**record, "phase_seconds": self._phases.seconds, **result})
-        self._save(state)
-        prune_checkpoints(self.checkpoints, self.run.checkpoints_kept)
-        self.committed()
+        clients = record["client_metrics"].values()
+        self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
+        self._phases = Phases()
+        with self._phases.timing("commit"):
+            self._save(state)
+            prune_checkpoints(self.checkpoints, self.run.checkpoints_kept)
+            self.committed()
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed
@@ -281,7 +285,8 @@ class Server:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(fl, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
-        self._save(state)
+        with self._phases.timing("commit"):
+            self._save(state)
         return state
 
     def _save(self, state: ServerState) -> None:
