@@ -20,7 +20,8 @@ def plan(capsys, *arguments: str) -> dict:
 
 def test_by_hand(capsys):
     links = ["--bandwidth", "1Gbit", "--latency", "0", "--floor", "5"]
-    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256"]
+    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256",
+             "--memory-speed", "20GB"]  # fmt: skip
     facts = plan(capsys, *links, *speed, "--price", "2")
     size = 125_311_488
     assert facts["update_bytes"] == {"up": 2 * size, "down": 4 * size, "first_down": 4 * size}
@@ -29,16 +30,38 @@ def test_by_hand(capsys):
     federated, twin = facts["federated"], facts["data_parallel"]
     assert federated["exchange_seconds"] == pytest.approx(5 + 8 * 6 * size / 125e6)
     assert federated["round_bytes"] == 8 * 6 * size
-    assert federated["seconds"] == pytest.approx(10 * (100 + federated["exchange_seconds"]))
+    spent = federated["device_seconds"]
+    assert spent == pytest.approx({
+        "train": 100.0, "load": (4 + 8) * size / 20e9, "encode": (8 + 2 + 8) * size / 20e9,
+        "write": 0.0, "aggregate": (8 * 2 + 2 * 8 + 4) * size / 20e9,
+        "wait": federated["exchange_seconds"],
+    })  # fmt: skip
+    assert federated["round_seconds"] == pytest.approx(sum(spent.values()))
+    assert federated["utilization"] == pytest.approx(100 / sum(spent.values()))
+    assert federated["seconds"] == pytest.approx(10 * federated["round_seconds"])
     assert federated["cost"] == pytest.approx(federated["seconds"] / 3600 * 8 * 2)
     assert (twin["rounds"], twin["compute_seconds"]) == (1000, pytest.approx(1.0))
     assert twin["exchange_seconds"] == pytest.approx(2 * 2 * size * 7 / 8 / 125e6)
 
 
+def test_writing_counts_where_it_takes_longer_than_training(capsys):
+    """An update in bf16 and two moments in fp32 take 125 s, of which 100 are hidden."""
+    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256"]
+    facts = plan(capsys, *speed, "--disk-speed", f"{10 * 125_311_488 / 125:.0f}B")
+    assert facts["federated"]["device_seconds"]["write"] == pytest.approx(25.0)
+    assert run(["plan", *MODEL, *speed]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("devices"))
+    assert line.startswith("devices   busy 6")
+    assert "a round: train 100 s, load 0.15 s, encode 0.226 s, aggregate 0.451 s, wait" in line
+
+
 def test_it_says_what_it_assumes(capsys):
     assert run(["plan", *MODEL]) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("assumes H100s at 40% of their peak, links of 125.0 MB a second")
+    assert first.startswith(
+        "assumes H100s at 40% of their peak, links of 125.0 MB a second, memory of 10.0 GB and "
+        "disks of 1.0 GB a second; not this machine"
+    )
     assert "21,000 tokens a second" in plan(capsys, "--tokens-per-second", "21000")["assumed"]
 
 

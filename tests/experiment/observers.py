@@ -134,6 +134,7 @@ class Answers:
     """
 
     can_be_late = True
+    devices = 1
     durations: Sequence[float] = ()
 
     def __init__(
@@ -227,7 +228,7 @@ def _larger(update: Update, factor: float) -> Update:
 
 
 def without_clock(line: Any) -> dict[str, str]:
-    clock = ("seconds", "peak", "per_second", "wait", "utilization")
+    clock = ("seconds", "busy", "peak", "per_second", "wait", "utilization")
     return {k: str(v) for k, v in line.items() if not any(c in k for c in clock)
             and k not in ("client_metrics", "mean_metrics")}  # fmt: skip
 

@@ -146,6 +146,25 @@ def test_bytes_and_throughput(trained):
     assert len(throughput_plot(curves).data) == 3
 
 
+def test_where_a_devices_time_went(trained, tmp_path):
+    """Bars of each part, and over all rounds the share in which devices trained."""
+
+    def change(records):
+        for number, record in enumerate(records):
+            record["device_seconds"] = {"train": 3.0 + number, "wait": 1.0}
+        del records[0]["device_seconds"]  # as an older version of Photon wrote it
+
+    history = read_history(altered(trained, tmp_path, change))
+    bars = figure(client_plots(history, "k"), "Where a device's time went")
+    assert [(b["name"], b["x"], b["y"]) for b in bars.data] == [
+        ("train", [2, 3], [4.0, 5.0]), ("wait", [2, 3], [1.0, 1.0])
+    ]  # fmt: skip
+    assert bars.layout["barmode"] == "stack"
+    page = render([history], "")
+    assert "<th>devices busy</th>" in page
+    assert "<td>82%</td>" in page, "9 of 11 seconds"
+
+
 def altered(trained: Path, tmp_path: Path, change) -> Path:
     """A copy of the run whose records were changed."""
     folder = tmp_path / "altered"

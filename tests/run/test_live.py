@@ -11,7 +11,7 @@ import photon
 from photon.cli.main import run
 from photon.report.live_view import headline, view
 from photon.run import live as live_module
-from photon.run.listing import Onlooker, RunStatus, follow, run_status, seconds_left
+from photon.run.listing import Look, Onlooker, RunStatus, follow, run_status, seconds_left
 from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
 from photon.run.trackers import read_lines
 
@@ -111,10 +111,13 @@ def test_the_time_left():
 
 def test_the_headline():
     busy = Live(phase="train", phase_seconds=65.0, round=5, cohort=[0, 1, 2], arrived=[2])
-    line = headline(status(), busy, 90.0)
+    line = headline(Look(status(), busy, None, 90.0))
     assert line == ("r: round 5 of 10, training for 65 s, 1 of 3 clients are done, "
                     "about 90 s left")  # fmt: skip
-    assert headline(status(state="stopped"), Live(), None) == "r: stopped after round 4 of 10"
+    line = headline(Look(status(), busy, {"device_busy": 0.934}, None))
+    assert line.endswith("clients are done, devices busy 93%")
+    stopped = Look(status(state="stopped"), Live(), None, None)
+    assert headline(stopped) == "r: stopped after round 4 of 10"
 
 
 def test_many_clients_are_counted_not_listed(smoke, monkeypatch):

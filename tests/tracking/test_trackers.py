@@ -108,10 +108,10 @@ def interrupted(data_root, tmp_path_factory) -> Path:
              "fl.n_rounds=3", "run_uuid=run", BOARD, *OFFLINE]  # fmt: skip
     save = server.save_server_state
 
-    def power_cut(folder, state, record):
+    def power_cut(folder, state, *more):
         if state.round == 2:
             raise RuntimeError("power cut")
-        save(folder, state, record)
+        save(folder, state, *more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "save_server_state", power_cut)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from photon.cli.options import Quantity, json_option, overrides_argument
-from photon.report.console import Console, beside, duration, new_table
+from photon.report.console import Console, beside, busy, duration, new_table
 from photon.report.console import format_bytes as size
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--mfu", type=click.FloatRange(0, 1, True), default=0.4, show_default=True,
               help="Share of the device's peak.")  # fmt: skip
 @click.option("--tokens-per-second", type=float, help="Of one client, if you have measured it.")
+@click.option("--memory-speed", type=RATE, default="10GB", show_default=True,
+              help="Bytes a second that a machine moves in memory.")  # fmt: skip
+@click.option("--disk-speed", type=RATE, default="1GB", show_default=True,
+              help="Bytes a second onto its disk.")  # fmt: skip
 @click.option("--price", type=float, help="Of an hour of one device.")
 @click.option("--overlap", type=click.FloatRange(0, 1), default=0.0, help="Hidden share, 0 to 1.")
 @click.option("--target", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True,
@@ -80,8 +84,10 @@ def _assumed(given: dict[str, Any]) -> str:
     if given["tokens_per_second"] is not None:
         speed = f"clients that train {given['tokens_per_second']:,.0f} tokens a second"
     return (
-        f"{speed}, links of {size(given['bandwidth'])} a second; not this machine: "
-        "--tokens-per-second, --device, --bandwidth say otherwise"
+        f"{speed}, links of {size(given['bandwidth'])} a second, memory of "
+        f"{size(given['memory_speed'])} and disks of {size(given['disk_speed'])} a second; not "
+        "this machine: --tokens-per-second, --device, --bandwidth, --memory-speed, --disk-speed "
+        "say otherwise"
     )
 
 
@@ -101,6 +107,8 @@ def _setting(given: dict[str, Any]) -> Any:
     return Setting(
         link=LinkSpeed(up=up or down, down=down, latency=latency),
         server=LinkSpeed(up=server, down=server),
+        memory=given.pop("memory_speed"),
+        disk=given.pop("disk_speed"),
         inside=None if site is None else LinkSpeed(up=site, down=site),
         **given,
     )
@@ -122,6 +130,7 @@ def _print(
     console.print(_table(estimate))
     console.print(
         f"{_compared(estimate)}\n"
+        f"{_devices(estimate.federated)}\n"
         f"{needed['utilization']:.0%} utilization needs {needed['local_steps']} local steps\n"
         f"memory    device {memory['device']} and {memory['host']} of its host, or "
         f"{memory['cpu']} of a host without one; server {memory['server']}\n"
@@ -144,6 +153,12 @@ def _compared(estimate: Estimate) -> str:
         return f"time of federated training: {time}"
     sent = beside(fed.total_bytes, twin.total_bytes, "it")
     return f"time of federated training: {time}; bytes: {sent}"
+
+
+def _devices(run: Forecast) -> str:
+    """Where the time of a device goes in a round, under the names that records have."""
+    parts = [f"{name} {duration(took)}" for name, took in run.device_seconds.items() if took]
+    return f"devices   {busy(run.utilization)}; a round: {', '.join(parts)}"
 
 
 def _table(estimate: Estimate) -> Table:

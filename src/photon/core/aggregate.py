@@ -12,6 +12,7 @@ from torch import Tensor
 
 from photon.core.codec import Codec, encode, leaves
 from photon.core.cores import over_cores
+from photon.core.device_time import OF_CLIENTS
 from photon.core.messages import Update
 from photon.core.tree import Readable, Tree, read, spans, summing_type
 
@@ -208,17 +209,21 @@ def fold(updates: Sequence[Update], like: Tree, codec: Codec) -> Update:
     gradient = mean(update.gradient for update in ordered)
     moments = {name: mean(u.moments[name] for u in ordered) for name in ordered[0].moments}
     shared = set.intersection(*(set(update.metrics) for update in ordered))
-    total = sum(weights)
     return replace(
         ordered[0],
         gradient=gradient,
         moments=moments,
         num_tokens=sum(update.num_tokens for update in ordered),
         num_steps=max(update.num_steps for update in ordered),
-        metrics={
-            key: sum(u.metrics[key] * w for u, w in zip(ordered, weights, strict=True)) / total
-            for key in sorted(shared)
-        },
+        metrics={key: _folded(key, ordered, weights) for key in sorted(shared)},
         state_lost=any(update.state_lost for update in ordered),
         covers=tuple(update.client for update in ordered),
     )
+
+
+def _folded(key: str, updates: Sequence[Update], weights: Sequence[float]) -> float:
+    """The mean of a metric; the seconds of a device that clients share add up."""
+    if key in OF_CLIENTS.values():
+        return sum(update.metrics[key] for update in updates)
+    weighted = zip(updates, weights, strict=True)
+    return sum(update.metrics[key] * weight for update, weight in weighted) / sum(weights)

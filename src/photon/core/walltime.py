@@ -7,7 +7,8 @@ local compute, then an exchange whose length depends on the topology and on the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Topology = Literal["server", "all_reduce", "ring"]
@@ -78,11 +79,40 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Handling:
+    """What a round moves within machines, while its devices stand still.
+
+    Attributes:
+        load, encode: bytes that a client moves in memory before and after its training.
+        write: bytes that it brings onto the disk, while the device trains on.
+        close: bytes that the server moves in memory for the mean, the outer step and the hash.
+        memory, disk: bytes per second.
+    """
+
+    load: float
+    encode: float
+    write: float
+    close: float
+    memory: float
+    disk: float
+
+    def seconds(self, compute: float) -> dict[str, float]:
+        """By part of a device's time; of writing, what is longer than training."""
+        return {
+            "load": self.load / self.memory,
+            "encode": self.encode / self.memory,
+            "write": max(0.0, self.write / self.disk - compute),
+            "aggregate": self.close / self.memory,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """What a run takes.
 
     Attributes:
         compute_seconds, exchange_seconds: of one round; what is overlapped counts as compute.
+        handling_seconds: of one round, by part of a device's time.
         round_bytes: of one round, over slow links; first_bytes: of the first one.
     """
 
@@ -91,10 +121,22 @@ class Forecast:
     exchange_seconds: float
     round_bytes: float
     first_bytes: float
+    handling_seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def device_seconds(self) -> dict[str, float]:
+        """What the time of a device goes into, as records have it."""
+        own = {"train": self.compute_seconds, **self.handling_seconds}
+        return {**own, "wait": self.exchange_seconds}
+
+    @property
+    def still_seconds(self) -> float:
+        """Of one round, in which devices do not train."""
+        return self.exchange_seconds + sum(self.handling_seconds.values())
 
     @property
     def round_seconds(self) -> float:
-        return self.compute_seconds + self.exchange_seconds
+        return self.compute_seconds + self.still_seconds
 
     @property
     def seconds(self) -> float:
@@ -117,6 +159,7 @@ def forecast(
     step_seconds: float,
     exchange: Exchange,
     inside: Exchange | None = None,
+    handling: Handling | None = None,
     overlap: float = 0.0,
     first_down: float | None = None,
 ) -> Forecast:
@@ -126,6 +169,7 @@ def forecast(
         first_down: bytes that a participant receives in the first round; None: as in the others.
         step_seconds: of one optimizer step of one client.
         inside: exchange within each participant, before the one among them (a sub-federation).
+        handling: what is moved within machines; None: nothing.
         overlap: share of the exchange that is hidden behind compute, 0 to 1.
     """
     waited = exchange.seconds + (inside.seconds if inside is not None else 0.0)
@@ -138,18 +182,22 @@ def forecast(
         exchange_seconds=waited - hidden,
         round_bytes=exchange.total_bytes,
         first_bytes=first.total_bytes,
+        handling_seconds=handling.seconds(compute) if handling is not None else {},
     )
 
 
-def local_steps_for(utilization: float, step_seconds: float, exchange_seconds: float) -> int:
+def local_steps_for(utilization: float, step_seconds: float, still_seconds: float) -> int:
     """Fewest local steps with which devices compute for at least that share of the time.
+
+    Args:
+        still_seconds: of a round, in which they do not.
 
     Raises:
         ValueError: the share is not between 0 and 1.
     """
     if not 0 < utilization < 1:
         raise ValueError(f"a utilization is between 0 and 1, not {utilization:g}")
-    needed = utilization / (1 - utilization) * exchange_seconds / step_seconds
+    needed = utilization / (1 - utilization) * still_seconds / step_seconds
     return max(1, math.ceil(needed - 1e-9))
 
 

@@ -13,6 +13,7 @@ from photon.core.tree import num_bytes, num_elements
 from photon.core.walltime import (
     Exchange,
     Forecast,
+    Handling,
     LinkSpeed,
     Topology,
     forecast,
@@ -47,6 +48,7 @@ class Setting:
         tokens_per_second: of a client, where it has been measured.
         price: of an hour of one device.
         overlap: share of an exchange that is hidden behind compute.
+        memory, disk: bytes a second that a machine moves in memory, and brings onto its disk.
     """
 
     link: LinkSpeed
@@ -60,6 +62,8 @@ class Setting:
     tokens_per_second: float | None = None
     price: float | None = None
     overlap: float = 0.0
+    memory: float = 10e9
+    disk: float = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,7 @@ class Estimate:
         return {**client, "server": self.server.peak("cpu")}
 
     def local_steps_for(self, utilization: float) -> int:
-        return local_steps_for(utilization, self.step_seconds, self.federated.exchange_seconds)
+        return local_steps_for(utilization, self.step_seconds, self.federated.still_seconds)
 
 
 def make_estimate(config: Config, setting: Setting) -> Estimate:
@@ -119,11 +123,12 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     sent = traffic_of(inner, fl)
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
-    outer = outer_trees(fl)
+    outer, outline = outer_trees(fl), outline_of(inner, fl)
     return Estimate(
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
-            inside=inside, overlap=setting.overlap, first_down=sent.first_down,
+            inside=inside, handling=_handling(setting, outline, sent, fl, outer),
+            overlap=setting.overlap, first_down=sent.first_down,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
@@ -137,7 +142,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         client=_client(inner, fl, each),
         server=server_memory(inner, fl, outer),
         disk=_disk(
-            outline_of(inner, fl), outer, sent.up, setting.sites or fl.cohort_size,
+            outline, outer, sent.up, setting.sites or fl.cohort_size,
             config.checkpoints_kept,
         ),
         price=setting.price,
@@ -149,7 +154,7 @@ def described(estimate: Estimate) -> dict[str, Any]:
 
     def facts(forecast: Forecast) -> dict[str, Any]:
         names = ("rounds", "compute_seconds", "exchange_seconds", "round_seconds", "round_bytes",
-                 "seconds", "total_bytes", "utilization")  # fmt: skip
+                 "seconds", "total_bytes", "utilization", "device_seconds")  # fmt: skip
         return {**{n: getattr(forecast, n) for n in names}, "cost": estimate.cost(forecast)}
 
     return {
@@ -222,6 +227,24 @@ def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
         bytes_up=size,
         bytes_down=size,
         link=setting.link,
+    )
+
+
+def _handling(
+    setting: Setting, this: Outline, sent: Traffic, fl: Federation, outer: int
+) -> Handling:
+    """Every tensor that is read or written counts once: global and local parameters, moments, the
+    update; on the server all updates, its state before and after, and the hash of the next base.
+    """
+    params = num_bytes(this.params)
+    kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
+    return Handling(
+        load=params + kept,
+        encode=2 * params + sent.up + kept,
+        write=sent.up + kept,
+        close=fl.cohort_size * sent.up + 2 * params * (1 + outer) + sent.down,
+        memory=setting.memory,
+        disk=setting.disk,
     )
 
 

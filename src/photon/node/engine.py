@@ -50,6 +50,7 @@ class OneMachine:
     """What both engines of a machine share: it waits for all of its clients, whatever they take."""
 
     can_be_late = False
+    devices = 1
     durations: Sequence[float] = ()
 
     def __init__(self, population: int) -> None:
@@ -134,6 +135,7 @@ class WorkerPool(OneMachine):
         self.folder, self.machine, self._rounds = folder, machine, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[_Worker] = []
+        self.devices = machine.workers
         for _ in range(machine.workers):
             self._start()
 

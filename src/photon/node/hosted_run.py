@@ -117,7 +117,7 @@ class HostedRun:
             done = [fold(done, received.params, codec_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
-        return Trained(updates=updates, failed=failed)
+        return Trained(updates=updates, failed=failed, devices=self.engine.devices)
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
         if update.covers:

@@ -152,6 +152,8 @@ def progress_line(record: Mapping[str, Any], label: str, left: float | None = No
 def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
     """Speed, bytes, time, and whose update is missing."""
     parts = [f"{record['tokens_per_second']:,.0f} tok/s"]
+    if "device_busy" in record:
+        parts.append(busy(record["device_busy"]))
     if sent := record.get("bytes_up", 0) + record.get("bytes_down", 0):
         parts.append(f"{format_bytes(sent)}, {against_ddp(sent, record['bytes_ddp'])}")
     parts.append(duration(record["seconds"]))
@@ -161,6 +163,11 @@ def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
     parts += [f"client {c} missing: {why}" for c, why in record.get("missing", {}).items()]
     parts += [f"client {c} began afresh: its state is lost" for c in record.get("state_lost", ())]
     return parts
+
+
+def busy(share: float) -> str:
+    """The share of their time in which devices train."""
+    return f"busy {share:.0%}"
 
 
 def against_ddp(sent: float, ddp: float) -> str:

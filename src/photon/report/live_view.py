@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from photon.report.console import Console, duration
+from photon.report.console import Console, busy, duration
 from photon.run.listing import Look, Onlooker, RunStatus
 from photon.run.live import Live
 
@@ -45,14 +45,15 @@ def live_view(console: Console) -> Iterator[None]:
 
 def view(look: Look) -> Group:
     """One line for the run, one for each client that trains on this machine."""
-    head = Text(headline(look.status, look.live, look.seconds_left))
+    head = Text(headline(look))
     if look.status.state == "running" and look.live.clients:
         return Group(head, _clients(look.live))
     return Group(head)
 
 
-def headline(status: RunStatus, live: Live, left: float | None) -> str:
+def headline(look: Look) -> str:
     """Where a run is, in a line."""
+    status, live, left = look.status, look.live, look.seconds_left
     if status.state != "running":
         return f"{status.run}: {status.state} after {status.place}"
     parts = [f"{status.run}: {_place(status, live)}"]
@@ -60,6 +61,8 @@ def headline(status: RunStatus, live: Live, left: float | None) -> str:
         parts.append(f"{len(live.arrived)} of {len(live.cohort)} clients are done")
     if live.tokens_per_second:
         parts.append(f"{live.tokens_per_second:,.0f} tok/s")
+    if look.record and "device_busy" in look.record:
+        parts.append(f"devices {busy(look.record['device_busy'])}")
     if left is not None:
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)

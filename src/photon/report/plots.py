@@ -139,7 +139,9 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
         _spread(rounds, "client_norms", "norms", "Norms", "norm of the pseudo-gradient",
                 "Updates far above the median are refused (fl.max_norm_ratio)."),
         _participation(rounds),
-        _phases(rounds),
+        _stacked(rounds, "phase_seconds", "phases", "Where a round's time went"),
+        _stacked(rounds, "device_seconds", "devices", "Where a device's time went",
+                 "The mean of all devices: only in train do they compute."),
     ]  # fmt: skip
     return [replace(plot, key=f"{key}-{plot.key}") for plot in found if plot.data]
 
@@ -220,16 +222,17 @@ def _became(record: Record, client: str) -> tuple[str, str]:
     return ("accepted", "") if int(client) in record["accepted"] else ("not asked", "")
 
 
-def _phases(rounds: Sequence[Record]) -> Plot:
-    names = sorted({name for record in rounds for name in record.get("phase_seconds", {})})
+def _stacked(rounds: Sequence[Record], field: str, key: str, title: str, note: str = "") -> Plot:
+    """Seconds by part, one bar a round, in the order in which records have the parts."""
+    kept = [record for record in rounds if record.get(field)]
+    names = list(dict.fromkeys(name for record in kept for name in record[field]))
     data = [
-        {"type": "bar", "name": name, "x": [record["round"] for record in rounds],
-         "y": [record.get("phase_seconds", {}).get(name, 0.0) for record in rounds],
+        {"type": "bar", "name": name, "x": [record["round"] for record in kept],
+         "y": [record[field].get(name, 0.0) for record in kept],
          "marker": {"color": COLOURS[number % len(COLOURS)]}}
         for number, name in enumerate(names)
     ]  # fmt: skip
-    return Plot("phases", "Where a round's time went", data,
-                         _layout("round", "seconds") | {"barmode": "stack"})  # fmt: skip
+    return Plot(key, title, data, _layout("round", "seconds") | {"barmode": "stack"}, note)
 
 
 def _line(

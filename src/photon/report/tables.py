@@ -37,10 +37,10 @@ def summary_table(histories: Sequence[RunHistory]) -> str:
     """A row for each way of training, how far it came and what it took; and the unigram model's."""
     rows = [_summary_row(curve) for history in histories for curve in history.curves]
     rows += [
-        [name, *[None] * 3, loss, bits, *[None] * 3] for name, loss, bits in _floors(histories)
+        [name, *[None] * 3, loss, bits, *[None] * 4] for name, loss, bits in _floors(histories)
     ]
     head = ("", "steps", "tokens", "training loss", "validation loss", "bits per byte",
-            "tokens per second", "sent", "seconds")  # fmt: skip
+            "tokens per second", "devices busy", "sent", "seconds")  # fmt: skip
     return table(head, rows)
 
 
@@ -71,9 +71,17 @@ def _summary_row(curve: Curve) -> list[Any]:
         curve.last("val_loss"),
         curve.last("val_bits_per_byte"),
         round(last["tokens"] / seconds) if seconds else None,
+        _busy(curve),
         format_bytes(sent).replace(" ", "\u00a0") if sent else None,  # on one line
         round(seconds),
     ]
+
+
+def _busy(curve: Curve) -> str | None:
+    """The share of their time in which devices trained, over all rounds that say it."""
+    spent = [r["device_seconds"] for r in curve.rounds if r.get("device_seconds")]
+    whole = sum(sum(parts.values()) for parts in spent)
+    return f"{sum(parts['train'] for parts in spent) / whole:.0%}" if whole else None
 
 
 def differences_table(histories: Sequence[RunHistory], names: Sequence[str]) -> str:

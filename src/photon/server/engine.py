@@ -19,6 +19,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def devices(self) -> int:
+        """How many clients can train at a time; of another party, as it says."""
+        ...
+
+    @property
     def durations(self) -> Sequence[float]:
         """Seconds that updates have taken, where that matters."""
         ...

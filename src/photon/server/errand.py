@@ -35,11 +35,13 @@ class Outcome:
 
     Attributes:
         has_left: the node is being stopped, so who has no update has not failed.
+        devices: of the node, if it has said how many.
     """
 
     updates: dict[int, Update] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     has_left: bool = False
+    devices: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Errand:
             trained = yield from self._ask(self.train, Trained)
         except Exception as error:
             return Outcome(failed=dict.fromkeys(self.clients, self._reason(error)))
-        outcome = Outcome(has_left=trained.leaving)
+        outcome = Outcome(has_left=trained.leaving, devices=trained.devices)
         for client in self.clients:
             if any(client in update.covers for update in outcome.updates.values()):
                 continue

@@ -43,7 +43,7 @@ from photon.server.bounds import Honesty
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
-from photon.server.records import Phases, round_record
+from photon.server.records import Phases, round_record, time_record
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codec_of, update_codec
 
@@ -99,8 +99,9 @@ class Server:
         self._rules = rules_of(fl, self.engine.can_be_late)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
+            self._phases = Phases()
             while state.round < fl.rounds:
-                self._phases = Phases()
+                self._phases = self._phases.of_next_attempt()
                 done = self._attempt(state)
                 if done is not None:
                     state = done[0]
@@ -249,8 +250,11 @@ class Server:
             fl = self.run.federation
             if state.round == fl.rounds or _is_due(fl, state.round):
                 result = self.validate(state)
-        self.track({**record, "phase_seconds": self._phases.seconds, **result})
-        self._commits.add(state, self.written())
+        clients = record["client_metrics"].values()
+        self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
+        self._phases = Phases()
+        with self._phases.timing("commit"):
+            self._commits.add(state, self.written())
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed
@@ -285,7 +289,8 @@ class Server:
             seed = derive_seed(seed, "random_layers", state.round)
         outer = outer_of(fl, state.round + 1)
         state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
-        self._commits.add(state, self.written())
+        with self._phases.timing("commit"):
+            self._commits.add(state, self.written())
         return state
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from photon.config.federation import Federation
+from photon.core.device_time import device_seconds
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
 from photon.core.tree import num_elements
@@ -20,9 +21,14 @@ TRAINING = ("wait", "train", "aggregate")
 
 @dataclass
 class Phases:
-    """Seconds of a round by what they went into."""
+    """Seconds of a round by what they went into.
+
+    Attributes:
+        begun: when the last round had ended: its commit is the first thing in this one.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -36,6 +42,15 @@ class Phases:
         """Seconds that count as training."""
         return sum(self.seconds.get(name, 0.0) for name in TRAINING)
 
+    def of_next_attempt(self) -> Phases:
+        """Those of the same round, without what an attempt took that came to nothing."""
+        kept = {"commit": self.seconds["commit"]} if "commit" in self.seconds else {}
+        return Phases(kept, self.begun)
+
+    def elapsed(self) -> float:
+        """Seconds since the last round had ended."""
+        return time.monotonic() - self.begun
+
 
 def round_record(
     fl: Federation,
@@ -45,7 +60,7 @@ def round_record(
     missing: Mapping[int, str],
     seconds: float,
 ) -> dict[str, Any]:
-    """One line of metrics.jsonl, without validation and the seconds of each phase.
+    """One line of metrics.jsonl, without validation and where the time went.
 
     Args:
         before, state: around the round.
@@ -82,6 +97,24 @@ def round_record(
     if "raw" in state.noise and state.noise != before.noise:
         record["noise_scale_raw"] = state.noise["raw"]
     return record
+
+
+def time_record(
+    phases: Phases, clients: Iterable[Mapping[str, float]], devices: int
+) -> dict[str, Any]:
+    """Keys of a record that say where the time went, at the end of a round.
+
+    Args:
+        clients: metrics of each.
+        devices: that train clients side by side.
+    """
+    seconds = phases.elapsed()
+    went = device_seconds(clients, phases.seconds, seconds, devices)
+    return {
+        "phase_seconds": phases.seconds,
+        "device_busy": went["train"] / seconds if seconds else 0.0,
+        "device_seconds": went,
+    }
 
 
 def _norms(fl: Federation, report: RoundReport) -> dict[str, Any]:

@@ -81,6 +81,12 @@ class RemoteEngine:
         self._all_came = False
         self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
+        self._devices: dict[str, int] = {}
+
+    @property
+    def devices(self) -> int:
+        """Of the nodes that are here; one of each that has not said how many it has."""
+        return sum(self._devices.get(n.name, 1) for n in self.roster.members.values()) or 1
 
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
         """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum.
@@ -210,6 +216,8 @@ class RemoteEngine:
             message = one.conversation.send(answer)
             self._errands[self.link.send(one.address, message)] = one
         except StopIteration as done:
+            if done.value.devices is not None:
+                self._devices[one.errand.node] = done.value.devices
             if one.of is current:
                 return self._settle(one, done.value)
             self._settle_late(one, done.value)

@@ -30,6 +30,9 @@ HEADER_ROOM = 1 << 20
 MOST_CLIENTS = 1 << 20
 """Clients that one node may host."""
 
+MOST_DEVICES = 1 << 12
+"""That one node may say it has."""
+
 Text = Annotated[str, AfterValidator(cleaned)]
 """What somebody else has written: one short line, however it came."""
 Client = Annotated[int, Field(ge=0, lt=10**9)]
@@ -132,11 +135,13 @@ class Trained(Closed):
         updates: tickets of payloads by client.
         failed: why not, by client.
         leaving: the node is being stopped; what has no update goes on when it is back.
+        devices: how many clients it trains at a time.
     """
 
     updates: dict[int, Ticket] = Field(default_factory=dict)
     failed: dict[int, Text] = Field(default_factory=dict)
     leaving: bool = False
+    devices: int = Field(default=1, ge=1, le=MOST_DEVICES)
 
 
 class Piece(Closed):
