@@ -90,7 +90,7 @@ def _block_bytes(inner: Inner) -> int:
         scores = c.n_heads * inner.row_length
         attention = size * 3 * c.d_model + scores * (4 if size == 4 else 6)
     else:
-        rotated = 0 if c.is_mpt else 2 * c.d_model + heads  # and the mixed values, in another order
+        rotated = 0 if c.is_mpt else c.d_model + heads
         attention = size * (c.d_model + 2 * heads + rotated) + 4 * c.n_heads
         if c.attention.alibi:  # a bias keeps the scores of each row
             attention += size * c.n_heads * inner.row_length
