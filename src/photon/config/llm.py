@@ -163,8 +163,10 @@ class Inner(Section):
     sharding: FsdpConfig | None = Field(
         default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"
     )
-    compile: bool | Literal["auto"] = Field(
-        default="auto", description="torch.compile the blocks; auto: on a GPU only"
+    compile: bool | Literal["auto", "whole"] = Field(
+        default="auto",
+        description="torch.compile the blocks; auto: on a GPU only; whole: the model and its loss "
+        "as one graph, which takes longer to compile",
     )
     z_loss: float = Field(
         default=0.0, ge=0, description="weight of the squared log-normaliser added to the loss"

@@ -220,11 +220,13 @@ class Decoder(nn.Module):
         Raises:
             DataError: more tokens than the model has positions.
         """
-        hidden = self.features(tokens, cache)
         if targets is None:
-            return self.project(hidden)
+            return self.project(self.features(tokens, cache))
+        return self.loss_of(tokens, targets)
+
+    def loss_of(self, tokens: Tensor, targets: Tensor) -> TokenLoss:
         return linear_cross_entropy(
-            hidden.flatten(0, 1),
+            self.features(tokens).flatten(0, 1),
             self.output_weight,
             targets.flatten(),
             z_loss=self.z_loss,
@@ -295,3 +297,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             block.compile()
         self.gradient_of = torch.compile(logits_gradient)
+
+    def compile_whole(self) -> None:
+        """Compile the pass of a microbatch as one graph, from its tokens to its loss."""
+        self.loss_of = torch.compile(self.loss_of, fullgraph=True)
