@@ -157,8 +157,11 @@ class Inner(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedules: SchedulerConfig = SchedulerConfig()
     algorithms: Algorithms = Algorithms()
-    precision: Literal["amp_bf16", "amp_fp16", "fp32"] = Field(
-        default="fp32", description="arithmetic of a step; weights and moments stay fp32"
+    precision: Literal["amp_bf16", "amp_fp16", "amp_fp8", "fp32"] = Field(
+        default="fp32",
+        description="arithmetic of a step; weights and moments stay fp32; amp_fp8: as amp_bf16, "
+        "with the products of the blocks' linear layers in eight bits (NVIDIA's Ada, Hopper and "
+        "newer)",
     )
     sharding: FsdpConfig | None = Field(
         default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"

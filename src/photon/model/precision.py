@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16}
+DTYPES = {"amp_bf16": torch.bfloat16, "amp_fp16": torch.float16, "amp_fp8": torch.bfloat16}
+"""What autocast multiplies in; the linear layers of `amp_fp8` see to themselves (`fp8.py`)."""
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from photon.config.llm import Inner
 from photon.errors import ConfigError
-from photon.model.build import LanguageModel, build_model
+from photon.model.build import LanguageModel, build_model, empty_model
+from photon.model.fp8 import PRECISION, require_fp8, use_fp8
 from photon.model.precision import DTYPES
 
 
@@ -87,7 +88,8 @@ def build_parallel(
     the model is the same bits for any number of processes.
 
     Raises:
-        ConfigError: a sharded model cannot be compiled as a whole.
+        ConfigError: a sharded model cannot be compiled as a whole; or the precision is not for
+            this device, or not for this model.
     """
     sharded = is_sharded(inner, world.size)
     if sharded and inner.compile == "whole":
@@ -102,6 +104,9 @@ def build_parallel(
 
     model = build_model(inner, seed, device, shard=shard if sharded else None)
     freeze(model, frozen)
+    if inner.precision == PRECISION:
+        require_fp8(device, inner.row_length)
+        use_fp8(model.blocks)  # pyright: ignore
     if inner.compile == "whole":
         model.compile_whole()
     elif inner.compile is True:
@@ -110,6 +115,17 @@ def build_parallel(
         return ParallelModel(model, model, nullcontext)
     replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
+
+
+def require_precision(inner: Inner, device: torch.device) -> None:
+    """Refuse early what `build_parallel` would refuse.
+
+    Raises:
+        ConfigError: the precision is not for this device, or not for this model.
+    """
+    if inner.precision == PRECISION:
+        require_fp8(device, inner.row_length)
+        use_fp8(empty_model(inner).blocks)  # pyright: ignore
 
 
 def freeze(model: nn.Module, names: Collection[str]) -> None:
