@@ -86,6 +86,8 @@ def test_a_layer_and_its_gradients_are_those_of_a_plain_one(bias):
         "weight": (layer.weight.grad, plain.weight.grad),
     }
     for found, expected in pairs.values():
+        assert found is not None
+        assert expected is not None
         assert found.dtype == torch.float32
         assert 0.01 < relative(found, expected) < 0.08
     if bias:
