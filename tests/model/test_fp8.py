@@ -14,7 +14,6 @@ from photon.config.resolve import resolve
 from photon.errors import ConfigError
 from photon.model import fp8
 from photon.model.build import build_model
-from photon.model.decoder import Block
 from photon.model.fp8 import E4M3, E5M2, Fp8Linear, Scaled, product, scaled, use_fp8
 from photon.training.gradient import accumulate_gradient
 from photon.training.optim import InnerOptimizer
@@ -195,8 +194,6 @@ def test_sizes_that_the_units_do_not_take_are_named(keys, said):
         require_precision(smoke("llm_config.precision=amp_fp8", *keys), CPU)
 
 
-def test_a_block_of_another_layer_is_left_alone():
-    config = smoke().model
-    block = Block(config)
-    use_fp8([block.attention_norm])
-    assert type(block.attention.qkv) is nn.Linear
+def test_a_model_without_linear_layers_is_refused():
+    with pytest.raises(ConfigError, match="no linear layers of PyTorch's kind"):
+        use_fp8([nn.Sequential(nn.LayerNorm(16))])

@@ -92,6 +92,11 @@ def stage_of(memory, name: str) -> Stage:
         ["llm_config.model.name=mpt_causal_lm"],
         ["llm_config.model.name=mpt_causal_lm", "llm_config.precision=amp_bf16"],
         ["llm_config.model.name=mpt_causal_lm", "llm_config.model.attn_config.alibi=true"],
+        [
+            "llm_config.model.name=mpt_causal_lm",
+            "llm_config.model.attn_config.alibi=true",
+            "llm_config.precision=amp_bf16",
+        ],
         ["llm_config.fsdp_config.activation_checkpointing=true", "llm_config.model.n_layers=8"],
         ["llm_config.max_logits_bytes=65536"],
         ["fl.frozen_layers=[embedding,blocks.0,blocks.1]"],

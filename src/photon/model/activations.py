@@ -98,8 +98,6 @@ def _block_bytes(inner: Inner) -> int:
     else:
         rotated = 0 if c.is_mpt else c.d_model + heads
         attention = size * (c.d_model + 2 * heads + rotated) + 4 * c.n_heads
-        if c.attention.alibi:  # a bias keeps the scores of each row
-            attention += size * c.n_heads * inner.row_length
     if c.attention.qk_norm:
         attention += 2 * 4 * (c.d_model + heads)
     return norms + inputs + size * (1 if c.is_mpt else 3) * c.ffn_width + attention

@@ -98,19 +98,23 @@ def use_fp8(blocks: Iterable[nn.Module]) -> None:
     """Let the linear layers of these blocks multiply in eight bits; parameters stay as they are.
 
     Raises:
-        ConfigError: a layer's sizes are not what the matrix units take.
+        ConfigError: there are none, or a layer's sizes are not what the matrix units take.
     """
-    for block in blocks:
-        for name, layer in block.named_modules():
-            if type(layer) is not nn.Linear:
-                continue
-            if layer.in_features % ALIGNMENT or layer.out_features % ALIGNMENT:
-                raise ConfigError(
-                    f"llm_config.precision={PRECISION}: {name} of a block is "
-                    f"{layer.out_features} x {layer.in_features}, and both must be multiples of "
-                    f"{ALIGNMENT}; change llm_config.model or set llm_config.precision=amp_bf16"
-                )
-            layer.__class__ = Fp8Linear  # in place: names, parameters and what shards them stay
+    named = [pair for block in blocks for pair in block.named_modules()]
+    layers = [(name, layer) for name, layer in named if type(layer) is nn.Linear]
+    if not layers:
+        raise ConfigError(
+            f"llm_config.precision={PRECISION}: the blocks of this model have no linear layers of "
+            "PyTorch's kind; set llm_config.precision=amp_bf16"
+        )
+    for name, layer in layers:
+        if layer.in_features % ALIGNMENT or layer.out_features % ALIGNMENT:
+            raise ConfigError(
+                f"llm_config.precision={PRECISION}: {name} of a block is {layer.out_features} x "
+                f"{layer.in_features}, and both must be multiples of {ALIGNMENT}; change "
+                "llm_config.model or set llm_config.precision=amp_bf16"
+            )
+        layer.__class__ = Fp8Linear  # in place: names, parameters and what shards them stay
 
 
 def require_fp8(device: torch.device, row_length: int) -> None:

@@ -64,12 +64,13 @@ def causal_bias(queries: int, keys: int, slopes: Tensor | None, device: torch.de
         slopes: [H], the linear bias per position of distance; None for none.
 
     Returns:
-        [1, queries, keys], or [H, queries, keys] with slopes; -inf above the diagonal.
+        [1, 1, queries, keys], or [1, H, queries, keys] with slopes; -inf above the diagonal. Fused
+        kernels take a bias of four dimensions only.
     """
     distance = torch.arange(keys, device=device) - torch.arange(
         keys - queries, keys, device=device
     ).unsqueeze(1)
-    bias = torch.zeros(1, queries, keys, device=device)
+    bias = torch.zeros(1, 1, queries, keys, device=device)
     if slopes is not None:
-        bias = slopes.view(-1, 1, 1) * distance
+        bias = slopes.view(1, -1, 1, 1) * distance
     return bias.masked_fill(distance > 0, float("-inf"))
