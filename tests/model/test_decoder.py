@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from photon.config import load_config
 from photon.config.llm import Inner
@@ -252,6 +253,17 @@ def test_generation_is_seeded_stops_and_slides():
         assert greedy[17] == int(model(window)[0, -1].argmax())
     assert text(temperature=0, stop=greedy[3])[:3] == greedy[: greedy.index(greedy[3])][:3]
     assert greedy[3] not in text(temperature=0, stop=greedy[3])
+
+
+def test_every_family_is_in_reach_of_a_fused_kernel(config):
+    """Also where a bias is added to the scores: else they would be kept for the backward pass."""
+    model, cache = build_model(config, 0), build_model(config, 0).new_cache()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # or an error
+        model(TOKENS, TOKENS).objective.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(TOKENS, TOKENS)
+        for part in TOKENS.split(4, dim=1):
+            model(part, cache=cache)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused(config):

@@ -157,14 +157,19 @@ class Inner(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedules: SchedulerConfig = SchedulerConfig()
     algorithms: Algorithms = Algorithms()
-    precision: Literal["amp_bf16", "amp_fp16", "fp32"] = Field(
-        default="fp32", description="arithmetic of a step; weights and moments stay fp32"
+    precision: Literal["amp_bf16", "amp_fp16", "amp_fp8", "fp32"] = Field(
+        default="fp32",
+        description="arithmetic of a step; weights and moments stay fp32; amp_fp8: as amp_bf16, "
+        "with the products of the blocks' linear layers in eight bits (NVIDIA's Ada, Hopper and "
+        "newer)",
     )
     sharding: FsdpConfig | None = Field(
         default=FsdpConfig(), description="sharding over the devices of a job; null: DDP"
     )
-    compile: bool | Literal["auto"] = Field(
-        default="auto", description="torch.compile the blocks; auto: on a GPU only"
+    compile: bool | Literal["auto", "whole"] = Field(
+        default="auto",
+        description="torch.compile the blocks; auto: on a GPU only; whole: the model and its loss "
+        "as one graph, which takes longer to compile",
     )
     z_loss: float = Field(
         default=0.0, ge=0, description="weight of the squared log-normaliser added to the loss"

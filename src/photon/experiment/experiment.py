@@ -68,6 +68,7 @@ from photon.say import Say
 from photon.scoring.task_watch import check_tasks
 from photon.tracking.external import require_trackers
 from photon.training.layers import layers_of
+from photon.training.parallel import require_precision
 
 
 def train(
@@ -250,6 +251,8 @@ class _Command:
             elsewhere=job.trains_elsewhere,
         )
         refuse_existing(Path(run.machine.runs_folder) / run.name)  # before data is made
+        if not job.trains_elsewhere:
+            require_precision(run.inner, job.device)
         run, manifest = prepare(run, job.say, _needed(job))
         data = RunData.of(*run.reading)
         check_tasks(run.scoring, run.inner, data)

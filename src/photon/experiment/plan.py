@@ -22,7 +22,7 @@ from photon.core.walltime import (
     step_seconds,
 )
 from photon.errors import ConfigError
-from photon.machine.device import PEAKS
+from photon.machine.device import peak_of
 from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
@@ -186,8 +186,12 @@ def _step_seconds(inner: Inner, devices: int, setting: Setting, cost: ModelCost)
     tokens = inner.tokens_per_step
     if setting.tokens_per_second is not None:
         return tokens / setting.tokens_per_second
-    half, full = PEAKS[setting.device]
-    peak = 1e12 * (full if inner.precision == "fp32" else half)
+    peak = peak_of(setting.device, inner.precision)
+    if peak is None:
+        raise ConfigError(
+            f"llm_config.precision={inner.precision}: {setting.device} has no such arithmetic; "
+            "name another --device, or another precision"
+        )
     return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
 
 

@@ -41,6 +41,11 @@ PEAKS = {
     "MI325X": (1307.4, 163.4),
 }
 WITHOUT_BF16 = frozenset({"V100 PCIE", "V100", "T4"})
+WITH_FP8 = frozenset(
+    {"B200", "GB200", "H200 NVL", "H200", "GH200", "H100 PCIe", "H100 NVL", "H100"}
+    | {"L40S", "L40", "L4", "RTX 5090", "RTX 4090"}
+)
+"""Those that multiply eight-bit floats, twice as many as those of sixteen bits."""
 OTHER_CHIPS = frozenset({"Laptop", "Ti", "D", "MIG"})
 """Words that make of a listed name another chip, or a slice of one."""
 
@@ -79,7 +84,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     """Floating-point operations a second that a GPU can do at most, by its data sheet.
 
     Args:
-        precision: `amp_bf16`, `amp_fp16` or `fp32`.
+        precision: a value of `llm_config.precision`.
 
     Returns:
         None on a CPU, and for a GPU or a precision of it that is not in the table.
@@ -90,15 +95,22 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     if words & OTHER_CHIPS:
         return None
     name = next((name for name in PEAKS if words.issuperset(name.split())), None)
-    if name is None or (precision == "amp_bf16" and name in WITHOUT_BF16):
-        return None
+    return None if name is None else peak_of(name, precision)
+
+
+def peak_of(name: str, precision: str) -> float | None:
+    """The same of an entry of `PEAKS`; None: it has no such arithmetic."""
     half, full = PEAKS[name]
+    if precision == "amp_fp8":
+        return 2e12 * half if name in WITH_FP8 else None
+    if precision == "amp_bf16" and name in WITHOUT_BF16:
+        return None
     return 1e12 * (full if precision == "fp32" else half)
 
 
 def precision_warning(device: torch.device, precision: str) -> str | None:
     """What to tell the user if the precision is emulated here: it costs ten times fp32 and more."""
-    if device.type != "cpu" or precision == "fp32":
+    if device.type != "cpu" or precision in ("fp32", "amp_fp8"):  # refused, not warned of
         return None
     if "AVX512" in torch.backends.cpu.get_cpu_capability():
         return None

@@ -41,7 +41,7 @@ def training_pass(inner: Inner, rows: int, blocks: int, matrices: int) -> Pass:
     block, backward = tokens * _block_bytes(inner), tokens * _backward_bytes(inner)
     stream = tokens * config.d_model * 4
     checkpoints = inner.sharding is not None and inner.sharding.activation_checkpointing
-    cast = matrices * _size(inner) if inner.precision != "fp32" and rows else 0
+    cast = matrices * _factor_size(inner) if inner.precision != "fp32" and rows else 0
     ends = 3 * stream  # the embedding's output, the last norm's input and output
     ends += _bias_bytes(inner) if rows else 0
     chunk = tokens if config.name == "hf_causal_lm" else min(tokens, loss_chunk(inner))
@@ -61,6 +61,11 @@ def scoring_bytes(inner: Inner, rows: int) -> int:
 def _size(inner: Inner) -> int:
     """Bytes of a number in the precision of a step."""
     return 4 if inner.precision == "fp32" else 2
+
+
+def _factor_size(inner: Inner) -> int:
+    """Bytes of a number that a linear layer of a block keeps: of its input, of its weight."""
+    return 1 if inner.precision == "amp_fp8" else _size(inner)
 
 
 def loss_chunk(inner: Inner) -> int:
@@ -85,18 +90,17 @@ def _block_bytes(inner: Inner) -> int:
     c, size = inner.model, _size(inner)
     heads = c.kv_heads * c.head_dim
     norms = size * (2 * c.d_model + 4) if c.is_mpt else 4 * (4 * c.d_model + 2)
-    inputs = 3 * c.d_model  # of the layers before and after attention, and of the feed-forward one
+    # Of the layers before and after attention, and of the two of the feed-forward one.
+    inputs = _factor_size(inner) * (3 * c.d_model + c.ffn_width)
     if c.attention.attn_impl == "torch":
         scores = c.n_heads * inner.row_length
         attention = size * 3 * c.d_model + scores * (4 if size == 4 else 6)
     else:
-        rotated = 0 if c.is_mpt else 2 * c.d_model + heads  # and the mixed values, in another order
+        rotated = 0 if c.is_mpt else c.d_model + heads
         attention = size * (c.d_model + 2 * heads + rotated) + 4 * c.n_heads
-        if c.attention.alibi:  # a bias keeps the scores of each row
-            attention += size * c.n_heads * inner.row_length
     if c.attention.qk_norm:
         attention += 2 * 4 * (c.d_model + heads)
-    return norms + size * (inputs + (2 if c.is_mpt else 4) * c.ffn_width) + attention
+    return norms + inputs + size * (1 if c.is_mpt else 3) * c.ffn_width + attention
 
 
 def _backward_bytes(inner: Inner) -> int:

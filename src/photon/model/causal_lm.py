@@ -71,10 +71,13 @@ class HuggingFaceLM(nn.Module):
         """
         end = tokens.shape[1] + (cache.length if cache is not None else 0)
         require_positions(end, self.max_seq_len)
+        if targets is not None:
+            return self.loss_of(tokens, targets)
         past = {} if cache is None else {cache.argument: cache.states}
-        logits = self.model(input_ids=tokens, use_cache=cache is not None, **past).logits
-        if targets is None:
-            return logits
+        return self.model(input_ids=tokens, use_cache=cache is not None, **past).logits
+
+    def loss_of(self, tokens: Tensor, targets: Tensor) -> TokenLoss:
+        logits = self.model(input_ids=tokens, use_cache=False).logits
         return logits_loss(logits.flatten(0, 1), targets.flatten(), self.z_loss)
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -95,6 +98,10 @@ class HuggingFaceLM(nn.Module):
     def compile_blocks(self) -> None:
         for block in self.blocks:
             block.compile()
+
+    def compile_whole(self) -> None:
+        """As `Decoder.compile_whole`, in as few graphs as the model's code allows."""
+        self.loss_of = torch.compile(self.loss_of)
 
 
 class _Undrawn(TorchFunctionMode):

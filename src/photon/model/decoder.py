@@ -27,13 +27,14 @@ from photon.model.positions import (
     rotary_table,
     rotate,
 )
+from photon.model.precision import compute_dtype
 
 
 class Place(NamedTuple):
     """Where the tokens of a forward pass stand; the same for all blocks.
 
     Attributes:
-        cos, sin: rotary tables of these positions, [T, D / 2 H], or [B, 1, T, D / 2 H] where rows
+        cos, sin: rotary tables of these positions, [T, D / H], or [B, 1, T, D / H] where rows
             differ; None without rotary positions.
         bias: added to the scores; None is plain causal attention.
         is_causal: mask the future where there is no bias; false for a single cached token.
@@ -44,6 +45,15 @@ class Place(NamedTuple):
     bias: Tensor | None
     is_causal: bool
 
+    def to(self, dtype: torch.dtype, *, fused: bool) -> Place:
+        """The same in the type of the blocks' arithmetic: once, and not in every block.
+
+        Args:
+            fused: attention is, which takes a bias in no other type.
+        """
+        cos, sin, bias = (t if t is None else t.to(dtype) for t in self[:3])
+        return Place(cos, sin, bias if fused else self.bias, self.is_causal)
+
 
 class LayerNorm(nn.LayerNorm):
     """LayerNorm that runs in the precision of autocast, as MPT's does."""
@@ -52,7 +62,7 @@ class LayerNorm(nn.LayerNorm):
         kind = input.device.type
         if not torch.is_autocast_enabled(kind):
             return super().forward(input)
-        dtype = torch.get_autocast_dtype(kind)
+        dtype = compute_dtype(input)
         bias = None if self.bias is None else self.bias.to(dtype)
         with torch.autocast(kind, enabled=False):
             return F.layer_norm(
@@ -81,8 +91,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
     """The same by PyTorch's fused kernels."""
-    bias = None if place.bias is None else place.bias.to(q.dtype)
-    grouped = q.shape[1] != k.shape[1]
+    bias, grouped = place.bias, q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=bias is None and place.is_causal, enable_gqa=grouped
     )
@@ -211,11 +220,13 @@ class Decoder(nn.Module):
         Raises:
             DataError: more tokens than the model has positions.
         """
-        hidden = self.features(tokens, cache)
         if targets is None:
-            return self.project(hidden)
+            return self.project(self.features(tokens, cache))
+        return self.loss_of(tokens, targets)
+
+    def loss_of(self, tokens: Tensor, targets: Tensor) -> TokenLoss:
         return linear_cross_entropy(
-            hidden.flatten(0, 1),
+            self.features(tokens).flatten(0, 1),
             self.output_weight,
             targets.flatten(),
             z_loss=self.z_loss,
@@ -248,6 +259,8 @@ class Decoder(nn.Module):
         else:
             place, at = self._place_by(layout), layout.positions
         x = self.embedding(tokens)
+        fused = self.config.attention.attn_impl == "flash"
+        place = place.to(compute_dtype(x), fused=fused)
         if self.positions is not None:
             x = x + self.positions.weight[at]
         for number, block in enumerate(self.blocks):
@@ -284,3 +297,7 @@ class Decoder(nn.Module):
         for block in self.blocks:
             block.compile()
         self.gradient_of = torch.compile(logits_gradient)
+
+    def compile_whole(self) -> None:
+        """Compile the pass of a microbatch as one graph, from its tokens to its loss."""
+        self.loss_of = torch.compile(self.loss_of, fullgraph=True)

@@ -20,22 +20,29 @@ def require_positions(end: int, positions: int) -> None:
 
 
 def rotary_table(head_dim: int, max_seq_len: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions: [T, head_dim / 2] (Su et al. 2021, eq. 34)."""
+    """Cosines and signed sines of the rotary positions (Su et al. 2021, eq. 34).
+
+    Returns:
+        [T, head_dim] each; the second half of a head has the angles of the first, and the sines of
+        the first half are negative, as `rotate` takes them.
+    """
     inverse = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), inverse)
-    return angles.cos().float(), angles.sin().float()
+    cos, sin = angles.cos().float(), angles.sin().float()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions to x: [B, H, T, D]; the two halves of a head form the pairs.
 
+    A flip of the halves and not their concatenation: a compiler turns it into an index, so that
+    rotation and gradient are one pass each, without a branch.
+
     Args:
-        cos, sin: of the pairs, [T, D / 2].
+        cos, sin: of `rotary_table`, in the type of x.
     """
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    turned = torch.addcmul(first * cos, second, sin, value=-1)
-    return torch.cat([turned, torch.addcmul(second * cos, first, sin)], dim=-1)
+    flipped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(x * cos, flipped, sin)
 
 
 def alibi_slopes(n_heads: int, bias_max: int) -> Tensor:
@@ -57,12 +64,13 @@ def causal_bias(queries: int, keys: int, slopes: Tensor | None, device: torch.de
         slopes: [H], the linear bias per position of distance; None for none.
 
     Returns:
-        [1, queries, keys], or [H, queries, keys] with slopes; -inf above the diagonal.
+        [1, 1, queries, keys], or [1, H, queries, keys] with slopes; -inf above the diagonal. Fused
+        kernels take a bias of four dimensions only.
     """
     distance = torch.arange(keys, device=device) - torch.arange(
         keys - queries, keys, device=device
     ).unsqueeze(1)
-    bias = torch.zeros(1, queries, keys, device=device)
+    bias = torch.zeros(1, 1, queries, keys, device=device)
     if slopes is not None:
-        bias = slopes.view(-1, 1, 1) * distance
+        bias = slopes.view(1, -1, 1, 1) * distance
     return bias.masked_fill(distance > 0, float("-inf"))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from photon.config.llm import Inner
 from photon.errors import ConfigError
-from photon.model.build import LanguageModel, build_model
+from photon.model.build import LanguageModel, build_model, empty_model
+from photon.model.fp8 import PRECISION, require_fp8, use_fp8
 from photon.model.precision import DTYPES
 
 
@@ -85,20 +86,46 @@ def build_parallel(
 
     Sharding happens before the weights take memory, and each weight is drawn whole and cut, so that
     the model is the same bits for any number of processes.
+
+    Raises:
+        ConfigError: a sharded model cannot be compiled as a whole; or the precision is not for
+            this device, or not for this model.
     """
+    sharded = is_sharded(inner, world.size)
+    if sharded and inner.compile == "whole":
+        raise ConfigError(
+            "llm_config.compile=whole: a sharded model gathers its blocks one by one, so they are "
+            "compiled one by one; set llm_config.compile=true, or fsdp_config=null for replicas"
+        )
 
     def shard(model: nn.Module) -> None:
         freeze(model, frozen)
         _fully_shard(model, inner, device)
 
-    model = build_model(inner, seed, device, shard=shard if is_sharded(inner, world.size) else None)
+    model = build_model(inner, seed, device, shard=shard if sharded else None)
     freeze(model, frozen)
-    if inner.compile is True:
+    if inner.precision == PRECISION:
+        require_fp8(device, inner.row_length)
+        use_fp8(model.blocks)  # pyright: ignore
+    if inner.compile == "whole":
+        model.compile_whole()
+    elif inner.compile is True:
         model.compile_blocks()
-    if world.size == 1 or is_sharded(inner, world.size):
+    if world.size == 1 or sharded:
         return ParallelModel(model, model, nullcontext)
     replica = _replicate(model)
     return ParallelModel(model, replica, replica.no_sync)
+
+
+def require_precision(inner: Inner, device: torch.device) -> None:
+    """Refuse early what `build_parallel` would refuse.
+
+    Raises:
+        ConfigError: the precision is not for this device, or not for this model.
+    """
+    if inner.precision == PRECISION:
+        require_fp8(device, inner.row_length)
+        use_fp8(empty_model(inner).blocks)  # pyright: ignore
 
 
 def freeze(model: nn.Module, names: Collection[str]) -> None:
