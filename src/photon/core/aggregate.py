@@ -14,7 +14,7 @@ from photon.core.codec import Codec, encode, leaves
 from photon.core.cores import over_cores
 from photon.core.device_time import OF_CLIENTS
 from photon.core.messages import Update
-from photon.core.tree import Readable, Tree, read, spans, summing_type
+from photon.core.tree import PIECE_ELEMENTS, Readable, Tree, read, spans, summing_type
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,8 @@ class _Averaging(Generic[Result]):
         name, start, stop = span
         parts = [read(tree[name], start, stop) for tree in self._trees]
         dtype = max((summing_type(p.dtype) for p in parts), key=lambda kind: kind.itemsize)
-        size = max(FEWEST_ELEMENTS, BLOCK_BYTES // (len(parts) * dtype.itemsize))
+        most = BLOCK_BYTES // (len(parts) * dtype.itemsize)
+        size = max(FEWEST_ELEMENTS, min(most, PIECE_ELEMENTS))
         found = []
         for rows in zip(*(part.split(size) for part in parts), strict=True):
             at = slice(start, start + rows[0].numel())

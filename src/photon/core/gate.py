@@ -121,7 +121,7 @@ def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
     if reason := refusal(update, plan, state):
         return Verdict(reason, {})
     trees = opened(update, plan, state)
-    # The squares are summed in a type that holds them: only a NaN or an infinity gives one.
+    # float64 holds the square of every number that travels: only a NaN or an infinity gives one.
     sizes = {name: norm(tree) for name, tree in trees.items()}
     return Verdict(_size_fault(trees, sizes, plan.bounds), sizes)
 

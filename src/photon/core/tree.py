@@ -93,24 +93,23 @@ def summing_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def dot(left: Tensor, right: Tensor) -> float:
-    """Inner product of two rows of a type, in that one where it holds the sum, or in float64."""
-    found = float(torch.dot(left, right))
-    return found if _is_held(found) else float(torch.dot(left.double(), right.double()))
+    """Inner product of two rows, in float64."""
+    wide = left.double()
+    return float(torch.dot(wide, wide if right is left else right.double()))
 
 
 def dots(rows: Tensor, row: Tensor) -> list[float]:
-    """Inner products of several rows with one; in their type where it holds them all."""
+    """Inner products of several rows with one: in float32, to six digits, where its range holds
+    them all, or else in float64.
+    """
     found = torch.mv(rows, row.to(rows.dtype)).tolist()
-    return found if all(map(_is_held, found)) else torch.mv(rows.double(), row.double()).tolist()
-
-
-def _is_held(found: float) -> bool:
-    """Whether a sum of products in float32 cannot have lost any to the range of that type."""
-    return 1e-30 < abs(found) < 1e30
+    if rows.dtype == torch.float64 or all(1e-30 < abs(one) < 1e30 for one in found):
+        return found
+    return torch.mv(rows.double(), row.double()).tolist()
 
 
 def squares(tree: Readable) -> dict[str, float]:
-    """Sum of the squares of each leaf; in float64, but for the sums of short pieces."""
+    """Sum of the squares of each leaf, in float64."""
     jobs = spans(tree, CHUNK_ELEMENTS)
     found = dict.fromkeys(tree, 0.0)
     for (name, _, _), square in zip(jobs, over_cores(lambda: _Squares(tree), jobs), strict=True):
@@ -123,20 +122,15 @@ class _Squares:
 
     def __init__(self, tree: Readable) -> None:
         self._tree = tree
-        self._row = torch.empty(PIECE_ELEMENTS)
+        self._wide = torch.empty(PIECE_ELEMENTS, dtype=torch.float64)
 
     def __call__(self, span: tuple[str, int, int]) -> float:
         name, start, stop = span
         total = 0.0
         for part in read(self._tree[name], start, stop).split(PIECE_ELEMENTS):
-            row = part if part.dtype == torch.float32 else self._wide(part)
-            total += dot(row, row)
+            wide = self._wide[: part.numel()].copy_(part)
+            total += float(torch.dot(wide, wide))
         return total
-
-    def _wide(self, part: Tensor) -> Tensor:
-        if part.dtype.itemsize > 2:
-            return part.double()
-        return self._row[: part.numel()].copy_(part)
 
 
 def norm(tree: Readable) -> float:
