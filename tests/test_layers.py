@@ -86,15 +86,12 @@ CORE_MAY_IMPORT = {
     "__future__", "collections", "dataclasses", "functools", "hashlib", "math", "typing", "numpy",
     "torch", "photon",
 }  # fmt: skip
-THREADS = {"threading", "concurrent"}
-"""For `core/cores.py`, whose results do not show how many there are."""
 
 
 def test_core_is_pure():
     for path in (ROOT / "core").glob("*.py"):
         for line, module in imported(path):
-            may = CORE_MAY_IMPORT | (THREADS if path.name == "cores.py" else set())
-            assert module.split(".")[0] in may, f"{path}:{line} imports {module}"
+            assert module.split(".")[0] in CORE_MAY_IMPORT, f"{path}:{line} imports {module}"
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,9 @@ MOMENTS = {"m": MomentBound(names=tuple(SHAPES)),
 
 @pytest.fixture(autouse=True)
 def _several_pieces(monkeypatch):
-    """Of a leaf: spans of 512 elements, pieces of 100."""
-    monkeypatch.setattr(aggregate, "SPAN_ELEMENTS", 512)
+    """Of a leaf: of 100 elements."""
     monkeypatch.setattr(aggregate, "BLOCK_BYTES", 1)
     monkeypatch.setattr(aggregate, "FEWEST_ELEMENTS", 100)
-    monkeypatch.setattr(tree, "CHUNK_ELEMENTS", 512)
     monkeypatch.setattr(tree, "PIECE_ELEMENTS", 100)
 
 
@@ -47,7 +45,7 @@ def opened(clients: int = 3, codec=BF16, outer: OuterOptimizer = OUTER, **rules)
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params), moments=moments)
     asked = Rules(**{"quorum": clients, "up": codec, "down": codec, **rules})
     plan = open_round(state, run="r", steps=dict.fromkeys(range(clients), 5), rules=asked,
-                      bounds=Bounds(moments=MOMENTS))  # fmt: skip
+                      base_digest="d", bounds=Bounds(moments=MOMENTS))  # fmt: skip
     return state, plan, asked
 
 

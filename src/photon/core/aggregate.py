@@ -5,26 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from photon.core.codec import Codec, encode, leaves
-from photon.core.cores import over_cores
 from photon.core.device_time import OF_CLIENTS
 from photon.core.messages import Update
 from photon.core.tree import PIECE_ELEMENTS, Readable, Tree, read, spans, summing_type
 
 Result = TypeVar("Result")
 
-SPAN_ELEMENTS = 1 << 18
-"""Elements of each update that a thread opens at a time."""
-BLOCK_BYTES = 1 << 20
-"""Of the same elements of all updates, side by side; half of a core's cache, or a quarter."""
+BLOCK_BYTES = 8 << 20
+"""Of the same elements of all updates, side by side."""
 BLOCKS_KEPT = 8
-"""Most sizes of a block that a thread keeps: ends of leaves, and short leaves, have their own."""
-FEWEST_ELEMENTS = 1 << 10
+"""Most sizes of a block that are kept: ends of leaves, and short leaves, have their own."""
+FEWEST_ELEMENTS = 1 << 12
 """With fewer, an operation's own time is longer than that of its numbers."""
 
 
@@ -44,19 +41,17 @@ class Piece(NamedTuple):
 
 
 def mean_by_piece(
-    trees: Sequence[Readable],
-    weights: Sequence[float],
-    begin: Callable[[], Callable[[Piece], Result]],
+    trees: Sequence[Readable], weights: Sequence[float], take: Callable[[Piece], Result]
 ) -> list[tuple[str, Result]]:
-    """Weighted mean, piece by piece on all cores: sum_k w_k x_k / sum_k w_k.
+    """Weighted mean, piece by piece: sum_k w_k x_k / sum_k w_k.
 
     The sum runs in the order of `trees`, so the caller fixes the bits by fixing the order. It is
     float32 for numbers of 16 bits, where it is exact for equal weights unless numbers are thousands
     of times apart, and within a unit in the last place for each tree in any case; else float64.
-    Leaves may be encoded, lazy or memory-mapped. The memory is a block for each core.
+    Leaves may be encoded, lazy or memory-mapped. The memory is a block.
 
     Args:
-        begin: gives what takes a piece, once for each thread. A piece's memory is used again.
+        take: gets each piece, whose memory is used again.
 
     Returns:
         What came of each piece, with its leaf, in the order of the leaves.
@@ -67,48 +62,32 @@ def mean_by_piece(
     total = float(sum(weights))
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
-    jobs = spans(trees[0], SPAN_ELEMENTS)
-    done = over_cores(lambda: _Averaging(trees, weights, begin()), jobs)
-    return [(name, one) for (name, _, _), many in zip(jobs, done, strict=True) for one in many]
+    averaging = _Averaging(trees, weights)
+    size = max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * len(trees)), PIECE_ELEMENTS))
+    return [(span[0], take(averaging.piece(*span))) for span in spans(trees[0], size)]
 
 
-class _Averaging(Generic[Result]):
-    """Gives what comes of the pieces of a span."""
+class _Averaging:
+    """Gives the mean of the pieces of some trees."""
 
-    def __init__(
-        self,
-        trees: Sequence[Readable],
-        weights: Sequence[float],
-        take: Callable[[Piece], Result],
-    ) -> None:
-        self._trees, self._take = trees, take
+    def __init__(self, trees: Sequence[Readable], weights: Sequence[float]) -> None:
+        self._trees = trees
         # A power of two costs no bits, and with it no sum is larger than the largest summand.
         unit = max(weights) * 2.0 ** math.ceil(math.log2(len(trees)))
         self._weights = torch.tensor([weight / unit for weight in weights], dtype=torch.float64)
         self._total = float(self._weights.sum())
         self._blocks: dict[tuple[int, torch.dtype], _Block] = {}
 
-    def __call__(self, span: tuple[str, int, int]) -> list[Result]:
-        name, start, stop = span
+    def piece(self, name: str, start: int, stop: int) -> Piece:
         parts = [read(tree[name], start, stop) for tree in self._trees]
         dtype = max((summing_type(p.dtype) for p in parts), key=lambda kind: kind.itemsize)
-        most = BLOCK_BYTES // (len(parts) * dtype.itemsize)
-        size = max(FEWEST_ELEMENTS, min(most, PIECE_ELEMENTS))
-        found = []
-        for rows in zip(*(part.split(size) for part in parts), strict=True):
-            at = slice(start, start + rows[0].numel())
-            found.append(self._take(self._piece(name, at, rows, dtype)))
-            start = at.stop
-        return found
-
-    def _piece(self, name: str, at: slice, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Piece:
-        block = self._block(at.stop - at.start, dtype)
+        block = self._block(stop - start, dtype)
         torch._foreach_copy_(block.each, parts)
         torch.mv(block.columns, block.weights, out=block.sum)
         block.sum.div_(self._total)
         if block.mean is not block.sum:
             block.mean.copy_(block.sum)
-        return Piece(name, at, block.rows, block.mean)
+        return Piece(name, slice(start, stop), block.rows, block.mean)
 
     def _block(self, size: int, dtype: torch.dtype) -> _Block:
         if (size, dtype) not in self._blocks:
@@ -149,7 +128,7 @@ def _write_mean(into: Tree, trees: Sequence[Readable], weights: Sequence[float])
     def write(piece: Piece) -> None:
         into[piece.name].view(-1)[piece.at].copy_(piece.mean)
 
-    mean_by_piece(trees, weights, lambda: write)
+    mean_by_piece(trees, weights, write)
 
 
 def encoded_mean(

@@ -29,7 +29,7 @@ OuterState = dict[str, dict[str, Tensor]]
 class OuterOptimizer(NamedTuple):
     """Attributes:
     elementwise: whether what a step makes of an element depends on no other one; it is then called
-        for a few elements of one parameter at a time, on several threads at once. Else it gets
+        for a few elements of one parameter at a time. Else it gets
         whole trees.
     """
 

@@ -102,7 +102,7 @@ def _pass(
         return np.array(seen + advance(piece))
 
     sums: dict[str, np.ndarray] = {}
-    for name, found in mean_by_piece(gradients, weights, lambda: take):
+    for name, found in mean_by_piece(gradients, weights, take):
         sums[name] = sums[name] + found if name in sums else found
     return sums
 

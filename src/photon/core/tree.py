@@ -13,8 +13,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from photon.core.cores import over_cores
-
 Tree = Mapping[str, Tensor]
 
 
@@ -33,8 +31,8 @@ Readable = Mapping[str, Tensor] | Mapping[str, Row]
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
-PIECE_ELEMENTS = 1 << 16
-"""Elements that stay in the cache of a core between two operations on them."""
+PIECE_ELEMENTS = 1 << 18
+"""Elements that stay in the caches of the cores between two operations on them."""
 
 
 def zeros_like(tree: Tree) -> dict[str, Tensor]:
@@ -93,44 +91,34 @@ def summing_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def dot(left: Tensor, right: Tensor) -> float:
-    """Inner product of two rows, in float64."""
-    wide = left.double()
-    return float(torch.dot(wide, wide if right is left else right.double()))
+    """Inner product of two rows: in their type, to six digits, where its range holds it, or else in
+    float64.
+    """
+    found = float(torch.dot(left, right))
+    return found if _is_held(found, left) else float(torch.dot(left.double(), right.double()))
 
 
 def dots(rows: Tensor, row: Tensor) -> list[float]:
-    """Inner products of several rows with one: in float32, to six digits, where its range holds
-    them all, or else in float64.
-    """
+    """Inner products of several rows with one, as `dot` gives them."""
     found = torch.mv(rows, row.to(rows.dtype)).tolist()
-    if rows.dtype == torch.float64 or all(1e-30 < abs(one) < 1e30 for one in found):
-        return found
-    return torch.mv(rows.double(), row.double()).tolist()
+    is_held = all(_is_held(one, rows) for one in found)
+    return found if is_held else torch.mv(rows.double(), row.double()).tolist()
+
+
+def _is_held(found: float, rows: Tensor) -> bool:
+    """Whether no part of a sum of products can have been lost to the range of its type."""
+    return rows.dtype == torch.float64 or 1e-30 < abs(found) < 1e30
 
 
 def squares(tree: Readable) -> dict[str, float]:
-    """Sum of the squares of each leaf, in float64."""
-    jobs = spans(tree, CHUNK_ELEMENTS)
-    found = dict.fromkeys(tree, 0.0)
-    for (name, _, _), square in zip(jobs, over_cores(lambda: _Squares(tree), jobs), strict=True):
-        found[name] += square
+    """Sum of the squares of each leaf; pieces are summed as `dot` does, their sums in float64."""
+    found, row = dict.fromkeys(tree, 0.0), torch.empty(PIECE_ELEMENTS)
+    for name, start, stop in spans(tree, PIECE_ELEMENTS):
+        part = read(tree[name], start, stop)
+        if part.dtype.itemsize < 4:
+            part = row[: stop - start].copy_(part)
+        found[name] += dot(part, part)
     return found
-
-
-class _Squares:
-    """Gives the sum of the squares of a span."""
-
-    def __init__(self, tree: Readable) -> None:
-        self._tree = tree
-        self._wide = torch.empty(PIECE_ELEMENTS, dtype=torch.float64)
-
-    def __call__(self, span: tuple[str, int, int]) -> float:
-        name, start, stop = span
-        total = 0.0
-        for part in read(self._tree[name], start, stop).split(PIECE_ELEMENTS):
-            wide = self._wide[: part.numel()].copy_(part)
-            total += float(torch.dot(wide, wide))
-        return total
 
 
 def norm(tree: Readable) -> float:
@@ -145,10 +133,5 @@ def all_finite(tree: Tree) -> bool:
 
 def is_negative(tree: Readable) -> bool:
     """Whether any element is below zero."""
-
-    def below(span: tuple[str, int, int]) -> bool:
-        name, start, stop = span
-        parts = read(tree[name], start, stop).split(PIECE_ELEMENTS)
-        return any(bool((part < 0).any()) for part in parts)
-
-    return any(over_cores(lambda: below, spans(tree, CHUNK_ELEMENTS)))
+    parts = (read(tree[name], *span) for name, *span in spans(tree, PIECE_ELEMENTS))
+    return any(part.numel() > 0 and bool(part.amin() < 0) for part in parts)
