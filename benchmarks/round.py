@@ -1,13 +1,14 @@
 """How busy a round keeps the device, and what the rest of its time goes into.
 
     python benchmarks/round.py [--parameters 125M] [--seconds 2.3] [--moments reset averaged kept]
-                               [--workers 0] [--ways sequential] [--pairs 1] [--top 12]
+                               [--workers 0] [--ways overlapped sequential] [--pairs 1] [--top 12]
 
 Real rounds of `photon.server.loop.Server` with the local engine, durable, on this machine's CPU;
 only the trainer is replaced, by one that takes so many seconds a client and leaves the processor
 alone. The ways take turns, each run in a process of its own. A round lasts from the record before
-to its own, the commit before within it; the first one is not counted, and nothing is validated. Memory is anonymous (what the kernel cannot take back), beyond the server's
-parameters and what stands for the device's memory, in payloads: bytes of one update.
+to its own, the commit before within it; the first one is not counted, and nothing is validated.
+Memory is anonymous (what the kernel cannot take back), beyond the server's parameters and what
+stands for the device's memory, in payloads: bytes of one update.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +41,7 @@ from photon.machine.device import num_cores, return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node import engine as local
+from photon.node.client_host import ClientHost
 from photon.run.checkpoint import save_server_state
 from photon.run.kinds import FEDERATED
 from photon.run.outer import outer_of
@@ -46,16 +49,14 @@ from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import JsonlTracker
-from photon.server.engine import Engine
+from photon.server.commits import Commits
 from photon.server.loop import Server, initial_state
 
 CPU = torch.device("cpu")
 CORPUS, ROW_LENGTH = EmbeddedCorpus(vocab_size=300, max_bytes=4_000_000), 32
 """Of data that is opened and never read."""
-WAYS: dict[str, Callable[[RunFolder, Run], Engine]] = {
-    "sequential": lambda folder, run: local.local_engine(folder, run, CPU),
-}
-"""Name -> the engine of a run; whatever differs between two ways of a round is one entry here."""
+WAYS = ("overlapped", "sequential")
+"""As Photon does it; and with each write waited for before anything else is done."""
 MOMENTS = {
     "reset": ["fl.reset_optimizer=true"],
     "averaged": ["fl.aggregate_momenta=true"],
@@ -77,7 +78,7 @@ class Case:
     workers: int = 0
     threads: str = "auto"
     moments: str = "reset"
-    way: str = "sequential"
+    way: str = "overlapped"
 
     @property
     def devices(self) -> int:
@@ -139,17 +140,39 @@ def measure(case: Case, home: Path, data: Path) -> Figures:
     tokenizer, plain = RunData.of(*run.reading).tokenizer, run.model_dump(mode="json")
     with RunFolder.create(home / "run", plain, FEDERATED, tokenizer, {}) as folder:
         return_freed_memory()
-        with Watch() as watch, stand_in.standing_in(case.seconds, watch), _workers(case, home):
-            ends, sizes, result = _serve(WAYS[case.way], folder, run)
+        way = _waiting() if case.way == "sequential" else nullcontext()
+        with (Watch() as watch, stand_in.standing_in(case.seconds, watch), _workers(case, home),
+              way):  # fmt: skip
+            ends, sizes, result = _serve(folder, run)
         workers = [Profile.load(path) for path in sorted((home / "profiles").glob("*.json"))]
     return _figures(case, watch.profile, workers, ends, sizes, result)
 
 
-def _serve(
-    way: Callable[[RunFolder, Run], Engine], folder: RunFolder, run: Run
-) -> tuple[list[float], tuple[int, int, int], str]:
-    """When each round's record was there; elements and bytes of the parameters, bytes of an update; the
-    digest of the last parameters.
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """In this process nothing is written behind anything else."""
+    train, add = ClientHost.train, Commits.add
+
+    def trained(host: ClientHost, *arguments):
+        update = train(host, *arguments)
+        host.rest()
+        futures.wait([update])
+        return update
+
+    def added(commits: Commits, *arguments) -> None:
+        add(commits, *arguments)
+        commits.settle()
+
+    ClientHost.train, Commits.add = trained, added  # pyright: ignore
+    try:
+        yield
+    finally:
+        ClientHost.train, Commits.add = train, add
+
+
+def _serve(folder: RunFolder, run: Run) -> tuple[list[float], tuple[int, int, int], str]:
+    """When each round's record was there; elements and bytes of the parameters, and bytes of an
+    update; the digest of the last parameters.
     """
     ends: list[float] = []
     records: list[dict] = []
@@ -160,7 +183,7 @@ def _serve(
         lines(record)
         ends.append(time.monotonic())
 
-    with closing(way(folder, run)) as engine:
+    with closing(local.local_engine(folder, run, CPU)) as engine:
         states = [
             initial_state(
                 parameters_of(build_model(run.inner, run.seed)), outer_of(run.federation, 1)
@@ -276,7 +299,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--threads", default="auto", help="of each trainer, and of the server")
     parser.add_argument("--moments", nargs="+", choices=list(MOMENTS), default=["reset"])
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--top", type=int, default=0, help="functions shown, by idle seconds")
     parser.add_argument("--folder", type=Path, help="where runs are written; default: temporary")

@@ -37,11 +37,14 @@ def stepped(params, clients, rounds, *, lr, momentum):
     return {name: value.detach() for name, value in weights.items()}
 
 
-@pytest.mark.parametrize(("moments", "workers"), [("reset", 0), ("averaged", 0), ("kept", 2)])
-def test_rounds_are_real(bench, four, tmp_path, moments, workers):
+@pytest.mark.parametrize(
+    ("moments", "workers", "way"),
+    [("reset", 0, "overlapped"), ("averaged", 0, "sequential"), ("kept", 2, "overlapped")],
+)
+def test_rounds_are_real(bench, four, tmp_path, moments, workers, way):
     rounds = bench("round")
     case = rounds.Case(60_000, 0.05, clients=4, rounds=1, workers=workers, threads="1",
-                       moments=moments)  # fmt: skip
+                       moments=moments, way=way)  # fmt: skip
     figures = rounds.measure(case, tmp_path, four)
     run = rounds.configuration(case, four)
     first = rounds.parameters_of(rounds.build_model(run.inner, run.seed))
