@@ -10,6 +10,7 @@ OF_CLIENTS = {
     "load": "load_seconds",
     "encode": "encode_seconds",
     "write": "write_seconds",
+    "validate": "validate_seconds",
 }
 """Part of a device's time -> the metric in which a client says it."""
 OF_SERVER = ("aggregate", "validate", "commit")
@@ -44,7 +45,8 @@ def device_seconds(
     room = max(0.0, seconds - sum(server.values()))
     share = min(1.0, room / max(sum(own.values()), 1e-9))
     own = {part: value * share for part, value in own.items()}
-    return {**own, "wait": max(0.0, room - sum(own.values())), **server}
+    wait = max(0.0, room - sum(own.values()))
+    return {**own, "wait": wait, **server, "validate": server["validate"] + own["validate"]}
 
 
 def _within(value: float, most: float) -> float:
