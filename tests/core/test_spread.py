@@ -79,7 +79,7 @@ def test_others_within_what_is_promised(are_busy):
 
 
 def played(steps, believed, true):
-    """When the last client is done of a round as a pool plays it: asked anew as a worker is done."""
+    """When a round is over that a pool plays: asked anew whenever a worker is done."""
     now, waiting, busy = 0.0, dict(steps), {}
     while waiting or busy:
         workers = [
