@@ -33,10 +33,10 @@ def wait_until(holds: Any) -> None:
 
 
 class Uneven(Trainer):
-    def train(self, stream: Any, steps: int, *rest: Any) -> Any:
+    def train(self, stream: Any, steps: int, should_stop: Any = lambda: False) -> Any:
         if self.state.steps_done == 0 and not trained_by(PLACE):
             self._first_turn()
-        segment = super().train(stream, steps, *rest)
+        segment = super().train(stream, steps, should_stop)
         if segment.state.steps_done == self.config.local_steps:
             with open(RUN / f"trained_by_{PLACE}", "a") as file:
                 file.write(f"{stream.streams[0].client}\n")

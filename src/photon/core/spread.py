@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+
+import numpy as np
 
 LONGEST_TRUST = 0.99
 """A worker that a round leaves out is held for that much faster in the next, at least."""
@@ -94,7 +95,7 @@ def spread(steps: Mapping[int, int], workers: Sequence[Worker]) -> list[list[int
 def _paces(workers: Sequence[Worker]) -> list[float]:
     """Seconds of a step. Who is not done when he should have been is slower than was thought."""
     known = [worker.pace.seconds for worker in workers if worker.pace]
-    usual = median(known) if known else 1.0
+    usual = float(np.median(known)) if known else 1.0
     return [
         max(w.pace.seconds if w.pace else usual, w.elapsed / w.steps if w.steps else 0.0)
         for w in workers
