@@ -25,7 +25,6 @@ from concurrent import futures
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import stand_in
 import torch
@@ -41,6 +40,7 @@ from photon.machine.device import num_cores, return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node import engine as local
+from photon.node import worker_process
 from photon.node.client_host import ClientHost
 from photon.run.checkpoint import save_server_state
 from photon.run.kinds import FEDERATED
@@ -211,14 +211,11 @@ def _workers(case: Case, home: Path) -> Iterator[None]:
     (home / "profiles").mkdir()
     os.environ |= {stand_in.SECONDS: str(case.seconds), stand_in.PROFILES: f"{home}/profiles"}
 
-    def popen(command: list[str], **options):
-        return subprocess.Popen([command[0], stand_in.__file__, *command[3:]], **options)
-
-    local.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": popen})  # pyright: ignore
+    photons, worker_process.COMMAND = worker_process.COMMAND, [sys.executable, stand_in.__file__]
     try:
         yield
     finally:
-        local.subprocess = subprocess
+        worker_process.COMMAND = photons
 
 
 def _figures(

@@ -27,6 +27,7 @@ from photon.errors import DataError, PhotonError
 from photon.experiment import runs
 from photon.model.build import build_model, empty_model
 from photon.node import engine as local
+from photon.node import worker_process
 from photon.node.microbatch import Trainers
 from photon.run.run_data import RunData, cache_of
 from photon.tracking import external
@@ -81,7 +82,7 @@ def pool(config: Config, tmp: Path, monkeypatch: Any) -> Any:
         def wait(self, timeout: float) -> int:
             return 0
 
-    monkeypatch.setattr(local.subprocess, "Popen", Process)
+    monkeypatch.setattr(worker_process.subprocess, "Popen", Process)
     run, threads = resolved(config), torch.get_num_threads()
     folder = SimpleNamespace(clients=tmp, path=tmp, lock_fd=0)
     try:

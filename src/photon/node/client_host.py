@@ -49,6 +49,9 @@ class ClientHost:
         folder: where the clients' states live, one folder each.
         device: where the model lives.
         world: the processes that train each client together; the first one writes.
+
+    Attributes:
+        steps_taken: by the last call of `train`; others of that client's round were taken before.
     """
 
     def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
@@ -64,6 +67,7 @@ class ClientHost:
         self._offload, self._residents = Offload(device), Residents(device)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
+        self.steps_taken = 0
 
     def train(
         self,
@@ -87,7 +91,7 @@ class ClientHost:
         Raises:
             Stopped: `should_stop` said so; the open state is saved.
         """
-        spent = Spent()
+        spent, self.steps_taken = Spent(), 0
         self.files.settle(instruction.client)
         if answer := self.files.answer(instruction):
             return _done(answer)
@@ -173,6 +177,7 @@ class ClientHost:
             steps = min(left, self.inner.segment_steps)
             with spent.on("train") as taking, training_memory_kept():
                 segment = self.trainer.train(stream, steps, watched)
+            self.steps_taken += len(segment.taken)
             if segment.taken:
                 numbers = self._measure(segment, taking())
                 measured = measured.and_then(len(segment.taken), numbers)

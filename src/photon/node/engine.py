@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import selectors
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,10 +16,11 @@ import torch
 from photon import errors
 from photon.config.resolve import Run, RunMachine
 from photon.core.messages import Arrival, Failure, RoundPlan
+from photon.core.spread import spread
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
-from photon.machine.device import count_gpus
 from photon.node.client_host import ClientHost, Stopped
+from photon.node.worker_process import WorkerProcess
 from photon.run.base import Base
 from photon.run.checkpoint import load_update
 from photon.run.run_folder import RunFolder
@@ -102,29 +98,8 @@ class InProcess(OneMachine):
         self.host.close()
 
 
-@dataclass(eq=False)
-class _Worker:
-    process: subprocess.Popen
-    connection: socket.socket
-    client: int | None = None
-    writing: set[int] = field(default_factory=set)
-    ready: bool = False
-    place: int = 0
-    heard: float = field(default_factory=time.monotonic)
-
-    @property
-    def clients(self) -> set[int]:
-        """Those whose updates it owes: the one that it trains, and those that it is writing."""
-        return self.writing if self.client is None else {self.client, *self.writing}
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether it owes a message: that it is ready, or an update."""
-        return not self.ready or bool(self.clients)
-
-
 class WorkerPool(OneMachine):
-    """Worker processes that share the clients of a round.
+    """Worker processes that share the clients of a round by their speed, which it measures.
 
     Args:
         folder: the open run; workers inherit its lock.
@@ -134,8 +109,9 @@ class WorkerPool(OneMachine):
         super().__init__(population)
         self.folder, self.machine, self._rounds = folder, machine, 0
         self.selector = selectors.DefaultSelector()
-        self.workers: list[_Worker] = []
+        self.workers: list[WorkerProcess] = []
         self.devices = machine.workers
+        self._attempts: Counter[int] = Counter()
         for _ in range(machine.workers):
             self._start()
 
@@ -143,18 +119,18 @@ class WorkerPool(OneMachine):
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         self._refresh()
-        attempts: Counter[int] = Counter()
+        self._attempts.clear()
         give_up = math.inf
         while (waiting or self._busy()) and time.monotonic() < give_up:
             if should_stop() and give_up == math.inf:
                 give_up = time.monotonic() + self.machine.worker_timeout
                 self._ask_to_stop()
             if give_up == math.inf:
-                self._hand_out(waiting, attempts, plan, str(base.file.result()))
+                self._hand_out(waiting, plan, str(base.file.result()))
             elif not self._busy():
                 return
             for client, reply in self._turns():
-                error = _failure(client, reply, attempts[client], plan.round)
+                error = _failure(client, reply, self._attempts[client], plan.round)
                 if error is not None:
                     yield _failed(client, error)
                 elif reply is None:
@@ -168,70 +144,55 @@ class WorkerPool(OneMachine):
         self.selector.close()
 
     def _refresh(self) -> None:
-        """Between two rounds, start the workers anew if that is due."""
+        """Before a round, start the workers anew if that is due."""
         if self.machine.refresh_period and self._rounds == self.machine.refresh_period:
             self._rounds = 0
             for worker in list(self.workers):
                 self._end(worker)
                 self._start()
         self._rounds += 1
+        for worker in self.workers:
+            worker.begin_round()
 
     def _start(self) -> None:
         taken = {worker.place for worker in self.workers}
         place = next(number for number in range(len(taken) + 1) if number not in taken)
-        ours, theirs = socket.socketpair()
         assert self.folder.lock_fd is not None
-        descriptors = (theirs.fileno(), self.folder.lock_fd)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "photon.node.worker", str(theirs.fileno()),
-             str(self.folder.path), *self._devices(place)],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(self.machine.threads)},
-        )  # fmt: skip
-        theirs.close()
-        worker = _Worker(process, ours, place=place)
+        worker = WorkerProcess.start(self.machine, self.folder.path, place, [self.folder.lock_fd])
         self.workers.append(worker)
-        self.selector.register(ours, selectors.EVENT_READ, worker)
+        self.selector.register(worker.connection, selectors.EVENT_READ, worker)
 
-    def _devices(self, place: int) -> tuple[str, str]:
-        """`photon.device` of the worker at a place, and the number of its first GPU."""
-        device, each = self.machine.device, self.machine.devices_per_client
-        own = each == 1 and count_gpus(device) > 1
-        return f"cuda:{place}" if own else device, str(place * each)
-
-    def _hand_out(
-        self, waiting: deque[int], attempts: Counter[int], plan: RoundPlan, base: str
-    ) -> None:
-        for worker in self.workers:
-            if not waiting:
-                return
-            if worker.ready and worker.client is None:
-                client = waiting.popleft()
-                attempts[client] += 1
-                worker.client, worker.heard = client, time.monotonic()
-                task = {"instruction": asdict(plan.instructions[client]), "base": base}
-                if waiting:
-                    task["following"] = asdict(plan.instructions[waiting[0]])
-                frames.try_send(worker.connection, task)  # a dead one is seen when it is read
+    def _hand_out(self, waiting: deque[int], plan: RoundPlan, base: str) -> None:
+        """Give idle workers the clients that are theirs; who would be the last one gets none."""
+        here = [worker for worker in self.workers if worker.ready]
+        if not waiting or not any(worker.is_idle for worker in here):
+            return
+        steps = {client: plan.instructions[client].local_steps for client in waiting}
+        planned = spread(steps, [worker.seen for worker in here])
+        for worker, clients in zip(here, planned, strict=True):
+            if clients and worker.is_idle:
+                waiting.remove(clients[0])
+                self._attempts[clients[0]] += 1
+                own = [plan.instructions[client] for client in clients[:2]]
+                worker.give(own[0], base, own[1] if len(own) > 1 else None)
 
     def _turns(self) -> Iterator[tuple[int, dict | None]]:
         """Clients whose turn has ended, with the worker's reply; None: it died, and is replaced."""
         for worker, reply in self._replies():
             owed = worker.clients
             if reply is None:
+                if worker.client is not None:  # what it was writing is not why it died
+                    self._attempts.subtract(worker.writing)
                 self._replace(worker)
                 yield from ((client, None) for client in sorted(owed))
             elif (client := reply["client"]) in owed:
-                worker.writing.discard(client)
-                worker.client = None if worker.client == client else worker.client
+                worker.note_end(client)
                 yield client, reply
 
-    def _replies(self) -> Iterator[tuple[_Worker, dict | None]]:
+    def _replies(self) -> Iterator[tuple[WorkerProcess, dict | None]]:
         """Messages that end a client's turn; None stands for a dead or silent worker."""
         for key, _ in self.selector.select(timeout=0.2):
-            worker: _Worker = key.data
+            worker: WorkerProcess = key.data
             message = frames.receive(worker.connection)
             worker.heard = time.monotonic()
             if message is None:
@@ -239,8 +200,7 @@ class WorkerPool(OneMachine):
             elif "ready" in message:
                 worker.ready = True
             elif "trained" in message and worker.client is not None:
-                worker.writing.add(worker.client)
-                worker.client = None
+                worker.note_trained(message["steps"])
             elif "beat" not in message:
                 yield worker, message
         silent = time.monotonic() - self.machine.worker_timeout
@@ -252,29 +212,21 @@ class WorkerPool(OneMachine):
 
     def _ask_to_stop(self) -> None:
         for worker in self.workers:
-            if worker.client is not None:
-                frames.try_send(worker.connection, {"stop": True})
+            worker.ask_to_stop()
 
-    def _replace(self, worker: _Worker) -> None:
-        ever_ready = worker.ready
+    def _replace(self, worker: WorkerProcess) -> None:
         self._end(worker)
-        if not ever_ready:
+        if not worker.ready:
             raise RoundFailed(
                 f"a worker process ended with code {worker.process.returncode} before it was ready;"
                 " its message is above"
             )
         self._start()
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: WorkerProcess) -> None:
         self.workers.remove(worker)
         self.selector.unregister(worker.connection)
-        worker.connection.close()
-        idle = worker.ready and not worker.clients
-        try:
-            worker.process.wait(timeout=10.0 if idle else 0.0)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        worker.end()
 
 
 def _arrived(client: int, writing: Future[Path]) -> Arrival:

@@ -81,8 +81,10 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
         client = message["instruction"]["client"]
         try:
             update = lead(host, world, message, parent)
-            parent.tell({"trained": client})
+            parent.tell({"trained": client, "steps": host.steps_taken})
             update.add_done_callback(partial(parent.tell_end, client))
+            if "following" not in message:
+                host.rest()
         except Stopped:
             parent.tell({"client": client, "stopped": True})
         except Exception as error:
