@@ -68,9 +68,11 @@ def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World
 
     return_freed_memory()
     torch.set_num_threads(run.machine.threads)
-    with process_group(device) as (world, chosen):
-        with closing(ClientHost(run, path / "clients", chosen, world)) as host:
-            yield host, world
+    with (
+        process_group(device) as (world, chosen),
+        closing(ClientHost(run, path / "clients", chosen, world)) as host,
+    ):
+        yield host, world
 
 
 def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
