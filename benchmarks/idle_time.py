@@ -21,7 +21,7 @@ from server_memory import anonymous_megabytes
 
 import photon
 
-EVERY_SECONDS = 0.004
+EVERY_SECONDS = 0.025
 WAIT = "wait"
 PARTS = {
     "photon.server.loop:Server._open": "open",

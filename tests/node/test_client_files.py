@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from photon.core.messages import ClientState, Instruction, StreamState, Update
-from photon.errors import CorruptCheckpoint, NonFiniteLoss, StorageError
+from photon.errors import CorruptCheckpoint, StorageError
 from photon.node import client_files
 from photon.node.client_files import ClientFiles
 from photon.run import artifact, checkpoint
@@ -128,15 +128,6 @@ def test_the_newest_states_stay_and_the_one_that_was_accepted_last(files):
         path = keep(files, ask(0, number, min(number - 1, 1))).result(LONG)
     kept = [checkpoint.number_of(one) for one in checkpoint.list_checkpoints(path.parent)]
     assert kept == [1, 4, 5, 6]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_update_that_is_no_number_is_its_clients_failure(files, value):
-    asked = ask(1, 1, 0)
-    with pytest.raises(NonFiniteLoss, match="client 1: its update holds a NaN or an infinity"):
-        keep(files, asked, value).result(LONG)
-    assert files.answer(asked) is None
-    assert keep(files, asked).result(LONG) == files.answer(asked), "and it may be tried again"
 
 
 def test_a_full_disk_leaves_nothing_that_is_believed(files, monkeypatch):

@@ -285,7 +285,7 @@ def test_one_process_holds_what_both_hold():
     assert stage_of(both, "update").total("cpu") == stage_of(client, "update").total("cpu") + state
     whole = num_bytes(outline_of(*sections(config)).params)
     validation = stage_of(both, "validation").parts("cpu")
-    assert validation["state before"] == validation["weights"] == whole
+    assert validation["weights"] == whole
     assert validation["program"] == PROGRAM, "once"
     alone = centralized_memory(*sections(config), 1)
     assert alone.peak("cpu") < client.peak("cpu")

@@ -31,8 +31,8 @@ Readable = Mapping[str, Tensor] | Mapping[str, Row]
 
 CHUNK_ELEMENTS = 1 << 20
 """Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
-PIECE_ELEMENTS = 1 << 18
-"""Elements that stay in the caches of the cores between two operations on them."""
+PIECE_ELEMENTS = 1 << 17
+"""Elements that stay in a cache between two operations on them."""
 
 
 def zeros_like(tree: Tree) -> dict[str, Tensor]:

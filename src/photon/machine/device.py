@@ -120,6 +120,11 @@ def precision_warning(device: torch.device, precision: str) -> str | None:
     )
 
 
+def spare_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody has; 0 of a CPU, whose memory is that of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

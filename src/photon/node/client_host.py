@@ -26,6 +26,7 @@ from photon.machine.device import training_memory_kept
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles
 from photon.node.measure import Measured, SegmentMeter, Spent
+from photon.node.residents import Residents
 from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.run_data import RunData
 from photon.training.layers import LayerRoles, layers_of
@@ -60,7 +61,7 @@ class ClientHost:
         self.layers = layers_of(run.federation, names)
         self._first = _first_layers(run.inner, run.seed, self.layers)
         self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
-        self._offload = Offload(device)
+        self._offload, self._residents = Offload(device), Residents(device)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
 
@@ -92,16 +93,18 @@ class ClientHost:
             return _done(answer)
         with spent.on("load"):
             before, lost = self.files.before(instruction)
-            params = {**self._first, **params, **before.layers}
+            base, averaged = self._base(instruction, params, moments)
+            base = {**self._first, **base, **before.layers}
             resumed = self.files.opened(instruction)
-            self.trainer.load(resumed or self._begin(instruction, before, params, moments))
+            self.trainer.load(resumed or self._begin(instruction, before, base, averaged))
         self.files.behind.go()
         if following is not None:
             self.files.read_ahead(following)
         metrics = {} if resumed else self._score_own(instruction, "val_loss", spent)
         metrics |= self._run_segments(instruction, should_stop, spent)
         metrics |= self._score_own(instruction, "trained_val_loss", spent)
-        return self._finish(instruction, params, before, lost, metrics, spent)
+        self._residents.trained()
+        return self._finish(instruction, base, before, lost, metrics, spent)
 
     def rest(self) -> None:
         """Nobody is trained next."""
@@ -121,15 +124,30 @@ class ClientHost:
         with spent.on("validate"):
             return {key: held_out_loss(self.trainer.model, rows, self.inner, share).loss}
 
+    def _base(
+        self, instruction: Instruction, params: Tree, moments: Moments
+    ) -> tuple[Tree, Moments]:
+        """Parameters and averaged moments to start from, decoded once for all clients."""
+        codec = codec_of(self.federation)
+        return self._residents.base(
+            instruction.base_digest,
+            lambda: (params, {name: read(tree, params, codec) for name, tree in moments.items()}),
+        )
+
     def _begin(
-        self, instruction: Instruction, before: ClientState, params: Tree, moments: Moments
+        self, instruction: Instruction, before: ClientState, params: Tree, averaged: Moments
     ) -> TrainState:
-        fl = self.federation
-        own = before.moments if fl.keeps_optimizer else {}
-        step = before.optimizer_step if fl.keeps_optimizer else 0
+        """
+        Args:
+            averaged: moments, in any float type.
+        """
+        fl, client = self.federation, instruction.client
+        own = self._residents.moments(client, before.round, before.moments)
+        step = before.optimizer_step
         if fl.averages_moments:
-            own = {name: read(tree, params, codec_of(fl)) for name, tree in moments.items()}
-            step = instruction.first_step
+            own, step = averaged, instruction.first_step
+        elif not fl.keeps_optimizer:
+            own, step = {}, 0
         return TrainState(
             params=params,
             moments=own,
@@ -178,19 +196,23 @@ class ClientHost:
         spent: Spent,
     ) -> Future[Path]:
         """Keep the update and the client's new state together: both have happened, or neither."""
-        behind = self.files.behind
+        behind, world = self.files.behind, self.trainer.world
         with spent.on("write"):
             behind.enter()
         behind.hold()
         try:
             with spent.on("encode"):
                 out = self._leave(params, before)
+            if out.kept and world.size == 1:
+                self._residents.keep(
+                    instruction.client, instruction.round, self.trainer.optimizer.moments()
+                )
             update = self._update(instruction, out, lost, {**metrics, **spent.metrics})
             state, landed = self._state_after(instruction, out), self._offload.landed()
         except BaseException:
             behind.leave()
             raise
-        if not self.trainer.world.is_first:
+        if not world.is_first:
             behind.leave()
             return _done(self.files.home(instruction.client))
         return self.files.keep(instruction, update, state, landed)

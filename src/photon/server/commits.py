@@ -47,6 +47,7 @@ class Commits:
         self.settle()
         self.ref, base = base_ref(received_of(state)), Future[Path]()
         self._behind.enter()
+        self._behind.hold()
         self._base, self._last = base, self._behind.submit(self._write, state, record, base)
 
     def _write(
@@ -60,6 +61,10 @@ class Commits:
                 base.set_exception(error)
             raise
         self.committed()
+
+    def go(self) -> None:
+        """Begin to write what was added last, now that clients are to be trained; see `hold`."""
+        self._behind.go()
 
     def base(self, state: ServerState, names: tuple[str, ...] | None) -> Base:
         """What clients of the next round start from, which perhaps is still being written.
@@ -82,6 +87,7 @@ class Commits:
             StorageError: it cannot be written.
         """
         if self._last is not None:
+            self._behind.go()
             self._last.result()
             self._last = None
 

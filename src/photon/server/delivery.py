@@ -16,9 +16,15 @@ from photon.core.messages import Failure, RoundPlan, ServerState, Update
 
 
 def _judge() -> ThreadPoolExecutor:
-    """One thread beside the one that drives the device, with the cores which that one has."""
+    """One thread beside the one that drives the device, without helpers of its own: with those of
+    two threads there are more than cores, and none of OpenMP's waits awake any more, so that each
+    operation of the other thread begins a millisecond late.
+    """
     cores = torch.get_num_threads()
-    return ThreadPoolExecutor(1, "judge", initializer=torch.set_num_threads, initargs=(cores,))
+    judge = ThreadPoolExecutor(1, "judge")
+    judge.submit(torch.set_num_threads, 1).result()
+    torch.set_num_threads(cores)  # what threads that come later have, too
+    return judge
 
 
 @dataclass(slots=True)

@@ -175,6 +175,7 @@ class Server:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
         delivery = Delivery(plan, state, self._rules)
         self._tell_training(delivery)
+        self._commits.go()
         arrivals = self.engine.run_round(plan, base, delivery.waiting, self._must_stop)
         try:
             for arrival in arrivals:

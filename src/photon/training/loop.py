@@ -63,10 +63,10 @@ class Trainer:
         self._may_skip = self._scaled or config.nonfinite_loss == "skip"
 
     def load(self, state: TrainState) -> None:
-        """Make `state` the live one; its tensors are copied."""
+        """Make `state` the live one; its tensors are copied, and not held."""
         load_parameters(self.model, state.params)
         self.optimizer.load(state.moments, state.optimizer_step)
-        self.state = state
+        self.state = replace(state, params={}, moments={})
 
     def snapshot(self, *, moments: bool = True) -> TrainState:
         """Copy the live state, its tensors to the CPU, one at a time.
@@ -106,8 +106,7 @@ class Trainer:
         """Take up to `steps` optimizer steps; fewer if `should_stop` says so between two of them.
 
         Returns:
-            What each step measured, and the live state; its tensors are those of the last `load`
-            (`snapshot` copies the new ones).
+            What each step measured, and the live state, without tensors (`snapshot` has them).
 
         Raises:
             NonFiniteLoss: a loss or gradient was NaN or infinite, and `nonfinite_loss` is `stop`.

@@ -159,13 +159,10 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
 def in_one_process(client: Memory, server: Memory) -> Memory:
     """Of a process that trains clients and serves, one after the other."""
     trainer = next(stage for stage in client.stages if stage.name == "update")
-    stays = dict(trainer.host)
     state = {"state": server.stages[0].host["state"]}
     stages = [replace(stage, host={**stage.host, **state}) for stage in client.stages]
     for stage in server.stages:
-        host = {**stays, **stage.host}
-        if stage.name == "validation":  # the clients' trainer still has what it began with
-            host["state before"] = trainer.device["weights"]
+        host = {**trainer.host, **stage.host}
         stages.append(replace(stage, device={**trainer.device, **stage.device}, host=host))
     return Memory(tuple(stages))
 

@@ -70,8 +70,7 @@ def outgoing(
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
             torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
-            sent = out.gradient
-            _encode(out, GRADIENT, sent, name, value, codec, residual, offload)
+            _encode(out, GRADIENT, out.gradient, name, value, codec, residual, offload)
         elif federation.averages_moments:
             sent = out.moments.setdefault(tree, {})
             _encode(out, tree, sent, name, value, codec, residual, offload)
