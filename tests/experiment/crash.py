@@ -13,7 +13,7 @@ import torch
 
 import photon
 from photon.run import artifact
-from photon.server import loop as server
+from photon.server import commits as server
 from photon.training.loop import Trainer
 
 

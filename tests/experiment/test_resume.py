@@ -30,7 +30,7 @@ from photon.report.console import progress_line
 from photon.run import checkpoint
 from photon.run.saved_model import load_saved_model
 from photon.run.trackers import read_lines
-from photon.server import loop as server
+from photon.server import commits as server
 from photon.training import loop
 from photon.training.loop import Trainer
 

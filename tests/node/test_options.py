@@ -36,7 +36,7 @@ from photon.run.participation import client_rows
 from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.run.trackers import read_lines
-from photon.server import loop as server
+from photon.server import commits as server
 from photon.server.loop import initial_state, redraw
 from photon.training.layers import layers_of
 from photon.training.parallel import ALONE

@@ -23,7 +23,7 @@ from photon.config import Config, load_config
 from photon.config.tracking import TensorboardLogger, WandbSetup
 from photon.errors import ConfigError, PhotonWarning
 from photon.run.trackers import JsonlTracker, Position, numbers, read_lines
-from photon.server import loop as server
+from photon.server import commits as server
 from photon.tracking import external as external_trackers
 from photon.tracking import wandb_tracker
 from photon.tracking.external import ExternalTrackers, require_trackers

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from photon.core.messages import ClientState, Instruction, StreamState, Update
-from photon.errors import CorruptCheckpoint, StorageError
+from photon.errors import CorruptCheckpoint
 from photon.machine.write_behind import WriteBehind
 from photon.run import artifact, checkpoint
 from photon.training.memory import UPDATES_IN_FLIGHT
@@ -43,12 +43,6 @@ class ClientFiles:
             self.behind.go()
             self._writing[client].exception()
         self._writing = {c: future for c, future in self._writing.items() if not future.done()}
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the disk has refused what was to be kept since the last `settle`."""
-        ended = [future for future in self._writing.values() if future.done()]
-        return any(isinstance(future.exception(), StorageError) for future in ended)
 
     def answer(self, instruction: Instruction) -> Path | None:
         """The answer to this very instruction, if it is kept.

@@ -169,7 +169,7 @@ class ClientHost:
         home, is_first = self.files.home(instruction.client), self.trainer.world.is_first
         beacon = Beacon(home / FILE if is_first else None)
         watched = StepBeacon(
-            beacon, lambda: should_stop() or self.files.is_refused, {"round": instruction.round},
+            beacon, should_stop, {"round": instruction.round},
             done=self.trainer.state.steps_done, total=instruction.local_steps,
             tokens=self.inner.tokens_per_step,
         )  # fmt: skip
@@ -186,7 +186,7 @@ class ClientHost:
                     snapshot = self.trainer.snapshot()
                     if is_first:
                         self.files.keep_open(instruction, snapshot)
-                if should_stop() or self.files.is_refused:
+                if should_stop():
                     raise Stopped
         beacon.close()
         return measured.numbers
@@ -208,19 +208,19 @@ class ClientHost:
         try:
             with spent.on("encode"):
                 out = self._leave(params, before)
+            if out.kept and world.size == 1:
+                self._residents.keep(
+                    instruction.client, instruction.round, self.trainer.optimizer.moments()
+                )
+            update = self._update(instruction, out, lost, {**metrics, **spent.metrics})
+            state, landed = self._state_after(instruction, out), self._offload.landed()
         except BaseException:
             behind.leave()
             raise
         if not world.is_first:
             behind.leave()
             return _done(self.files.home(instruction.client))
-        if out.kept and world.size == 1:
-            self._residents.keep(
-                instruction.client, instruction.round, self.trainer.optimizer.moments()
-            )
-        update = self._update(instruction, out, lost, {**metrics, **spent.metrics})
-        state = self._state_after(instruction, out)
-        return self.files.keep(instruction, update, state, self._offload.landed())
+        return self.files.keep(instruction, update, state, landed)
 
     def _leave(self, params: Tree, before: ClientState) -> Outgoing:
         """Encode what is sent, and copy what stays, from the live state."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import selectors
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +29,8 @@ from photon.run.run_folder import RunFolder
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
+END_SECONDS = 30.0
+"""Given to a worker to write what its clients have done, once it need train no more."""
 OF_ALL = (errors.ConfigError, errors.DeviceError, errors.Interrupted, errors.StorageError)
 """Errors that are no client's: they would meet the next one as well."""
 
@@ -83,7 +87,8 @@ class InProcess(OneMachine):
                 try:
                     writing.append((client, self.host.train(
                         plan.instructions[client], base.sent.params, base.sent.moments,
-                        should_stop, following,
+                        lambda: should_stop() or any(is_refused(one) for _, one in writing),
+                        following,
                     )))  # fmt: skip
                 except Stopped:
                     is_stopped = True
@@ -111,15 +116,15 @@ class WorkerPool(OneMachine):
         self.selector = selectors.DefaultSelector()
         self.workers: list[WorkerProcess] = []
         self.devices = machine.workers
-        self._attempts: Counter[int] = Counter()
         for _ in range(machine.workers):
             self._start()
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
+        self._end_earlier()
         self._refresh()
-        self._attempts.clear()
+        deaths: Counter[int] = Counter()
         give_up = math.inf
         while (waiting or self._busy()) and time.monotonic() < give_up:
             if should_stop() and give_up == math.inf:
@@ -129,8 +134,8 @@ class WorkerPool(OneMachine):
                 self._hand_out(waiting, plan, str(base.file.result()))
             elif not self._busy():
                 return
-            for client, reply in self._turns():
-                error = _failure(client, reply, self._attempts[client], plan.round)
+            for client, reply in self._turns(deaths):
+                error = _failure(client, reply, deaths[client], plan.round)
                 if error is not None:
                     yield _failed(client, error)
                 elif reply is None:
@@ -139,16 +144,27 @@ class WorkerPool(OneMachine):
                     yield load_update(Path(reply["update"]))
 
     def close(self) -> None:
+        for worker in self.workers:  # all at once: each then ends what it writes
+            with suppress(OSError):
+                worker.connection.shutdown(socket.SHUT_RDWR)
+        until = time.monotonic() + END_SECONDS
         for worker in list(self.workers):
-            self._end(worker)
+            self._end(worker, until - time.monotonic())
         self.selector.close()
+
+    def _end_earlier(self) -> None:
+        """A round that an error has ended leaves clients in training, whom nobody waits for."""
+        self._ask_to_stop()
+        while self._busy():
+            for _ in self._turns(Counter()):
+                pass
 
     def _refresh(self) -> None:
         """Before a round, start the workers anew if that is due."""
         if self.machine.refresh_period and self._rounds == self.machine.refresh_period:
             self._rounds = 0
             for worker in list(self.workers):
-                self._end(worker)
+                self._end(worker, END_SECONDS)
                 self._start()
         self._rounds += 1
         for worker in self.workers:
@@ -172,17 +188,19 @@ class WorkerPool(OneMachine):
         for worker, clients in zip(here, planned, strict=True):
             if clients and worker.is_idle:
                 waiting.remove(clients[0])
-                self._attempts[clients[0]] += 1
                 own = [plan.instructions[client] for client in clients[:2]]
                 worker.give(own[0], base, own[1] if len(own) > 1 else None)
 
-    def _turns(self) -> Iterator[tuple[int, dict | None]]:
-        """Clients whose turn has ended, with the worker's reply; None: it died, and is replaced."""
+    def _turns(self, deaths: Counter[int]) -> Iterator[tuple[int, dict | None]]:
+        """Clients whose turn has ended, with the worker's reply; None: it died, and is replaced.
+
+        Args:
+            deaths: of the workers that trained a client; or wrote one, and trained none.
+        """
         for worker, reply in self._replies():
             owed = worker.clients
             if reply is None:
-                if worker.client is not None:  # what it was writing is not why it died
-                    self._attempts.subtract(worker.writing)
+                deaths.update(worker.writing if worker.client is None else {worker.client})
                 self._replace(worker)
                 yield from ((client, None) for client in sorted(owed))
             elif (client := reply["client"]) in owed:
@@ -215,7 +233,7 @@ class WorkerPool(OneMachine):
             worker.ask_to_stop()
 
     def _replace(self, worker: WorkerProcess) -> None:
-        self._end(worker)
+        self._end(worker, 1.0)
         if not worker.ready:
             raise RoundFailed(
                 f"a worker process ended with code {worker.process.returncode} before it was ready;"
@@ -223,10 +241,15 @@ class WorkerPool(OneMachine):
             )
         self._start()
 
-    def _end(self, worker: WorkerProcess) -> None:
+    def _end(self, worker: WorkerProcess, seconds: float) -> None:
         self.workers.remove(worker)
         self.selector.unregister(worker.connection)
-        worker.end()
+        worker.end(seconds)
+
+
+def is_refused(writing: Future[Path]) -> bool:
+    """Whether the disk has refused an update: then there is no use in training the next client."""
+    return writing.done() and isinstance(writing.exception(), errors.StorageError)
 
 
 def _arrived(client: int, writing: Future[Path]) -> Arrival:
@@ -252,18 +275,19 @@ def _failed(client: int, error: Exception) -> Failure:
     return Failure(client, f"{type(error).__name__}: {error}", error)
 
 
-def _failure(client: int, reply: dict | None, attempts: int, round_number: int) -> Exception | None:
+def _failure(client: int, reply: dict | None, deaths: int, round_number: int) -> Exception | None:
     """Why a client has no update and is not tried again; None: it has one, or is.
 
     Args:
         reply: None from a worker that has died.
+        deaths: of workers, by this client.
     """
     if reply is not None:
         return _error_of(reply) if "error" in reply else None
-    if attempts < MAX_ATTEMPTS:
+    if deaths < MAX_ATTEMPTS:
         return None
     return RoundFailed(
-        f"round {round_number}: the worker training client {client} died {attempts} times; "
+        f"round {round_number}: the worker training client {client} died {deaths} times; "
         "out of memory? Everything finished so far is kept: resume to try again"
     )
 

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from photon.errors import StorageError
 from photon.machine import frames
 
 if TYPE_CHECKING:  # torch is imported once the environment is as it should be
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # torch is imported once the environment is as it should be
 
 BEAT_SECONDS = 2.0
 """How often a worker says that it is alive while it trains."""
+NEXT_SECONDS = 0.05
+"""In which the next client is named, if there is one."""
 
 
 def main(arguments: list[str]) -> int:
@@ -65,8 +68,11 @@ def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World
 
     return_freed_memory()
     torch.set_num_threads(run.machine.threads)
-    with process_group(device) as (world, chosen):
-        yield ClientHost(run, path / "clients", chosen, world), world
+    with (
+        process_group(device) as (world, chosen),
+        closing(ClientHost(run, path / "clients", chosen, world)) as host,
+    ):
+        yield host, world
 
 
 def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
@@ -78,40 +84,43 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
     while not parent.is_gone and (message := frames.receive(connection)) is not None:
         if "instruction" not in message:
             continue
-        client = message["instruction"]["client"]
+        client, parent.is_refused = message["instruction"]["client"], False
         try:
             update = lead(host, world, message, parent)
             parent.tell({"trained": client, "steps": host.steps_taken})
             update.add_done_callback(partial(parent.tell_end, client))
-            if "following" not in message:
+            if not parent.has_more(NEXT_SECONDS):
                 host.rest()
         except Stopped:
             parent.tell({"client": client, "stopped": True})
         except Exception as error:
             parent.tell_error(client, error)
-    host.close()
     return 0
 
 
 class _Parent:
     """The other end, which hears from the thread that trains and from the one that writes.
 
-    Asked between steps, it says that the worker is alive, and whether the parent wants it to stop:
-    anything that arrives while training, the end of the connection included, means stop.
+    Asked between steps, it says that the worker is alive, and whether it is to stop: the disk has
+    refused the update before, or anything has arrived, the end of the connection included.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self._last = connection, time.monotonic()
         self._sending = threading.Lock()
-        self.is_gone = False
+        self.is_gone = self.is_refused = False
 
     def __call__(self) -> bool:
-        if self.is_gone or select.select([self.connection], [], [], 0)[0]:
+        if self.is_gone or self.is_refused or self.has_more(0):
             return True
         if time.monotonic() - self._last > BEAT_SECONDS:
             self._last = time.monotonic()
             self.tell({"beat": True})
         return self.is_gone
+
+    def has_more(self, seconds: float) -> bool:
+        """Whether something arrives within so many seconds."""
+        return bool(select.select([self.connection], [], [], seconds)[0])
 
     def tell(self, message: dict[str, Any]) -> None:
         with self._sending:
@@ -120,6 +129,7 @@ class _Parent:
     def tell_end(self, client: int, update: Future[Path]) -> None:
         """Say what came of a client that has been trained."""
         if error := update.exception():
+            self.is_refused |= isinstance(error, StorageError)
             self.tell_error(client, error)
         else:
             self.tell({"client": client, "update": str(update.result())})

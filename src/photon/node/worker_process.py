@@ -19,8 +19,6 @@ from photon.machine import frames
 from photon.machine.device import count_gpus
 
 COMMAND = [sys.executable, "-m", "photon.node.worker"]
-END_SECONDS = 10.0
-"""How long an idle worker may take to end by itself."""
 
 
 @dataclass(eq=False)
@@ -129,12 +127,11 @@ class WorkerProcess:
         if self.client is not None:
             frames.try_send(self.connection, {"stop": True})
 
-    def end(self) -> None:
-        """End it; one that is at work is killed."""
+    def end(self, seconds: float) -> None:
+        """End it; one that does not in so many seconds, or was never ready, is killed."""
         self.connection.close()
         try:
-            is_at_rest = self.ready and not self.clients
-            self.process.wait(timeout=END_SECONDS if is_at_rest else 0.0)
+            self.process.wait(timeout=max(0.0, seconds) if self.ready else 0.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -20,7 +20,11 @@ INDEX = "index.json"
 LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json")
 NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
 """Folders that are no part of a run's state; those of trackers also change while they are sent."""
+OPEN = ("train.", "train-")
+"""What clients in the middle of a round save, again and again: who has none begins that anew."""
 CHUNK_BYTES = 64 << 20
+Mark = tuple[int, int]
+"""Time and size of a file, which change with its content."""
 ATTEMPTS = 3
 """At a copy while clients train, who replace what is theirs."""
 
@@ -57,30 +61,29 @@ class Mirror:
         raise DataError(f"{self.folder}: files come and go faster than they are sent")
 
     def _push_once(self) -> None:
-        here = {path.relative_to(self.folder).as_posix(): path for path in _files(self.folder)}
-        # Tensors before the manifests that name them.
-        for name in sorted(here, key=lambda name: (name.endswith(".json"), name)):
-            stat = here[name].stat()
-            mark = (stat.st_mtime_ns, stat.st_size)
-            if self._there.get(name) != mark:
+        here = _marks(self.folder)
+        for name in sorted(here, key=_is_manifest):  # tensors before the manifests that name them
+            if self._there.get(name) != here[name]:
                 self._send(name, here[name])
-                self._there[name] = mark
-        sizes = {name: self._there[name][1] for name in here}
+                self._there[name] = here[name]
+        sizes = {name: size for name, (_, size) in here.items()}
         self.remote.write(INDEX, json.dumps({"files": sizes}, indent=1).encode())
         for name in [name for name in self._there if name not in here]:
             self.remote.delete(name)
             del self._there[name]
 
-    def _send(self, name: str, path: Path) -> None:
+    def _send(self, name: str, mark: Mark) -> None:
         """Raises:
-        FileNotFoundError: it is not here any more.
+        FileNotFoundError: what was here under that mark is not any more.
         """
+        path = self.folder / name
         try:
             self.remote.write(name, path)
         except DataError:
             if path.exists():
                 raise
-            raise FileNotFoundError(path) from None
+        if _mark(path) != mark:
+            raise FileNotFoundError(path)
 
 
 def fetch_run(folder: Path, config: Bucket, run: str) -> bool:
@@ -130,10 +133,31 @@ def _remote(config: Bucket, run: str) -> RemoteFolder:
     )
 
 
+def _marks(folder: Path) -> dict[str, Mark]:
+    """What is to be mirrored: name -> mark.
+
+    Manifests are looked for first: what one names is there until it is gone itself.
+    """
+    manifests = [path for path in _files(folder) if _is_manifest(path.name)]
+    found = {path.relative_to(folder).as_posix(): _mark(path) for path in manifests}
+    others = [path for path in _files(folder) if not _is_manifest(path.name)]
+    return {path.relative_to(folder).as_posix(): _mark(path) for path in others} | found
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def _mark(path: Path) -> Mark:
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
 def _files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "lock" and not path.name.endswith(LEFT_OUT)
         and not path.relative_to(folder).parts[0].startswith(NOT_MIRRORED)
+        and not (path.name.startswith(OPEN) and path.relative_to(folder).parts[0] == "clients")
     ]  # fmt: skip

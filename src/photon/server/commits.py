@@ -33,6 +33,7 @@ class Commits:
         file, self.ref = sent_file(round_path(folder, first))
         self._base: Future[Path] = Future()
         self._base.set_result(file)
+        prune_checkpoints(folder, kept)  # a process that was killed may have left that
 
     def add(self, state: ServerState, record: Mapping[str, Any] | None) -> None:
         """Commit a state, which must not change until `settle`; once that returns, it has happened.

@@ -136,10 +136,10 @@ class Server:
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
-        self.stop.raise_if_asked(f"stopped after round {state.round}")
+        self._end_if_asked(f"stopped after round {state.round}")
         with self._phase("wait", state.round + 1):
-            alive = self.engine.alive(self.stop)
-        self.stop.raise_if_asked(f"stopped after round {state.round}")
+            alive = self.engine.alive(self._must_stop)
+        self._end_if_asked(f"stopped after round {state.round}")
         plan, base = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
@@ -190,11 +190,21 @@ class Server:
         if self._commits.has_failed:
             self._commits.settle()
         if len(delivery.arrived) < len(plan.members):
-            self.stop.raise_if_asked(
+            self._end_if_asked(
                 f"stopped in round {plan.round}; {len(delivery.arrived)} of {len(plan.members)} "
                 "clients had finished and are kept"
             )
         return delivery
+
+    def _end_if_asked(self, where: str) -> None:
+        """End the run where a signal asked for it, and the round before is kept, as that says.
+
+        Raises:
+            Interrupted, StorageError.
+        """
+        if self._must_stop():
+            self._commits.settle()
+        self.stop.raise_if_asked(where)
 
     def _must_stop(self) -> bool:
         """Asked between steps: there is no use in going on from a round that cannot be kept."""

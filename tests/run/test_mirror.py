@@ -1,0 +1,91 @@
+"""A copy that is made while clients train names nothing that it does not have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from photon.config.schema import Bucket
+from photon.errors import PhotonWarning
+from photon.run import artifact
+from photon.run.mirror import Mirror, fetch_run
+
+
+@pytest.fixture
+def bucket(tmp_path) -> Bucket:
+    (tmp_path / "store" / "r").mkdir(parents=True)
+    return Bucket(bucket_name=f"file://{tmp_path / 'store'}")
+
+
+def save(folder: Path, name: str, value: float) -> Path:
+    parts = {"own": ({"x": torch.full((20,), value)}, {})}
+    return artifact.save(folder, name, parts, {"value": value})
+
+
+def during(mirror: Mirror, monkeypatch, change) -> list[str]:
+    """Let something happen when the first manifest is about to be sent; gives what is sent."""
+    sent, write, store = [], mirror.remote.write, Path(mirror.remote.url.removeprefix("file://"))
+    # A local store gives no signed URLs, by which objects are deleted.
+    monkeypatch.setattr(mirror.remote, "delete", lambda name: (store / name).unlink())
+
+    def noted(name, content):
+        if name.endswith(".json") and not any(one.endswith(".json") for one in sent):
+            change()
+        sent.append(name)
+        return write(name, content)
+
+    monkeypatch.setattr(mirror.remote, "write", noted)
+    return sent
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    folder = tmp_path / "runs" / "r"
+    save(folder / "clients" / "client_0", "round_000001", 1.0)
+    return folder
+
+
+def test_what_is_replaced_meanwhile_comes_whole(run, bucket, tmp_path, monkeypatch):
+    mirror = Mirror(run, bucket, "r")
+    home = run / "clients" / "client_0"
+    during(mirror, monkeypatch, lambda: save(home, "round_000001", 2.0))
+    mirror.push()
+    assert fetch_run(tmp_path / "again", bucket, "r")
+    came = artifact.read(tmp_path / "again/clients/client_0/round_000001.json")
+    assert came.load("own")[0]["x"][0] == came.facts["value"] == 2.0
+
+
+def test_what_goes_meanwhile_is_not_named(run, bucket, tmp_path, monkeypatch):
+    mirror, home = Mirror(run, bucket, "r"), run / "clients" / "client_0"
+    save(home, "round_000002", 2.0)
+    during(mirror, monkeypatch, lambda: artifact.remove(home, "round_000001"))
+    mirror.push()
+    index = json.loads((tmp_path / "store/r/index.json").read_text())["files"]
+    assert {Path(name).name[:12] for name in index} == {"round_000002"}
+    assert fetch_run(tmp_path / "again", bucket, "r")
+    artifact.read(tmp_path / "again/clients/client_0/round_000002.json").load("own")
+
+
+def test_open_states_of_clients_stay_here(run, bucket, tmp_path):
+    """They change while they are sent."""
+    save(run / "clients" / "client_0", "train", 1.0)
+    Mirror(run, bucket, "r").push()
+    assert not list((tmp_path / "store").rglob("train*"))
+
+
+def test_what_never_holds_still_costs_a_warning(run, bucket, tmp_path, monkeypatch):
+    mirror, home, value = Mirror(run, bucket, "r"), run / "clients" / "client_0", [2.0]
+    write = mirror.remote.write
+
+    def changing(name, content):
+        value[0] += 1
+        save(home, "round_000001", value[0])
+        return write(name, content)
+
+    monkeypatch.setattr(mirror.remote, "write", changing)
+    with pytest.warns(PhotonWarning, match="files come and go faster than they are sent"):
+        mirror.push()
+    assert not (tmp_path / "store/r/index.json").exists()
