@@ -41,8 +41,7 @@ def test_the_parts_are_the_rounds_and_the_rounds_are_the_run(smoke):
         said = sum(m.get("train_seconds", 0.0) for m in one["client_metrics"].values())
         assert spent["train"] == pytest.approx(min(said, seconds), rel=1e-3)
     commits = [one["device_seconds"]["commit"] for one in found]
-    assert commits[0] == 0.0, "a commit is in the round after it"
-    assert min(commits[1:]) > 0.0
+    assert commits[0] < min(commits[1:]), "a commit is in the round after it"
 
 
 def test_by_the_clock(monkeypatch):
