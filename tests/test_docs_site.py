@@ -52,7 +52,7 @@ def test_every_command_is_in_the_reference(monkeypatch):
 def test_code_that_is_said_to_be_the_real_one_is():
     real = "".join(
         (ROOT / "src/photon" / name).read_text()
-        for name in ("core/round.py", "training/outline.py")
+        for name in ("core/round.py", "training/outgoing.py")
     )
     shown = [code for language, code in blocks(DOCS / "concepts/round.md") if language == "python"]
     lines = [line for code in shown for line in code.strip().splitlines()]

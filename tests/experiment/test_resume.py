@@ -123,13 +123,16 @@ def steps_taken(monkeypatch) -> list[int]:
 
 
 def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp_path, monkeypatch):
-    """Killed in the second client's first segment of round 2: that client's steps are all left."""
+    """Killed in the second client's first segment of round 2: that client's steps are all left. The
+    first one's update may not be on the disk yet: then its last segment, a step, is trained anew.
+    """
     given = overrides(data_root, tmp_path)
     train_until_killed("step", 16, "federated", given)
     taken = steps_taken(monkeypatch)
     photon.resume(tmp_path / "run")
-    assert len(taken) == 4 * 2 * 5 - 15
-    assert taken[:5] == [5, 6, 7, 8, 9]
+    again = [9] * (len(taken) - (4 * 2 * 5 - 15))
+    assert len(again) <= 1
+    assert taken[: len(again) + 5] == [*again, 5, 6, 7, 8, 9]
 
 
 def test_at_most_one_segment_of_one_client_is_lost(data_root, tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ import pytest
 from photon.errors import StorageError
 from photon.machine import frames
 from photon.node.client_host import Stopped
-from photon.node.engine import InProcess, WorkerPool, _failure, _Worker
+from photon.node.engine import InProcess, WorkerPool, _failure
 from photon.node.worker import _Parent
+from photon.node.worker_process import WorkerProcess
 
 
 class Host:
@@ -60,7 +61,7 @@ def test_in_a_worker_too():
 
 def test_a_death_is_of_the_client_that_was_trained():
     """Whom the worker was only writing is tried again without it counting."""
-    pool, worker = cast(Any, object.__new__(WorkerPool)), cast(Any, _Worker)(None, None)
+    pool, worker = cast(Any, object.__new__(WorkerPool)), cast(Any, WorkerProcess)(None, None)
     pool._replies = lambda: iter([(worker, None)])
     pool._replace = lambda worker: None
     deaths: Counter[int] = Counter()

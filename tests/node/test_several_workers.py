@@ -157,13 +157,3 @@ def test_each_has_its_gpus_and_more_workers_share_them(monkeypatch, count, keys,
     gpus(monkeypatch, count)
     machine = RunMachine.model_construct(**{"device": "auto", "devices_per_client": 1, **keys})
     assert [devices_of(machine, place) for place in range(3)] == expected
-
-
-def test_a_worker_that_dies_takes_no_attempt_from_what_it_was_writing(pool, monkeypatch):
-    worker = pool.workers[0]
-    worker.client, worker.writing = 1, {0}
-    pool._attempts.update([0, 1])
-    monkeypatch.setattr(pool, "_replies", lambda: iter([(worker, None)]))
-    monkeypatch.setattr(pool, "_replace", lambda worker: None)
-    assert list(pool._turns()) == [(0, None), (1, None)]
-    assert pool._attempts == {0: 0, 1: 1}

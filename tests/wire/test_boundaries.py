@@ -118,7 +118,7 @@ def test_of_an_update_at_the_server(tmp_path, via):
     depot, box = Depot(tmp_path / "depot", transport), Mailbox(tmp_path / "mail")
     name = base_ref(received)
     plan = open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1), base_digest=name.digest)
-    depot.publish(plan, Base(received, str(saved), name))
+    depot.publish(plan, Base.at(checkpoint.sent_file(saved)[0], received, name))
     file, ref = checkpoint.sent_file(answer(tmp_path / "clients"))
     ticket = box.offer(file, ref, depot.transport.grant(1))
     flip(Path(ticket.get("path", file)))

@@ -27,10 +27,11 @@ OuterState = dict[str, dict[str, Tensor]]
 
 
 class OuterOptimizer(NamedTuple):
-    """Attributes:
-    elementwise: whether what a step makes of an element depends on no other one; it is then called
-        for a few elements of one parameter at a time. Else it gets
-        whole trees.
+    """Two functions; a step owns its arguments, and may write its results into them.
+
+    Attributes:
+        elementwise: whether what a step makes of an element depends on no other one; it is then
+            called for a few elements of one parameter at a time. Else it gets whole trees.
     """
 
     init: Callable[[Tree], OuterState]

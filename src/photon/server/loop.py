@@ -143,7 +143,7 @@ class Server:
         plan, base = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
-        with self._phase("commit", plan.round - 1):
+        with self._phase("commit", plan.round):
             self._commits.settle()
         with self._phase("aggregate", plan.round):
             return self._close(delivery)
