@@ -19,7 +19,8 @@ from photon.run.live import Live
 
 MOST_CLIENTS = 16
 """Clients with a line of their own."""
-PHASES = {"wait": "waiting for nodes", "train": "training", "aggregate": "averaging",
+PHASES = {"wait": "waiting for nodes", "train": "training",
+          "commit": "waiting for the last round's commit", "aggregate": "averaging",
           "validate": "validating"}  # fmt: skip
 
 
