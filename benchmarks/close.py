@@ -29,7 +29,7 @@ from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import OuterOptimizer, nesterov
 from photon.core.policy import Rules
 from photon.core.round import close_round, open_round
-from photon.core.tree import Tree, chunks, num_bytes, num_elements
+from photon.core.tree import Tree, num_bytes, num_elements
 from photon.machine.device import num_cores, return_freed_memory
 from photon.model.build import build_model, parameters_of
 
@@ -80,7 +80,7 @@ class Round:
                 _read(value)
         for tree in (self.state.params, *self.state.outer.values()):
             for value in tree.values():
-                for part in chunks(value):
+                for part in value.view(-1).split(1 << 20):
                     part.mul_(1.0)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from photon.container.container import digest
-from photon.core import tree as tree_module
+from photon.core import aggregate
 from photon.core.aggregate import weighted_mean
 from photon.core.codec import BF16, FP32, decode, encode
 from photon.core.cohort import choose_cohort
@@ -69,7 +69,8 @@ def close(server, plan, updates, quorum=1):
 
 @pytest.mark.parametrize("chunk", [1, 4, 1 << 20])
 def test_mean_is_numpy_in_float64(chunk, monkeypatch):
-    monkeypatch.setattr(tree_module, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(aggregate, "MOST_ELEMENTS", chunk)
+    monkeypatch.setattr(aggregate, "FEWEST_ELEMENTS", 1)
     trees, weights = [tree(s) for s in range(5)], [1.0, 7.0, 2.5, 100.0, 3.0]
     mean = weighted_mean(trees, weights)
     for name in SHAPES:

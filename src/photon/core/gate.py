@@ -121,7 +121,8 @@ def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
     if reason := refusal(update, plan, state):
         return Verdict(reason, {})
     trees = opened(update, plan, state)
-    # float64 holds the square of every number that travels: only a NaN or an infinity gives one.
+    # `norm` goes over to float64 where float32 does not hold the squares, and that holds those of
+    # every number that travels: only a NaN or an infinity gives one.
     sizes = {name: norm(tree) for name, tree in trees.items()}
     return Verdict(_size_fault(trees, sizes, plan.bounds), sizes)
 

@@ -7,7 +7,7 @@ A tree is a mapping from parameter name to tensor, each tied weight once. Names 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -29,8 +29,6 @@ class Row(Protocol):
 
 Readable = Mapping[str, Tensor] | Mapping[str, Row]
 
-CHUNK_ELEMENTS = 1 << 20
-"""Elements handled at a time where a wider copy is needed: bounds the memory of a reduction."""
 PIECE_ELEMENTS = 1 << 17
 """Elements that stay in a cache between two operations on them."""
 
@@ -56,15 +54,6 @@ def mismatch(tree: Tree, like: Tree) -> str | None:
         if value.shape != like[name].shape:
             return f"{name} has shape {list(value.shape)}, expected {list(like[name].shape)}"
     return None
-
-
-def chunks(value: Tensor | Row) -> Iterator[Tensor]:
-    """The flattened tensor in pieces of `CHUNK_ELEMENTS`; what is written to a piece is in it."""
-    if isinstance(value, Tensor):
-        yield from value.view(-1).split(CHUNK_ELEMENTS)
-        return
-    for start in range(0, max(1, value.numel()), CHUNK_ELEMENTS):
-        yield value.read(start, min(start + CHUNK_ELEMENTS, value.numel()))
 
 
 def spans(tree: Readable, elements: int) -> list[tuple[str, int, int]]:
@@ -128,7 +117,7 @@ def norm(tree: Readable) -> float:
 
 def all_finite(tree: Tree) -> bool:
     """Whether no element is NaN or infinite."""
-    return all(bool(torch.isfinite(part).all()) for v in tree.values() for part in chunks(v))
+    return all(bool(torch.isfinite(value).all()) for value in tree.values())
 
 
 def is_negative(tree: Readable) -> bool:
