@@ -14,7 +14,7 @@ missing() {
 import importlib.util
 names = {"hydra": "hydra-core", "antlr4": "antlr4-python3-runtime"}
 modules = ["torch", "transformers", "tokenizers", "safetensors", "numpy", "msgpack", "rich", "click",
-           "hydra", "omegaconf", "antlr4", "pydantic", "zstandard"]
+           "hydra", "omegaconf", "antlr4", "pydantic", "zstandard", "blake3"]
 print(*(names.get(one, one) for one in modules if importlib.util.find_spec(one) is None))
 END
 }
