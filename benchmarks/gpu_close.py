@@ -12,7 +12,7 @@ from gpu_steps import timed
 
 from photon.core.codec import Codec, decode, encode
 from photon.core.tree import Tree, num_bytes
-from photon.points import CODECS, find
+from photon.points import CODECS, codec
 
 CPU = torch.device("cpu")
 
@@ -57,16 +57,16 @@ def codecs(like: Tree, device: torch.device) -> Iterator[dict[str, Any]]:
         name: torch.empty(value.shape).normal_(std=1e-3, generator=generator).to(device)
         for name, value in like.items()
     }
-    for name, where in CODECS.items():
-        yield {"codec": name, "where": device.type, **_codec(tree, find(where), device)}
+    for name in CODECS:
+        yield {"codec": name, "where": device.type, **_codec(tree, codec(name), device)}
 
 
-def _codec(tree: Mapping[str, torch.Tensor], codec: Codec, device: torch.device) -> dict[str, Any]:
-    sent, residual = encode(tree, codec)
-    decode(sent, tree, codec)
+def _codec(tree: Mapping[str, torch.Tensor], rung: Codec, device: torch.device) -> dict[str, Any]:
+    sent, residual = encode(tree, rung)
+    decode(sent, tree, rung)
     size = num_bytes(tree)
-    seconds = timed(lambda: encode(tree, codec, residual), device)
-    back = timed(lambda: decode(sent, tree, codec), device)
+    seconds = timed(lambda: encode(tree, rung, residual), device)
+    back = timed(lambda: decode(sent, tree, rung), device)
     return {
         "bytes": size,
         "sent_bytes": num_bytes(sent),

@@ -70,7 +70,7 @@ def test_the_codec_of_the_guide_trains_a_federation(here, data_root, monkeypatch
     namespace: dict = {}
     exec(codec + use + compare + test, namespace)
     namespace["test_what_is_lost_comes_later"]()
-    kept = checkpoint.list_checkpoints(Path("runs/bytes/clients/client_0"))[-1]
+    kept = checkpoint.list_checkpoints(Path("runs/blocks/clients/client_0"))[-1]
     residual = checkpoint.load_client_state(kept).residual
     assert residual.keys() == {"pseudo-gradient"}
     assert norm(residual["pseudo-gradient"]) > 0
@@ -79,9 +79,9 @@ def test_the_codec_of_the_guide_trains_a_federation(here, data_root, monkeypatch
 def test_what_the_codec_of_the_guide_lost_is_of_the_committed_state(here, data_root, monkeypatch):
     codec, _, _, _ = python_of("extend-codec.md")
     (here / "blocks.py").write_text(codec)
-    points.CODECS["int8"] = "blocks:INT8"
-    keys = ["recipe=smoke", "fl.compression=int8", "fl.aggregate_momenta=false", "photon.workers=0",
-            f"dataset.train.root_local={data_root}"]  # fmt: skip
+    points.CODECS["bytes"] = points.Rung("blocks:BYTES")
+    keys = ["recipe=smoke", "fl.compression=bytes", "fl.aggregate_momenta=false",
+            "photon.workers=0", f"dataset.train.root_local={data_root}"]  # fmt: skip
     photon.train([*keys, "run_uuid=r", "fl.n_rounds=2"])
     whole = last_parameters("runs/r")
 

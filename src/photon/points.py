@@ -6,8 +6,9 @@ choices are told, without importing any of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -39,8 +40,30 @@ OUTER_OPTIMIZERS: dict[str, Outer] = {
 }
 """By `fl.strategy_name`; the adaptive ones have the defaults of Reddi et al. 2020."""
 
-CODECS = {"bf16": "photon.core.codec:BF16", "fp32": "photon.core.codec:FP32"}
-"""A `photon.core.codec.Codec` by `fl.compression`."""
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A codec, as a rung of the ladder of compression.
+
+    Attributes:
+        make: a `photon.core.codec.Codec`, or a function of whole numbers that gives one.
+        arguments: those numbers by name, with their defaults, in the order in which they follow
+            the codec's name: `topk:64/4096`.
+        bits: per parameter, with the defaults.
+        about: what it does, and what was measured of it.
+    """
+
+    make: str
+    arguments: Mapping[str, int] = field(default_factory=dict)
+    bits: float = 32.0
+    about: str = ""
+
+
+CODECS: dict[str, Rung] = {
+    "fp32": Rung("photon.core.codec:FP32", bits=32.0, about="exact"),
+    "bf16": Rung("photon.core.codec:BF16", bits=16.0, about="rounds to nearest"),
+}
+"""By what `fl.compression.upload`, `.download` and `.moments` begin with."""
 
 TRANSPORTS = {
     "inline": "photon.wire.inline:INLINE",
@@ -69,3 +92,29 @@ def known(kind: str, name: str, table: Mapping[str, object]) -> str:
     if name not in table:
         raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
     return name
+
+
+def codec_parts(text: str) -> tuple[str, list[int]]:
+    """Name and arguments of a codec, as `topk:64/4096` gives them; defaults are filled in.
+
+    Raises:
+        ValueError: no such codec, or not its arguments.
+    """
+    name, _, given = text.partition(":")
+    takes = CODECS[known("codec", name, CODECS)].arguments
+    numbers = given.split("/") if given else []
+    if len(numbers) > len(takes) or not all(re.fullmatch(r"[1-9]\d{0,8}", n) for n in numbers):
+        shape = f"{name}:{'/'.join(takes)}" if takes else f"{name} alone"
+        raise ValueError(f"codec {text!r}: expected {shape}, with whole numbers from 1")
+    return name, [*map(int, numbers), *list(takes.values())[len(numbers) :]]
+
+
+def codec(text: str) -> Any:
+    """The `photon.core.codec.Codec` of that name, with its arguments.
+
+    Raises:
+        ValueError: as `codec_parts`, or numbers that the codec cannot do with.
+    """
+    name, numbers = codec_parts(text)
+    found = find(CODECS[name].make)
+    return found(*numbers) if CODECS[name].arguments else found

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
-from photon.points import CODECS, OUTER_OPTIMIZERS, Outer, known
+from photon.points import CODECS, OUTER_OPTIMIZERS, Outer, codec_parts
 
 
 class StrategyKwargs(Section):
@@ -272,7 +272,8 @@ class Federation(Section):
     @field_validator("compression")
     @classmethod
     def _known_codec(cls, value: str) -> str:
-        return known("codec", value, CODECS)
+        codec_parts(value)
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Federation:

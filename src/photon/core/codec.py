@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +26,18 @@ Parts = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Leaf:
-    """An encoded tensor: its parts, and the shape that it stands for."""
+    """An encoded tensor.
+
+    Attributes:
+        parts: what was sent.
+        shape: that it stands for.
+        opened: for the codec: what it has made of the parts, to be read more than once.
+    """
 
     codec: Codec
     shape: torch.Size
     parts: Mapping[str, Tensor]
+    opened: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def numel(self) -> int:
         return math.prod(self.shape)
@@ -48,18 +55,32 @@ class Codec(NamedTuple):
     and types of the parts depend on the shape of `value` alone, on the meta device too: forecasts
     and the gate learn from it what must be sent.
 
+    A part whose length depends on the values is flat, and in `most`; its length on the meta device
+    is what is expected of it.
+
     `read(leaf, start, stop)` gives elements of the flattened tensor, in any float type; the parts
-    of `leaf` have those names, shapes and types, and passed `fault`.
+    of `leaf` have those names, shapes and types, and passed `fault`. What it has made of them may
+    stay in `leaf.opened`.
 
     `fault(leaf)` says what `read` cannot read in the values of the parts, or None.
 
     `cast` is the type in which each element is sent for itself, of a codec that does nothing else.
+
+    `squares` is the codec for means of squares, in the place of this one: they are never negative,
+    and a small one that is read as zero makes a step without bound. None: this one does it well.
+
+    `most(shape)` gives the greatest length of each part whose length depends on the values.
+
+    `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
     """
 
     encode: Callable[[Tensor, Tensor | None], tuple[Parts, Tensor | None]]
     read: Callable[[Leaf, int, int], Tensor]
     fault: Callable[[Leaf], str | None] = lambda leaf: None
     cast: torch.dtype | None = None
+    squares: Codec | None = None
+    most: Callable[[torch.Size], Mapping[str, int]] = lambda shape: {}
+    gain: float = 1.0
 
 
 def _cast(dtype: torch.dtype) -> Codec:
@@ -123,6 +144,10 @@ def decode(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
 def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
     """Why what arrived for tensors of these names and shapes cannot be read, or None."""
     expected = layout(like, codec)
+    for key, most in _longest(like, codec).items():
+        own = sent.get(key)
+        if own is not None and own.dim() == 1 and own.numel() <= most:
+            expected[key] = expected[key].new_empty(own.shape)
     if reason := mismatch(sent, expected):
         return reason
     for name, value in sent.items():
@@ -132,3 +157,12 @@ def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
         if reason := codec.fault(leaf):
             return f"{name}: {reason}"
     return None
+
+
+def _longest(like: Tree, codec: Codec) -> dict[str, int]:
+    """The greatest length of each part whose length depends on the values."""
+    return {
+        f"{name}/{part}" if part else name: most
+        for name, value in like.items()
+        for part, most in codec.most(value.shape).items()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from photon import points
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import FP32, Codec, layout
@@ -16,7 +17,6 @@ from photon.core.round import broadcast_bytes
 from photon.core.tree import Tree, num_bytes
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
-from photon.points import CODECS, find
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
@@ -69,7 +69,7 @@ def outline_of(inner: Inner, federation: Federation) -> Outline:
 
 def codec_of(federation: Federation) -> Codec:
     """The codec that a client sends with, and gets the averaged moments in."""
-    return find(CODECS[federation.compression])
+    return points.codec(federation.compression)
 
 
 def update_codec(federation: Federation) -> Codec:
