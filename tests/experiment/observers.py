@@ -156,7 +156,7 @@ class Answers:
             task.client: Update(
                 run=task.run, round=task.round, client=task.client, moments={},
                 gradient=encode({n: torch.full_like(params[n], 1e-4 * (task.client + 1))
-                                 for n in names}, plan.up)[0],
+                                 for n in names}, plan.up.gradient)[0],
                 num_tokens=task.local_steps * 8, num_steps=task.local_steps,
                 base_digest=task.base_digest, metrics={"train_loss": 1.0},
             )

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
-from photon.points import CODECS, OUTER_OPTIMIZERS, Outer, codec_parts
+from photon.config.compression import Compression, CompressionOrName
+from photon.points import OUTER_OPTIMIZERS, Outer
 
 
 class StrategyKwargs(Section):
@@ -154,10 +155,15 @@ class Federation(Section):
         description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
         "keeps the embeddings of the tokens that both have",
     )
-    compression: str = Field(
-        default="bf16",
-        description="codec in which pseudo-gradients and moments travel: " + ", ".join(CODECS),
-        examples=list(CODECS),
+    compression: CompressionOrName = Compression()
+    first_moment_period: int = Field(
+        default=1,
+        ge=1,
+        description="rounds from one averaging of the inner first moments to the next; in between "
+        "each client goes on with its own",
+    )
+    second_moment_period: int = Field(
+        default=1, ge=1, description="the same, of inner second moments"
     )
     quorum: int | None = Field(
         default=None,
@@ -268,12 +274,6 @@ class Federation(Section):
             choices = ", ".join(OUTER_OPTIMIZERS)
             raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
         return name
-
-    @field_validator("compression")
-    @classmethod
-    def _known_codec(cls, value: str) -> str:
-        codec_parts(value)
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Federation:

@@ -71,6 +71,8 @@ class Codec(NamedTuple):
 
     `most(shape)` gives the greatest length of each part whose length depends on the values.
 
+    `is_dense` says whether every element is sent, of what can do without feedback.
+
     `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
     """
 
@@ -81,6 +83,7 @@ class Codec(NamedTuple):
     squares: Codec | None = None
     most: Callable[[torch.Size], Mapping[str, int]] = lambda shape: {}
     gain: float = 1.0
+    is_dense: bool = True
 
 
 def _cast(dtype: torch.dtype) -> Codec:
@@ -94,6 +97,29 @@ def _cast(dtype: torch.dtype) -> Codec:
 
 BF16 = _cast(torch.bfloat16)
 FP32 = _cast(torch.float32)
+
+SQUARES = ("exp_avg_sq",)
+"""Moments that are means of squares, by the names of `torch.optim`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """What codec is for what.
+
+    Attributes:
+        gradient: of pseudo-gradients.
+        moments: of inner moments, averaged or to be averaged.
+        parameters: of the difference between parameters and what clients hold of them; None:
+            clients get the parameters whole.
+    """
+
+    gradient: Codec = FP32
+    moments: Codec = FP32
+    parameters: Codec | None = None
+
+    def of_moment(self, name: str) -> Codec:
+        """That of a moment: for squares, the form that it has for them."""
+        return (self.moments.squares or self.moments) if name in SQUARES else self.moments
 
 
 def encode(

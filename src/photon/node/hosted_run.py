@@ -33,7 +33,7 @@ from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
-from photon.training.outline import codec_of
+from photon.training.outline import codecs_of
 from photon.wire.messages import Ticket, Train, Trained
 
 
@@ -95,7 +95,8 @@ class HostedRun:
         plan, ref = _plan(request), ContainerRef.from_json(request.base)
         if {one.base_digest for one in request.instructions} != {ref.digest}:
             raise PayloadError("the base is not that of the instruction")
-        path, received = self._mailbox.bring_base(request.base)
+        codec = codecs_of(self.run.federation).parameters
+        path, received = self._mailbox.bring_base(request.base, request.steps, codec)
         done: list[Update] = []
         failed: dict[int, str] = {}
         base, waiting = Base.at(path, received, ref), deque(plan.cohort)
@@ -114,7 +115,7 @@ class HostedRun:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
         if done and self.run.federation.fold_updates:
-            done = [fold(done, received.params, codec_of(self.run.federation))]
+            done = [fold(done, received.params, codecs_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed, devices=self.engine.devices)

@@ -66,6 +66,7 @@ def moment_bounds(
     sizes: Mapping[str, int],
     before: Mapping[str, float],
     last_step: int,
+    gain: float = 1.0,
 ) -> dict[str, MomentBound]:
     """What each moment of an honest client keeps to: a mean of what it was and of new gradients.
 
@@ -74,6 +75,7 @@ def moment_bounds(
         sizes: of the parameters, in elements.
         before: moment -> norm of what clients start from.
         last_step: steps of the run after the round.
+        gain: most by which their codec can make them longer.
     """
     largest = inner.clip_norm or math.inf
     found = {}
@@ -82,6 +84,6 @@ def moment_bounds(
         norm = largest**2 if is_square else largest
         if inner.optimizer.name == "adopt" and not is_square:  # of normalised gradients
             norm = math.sqrt(sum(sizes[n] for n in own)) * max(1, last_step) ** 0.25
-        norm = ROUNDING * max(norm, before.get(moment, 0.0))
+        norm = ROUNDING * gain * max(norm, before.get(moment, 0.0))
         found[moment] = MomentBound(names=tuple(own), norm=norm, is_square=is_square)
     return found
