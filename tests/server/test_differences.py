@@ -12,6 +12,8 @@ from loopback import final_digest, nodes, train
 from photon.config import load_config
 from photon.experiment import experiment
 from photon.machine import frames
+from photon.model.build import build_model, parameters_of
+from photon.node import hosted_run
 from photon.node.mailbox import Mailbox
 from photon.run.trackers import read_lines
 from photon.wire import inline
@@ -51,9 +53,9 @@ def test_nodes_that_get_differences_train_from_the_same_bits(make, four, tmp_pat
     local = photon.train(config.but(name="local"))
     assert final_digest(result) == final_digest(local)
     whole = 4 * result.parameters
-    # Two nodes: each gets the base once, then a difference of two bytes an element.
-    assert sent_down(result, "parameters") == [2 * whole, whole, whole]
-    assert sent_down(local, "parameters") == [4 * whole, 2 * whole, 2 * whole]
+    # Two nodes: each makes the first base of the seed, then gets a difference of two bytes an element.
+    assert sent_down(result, "parameters") == [0, whole, whole]
+    assert sent_down(local, "parameters") == [0, 2 * whole, 2 * whole]
     moments = [[2 * each for each in sent_down(result, "moments")], sent_down(local, "moments")]
     assert moments[0] == moments[1]
 
@@ -107,7 +109,7 @@ def test_a_node_that_was_away_gets_the_differences_that_it_missed(make, four, tm
         node = of[record["accepted"][0]]
         missed = number - asked.get(node, -9)
         # Two differences in bf16 with their headers are longer than the base: then that comes.
-        expected.append(2 * missed if missed <= 1 else 4)
+        expected.append(0 if number == 0 else 2 if missed == 1 else 4)
         asked[node] = number
     assert sent_down(result, "parameters") == [each * result.parameters for each in expected]
     assert 2 in expected
@@ -133,7 +135,7 @@ def test_a_node_that_comes_back_goes_on_from_what_it_holds(make, four, tmp_path)
 def test_a_node_that_has_lost_what_it_held_gets_it_whole(make, four, tmp_path, monkeypatch, damage):
     real, hurt = Mailbox.bring_base, []
 
-    def bring_base(self, ticket, steps=(), codec=None):
+    def bring_base(self, ticket, steps, *others):
         if steps and not hurt:
             (held,) = self.folder.glob("base-*")
             hurt.append(held)
@@ -143,7 +145,7 @@ def test_a_node_that_has_lost_what_it_held_gets_it_whole(make, four, tmp_path, m
                 data = bytearray(held.read_bytes())
                 data[-1] ^= 1
                 held.write_bytes(data[:-8] if damage == "cut" else data)
-        return real(self, ticket, steps, codec)
+        return real(self, ticket, steps, *others)
 
     monkeypatch.setattr(Mailbox, "bring_base", bring_base)
     config, lines = make("photon.n_nodes=1"), []
@@ -153,3 +155,20 @@ def test_a_node_that_has_lost_what_it_held_gets_it_whole(make, four, tmp_path, m
     assert any("trying again" in line for line in lines)
     assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
     assert sent_down(result, "parameters")[1] == 4 * result.parameters
+
+
+def test_a_node_that_makes_other_weights_of_the_seed_gets_the_servers(
+    make, four, tmp_path, monkeypatch
+):
+    def other(inner, seed):
+        model = build_model(inner, seed)
+        next(iter(parameters_of(model).values())).data[0] += 1e-3
+        return model
+
+    monkeypatch.setattr(hosted_run, "build_model", other)
+    config, lines = make("photon.n_nodes=1", "fl.n_rounds=1"), []
+    with nodes(tmp_path, four, {"a": [0, 1, 2, 3]}) as sockets:
+        result = train(config, sockets, lines)
+    assert any("of it; trying again" in line for line in lines)
+    assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
+    assert sent_down(result, "parameters") == [4 * result.parameters]

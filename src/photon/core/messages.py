@@ -173,6 +173,7 @@ class ServerState:
         difference_from: digest of what they held before.
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
         averaged: the round after which each of them was averaged.
+        is_seeded: whether all of it follows from the run's seed, so that nobody need be told.
         num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.
         bytes_up, bytes_down: sent so far, clients to server and back.
@@ -205,6 +206,7 @@ class ServerState:
     difference: Tree = field(default_factory=dict)
     difference_from: str = ""
     averaged: Mapping[str, int] = field(default_factory=dict)
+    is_seeded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

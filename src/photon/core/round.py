@@ -140,6 +140,7 @@ def close_round(
         state,
         params=step.params,
         outer=step.outer,
+        is_seeded=False,
         held=held,
         difference=difference,
         difference_from=plan.base_digest if difference else "",

@@ -91,6 +91,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     notes: list[str] = []
     state = fit.outer(fit.held(fit.moments(state)), notes)
     same_data = facts["data_digest"] == data["digest"]
+    state = replace(state, is_seeded=False)
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
         state = replace(state, last_accepted={})

@@ -120,7 +120,8 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     config = config.with_model(model)
     inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
     cost = model_cost(inner)
-    sent = traffic_of(inner, fl)
+    sent, machine = traffic_of(inner, fl), config.machine
+    told = any((*config.starts, machine.copied_run, machine.centralized_run))
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     outer, outline = outer_trees(fl), outline_of(inner, fl)
@@ -128,7 +129,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=setting.overlap, first_down=sent.first_down,
+            overlap=setting.overlap, first_down=sent.first_down if told else 0,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,

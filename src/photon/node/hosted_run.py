@@ -17,10 +17,11 @@ from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Failure, Instruction, RoundPlan, Update
+from photon.core.messages import Broadcast, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
+from photon.model.build import build_model, parameters_of
 from photon.node.engine import LocalEngine, local_engine
 from photon.node.mailbox import Mailbox
 from photon.node.microbatch import Trainers
@@ -96,7 +97,9 @@ class HostedRun:
         if {one.base_digest for one in request.instructions} != {ref.digest}:
             raise PayloadError("the base is not that of the instruction")
         codec = codecs_of(self.run.federation).parameters
-        path, received = self._mailbox.bring_base(request.base, request.steps, codec)
+        path, received = self._mailbox.bring_base(
+            request.base, request.steps, codec, self._first_base
+        )
         done: list[Update] = []
         failed: dict[int, str] = {}
         base, waiting = Base.at(path, received, ref), deque(plan.cohort)
@@ -119,6 +122,9 @@ class HostedRun:
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed, devices=self.engine.devices)
+
+    def _first_base(self) -> Broadcast:
+        return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
         if update.covers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from photon.container.container import (
@@ -58,13 +58,18 @@ class Mailbox:
         return found[0] if len(found) == 1 else ""
 
     def bring_base(
-        self, ticket: Ticket, steps: Sequence[Ticket] = (), codec: Codec | None = None
+        self,
+        ticket: Ticket,
+        steps: Sequence[Ticket],
+        codec: Codec | None,
+        first: Callable[[], Broadcast],
     ) -> tuple[Path, Broadcast]:
         """The base that a ticket names, verified; earlier ones are deleted.
 
         Args:
             steps: tickets of differences that make it of what is here.
             codec: of them.
+            first: gives the base of the first round, of the seed.
 
         Raises:
             PayloadError: it cannot be had, or is not what its digest says.
@@ -75,7 +80,7 @@ class Mailbox:
             if "via" in ticket:
                 self._side(ticket).fetch(ticket, ref, path)
             else:
-                self._make(path, ref, steps, codec)
+                self._make(path, ref, steps, codec, first)
             for side in self._sides.values():
                 side.forget()
         for other in self.folder.glob(f"{_BASE}*"):
@@ -84,26 +89,37 @@ class Mailbox:
         return path, load_base(path)
 
     def _make(
-        self, path: Path, ref: ContainerRef, steps: Sequence[Ticket], codec: Codec | None
+        self,
+        path: Path,
+        ref: ContainerRef,
+        steps: Sequence[Ticket],
+        codec: Codec | None,
+        first: Callable[[], Broadcast],
     ) -> None:
-        """Make a base of the one that is here.
+        """Make a base of the one that is here, or of the seed.
 
         Raises:
             PayloadError: that, or a step from it, is missing, or what comes of them is another one.
         """
         found = [self._step(ticket) for ticket in steps]
-        here = self._base(found[0].before) if found else path
-        if codec is None or not here.exists():
-            raise PayloadError(f"payload {ref.digest[:12]}: the base that leads to it is not here")
-        base = load_base(here)
+        base = self._held(found[0].before) if found else first()
         for step in found:
+            if codec is None:
+                raise PayloadError(f"payload {ref.digest[:12]}: no differences are configured")
             base = advanced(base, step, codec)
         made = write_container(path, *parts_of(base))
         if made != ref:
             path.unlink()
             raise PayloadError(
-                f"payload {ref.digest[:12]}: the differences make {made.digest[:12]} here"
+                f"payload {ref.digest[:12]}: what is here makes {made.digest[:12]} of it"
             )
+
+    def _held(self, digest: str) -> Broadcast:
+        if not self._base(digest).exists():
+            raise PayloadError(
+                f"payload {digest[:12]}: differences to it have come, it is not here"
+            )
+        return load_base(self._base(digest))
 
     def _step(self, ticket: Ticket) -> Difference:
         ref = ContainerRef.from_json(ticket)

@@ -22,12 +22,14 @@ class Base:
         file: the file that has `sent` for other processes of this machine, once it is written; a
             container, perhaps not durable yet.
         difference: what makes it of the base before; None: it does not follow from that.
+        is_seeded: whether it follows from the run's seed.
     """
 
     sent: Broadcast
     ref: ContainerRef
     file: Future[Path]
     difference: Difference | None = None
+    is_seeded: bool = False
 
     @classmethod
     def at(cls, file: Path, sent: Broadcast, ref: ContainerRef) -> Base:

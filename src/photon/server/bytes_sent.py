@@ -32,7 +32,7 @@ def as_of_sites(
     whole = kinds_down(received_of(base.sent, plan.sent))
     kinds = whole if base.difference is None else kinds_down(base.difference)
     size = base.ref.size if base.difference is None else _size(base.difference)
-    for client in asked:
+    for client in () if base.is_seeded else asked:
         rounds = state.round + 1 - state.last_accepted.get(client, 0)
         is_near = client in state.last_accepted and rounds * size < base.ref.size
         if base.difference is not None and is_near:

@@ -73,7 +73,8 @@ class Commits:
             names: parameters that they receive; None: all.
         """
         ref = self.ref if names is None else base_ref(received_of(state, names))
-        return Base(received_of(state), ref, self._base, difference_of(state, ref))
+        difference = difference_of(state, ref)
+        return Base(received_of(state), ref, self._base, difference, state.is_seeded)
 
     @property
     def has_failed(self) -> bool:

@@ -76,6 +76,7 @@ class Depot:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._base: Payload | None = None
+        self._is_seeded = False
         self._differences: dict[str, Payload] = {}
         self._tickets: dict[str, Ticket] = {}
 
@@ -93,6 +94,7 @@ class Depot:
             write_container(path, *parts_of(received_of(base.sent, plan.sent)), ref=base.ref)
         received = base.sent if plan.sent is None else received_of(base.sent, plan.sent)
         self._base = Payload(path, base.ref, kinds_down(received))
+        self._is_seeded = base.is_seeded
         if base.difference is not None and base.ref.digest not in self._differences:
             path = self.folder / f"difference-{base.ref.digest}"
             ref = write_container(path, *parts_of(base.difference))
@@ -100,15 +102,16 @@ class Depot:
             self._differences[base.ref.digest] = Payload(path, ref, kinds, before)
         self._drop_differences(base.ref.size)
 
-    def way(self, holds: str) -> Way:
+    def way(self, holds: str | None) -> Way:
         """The shortest way to the base of the open round from one that a node holds.
 
         Args:
-            holds: its digest; empty: it holds none.
+            holds: its digest; empty: it holds none, and can begin from the seed; None: it has said
+                that it cannot.
         """
         assert self._base is not None
         ref = self._base.ref
-        steps = self._steps(holds)
+        steps = [] if self._is_seeded and holds is not None else self._steps(holds)
         if steps is None:
             return Way(self._ticket(self._base), payloads=(self._base,))
         return Way(ref.to_json(), [self._ticket(one) for one in steps], tuple(steps))
@@ -143,7 +146,7 @@ class Depot:
         self._forget()
         self.transport.close()
 
-    def _steps(self, holds: str) -> list[Payload] | None:
+    def _steps(self, holds: str | None) -> list[Payload] | None:
         """Differences that make the open round's base of another one; None: none do."""
         assert self._base is not None
         found: list[Payload] = []

@@ -53,9 +53,15 @@ Validate = Callable[[ServerState], dict[str, Any]]
 """Scores the parameters of a round; gives the validation keys of a record."""
 
 
-def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
-    """State before the first round."""
-    return ServerState(round=0, step=0, params=dict(params), outer=outer.init(params))
+def initial_state(params: Tree, outer: OuterOptimizer, *, is_seeded: bool = False) -> ServerState:
+    """State before the first round.
+
+    Args:
+        is_seeded: whether the parameters are those of the run's seed.
+    """
+    return ServerState(
+        round=0, step=0, params=dict(params), outer=outer.init(params), is_seeded=is_seeded
+    )
 
 
 @dataclass

@@ -83,7 +83,7 @@ class RemoteEngine:
         self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
         self._devices: dict[str, int] = {}
-        self._holds: dict[str, str] = {}
+        self._holds: dict[str, str | None] = {}
         self._traffic = Traffic()
 
     @property
@@ -230,7 +230,7 @@ class RemoteEngine:
         except StopIteration as done:
             self._traffic.add(done.value.traffic)
             if done.value.devices is None:  # it has refused, or went away: it may hold nothing
-                self._holds[one.errand.node] = ""
+                self._holds[one.errand.node] = None
             else:
                 self._devices[one.errand.node] = done.value.devices
             if one.of is current:

@@ -43,8 +43,7 @@ class Traffic:
     Attributes:
         up: its update; where nodes fold those of their clients, the update of a node.
         down: what it receives.
-        first_down: what it receives in the first round, when there are no moments yet and each
-            client's own layers have to come from somewhere.
+        first_down: what a newcomer receives that cannot make it from the run's seed.
     """
 
     up: int

@@ -62,7 +62,8 @@ class Train(Closed):
         config_digest: of what decides the mathematics in it.
         data: what the node's data must agree with: the tokenizer and its use.
         base: the global parameters, and averaged moments if there are any; a digest and a size
-            alone name one that the node holds, or that `steps` make of what it holds.
+            alone name one that the node holds, that `steps` make of what it holds, or, in the first
+            round, that the seed makes.
         steps: differences, in their order.
         instructions: one for each client.
         upload: how updates come back: a grant of the transport, by client.
