@@ -53,7 +53,7 @@ def test_nodes_that_get_differences_train_from_the_same_bits(make, four, tmp_pat
     local = photon.train(config.but(name="local"))
     assert final_digest(result) == final_digest(local)
     whole = 4 * result.parameters
-    # Two nodes: each makes the first base of the seed, then gets a difference of two bytes an element.
+    # Two nodes: each makes the first base of the seed, then gets differences in bf16.
     assert sent_down(result, "parameters") == [0, whole, whole]
     assert sent_down(local, "parameters") == [0, 2 * whole, 2 * whole]
     moments = [[2 * each for each in sent_down(result, "moments")], sent_down(local, "moments")]

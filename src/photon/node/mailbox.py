@@ -117,7 +117,7 @@ class Mailbox:
     def _held(self, digest: str) -> Broadcast:
         if not self._base(digest).exists():
             raise PayloadError(
-                f"payload {digest[:12]}: differences to it have come, it is not here"
+                f"payload {digest[:12]}: a difference to it has come; it is not here"
             )
         return load_base(self._base(digest))
 
