@@ -120,7 +120,7 @@ def test_of_an_update_at_the_server(tmp_path, via):
     plan = open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1), base_digest=name.digest)
     depot.publish(plan, Base.at(checkpoint.sent_file(saved)[0], received, name))
     file, ref = checkpoint.sent_file(answer(tmp_path / "clients"))
-    ticket = box.offer(file, ref, depot.transport.grant(1))
+    ticket = box.offer(file, ref, depot.grants([0])[0])
     flip(Path(ticket.get("path", file)))
     if "data" in ticket:
         ticket["data"] = Buffers(file.read_bytes())

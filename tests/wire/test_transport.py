@@ -315,7 +315,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
 ):
     path, ref = written
     store.offer(path, ref)
-    grant = store.grant()
+    grant = store.grant(1, ref.size)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     ticket = upload(path, ref, grant)
@@ -327,7 +327,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
 def test_what_was_granted_is_deleted_when_taken_or_at_the_end(store, written, s3_server):
     path, ref = written
     store.offer(path, ref)
-    taken, left = store.grant(), store.grant()
+    taken, left = store.grant(1, ref.size), store.grant(1, 4 * PART)
     for grant in (taken, left):
         ticket = upload(path, ref, grant)
         places = store.locate(ticket)["urls"]
@@ -346,7 +346,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 ):
     path, ref = written
     store.offer(path, ref)
-    upload(path, ref, store.grant())
+    upload(path, ref, store.grant(1, ref.size))
     for name in ("base/" + "0" * 64 + "/00000", "other/00000"):
         store._remote.write(name, b"x")
     same = store._remote.names(f"base/{ref.digest}")
@@ -357,7 +357,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
     assert following._remote.names("base") == same
     assert following._remote.names("update") == []
     assert following._remote.names("other") == ["other/00000"], "that is nobody's business"
-    upload(path, ref, following.grant())
+    upload(path, ref, following.grant(1, ref.size))
     following.offer(path, ref)
     assert len(following._remote.names("update")) == 4, "a round's own updates stay"
     fetch_ticket(ticket, tmp_path / "got")
@@ -367,7 +367,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)
-    grant = store.grant()
+    grant = store.grant(1, ref.size)
     ticket = upload(path, ref, grant)
     for key in ("base", "../../other", None, 3, grant["key"] + "x"):
         with pytest.raises(PayloadError, match="not asked to be put"):
@@ -384,7 +384,7 @@ def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written,
 def test_something_else_in_the_store_is_refused(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)
-    ticket = upload(path, ref, store.grant())
+    ticket = upload(path, ref, store.grant(1, ref.size))
     urls = store.locate(ticket)["urls"]
     store._remote.write(f"{ticket['key']}/00001", bytes(64 << 10))
     with pytest.raises(PayloadError, match=f"not the {ref.size} bytes of payload"):
@@ -571,7 +571,7 @@ def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypa
 
     def there_and_back():
         fetch_ticket(store.offer(path, ref), tmp_path / "down")
-        fetch_ticket(store.locate(upload(path, ref, store.grant())), tmp_path / "up")
+        fetch_ticket(store.locate(upload(path, ref, store.grant(1, ref.size))), tmp_path / "up")
 
     ways = {
         "write": lambda: write_container(path, tensors, {}),
