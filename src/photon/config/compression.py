@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from photon.config.base import Section
 from photon.points import CODECS, codec_parts
 
-
-def _known(value: str) -> str:
-    codec_parts(value)
-    return value
-
-
-Codec = Annotated[str, AfterValidator(_known)]
 _NAMES = list(CODECS)
 WHOLE = "fp32"
 """The download that is no difference: parameters as they are."""
@@ -28,16 +21,16 @@ class Compression(Section):
     is one of 16 bits or more: parameters then come whole.
     """
 
-    upload: Codec = Field(
+    upload: str = Field(
         default="bf16", description="codec of pseudo-gradients, with feedback", examples=_NAMES
     )
-    download: Codec = Field(
+    download: str = Field(
         default=WHOLE,
         description="codec of the difference between the server's parameters and what clients "
         "hold, with feedback; fp32: the parameters whole, in every round",
         examples=_NAMES,
     )
-    moments: Codec = Field(
+    moments: str = Field(
         default="bf16",
         description="codec of averaged inner moments, both ways; where there is one, its form for "
         "squares is that of second moments",
@@ -50,6 +43,12 @@ class Compression(Section):
         description="what a client keeps from round to round of what its codec has lost, so that "
         "it is forgotten while the client is away; 0: no feedback",
     )
+
+    @field_validator("upload", "download", "moments")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        codec_parts(value)
+        return value
 
     @property
     def sends_differences(self) -> bool:
@@ -70,6 +69,16 @@ def _download(name: str) -> str:
 
 
 CompressionOrName = Annotated[Compression, BeforeValidator(_in_full)]
+
+
+def ladder() -> list[str]:
+    """A line for each codec: how it is named with its arguments, bits, what it does."""
+    lines = []
+    for name, rung in CODECS.items():
+        given = "/".join(map(str, rung.arguments.values()))
+        shown = f"{name}:{given}" if given else name
+        lines.append(f"    {shown:<16} {rung.bits:>5.2f} bits  {rung.about}")
+    return lines
 
 
 def spelled_out(text: str) -> list[str]:
