@@ -68,6 +68,12 @@ CODECS: dict[str, Rung] = {
     "e3m0": Rung("photon.codecs.blocks:e3m0", {"block": 64}, 4.125, "8 powers of two and signs"),
     "int2": Rung("photon.codecs.blocks:int2", {"block": 64}, 2.125, "2 sizes and signs"),
     "int1": Rung("photon.codecs.blocks:int1", {"block": 64}, 1.125, "signs, a mean size a block"),
+    "uniform": Rung(
+        "photon.codecs.uniform:uniform",
+        {"step": 150, "levels": 5},
+        1.6,
+        "even levels, by hundredths of the root mean square, entropy-coded",
+    ),
     "topk": Rung(
         "photon.codecs.sparse:topk",
         {"kept": 64, "block": 4096, "bits": 2},

@@ -112,16 +112,20 @@ class Blocks:
         return scales.fault(numbers(leaf.parts[""], torch.float32, 0, to_scales))
 
 
+def roots(grid: Grid, block: int) -> Codec:
+    """For means of squares: their roots are sent, nothing is fed back."""
+    own = Blocks(grid, checked(block), is_root=True)
+    return Codec(own.encode, own.read, own.fault)
+
+
 def _codec(grid: Grid, block: int, squares: Grid, gain: float) -> Codec:
     """The codec of a grid.
 
     Raises:
         ValueError: as `checked`.
     """
-    moments = Blocks(squares, checked(block), is_root=True)
-    own = Blocks(grid, block)
-    roots = Codec(moments.encode, moments.read, moments.fault)
-    return Codec(own.encode, own.read, own.fault, squares=roots, gain=gain)
+    own = Blocks(grid, checked(block))
+    return Codec(own.encode, own.read, own.fault, squares=roots(squares, block), gain=gain)
 
 
 ROOTS_8, ROOTS_4, ROOTS_2 = falling(8, 16), falling(4, 2), falling(2, 1)

@@ -23,10 +23,10 @@ def checked(block: int) -> int:
     return block
 
 
-def pieces(flat: Tensor) -> Iterator[slice]:
-    """A row in whole groups: one by one on a CPU, else all at once; what is left comes last."""
+def pieces(flat: Tensor, size: int = PIECE) -> Iterator[slice]:
+    """A row in pieces: each for itself on a CPU, else all whole ones at once; the rest is last."""
     numel = 0 if flat.is_meta else flat.numel()
-    step = PIECE if flat.device.type == "cpu" else max(numel - numel % PIECE, PIECE)
+    step = size if flat.device.type == "cpu" else max(numel - numel % size, size)
     for start in range(0, numel, step):
         yield slice(start, min(start + step, numel))
 
