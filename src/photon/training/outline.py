@@ -73,7 +73,7 @@ def codecs_of(federation: Federation) -> Codecs:
     """
     named = federation.compression
     moments = _codec("moments", named.moments)
-    if federation.averages_moments and not moments.is_dense:
+    if federation.averages_moments and not moments.dense:
         raise ConfigError(
             f"fl.compression.moments={named.moments}: moments that are not sent would be zero, and "
             "a second moment of zero makes a step without bound; take one of blocks, such as int4"
