@@ -327,7 +327,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
 def test_what_was_granted_is_deleted_when_taken_or_at_the_end(store, written, s3_server):
     path, ref = written
     store.offer(path, ref)
-    taken, left = store.grant(1, ref.size), store.grant(1, 4 * PART)
+    taken, left = store.grant(1, ref.size), store.grant(1, ref.size)
     for grant in (taken, left):
         ticket = upload(path, ref, grant)
         places = store.locate(ticket)["urls"]

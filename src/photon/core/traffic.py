@@ -24,8 +24,8 @@ class Traffic:
             base for all clients of a node, is divided among them.
     """
 
-    up: Counter[str] = field(default_factory=Counter)
-    down: Counter[str] = field(default_factory=Counter)
+    up: Counter[str] = field(default_factory=lambda: Counter(gradient=0, moments=0, rest=0))
+    down: Counter[str] = field(default_factory=lambda: Counter(parameters=0, moments=0, rest=0))
     clients: dict[int, list[int]] = field(default_factory=dict)
 
     def sent(self, clients: Sequence[int], size: int) -> None:
