@@ -122,8 +122,8 @@ def codec_parts(text: str) -> tuple[str, list[int]]:
     takes = CODECS[known("codec", name, CODECS)].arguments
     numbers = given.split("/") if given else []
     if len(numbers) > len(takes) or not all(re.fullmatch(r"[1-9]\d{0,8}", n) for n in numbers):
-        shape = f"{name}:{'/'.join(takes)}" if takes else f"{name} alone"
-        raise ValueError(f"codec {text!r}: expected {shape}, with whole numbers from 1")
+        shape = f"{name}:{'/'.join(takes)}, whole numbers from 1" if takes else f"{name} alone"
+        raise ValueError(f"codec {text!r}: expected {shape}")
     return name, [*map(int, numbers), *list(takes.values())[len(numbers) :]]
 
 

@@ -149,6 +149,16 @@ def test_partial_means_of_nodes_are_the_flat_mean(make, four, tmp_path):
     assert 0 < up["rest"] < flat_up["rest"]
 
 
+def test_on_one_machine_nothing_is_folded(smoke):
+    """The key has no effect there, and the codec is that of each client."""
+    plain, folding = (
+        photon.train(smoke(f"run_uuid={name}", f"fl.fold_updates={name}", "fl.n_rounds=1"))
+        for name in ("false", "true")
+    )
+    assert final_digest(folding) == final_digest(plain)
+
+
+
 def test_many_options_at_once_give_the_bits_of_the_local_engine(make, four, tmp_path):
     keys = [
         "fl.personalized_layers=[blocks.0.attention.*]", "fl.frozen_layers=[embedding.weight]",

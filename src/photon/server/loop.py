@@ -345,10 +345,14 @@ def redraw(
 
 
 def rules_of(fl: Federation, can_be_late: bool) -> Rules:
-    """The numbers of the configuration that `core.policy` goes by."""
+    """The numbers of the configuration that `core.policy` goes by.
+
+    Args:
+        can_be_late: of the engine; one that waits for all clients gets what each has sent.
+    """
     return Rules(
         quorum=fl.needed,
-        up=update_codecs(fl),
+        up=update_codecs(fl) if can_be_late else codecs_of(fl),
         down=codecs_of(fl),
         can_be_late=can_be_late,
         timeout=fl.round_timeout,
