@@ -42,7 +42,8 @@ class Traffic:
 
     Attributes:
         up: its update; where nodes fold those of their clients, the update of a node.
-        down: what it receives.
+        down: what it receives: with whole parameters all averaged moments, with differences those
+            that are new.
         first_down: what it receives in the first round, when there are no moments yet and each
             client's own layers have to come from somewhere.
     """
@@ -128,9 +129,12 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
         return round(sum(due) / len(due))
 
     whole = {name: this.params[name] for name in this.layers.received(newcomers=False)}
-    params = num_bytes(layout(shared, down.parameters) if down.parameters else whole)
+    if down.parameters:
+        received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
+    else:
+        received = num_bytes(whole) + sum(moments_down.values())
     return Traffic(
         up=num_bytes(layout(shared, up.gradient)) + each_round(moments_up),
-        down=params + each_round(moments_down),
+        down=received,
         first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
     )
