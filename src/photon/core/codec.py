@@ -71,9 +71,10 @@ class Codec(NamedTuple):
 
     `most(shape)` gives the greatest length of each part whose length depends on the values.
 
-    `is_dense` says whether every element is sent, of what can do without feedback.
-
     `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
+
+    `is_dense` is false where most elements are read as zeros: of no use for a mean that is not fed
+    back, such as that of moments.
     """
 
     encode: Callable[[Tensor, Tensor | None], tuple[Parts, Tensor | None]]
@@ -97,6 +98,8 @@ def _cast(dtype: torch.dtype) -> Codec:
 
 BF16 = _cast(torch.bfloat16)
 FP32 = _cast(torch.float32)
+# A mean of squares may well be too small for the range of fp16.
+FP16 = _cast(torch.float16)._replace(squares=BF16)
 
 SQUARES = ("exp_avg_sq",)
 """Moments that are means of squares, by the names of `torch.optim`."""

@@ -1,0 +1,151 @@
+"""Codecs of a few bits a number and a scale for each block of them.
+
+A tensor is sent as one row of bytes: the largest scales of its groups of blocks, the scales, the
+codes. It is worked on group by group where that stays in the caches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from photon.codecs import scales
+from photon.codecs.grids import E3M0, NORMAL, SIGNS, Grid, even, falling
+from photon.codecs.packing import pack, unpack
+from photon.codecs.pieces import PIECE, checked, numbers, pieces, rows, write
+from photon.core.codec import Codec, Leaf, Parts
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a tensor is cut into blocks, and coded.
+
+    Attributes:
+        block: elements.
+        is_root: what is coded is the square root; nothing is fed back.
+    """
+
+    grid: Grid
+    block: int
+    is_root: bool = False
+
+    @property
+    def group(self) -> int:
+        """Blocks of a group."""
+        return PIECE // self.block
+
+    def places(self, numel: int) -> tuple[int, int, int]:
+        """Of a tensor of so many elements: where scales and codes begin, and all bytes."""
+        blocks = -(-numel // self.block)
+        codes = 4 * -(-blocks // self.group) + blocks
+        return codes - blocks, codes, codes + -(-numel * self.grid.bits // 8)
+
+    def encode(self, value: Tensor, residual: Tensor | None) -> tuple[Parts, Tensor | None]:
+        flat, numel = value.reshape(-1), value.numel()
+        sent = flat.new_empty(self.places(numel)[-1], dtype=torch.uint8)
+        left = None if self.is_root else torch.empty_like(flat)
+        before = None if residual is None or self.is_root else residual.reshape(-1)
+        for at in pieces(flat):
+            self._encode(flat, before, left, sent, at)
+        return {"": sent}, None if left is None else left.view(value.shape)
+
+    def _encode(
+        self, flat: Tensor, before: Tensor | None, left: Tensor | None, sent: Tensor, at: slice
+    ) -> None:
+        """Some whole groups, or the last one."""
+        meant = flat[at] if before is None else flat[at] + before[at]
+        if self.is_root:
+            meant = meant.sqrt()
+        blocks = rows(meant, self.block)
+        tops, codes = scales.coded(self._sizes(blocks, meant.numel()), self.group, self.is_root)
+        scale = scales.decoded(tops, codes, self.group)[:, None]
+        near = self.grid.nearest(blocks / scale.masked_fill(scale == 0, math.inf))
+        if left is not None:
+            found = (self.grid.table(flat.device)[near.int()] * scale).view(-1)[: meant.numel()]
+            torch.sub(meant, found, out=left[at])
+        self._write(sent, at, flat.numel(), tops, codes, near.view(-1)[: meant.numel()])
+
+    def _sizes(self, blocks: Tensor, numel: int) -> Tensor:
+        """What the scale of each block is to be; the last may be short."""
+        if not self.grid.is_mean:
+            return blocks.abs().amax(1)
+        means = blocks.abs().mean(1)
+        means[-1] *= self.block / (numel - (len(blocks) - 1) * self.block)
+        return means
+
+    def _write(
+        self, sent: Tensor, at: slice, numel: int, tops: Tensor, codes: Tensor, near: Tensor
+    ) -> None:
+        to_scales, to_codes, _ = self.places(numel)
+        parts = {
+            4 * (at.start // PIECE): tops,
+            to_scales + at.start // self.block: codes,
+            to_codes + at.start * self.grid.bits // 8: pack(near, self.grid.bits),
+        }
+        write(sent, parts)
+
+    def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
+        sent, numel = leaf.parts[""], leaf.numel()
+        if start == stop:
+            return sent.new_empty(0, dtype=torch.float32)
+        to_scales, to_codes, end = self.places(numel)
+        first, last = start // self.block, -(-stop // self.block)
+        begin, after = (block * self.block * self.grid.bits // 8 for block in (first, last))
+        tops = numbers(sent, torch.float32, 0, to_scales)
+        codes = sent[to_scales + first : to_scales + last]
+        scale = scales.decoded(tops, codes, self.group, first)[:, None]
+        near = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
+        near = pad(near, (0, (last - first) * self.block - near.numel()))
+        if self.is_root:
+            scale = torch.where(scale > 0, scale.clamp(min=2.0**-48), scale)
+        found = self.grid.table(sent.device)[near.int()].view(-1, self.block) * scale
+        if self.is_root:
+            found = found * found
+        return found.view(-1)[start - first * self.block : stop - first * self.block]
+
+    def fault(self, leaf: Leaf) -> str | None:
+        to_scales, _, _ = self.places(leaf.numel())
+        return scales.fault(numbers(leaf.parts[""], torch.float32, 0, to_scales))
+
+
+def roots(grid: Grid, block: int) -> Codec:
+    """For means of squares: their roots are sent, nothing is fed back."""
+    own = Blocks(grid, checked(block), is_root=True)
+    return Codec(own.encode, own.read, own.fault)
+
+
+def _codec(grid: Grid, block: int, squares: Grid, gain: float) -> Codec:
+    """The codec of a grid.
+
+    Raises:
+        ValueError: as `checked`.
+    """
+    own = Blocks(grid, checked(block))
+    return Codec(own.encode, own.read, own.fault, squares=roots(squares, block), gain=gain)
+
+
+ROOTS_8, ROOTS_4, ROOTS_2 = falling(8, 16), falling(4, 2), falling(2, 1)
+
+
+def int8(block: int) -> Codec:
+    return _codec(even(8), block, ROOTS_8, gain=2.0)
+
+
+def int4(block: int) -> Codec:
+    return _codec(even(4), block, ROOTS_4, gain=2.0)
+
+
+def e3m0(block: int) -> Codec:
+    return _codec(E3M0, block, ROOTS_4, gain=2.0)
+
+
+def int2(block: int) -> Codec:
+    return _codec(NORMAL, block, ROOTS_2, gain=1 + math.sqrt(block) / 3)
+
+
+def int1(block: int) -> Codec:
+    return _codec(SIGNS, block, ROOTS_2, gain=math.sqrt(block))
