@@ -31,7 +31,8 @@ MOMENTS = {"exp_avg_sq": tree("z", "a/b"), "exp_avg": tree("a/b", "z")}
 STATES = [
     ServerState(
         round=3, step=9, params=tree("z", "a/b"), outer={"momentum": tree("z", "a/b")},
-        moments=MOMENTS, num_tokens=7, last_accepted={10: 2, 9: 1}, bytes_up=1, bytes_down=2, is_seeded=True,
+        moments=MOMENTS, num_tokens=7, last_accepted={10: 2, 9: 1}, bytes_up=1, bytes_down=2,
+        is_seeded=True,
         train_seconds=0.1, norms=(0.5, 1.5), norm_steps=(1, 2), bases={3: "x"}, speeds={4: 1.25},
         noise={"scale": 2.0}, held=tree("a/b"), difference=tree("a/b/codes"), difference_from="x",
         averaged={"exp_avg_sq": 3, "exp_avg": 2},

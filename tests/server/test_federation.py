@@ -158,7 +158,6 @@ def test_on_one_machine_nothing_is_folded(smoke):
     assert final_digest(folding) == final_digest(plain)
 
 
-
 def test_many_options_at_once_give_the_bits_of_the_local_engine(make, four, tmp_path):
     keys = [
         "fl.personalized_layers=[blocks.0.attention.*]", "fl.frozen_layers=[embedding.weight]",

@@ -40,6 +40,10 @@ UPDATE = Update(
 )  # fmt: skip
 
 
+def no_seed() -> Broadcast:
+    raise AssertionError("the ticket says where the base is")
+
+
 def flip(path: Path) -> None:
     """Change a byte of the last tensor, in place."""
     with open(path, "r+b") as file:
@@ -104,7 +108,7 @@ def test_of_a_base_at_a_node(tmp_path, base, way):
         ticket["data"] = data
     try:
         with pytest.raises(PayloadError, match=f"of payload {ref.digest[:12]}"):
-            box.bring_base(ticket)
+            box.bring_base(ticket, [], None, no_seed)
         assert not list((tmp_path / "mail").glob("base-*"))
     finally:
         box.close()

@@ -26,6 +26,7 @@ from photon.container.container import (
     verify_container,
     write_container,
 )
+from photon.core.messages import Broadcast
 from photon.errors import PayloadError, StorageError
 from photon.machine import owned_folder
 from photon.node.mailbox import Mailbox
@@ -35,6 +36,10 @@ from photon.wire.object_store import ObjectStore
 from photon.wire.shared_memory import SharedMemory
 from photon.wire.signed_urls import fetch, upload
 from photon.wire.stores import allowed_stores
+
+
+def no_seed() -> Broadcast:
+    raise AssertionError("the ticket says where the base is")
 
 
 def values(count: int = 50_000) -> dict[str, torch.Tensor]:
@@ -251,7 +256,7 @@ def test_a_node_keeps_no_update_of_an_earlier_base(root, tmp_path):
     for number in range(3):
         base = {"params/w": torch.full((10,), float(number))}
         ref = write_container(tmp_path / "base", base, {})
-        box.bring_base(server.offer(tmp_path / "base", ref))
+        box.bring_base(server.offer(tmp_path / "base", ref), [], None, no_seed)
         path = tmp_path / "answer"
         ticket = box.offer(path, write_container(path, values(number + 1), {}), {"via": "shm"})
         kept.append(Path(ticket["path"]))
@@ -493,7 +498,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
     box = Mailbox(folder, store)
-    _, found = box.bring_base(ticket)
+    _, found = box.bring_base(ticket, [], None, no_seed)
     assert torch.equal(found.params["w"], base["params/w"])
     assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000
     assert [path.name for path in folder.iterdir()] == [f"base-{ref.digest}"]

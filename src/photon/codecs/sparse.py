@@ -161,4 +161,4 @@ def topk(kept: int, block: int, bits: int) -> Codec:
         )
     own = Largest(SIGNS if bits == 1 else TAIL, kept, block)
     gain = 1 + math.sqrt(block / kept)
-    return Codec(own.encode, own.read, own.fault, most=own.most, gain=gain, dense=False)
+    return Codec(own.encode, own.read, own.fault, most=own.most, gain=gain, is_dense=False)

@@ -73,7 +73,7 @@ class Codec(NamedTuple):
 
     `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
 
-    `dense` is false where most elements are read as zeros: of no use for a mean that is not fed
+    `is_dense` is false where most elements are read as zeros: of no use for a mean that is not fed
     back, such as that of moments.
     """
 
@@ -84,7 +84,7 @@ class Codec(NamedTuple):
     squares: Codec | None = None
     most: Callable[[torch.Size], Mapping[str, int]] = lambda shape: {}
     gain: float = 1.0
-    dense: bool = True
+    is_dense: bool = True
 
 
 def _cast(dtype: torch.dtype) -> Codec:

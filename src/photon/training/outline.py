@@ -42,7 +42,8 @@ class Traffic:
 
     Attributes:
         up: its update; where nodes fold those of their clients, the update of a node.
-        down: what it receives.
+        down: what it receives: with whole parameters all averaged moments, with differences those
+            that are new.
         first_down: what a newcomer receives that cannot make it from the run's seed.
     """
 
@@ -73,7 +74,7 @@ def codecs_of(federation: Federation) -> Codecs:
     """
     named = federation.compression
     moments = _codec("moments", named.moments)
-    if federation.averages_moments and not moments.dense:
+    if federation.averages_moments and not moments.is_dense:
         raise ConfigError(
             f"fl.compression.moments={named.moments}: moments that are not sent would be zero, and "
             "a second moment of zero makes a step without bound; take one of blocks, such as int4"
@@ -127,9 +128,12 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
         return round(sum(due) / len(due))
 
     whole = {name: this.params[name] for name in this.layers.received(newcomers=False)}
-    params = num_bytes(layout(shared, down.parameters) if down.parameters else whole)
+    if down.parameters:
+        received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
+    else:
+        received = num_bytes(whole) + sum(moments_down.values())
     return Traffic(
         up=num_bytes(layout(shared, up.gradient)) + each_round(moments_up),
-        down=params + each_round(moments_down),
+        down=received,
         first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
     )
