@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from photon.codecs import scales
-from photon.codecs.grids import E3M0, NORMAL, SIGNS, Grid, even, falling
+from photon.codecs.grids import E3M0, FOUR, SIGNS, Even, Grid, falling
 from photon.codecs.packing import pack, unpack
-from photon.codecs.pieces import PIECE, checked, numbers, pieces, rows, write
+from photon.codecs.pieces import PIECE, checked, numbers, pieces, write
 from photon.core.codec import Codec, Leaf, Parts
 
 
@@ -49,42 +49,61 @@ class Blocks:
         sent = flat.new_empty(self.places(numel)[-1], dtype=torch.uint8)
         left = None if self.is_root else torch.empty_like(flat)
         before = None if residual is None or self.is_root else residual.reshape(-1)
+        memory: list[Tensor] = []
         for at in pieces(flat):
-            self._encode(flat, before, left, sent, at)
+            memory = memory or self._memory(flat, at)
+            self._encode(flat, before, left, sent, at, memory)
         return {"": sent}, None if left is None else left.view(value.shape)
 
+    def _memory(self, flat: Tensor, at: slice) -> list[Tensor]:
+        """For the numbers of the largest piece, what they are read as, and their codes."""
+        shape = (-(-(at.stop - at.start) // self.block), self.block)
+        return [flat.new_empty(shape, dtype=t) for t in (flat.dtype, flat.dtype, torch.uint8)]
+
     def _encode(
-        self, flat: Tensor, before: Tensor | None, left: Tensor | None, sent: Tensor, at: slice
+        self,
+        flat: Tensor,
+        before: Tensor | None,
+        left: Tensor | None,
+        sent: Tensor,
+        at: slice,
+        memory: list[Tensor],
     ) -> None:
         """Some whole groups, or the last one."""
-        meant = flat[at] if before is None else flat[at] + before[at]
+        numel = at.stop - at.start
+        blocks, found, codes = (each[: -(-numel // self.block)] for each in memory)
+        meant = blocks.view(-1)[:numel]
+        blocks.view(-1)[numel:] = 0.0
+        if before is None:
+            meant.copy_(flat[at])
+        else:
+            torch.add(flat[at], before[at], out=meant)
         if self.is_root:
-            meant = meant.sqrt()
-        blocks = rows(meant, self.block)
-        tops, codes = scales.coded(self._sizes(blocks, meant.numel()), self.group, self.is_root)
-        scale = scales.decoded(tops, codes, self.group)[:, None]
-        near = self.grid.nearest(blocks / scale.masked_fill(scale == 0, math.inf))
+            meant.sqrt_()
+        sizes = self._sizes(torch.abs(blocks, out=found), numel)
+        tops, own = scales.coded(sizes, max(1, len(blocks) // self.group), self.is_root)
+        unit = scales.decoded(tops, own, self.group).mul_(self.grid.unit)[:, None]
+        torch.mul(blocks, unit.reciprocal().masked_fill_(unit == 0, 0.0), out=found)
+        self.grid.round_(found, codes)
         if left is not None:
-            found = (self.grid.table(flat.device)[near.int()] * scale).view(-1)[: meant.numel()]
-            torch.sub(meant, found, out=left[at])
-        self._write(sent, at, flat.numel(), tops, codes, near.view(-1)[: meant.numel()])
+            torch.sub(meant, found.mul_(unit).view(-1)[:numel], out=left[at])
+        self._write(sent, at, flat.numel(), [tops, own, codes.view(-1)[:numel]])
 
-    def _sizes(self, blocks: Tensor, numel: int) -> Tensor:
+    def _sizes(self, magnitudes: Tensor, numel: int) -> Tensor:
         """What the scale of each block is to be; the last may be short."""
         if not self.grid.is_mean:
-            return blocks.abs().amax(1)
-        means = blocks.abs().mean(1)
-        means[-1] *= self.block / (numel - (len(blocks) - 1) * self.block)
+            return magnitudes.amax(1)
+        means = magnitudes.mean(1)
+        means[-1] *= self.block / (numel - (len(means) - 1) * self.block)
         return means
 
-    def _write(
-        self, sent: Tensor, at: slice, numel: int, tops: Tensor, codes: Tensor, near: Tensor
-    ) -> None:
+    def _write(self, sent: Tensor, at: slice, numel: int, found: list[Tensor]) -> None:
         to_scales, to_codes, _ = self.places(numel)
+        tops, own, codes = found
         parts = {
             4 * (at.start // PIECE): tops,
-            to_scales + at.start // self.block: codes,
-            to_codes + at.start * self.grid.bits // 8: pack(near, self.grid.bits),
+            to_scales + at.start // self.block: own,
+            to_codes + at.start * self.grid.bits // 8: pack(codes, self.grid.bits),
         }
         write(sent, parts)
 
@@ -96,15 +115,17 @@ class Blocks:
         first, last = start // self.block, -(-stop // self.block)
         begin, after = (block * self.block * self.grid.bits // 8 for block in (first, last))
         tops = numbers(sent, torch.float32, 0, to_scales)
-        codes = sent[to_scales + first : to_scales + last]
-        scale = scales.decoded(tops, codes, self.group, first)[:, None]
-        near = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
-        near = pad(near, (0, (last - first) * self.block - near.numel()))
+        own = sent[to_scales + first : to_scales + last]
+        unit = scales.decoded(tops, own, self.group, first)
+        if self.is_root:  # whose square is no zero
+            unit = torch.where(unit > 0, unit.clamp(min=2.0**-48), unit)
+        codes = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
+        codes = pad(codes, (0, (last - first) * self.block - codes.numel()))
+        found = (
+            self.grid.levels(codes).view(-1, self.block).mul_(unit.mul_(self.grid.unit)[:, None])
+        )
         if self.is_root:
-            scale = torch.where(scale > 0, scale.clamp(min=2.0**-48), scale)
-        found = self.grid.table(sent.device)[near.int()].view(-1, self.block) * scale
-        if self.is_root:
-            found = found * found
+            found.square_()
         return found.view(-1)[start - first * self.block : stop - first * self.block]
 
     def fault(self, leaf: Leaf) -> str | None:
@@ -132,11 +153,11 @@ ROOTS_8, ROOTS_4, ROOTS_2 = falling(8, 16), falling(4, 2), falling(2, 1)
 
 
 def int8(block: int) -> Codec:
-    return _codec(even(8), block, ROOTS_8, gain=2.0)
+    return _codec(Even(8), block, ROOTS_8, gain=2.0)
 
 
 def int4(block: int) -> Codec:
-    return _codec(even(4), block, ROOTS_4, gain=2.0)
+    return _codec(Even(4), block, ROOTS_4, gain=2.0)
 
 
 def e3m0(block: int) -> Codec:
@@ -144,7 +165,7 @@ def e3m0(block: int) -> Codec:
 
 
 def int2(block: int) -> Codec:
-    return _codec(NORMAL, block, ROOTS_2, gain=1 + math.sqrt(block) / 3)
+    return _codec(FOUR, block, ROOTS_2, gain=1 + math.sqrt(block) / 3)
 
 
 def int1(block: int) -> Codec:

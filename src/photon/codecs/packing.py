@@ -21,7 +21,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Bytes of numbers below `2**bits`, a row of uint8; the last byte is filled with zeros."""
     if bits == 8:
         return codes
-    word = pad(codes, (0, -codes.numel() % (8 // bits))).view(_TYPES[bits])
+    rest = -codes.numel() % (8 // bits)
+    word = (pad(codes, (0, rest)) if rest else codes).view(_TYPES[bits])
     for shift, _ in reversed(_MASKS[bits]):
         word = (word >> shift).bitwise_or_(word)
     return word.to(torch.uint8)

@@ -86,7 +86,7 @@ class Largest:
         values = blocks.gather(1, columns)
         values[-1, most:] = 0
         sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
-        tops, codes = scales.coded(sizes, self.group)
+        tops, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
         scale = scales.decoded(tops, codes, self.group)[:, None]
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
         columns, order = columns.sort(dim=1)
@@ -95,8 +95,10 @@ class Largest:
         is_sent = (values != 0) & (scale != 0)
         places = (first + columns)[is_sent]
         each = scale.expand_as(values)[is_sent]
-        near = self.grid.nearest(values[is_sent] / each)
-        left.index_add_(0, places, self.grid.table(left.device)[near.int()] * each, alpha=-1)
+        found = values[is_sent] / each
+        near = torch.empty_like(found, dtype=torch.uint8)
+        self.grid.round_(found.div_(self.grid.unit), near)
+        left.index_add_(0, places, found.mul_(each * self.grid.unit), alpha=-1)
         return tops, codes, near, places
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
@@ -124,8 +126,8 @@ class Largest:
         scale = scales.decoded(tops, sent[to_scales:to_values], self.group)
         after = to_values + -(-len(places) * self.grid.bits // 8)
         near = unpack(sent[to_values:after], self.grid.bits)[: len(places)]
-        values = self.grid.table(sent.device)[near.int()] * scale[places // self.block]
-        return places, values
+        unit = scale[places // self.block].mul_(self.grid.unit)
+        return places, self.grid.levels(near).mul_(unit)
 
     def _places(self, leaf: Leaf) -> Tensor | None:
         sent = leaf.parts[""]

@@ -52,7 +52,7 @@ class Even:
 
     @cached_property
     def odds(self) -> list[float]:
-        """Chances of a normal number to be read as each of the levels from zero up."""
+        """Chances of a normally distributed number to be read as each level from zero up."""
         edges = [(code - 0.5) * self.step for code in range(1, self.half + 1)]
         beyond = [math.erfc(edge / math.sqrt(2)) / 2 for edge in edges] + [0.0]
         return [1 - 2 * beyond[0], *(low - high for low, high in pairwise(beyond))]
