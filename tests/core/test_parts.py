@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from photon.core.loss_scale import LossScale
-from photon.core.messages import Broadcast, ClientState, Difference, ServerState, StreamState, Update
+from photon.core.messages import (
+    Broadcast,
+    ClientState,
+    Difference,
+    ServerState,
+    StreamState,
+    Update,
+)
 from photon.core.parts import from_parts, parts_of
 from photon.errors import PayloadError
 from photon.training.state import TrainState
