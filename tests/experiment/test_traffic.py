@@ -76,7 +76,7 @@ def test_a_plan_counts_moments_by_their_periods(download, smoke):
     config = smoke(
         "run_uuid=r", "llm_config.local_steps=1", "fl.eval_period=null", "fl.n_rounds=13",
         f"fl.compression.download={download}", "fl.first_moment_period=2",
-        "fl.second_moment_period=3", "llm_config.optimizer.name=adopt",
+        "fl.second_moment_period=3", "llm_config.optimizer.name=adamw",
     )  # fmt: skip
     traffic = make_estimate(config, Setting(link=LINK, server=LINK)).traffic
     lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")

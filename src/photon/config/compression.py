@@ -56,6 +56,12 @@ class Compression(Section):
         return self.download != WHOLE
 
 
+def rounds_only(name: str) -> bool:
+    """Whether a codec is one of 16 bits or more, which loses nothing that is fed back."""
+    known = CODECS.get(name.partition(":")[0])
+    return known is None or known.bits >= 16
+
+
 def _in_full(value: Any) -> Any:
     """Read the name of a codec alone."""
     if not isinstance(value, str):
@@ -64,8 +70,7 @@ def _in_full(value: Any) -> Any:
 
 
 def _download(name: str) -> str:
-    known = CODECS.get(name.partition(":")[0])
-    return WHOLE if known is None or known.bits >= 16 else name
+    return WHOLE if rounds_only(name) else name
 
 
 CompressionOrName = Annotated[Compression, BeforeValidator(_in_full)]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
-from photon.config.compression import Compression, CompressionOrName
+from photon.config.compression import Compression, CompressionOrName, rounds_only
 from photon.points import OUTER_OPTIMIZERS, Outer
 
 
@@ -298,6 +298,12 @@ class Federation(Section):
             raise ValueError(
                 "fold_updates=true and oversample exclude each other: from a node's mean no spare "
                 "client can be left out"
+            )
+        if self.fold_updates and not rounds_only(self.compression.upload):
+            raise ValueError(
+                f"fold_updates=true and compression.upload={self.compression.upload} exclude each "
+                "other: the mean of a node travels in fp32, and nothing would be saved by what the "
+                "codec loses; take bf16 or leave out fold_updates"
             )
         if self.local_steps and self.local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")

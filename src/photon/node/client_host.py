@@ -42,6 +42,7 @@ from photon.training.offload import Offload
 from photon.training.outgoing import Outgoing, leaving, outgoing
 from photon.training.outline import averaged_in, codecs_of
 from photon.training.parallel import ALONE, World
+from photon.training.reach import matched
 from photon.training.state import TrainState
 
 
@@ -160,6 +161,8 @@ class ClientHost:
         step = before.optimizer_step
         if fl.averages_moments:
             own, step = {**own, **averaged}, instruction.first_step
+            if averaged and fl.first_moment_period != fl.second_moment_period:
+                own = matched(own, self.inner.optimizer, step)
         elif not fl.keeps_optimizer:
             own, step = {}, 0
         return TrainState(

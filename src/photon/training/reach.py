@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from photon.config.llm import Inner, OptimizerConfig
-from photon.core.messages import MomentBound
+from photon.core.messages import MomentBound, Moments
 
 ROUNDING = 1.01
 """What number formats add: bf16 rounds each element by 0.4 % at the most."""
@@ -58,6 +58,27 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
     if first**2 >= second:
         return math.inf
     return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
+
+
+def matched(moments: Moments, optimizer: OptimizerConfig, step: int) -> Moments:
+    """Moments of different origin, the first cut to what the second allows.
+
+    Where a client has never seen a token its own second moment is zero, and a mean of first moments
+    need not be: a step without bound. Unbiased, |m| <= sqrt(v) holds of any gradient that stays the
+    same, and keeps later steps within `reach`. ADOPT's first moment is normalised already.
+
+    Args:
+        step: that they have seen.
+    """
+    if optimizer.name == "adopt" or step == 0 or not {"exp_avg", "exp_avg_sq"} <= moments.keys():
+        return moments
+    first, second = dict(moments["exp_avg"]), moments["exp_avg_sq"]
+    b1, b2 = optimizer.decay_rates
+    for name in first.keys() & second.keys():
+        most = (second[name].float() / (1 - b2**step)).sqrt_().mul_(1 - b1**step)
+        own = first[name].to(most.device, most.dtype)
+        first[name] = own.clamp(min=-most, max=most)
+    return {**moments, "exp_avg": first}
 
 
 def moment_bounds(
