@@ -1,7 +1,7 @@
 """Codecs of a few bits a number and a scale for each block of them.
 
-A tensor is sent as one row of bytes: the largest scales of its groups of blocks, the scales, the
-codes. It is worked on group by group where that stays in the caches.
+A tensor is sent as one row of bytes: a number for each group of blocks, the scales, the codes. It
+is worked on group by group where that stays in the caches.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ class Blocks:
         if self.is_root:
             meant.sqrt_()
         sizes = self._sizes(torch.abs(blocks, out=found), numel)
-        tops, own = scales.coded(sizes, max(1, len(blocks) // self.group), self.is_root)
-        unit = scales.decoded(tops, own, self.group).mul_(self.grid.unit)[:, None]
+        bases, own = scales.coded(sizes, max(1, len(blocks) // self.group), self.is_root)
+        unit = scales.decoded(bases, own, self.group).mul_(self.grid.unit)[:, None]
         torch.mul(blocks, unit.reciprocal().masked_fill_(unit == 0, 0.0), out=found)
         self.grid.round_(found, codes)
         if left is not None:
             torch.sub(meant, found.mul_(unit).view(-1)[:numel], out=left[at])
-        self._write(sent, at, flat.numel(), [tops, own, codes.view(-1)[:numel]])
+        self._write(sent, at, flat.numel(), [bases, own, codes.view(-1)[:numel]])
 
     def _sizes(self, magnitudes: Tensor, numel: int) -> Tensor:
         """What the scale of each block is to be; the last may be short."""
@@ -99,9 +99,9 @@ class Blocks:
 
     def _write(self, sent: Tensor, at: slice, numel: int, found: list[Tensor]) -> None:
         to_scales, to_codes, _ = self.places(numel)
-        tops, own, codes = found
+        bases, own, codes = found
         parts = {
-            4 * (at.start // PIECE): tops,
+            4 * (at.start // PIECE): bases,
             to_scales + at.start // self.block: own,
             to_codes + at.start * self.grid.bits // 8: pack(codes, self.grid.bits),
         }
@@ -114,9 +114,9 @@ class Blocks:
         to_scales, to_codes, end = self.places(numel)
         first, last = start // self.block, -(-stop // self.block)
         begin, after = (block * self.block * self.grid.bits // 8 for block in (first, last))
-        tops = numbers(sent, torch.float32, 0, to_scales)
+        bases = numbers(sent, torch.int32, 0, to_scales)
         own = sent[to_scales + first : to_scales + last]
-        unit = scales.decoded(tops, own, self.group, first)
+        unit = scales.decoded(bases, own, self.group, first)
         if self.is_root:  # whose square is no zero
             unit = torch.where(unit > 0, unit.clamp(min=2.0**-48), unit)
         codes = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
@@ -130,7 +130,7 @@ class Blocks:
 
     def fault(self, leaf: Leaf) -> str | None:
         to_scales, _, _ = self.places(leaf.numel())
-        return scales.fault(numbers(leaf.parts[""], torch.float32, 0, to_scales))
+        return scales.fault(numbers(leaf.parts[""], torch.int32, 0, to_scales))
 
 
 def roots(grid: Grid, block: int) -> Codec:

@@ -1,6 +1,8 @@
-"""Scales of blocks in a byte each: sixteenths of an octave below the largest of their group.
+"""Scales of blocks in a byte each: the first bits of float32 numbers, and a number for a group.
 
-A decoded scale has the same bits on every device: it is a product of two numbers, one of a table.
+Sign, exponent and the first 4 bits of the fraction of a float32 are a whole number; a code is how
+far it is above that of the group. No scale is rounded twice, so each has the same bits on every
+device.
 """
 
 from __future__ import annotations
@@ -8,49 +10,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STEPS = 16
-"""Scales that an octave is divided into: each is at most 4.4 % too large."""
-NOTHING = 255
-"""Code of a block that is read as zeros."""
+CUT = 19
+"""Bits of the fraction that are cut off: a scale is at most 1/16 too large."""
+MOST = 255
 LEAST = 2.0**-96
-"""A group whose largest scale is smaller is read as zeros: float32 divides by none of them."""
-_TABLE = torch.tensor([2.0 ** (-code / STEPS) for code in range(NOTHING)] + [0.0])
+"""What is smaller is read as zero: float32 divides by none of it."""
+_LEAST = (127 - 96) << 4
+_INFINITE = 255 << 4
 
 
 def coded(sizes: Tensor, groups: int, is_kept: bool = False) -> tuple[Tensor, Tensor]:
     """What is sent for the scales of the blocks of some groups.
 
     Args:
-        sizes: [blocks], what the scales must not be below; all groups have as many.
+        sizes: [blocks], not negative, what the scales must not be below; they are written over.
+            All groups have as many.
         is_kept: a block that is too small for its group gets the least scale, not none.
 
     Returns:
-        [groups], float32, and [blocks], uint8. Of what is not finite, neither is the largest.
+        [groups], int32, and [blocks], uint8: 0 is the code of a block without a scale.
     """
-    rows = sizes.view(groups, -1)
-    tops = rows.amax(1)
-    tops.masked_fill_(tops < LEAST, 0.0)
-    codes = (tops[:, None] / rows).log2_().mul_(STEPS).floor_().nan_to_num_(NOTHING, NOTHING)
-    codes.clamp_(0, NOTHING)
-    if is_kept:
-        codes = torch.where(rows > 0, codes.clamp(max=NOTHING - 1), codes)
-    return tops, codes.view(-1).to(torch.uint8)
+    firsts = sizes.abs_().view(torch.int32).add((1 << CUT) - 1).bitwise_right_shift_(CUT)
+    firsts = firsts.view(groups, -1)
+    bases = firsts.amax(1).sub_(MOST).clamp_(min=_LEAST)
+    codes = firsts.sub_(bases[:, None]).clamp_(0, MOST).view(-1).to(torch.uint8)
+    return bases, torch.maximum(codes, (sizes > 0).byte()) if is_kept else codes
 
 
-def decoded(tops: Tensor, codes: Tensor, group: int, first: int = 0) -> Tensor:
+def decoded(bases: Tensor, codes: Tensor, group: int, first: int = 0) -> Tensor:
     """Scales, float32, from `codes`, of which the first is that of block `first`.
 
     Args:
-        tops: of all groups of `group` blocks.
+        bases: of all groups of `group` blocks.
     """
-    own = _TABLE.to(codes.device).index_select(0, codes.int())
+    firsts = codes.to(torch.int32)
     if first // group == (first + codes.numel() - 1) // group:
-        return own.mul_(tops[first // group])
-    blocks = torch.arange(first, first + codes.numel(), device=codes.device)
-    return own.mul_(tops[blocks // group])
+        firsts.add_(bases[first // group])
+    else:
+        blocks = torch.arange(first, first + codes.numel(), device=codes.device)
+        firsts.add_(bases[blocks // group])
+    return firsts.bitwise_left_shift_(CUT).view(torch.float32).masked_fill_(codes == 0, 0.0)
 
 
-def fault(tops: Tensor) -> str | None:
-    """Why these cannot be the largest scales of groups, or None."""
-    is_sound = bool((tops.isfinite() & (tops >= 0)).all())
-    return None if is_sound else "a scale is negative or not finite"
+def fault(bases: Tensor) -> str | None:
+    """Why these are no numbers of groups, or None."""
+    is_sound = bool(((bases >= _LEAST) & (bases + MOST < _INFINITE)).all())
+    return None if is_sound else "a scale is negative, too small or not finite"

@@ -20,8 +20,8 @@ COUNT = 4
 
 @dataclass(frozen=True)
 class Largest:
-    """How a tensor is sent: a row of bytes with the largest scales of its groups of blocks, the
-    number of places, the scales, the values, the places.
+    """How a tensor is sent: a row of bytes with the numbers of its groups of blocks, how many
+    places there are, the scales, the values, the places.
 
     Attributes:
         kept: elements of a block that are sent at the most.
@@ -67,17 +67,17 @@ class Largest:
         left = flat.clone() if residual is None else flat + residual.reshape(-1)
         found = [self._choose(left, at) for at in pieces(flat)]
         empty = flat.new_empty(0)
-        tops, codes, near, places = (
+        bases, codes, near, places = (
             torch.cat(each) for each in zip(*found, strict=True)
-        ) if found else (empty, empty.byte(), empty.byte(), empty.long())  # fmt: skip
+        ) if found else (empty.int(), empty.byte(), empty.byte(), empty.long())  # fmt: skip
         written = golomb.write(places.cpu().numpy(), flat.numel())
         count = torch.tensor([len(places)], dtype=torch.int32)
-        parts = [tops, count, codes, pack(near, self.grid.bits), torch.from_numpy(written)]
+        parts = [bases, count, codes, pack(near, self.grid.bits), torch.from_numpy(written)]
         sent = torch.cat([part.to(flat.device).view(torch.uint8) for part in parts])
         return {"": sent}, left.view(value.shape)
 
     def _choose(self, left: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Largest scales, scales, values and places of some whole groups or the last one, which
+        """Numbers of groups, scales, values and places of some whole groups or the last one, which
         are taken from what is left.
         """
         blocks = rows(left[at], self.block)
@@ -86,8 +86,8 @@ class Largest:
         values = blocks.gather(1, columns)
         values[-1, most:] = 0
         sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
-        tops, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
-        scale = scales.decoded(tops, codes, self.group)[:, None]
+        bases, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
+        scale = scales.decoded(bases, codes, self.group)[:, None]
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
         columns, order = columns.sort(dim=1)
         values = values.gather(1, order)
@@ -99,7 +99,7 @@ class Largest:
         near = torch.empty_like(found, dtype=torch.uint8)
         self.grid.round_(found.div_(self.grid.unit), near)
         left.index_add_(0, places, found.mul_(each * self.grid.unit), alpha=-1)
-        return tops, codes, near, places
+        return bases, codes, near, places
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         if not leaf.opened:
@@ -122,8 +122,8 @@ class Largest:
             raise ValueError("the places of the largest elements cannot be read")
         sent = leaf.parts[""]
         to_count, to_scales, to_values = self.begins(leaf.numel())
-        tops = numbers(sent, torch.float32, 0, to_count)
-        scale = scales.decoded(tops, sent[to_scales:to_values], self.group)
+        bases = numbers(sent, torch.int32, 0, to_count)
+        scale = scales.decoded(bases, sent[to_scales:to_values], self.group)
         after = to_values + -(-len(places) * self.grid.bits // 8)
         near = unpack(sent[to_values:after], self.grid.bits)[: len(places)]
         unit = scale[places // self.block].mul_(self.grid.unit)
@@ -144,7 +144,7 @@ class Largest:
         to_count, _, to_values = self.begins(leaf.numel())
         if sent.numel() < to_values:
             return f"has {sent.numel()} bytes, at least {to_values} were expected"
-        if reason := scales.fault(numbers(sent, torch.float32, 0, to_count)):
+        if reason := scales.fault(numbers(sent, torch.int32, 0, to_count)):
             return reason
         if self._places(leaf) is None:
             return "its places are not such of elements in ascending order"

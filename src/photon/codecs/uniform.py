@@ -101,15 +101,25 @@ class Even:
             length = SCALE + 12 + math.ceil(flat.numel() * self.bits() / 8)
             return {"": flat.new_empty(length, dtype=torch.uint8)}, torch.empty_like(value)
         left = flat.clone() if residual is None else flat + residual.reshape(-1)
-        scale = torch.linalg.vector_norm(left, dtype=torch.float64) / math.sqrt(max(1, len(left)))
-        scale = scale.float()
-        scale = scale.masked_fill(scale < scales.LEAST, 0.0)
+        scale = self._scale(left)
         packed = flat.new_empty(self.packed_bytes(flat.numel()), dtype=torch.uint8)
         for at in pieces(flat, PIECE // self.each * self.each):
             packed[at.start // self.each : -(-at.stop // self.each)] = self._take(left[at], scale)
         frame = _compressed(packed.cpu().numpy())
         parts = [scale.view(1).view(torch.uint8), torch.from_numpy(frame).to(flat.device)]
         return {"": torch.cat(parts)}, left.view(value.shape)
+
+    def _scale(self, meant: Tensor) -> Tensor:
+        """Root of the mean square, or less, so that the largest number is not read as zero: of
+        numbers of one size none would ever be sent.
+        """
+        if not meant.numel():
+            return meant.new_zeros(())
+        norm = torch.linalg.vector_norm(meant, dtype=torch.float64)
+        low, high = meant.aminmax()
+        largest = torch.maximum(-low, high).double()
+        scale = torch.minimum(norm / math.sqrt(meant.numel()), largest / self.step).float()
+        return scale.masked_fill(scale < scales.LEAST, 0.0)
 
     def _take(self, left: Tensor, scale: Tensor) -> Tensor:
         """Codes, packed, of some numbers; what they are read as is taken from these."""
@@ -148,7 +158,9 @@ class Even:
             self._opened(leaf)
         except ValueError as error:
             return str(error)
-        return scales.fault(numbers(leaf.parts[""], torch.float32, 0, SCALE))
+        scale = float(numbers(leaf.parts[""], torch.float32, 0, SCALE))
+        is_sound = math.isfinite(scale) and (scale == 0 or scale >= scales.LEAST)
+        return None if is_sound else "its scale is negative, too small or not finite"
 
 
 def _compressed(packed: np.ndarray) -> np.ndarray:
@@ -187,6 +199,6 @@ def uniform(step: int, levels: int) -> Codec:
             "mean square), and an odd number of levels from 3 to 255"
         )
     own = Even(step / 100, levels)
-    gain = 1 + 1 / math.sqrt(1 - own.odds[0])
+    gain = 2 + 1 / math.sqrt(1 - own.odds[0])
     squares = roots(ROOTS_2 if levels <= 5 else ROOTS_4, 64)
     return Codec(own.encode, own.read, own.fault, squares=squares, most=own.most, gain=gain)
