@@ -212,7 +212,7 @@ def test_zeros_are_never_sent(rung):
     none = encode({"w": rows}, codec)[0]["w"].numel()
     assert none == 4 * 2 + 4 + 100, "scales alone"
     assert few - none < 100 * 2.5
-    assert not codec.dense
+    assert not codec.is_dense
 
 
 def test_a_short_tensor_keeps_in_proportion():
