@@ -54,5 +54,5 @@ def decoded(bases: Tensor, codes: Tensor, group: int, first: int = 0) -> Tensor:
 
 def fault(bases: Tensor) -> str | None:
     """Why these are no numbers of groups, or None."""
-    is_sound = bool(((bases >= _LEAST) & (bases + MOST < _INFINITE)).all())
+    is_sound = bool(((bases >= _LEAST) & (bases < _INFINITE - MOST)).all())
     return None if is_sound else "a scale is negative, too small or not finite"
