@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from compression_arms import LOCAL_STEPS, MODELS, REFERENCE, SPLITS, Setting, chosen, overrides_of
+from compression_arms import LOCAL_STEPS, MODELS, SPLITS, Setting, chosen, overrides_of
 from compression_table import Goal, plot, reached, rows, sent, table
 
 import photon
@@ -126,7 +126,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["run", "table"], nargs="?", default="run")
-    parser.add_argument("arms", nargs="*", help=f"parts of names; {REFERENCE} is always run")
+    parser.add_argument("arms", nargs="*", help="parts of names; references are run too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--local-steps", type=int, nargs="+", default=[LOCAL_STEPS[0]])
     parser.add_argument("--splits", choices=SPLITS, nargs="+", default=["iid"])

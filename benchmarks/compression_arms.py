@@ -5,43 +5,71 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REFERENCE = "bf16"
-"""The arm that the others are compared with, in their own setting."""
 STEPS = 384
 """Of the quickstart; a run of longer rounds has fewer of them."""
 
-KEPT = ["fl.aggregate_momenta=false"]
-RARE = ["fl.first_moment_period=3", "fl.second_moment_period=6"]
-NO_FEEDBACK = ["fl.compression.residual_decay=0"]
-
-
-def ways(up: str, down: str, moments: str | None = None) -> list[str]:
-    """Codecs of pseudo-gradients, of what is sent back, and of averaged moments."""
-    chosen = [f"fl.compression.upload={up}", f"fl.compression.download={down}"]
-    return chosen if moments is None else [*chosen, f"fl.compression.moments={moments}"]
-
-
-ARMS: dict[str, list[str]] = {
-    REFERENCE: ["fl.compression=bf16"],
-    "bf16, moments kept": ["fl.compression=bf16", *KEPT],
-    "int4 both ways, moments bf16": ways("int4", "int4", "bf16"),
-    "int4 both ways, moments int2": ways("int4", "int4", "int2"),
-    "int4 both ways, moments int2, every 3rd and 6th round": [*ways("int4", "int4", "int2"), *RARE],
-    "int4 both ways, moments kept": [*ways("int4", "int4"), *KEPT],
-    "int2 up, int4 down, moments kept": [*ways("int2", "int4"), *KEPT],
-    "int2 both ways, moments kept": [*ways("int2", "int2"), *KEPT],
-    "int2 both ways, moments kept, no feedback": [*ways("int2", "int2"), *KEPT, *NO_FEEDBACK],
-    "int1 up, int4 down, moments kept": [*ways("int1", "int4"), *KEPT],
-    "int1 up, int4 down, moments kept, no feedback": [*ways("int1", "int4"), *KEPT, *NO_FEEDBACK],
-    "topk 512 up, int4 down, moments kept": [*ways("topk:512/4096", "int4"), *KEPT],
-    "topk 64 up, int4 down, moments kept": [*ways("topk:64/4096", "int4"), *KEPT],
-    "topk 64 up, int4 down, moments kept, no feedback": [
-        *ways("topk:64/4096", "int4"),
-        *KEPT,
-        *NO_FEEDBACK,
+RECIPES: dict[str, list[str]] = {
+    "averaged": [],
+    "kept": [
+        "fl.aggregate_momenta=false",
+        "llm_config.optimizer.betas=[0.8,0.999]",
+        "llm_config.optimizer.momentum=0.8",
     ],
 }
-"""Name -> overrides that say how it sends."""
+"""What becomes of inner moments. A client's own ones want a longer memory of squares, since it
+rarely sees most tokens, and a shorter one of gradients, which are of an older base."""
+BF16 = ["fl.compression=bf16"]
+NO_FEEDBACK = ["fl.compression.residual_decay=0"]
+RARELY = ["fl.first_moment_period=3", "fl.second_moment_period=6"]
+
+
+def ways(up: str, down: str, *more: str) -> list[str]:
+    """Codecs of pseudo-gradients, and of what is sent back."""
+    return [f"fl.compression.upload={up}", f"fl.compression.download={down}", *more]
+
+
+SENT: dict[str, dict[str, list[str]]] = {
+    "averaged": {
+        "bf16": BF16,
+        "int4 / int4, moments bf16": ways("int4", "int4"),
+        "int4 / int4, moments int4": ways("int4", "int4", "fl.compression.moments=int4"),
+        "int4 / int4, moments int2": ways("int4", "int4", "fl.compression.moments=int2"),
+        "int4 / int4, moments int2, rarely": ways(
+            "int4", "int4", "fl.compression.moments=int2", *RARELY
+        ),
+    },
+    "kept": {
+        "bf16": BF16,
+        "int8 / int8": ways("int8", "int8"),
+        "int4 / int4": ways("int4", "int4"),
+        "uniform:50/15 / uniform:50/15": ways("uniform:50/15", "uniform:50/15"),
+        "int2 / int4": ways("int2", "int4"),
+        "int2 / int2": ways("int2", "int2"),
+        "uniform:100/7 / uniform:75/11": ways("uniform:100/7", "uniform:75/11"),
+        "uniform:150/5 / uniform:100/7": ways("uniform:150/5", "uniform:100/7"),
+        "int1 / int4": ways("int1", "int4"),
+        "int1 / int4, no feedback": ways("int1", "int4", *NO_FEEDBACK),
+        "topk:512/4096 / int4": ways("topk:512/4096", "int4"),
+        "topk:512/4096 / topk:512/4096": ways("topk:512/4096", "topk:512/4096"),
+        "topk:64/4096 / int4": ways("topk:64/4096", "int4"),
+        "topk:64/4096 / int4, no feedback": ways("topk:64/4096", "int4", *NO_FEEDBACK),
+    },
+}
+"""Recipe -> what goes up / what comes down -> overrides."""
+ARMS: dict[str, list[str]] = {
+    f"{recipe}: {sent}": [*RECIPES[recipe], *codecs]
+    for recipe, arms in SENT.items()
+    for sent, codecs in arms.items()
+}
+"""Name -> overrides that say how it sends, and with which recipe."""
+QUICKSTART = "averaged: bf16"
+"""The quickstart as it was before there was any compression below 16 bits."""
+
+
+def reference_of(arm: str) -> str:
+    """The same recipe, sent in bf16."""
+    return f"{arm.partition(':')[0]}: bf16"
+
 
 MODELS: dict[str, list[str]] = {
     "tiny": [],
@@ -106,7 +134,7 @@ def overrides_of(arm: str, setting: Setting, seed: int) -> list[str]:
 
 
 def chosen(patterns: Sequence[str]) -> list[str]:
-    """Arms whose names hold one of these, and always the reference; all of them without any.
+    """Arms whose names hold one of these, and what they are compared with; all without any.
 
     Raises:
         ValueError: a text that no arm's name holds.
@@ -114,5 +142,6 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     for text in patterns:
         if not any(text in arm for arm in ARMS):
             raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
-    wanted = patterns or [""]
-    return [arm for arm in ARMS if arm == REFERENCE or any(text in arm for text in wanted)]
+    wanted = [arm for arm in ARMS if any(text in arm for text in patterns or [""])]
+    kept = {QUICKSTART, *wanted, *map(reference_of, wanted)}
+    return [arm for arm in ARMS if arm in kept]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression_arms import REFERENCE, Setting
+from compression_arms import QUICKSTART, Setting, reference_of
 
 Record = Mapping[str, Any]
 """A finished run, as a line of the log has it."""
@@ -22,8 +22,9 @@ class Row:
     Attributes:
         loss, spread: mean and half of the range of the final validation losses; infinite where a
             seed diverged.
-        worse: least, mean and greatest loss over that of the reference of the same seed, less 1;
-            empty without a common seed.
+        worse: least, mean and greatest loss over that of the same recipe, sent in bf16, with the
+            same seed, less 1; empty without a common seed.
+        beside: mean loss over that of the quickstart, sent in bf16, less 1.
         times: how many times fewer bytes than data-parallel training; the least of the seeds.
     """
 
@@ -32,6 +33,7 @@ class Row:
     loss: float
     spread: float
     worse: tuple[float, float, float] | tuple[()]
+    beside: float | None
     times: float
 
 
@@ -39,32 +41,37 @@ def setting_of(record: Record) -> Setting:
     return Setting(record["model"], record["split"], record["local_steps"], record["rounds"])
 
 
-def rows(records: Iterable[Record], reference: str = REFERENCE) -> dict[Setting, list[Row]]:
+def rows(records: Iterable[Record]) -> dict[Setting, list[Row]]:
     """Rows by setting, both in the order of their first run."""
     found: dict[Setting, dict[str, dict[int, Record]]] = {}
     for record in records:
         arms = found.setdefault(setting_of(record), {})
         arms.setdefault(record["arm"], {})[record["seed"]] = record
     return {
-        setting: [_row(arm, runs, arms.get(reference, {})) for arm, runs in arms.items()]
+        setting: [_row(arm, runs, arms) for arm, runs in arms.items()]
         for setting, arms in found.items()
     }
 
 
-def _row(arm: str, runs: Mapping[int, Record], others: Mapping[int, Record]) -> Row:
+def _row(arm: str, runs: Mapping[int, Record], arms: Mapping[str, Mapping[int, Record]]) -> Row:
     losses = [_loss(run) for run in runs.values()]
-    worse = [_loss(run) / _loss(others[s]) - 1 for s, run in runs.items() if s in others]
     mean = statistics.fmean(losses)
+    worse = _worse(runs, arms.get(reference_of(arm), {}))
+    beside = _worse(runs, arms.get(QUICKSTART, {}))
     return Row(
         arm=arm,
         seeds=tuple(sorted(runs)),
         loss=mean,
         spread=(max(losses) - min(losses)) / 2 if math.isfinite(mean) else math.inf,
         worse=(min(worse), statistics.fmean(worse), max(worse)) if worse else (),
-        times=min(
-            run["bytes_ddp"] / (run["bytes_up"] + run["bytes_down"]) for run in runs.values()
-        ),
+        beside=statistics.fmean(beside) if beside else None,
+        times=min(run["bytes_ddp"] / sent(run) for run in runs.values()),
     )
+
+
+def _worse(runs: Mapping[int, Record], others: Mapping[int, Record]) -> list[float]:
+    """By common seed."""
+    return [_loss(run) / _loss(others[seed]) - 1 for seed, run in runs.items() if seed in others]
 
 
 def sent(run: Record) -> int:
@@ -85,15 +92,20 @@ def _table(setting: Setting, found: Sequence[Row]) -> str:
     head = [
         f"{setting.title[0].upper()}{setting.title[1:]}:",
         "",
-        "| sent as | seeds | validation loss | beside bf16 | less than data-parallel |",
-        "|---|---|---|---|---|",
+        "| moments: up / down | seeds | validation loss | beside its recipe in bf16 | "
+        "beside the quickstart in bf16 | less than data-parallel |",
+        "|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *map(_line, found), ""])
 
 
 def _line(row: Row) -> str:
     loss = f"{row.loss:.3f} ± {row.spread:.3f}" if math.isfinite(row.loss) else "diverged"
-    return f"| {row.arm} | {len(row.seeds)} | {loss} | {_percent(row)} | {row.times:.1f}x |"
+    known = row.beside is not None and math.isfinite(row.loss)
+    beside = f"{row.beside:+.2%}" if known else ""
+    return (
+        f"| {row.arm} | {len(row.seeds)} | {loss} | {_percent(row)} | {beside} | {row.times:.1f}x |"
+    )
 
 
 def _percent(row: Row) -> str:
@@ -105,7 +117,7 @@ def _percent(row: Row) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """So many times fewer bytes at so much more loss (a share) at the most."""
+    """So many times fewer bytes, with so much more loss (a share) than the same recipe in bf16."""
 
     times: float
     worse: float
@@ -142,7 +154,7 @@ def plot(found: Sequence[Row], title: str, target: Path) -> Path | None:
         axes.errorbar(row.times, mean, yerr=bars, marker="o", capsize=2, label=row.arm)
     axes.set_xscale("log")
     axes.set_xlabel("times less than data-parallel training")
-    axes.set_ylabel("validation loss above bf16 (%)")
+    axes.set_ylabel("validation loss above the same recipe in bf16 (%)")
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="x-small")

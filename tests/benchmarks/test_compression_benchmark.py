@@ -25,20 +25,23 @@ def record(arm, seed, loss, sent, **more):
 
 
 RUNS = [
-    record("bf16", 1, 4.0, 2_000),
-    record("bf16", 2, 4.4, 2_000),
-    record("int4", 1, 4.02, 180),
-    record("int4", 2, 4.4, 200),
-    record("int1", 1, 4.2, 80),
-    record("int1", 2, None, 80),
+    record("averaged: bf16", 1, 3.2, 2_000),
+    record("kept: bf16", 1, 4.0, 1_000),
+    record("kept: bf16", 2, 4.4, 1_000),
+    record("kept: int4", 1, 4.02, 180),
+    record("kept: int4", 2, 4.4, 200),
+    record("kept: int1", 1, 4.2, 80),
+    record("kept: int1", 2, None, 80),
 ]
 
 
 def test_compares_each_seed_with_the_reference_of_its_own(bench):
     ((setting, found),) = bench("compression_table").rows(RUNS).items()
     assert setting.title == "model tiny, iid, 24 rounds of 16 steps"
-    reference, int4, int1 = found
-    assert reference.worse == (0, 0, 0)
+    quickstart, reference, int4, int1 = found
+    assert quickstart.worse == reference.worse == (0, 0, 0)
+    assert quickstart.beside == 0
+    assert int4.beside == pytest.approx(4.02 / 3.2 - 1)  # the seed that both have
     assert (int4.loss, int4.spread) == pytest.approx((4.21, 0.19))
     assert int4.worse == pytest.approx((0, 0.0025, 0.005))
     assert int4.times == pytest.approx(50)  # the seed that sent the most
@@ -46,7 +49,7 @@ def test_compares_each_seed_with_the_reference_of_its_own(bench):
 
 
 def test_does_not_compare_across_settings(bench):
-    apart = [RUNS[0], record("int4", 1, 4.02, 180, local_steps=64)]
+    apart = [RUNS[1], record("kept: int4", 1, 4.02, 180, local_steps=64)]
     by_setting = bench("compression_table").rows(apart)
     assert [len(found) for found in by_setting.values()] == [1, 1]
     assert next(reversed(by_setting.values()))[0].worse == ()
@@ -55,15 +58,15 @@ def test_does_not_compare_across_settings(bench):
 def test_prints_a_table_for_each_setting(bench):
     lines = bench("compression_table").table(RUNS).splitlines()
     assert lines[-2:] == [
-        "| int4 | 2 | 4.210 ± 0.190 | +0.25% (+0.00% .. +0.50%) | 50.0x |",
-        "| int1 | 2 | diverged |  | 125.0x |",
+        "| kept: int4 | 2 | 4.210 ± 0.190 | +0.25% (+0.00% .. +0.50%) | +25.62% | 50.0x |",
+        "| kept: int1 | 2 | diverged |  |  | 125.0x |",
     ]
 
 
 @pytest.mark.parametrize(
     ("times", "worse", "verdict"),
     [
-        (50, 0.003, "- at least 50x within 0.3%: int4"),
+        (50, 0.003, "- at least 50x within 0.3%: kept: int4"),
         (50, 0.002, "- at least 50x within 0.2%: **none**"),
         (51, 0.003, "- at least 51x within 0.3%: **none**"),
         (100, 0.5, "- at least 100x within 50.0%: **none**"),  # it diverged
@@ -101,10 +104,14 @@ def test_longer_rounds_are_fewer(bench):
     assert arms.Setting(rounds=200).length == 200
 
 
-def test_the_reference_is_always_run(bench):
+def test_what_an_arm_is_compared_with_is_run_too(bench):
     arms = bench("compression_arms")
     assert arms.chosen([]) == list(arms.ARMS)
-    assert arms.chosen(["topk 64"])[0] == arms.REFERENCE
+    assert arms.chosen(["topk:64/4096 / int4, no"]) == [
+        "averaged: bf16",
+        "kept: bf16",
+        "kept: topk:64/4096 / int4, no feedback",
+    ]
     with pytest.raises(ValueError, match="no arm is named 'int3'"):
         arms.chosen(["int3"])
 
@@ -119,11 +126,11 @@ def test_runs_that_the_log_has_are_not_repeated(bench, tmp_path, monkeypatch):
         return record(arm, seed, 4.0, 200)
 
     monkeypatch.setattr(compression, "run", trained_as)
-    arguments = ["compression.py", "run", "bf16", "--seeds", "1", "--log", str(log)]
+    arguments = ["compression.py", "run", "kept: bf16", "--seeds", "1", "--log", str(log)]
     for seeds in (["1"], ["1", "2"]):
         monkeypatch.setattr("sys.argv", [*arguments[:4], *seeds, *arguments[5:]])
         compression.main()
     assert len(trained) == len(set(trained))
     assert {seed for _, seed in trained} == {1, 2}
     assert len(log.read_text().splitlines()) == len(trained)
-    assert json.loads(log.read_text().splitlines()[0])["arm"] == "bf16"
+    assert json.loads(log.read_text().splitlines()[0])["arm"] == "averaged: bf16"
