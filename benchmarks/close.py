@@ -23,7 +23,7 @@ from round import count, shape
 
 from photon.config import load_config
 from photon.container.container import digest
-from photon.core.codec import BF16
+from photon.core.codec import BF16, Codecs
 from photon.core.gate import Verdict, examined
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import OuterOptimizer, nesterov
@@ -46,7 +46,7 @@ class Round:
     def __init__(self, parameters: int, clients: int) -> None:
         params = parameters_of(build_model(load_config(shape(parameters)).inner, seed=1))
         momentum = {name: value * 1e-3 for name, value in params.items()}
-        self.rules = Rules(quorum=clients, up=BF16)
+        self.rules = Rules(quorum=clients, up=Codecs(BF16, BF16))
         self.state = ServerState(round=0, step=0, params=params, outer={"momentum": momentum})
         steps = dict.fromkeys(range(clients), 16)
         self.plan: RoundPlan = open_round(

@@ -155,11 +155,12 @@ class Said(dict):
 
 def answered(plan: RoundPlan, depot: Depot, reply: dict[str, Any]) -> Outcome:
     """What the server makes of a node's reply to its instruction."""
+    way = depot.way(holds="")
     train = Train(
-        run="r", round=1, config={}, config_digest="", data={}, base={},
+        run="r", round=1, config={}, config_digest="", data={}, base=way.base,
         instructions=[InstructionFacts(**asdict(plan.instructions[0]))],
     )  # fmt: skip
-    conversation = Errand("n", train, depot, None).converse()
+    conversation = Errand("n", train, depot, way, None).converse()
     request = next(conversation)
     kind: Any = type("Trained", (Said,), {})
     try:
@@ -196,7 +197,7 @@ def judge(state: ServerState, plan: RoundPlan, outcome: Outcome) -> str:
 
 def numbers(report: RoundReport) -> list[Any]:
     return [report.train_loss, report.gradient_norm, dict(report.client_norms),
-            {c: dict(m) for c, m in report.client_metrics.items()}, report.bytes_up]  # fmt: skip
+            {c: dict(m) for c, m in report.client_metrics.items()}]  # fmt: skip
 
 
 def assert_harmless(reason: str) -> None:

@@ -127,7 +127,7 @@ def store(arguments: argparse.Namespace) -> None:
         ours.offer(root / "p", ref)
 
         def photon() -> None:
-            ticket = upload(root / "p", ref, ours.grant())
+            ticket = upload(root / "p", ref, ours.grant(1, ref.size))
             fetch(ours.locate(ticket), ref, root / "q")
             ours.withdraw(ticket)
 

@@ -118,7 +118,7 @@ def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Span
 
 def update(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Spans:
     begun = time.perf_counter()
-    ticket = upload(path, ref, ours.grant())
+    ticket = upload(path, ref, ours.grant(1, ref.size))
     sent = time.perf_counter()
     fetch(ours.locate(ticket), ref, target)
     got = time.perf_counter()

@@ -20,11 +20,12 @@ def copied(state: ServerState) -> ServerState:
         params=clones(state.params),
         outer={key: clones(tree) for key, tree in state.outer.items()},
         moments={key: clones(tree) for key, tree in state.moments.items()},
-        residual={key: clones(tree) for key, tree in state.residual.items()},
+        held=clones(state.held),
+        difference=clones(state.difference),
     )
 
 
 def bits(state: ServerState) -> list[str]:
     """Digests of all its tensors: equal only for states equal bit for bit."""
-    trees = (state.outer, state.moments, state.residual)
-    return [digest(state.params), *(digest(tree) for kind in trees for tree in kind.values())]
+    trees = [*state.outer.values(), *state.moments.values()]
+    return [digest(tree) for tree in (state.params, state.held, state.difference, *trees) if tree]

@@ -62,6 +62,24 @@ class Rung:
 CODECS: dict[str, Rung] = {
     "fp32": Rung("photon.core.codec:FP32", bits=32.0, about="exact"),
     "bf16": Rung("photon.core.codec:BF16", bits=16.0, about="rounds to nearest"),
+    "fp16": Rung("photon.core.codec:FP16", bits=16.0, about="rounds to nearest, up to 65504"),
+    "int8": Rung("photon.codecs.blocks:int8", {"block": 64}, 8.125, "256 even levels a block"),
+    "int4": Rung("photon.codecs.blocks:int4", {"block": 64}, 4.125, "16 even levels a block"),
+    "e3m0": Rung("photon.codecs.blocks:e3m0", {"block": 64}, 4.125, "8 powers of two and signs"),
+    "int2": Rung("photon.codecs.blocks:int2", {"block": 64}, 2.125, "2 sizes and signs"),
+    "int1": Rung("photon.codecs.blocks:int1", {"block": 64}, 1.125, "signs, a mean size a block"),
+    "uniform": Rung(
+        "photon.codecs.uniform:uniform",
+        {"step": 150, "levels": 5},
+        1.6,
+        "even levels, by hundredths of the root mean square, entropy-coded",
+    ),
+    "topk": Rung(
+        "photon.codecs.sparse:topk",
+        {"kept": 64, "block": 4096, "bits": 2},
+        0.1499,
+        "the largest of each block, in 2 bits or 1, and their places",
+    ),
 }
 """By what `fl.compression.upload`, `.download` and `.moments` begin with."""
 
@@ -104,8 +122,8 @@ def codec_parts(text: str) -> tuple[str, list[int]]:
     takes = CODECS[known("codec", name, CODECS)].arguments
     numbers = given.split("/") if given else []
     if len(numbers) > len(takes) or not all(re.fullmatch(r"[1-9]\d{0,8}", n) for n in numbers):
-        shape = f"{name}:{'/'.join(takes)}" if takes else f"{name} alone"
-        raise ValueError(f"codec {text!r}: expected {shape}, with whole numbers from 1")
+        shape = f"{name}:{'/'.join(takes)}, whole numbers from 1" if takes else f"{name} alone"
+        raise ValueError(f"codec {text!r}: expected {shape}")
     return name, [*map(int, numbers), *list(takes.values())[len(numbers) :]]
 
 

@@ -173,7 +173,8 @@ def test_resume_takes_what_leaves_the_mathematics_alone():
         ("llm_config.optimizer.lr=0.1", "llm_config.optimizer.lr: may not change"),
         ("llm_config.optimizer.name=adamw", "llm_config.optimizer.name: may not change"),
         ("fl.strategy_name=fedavg", "fl.strategy_name: may not change"),
-        ("fl.compression=fp32", "fl.compression: may not change"),
+        ("fl.compression=fp32", "fl.compression.upload: may not change"),
+        ("fl.compression.download=bf16", "fl.compression.download: may not change"),
         ("seed=1", "seed: may not change"),
         ("llm_config=llama-tiny", "key=value overrides only"),
     ],
@@ -181,6 +182,26 @@ def test_resume_takes_what_leaves_the_mathematics_alone():
 def test_resume_refuses_what_changes_the_mathematics(override, message):
     with pytest.raises(MismatchedCheckpoint, match=message):
         apply_resume_overrides(resolved("fl.n_rounds=5"), [override])
+
+
+def test_a_name_alone_is_that_of_all_that_it_can_be_of():
+    """Of 16 bits or more, parameters come whole."""
+    for given, expected in {
+        "bf16": ("bf16", "bf16", "fp32"),
+        "fp32": ("fp32", "fp32", "fp32"),
+        "int4:32": ("int4:32", "int4:32", "int4:32"),
+    }.items():
+        found = load_config(["recipe=smoke", f"fl.compression={given}"]).federation.compression
+        assert (found.upload, found.moments, found.download) == expected
+    keys = ["fl.compression=int8", "fl.compression.download=fp32"]
+    found = load_config(["recipe=smoke", *keys]).federation.compression
+    assert (found.upload, found.moments, found.download) == ("int8", "int8", "fp32")
+
+
+def test_a_fold_of_what_a_codec_loses_is_refused():
+    with pytest.raises(ConfigError, match=r"fold_updates=true and compression.upload=int4"):
+        load_config(["recipe=smoke", "fl.fold_updates=true", "fl.compression.upload=int4"])
+    load_config(["recipe=smoke", "fl.fold_updates=true", "fl.compression.moments=int4"])
 
 
 def test_resume_names_unknown_keys_too():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from photon.core.aggregate import fold
-from photon.core.codec import FP32
+from photon.core.codec import Codecs
 from photon.core.device_time import device_seconds
 from photon.core.messages import Update
 
@@ -65,6 +65,6 @@ def test_seconds_of_clients_of_one_node_add_up():
         )
         for client in (0, 1)
     ]  # fmt: skip
-    folded = fold(updates, {"w": torch.ones(2)}, FP32).metrics
+    folded = fold(updates, {"w": torch.ones(2)}, Codecs()).metrics
     assert folded["train_seconds"] == 4.0
     assert folded["train_loss"] == folded["seconds"] == pytest.approx((10 + 2 * 20) / 30)

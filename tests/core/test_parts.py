@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from photon.core.loss_scale import LossScale
-from photon.core.messages import Broadcast, ClientState, ServerState, StreamState, Update
+from photon.core.messages import (
+    Broadcast,
+    ClientState,
+    Difference,
+    ServerState,
+    StreamState,
+    Update,
+)
 from photon.core.parts import from_parts, parts_of
 from photon.errors import PayloadError
 from photon.training.state import TrainState
@@ -25,12 +32,15 @@ STATES = [
     ServerState(
         round=3, step=9, params=tree("z", "a/b"), outer={"momentum": tree("z", "a/b")},
         moments=MOMENTS, num_tokens=7, last_accepted={10: 2, 9: 1}, bytes_up=1, bytes_down=2,
+        is_seeded=True,
         train_seconds=0.1, norms=(0.5, 1.5), norm_steps=(1, 2), bases={3: "x"}, speeds={4: 1.25},
-        noise={"scale": 2.0},
+        noise={"scale": 2.0}, held=tree("a/b"), difference=tree("a/b/codes"), difference_from="x",
+        averaged={"exp_avg_sq": 3, "exp_avg": 2},
     ),
     ClientState(
         round=2, stream=StreamState(epoch=1, cursor=5), moments=MOMENTS, optimizer_step=4,
         loss_scale=LossScale(factor=8.0, good_steps=3), layers=tree("z"),
+        residual=tree("z", "a/b"),
     ),
     TrainState(
         params=tree("z", "a/b"), moments=MOMENTS, optimizer_step=3, step=4, steps_done=2,
@@ -41,7 +51,11 @@ STATES = [
         run="r", round=1, client=2, gradient=tree("z", "a/b"), moments=MOMENTS, num_tokens=3,
         num_steps=4, base_digest="d", metrics={"train_loss": 1.5}, state_lost=True, covers=(2, 5),
     ),
-    Broadcast(params=tree("z", "a/b"), moments=MOMENTS),
+    Broadcast(params=tree("z", "a/b"), moments=MOMENTS, averaged={"exp_avg_sq": 3}),
+    Difference(
+        before="x", after="y", params=tree("z/codes", "z/scale"), moments=MOMENTS,
+        averaged={"exp_avg_sq": 3},
+    ),
 ]  # fmt: skip
 
 
@@ -71,7 +85,8 @@ def test_tensors_are_named_and_not_copied():
     tensors, facts = parts_of(STATES[0])
     assert list(tensors) == [
         "params/z", "params/a/b", "outer/momentum/z", "outer/momentum/a/b", "moments/exp_avg_sq/z",
-        "moments/exp_avg_sq/a/b", "moments/exp_avg/a/b", "moments/exp_avg/z",
+        "moments/exp_avg_sq/a/b", "moments/exp_avg/a/b", "moments/exp_avg/z", "held/a/b",
+        "difference/a/b/codes",
     ]  # fmt: skip
     assert tensors["params/z"] is STATES[0].params["z"]
     assert facts["last_accepted"] == {"10": 2, "9": 1}
@@ -82,7 +97,7 @@ def test_what_a_kind_does_not_have_or_lacks_is_refused():
     for more in ("params/w", "gradient", "moments/w", "round", "/"):
         with pytest.raises(PayloadError, match=f"not the parts of Update: tensor '{more}'"):
             from_parts(Update, {**tensors, more: torch.zeros(1)}, facts)
-    for more in ("num_bytes", "gradient", "x"):
+    for more in ("clients", "gradient", "x"):
         with pytest.raises(PayloadError, match=f"fact '{more}'"):
             from_parts(Update, tensors, {**facts, more: {}})
     for key in ("round", "metrics"):

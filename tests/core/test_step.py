@@ -11,7 +11,7 @@ import torch
 
 from photon.core import aggregate, tree
 from photon.core.aggregate import weighted_mean
-from photon.core.codec import BF16, FP32, decode, encode
+from photon.core.codec import BF16, FP32, Codecs, decode, encode
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import OuterOptimizer, adaptive, nesterov
 from photon.core.policy import Rules
@@ -43,7 +43,9 @@ def opened(clients: int = 3, codec=BF16, outer: OuterOptimizer = OUTER, **rules)
     params = values(0)
     moments = {name: encode(values(50), codec)[0] for name in MOMENTS}
     state = ServerState(round=0, step=0, params=params, outer=outer.init(params), moments=moments)
-    asked = Rules(**{"quorum": clients, "up": codec, "down": codec, **rules})
+    asked = Rules(
+        **{"quorum": clients, "up": Codecs(codec, codec), "down": Codecs(codec, codec), **rules}
+    )
     plan = open_round(state, run="r", steps=dict.fromkeys(range(clients), 5), rules=asked,
                       base_digest="d", bounds=Bounds(moments=MOMENTS))  # fmt: skip
     return state, plan, asked
@@ -51,7 +53,9 @@ def opened(clients: int = 3, codec=BF16, outer: OuterOptimizer = OUTER, **rules)
 
 def update_of(plan, client: int, **changes) -> Update:
     square = {name: value**2 for name, value in values(300 + client).items()}
-    sent = [encode(t, plan.up)[0] for t in (values(100 + client), values(200 + client), square)]
+    sent = [
+        encode(t, plan.up.gradient)[0] for t in (values(100 + client), values(200 + client), square)
+    ]
     update = Update(
         run="r", round=plan.round, client=client, gradient=sent[0],
         moments=dict(zip(MOMENTS, sent[1:], strict=True)), num_tokens=10 + client, num_steps=5,

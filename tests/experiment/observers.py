@@ -156,7 +156,7 @@ class Answers:
             task.client: Update(
                 run=task.run, round=task.round, client=task.client, moments={},
                 gradient=encode({n: torch.full_like(params[n], 1e-4 * (task.client + 1))
-                                 for n in names}, plan.up)[0],
+                                 for n in names}, plan.up.gradient)[0],
                 num_tokens=task.local_steps * 8, num_steps=task.local_steps,
                 base_digest=task.base_digest, metrics={"train_loss": 1.0},
             )
@@ -228,9 +228,13 @@ def _larger(update: Update, factor: float) -> Update:
 
 
 def without_clock(line: Any) -> dict[str, str]:
+    """Without bytes of headers either, whose facts are seconds too."""
     clock = ("seconds", "busy", "peak", "per_second", "wait", "utilization")
-    return {k: str(v) for k, v in line.items() if not any(c in k for c in clock)
-            and k not in ("client_metrics", "mean_metrics")}  # fmt: skip
+    headers = ("bytes_up", "client_bytes", "bytes_by_kind", "client_metrics", "mean_metrics")
+    kinds = {way: {**its, "rest": None} for way, its in line.get("bytes_by_kind", {}).items()}
+    return {k: str(v) for k, v in line.items()
+            if not any(c in k for c in clock) and k not in headers} | {
+            "kinds": str(kinds)}  # fmt: skip
 
 
 def waits(config: Config, monkeypatch: Any) -> Any:

@@ -8,8 +8,15 @@ import pytest
 import torch
 
 import photon
+from photon.container.container import digest
 from photon.errors import MismatchedCheckpoint, PhotonWarning
-from photon.run.checkpoint import load_client_state, load_parameters, newest_checkpoint
+from photon.run.checkpoint import (
+    load_base,
+    load_client_state,
+    load_parameters,
+    load_server_state,
+    newest_checkpoint,
+)
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg"]
 KEPT = "fl.aggregate_momenta=false"
@@ -96,3 +103,28 @@ def test_a_copy_of_another_model_is_refused_by_its_key(smoke, original, tmp_path
     with pytest.raises(MismatchedCheckpoint, match=r"llm_config\.model.n_heads is 2 there, 1 here"):
         photon.train(smoke(*COPY, "llm_config.model.n_heads=1"))
     assert not (tmp_path / "runs" / "two").exists()
+
+
+DIFFERENCES = "fl.compression.download=bf16"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_kept"),
+    [([DIFFERENCES], [DIFFERENCES], True), ([DIFFERENCES], [], False), ([], [DIFFERENCES], False)],
+)  # fmt: skip
+def test_clients_of_a_copy_hold_what_those_of_the_original_did(
+    smoke, original, before, now, is_kept
+):
+    """Where both send differences; or else what the server has itself."""
+    original(KEPT, *before)
+    folder = Path(photon.train(smoke(*COPY, KEPT, *now)).folder)
+    first = folder / "checkpoints/round_000002.json"
+    source = folder.parent / "one/checkpoints/round_000002.json"
+    theirs, ours = load_server_state(source), load_server_state(first)
+    assert digest(ours.params) == digest(theirs.params)
+    assert bool(theirs.held) == bool(before)
+    held = theirs.held if is_kept else {}
+    assert (digest(ours.held), digest(load_base(first).params)) == (
+        digest(held), digest({**theirs.params, **held}),
+    )  # fmt: skip
+    assert bool(load_server_state(folder / "checkpoints/round_000003.json").held) == bool(now)

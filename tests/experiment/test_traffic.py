@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,9 @@ def by_hand(config, beginning: str = "") -> int:
         ["fl.personalized_layers=[transformer.blocks.0.attn]", "fl.frozen_layers=[norm]"],
         ["fl.random_layers=[embedding.weight]", "fl.random_init_freq=3", *KEPT],
         ["fl.resize_vocab=345", *MPT],
+        ["fl.compression.download=bf16"],
+        ["fl.compression.download=bf16", *KEPT, "fl.frozen_layers=[blocks.0.*]"],
+        ["fl.compression.upload=fp32", "fl.compression.moments=fp32"],
     ],
     ids=str,
 )
@@ -47,15 +51,50 @@ def test_a_plan_counts_what_rounds_record(keys, smoke):
     config = smoke("run_uuid=r", "llm_config.local_steps=1", "fl.eval_period=null", *keys)
     plan = make_estimate(config, Setting(link=LINK, server=LINK))
     result = photon.train(config)
-    first, second = read_lines(Path(result.folder) / "metrics.jsonl")
+    lines = read_lines(Path(result.folder) / "metrics.jsonl")
     traffic = plan.traffic
-    assert [line["bytes_up"] for line in (first, second)] == [2 * traffic.up] * 2
-    assert [first["bytes_down"], second["bytes_down"]] == [
-        2 * traffic.first_down,
-        2 * traffic.down,
-    ]
-    assert plan.federated.total_bytes == result.bytes_up + result.bytes_down
+    assert tensors(lines, "up") == [2 * traffic.up] * 2
+    assert tensors(lines, "down") == [0, 2 * traffic.down], "the first come of the seed"
+    assert plan.federated.total_bytes == sum(tensors(lines, "up") + tensors(lines, "down"))
     assert plan.parameters == result.parameters
+
+
+def tensors(lines: list[dict[str, Any]], way: str) -> list[int]:
+    """Bytes of the tensors of each round; the rest are headers, a few in a payload."""
+    found = []
+    for line in lines:
+        kinds = line["bytes_by_kind"][way]
+        assert sum(kinds.values()) == line[f"bytes_{way}"]
+        assert 0 < kinds["rest"] < 2 * 20_000 or not sum(kinds.values())
+        found.append(line[f"bytes_{way}"] - kinds["rest"])
+    return found
+
+
+@pytest.mark.parametrize("download", ["fp32", "bf16"])
+def test_a_plan_counts_moments_by_their_periods(download, smoke):
+    """On average over six rounds; whole parameters come with all moments that there are."""
+    config = smoke(
+        "run_uuid=r", "llm_config.local_steps=1", "fl.eval_period=null", "fl.n_rounds=13",
+        f"fl.compression.download={download}", "fl.first_moment_period=2",
+        "fl.second_moment_period=3", "llm_config.optimizer.name=adamw",
+    )  # fmt: skip
+    traffic = make_estimate(config, Setting(link=LINK, server=LINK)).traffic
+    lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
+    up, down = tensors(lines, "up"), tensors(lines, "down")
+    assert round(sum(up[:6]) / 12) == round(sum(up[6:12]) / 12) == traffic.up
+    assert down[0] == 0
+    assert round(sum(down[7:]) / 12) == traffic.down
+    moments = [line["bytes_by_kind"]["up"]["moments"] > 0 for line in lines[:6]]
+    assert moments == [False, True, True, True, False, True]
+
+
+def test_parameters_that_are_not_the_seeds_come_once_in_the_first_round(smoke, tmp_path):
+    photon.train(smoke("run_uuid=first", "fl.n_rounds=1"))
+    config = smoke("run_uuid=r", f"pretrained_model_path={tmp_path / 'runs' / 'first'}")
+    plan = make_estimate(config, Setting(link=LINK, server=LINK))
+    lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
+    assert tensors(lines, "down")[0] == 2 * plan.traffic.first_down == 2 * 4 * plan.parameters
+    assert plan.federated.total_bytes == sum(tensors(lines, "up") + tensors(lines, "down"))
 
 
 def test_what_stays_is_not_counted(smoke):

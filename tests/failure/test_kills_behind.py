@@ -22,7 +22,15 @@ ROUNDS, CLIENTS, LENGTH = 5, 2, 32
 SHAPE = ["recipe=smoke", "run_uuid=run", f"fl.n_rounds={ROUNDS}", "fl.eval_period=null",
          "llm_config.save_num_checkpoints_to_keep=1", "photon.threads=1",
          "compare.alone=false", "compare.centralized=false"]  # fmt: skip
-TIMES = {"client_metrics", "mean_metrics", "peak_memory", "device_busy"}
+TIMES = {
+    "client_metrics",
+    "mean_metrics",
+    "peak_memory",
+    "device_busy",
+    "bytes_up",
+    "bytes_by_kind",
+    "client_bytes",
+}
 ALL = [(number, client) for number in range(1, ROUNDS + 1) for client in range(CLIENTS)]
 NEXT = ["clients/client_0/round_000003.json", "clients/client_1/round_000003.json"]
 """Both clients have done round 3."""

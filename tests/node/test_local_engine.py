@@ -25,7 +25,7 @@ class Host:
         self.first: Future = Future()
         self.asked: list[bool] = []
 
-    def train(self, instruction, params, moments, should_stop, following):
+    def train(self, instruction, received, should_stop, following):
         if instruction == 0:
             return self.first
         self.asked.append(should_stop())

@@ -16,7 +16,7 @@ from loopback import final_digest
 from photon.config import Config
 from photon.config.resolve import resolve
 from photon.container.container import digest
-from photon.core.messages import Instruction
+from photon.core.messages import Broadcast, Instruction
 from photon.errors import (
     CheckpointError,
     ConfigError,
@@ -63,6 +63,10 @@ def data_of(config: Config) -> RunData:
     return RunData.of(config.data, config.inner, config.seed)
 
 
+def kinds(lines, way: str, kind: str) -> list[int]:
+    return [line["bytes_by_kind"][way][kind] for line in lines]
+
+
 def same(left, right) -> bool:
     return digest(left) == digest(right)
 
@@ -77,7 +81,7 @@ def test_frozen_layers_stay_and_do_not_travel(smoke):
     assert all(torch.equal(params[n], first[n]) for n in frozen)
     assert not any(torch.equal(params[n], first[n]) for n in params if n not in frozen)
     trained = sum(v.numel() for n, v in params.items() if n not in frozen)
-    assert [r["bytes_up"] for r in records(result)] == [2 * 4 * trained] * 2
+    assert kinds(records(result), "up", "gradient") == [2 * 4 * trained] * 2
 
 
 def test_unfrozen_layers_are_the_rest_of_the_frozen(smoke):
@@ -129,8 +133,8 @@ def test_personalized_layers_stay_apart_wherever_they_are_trained(smoke):
     sizes = [sum(v.numel() for n, v in first.items() if n not in own[0]),
              sum(v.numel() for v in first.values())]  # fmt: skip
     lines = records(here)
-    assert [line["bytes_up"] for line in lines] == [2 * 4 * sizes[0]] * 2
-    assert [line["bytes_down"] for line in lines] == [2 * 4 * sizes[1], 2 * 4 * sizes[0]]
+    assert kinds(lines, "up", "gradient") == [2 * 4 * sizes[0]] * 2
+    assert kinds(lines, "down", "parameters") == [2 * 4 * sizes[1], 2 * 4 * sizes[0]]
     for line in lines:
         for metrics in line["client_metrics"].values():
             assert metrics["trained_val_loss"] < metrics["val_loss"], "its own part got easier"
@@ -146,10 +150,10 @@ def test_a_client_that_has_lost_its_own_layers_gets_nobody_elses(smoke, tmp_path
         run="r", round=2, client=1, first_step=0, local_steps=3, base_digest="d", last_accepted=1
     )
     node = ClientHost(config, tmp_path / "shared", torch.device("cpu"))
-    node.train(replace(task, client=0, last_accepted=0), first, {}).result()
-    after_another = node.train(task, sent, {}).result()
+    node.train(replace(task, client=0, last_accepted=0), Broadcast(params=first)).result()
+    after_another = node.train(task, Broadcast(params=sent)).result()
     by_itself = ClientHost(config, tmp_path / "alone", torch.device("cpu"))
-    alone = by_itself.train(task, sent, {}).result()
+    alone = by_itself.train(task, Broadcast(params=sent)).result()
     assert checkpoint.load_update(after_another).state_lost
     ours, theirs = (load_client_state(path).layers for path in (after_another, alone))
     assert same(ours, theirs), "nothing of client 0 is left"
@@ -177,7 +181,7 @@ def test_random_layers_are_drawn_anew_when_they_are_due(smoke, truly):
 
 
 def test_what_is_remembered_of_a_redrawn_layer_begins_anew(smoke):
-    """FedAdam's second moment starts at tau squared, not at zero; no residual is left."""
+    """FedAdam's second moment starts at tau squared, not at zero; clients hold the new values."""
     config = smoke("fl.strategy_name=fedadam", "fl.strategy_kwargs.tau=0.5",
                    "fl.random_layers=[norm.weight]", "fl.random_init_freq=3")  # fmt: skip
     params = parameters_of(build_model(config.inner, 1))
@@ -186,10 +190,12 @@ def test_what_is_remembered_of_a_redrawn_layer_begins_anew(smoke):
     used = {key: {n: v + 7 for n, v in tree.items()} for key, tree in state.outer.items()}
     layers = layers_of(config.federation, list(params))
     fresh = parameters_of(build_model(config.inner, 2))
-    state = replace(state, outer=used, residual={"exp_avg": params})
+    told = {name: value + 1 for name, value in params.items()}
+    state = replace(state, outer=used, held=told, difference=told, difference_from="d")
     found = redraw(state, layers, fresh, outer)
-    assert params.keys() - found.residual["exp_avg"].keys() == {"norm.weight"}
     assert torch.equal(found.params["norm.weight"], fresh["norm.weight"])
+    assert same(found.held, {**told, "norm.weight": fresh["norm.weight"]}), "clients get it whole"
+    assert (found.difference, found.difference_from) == ({}, "")
     assert float(found.outer["second"]["norm.weight"].unique()) == pytest.approx(0.25)
     assert float(found.outer["momentum"]["norm.weight"].unique()) == 0.0
     kept = found.outer["second"]["embedding.weight"]

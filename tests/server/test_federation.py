@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,6 +22,7 @@ from photon.config import load_config
 from photon.container.container import write_container
 from photon.core.parts import parts_of
 from photon.core.policy import oldest_taken
+from photon.core.traffic import Traffic
 from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import (
     ConfigError,
@@ -142,7 +143,19 @@ def test_partial_means_of_nodes_are_the_flat_mean(make, four, tmp_path):
     assert record["accepted"] == [0, 1, 2, 3]
     assert record["tokens"] == other["tokens"]
     assert record["train_loss"] == pytest.approx(other["train_loss"], rel=1e-6)
-    assert record["bytes_up"] == other["bytes_up"] // 2
+    up, flat_up = (line["bytes_by_kind"]["up"] for line in (record, other))
+    for kind in ("gradient", "moments"):
+        assert up[kind] == flat_up[kind] // 2 > 0
+    assert 0 < up["rest"] < flat_up["rest"]
+
+
+def test_on_one_machine_nothing_is_folded(smoke):
+    """The key has no effect there, and the codec is that of each client."""
+    plain, folding = (
+        photon.train(smoke(f"run_uuid={name}", f"fl.fold_updates={name}", "fl.n_rounds=1"))
+        for name in ("false", "true")
+    )
+    assert final_digest(folding) == final_digest(plain)
 
 
 def test_many_options_at_once_give_the_bits_of_the_local_engine(make, four, tmp_path):
@@ -159,8 +172,24 @@ def test_many_options_at_once_give_the_bits_of_the_local_engine(make, four, tmp_
         there = train(make("run_uuid=there", *keys), sockets)
     assert final_digest(here) == final_digest(there)
     ours, theirs = (read_lines(Path(r.folder) / "metrics.jsonl") for r in (here, there))
-    for key in ("accepted", "bytes_up", "bytes_down", "train_loss", "noise_scale", "tokens"):
+    for key in ("accepted", "train_loss", "noise_scale", "tokens"):
         assert [line.get(key) for line in ours] == [line.get(key) for line in theirs], key
+    for line, other in zip(ours, theirs, strict=True):
+        assert_sent_by_nodes(other, line)
+
+
+def assert_sent_by_nodes(there: dict[str, Any], here: dict[str, Any]) -> None:
+    """The tensors that sites of one client each would send; a node gets one base for all of its."""
+    found, expected = there["bytes_by_kind"], here["bytes_by_kind"]
+    share = len({client % 2 for client in there["accepted"]}), len(there["accepted"])
+    for kind in ("gradient", "moments"):
+        assert found["up"][kind] == expected["up"][kind]
+    for kind in ("parameters", "moments"):
+        assert share[1] * found["down"][kind] == share[0] * expected["down"][kind]
+    assert found["up"]["rest"] > expected["up"]["rest"], "messages, around the same payloads"
+    for at, way in enumerate(("up", "down")):
+        sent = sum(both[at] for both in there["client_bytes"].values())
+        assert sent == there[f"bytes_{way}"] == sum(found[way].values())
 
 
 def test_a_round_with_spare_clients_closes_with_the_first(make, four, tmp_path):
@@ -225,8 +254,11 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     engine = RemoteEngine(run, {}, link, nothing, nothing, print)
     round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
-        f"e{n}": SimpleNamespace(address=f"n{n}", of=round_of(n), clients=[n]) for n in (1, 2, 3)
-    }
+        f"e{n}": SimpleNamespace(
+            address=f"n{n}", of=round_of(n), clients=[n],
+            errand=SimpleNamespace(traffic=Traffic(up=Counter(rest=n))),
+        ) for n in (1, 2, 3)
+    }  # fmt: skip
     engine._errands = dict(late)
     engine.cancel(oldest_taken(4, rules_of(run.federation, True)))
     assert [address for address, _ in sent] == cancelled
@@ -234,6 +266,8 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     assert [e.address for e in engine._errands.values()] == [
         f"n{n}" for n in (1, 2, 3) if f"n{n}" not in cancelled
     ]
+    assert engine.take_traffic().bytes_up == sum(int(name[1:]) for name in cancelled)
+    assert engine.take_traffic().bytes_up == 0
 
 
 @pytest.mark.parametrize("exponent", ["null", "0.5"])

@@ -15,7 +15,7 @@ from photon.server.records import mean_metrics
 
 
 def report_of(metrics: dict[int, dict[str, float]]) -> RoundReport:
-    zeros = {"num_tokens": 0, "num_steps": 0, "bytes_up": 0, "bytes_down": 0}
+    zeros = {"num_tokens": 0, "num_steps": 0}
     return RoundReport(
         round=1, accepted=tuple(metrics), refused={}, train_loss=0.0, gradient_norm=0.0,
         client_norms={}, client_cosines={}, client_metrics=metrics, **zeros,

@@ -13,8 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.core.aggregate import BLOCK_BYTES
-from photon.core.codec import BF16, Codec
-from photon.core.messages import Instruction
+from photon.core.codec import BF16, Codec, Codecs
+from photon.core.messages import Broadcast, Instruction
 from photon.core.round import close_round, open_round
 from photon.core.tree import num_bytes
 from photon.data.read.shards import Rows
@@ -178,7 +178,7 @@ def test_an_update_takes_what_is_counted(keys, smoke, monkeypatch):
         lambda *a: taken.append(peak_bytes(lambda: made.append(make(*a)))) or made[-1],
     )  # fmt: skip
     made = []
-    node.train(instruction, params, {}).result()
+    node.train(instruction, Broadcast(params=params)).result()
     assert taken == [pytest.approx(stage.host["updates"] / UPDATES_IN_FLIGHT, rel=0.05)]
 
 
@@ -193,7 +193,7 @@ def test_aggregation_takes_what_is_counted(keys, strategy, smoke):
     rules = replace(rules_of(config.federation, False), quorum=1)
     moments = Honesty(config.federation, config.inner, node.layers).bounds(state, 1)
     plan = open_round(state, run="r", steps={0: 1}, rules=rules, base_digest="d", bounds=moments)
-    update = load_update(node.train(plan.instructions[0], params, {}).result())
+    update = load_update(node.train(plan.instructions[0], Broadcast(params=params)).result())
     held = num_bytes(params) + sum(map(num_bytes, state.outer.values()))
     taken = peak_bytes(
         lambda: close_round(
@@ -254,18 +254,18 @@ def test_layers_that_stay_are_counted_as_they_are():
 
 
 def test_what_a_codec_keeps_is_counted(monkeypatch):
-    """By hand, of a codec that keeps as much as it was given: for two updates at a client, whose
-    received moments it has to decode; at a server as part of the state, and there the next moments
-    and what was lost of them are in new memory, too.
+    """By hand, of codecs that keep as much as they were given: a client keeps what was lost of the
+    pseudo-gradients of two updates, and has to decode the moments that it received; a server keeps
+    what clients hold, and makes the next moments in new memory.
     """
     of = sections(small("llm_config.optimizer.name=adamw"))
     whole = num_bytes(outline_of(*of).params)
     before = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
     lossy = Codec(lambda value, _: ({"": value.bfloat16()}, value), BF16.read)
-    monkeypatch.setattr(memory, "codec_of", lambda federation: lossy)
+    monkeypatch.setattr(memory, "codecs_of", lambda federation: Codecs(lossy, lossy, lossy))
     after = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
     more = [a.total("cpu") - b.total("cpu") for a, b in zip(after, before, strict=True)]
-    assert more == [2 * 3 * whole + 2 * whole, 2 * whole + 3 * whole]
+    assert more == [2 * whole + 2 * whole, whole + whole]
 
 
 def test_a_resized_vocabulary_is_the_models():

@@ -40,6 +40,10 @@ UPDATE = Update(
 )  # fmt: skip
 
 
+def no_seed() -> Broadcast:
+    raise AssertionError("the ticket says where the base is")
+
+
 def flip(path: Path) -> None:
     """Change a byte of the last tensor, in place."""
     with open(path, "r+b") as file:
@@ -104,7 +108,7 @@ def test_of_a_base_at_a_node(tmp_path, base, way):
         ticket["data"] = data
     try:
         with pytest.raises(PayloadError, match=f"of payload {ref.digest[:12]}"):
-            box.bring_base(ticket)
+            box.bring_base(ticket, [], None, no_seed)
         assert not list((tmp_path / "mail").glob("base-*"))
     finally:
         box.close()
@@ -120,7 +124,7 @@ def test_of_an_update_at_the_server(tmp_path, via):
     plan = open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1), base_digest=name.digest)
     depot.publish(plan, Base.at(checkpoint.sent_file(saved)[0], received, name))
     file, ref = checkpoint.sent_file(answer(tmp_path / "clients"))
-    ticket = box.offer(file, ref, depot.transport.grant(1))
+    ticket = box.offer(file, ref, depot.grants([0])[0])
     flip(Path(ticket.get("path", file)))
     if "data" in ticket:
         ticket["data"] = Buffers(file.read_bytes())

@@ -26,6 +26,7 @@ from photon.container.container import (
     verify_container,
     write_container,
 )
+from photon.core.messages import Broadcast
 from photon.errors import PayloadError, StorageError
 from photon.machine import owned_folder
 from photon.node.mailbox import Mailbox
@@ -35,6 +36,10 @@ from photon.wire.object_store import ObjectStore
 from photon.wire.shared_memory import SharedMemory
 from photon.wire.signed_urls import fetch, upload
 from photon.wire.stores import allowed_stores
+
+
+def no_seed() -> Broadcast:
+    raise AssertionError("the ticket says where the base is")
 
 
 def values(count: int = 50_000) -> dict[str, torch.Tensor]:
@@ -251,7 +256,7 @@ def test_a_node_keeps_no_update_of_an_earlier_base(root, tmp_path):
     for number in range(3):
         base = {"params/w": torch.full((10,), float(number))}
         ref = write_container(tmp_path / "base", base, {})
-        box.bring_base(server.offer(tmp_path / "base", ref))
+        box.bring_base(server.offer(tmp_path / "base", ref), [], None, no_seed)
         path = tmp_path / "answer"
         ticket = box.offer(path, write_container(path, values(number + 1), {}), {"via": "shm"})
         kept.append(Path(ticket["path"]))
@@ -315,7 +320,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
 ):
     path, ref = written
     store.offer(path, ref)
-    grant = store.grant()
+    grant = store.grant(1, ref.size)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     ticket = upload(path, ref, grant)
@@ -327,7 +332,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
 def test_what_was_granted_is_deleted_when_taken_or_at_the_end(store, written, s3_server):
     path, ref = written
     store.offer(path, ref)
-    taken, left = store.grant(), store.grant()
+    taken, left = store.grant(1, ref.size), store.grant(1, ref.size)
     for grant in (taken, left):
         ticket = upload(path, ref, grant)
         places = store.locate(ticket)["urls"]
@@ -346,7 +351,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 ):
     path, ref = written
     store.offer(path, ref)
-    upload(path, ref, store.grant())
+    upload(path, ref, store.grant(1, ref.size))
     for name in ("base/" + "0" * 64 + "/00000", "other/00000"):
         store._remote.write(name, b"x")
     same = store._remote.names(f"base/{ref.digest}")
@@ -357,7 +362,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
     assert following._remote.names("base") == same
     assert following._remote.names("update") == []
     assert following._remote.names("other") == ["other/00000"], "that is nobody's business"
-    upload(path, ref, following.grant())
+    upload(path, ref, following.grant(1, ref.size))
     following.offer(path, ref)
     assert len(following._remote.names("update")) == 4, "a round's own updates stay"
     fetch_ticket(ticket, tmp_path / "got")
@@ -367,7 +372,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)
-    grant = store.grant()
+    grant = store.grant(1, ref.size)
     ticket = upload(path, ref, grant)
     for key in ("base", "../../other", None, 3, grant["key"] + "x"):
         with pytest.raises(PayloadError, match="not asked to be put"):
@@ -384,7 +389,7 @@ def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written,
 def test_something_else_in_the_store_is_refused(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)
-    ticket = upload(path, ref, store.grant())
+    ticket = upload(path, ref, store.grant(1, ref.size))
     urls = store.locate(ticket)["urls"]
     store._remote.write(f"{ticket['key']}/00001", bytes(64 << 10))
     with pytest.raises(PayloadError, match=f"not the {ref.size} bytes of payload"):
@@ -493,7 +498,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
     box = Mailbox(folder, store)
-    _, found = box.bring_base(ticket)
+    _, found = box.bring_base(ticket, [], None, no_seed)
     assert torch.equal(found.params["w"], base["params/w"])
     assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000
     assert [path.name for path in folder.iterdir()] == [f"base-{ref.digest}"]
@@ -571,7 +576,7 @@ def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypa
 
     def there_and_back():
         fetch_ticket(store.offer(path, ref), tmp_path / "down")
-        fetch_ticket(store.locate(upload(path, ref, store.grant())), tmp_path / "up")
+        fetch_ticket(store.locate(upload(path, ref, store.grant(1, ref.size))), tmp_path / "up")
 
     ways = {
         "write": lambda: write_container(path, tensors, {}),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from photon.config.base import keys_of, section_type
+from photon.config.compression import spelled_out
 from photon.config.near import nearest, nearest_option
 from photon.config.overrides import Overrides, override_strings, parse_override, quoted
 from photon.config.schema import Config
@@ -50,7 +51,9 @@ def load_config(overrides: Overrides = ()) -> Config:
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = [
-        _lower_case_size(quoted(text)) for text in without_automatic(as_overrides(overrides))
+        _lower_case_size(quoted(one))
+        for text in without_automatic(as_overrides(overrides))
+        for one in spelled_out(text)
     ]
     check_local_work(overrides)
     check_overrides(overrides)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Batches, Section
-from photon.points import CODECS, OUTER_OPTIMIZERS, Outer, codec_parts
+from photon.config.compression import Compression, CompressionOrName, rounds_only
+from photon.points import OUTER_OPTIMIZERS, Outer
 
 
 class StrategyKwargs(Section):
@@ -154,10 +155,15 @@ class Federation(Section):
         description="in place of llm_config.model.vocab_size, on server and clients; a warm start "
         "keeps the embeddings of the tokens that both have",
     )
-    compression: str = Field(
-        default="bf16",
-        description="codec in which pseudo-gradients and moments travel: " + ", ".join(CODECS),
-        examples=list(CODECS),
+    compression: CompressionOrName = Compression()
+    first_moment_period: int = Field(
+        default=1,
+        ge=1,
+        description="rounds from one averaging of the inner first moments to the next; in between "
+        "each client goes on with its own",
+    )
+    second_moment_period: int = Field(
+        default=1, ge=1, description="the same, of inner second moments"
     )
     quorum: int | None = Field(
         default=None,
@@ -269,12 +275,6 @@ class Federation(Section):
             raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
         return name
 
-    @field_validator("compression")
-    @classmethod
-    def _known_codec(cls, value: str) -> str:
-        codec_parts(value)
-        return value
-
     @model_validator(mode="after")
     def _consistent(self) -> Federation:
         given = self.outer_given.model_dump(exclude_none=True)
@@ -298,6 +298,12 @@ class Federation(Section):
             raise ValueError(
                 "fold_updates=true and oversample exclude each other: from a node's mean no spare "
                 "client can be left out"
+            )
+        if self.fold_updates and not rounds_only(self.compression.upload):
+            raise ValueError(
+                f"fold_updates=true and compression.upload={self.compression.upload} exclude each "
+                "other: the mean of a node travels in fp32, and nothing would be saved by what the "
+                "codec loses; take bf16 or leave out fold_updates"
             )
         if self.local_steps and self.local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")

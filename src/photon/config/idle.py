@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from photon.config.compression import rounds_only
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
@@ -90,6 +91,15 @@ RULES: tuple[Idle, ...] = (
          "clients of this machine are waited for; it is of `photon server`"),
     Idle(("fl.fold_updates",), lambda c, run: run != "server",
          "nothing is sent on one machine; it is of `photon server`"),
+    Idle(("fl.first_moment_period", "fl.second_moment_period", "fl.compression.moments"),
+         lambda c, run: not c.averaging().averages_moments,
+         "no moments are averaged; fl.aggregate_momenta=true averages them"),
+    Idle(("fl.compression.residual_decay",),
+         lambda c, run: rounds_only(c.federation.compression.upload),
+         "fl.compression.upload={config.federation.compression.upload} loses nothing that is fed "
+         "back"),
+    Idle(("fl.compression.residual_decay",), lambda c, run: c.federation.forgets_clients,
+         "fl.reset_checkpoint=true forgets what a codec has lost"),
     Idle(("fl.oversample",), lambda c, run: c.federation.cohort_size == c.federation.population,
          "every client is in the cohort; fl.n_clients_per_round takes fewer"),
     Idle(("fl.max_staleness",), lambda c, run: c.federation.staleness_exponent is None,

@@ -21,8 +21,9 @@ TRAVELS = (
         "n_total_clients", "n_clients_per_round", "oversample", "n_rounds", "quorum",
         "accept_failures_cnt", "failed_rounds", "ignore_failed_rounds", "aggregate_momenta",
         "reset_optimizer", "reset_dataset_state", "reset_timestamp", "reset_checkpoint",
-        "compression", "fold_updates", "frozen_layers", "unfrozen_layers", "personalized_layers",
-        "random_layers", "random_init_freq", "truly_random_init", "split_eval",
+        "compression", "first_moment_period", "second_moment_period", "fold_updates",
+        "frozen_layers", "unfrozen_layers", "personalized_layers", "random_layers",
+        "random_init_freq", "truly_random_init", "split_eval",
     )),
     *(f"llm_config.{name}" for name in (
         "max_seq_len", "optimizer", "scheduler", "algorithms", "precision", "fsdp_config",

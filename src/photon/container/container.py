@@ -81,6 +81,15 @@ def container_ref(tensors: Tree, facts: Mapping[str, Any]) -> ContainerRef:
     return ContainerRef.of(hashes, len(header) + num_bytes(tensors))
 
 
+def container_size(tensors: Tree, facts: Mapping[str, Any]) -> int:
+    """Bytes of a container of these.
+
+    Raises:
+        PayloadError: as `container_ref`.
+    """
+    return len(write_header(tensors, facts)) + num_bytes(tensors)
+
+
 def digest(tensors: Tree) -> str:
     """Hex digest of a container of these alone: equal only for trees equal bit for bit."""
     return container_ref(tensors, {}).digest

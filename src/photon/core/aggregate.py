@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from photon.core.codec import Codec, encode, leaves
+from photon.core.codec import Codec, Codecs, encode, leaves
 from photon.core.device_time import OF_CLIENTS
 from photon.core.messages import Update
 from photon.core.tree import Readable, Tree, read, spans, summing_type
@@ -134,50 +134,38 @@ def _write_mean(into: Tree, trees: Sequence[Readable], weights: Sequence[float])
 
 
 def encoded_mean(
-    trees: Sequence[Readable],
-    weights: Sequence[float],
-    codec: Codec,
-    before: Tree,
-    residual: Tree,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weighted mean as it is sent, and the codec's residual of each tensor that has one.
+    trees: Sequence[Readable], weights: Sequence[float], codec: Codec, before: Tree
+) -> dict[str, Tensor]:
+    """The weighted mean as it is sent; what its codec loses is not fed back.
+
+    A mean of moments replaces the last one: errors do not add up.
 
     Args:
         before: what was sent the last time, or nothing; it is written over where that can be.
-        residual: that of the last time.
     """
+    sent: dict[str, Tensor] = {}
     if codec.cast is None:
-        return _encoded_by_leaf(trees, weights, codec, residual)
-    sent = {}
+        for name in trees[0]:
+            alone = [cast(Readable, {name: tree[name]}) for tree in trees]
+            sent |= encode(weighted_mean(alone, weights), codec)[0]
+        return sent
     for name, like in trees[0].items():
         old = before.get(name)
-        fits = old is not None and (old.shape, old.dtype) == (like.shape, codec.cast)
-        sent[name] = old if fits else torch.empty(like.shape, dtype=codec.cast)
+        if old is None or (old.shape, old.dtype) != (like.shape, codec.cast):
+            old = torch.empty(like.shape, dtype=codec.cast)
+        sent[name] = old
     _write_mean(sent, trees, weights)
-    return sent, {}
+    return sent
 
 
-def _encoded_by_leaf(
-    trees: Sequence[Readable], weights: Sequence[float], codec: Codec, residual: Tree
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    sent: dict[str, Tensor] = {}
-    left: dict[str, Tensor] = {}
-    for name in trees[0]:
-        alone = [cast(Readable, {name: tree[name]}) for tree in trees]
-        its, rest = encode(weighted_mean(alone, weights), codec, residual)
-        sent |= its
-        left |= rest
-    return sent, left
-
-
-def fold(updates: Sequence[Update], like: Tree, codec: Codec) -> Update:
+def fold(updates: Sequence[Update], like: Tree, codecs: Codecs) -> Update:
     """The updates of one node as one: their weighted mean in fp32, with the summed weight.
 
     The mean of such means is the mean of all, to the rounding of fp32.
 
     Args:
         like: tensors with the shapes of the parameters.
-        codec: of the updates.
+        codecs: of the updates.
 
     Raises:
         ValueError: no updates.
@@ -185,11 +173,14 @@ def fold(updates: Sequence[Update], like: Tree, codec: Codec) -> Update:
     ordered = sorted(updates, key=lambda update: update.client)
     weights = [float(update.num_tokens) for update in ordered]
 
-    def mean(trees: Iterable[Tree]) -> dict[str, Tensor]:
+    def mean(trees: Iterable[Tree], codec: Codec) -> dict[str, Tensor]:
         return weighted_mean([leaves(tree, like, codec) for tree in trees], weights)
 
-    gradient = mean(update.gradient for update in ordered)
-    moments = {name: mean(u.moments[name] for u in ordered) for name in ordered[0].moments}
+    gradient = mean((update.gradient for update in ordered), codecs.gradient)
+    moments = {
+        name: mean((update.moments[name] for update in ordered), codecs.of_moment(name))
+        for name in ordered[0].moments
+    }
     shared = set.intersection(*(set(update.metrics) for update in ordered))
     return replace(
         ordered[0],

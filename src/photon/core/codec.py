@@ -72,6 +72,9 @@ class Codec(NamedTuple):
     `most(shape)` gives the greatest length of each part whose length depends on the values.
 
     `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
+
+    `is_dense` is false where most elements are read as zeros: of no use for a mean that is not fed
+    back, such as that of moments.
     """
 
     encode: Callable[[Tensor, Tensor | None], tuple[Parts, Tensor | None]]
@@ -81,6 +84,7 @@ class Codec(NamedTuple):
     squares: Codec | None = None
     most: Callable[[torch.Size], Mapping[str, int]] = lambda shape: {}
     gain: float = 1.0
+    is_dense: bool = True
 
 
 def _cast(dtype: torch.dtype) -> Codec:
@@ -94,6 +98,31 @@ def _cast(dtype: torch.dtype) -> Codec:
 
 BF16 = _cast(torch.bfloat16)
 FP32 = _cast(torch.float32)
+# A mean of squares may well be too small for the range of fp16.
+FP16 = _cast(torch.float16)._replace(squares=BF16)
+
+SQUARES = ("exp_avg_sq",)
+"""Moments that are means of squares, by the names of `torch.optim`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """What codec is for what.
+
+    Attributes:
+        gradient: of pseudo-gradients.
+        moments: of inner moments, averaged or to be averaged.
+        parameters: of the difference between parameters and what clients hold of them; None:
+            clients get the parameters whole.
+    """
+
+    gradient: Codec = FP32
+    moments: Codec = FP32
+    parameters: Codec | None = None
+
+    def of_moment(self, name: str) -> Codec:
+        """That of a moment: for squares, the form that it has for them."""
+        return (self.moments.squares or self.moments) if name in SQUARES else self.moments
 
 
 def encode(

@@ -43,7 +43,7 @@ def refusal(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
     return (
         _origin_fault(update, plan, state)
         or _count_fault(update, plan)
-        or _form_fault(GRADIENT, update.gradient, params, plan.up)
+        or _form_fault(GRADIENT, update.gradient, params, plan.up.gradient)
         or _moment_fault(update.moments, plan, params)
     )
 
@@ -100,7 +100,7 @@ def _moment_fault(moments: Moments, plan: RoundPlan, params: Tree) -> str | None
         return f"moments {', '.join(moments) or 'none'}, expected {expected or 'none'}"
     for name, bound in bounds.items():
         like = {n: params[n] for n in bound.names}
-        if fault := _form_fault(name, moments[name], like, plan.up):
+        if fault := _form_fault(name, moments[name], like, plan.up.of_moment(name)):
             return fault
     return None
 
@@ -112,8 +112,10 @@ def _form_fault(what: str, sent: Tree, like: Tree, codec: Codec) -> str | None:
 
 def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dict[str, Leaf]]:
     """The pseudo-gradient and each moment, to be read, of an update that is not refused."""
-    sent = {GRADIENT: update.gradient, **update.moments}
-    return {name: leaves(tree, state.params, plan.up) for name, tree in sent.items()}
+    found = {GRADIENT: leaves(update.gradient, state.params, plan.up.gradient)}
+    for name, tree in update.moments.items():
+        found[name] = leaves(tree, state.params, plan.up.of_moment(name))
+    return found
 
 
 def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
@@ -171,7 +173,8 @@ def outliers(
     for name, bound in plan.bounds.moments.items():
         seen = [sizes[client][name] for client in taken]
         if name in state.moments:
-            seen.append(norm(leaves(state.moments[name], state.params, plan.down)))
+            codec = plan.down.of_moment(name)
+            seen.append(norm(leaves(state.moments[name], state.params, codec)))
         ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
         for client in taken:
             if reason := norm_fault(sizes[client][name], seen, ratio):

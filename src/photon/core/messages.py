@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from photon.core.codec import FP32, Codec
+from photon.core.codec import Codecs
 from photon.core.loss_scale import LossScale
 from photon.core.outer import OuterState
-from photon.core.tree import Tree, num_bytes
+from photon.core.tree import Tree
 
 Moments = Mapping[str, Tree]
 """Inner-optimizer moments by name (`exp_avg`, ...), each over the parameters that have it."""
@@ -52,10 +52,34 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broadcast:
-    """What clients receive of a server's state: parameters, and averaged inner moments."""
+    """What clients hold of a server's state.
+
+    Attributes:
+        params: float32.
+        moments: averaged inner moments, as their codec sends them.
+        averaged: the round after which each of them was averaged.
+    """
 
     params: Tree
     moments: Moments = field(default_factory=dict)
+    averaged: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What makes one broadcast of another.
+
+    Attributes:
+        before, after: digests of the two.
+        params: what is to be added, encoded; parameters that it lacks stay.
+        moments, averaged: those of the second that the first has not.
+    """
+
+    before: str
+    after: str
+    params: Tree
+    moments: Moments = field(default_factory=dict)
+    averaged: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +88,7 @@ class Update:
 
     Attributes:
         gradient: global - local, as its codec sends it.
-        moments: inner moments, as the same codec sends them; empty if they stay with the client.
+        moments: inner moments that are to be averaged, as theirs does; others stay with the client.
         num_tokens: target tokens trained on in this round; the weight in the mean.
         num_steps: optimizer steps taken.
         base_digest: digest of what training started from.
@@ -89,11 +113,6 @@ class Update:
     def clients(self) -> tuple[int, ...]:
         """Clients whose training it carries."""
         return self.covers or (self.client,)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors as sent."""
-        return sum(map(num_bytes, (self.gradient, *self.moments.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +139,11 @@ class ClientState:
     Attributes:
         round: the round after which this was the state; 0 before the first.
         stream: position in the data.
-        moments: inner moments; empty if they travel or are reset.
+        moments: inner moments; none of those that have travelled or are reset.
         optimizer_step: steps that the moments have seen (AdamW's bias correction).
         loss_scale: of fp16.
         layers: parameters of the client's own.
-        residual: what the codec lost of the pseudo-gradient and of each moment that is sent.
+        residual: what the codec lost of the pseudo-gradient.
     """
 
     round: int
@@ -133,7 +152,7 @@ class ClientState:
     optimizer_step: int = 0
     loss_scale: LossScale = field(default_factory=LossScale)
     layers: Tree = field(default_factory=dict)
-    residual: Mapping[str, Tree] = field(default_factory=dict)
+    residual: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +166,17 @@ class ServerState:
         step: local steps of the run done.
         params: global parameters, float32.
         outer: the outer optimizer's moments.
+        held: parameters as clients hold them, of those that come as differences; empty before
+            the first round, and where parameters come whole.
+        difference: what was added to it last, encoded; empty where it does not follow from what
+            clients held before.
+        difference_from: digest of what they held before.
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
-        residual: what the codec lost of each of them.
+        averaged: the round after which each of them was averaged.
+        is_seeded: whether all of it follows from the run's seed, so that nobody need be told.
         num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.
-        bytes_up, bytes_down: payload bytes so far, clients to server and back.
+        bytes_up, bytes_down: sent so far, clients to server and back.
         train_seconds: wall time of all rounds so far.
         norms: of the pseudo-gradients accepted lately, oldest first, per unit of learning rate;
             what an outlier is judged by.
@@ -177,7 +202,11 @@ class ServerState:
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
-    residual: Moments = field(default_factory=dict)
+    held: Mapping[str, Tensor] = field(default_factory=dict)
+    difference: Tree = field(default_factory=dict)
+    difference_from: str = ""
+    averaged: Mapping[str, int] = field(default_factory=dict)
+    is_seeded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,7 +256,7 @@ class RoundPlan:
         sent: parameters that clients receive; None: all.
         bases: earlier rounds whose late updates are taken, with what they started from.
         bounds: what updates must keep to.
-        up, down: codecs of updates, and of the averaged moments that are sent.
+        up, down: codecs of updates, and of what clients receive.
     """
 
     round: int
@@ -239,8 +268,8 @@ class RoundPlan:
     bases: Mapping[int, str] = field(default_factory=dict)
     bounds: Bounds = field(default_factory=Bounds)
     spares: tuple[int, ...] = ()
-    up: Codec = FP32
-    down: Codec = FP32
+    up: Codecs = field(default_factory=Codecs)
+    down: Codecs = field(default_factory=Codecs)
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -257,7 +286,6 @@ class RoundReport:
         refused: client -> reason.
         spare: clients whose updates have come and are sound, and were not needed.
         num_tokens, num_steps: of this round: tokens summed, steps the most of any client.
-        bytes_up, bytes_down: payload bytes of this round.
         train_loss: token-weighted mean of the clients' training losses, in nats.
         gradient_norm: norm of the mean pseudo-gradient.
         client_norms, client_cosines: per accepted client: norm, cosine to the mean.
@@ -277,8 +305,6 @@ class RoundReport:
     refused: Mapping[int, str] = field(default_factory=dict)
     num_tokens: int = 0
     num_steps: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
     train_loss: float = 0.0
     gradient_norm: float = 0.0
     client_norms: Mapping[int, float] = field(default_factory=dict)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from photon.core.codec import FP32, Codec
+from photon.core.codec import Codecs
 from photon.core.messages import RoundPlan, Update
 
 Scaling = Literal["none", "sqrt", "linear"]
@@ -35,7 +35,7 @@ class Rules:
         timeout: seconds that a round waits for its quorum, and at most for anybody.
         timeout_min: seconds that it waits for stragglers at the least.
         straggler_factor: deviations beyond the median duration after which a client is late.
-        up, down: codecs of updates, and of averaged moments on their way back.
+        up, down: codecs of updates, and of what clients receive.
         max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
         scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
         staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
@@ -48,8 +48,8 @@ class Rules:
     timeout: float = math.inf
     timeout_min: float = 0.0
     straggler_factor: float = 5.0
-    up: Codec = FP32
-    down: Codec = FP32
+    up: Codecs = field(default_factory=Codecs)
+    down: Codecs = field(default_factory=Codecs)
     max_norm_ratio: float | None = None
     scaling: Scaling = "none"
     staleness_exponent: float | None = None

@@ -7,18 +7,21 @@ close_round   check -> weighted mean -> outer step -> new state and a report
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
 from typing import Any
 
+from torch import Tensor
+
 from photon.core.aggregate import encoded_mean
-from photon.core.codec import Codec
+from photon.core.codec import Codec, Codecs, decode, encode, form_fault
 from photon.core.diagnostics import consensus_distance
 from photon.core.gate import GRADIENT, NORMS_KEPT, Verdict, examined, opened, outliers
 from photon.core.messages import (
     Bounds,
     Broadcast,
+    Difference,
     Instruction,
     Moments,
     RoundPlan,
@@ -30,8 +33,8 @@ from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
 from photon.core.step import Step, outer_step
 from photon.core.text import cleaned
-from photon.core.tree import Readable, Tree, norm, num_bytes, squares
-from photon.errors import RoundFailed
+from photon.core.tree import Readable, Tree, norm, squares
+from photon.errors import PayloadError, RoundFailed
 
 
 def open_round(
@@ -90,7 +93,6 @@ def close_round(
     *,
     outer: OuterOptimizer,
     rules: Rules,
-    asked: int | None = None,
     verdicts: Sequence[Verdict] | None = None,
     last: Tree | None = None,
 ) -> tuple[ServerState, RoundReport]:
@@ -102,7 +104,6 @@ def close_round(
     Args:
         state: before the round; its tensors are written over as soon as nothing can be refused any
             more, unless `outer` is not elementwise.
-        asked: how many clients were sent the parameters; None: the whole cohort.
         verdicts: what `core.gate.examined` says of each update; None: it is asked here.
         last: parameters before the round before, for the cosine to its step.
 
@@ -122,14 +123,15 @@ def close_round(
     weights = [weight(update, plan, rules) for update in taken]
     trees = [opened(update, plan, state) for update in taken]
     gradients = [tree[GRADIENT] for tree in trees]
+    before = _held_before(state, gradients[0], rules.down.parameters)
     step = outer_step(state, gradients, weights, outer, scale(count, rules), last)
-    moments, residual = _mean_moments(trees, weights, state, rules.down)
+    moments = _mean_moments(trees, weights, state, rules.down)
+    held, difference = _told(before, step.params, rules.down.parameters)
     came = {update.client for update in updates if update.round == plan.round}
     report = replace(
         _report(plan, taken),
         refused=refused,
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
-        bytes_down=broadcast_bytes(state, plan.sent) * (asked or len(plan.cohort)),
         **_agreement(step, weights, norms),
         **_sizes(step),
     )
@@ -138,14 +140,16 @@ def close_round(
         state,
         params=step.params,
         outer=step.outer,
-        moments=moments,
-        residual=residual,
+        is_seeded=False,
+        held=held,
+        difference=difference,
+        difference_from=plan.base_digest if difference else "",
+        moments={**state.moments, **moments},
+        averaged={**state.averaged, **dict.fromkeys(moments, plan.round)},
         round=plan.round,
         step=state.step + report.num_steps,
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
-        bytes_up=state.bytes_up + report.bytes_up,
-        bytes_down=state.bytes_down + report.bytes_down,
         **_remembered(state, taken, norms, plan.bounds.rate),
         bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
         speeds={**state.speeds, **_speeds(taken)},
@@ -157,16 +161,69 @@ def _mean_moments(
     trees: Sequence[Mapping[str, Readable]],
     weights: Sequence[float],
     state: ServerState,
-    codec: Codec,
-) -> tuple[Moments, Moments]:
-    """The means of the moments as they are sent, and what the codec has lost of each."""
+    codecs: Codecs,
+) -> Moments:
+    """The means of the moments of these updates, as they are sent."""
     moments: dict[str, Tree] = {}
-    residual: dict[str, Tree] = {}
     for name in [name for name in trees[0] if name != GRADIENT]:
-        own, lost = state.moments.get(name, {}), state.residual.get(name, {})
-        rows = [tree[name] for tree in trees]
-        moments[name], residual[name] = encoded_mean(rows, weights, codec, own, lost)
-    return moments, {name: tree for name, tree in residual.items() if tree}
+        rows, own = [tree[name] for tree in trees], state.moments.get(name, {})
+        moments[name] = encoded_mean(rows, weights, codecs.of_moment(name), own)
+    return moments
+
+
+def _held_before(
+    state: ServerState, trained: Iterable[str], codec: Codec | None
+) -> dict[str, Tensor]:
+    """Parameters as clients hold them, of those that come as differences: at first all they are."""
+    if codec is None:
+        return {}
+    held = state.held
+    return {n: held[n] if n in held else state.params[n].clone() for n in trained}
+
+
+def _told(
+    held: dict[str, Tensor], params: Tree, codec: Codec | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What clients hold when they have been told of new parameters, and what they are told.
+
+    They are told the difference to what they hold, so that whatever the codec has lost of one is in
+    the next: error feedback, whose residual is `params - held`.
+
+    Args:
+        held: before; written over.
+    """
+    sent: dict[str, Tensor] = {}
+    if codec is None:
+        return held, sent
+    for name, value in held.items():
+        parts = encode({name: params[name] - value}, codec)[0]
+        sent |= parts
+        advance(held, parts, codec)
+    return held, sent
+
+
+def advanced(base: Broadcast, difference: Difference, codec: Codec) -> Broadcast:
+    """What a difference makes of a base, whose parameters are written over.
+
+    Raises:
+        PayloadError: it is of other parameters, or malformed.
+    """
+    names = {key.partition("/")[0] for key in difference.params}
+    like = {name: value for name, value in base.params.items() if name in names}
+    if reason := form_fault(difference.params, like, codec):
+        raise PayloadError(f"difference {difference.after[:12]}: {reason}")
+    advance(base.params, difference.params, codec)
+    return Broadcast(
+        params=base.params,
+        moments={**base.moments, **difference.moments},
+        averaged={**base.averaged, **difference.averaged},
+    )
+
+
+def advance(held: Mapping[str, Tensor], difference: Tree, codec: Codec) -> None:
+    """Add an encoded difference to what is held, in place; the same bits wherever that is done."""
+    for name, value in decode(difference, held, codec).items():
+        held[name].add_(value)
 
 
 def _remembered(
@@ -194,7 +251,7 @@ def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
         parameter_layer_norms={name: sqrt(square) for name, square in found.items()},
         outer_norms={key: norm(tree) for key, tree in state.outer.items()},
     )
-    return replace(state, round=report.round), report
+    return replace(state, round=report.round, difference={}, difference_from=""), report
 
 
 def check(
@@ -231,12 +288,6 @@ def check(
     return [kept[c] for c in sorted(kept)], refused, {c: sizes[c][GRADIENT] for c in sorted(kept)}
 
 
-def broadcast_bytes(whole: Broadcast | ServerState, sent: Sequence[str] | None) -> int:
-    """Bytes that one client receives: parameters (of these names; None: all), averaged moments."""
-    params = whole.params if sent is None else {n: whole.params[n] for n in sent}
-    return num_bytes(params) + sum(map(num_bytes, whole.moments.values()))
-
-
 def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
     """What follows from the accepted updates alone."""
     tokens = sum(update.num_tokens for update in taken)
@@ -246,7 +297,6 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
         accepted=tuple(sorted(client for update in taken for client in update.clients)),
         num_tokens=tokens,
         num_steps=max(update.num_steps for update in taken),
-        bytes_up=sum(update.num_bytes for update in taken),
         train_loss=loss,
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),

@@ -25,7 +25,7 @@ from photon.run.run_folder import RunFolder, read_run
 from photon.run.trackers import copy_lines
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
-from photon.training.outline import codec_of
+from photon.training.outline import codecs_of
 
 Names = Mapping[str, list[str]]
 """Moment -> the parameters that have it."""
@@ -89,8 +89,9 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     checkpoint.require_same_model(state.params, params, manifest)
     fit = _Fit(source, theirs, run, layers_of(run.federation, list(params)))
     notes: list[str] = []
-    state = fit.outer(fit.moments(state), notes)
+    state = fit.outer(fit.held(fit.moments(state)), notes)
     same_data = facts["data_digest"] == data["digest"]
+    state = replace(state, is_seeded=False)
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
         state = replace(state, last_accepted={})
@@ -127,9 +128,12 @@ class _Fit:
                 them afresh in the middle of a run would spoil the correction of their bias.
         """
         if not self.ours.federation.averages_moments:
-            return replace(state, moments={}, residual={})
-        codec = codec_of(self.theirs.federation)
-        sent = {name: leaves(tree, state.params, codec) for name, tree in state.moments.items()}
+            return replace(state, moments={}, averaged={})
+        codecs = codecs_of(self.theirs.federation)
+        sent = {
+            name: leaves(tree, state.params, codecs.of_moment(name))
+            for name, tree in state.moments.items()
+        }
         if state.step and not (self._same_inner and _names(sent) == self._trained):
             raise MismatchedCheckpoint(
                 f"photon.restore_run_uuid: {self.source} has averaged inner moments of "
@@ -138,11 +142,20 @@ class _Fit:
                 "layers, or begin with its parameters alone: "
                 f"pretrained_model_path={self.source}"
             )
-        if codec == codec_of(self.ours.federation):
+        if self.theirs.federation.compression.moments == self.ours.federation.compression.moments:
             return state
-        values = {n: decode(tree, state.params, codec) for n, tree in state.moments.items()}
-        again = {n: encode(tree, codec_of(self.ours.federation))[0] for n, tree in values.items()}
-        return replace(state, moments=again, residual={})
+        again, ours = {}, codecs_of(self.ours.federation)
+        for name, tree in state.moments.items():
+            values = decode(tree, state.params, codecs.of_moment(name))
+            again[name] = encode(values, ours.of_moment(name))[0]
+        return replace(state, moments=again)
+
+    def held(self, state: ServerState) -> ServerState:
+        """What clients are taken to hold: parameters that come whole are those of the server."""
+        both = self.theirs.federation.compression, self.ours.federation.compression
+        if all(one.sends_differences for one in both):
+            return state
+        return replace(state, held={}, difference={}, difference_from="")
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""

@@ -27,7 +27,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import Outline, Traffic, outline_of, traffic_of
+from photon.training.outline import Outline, Traffic, codecs_of, outline_of, traffic_of
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -120,7 +120,8 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     config = config.with_model(model)
     inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
     cost = model_cost(inner)
-    sent = traffic_of(inner, fl)
+    sent, machine = traffic_of(inner, fl), config.machine
+    told = any((*config.starts, machine.copied_run, machine.centralized_run))
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     outer, outline = outer_trees(fl), outline_of(inner, fl)
@@ -128,7 +129,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=setting.overlap, first_down=sent.first_down,
+            overlap=setting.overlap, first_down=sent.first_down if told else 0,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
@@ -142,7 +143,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         client=_client(inner, fl, each),
         server=server_memory(inner, fl, outer),
         disk=_disk(
-            outline, outer, sent.up, setting.sites or fl.cohort_size,
+            outline, fl, outer, sent.up, setting.sites or fl.cohort_size,
             config.checkpoints_kept,
         ),
         price=setting.price,
@@ -242,20 +243,26 @@ def _handling(
     """
     params = num_bytes(this.params)
     kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
+    kept += params if codecs_of(fl).gradient.cast is None else 0  # what is fed back
+    told = 3 * params if fl.compression.sends_differences else 0
     return Handling(
         load=params + kept,
         encode=2 * params + sent.up + kept,
         write=sent.up + kept,
-        close=fl.cohort_size * sent.up + 2 * params * (1 + outer) + sent.down,
+        close=fl.cohort_size * sent.up + 2 * params * (1 + outer) + told + sent.down,
         memory=setting.memory,
         disk=setting.disk,
     )
 
 
-def _disk(this: Outline, outer: int, payload: int, clients: int, kept: int) -> dict[str, float]:
+def _disk(
+    this: Outline, fl: Federation, outer: int, payload: int, clients: int, kept: int
+) -> dict[str, float]:
     state = sum(map(num_bytes, (this.params, *this.moments.values())))
+    state += num_bytes(this.params) if codecs_of(fl).gradient.cast is None else 0
+    trees = outer + fl.compression.sends_differences  # and what clients hold
     return {
-        "server": server_disk(num_elements(this.params), outer, payload, clients, kept),
+        "server": server_disk(num_elements(this.params), trees, payload, clients, kept),
         "client": 2 * (state + payload),  # the round it goes on from, and the newest
     }
 

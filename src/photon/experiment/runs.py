@@ -204,8 +204,9 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
         checkpoint.require_same_model(state.params, parameters_of(empty_model(run.inner)), newest)
         return state
     seeded = parameters_of(build_model(run.inner, run.seed))
-    params = warm_start(run.inner, run.starts, run.federation).parameters(seeded) or seeded
-    state = initial_state(params, outer_of(run.federation, 1))
+    params = warm_start(run.inner, run.starts, run.federation).parameters(seeded)
+    first = outer_of(run.federation, 1)
+    state = initial_state(seeded if params is None else params, first, is_seeded=params is None)
     checkpoint.save_server_state(folder.checkpoints, state)
     return state
 

@@ -18,7 +18,14 @@ from torch import Tensor
 from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.core.codec import read
-from photon.core.messages import ClientState, Instruction, Moments, StreamState, Update
+from photon.core.messages import (
+    Broadcast,
+    ClientState,
+    Instruction,
+    Moments,
+    StreamState,
+    Update,
+)
 from photon.core.tree import Tree
 from photon.data.read.stream import JoinedStream
 from photon.evaluation.loss import Share, held_out_loss
@@ -33,8 +40,9 @@ from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.offload import Offload
 from photon.training.outgoing import Outgoing, leaving, outgoing
-from photon.training.outline import codec_of
+from photon.training.outline import averaged_in, codecs_of
 from photon.training.parallel import ALONE, World
+from photon.training.reach import matched
 from photon.training.state import TrainState
 
 
@@ -72,16 +80,14 @@ class ClientHost:
     def train(
         self,
         instruction: Instruction,
-        params: Tree,
-        moments: Moments,
+        received: Broadcast,
         should_stop: Callable[[], bool] = lambda: False,
         following: Instruction | None = None,
     ) -> Future[Path]:
         """Carry out an instruction.
 
         Args:
-            params: global parameters, those of `instruction.base_digest`.
-            moments: averaged inner moments; empty unless they are averaged.
+            received: that of `instruction.base_digest`.
             should_stop: asked between steps.
             following: that of the client which is trained next, as far as that is known.
 
@@ -97,8 +103,13 @@ class ClientHost:
             return _done(answer)
         with spent.on("load"):
             before, lost = self.files.before(instruction)
-            base, averaged = self._base(instruction, params, moments)
+            base, averaged = self._base(instruction, received)
             base = {**self._first, **base, **before.layers}
+            averaged = {
+                name: tree
+                for name, tree in averaged.items()
+                if name not in before.moments or received.averaged[name] >= before.round
+            }
             resumed = self.files.opened(instruction)
             self.trainer.load(resumed or self._begin(instruction, before, base, averaged))
         self.files.behind.go()
@@ -128,28 +139,30 @@ class ClientHost:
         with spent.on("validate"):
             return {key: held_out_loss(self.trainer.model, rows, self.inner, share).loss}
 
-    def _base(
-        self, instruction: Instruction, params: Tree, moments: Moments
-    ) -> tuple[Tree, Moments]:
+    def _base(self, instruction: Instruction, received: Broadcast) -> tuple[Tree, Moments]:
         """Parameters and averaged moments to start from, decoded once for all clients."""
-        codec = codec_of(self.federation)
-        return self._residents.base(
-            instruction.base_digest,
-            lambda: (params, {name: read(tree, params, codec) for name, tree in moments.items()}),
-        )
+        codecs, params = codecs_of(self.federation), received.params
+
+        def decoded() -> tuple[Tree, Moments]:
+            moments = received.moments.items()
+            return params, {n: read(tree, params, codecs.of_moment(n)) for n, tree in moments}
+
+        return self._residents.base(instruction.base_digest, decoded)
 
     def _begin(
         self, instruction: Instruction, before: ClientState, params: Tree, averaged: Moments
     ) -> TrainState:
         """
         Args:
-            averaged: moments, in any float type.
+            averaged: moments that take the place of the client's own, in any float type.
         """
         fl, client = self.federation, instruction.client
         own = self._residents.moments(client, before.round, before.moments)
         step = before.optimizer_step
         if fl.averages_moments:
-            own, step = averaged, instruction.first_step
+            own, step = {**own, **averaged}, instruction.first_step
+            if averaged and fl.first_moment_period != fl.second_moment_period:
+                own = matched(own, self.inner.optimizer, step)
         elif not fl.keeps_optimizer:
             own, step = {}, 0
         return TrainState(
@@ -207,7 +220,7 @@ class ClientHost:
         behind.hold()
         try:
             with spent.on("encode"):
-                out = self._leave(params, before)
+                out = self._leave(instruction, params, before)
             if out.kept and world.size == 1:
                 self._residents.keep(
                     instruction.client, instruction.round, self.trainer.optimizer.moments()
@@ -222,13 +235,15 @@ class ClientHost:
             return _done(self.files.home(instruction.client))
         return self.files.keep(instruction, update, state, landed)
 
-    def _leave(self, params: Tree, before: ClientState) -> Outgoing:
+    def _leave(self, instruction: Instruction, params: Tree, before: ClientState) -> Outgoing:
         """Encode what is sent, and copy what stays, from the live state."""
-        trainer = self.trainer
-        trees = leaving(self.federation, self.layers, trainer.params, trainer.optimizer.moments())
+        trainer, fl = self.trainer, self.federation
+        moments = trainer.optimizer.moments()
+        trees = leaving(fl, self.layers, trainer.params, moments)
         return outgoing(
-            self.federation, self.layers, params, trainer.whole(trees), before.residual,
-            self._offload,
+            fl, self.layers, params, trainer.whole(trees),
+            averaged_in(fl, moments, instruction.round),
+            _faded(before, instruction.round, fl.compression.residual_decay), self._offload,
         )  # fmt: skip
 
     def _state_after(self, instruction: Instruction, out: Outgoing) -> ClientState:
@@ -268,6 +283,12 @@ class ClientHost:
         if client not in self._streams:
             self._streams[client] = JoinedStream([self.data.stream(client)])
         return self._streams[client]
+
+
+def _faded(before: ClientState, round_number: int, decay: float) -> dict[str, Tensor]:
+    """What is fed back of a residual, which fades with every round, of absence too."""
+    factor = decay ** (round_number - before.round)
+    return {name: value * factor for name, value in before.residual.items()} if factor else {}
 
 
 def _done(path: Path) -> Future[Path]:

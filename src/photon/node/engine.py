@@ -59,6 +59,9 @@ class OneMachine:
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
         return range(self.population)
 
+    def take_traffic(self) -> None:
+        """Nothing travels."""
+
     def cancel(self, before: int) -> None:
         """Nothing is left of a round that is over."""
 
@@ -86,7 +89,7 @@ class InProcess(OneMachine):
                 following = plan.instructions[waiting[0]] if waiting else None
                 try:
                     writing.append((client, self.host.train(
-                        plan.instructions[client], base.sent.params, base.sent.moments,
+                        plan.instructions[client], base.sent,
                         lambda: should_stop() or any(is_refused(one) for _, one in writing),
                         following,
                     )))  # fmt: skip

@@ -17,10 +17,11 @@ from photon.config.schema import Config
 from photon.config.travel import taken, travel_digest
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Failure, Instruction, RoundPlan, Update
+from photon.core.messages import Broadcast, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
+from photon.model.build import build_model, parameters_of
 from photon.node.engine import LocalEngine, local_engine
 from photon.node.mailbox import Mailbox
 from photon.node.microbatch import Trainers
@@ -33,7 +34,7 @@ from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
-from photon.training.outline import codec_of
+from photon.training.outline import codecs_of
 from photon.wire.messages import Ticket, Train, Trained
 
 
@@ -95,7 +96,10 @@ class HostedRun:
         plan, ref = _plan(request), ContainerRef.from_json(request.base)
         if {one.base_digest for one in request.instructions} != {ref.digest}:
             raise PayloadError("the base is not that of the instruction")
-        path, received = self._mailbox.bring_base(request.base)
+        codec = codecs_of(self.run.federation).parameters
+        path, received = self._mailbox.bring_base(
+            request.base, request.steps, codec, self._first_base
+        )
         done: list[Update] = []
         failed: dict[int, str] = {}
         base, waiting = Base.at(path, received, ref), deque(plan.cohort)
@@ -114,10 +118,13 @@ class HostedRun:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
         if done and self.run.federation.fold_updates:
-            done = [fold(done, received.params, codec_of(self.run.federation))]
+            done = [fold(done, received.params, codecs_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
         return Trained(updates=updates, failed=failed, devices=self.engine.devices)
+
+    def _first_base(self) -> Broadcast:
+        return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
         if update.covers:

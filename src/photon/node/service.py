@@ -112,8 +112,9 @@ class NodeService:
         match request:
             case Hello():
                 return Introduction(
-                    name=self.name, clients=self.clients, versions=versions(), protocol=PROTOCOL
-                )
+                    name=self.name, clients=self.clients, versions=versions(), protocol=PROTOCOL,
+                    holds=self._mailbox.holds,
+                )  # fmt: skip
             case Train():
                 return self._train(request)
             case Put():

@@ -106,7 +106,7 @@ def follow(host: ClientHost, world: World) -> None:
 def _train(host: ClientHost, task: dict[str, Any], stop: Callable[[], bool]) -> Future[Path]:
     base, following = _base_at(Path(task["base"])), task.get("following")
     return host.train(
-        Instruction(**task["instruction"]), base.params, base.moments, stop,
+        Instruction(**task["instruction"]), base, stop,
         following and Instruction(**following),
     )  # fmt: skip
 

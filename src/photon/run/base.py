@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from photon.container.container import ContainerRef, container_ref
-from photon.core.messages import Broadcast, ServerState
+from photon.core.messages import Broadcast, Difference, ServerState
 from photon.core.parts import parts_of
 
 
@@ -21,11 +21,15 @@ class Base:
         ref: names the container of what they receive.
         file: the file that has `sent` for other processes of this machine, once it is written; a
             container, perhaps not durable yet.
+        difference: what makes it of the base before; None: it does not follow from that.
+        is_seeded: whether it follows from the run's seed.
     """
 
     sent: Broadcast
     ref: ContainerRef
     file: Future[Path]
+    difference: Difference | None = None
+    is_seeded: bool = False
 
     @classmethod
     def at(cls, file: Path, sent: Broadcast, ref: ContainerRef) -> Base:
@@ -36,9 +40,28 @@ class Base:
 
 
 def received_of(state: ServerState | Broadcast, names: Collection[str] | None = None) -> Broadcast:
-    """What clients receive of a state: its moments, and its parameters (None: all)."""
-    params = state.params if names is None else {name: state.params[name] for name in names}
-    return Broadcast(params=params, moments=state.moments)
+    """What clients hold of a state: its moments, and its parameters (None: all)."""
+    params = state.params if isinstance(state, Broadcast) else {**state.params, **state.held}
+    params = params if names is None else {name: params[name] for name in names}
+    return Broadcast(params=params, moments=state.moments, averaged=state.averaged)
+
+
+def difference_of(state: ServerState, ref: ContainerRef) -> Difference | None:
+    """What makes what clients hold of a state of what they held before; None: nothing does.
+
+    Args:
+        ref: of what they hold.
+    """
+    if not state.difference:
+        return None
+    new = {name: number for name, number in state.averaged.items() if number == state.round}
+    return Difference(
+        before=state.difference_from,
+        after=ref.digest,
+        params=state.difference,
+        moments={name: state.moments[name] for name in new},
+        averaged=new,
+    )
 
 
 def base_ref(received: Broadcast) -> ContainerRef:

@@ -23,38 +23,22 @@ from photon.errors import (
 )
 from photon.run import artifact
 from photon.run.artifact import Artifact
+from photon.run.base import received_of
 from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
 from photon.training.state import TrainState
 
 T = TypeVar("T")
-S = TypeVar("S", ServerState, TrainState)
-BASE, OWN, UPDATE = "base", "own", "update"
-"""Containers of an artifact: what clients receive, what is not sent at all, what a client sends."""
-KINDS = {"server": ("params", "moments"), "train": ("params",)}
-"""Kind of a state -> its fields in the base: parameters can be read without the rest."""
+BASE, OWN, UPDATE, AHEAD = "base", "own", "update", "ahead"
+"""Containers of an artifact: what clients hold, what is not sent at all, what a client sends, and
+parameters that clients have been told of with what a codec left of them.
+"""
+KINDS = ("server", "train")
 
 
-def _save(
-    folder: Path,
-    name: str,
-    kind: str,
-    state: ServerState | TrainState,
-    beside: Mapping[str, Any],
-    refs: Mapping[str, ContainerRef] | None = None,
-    there: Callable[[str, Path], object] = lambda part, file: None,
-) -> Path:
-    tensors, facts = parts_of(state)
-    base = {n: value for n, value in tensors.items() if n.partition("/")[0] in KINDS[kind]}
-    own = {n: value for n, value in tensors.items() if n not in base}
-    parts = {BASE: (base, {}), OWN: (own, {})}
-    return artifact.save(folder, name, parts, {"kind": kind, "state": facts, **beside}, refs, there)
-
-
-def _load(path: Path, kind: str, of: type[S]) -> tuple[S, Mapping[str, Any]]:
+def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     saved = _read(path, kind)
-    tensors = {**saved.load(BASE)[0], **saved.load(OWN)[0]}
-    return _value(path, of, tensors, saved.facts["state"]), saved.facts
+    return {**saved.load(BASE)[0], **saved.load(OWN)[0]}, saved.facts
 
 
 def _value(path: Path, kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
@@ -90,9 +74,19 @@ def save_server_state(
         if part == BASE:
             base_there(file)
 
+    tensors, facts = parts_of(state)
+    sent = parts_of(received_of(state))
+    own = {
+        n: v for n, v in tensors.items() if n.partition("/")[0] not in ("params", "moments", "held")
+    }
+    parts = {BASE: sent, OWN: (own, {})}
+    if state.held:
+        parts[AHEAD] = ({f"params/{name}": state.params[name] for name in state.held}, {})
+    manifest = {
+        "kind": "server", "state": facts, "record": None if record is None else dict(record)
+    }  # fmt: skip
     name = round_path(folder, state.round).stem
-    beside = {"record": None if record is None else dict(record)}
-    return _save(folder, name, "server", state, beside, {BASE: base} if base else {}, there)
+    return artifact.save(folder, name, parts, manifest, {BASE: base} if base else {}, there)
 
 
 def round_path(checkpoints: Path, round_number: int) -> Path:
@@ -102,7 +96,15 @@ def round_path(checkpoints: Path, round_number: int) -> Path:
 
 def load_server_state(path: Path) -> ServerState:
     """Read a committed round; `path` is its manifest."""
-    return _load(path, "server", ServerState)[0]
+    tensors, facts = _load(path, "server")
+    ahead = _ahead(_read(path, "server"))
+    held = {f"held/{n.partition('/')[2]}": tensors[n] for n in ahead}
+    return _value(path, ServerState, {**tensors, **held, **ahead}, facts["state"])
+
+
+def _ahead(saved: Artifact, *, verify: bool = True) -> dict[str, Tensor]:
+    """Parameters of which clients hold others."""
+    return saved.load(AHEAD, verify=verify)[0] if AHEAD in saved.files else {}
 
 
 def save_train_state(
@@ -113,13 +115,17 @@ def save_train_state(
     Args:
         extra: facts of the caller (round, base digest, seconds), given back on loading.
     """
-    return _save(folder, name, "train", state, {"extra": dict(extra or {})})
+    tensors, facts = parts_of(state)
+    base = {n: value for n, value in tensors.items() if n.partition("/")[0] == "params"}
+    own = {n: value for n, value in tensors.items() if n not in base}
+    manifest = {"kind": "train", "state": facts, "extra": dict(extra or {})}
+    return artifact.save(folder, name, {BASE: (base, {}), OWN: (own, {})}, manifest)
 
 
 def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     """The saved state and the caller's facts."""
-    state, facts = _load(path, "train", TrainState)
-    return state, facts["extra"]
+    tensors, facts = _load(path, "train")
+    return _value(path, TrainState, tensors, facts["state"]), facts["extra"]
 
 
 def answer_path(clients: Path, client: int, round_number: int) -> Path:
@@ -173,7 +179,10 @@ def load_base(path: Path) -> Broadcast:
 
 def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     """Parameters of a server's or a centralised run's checkpoint."""
-    return dict(_value(path, Broadcast, *_read(path, *KINDS).load(BASE, verify=verify)).params)
+    saved = _read(path, *KINDS)
+    tensors, facts = saved.load(BASE, verify=verify)
+    tensors = {**tensors, **_ahead(saved, verify=verify)}
+    return dict(_value(path, Broadcast, tensors, facts).params)
 
 
 def require_same_model(params: Tree, like: Tree, path: Path) -> None:

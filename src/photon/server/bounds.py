@@ -10,7 +10,7 @@ from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.tree import norm, num_elements
 from photon.training.layers import LayerRoles
-from photon.training.outline import codec_of, outline_of
+from photon.training.outline import averaged_in, codecs_of, outline_of
 from photon.training.reach import moment_bounds, reach
 from photon.training.schedule import lr_factor
 
@@ -36,15 +36,25 @@ class Honesty:
         if fl.staleness_exponent is not None:  # late updates had other rates
             farthest = inner.optimizer.lr * max(steps, inner.local_steps)
         most = reach(inner, farthest, last, num_elements(shared), norm(shared))
-        codec = codec_of(fl)
-        before = {n: norm(leaves(tree, state.params, codec)) for n, tree in state.moments.items()}
+        codecs, due = codecs_of(fl), averaged_in(fl, self.moments, state.round + 1)
+        before = {
+            n: norm(leaves(tree, state.params, codecs.of_moment(n)))
+            for n, tree in state.moments.items()
+        }
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
             tokens_per_step=inner.tokens_per_step,
             late_steps=inner.local_steps,
             rate=sum(rates) / len(rates),
-            norm=math.inf if fl.max_reach is None else fl.max_reach * most,
-            moments=moment_bounds(inner, self.moments, sizes, before, last),
+            norm=math.inf if fl.max_reach is None else fl.max_reach * codecs.gradient.gain * most,
+            moments=moment_bounds(
+                inner,
+                {name: self.moments[name] for name in due},
+                sizes,
+                before,
+                last,
+                codecs.moments.gain,
+            ),
         )
 
     def _rates(self, first: int, steps: int) -> list[float]:

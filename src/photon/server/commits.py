@@ -9,7 +9,7 @@ from typing import Any
 
 from photon.core.messages import ServerState
 from photon.machine.write_behind import WriteBehind
-from photon.run.base import Base, base_ref, received_of
+from photon.run.base import Base, base_ref, difference_of, received_of
 from photon.run.checkpoint import prune_checkpoints, round_path, save_server_state, sent_file
 
 
@@ -73,7 +73,8 @@ class Commits:
             names: parameters that they receive; None: all.
         """
         ref = self.ref if names is None else base_ref(received_of(state, names))
-        return Base(received_of(state), ref, self._base)
+        difference = difference_of(state, ref)
+        return Base(received_of(state), ref, self._base, difference, state.is_seeded)
 
     @property
     def has_failed(self) -> bool:

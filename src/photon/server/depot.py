@@ -1,33 +1,71 @@
-"""The server's payloads: the base of the open round, and updates put aside as they come."""
+"""The server's payloads: what leads to the base of the open round, and updates put aside."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterable
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container, write_container
 from photon.core.messages import RoundPlan
 from photon.core.parts import parts_of
+from photon.core.traffic import kinds_down
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
-from photon.wire.messages import Get, Piece, Put, Ticket, most_update_bytes
+from photon.wire.messages import MOST_STEPS, Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
 
 
-class Publication(NamedTuple):
-    """The base of a round, on its way to the nodes; an instruction has its ticket."""
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A container that nodes get.
+
+    Attributes:
+        kinds: bytes of its tensors, by what they are.
+        before: digest of the base that it is the difference to; empty: it is a base.
+    """
 
     path: Path
     ref: ContainerRef
-    ticket: Ticket
+    kinds: dict[str, int]
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What leads a node from what it holds to the base of the open round.
+
+    Attributes:
+        base: names it; with more than a digest and a size where it is sent whole.
+        steps: tickets of differences, in their order.
+        payloads: all that is sent.
+    """
+
+    base: Ticket
+    steps: list[Ticket] = field(default_factory=list)
+    payloads: tuple[Payload, ...] = ()
+
+    @property
+    def beside(self) -> int:
+        """Bytes that are sent, but in no message."""
+        return sum(map(beside_messages, (self.base, *self.steps)))
+
+    @property
+    def kinds(self) -> Counter[str]:
+        """Bytes of the tensors that are sent, by what they are."""
+        return sum((Counter(one.kinds) for one in self.payloads), Counter())
 
 
 class Depot:
     """Keeps payloads in files: an update that has come needs no memory until it is reduced.
+
+    Differences of earlier rounds stay as long as all together are shorter than the base: nodes that
+    have missed a few rounds get those, others get it whole.
 
     Args:
         folder: made anew; a resumed round fetches its updates again.
@@ -37,10 +75,13 @@ class Depot:
         self.folder, self.transport = folder, transport
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._published: Publication | None = None
+        self._base: Payload | None = None
+        self._is_seeded = False
+        self._differences: dict[str, Payload] = {}
+        self._tickets: dict[str, Ticket] = {}
 
-    def publish(self, plan: RoundPlan, base: Base) -> Publication:
-        """Make the base of a round available, and forget the last round's payloads.
+    def publish(self, plan: RoundPlan, base: Base) -> None:
+        """Have the base of a round at hand, and forget the last round's payloads.
 
         Args:
             base: its file is sent where clients receive all of it.
@@ -51,13 +92,40 @@ class Depot:
         else:
             path = self.folder / f"base-{plan.round:06d}"
             write_container(path, *parts_of(received_of(base.sent, plan.sent)), ref=base.ref)
-        self._published = Publication(path, base.ref, self.transport.offer(path, base.ref))
-        return self._published
+        received = base.sent if plan.sent is None else received_of(base.sent, plan.sent)
+        self._base = Payload(path, base.ref, kinds_down(received))
+        self._is_seeded = base.is_seeded
+        if base.difference is not None and base.ref.digest not in self._differences:
+            path = self.folder / f"difference-{base.ref.digest}"
+            ref = write_container(path, *parts_of(base.difference))
+            kinds, before = kinds_down(base.difference), base.difference.before
+            self._differences[base.ref.digest] = Payload(path, ref, kinds, before)
+        self._drop_differences(base.ref.size)
 
-    def pieces(self) -> Iterable[Put]:
-        """What of the base goes ahead of an instruction; nothing if its ticket is enough."""
-        assert self._published is not None
-        return self.transport.pieces(self._published.path, self._published.ref)
+    def way(self, holds: str | None) -> Way:
+        """The shortest way to the base of the open round from one that a node holds.
+
+        Args:
+            holds: its digest; empty: it holds none, and can begin from the seed; None: it has said
+                that it cannot.
+        """
+        assert self._base is not None
+        ref = self._base.ref
+        steps = [] if self._is_seeded and holds is not None else self._steps(holds)
+        if steps is None:
+            return Way(self._ticket(self._base), payloads=(self._base,))
+        return Way(ref.to_json(), [self._ticket(one) for one in steps], tuple(steps))
+
+    def pieces(self, way: Way) -> Iterator[Put]:
+        """What goes ahead of an instruction; nothing if its tickets are enough."""
+        for payload in way.payloads:
+            yield from self.transport.pieces(payload.path, payload.ref)
+
+    def grants(self, clients: list[int]) -> dict[int, Ticket]:
+        """How the updates of a node's clients may come back."""
+        assert self._base is not None
+        most = most_update_bytes(self._base.ref.size)
+        return {client: self.transport.grant(len(clients), most) for client in clients}
 
     def receive(
         self, client: int, ticket: Ticket
@@ -68,7 +136,7 @@ class Depot:
             PayloadError: it is not what its ticket says.
         """
         ref = ContainerRef.from_json(ticket)
-        if self._published is None or ref.size > most_update_bytes(self._published.ref.size):
+        if self._base is None or ref.size > most_update_bytes(self._base.ref.size):
             raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are no update")
         path = self.folder / f"update-{client}-{ref.digest}"
         yield from self.transport.receive(ticket, ref, path)
@@ -78,9 +146,42 @@ class Depot:
         self._forget()
         self.transport.close()
 
+    def _steps(self, holds: str | None) -> list[Payload] | None:
+        """Differences that make the open round's base of another one; None: none do."""
+        assert self._base is not None
+        found: list[Payload] = []
+        at = self._base.ref.digest
+        while at != holds:
+            if at not in self._differences or len(found) == MOST_STEPS:
+                return None
+            found.append(self._differences[at])
+            at = found[-1].before
+        return found[::-1]
+
+    def _ticket(self, payload: Payload) -> Ticket:
+        """That of a payload, which is made available when the first node needs it."""
+        digest = payload.ref.digest
+        if digest not in self._tickets:
+            self._tickets[digest] = self.transport.offer(payload.path, payload.ref)
+        return self._tickets[digest]
+
+    def _drop_differences(self, most: int) -> None:
+        """The oldest first, until all are at most so long."""
+        while sum(one.ref.size for one in self._differences.values()) > most:
+            self._differences.pop(next(iter(self._differences)))
+
     def _forget(self) -> None:
-        if self._published is not None:
-            self.transport.withdraw(self._published.ticket)
-        self._published = None
+        for ticket in self._tickets.values():
+            self.transport.withdraw(ticket)
+        self._tickets.clear()
+        self._base = None
+        kept = {one.path for one in self._differences.values()}
         for path in self.folder.iterdir():
-            path.unlink()
+            if path not in kept:
+                path.unlink()
+
+
+def beside_messages(ticket: Ticket) -> int:
+    """Bytes of a payload that goes another way than in the messages; 0 of one in them."""
+    is_beside = ticket.get("via", "inline") != "inline"
+    return ContainerRef.from_json(ticket).size if is_beside else 0

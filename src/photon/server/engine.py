@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from photon.core.messages import Arrival, RoundPlan
+from photon.core.traffic import Traffic
 from photon.run.base import Base
 
 
@@ -40,6 +41,10 @@ class Engine(Protocol):
         Args:
             waiting: clients that nobody trains yet; more may be added between two arrivals.
         """
+        ...
+
+    def take_traffic(self) -> Traffic | None:
+        """What has been sent since the last time; None: nothing travels."""
         ...
 
     def cancel(self, before: int) -> None:

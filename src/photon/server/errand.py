@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from photon.core.messages import Update
 from photon.core.text import cleaned
+from photon.core.traffic import Traffic, kinds_up
 from photon.errors import PayloadError, PhotonError
-from photon.server.depot import Depot
+from photon.server.depot import Depot, Way, beside_messages
 from photon.wire.buffers import Buffers
 from photon.wire.facts import update_of
 from photon.wire.messages import (
@@ -36,12 +37,14 @@ class Outcome:
     Attributes:
         has_left: the node is being stopped, so who has no update has not failed.
         devices: of the node, if it has said how many.
+        traffic: what has gone to the node and come from it.
     """
 
     updates: dict[int, Update] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     has_left: bool = False
     devices: int | None = None
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,17 @@ class Errand:
 
     Attributes:
         node: who must answer.
+        way: to the base, from what the node holds.
         verify: checks its signatures; None in a federation without keys.
+        traffic: what has gone so far.
     """
 
     node: str
     train: Train
     depot: Depot
+    way: Way
     verify: Verify | None
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def clients(self) -> list[int]:
@@ -65,12 +72,15 @@ class Errand:
     def converse(self) -> Conversation[Outcome]:
         """Bring the base, have the clients trained, fetch their updates."""
         try:
-            for piece in self.depot.pieces():
+            for piece in self.depot.pieces(self.way):
                 yield from self._ask(piece, Done)
             trained = yield from self._ask(self.train, Trained)
+            self.traffic.received(self.clients, self.way.beside)
+            self.traffic.were_tensors({}, self.way.kinds)
         except Exception as error:
-            return Outcome(failed=dict.fromkeys(self.clients, self._reason(error)))
-        outcome = Outcome(has_left=trained.leaving, devices=trained.devices)
+            failed = dict.fromkeys(self.clients, self._reason(error))
+            return Outcome(failed=failed, traffic=self.traffic)
+        outcome = Outcome(has_left=trained.leaving, devices=trained.devices, traffic=self.traffic)
         for client in self.clients:
             if any(client in update.covers for update in outcome.updates.values()):
                 continue
@@ -87,22 +97,27 @@ class Errand:
     def _fetch(self, client: int, trained: Trained) -> Conversation[Update]:
         if client not in trained.updates:
             raise PayloadError(trained.failed.get(client, "no update came"))
-        receiving = self.depot.receive(client, trained.updates[client])
+        ticket = trained.updates[client]
+        receiving = self.depot.receive(client, ticket)
         try:
             wanted = next(receiving)
             while True:
                 wanted = receiving.send((yield from self._ask(wanted, Piece)))
         except StopIteration as done:
             update = update_of(*done.value)
+        self.traffic.sent([client], beside_messages(ticket))
+        self.traffic.were_tensors(kinds_up(update), {})
         if update.client != client or not set(update.covers) <= set(self.clients):
             raise PayloadError(f"sent clients {update.clients} in place of client {client}")
         return update
 
     def _ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:
         message = pack_request(request)
+        self.traffic.received(self.clients, message.size)
         answer = yield message
         if answer is None:
             raise PayloadError("the node went away")
+        self.traffic.sent(self.clients, answer.size)
         signer, reply = unpack_reply(message, answer, kind, self.verify)
         if signer != self.node:
             raise PayloadError(f"node {self.node} is now {signer}")

@@ -24,6 +24,7 @@ from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
+from photon.core.traffic import Traffic
 from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.device import return_freed_memory
@@ -40,20 +41,27 @@ from photon.run.participation import Participation
 from photon.run.run_data import RunData
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
+from photon.server.bytes_sent import as_of_sites
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record, time_record
 from photon.training.layers import LayerRoles, layers_of
-from photon.training.outline import codec_of, update_codec
+from photon.training.outline import codecs_of, update_codecs
 
 Validate = Callable[[ServerState], dict[str, Any]]
 """Scores the parameters of a round; gives the validation keys of a record."""
 
 
-def initial_state(params: Tree, outer: OuterOptimizer) -> ServerState:
-    """State before the first round."""
-    return ServerState(round=0, step=0, params=dict(params), outer=outer.init(params))
+def initial_state(params: Tree, outer: OuterOptimizer, *, is_seeded: bool = False) -> ServerState:
+    """State before the first round.
+
+    Args:
+        is_seeded: whether the parameters are those of the run's seed.
+    """
+    return ServerState(
+        round=0, step=0, params=dict(params), outer=outer.init(params), is_seeded=is_seeded
+    )
 
 
 @dataclass
@@ -83,6 +91,7 @@ class Server:
     _attempts: int = 0
     _missing: Mapping[int, str] = field(default_factory=dict)
     _phases: Phases = field(default_factory=Phases)
+    _traffic: Traffic = field(default_factory=Traffic)
 
     def serve(self, state: ServerState) -> ServerState:
         """Run the rounds that are left after a committed state; gives the state after the last.
@@ -128,10 +137,16 @@ class Server:
             if skipped is None:
                 return None
             after, report = skipped
-        seconds = self._phases.total()
-        after = replace(after, train_seconds=state.train_seconds + seconds)
+        seconds, traffic = self._phases.total(), self._traffic
+        self._traffic = Traffic()
+        after = replace(
+            after,
+            train_seconds=state.train_seconds + seconds,
+            bytes_up=state.bytes_up + traffic.bytes_up,
+            bytes_down=state.bytes_down + traffic.bytes_down,
+        )
         return after, round_record(
-            self.run.federation, state, after, report, self._missing, seconds
+            self.run.federation, state, after, report, self._missing, traffic, seconds
         )
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
@@ -143,6 +158,7 @@ class Server:
         plan, base = self._open(state, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
+        self._count(delivery, base)
         with self._phase("commit", plan.round):
             self._commits.settle()
         with self._phase("aggregate", plan.round):
@@ -152,7 +168,7 @@ class Server:
         layers = self._layers
         steps, spares = self._participation.choose(state, alive)
         newcomers = any(client not in state.last_accepted for client in steps)
-        sent = layers.received(newcomers)
+        sent = layers.received(newcomers or bool(self._rules.down.parameters))
         sent = sent if len(sent) < len(state.params) else None
         base = self._commits.base(state, sent)
         plan = open_round(
@@ -195,6 +211,13 @@ class Server:
                 "clients had finished and are kept"
             )
         return delivery
+
+    def _count(self, delivery: Delivery, base: Base) -> None:
+        """Add what a round, or an attempt at one, has sent."""
+        plan, state, counted = delivery.plan, delivery.state, self.engine.take_traffic()
+        if counted is None:
+            counted = as_of_sites(plan, base, state, delivery.asked, delivery.updates)
+        self._traffic.add(counted)
 
     def _end_if_asked(self, where: str) -> None:
         """End the run where a signal asked for it, and the round before is kept, as that says.
@@ -242,7 +265,7 @@ class Server:
         try:
             after, report = close_round(
                 state, plan, delivery.updates, outer=outer_of(fl, plan.round),
-                rules=self._rules, asked=len(delivery.asked), verdicts=delivery.verdicts,
+                rules=self._rules, verdicts=delivery.verdicts,
                 last=_previous_parameters(self.checkpoints),
             )  # fmt: skip
         except RoundFailed as error:
@@ -308,26 +331,29 @@ class Server:
 def redraw(
     state: ServerState, layers: LayerRoles, fresh: Tree, outer: OuterOptimizer
 ) -> ServerState:
-    """Replace the random layers; what outer optimizer and codec remember of them begins anew."""
+    """Replace the random layers; what the outer optimizer remembers of them begins anew."""
     drawn = {name: fresh[name].clone() for name in layers.random}
     forgotten = outer.init(drawn)
     return replace(
         state,
         params={**state.params, **drawn},
         outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
-        residual={
-            moment: {name: value for name, value in tree.items() if name not in drawn}
-            for moment, tree in state.residual.items()
-        },
+        held={**state.held, **{n: v.clone() for n, v in drawn.items() if n in state.held}},
+        difference={},
+        difference_from="",
     )
 
 
 def rules_of(fl: Federation, can_be_late: bool) -> Rules:
-    """The numbers of the configuration that `core.policy` goes by."""
+    """The numbers of the configuration that `core.policy` goes by.
+
+    Args:
+        can_be_late: of the engine; one that waits for all clients gets what each has sent.
+    """
     return Rules(
         quorum=fl.needed,
-        up=update_codec(fl),
-        down=codec_of(fl),
+        up=update_codecs(fl) if can_be_late else codecs_of(fl),
+        down=codecs_of(fl),
         can_be_late=can_be_late,
         timeout=fl.round_timeout,
         timeout_min=fl.round_timeout_min,

@@ -12,6 +12,7 @@ from photon.config.federation import Federation
 from photon.core.device_time import device_seconds
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
+from photon.core.traffic import Traffic
 from photon.core.tree import num_elements
 from photon.evaluation.loss import LossReport, perplexity
 
@@ -58,6 +59,7 @@ def round_record(
     state: ServerState,
     report: RoundReport,
     missing: Mapping[int, str],
+    traffic: Traffic,
     seconds: float,
 ) -> dict[str, Any]:
     """One line of metrics.jsonl, without validation and where the time went.
@@ -65,6 +67,7 @@ def round_record(
     Args:
         before, state: around the round.
         missing: client -> why it has no update.
+        traffic: what has been sent.
         seconds: of the round, in training.
     """
     size = num_elements(state.params)
@@ -77,8 +80,10 @@ def round_record(
         "train_perplexity": perplexity(report.train_loss),
         "seconds": seconds,
         "tokens_per_second": report.num_tokens / seconds if seconds else 0.0,
-        "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down,
+        "bytes_up": traffic.bytes_up,
+        "bytes_down": traffic.bytes_down,
+        "bytes_by_kind": {"up": dict(traffic.up), "down": dict(traffic.down)},
+        "client_bytes": _by_client(traffic.clients),
         "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
         **_norms(fl, report),
         "client_norms": _by_client(report.client_norms),

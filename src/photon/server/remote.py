@@ -13,6 +13,7 @@ from photon.config.resolve import Run
 from photon.config.travel import travel_digest, travelling
 from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
+from photon.core.traffic import Traffic
 from photon.errors import RoundFailed
 from photon.machine.waiting import Waiting
 from photon.run.base import Base
@@ -23,7 +24,7 @@ from photon.server.roster import Roster
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import format_clients
 from photon.wire.facts import InstructionFacts
-from photon.wire.messages import Cancel, Ticket, Train, pack_request
+from photon.wire.messages import Cancel, Train, pack_request
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round, on whichever node, before it is left out."""
@@ -82,6 +83,8 @@ class RemoteEngine:
         self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
         self._devices: dict[str, int] = {}
+        self._holds: dict[str, str | None] = {}
+        self._traffic = Traffic()
 
     @property
     def devices(self) -> int:
@@ -137,9 +140,9 @@ class RemoteEngine:
     ) -> Generator[Arrival, None, None]:
         current = _OpenRound(plan, waiting)
         yield from self._take_late()
-        ticket = self.depot.publish(plan, base).ticket
+        self.depot.publish(plan, base)
         while (waiting or self._is_training(current)) and not should_stop():
-            self._hand_out(current, ticket)
+            self._hand_out(current)
             self._tell_idle(current)
             yield from self._listen(current)
             yield from self._take_late()
@@ -160,8 +163,9 @@ class RemoteEngine:
 
     def cancel(self, before: int) -> None:
         for name in [n for n, one in self._errands.items() if one.of.plan.round < before]:
-            address = self._errands.pop(name).address
-            self.link.send(address, pack_request(Cancel(run=self.run.name)))
+            one = self._errands.pop(name)
+            self._traffic.add(one.errand.traffic)
+            self.link.send(one.address, pack_request(Cancel(run=self.run.name)))
 
     def close(self) -> None:
         self.cancel(before=sys.maxsize)
@@ -172,22 +176,30 @@ class RemoteEngine:
         arrived, self._arrived_late = self._arrived_late, []
         return arrived
 
-    def _hand_out(self, current: _OpenRound, base: Ticket) -> None:
+    def take_traffic(self) -> Traffic:
+        """What has been sent since the last time."""
+        counted, self._traffic = self._traffic, Traffic()
+        return counted
+
+    def _hand_out(self, current: _OpenRound) -> None:
         busy, plan = {one.address for one in self._errands.values()}, current.plan
         hosts = {address: node.clients for address, node in self.roster.members.items()}
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
+            member = self.roster.members[address]
+            way = self.depot.way(self._holds.get(member.name, member.holds))
             train = Train(
                 run=self.run.name,
                 round=plan.round,
                 config=self._sent,
                 config_digest=self._digest,
                 data=self.data,
-                base=base,
+                base=way.base,
+                steps=way.steps,
                 instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
-                upload={c: self.depot.transport.grant(len(clients)) for c in clients},
+                upload=self.depot.grants(clients),
             )
-            node = self.roster.members[address].name
-            errand = Errand(node, train, self.depot, self.roster.verify)
+            self._holds[member.name] = plan.base_digest
+            errand = Errand(member.name, train, self.depot, way, self.roster.verify)
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
@@ -216,7 +228,10 @@ class RemoteEngine:
             message = one.conversation.send(answer)
             self._errands[self.link.send(one.address, message)] = one
         except StopIteration as done:
-            if done.value.devices is not None:
+            self._traffic.add(done.value.traffic)
+            if done.value.devices is None:  # it has refused, or went away: it may hold nothing
+                self._holds[one.errand.node] = None
+            else:
                 self._devices[one.errand.node] = done.value.devices
             if one.of is current:
                 return self._settle(one, done.value)

@@ -29,11 +29,16 @@ HELLO_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node that has introduced itself."""
+    """A node that has introduced itself.
+
+    Attributes:
+        holds: digest of the base that it had then.
+    """
 
     name: str
     address: str
     clients: frozenset[int]
+    holds: str = ""
 
 
 class Roster:
@@ -103,7 +108,7 @@ class Roster:
         namesakes = [a for a, member in self.members.items() if member.name == signer]
         for former in namesakes:  # it has come back
             self.members.pop(former)
-        self.members[address] = Member(signer, address, frozenset(allowed))
+        self.members[address] = Member(signer, address, frozenset(allowed), intro.holds)
         beyond = format_clients(set(intro.clients) - allowed)
         note = f"; it offers {beyond} too, which its key is not bound to" if beyond else ""
         self.say(

@@ -13,10 +13,10 @@ from typing import Literal
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import encode
+from photon.core.codec import encode, layout
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import codec_of, outline_of
+from photon.training.outline import codecs_of, outline_of
 
 Place = Literal["device", "host", "cpu"]
 ByteCounts = Mapping[str, int]
@@ -81,7 +81,7 @@ class _Sizes:
 
     Attributes:
         sent_update, sent_moments: encoded; none where moments are not averaged.
-        lost_update, lost_moments: residuals of the codec.
+        lost_update: what the codec has lost of an update.
     """
 
     def __init__(self, inner: Inner, federation: Federation) -> None:
@@ -92,17 +92,16 @@ class _Sizes:
         self.shared = num_bytes(self._of(this.layers.shared))
         self.personal = num_bytes(self._of(this.layers.personal))
         self.moments = sum(map(num_bytes, this.moments.values()))
-        averaged = this.moments.values() if federation.averages_moments else ()
-        self.sent_update, self.lost_update = self._encoded([self._of(this.layers.shared)])
-        self.sent_moments, self.lost_moments = self._encoded(averaged)
+        averaged = this.moments if federation.averages_moments else {}
+        self.codecs = codecs = codecs_of(federation)
+        sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
+        self.sent_update, self.lost_update = num_bytes(sent), num_bytes(lost)
+        self.sent_moments = sum(
+            num_bytes(layout(tree, codecs.of_moment(name))) for name, tree in averaged.items()
+        )
 
     def _of(self, names: Iterable[str]) -> Tree:
         return {name: self.this.params[name] for name in names}
-
-    def _encoded(self, trees: Iterable[Tree]) -> tuple[int, int]:
-        codec = codec_of(self.federation)
-        pairs = [tuple(map(num_bytes, encode(tree, codec))) for tree in trees]
-        return sum(sent for sent, _ in pairs), sum(lost for _, lost in pairs)
 
 
 def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
@@ -117,7 +116,7 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """
     sizes = _Sizes(inner, federation)
     host = {"program": PROGRAM, "updates": UPDATES_IN_FLIGHT * _leaving_bytes(sizes)}
-    if not codec_of(federation).cast and federation.averages_moments:
+    if not sizes.codecs.moments.cast and federation.averages_moments:
         host["received moments"] = sizes.moments
     if sizes.personal:
         host["own layers"] = sizes.personal
@@ -146,11 +145,12 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
         outer: trees that the outer optimizer keeps.
     """
     sizes = _Sizes(inner, federation)
-    moments = sizes.sent_moments + sizes.lost_moments
-    host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + moments}
+    host = {"program": PROGRAM, "state": sizes.whole * (1 + outer) + sizes.sent_moments}
+    if sizes.codecs.parameters:
+        host["held by clients"] = sizes.shared
     following = {}
-    if codec_of(federation).cast is None:
-        following["next moments"] = moments
+    if sizes.codecs.moments.cast is None:
+        following["next moments"] = sizes.sent_moments
     if federation.has_own_strategy:  # it may want whole trees
         following |= {"mean": sizes.shared, "next state": sizes.shared * (1 + outer)}
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
@@ -230,7 +230,8 @@ def _step_bytes(sizes: _Sizes) -> int:
 
 def _leaving_bytes(sizes: _Sizes) -> int:
     """What a client sends and keeps of a round: it is on the host until it is written."""
-    kept = sizes.federation.keeps_optimizer and not sizes.federation.averages_moments
-    lost = sizes.lost_update + sizes.lost_moments
-    sent = sizes.sent_update + sizes.sent_moments
-    return sent + lost + sizes.personal + (sizes.moments if kept else 0)
+    fl = sizes.federation
+    seldom = max(fl.first_moment_period, fl.second_moment_period) > 1
+    kept = fl.keeps_optimizer and (seldom or not fl.averages_moments)
+    sent = sizes.sent_update + sizes.lost_update + sizes.sent_moments
+    return sent + sizes.personal + (sizes.moments if kept else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from photon.config.federation import Federation
 from photon.core.codec import Codec
-from photon.core.gate import GRADIENT
 from photon.core.messages import Moments
 from photon.core.tree import Tree
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
 from photon.training.offload import Offload
-from photon.training.outline import codec_of
+from photon.training.outline import codecs_of
 
 Live = Iterable[tuple[str, str, Tensor]]
 """Tree (`PARAMS`, or a moment), name, and a tensor of a trainer that will be written to again."""
@@ -28,13 +27,13 @@ class Outgoing:
 
     Attributes:
         gradient, moments: encoded; they are sent.
-        residual: of each of these trees, what the codec has lost.
+        residual: what the codec has lost of the pseudo-gradient.
         layers, kept: parameters and moments that stay with the client.
     """
 
     gradient: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    residual: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    residual: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -54,48 +53,49 @@ def outgoing(
     layers: LayerRoles,
     base: Tree,
     live: Live,
-    residual: Mapping[str, Tree],
+    averaged: Collection[str],
+    residual: Tree,
     offload: Offload,
 ) -> Outgoing:
-    """Encode the pseudo-gradient of the shared layers, and the moments if they are averaged.
+    """Encode the pseudo-gradient of the shared layers, and the moments that are averaged.
 
     Args:
         base: parameters before training.
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
-        residual: that of the client's last update.
+        averaged: moments that are sent.
+        residual: what is fed back.
     """
-    out, codec = Outgoing(), codec_of(federation)
+    out, codecs = Outgoing(), codecs_of(federation)
     for tree, name, value in live:
         if tree == PARAMS and name in layers.personal:
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
             torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
-            _encode(out, GRADIENT, out.gradient, name, value, codec, residual, offload)
-        elif federation.averages_moments:
+            rest = _encode(out.gradient, name, value, codecs.gradient, residual.get(name), offload)
+            if rest is not None:
+                out.residual[name] = offload.take(rest, value)
+        elif tree in averaged:
             sent = out.moments.setdefault(tree, {})
-            _encode(out, tree, sent, name, value, codec, residual, offload)
+            _encode(sent, name, value, codecs.of_moment(tree), None, offload)
         else:
             out.kept.setdefault(tree, {})[name] = offload.take(value, value)
     return out
 
 
 def _encode(
-    out: Outgoing,
-    tree: str,
     sent: dict[str, Tensor],
     name: str,
     value: Tensor,
     codec: Codec,
-    residual: Mapping[str, Tree],
+    residual: Tensor | None,
     offload: Offload,
-) -> None:
+) -> Tensor | None:
+    """Add a tensor to what is sent; gives what is lost of it."""
     if codec.cast:
         sent[name] = offload.take(value, value, codec.cast)
-        return
-    before = residual.get(tree, {}).get(name)
-    before = None if before is None else before.to(value.device)
+        return None
+    before = None if residual is None else residual.to(value.device)
     parts, rest = codec.encode(value, before)
     for part, its in parts.items():
         sent[f"{name}/{part}" if part else name] = offload.take(its, value)
-    if rest is not None:
-        out.residual.setdefault(tree, {})[name] = offload.take(rest, value)
+    return rest

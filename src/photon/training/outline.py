@@ -5,16 +5,15 @@ They are made by what makes a run's own, so that a forecast of bytes cannot diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from photon import points
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import FP32, Codec, layout
-from photon.core.messages import Broadcast
-from photon.core.round import broadcast_bytes
+from photon.core.codec import SQUARES, Codec, Codecs, layout
 from photon.core.tree import Tree, num_bytes
+from photon.errors import ConfigError
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
 from photon.training.layers import LayerRoles, layers_of
@@ -43,9 +42,9 @@ class Traffic:
 
     Attributes:
         up: its update; where nodes fold those of their clients, the update of a node.
-        down: what it receives.
-        first_down: what it receives in the first round, when there are no moments yet and each
-            client's own layers have to come from somewhere.
+        down: what it receives: with whole parameters all averaged moments, with differences those
+            that are new.
+        first_down: what a newcomer receives that cannot make it from the run's seed.
     """
 
     up: int
@@ -67,14 +66,46 @@ def outline_of(inner: Inner, federation: Federation) -> Outline:
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
-def codec_of(federation: Federation) -> Codec:
-    """The codec that a client sends with, and gets the averaged moments in."""
-    return points.codec(federation.compression)
+def codecs_of(federation: Federation) -> Codecs:
+    """What clients send with, and receive.
+
+    Raises:
+        ConfigError: a codec that cannot do with its numbers, or with what it is to send.
+    """
+    named = federation.compression
+    moments = _codec("moments", named.moments)
+    if federation.averages_moments and not moments.is_dense:
+        raise ConfigError(
+            f"fl.compression.moments={named.moments}: moments that are not sent would be zero, and "
+            "a second moment of zero makes a step without bound; take one of blocks, such as int4"
+        )
+    return Codecs(
+        gradient=_codec("upload", named.upload),
+        moments=moments,
+        parameters=_codec("download", named.download) if named.sends_differences else None,
+    )
 
 
-def update_codec(federation: Federation) -> Codec:
-    """The codec of the updates that reach the server: means of nodes are fp32."""
-    return FP32 if federation.fold_updates else codec_of(federation)
+def _codec(key: str, name: str) -> Codec:
+    try:
+        return points.codec(name)
+    except ValueError as error:
+        raise ConfigError(f"fl.compression.{key}: {error}") from None
+
+
+def update_codecs(federation: Federation) -> Codecs:
+    """Of the updates that reach the server: means of nodes are fp32."""
+    return Codecs() if federation.fold_updates else codecs_of(federation)
+
+
+def averaged_in(federation: Federation, moments: Iterable[str], round_number: int) -> list[str]:
+    """The moments that clients send in a round, each at its own period (DES-LOC: Iacob et al. 2025,
+    arXiv:2505.22549, algorithm 1).
+    """
+    if not federation.averages_moments:
+        return []
+    first, second = federation.first_moment_period, federation.second_moment_period
+    return [n for n in moments if round_number % (second if n in SQUARES else first) == 0]
 
 
 def traffic_of(inner: Inner, federation: Federation) -> Traffic:
@@ -84,13 +115,25 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
         ConfigError: as `outline_of`.
     """
     this = outline_of(inner, federation)
+    shared = {name: this.params[name] for name in this.layers.shared}
     sent = this.moments if federation.averages_moments else {}
-    trees = [{n: this.params[n] for n in this.layers.shared}, *sent.values()]
-    up = sum(num_bytes(layout(tree, update_codec(federation))) for tree in trees)
+    up, down = update_codecs(federation), codecs_of(federation)
+    moments_up = {n: num_bytes(layout(tree, up.of_moment(n))) for n, tree in sent.items()}
+    moments_down = {n: num_bytes(layout(tree, down.of_moment(n))) for n, tree in sent.items()}
 
-    def down(moments: Mapping[str, Tree], newcomers: bool) -> int:
-        encoded = {name: layout(tree, codec_of(federation)) for name, tree in moments.items()}
-        whole = Broadcast(params=this.params, moments=encoded)
-        return broadcast_bytes(whole, this.layers.received(newcomers))
+    def each_round(moments: Mapping[str, int]) -> int:
+        """On average over the rounds of their periods."""
+        rounds = range(1, 1 + federation.first_moment_period * federation.second_moment_period)
+        due = [sum(moments[n] for n in averaged_in(federation, moments, r)) for r in rounds]
+        return round(sum(due) / len(due))
 
-    return Traffic(up=up, down=down(sent, False), first_down=down({}, True))
+    whole = {name: this.params[name] for name in this.layers.received(newcomers=False)}
+    if down.parameters:
+        received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
+    else:
+        received = num_bytes(whole) + sum(moments_down.values())
+    return Traffic(
+        up=num_bytes(layout(shared, up.gradient)) + each_round(moments_up),
+        down=received,
+        first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
+    )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 
 from photon.config.llm import Inner, OptimizerConfig
-from photon.core.messages import MomentBound
+from photon.core.messages import MomentBound, Moments
 
 ROUNDING = 1.01
 """What number formats add: bf16 rounds each element by 0.4 % at the most."""
@@ -60,12 +60,34 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
     return max(1.0, (1 - first) / math.sqrt((1 - second) * (1 - first**2 / second)))
 
 
+def matched(moments: Moments, optimizer: OptimizerConfig, step: int) -> Moments:
+    """Moments of different origin, the first cut to what the second allows.
+
+    Where a client has never seen a token its own second moment is zero, and a mean of first moments
+    need not be: a step without bound. Unbiased, |m| <= sqrt(v) holds of any gradient that stays the
+    same, and keeps later steps within `reach`. ADOPT's first moment is normalised already.
+
+    Args:
+        step: that they have seen.
+    """
+    if optimizer.name == "adopt" or step == 0 or not {"exp_avg", "exp_avg_sq"} <= moments.keys():
+        return moments
+    first, second = dict(moments["exp_avg"]), moments["exp_avg_sq"]
+    b1, b2 = optimizer.decay_rates
+    for name in first.keys() & second.keys():
+        most = (second[name].float() / (1 - b2**step)).sqrt_().mul_(1 - b1**step)
+        own = first[name].to(most.device, most.dtype)
+        first[name] = own.clamp(min=-most, max=most)
+    return {**moments, "exp_avg": first}
+
+
 def moment_bounds(
     inner: Inner,
     names: Mapping[str, list[str]],
     sizes: Mapping[str, int],
     before: Mapping[str, float],
     last_step: int,
+    gain: float = 1.0,
 ) -> dict[str, MomentBound]:
     """What each moment of an honest client keeps to: a mean of what it was and of new gradients.
 
@@ -74,6 +96,7 @@ def moment_bounds(
         sizes: of the parameters, in elements.
         before: moment -> norm of what clients start from.
         last_step: steps of the run after the round.
+        gain: most by which their codec can make them longer.
     """
     largest = inner.clip_norm or math.inf
     found = {}
@@ -82,6 +105,6 @@ def moment_bounds(
         norm = largest**2 if is_square else largest
         if inner.optimizer.name == "adopt" and not is_square:  # of normalised gradients
             norm = math.sqrt(sum(sizes[n] for n in own)) * max(1, last_step) ** 0.25
-        norm = ROUNDING * max(norm, before.get(moment, 0.0))
+        norm = ROUNDING * gain * max(norm, before.get(moment, 0.0))
         found[moment] = MomentBound(names=tuple(own), norm=norm, is_square=is_square)
     return found

@@ -22,7 +22,7 @@ class InlineServer(ServerSide):
             data = Buffers(read_chunk(path, offset, MAX_INLINE_BYTES))
             yield Put(digest=ref.digest, size=ref.size, offset=offset, data=data)
 
-    def grant(self, clients: int) -> Ticket:
+    def grant(self, clients: int, most: int) -> Ticket:
         return {"via": "inline", "most": MAX_INLINE_BYTES // clients}  # of one answer
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
@@ -46,10 +46,11 @@ class InlineNode(NodeSide):
         self._waiting: dict[str, Path] = {}
 
     def take(self, piece: Put, path: Path) -> None:
-        """Put a piece of the base of `path` aside; other unfinished ones are given up."""
+        """Put a piece of what becomes `path` aside; others that lack some are given up."""
         if piece.digest not in self._arriving:
             ref = ContainerRef.from_json({"digest": piece.digest, "size": piece.size})
-            self._arriving = {piece.digest: ChunkWriter(path, ref)}
+            whole = {d: writer for d, writer in self._arriving.items() if not writer.missing()}
+            self._arriving = {**whole, piece.digest: ChunkWriter(path, ref)}
         self._arriving[piece.digest].write(piece.offset, piece.data.view())
 
     def give(self, wanted: Get) -> Piece:

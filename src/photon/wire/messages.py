@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, first_fault
 
-PROTOCOL = 5
+PROTOCOL = 6
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -30,6 +30,8 @@ HEADER_ROOM = 1 << 20
 MOST_CLIENTS = 1 << 20
 """Clients that one node may host."""
 
+MOST_STEPS = 1 << 10
+"""Differences that lead from what a node holds to what it needs."""
 MOST_DEVICES = 1 << 12
 """That one node may say it has."""
 
@@ -59,7 +61,10 @@ class Train(Closed):
         config: what travels of the server's resolved configuration, by key; see `config.travel`.
         config_digest: of what decides the mathematics in it.
         data: what the node's data must agree with: the tokenizer and its use.
-        base: the global parameters, and averaged moments if there are any.
+        base: the global parameters, and averaged moments if there are any; a digest and a size
+            alone name one that the node holds, that `steps` make of what it holds, or, in the first
+            round, that the seed makes.
+        steps: differences, in their order.
         instructions: one for each client.
         upload: how updates come back: a grant of the transport, by client.
     """
@@ -71,6 +76,7 @@ class Train(Closed):
     config_digest: str
     data: dict[str, Any]
     base: Ticket
+    steps: list[Ticket] = Field(default_factory=list, max_length=MOST_STEPS)
     instructions: list[InstructionFacts] = Field(min_length=1, max_length=MOST_CLIENTS)
     upload: dict[int, Ticket] = Field(default_factory=dict)
 
@@ -120,12 +126,14 @@ class Introduction(Closed):
 
     Attributes:
         clients: whose data it has.
+        holds: digest of the base that it has; none: empty.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     clients: list[Client] = Field(max_length=MOST_CLIENTS)
     versions: dict[Text, Text] = Field(max_length=16)
     protocol: int
+    holds: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
 
 
 class Trained(Closed):

@@ -15,7 +15,7 @@ from photon.config.schema import Machine
 from photon.container.container import ContainerRef
 from photon.data.read.remote import RemoteFolder
 from photon.errors import ConfigError, DataError, PayloadError
-from photon.wire.messages import Ticket, most_update_bytes
+from photon.wire.messages import Ticket
 from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
 from photon.wire.stores import Origin, require_allowed
 from photon.wire.transport import NodeSide, Receiving, ServerSide, Transport
@@ -32,12 +32,11 @@ class ObjectStore(ServerSide):
 
     def __init__(self, url: str, run: str) -> None:
         self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}")
-        self._parts = 1
         self._granted: dict[str, int] = {}
         self._has_swept = False
 
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
-        """Put a base under its digest; parts that are there from an earlier attempt stay."""
+        """Put a payload under its digest; parts that are there from an earlier attempt stay."""
         key = f"base/{ref.digest}"
         self._sweep(key)
 
@@ -48,13 +47,12 @@ class ObjectStore(ServerSide):
                 put_part(self._remote.sign("PUT", name, VALID), path, start, length)
 
         side_by_side(put, range(_count(ref.size)))
-        self._parts = _count(most_update_bytes(ref.size))
         return self._readable(key, ref)
 
-    def grant(self, clients: int = 1) -> Ticket:
+    def grant(self, clients: int, most: int) -> Ticket:
         key = f"update/{secrets.token_hex(16)}"
-        self._granted[key] = self._parts
-        urls = [self._remote.sign("PUT", _part(key, i), VALID) for i in range(self._parts)]
+        parts = self._granted[key] = _count(most)
+        urls = [self._remote.sign("PUT", _part(key, i), VALID) for i in range(parts)]
         return {"via": "s3", "key": key, "urls": urls, "part": PART_BYTES}
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:

@@ -25,15 +25,19 @@ class ServerSide(Protocol):
     """What the server does with payloads; a transport's own class may inherit what does nothing."""
 
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
-        """Make a base available; the ticket travels in the instruction."""
+        """Make a payload available; the ticket travels in the instruction."""
         ...
 
     def pieces(self, path: Path, ref: ContainerRef) -> Iterable[Put]:
         """What must be sent ahead of the instruction; nothing if the ticket is enough."""
         return ()
 
-    def grant(self, clients: int) -> Ticket:
-        """How an update may come back in an answer that has the updates of `clients` clients."""
+    def grant(self, clients: int, most: int) -> Ticket:
+        """How an update may come back in an answer that has the updates of `clients` clients.
+
+        Args:
+            most: bytes that it may have.
+        """
         ...
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:

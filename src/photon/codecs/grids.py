@@ -1,0 +1,133 @@
+"""What the numbers of a block may be read as, by the block's scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Grid(Protocol):
+    """Numbers that a code of a few bits stands for, in units of its own.
+
+    `bits` of a code: 1, 2, 4 or 8. `unit` is in units of a block's scale, and that is the largest
+    magnitude of the block, or with `is_mean` the mean one.
+    """
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def unit(self) -> float: ...
+
+    @property
+    def is_mean(self) -> bool: ...
+
+    def round_(self, value: Tensor, codes: Tensor) -> None:
+        """Write the codes of numbers into `codes`, uint8, and into `value` what they stand for.
+
+        What is not a number gets any code that there is.
+        """
+        ...
+
+    def levels(self, codes: Tensor) -> Tensor:
+        """What codes stand for, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Even:
+    """Levels at equal distances on both sides of zero, which is none of them.
+
+    Attributes:
+        bits: as of a `Grid`.
+        step: from one level to the next, in units of the mean magnitude; None: the last levels
+            are the largest magnitude.
+    """
+
+    bits: int
+    step: float | None = None
+
+    @property
+    def is_mean(self) -> bool:
+        return self.step is not None
+
+    @property
+    def half(self) -> int:
+        return 1 << (self.bits - 1)
+
+    @property
+    def unit(self) -> float:
+        return 1 / (self.half - 0.5) if self.step is None else self.step
+
+    def round_(self, value: Tensor, codes: Tensor) -> None:
+        value.add_(self.half)
+        if self.is_mean:
+            value.clamp_(0, 2 * self.half - 0.5)
+        codes.copy_(value)  # cuts what is after the point
+        codes.clamp_(max=2 * self.half - 1)
+        value.copy_(codes).sub_(self.half - 0.5)
+
+    def levels(self, codes: Tensor) -> Tensor:
+        return codes.to(torch.float32).sub_(self.half - 0.5)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Levels of a list.
+
+    Attributes:
+        values: levels by code.
+        nearest: codes, uint8, of numbers; it may write over them.
+    """
+
+    bits: int
+    values: tuple[float, ...]
+    nearest: Callable[[Tensor], Tensor]
+    is_mean: bool = False
+    unit: float = 1.0
+
+    def round_(self, value: Tensor, codes: Tensor) -> None:
+        codes.copy_(self.nearest(value)).clamp_(max=len(self.values) - 1)
+        value.copy_(self.levels(codes))
+
+    def levels(self, codes: Tensor) -> Tensor:
+        table = torch.tensor(self.values, device=codes.device)
+        return table.index_select(0, codes.view(-1).int()).view(codes.shape)
+
+
+def _halvings(value: Tensor) -> Tensor:
+    """Sign, and how many times to halve 1 to be nearest."""
+    times = value.abs().view(torch.int32).add_(1 << 22).bitwise_right_shift_(23)
+    return times.neg_().add_(127).clamp_(0, 7).add_(value < 0, alpha=8).to(torch.uint8)
+
+
+_HALVED = [0.5**times for times in range(8)]
+E3M0 = Listed(4, (*_HALVED, *(-level for level in _HALVED)), _halvings)
+"""The largest magnitude of the block and its halves, quarters, ... with both signs."""
+
+FOUR = Even(2, step=1.248)
+"""The even levels that lose least of normally distributed numbers (Max 1960)."""
+
+SIGNS = Even(1, step=2.0)
+"""The mean magnitude, with both signs."""
+
+TAIL = Listed(
+    2,
+    (-1.24, -0.94, 0.94, 1.24),
+    lambda value: (value >= -1.09).byte().add_(value >= 0).add_(value >= 1.09),
+    is_mean=True,
+)
+"""Two magnitudes with both signs, that lose least of the largest of many such numbers."""
+
+
+def falling(bits: int, steps: int) -> Listed:
+    """Levels that fall from 1 by `steps` an octave, and never reach zero."""
+
+    def nearest(value: Tensor) -> Tensor:
+        return value.log2_().mul_(-steps).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
+
+    return Listed(bits, tuple(2.0 ** (-code / steps) for code in range(2**bits)), nearest)

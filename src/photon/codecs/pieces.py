@@ -1,0 +1,48 @@
+"""How a tensor is cut: elements into blocks, each with a scale, and blocks into groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+PIECE = 1 << 18
+"""Elements of a group of blocks; they stay in the caches of the cores between two operations."""
+
+
+def checked(block: int) -> int:
+    """The elements of a block, if so many fill bytes and groups.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if block < 8 or block & (block - 1) or block > PIECE:
+        raise ValueError(f"blocks of {block} elements: expected a power of two from 8 to {PIECE}")
+    return block
+
+
+def pieces(flat: Tensor, size: int = PIECE) -> Iterator[slice]:
+    """A row in pieces: each for itself on a CPU, else all whole ones at once; the rest is last."""
+    numel = 0 if flat.is_meta else flat.numel()
+    step = size if flat.device.type == "cpu" else max(numel - numel % size, size)
+    for start in range(0, numel, step):
+        yield slice(start, min(start + step, numel))
+
+
+def rows(part: Tensor, block: int) -> Tensor:
+    """[blocks, elements] of a row, the last filled with zeros."""
+    return pad(part, (0, -part.numel() % block)).view(-1, block)
+
+
+def write(sent: Tensor, parts: dict[int, Tensor]) -> None:
+    """Write what belongs at places of a row of bytes."""
+    for begin, part in parts.items():
+        raw = part.view(torch.uint8)
+        sent[begin : begin + raw.numel()] = raw
+
+
+def numbers(sent: Tensor, dtype: torch.dtype, start: int, stop: int) -> Tensor:
+    """Numbers of another type from a row of bytes; they need not lie where such numbers may."""
+    return sent[start:stop].clone().view(dtype)

@@ -1,0 +1,166 @@
+"""The codec that sends the largest elements of each block, and their places."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from photon.codecs import golomb, scales
+from photon.codecs.grids import SIGNS, TAIL, Grid
+from photon.codecs.packing import pack, unpack
+from photon.codecs.pieces import PIECE, checked, numbers, pieces, rows
+from photon.core.codec import Codec, Leaf, Parts
+
+COUNT = 4
+"""Bytes of the number of places."""
+
+
+@dataclass(frozen=True)
+class Largest:
+    """How a tensor is sent: a row of bytes with the numbers of its groups of blocks, how many
+    places there are, the scales, the values, the places.
+
+    Attributes:
+        kept: elements of a block that are sent at the most.
+        block: elements.
+    """
+
+    grid: Grid
+    kept: int
+    block: int
+
+    @property
+    def group(self) -> int:
+        """Blocks of a group."""
+        return PIECE // self.block
+
+    def most_places(self, numel: int) -> int:
+        """Of a tensor of so many elements; a short block has them in proportion."""
+        whole, rest = divmod(numel, self.block)
+        return whole * self.kept + -(-rest * self.kept // self.block)
+
+    def begins(self, numel: int) -> tuple[int, int, int]:
+        """Where the number of places, the scales and the values begin."""
+        blocks = -(-numel // self.block)
+        count = 4 * -(-blocks // self.group)
+        return count, count + COUNT, count + COUNT + blocks
+
+    def most(self, shape: torch.Size) -> dict[str, int]:
+        numel = math.prod(shape)
+        places = self.most_places(numel)
+        values = -(-places * self.grid.bits // 8)
+        return {"": self.begins(numel)[-1] + values + golomb.most_bytes(places, numel)}
+
+    def expected(self, numel: int) -> int:
+        places = self.most_places(numel)
+        values = -(-places * self.grid.bits // 8)
+        return self.begins(numel)[-1] + values + golomb.expected_bytes(places, numel)
+
+    def encode(self, value: Tensor, residual: Tensor | None) -> tuple[Parts, Tensor | None]:
+        flat = value.reshape(-1)
+        if flat.is_meta:
+            sent = flat.new_empty(self.expected(flat.numel()), dtype=torch.uint8)
+            return {"": sent}, torch.empty_like(value)
+        left = flat.clone() if residual is None else flat + residual.reshape(-1)
+        found = [self._choose(left, at) for at in pieces(flat)]
+        empty = flat.new_empty(0)
+        bases, codes, near, places = (
+            torch.cat(each) for each in zip(*found, strict=True)
+        ) if found else (empty.int(), empty.byte(), empty.byte(), empty.long())  # fmt: skip
+        written = golomb.write(places.cpu().numpy(), flat.numel())
+        count = torch.tensor([len(places)], dtype=torch.int32)
+        parts = [bases, count, codes, pack(near, self.grid.bits), torch.from_numpy(written)]
+        sent = torch.cat([part.to(flat.device).view(torch.uint8) for part in parts])
+        return {"": sent}, left.view(value.shape)
+
+    def _choose(self, left: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Numbers of groups, scales, values and places of some whole groups or the last one, which
+        are taken from what is left.
+        """
+        blocks = rows(left[at], self.block)
+        columns = blocks.abs().topk(self.kept, dim=1).indices
+        most = -(-(at.stop - at.start - (len(blocks) - 1) * self.block) * self.kept // self.block)
+        values = blocks.gather(1, columns)
+        values[-1, most:] = 0
+        sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
+        bases, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
+        scale = scales.decoded(bases, codes, self.group)[:, None]
+        first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
+        columns, order = columns.sort(dim=1)
+        values = values.gather(1, order)
+        # Of what is not a number something must go, so that it is refused.
+        is_sent = (values != 0) & (scale != 0)
+        places = (first + columns)[is_sent]
+        each = scale.expand_as(values)[is_sent]
+        found = values[is_sent] / each
+        near = torch.empty_like(found, dtype=torch.uint8)
+        self.grid.round_(found.div_(self.grid.unit), near)
+        left.index_add_(0, places, found.mul_(each * self.grid.unit), alpha=-1)
+        return bases, codes, near, places
+
+    def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
+        if not leaf.opened:
+            leaf.opened["places"], leaf.opened["values"] = self._opened(leaf)
+        places, values = leaf.opened["places"], leaf.opened["values"]
+        span = torch.tensor([start, stop], device=places.device)
+        first, last = torch.searchsorted(places, span).tolist()
+        found = torch.zeros(stop - start, device=places.device)
+        found[places[first:last] - start] = values[first:last]
+        return found
+
+    def _opened(self, leaf: Leaf) -> tuple[Tensor, Tensor]:
+        """Places and values of what was sent.
+
+        Raises:
+            ValueError: it was not checked before.
+        """
+        places = self._places(leaf)
+        if places is None:
+            raise ValueError("the places of the largest elements cannot be read")
+        sent = leaf.parts[""]
+        to_count, to_scales, to_values = self.begins(leaf.numel())
+        bases = numbers(sent, torch.int32, 0, to_count)
+        scale = scales.decoded(bases, sent[to_scales:to_values], self.group)
+        after = to_values + -(-len(places) * self.grid.bits // 8)
+        near = unpack(sent[to_values:after], self.grid.bits)[: len(places)]
+        unit = scale[places // self.block].mul_(self.grid.unit)
+        return places, self.grid.levels(near).mul_(unit)
+
+    def _places(self, leaf: Leaf) -> Tensor | None:
+        sent = leaf.parts[""]
+        to_count, to_scales, to_values = self.begins(leaf.numel())
+        count = int(numbers(sent, torch.int32, to_count, to_scales))
+        after = to_values + -(-count * self.grid.bits // 8)
+        if not 0 <= count <= self.most_places(leaf.numel()) or after > sent.numel():
+            return None
+        found = golomb.read(sent[after:].cpu().numpy(), count, leaf.numel())
+        return None if found is None else torch.from_numpy(found).to(sent.device)
+
+    def fault(self, leaf: Leaf) -> str | None:
+        sent = leaf.parts[""]
+        to_count, _, to_values = self.begins(leaf.numel())
+        if sent.numel() < to_values:
+            return f"has {sent.numel()} bytes, at least {to_values} were expected"
+        if reason := scales.fault(numbers(sent, torch.int32, 0, to_count)):
+            return reason
+        if self._places(leaf) is None:
+            return "its places are not such of elements in ascending order"
+        return None
+
+
+def topk(kept: int, block: int, bits: int) -> Codec:
+    """The `kept` largest of each `block`, by sign and magnitude in 2 bits or by sign in 1.
+
+    Raises:
+        ValueError: numbers that do not go together.
+    """
+    if not kept <= checked(block) or bits not in (1, 2):
+        raise ValueError(
+            f"top {kept} of {block} in {bits} bits: expected no more than all, in 1 or 2 bits"
+        )
+    own = Largest(SIGNS if bits == 1 else TAIL, kept, block)
+    gain = 1 + math.sqrt(block / kept)
+    return Codec(own.encode, own.read, own.fault, most=own.most, gain=gain, is_dense=False)

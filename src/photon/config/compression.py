@@ -1,0 +1,95 @@
+"""Keys of `fl.compression`: what is sent for what, and what becomes of what that loses."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from photon.config.base import Section
+from photon.points import CODECS, codec_parts
+
+_NAMES = list(CODECS)
+WHOLE = "fp32"
+"""The download that is no difference: parameters as they are."""
+
+
+class Compression(Section):
+    """What travels, and how: NAME of a codec, or NAME:NUMBER/NUMBER with its arguments.
+
+    A name alone, `fl.compression=NAME`, is that of uploads and moments; and of downloads, unless it
+    is one of 16 bits or more: parameters then come whole.
+    """
+
+    upload: str = Field(
+        default="bf16", description="codec of pseudo-gradients, with feedback", examples=_NAMES
+    )
+    download: str = Field(
+        default=WHOLE,
+        description="codec of the difference between the server's parameters and what clients "
+        "hold, with feedback; fp32: the parameters whole, in every round",
+        examples=_NAMES,
+    )
+    moments: str = Field(
+        default="bf16",
+        description="codec of averaged inner moments, both ways; where there is one, its form for "
+        "squares is that of second moments",
+        examples=_NAMES,
+    )
+    residual_decay: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="what a client keeps from round to round of what its codec has lost, so that "
+        "it is forgotten while the client is away; 0: no feedback",
+    )
+
+    @field_validator("upload", "download", "moments")
+    @classmethod
+    def _known_codec(cls, value: str) -> str:
+        codec_parts(value)
+        return value
+
+    @property
+    def sends_differences(self) -> bool:
+        """Whether clients get differences, in place of whole parameters."""
+        return self.download != WHOLE
+
+
+def rounds_only(name: str) -> bool:
+    """Whether a codec is one of 16 bits or more, which loses nothing that is fed back."""
+    known = CODECS.get(name.partition(":")[0])
+    return known is None or known.bits >= 16
+
+
+def _in_full(value: Any) -> Any:
+    """Read the name of a codec alone."""
+    if not isinstance(value, str):
+        return value
+    return {"upload": value, "moments": value, "download": _download(value)}
+
+
+def _download(name: str) -> str:
+    return WHOLE if rounds_only(name) else name
+
+
+CompressionOrName = Annotated[Compression, BeforeValidator(_in_full)]
+
+
+def ladder() -> list[str]:
+    """A line for each codec: how it is named with its arguments, bits, what it does."""
+    lines = []
+    for name, rung in CODECS.items():
+        given = "/".join(map(str, rung.arguments.values()))
+        shown = f"{name}:{given}" if given else name
+        lines.append(f"    {shown:<16} {rung.bits:>5.2f} bits  {rung.about}")
+    return lines
+
+
+def spelled_out(text: str) -> list[str]:
+    """Read `fl.compression=NAME`, an override, as one of each key that it stands for."""
+    key, _, value = text.partition("=")
+    if key.lstrip("+") != "fl.compression" or not value or value.startswith("{"):
+        return [text]
+    section, name = key.lstrip("+"), value.strip("\"'")
+    return [f"{section}.{below}={one}" for below, one in _in_full(name).items()]

@@ -1,0 +1,112 @@
+"""Moments averaged at their own periods: in between, each client goes on with its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import photon
+from photon.config.resolve import resolve
+from photon.container.container import digest
+from photon.core.codec import BF16, decode, encode
+from photon.core.messages import Broadcast, Instruction, Moments, Update
+from photon.core.tree import Tree
+from photon.model.build import build_model, parameters_of
+from photon.node.client_host import ClientHost
+from photon.run.checkpoint import load_client_state, load_update
+from photon.run.trackers import read_lines
+
+MOMENTS = ["exp_avg", "exp_avg_sq"]
+
+
+def bits(trees: Moments) -> dict[str, str]:
+    return {name: digest(tree) for name, tree in sorted(trees.items())}
+
+
+class Node:
+    """A host of clients that tells what they begin with."""
+
+    def __init__(self, smoke, folder: Path, *keys: str) -> None:
+        config = resolve(smoke("llm_config.optimizer.name=adamw", *keys), cores=1, accelerator=0,
+                         run_uuid="r")  # fmt: skip
+        self.params = parameters_of(build_model(config.inner, config.seed))
+        self.host = ClientHost(config, folder, torch.device("cpu"))
+        self.begun: Moments = {}
+        self.accepted: dict[int, int] = {}
+        load = self.host.trainer.load
+        self.host.trainer.load = lambda state: self.note(state.moments) or load(state)
+
+    def note(self, moments: Moments) -> None:
+        self.begun = {n: {k: v.clone() for k, v in tree.items()} for n, tree in moments.items()}
+
+    def train(self, client: int, number: int, moments: Moments, **averaged: int):
+        """The update and what the client keeps beside it."""
+        task = Instruction(
+            run="r", round=number, client=client, first_step=number - 1, local_steps=1,
+            base_digest=str(number), last_accepted=self.accepted.get(client, 0),
+        )  # fmt: skip
+        self.accepted[client] = number
+        received = Broadcast(params=self.params, moments=moments, averaged=averaged)
+        path = self.host.train(task, received).result()
+        return load_update(path), load_client_state(path)
+
+
+def averaged_of(update: Update, like: Tree) -> tuple[Moments, Moments]:
+    """As a server would send them on, of this one; and what clients read of that."""
+    sent = {
+        name: encode({k: 2 * v.float() for k, v in tree.items()}, BF16)[0]
+        for name, tree in update.moments.items()
+    }
+    return sent, {name: decode(tree, like, BF16) for name, tree in sent.items()}
+
+
+def test_between_two_averagings_a_client_goes_on_with_its_own(smoke, tmp_path):
+    """And one that was absent at an averaging gets what was averaged, in place of its own."""
+    node = Node(smoke, tmp_path, "fl.first_moment_period=2", "fl.second_moment_period=2")
+    update, kept = node.train(0, 1, {})
+    _, absent = node.train(1, 1, {})
+    assert (update.moments, sorted(kept.moments)) == ({}, MOMENTS)
+    update, after = node.train(0, 2, {})
+    assert bits(node.begun) == bits(kept.moments)
+    assert (sorted(update.moments), after.moments) == (MOMENTS, {})
+    sent, read = averaged_of(update, node.params)
+    both = dict.fromkeys(MOMENTS, 2)
+    _, kept = node.train(0, 3, sent, **both)
+    assert bits({n: decode(t, node.params, BF16) for n, t in node.begun.items()}) == bits(read)
+    _, later = node.train(1, 3, sent, **both)
+    assert bits({n: decode(t, node.params, BF16) for n, t in node.begun.items()}) == bits(read)
+    assert bits(read) != bits(absent.moments)
+    node.train(1, 4, sent, **both)
+    assert bits(node.begun) == bits(later.moments), "it has gone on from them"
+    node.host.close()
+
+
+def test_each_moment_is_sent_in_its_own_rounds(smoke, tmp_path):
+    node = Node(smoke, tmp_path, "fl.first_moment_period=2", "fl.second_moment_period=3")
+    _, kept = node.train(0, 1, {})
+    update, after = node.train(0, 2, {})
+    assert (list(update.moments), list(after.moments)) == (["exp_avg"], ["exp_avg_sq"])
+    sent, _ = averaged_of(update, node.params)
+    update, later = node.train(0, 3, sent, exp_avg=2)
+    assert bits(node.begun)["exp_avg_sq"] == bits(after.moments)["exp_avg_sq"]
+    assert bits(node.begun)["exp_avg_sq"] != bits(kept.moments)["exp_avg_sq"]
+    assert (list(update.moments), list(later.moments)) == (["exp_avg_sq"], ["exp_avg"])
+    node.host.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_goes_on_with_the_same_bits_between_averagings(smoke, workers):
+    """Of the round after an averaging of one moment, whose other one clients have kept."""
+    keys = ["fl.first_moment_period=2", "fl.second_moment_period=3", "fl.n_rounds=5",
+            "fl.compression.download=bf16", f"photon.workers={workers}",
+            "llm_config.optimizer.name=adamw"]  # fmt: skip
+    whole, half = (Path(photon.train(smoke(f"run_uuid={n}", *keys)).folder) for n in "wh")
+    for folder in ("checkpoints", "clients/client_0", "clients/client_1"):
+        (half / folder / "round_000005.json").unlink()
+    photon.resume(half)
+    lines = [read_lines(folder / "metrics.jsonl") for folder in (whole, half)]
+    for key in ("train_loss", "gradient_norm", "parameter_norm", "bytes_down"):
+        ours, theirs = ([line[key] for line in run] for run in lines)
+        assert ours == theirs, key
