@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from photon.config import load_config
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -102,6 +104,20 @@ def test_longer_rounds_are_fewer(bench):
     arms = bench("compression_arms")
     assert [arms.Setting(local_steps=h).length for h in arms.LOCAL_STEPS] == [24, 12, 6]
     assert arms.Setting(rounds=200).length == 200
+
+
+def test_every_arm_is_a_configuration_of_its_own(bench):
+    arms = bench("compression_arms")
+    setting = arms.Setting(model="four times", split="source", local_steps=64)
+    configs = [
+        load_config(["recipe=quickstart", *arms.overrides_of(arm, setting, 2)]) for arm in arms.ARMS
+    ]
+    sent = {
+        (fl.compression, fl.averages_moments, fl.first_moment_period)
+        for fl in (config.federation for config in configs)
+    }
+    assert len(sent) == len(arms.ARMS)
+    assert {(c.federation.rounds, c.inner.local_steps, c.seed) for c in configs} == {(6, 64, 2)}
 
 
 def test_what_an_arm_is_compared_with_is_run_too(bench):
