@@ -72,8 +72,7 @@ def test_the_codec_of_the_guide_trains_a_federation(here, data_root, monkeypatch
     namespace["test_what_is_lost_comes_later"]()
     kept = checkpoint.list_checkpoints(Path("runs/blocks/clients/client_0"))[-1]
     residual = checkpoint.load_client_state(kept).residual
-    assert residual.keys() == {"pseudo-gradient"}
-    assert norm(residual["pseudo-gradient"]) > 0
+    assert norm(residual) > 0
 
 
 def test_what_the_codec_of_the_guide_lost_is_of_the_committed_state(here, data_root, monkeypatch):

@@ -146,6 +146,9 @@ class Answers:
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
         return self.clients
 
+    def take_traffic(self) -> None:
+        """Nothing travels."""
+
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Update, None, None]:

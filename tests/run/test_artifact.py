@@ -134,7 +134,7 @@ def test_an_earlier_format_is_named(tmp_path, manifest):
     """Manifests as they were, with their checks."""
     path = tmp_path / "round_000001.json"
     path.write_text(json.dumps(manifest))
-    found = rf"is of format {manifest['format']}, here is format 3; go on with the version"
+    found = rf"is of format {manifest['format']}, here is format 4; go on with the version"
     with pytest.raises(CheckpointError, match=found):
         artifact.read(path)
 

@@ -22,16 +22,16 @@ class Compression(Section):
     """
 
     upload: str = Field(
-        default="bf16", description="codec of pseudo-gradients, with feedback", examples=_NAMES
+        default="int4", description="codec of pseudo-gradients, with feedback", examples=_NAMES
     )
     download: str = Field(
-        default=WHOLE,
+        default="int4",
         description="codec of the difference between the server's parameters and what clients "
         "hold, with feedback; fp32: the parameters whole, in every round",
         examples=_NAMES,
     )
     moments: str = Field(
-        default="bf16",
+        default="int8",
         description="codec of averaged inner moments, both ways; where there is one, its form for "
         "squares is that of second moments",
         examples=_NAMES,

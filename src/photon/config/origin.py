@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from photon.config.base import keys_of
-from photon.config.choices import presets
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.compression import ladder
-from photon.config.reference import find_keys, shown
+from photon.config.reference import find_keys, presets, shown
 from photon.config.schema import Config
 from photon.config.standing import standing_of
 from photon.errors import ConfigError

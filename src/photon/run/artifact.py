@@ -27,7 +27,7 @@ from photon.core.tree import Tree
 from photon.errors import CheckpointError, CorruptCheckpoint, PayloadError, StorageError
 from photon.files import new_file
 
-FORMAT = 3
+FORMAT = 4
 
 
 def save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,39 +13,56 @@ from photon.core.traffic import Traffic, kinds_down, kinds_up
 from photon.run.base import Base, received_of
 
 
-def as_of_sites(
-    plan: RoundPlan,
-    base: Base,
-    state: ServerState,
-    asked: Iterable[int],
-    updates: Sequence[Update],
-) -> Traffic:
-    """Payloads of a round, each client being a site of its own.
+class Sites:
+    """Counts the payloads of rounds, each client being a site of its own."""
 
-    A client that has missed rounds gets a difference for each, as long as the base is longer; those
-    are taken to be of the size of the last one.
+    def __init__(self) -> None:
+        self._holds: dict[int, str] = {}
 
-    Args:
-        state: that the round began with.
-        asked: clients that have received something.
-    """
-    found = Traffic()
-    whole = kinds_down(received_of(base.sent, plan.sent))
-    kinds = whole if base.difference is None else kinds_down(base.difference)
-    size = base.ref.size if base.difference is None else _size(base.difference)
-    for client in () if base.is_seeded else asked:
-        rounds = state.round + 1 - state.last_accepted.get(client, 0)
-        is_near = client in state.last_accepted and rounds * size < base.ref.size
-        if base.difference is not None and is_near:
-            found.received([client], rounds * size)
-            found.were_tensors({}, {kind: rounds * its for kind, its in kinds.items()})
-        else:
-            found.received([client], base.ref.size)
-            found.were_tensors({}, whole)
-    for update in updates:
-        found.sent([update.client], _size(update))
-        found.were_tensors(kinds_up(update), {})
-    return found
+    def traffic(
+        self,
+        plan: RoundPlan,
+        base: Base,
+        state: ServerState,
+        asked: Iterable[int],
+        updates: Sequence[Update],
+    ) -> Traffic:
+        """Of a round, or of an attempt at one.
+
+        A client that has missed rounds gets a difference for each, as long as the base is longer;
+        those are taken to be of the size of the last one.
+
+        Args:
+            state: that the round began with.
+            asked: clients that train.
+        """
+        found = Traffic()
+        whole = kinds_down(received_of(base.sent, plan.sent))
+        step = base.difference
+        kinds, size = (whole, base.ref.size) if step is None else (kinds_down(step), _size(step))
+        for client in asked:
+            rounds = self._missed(client, base, state)
+            if rounds and (step is None or rounds * size >= base.ref.size):
+                found.received([client], base.ref.size)
+                found.were_tensors({}, whole)
+            elif rounds:
+                found.received([client], rounds * size)
+                found.were_tensors({}, {kind: rounds * its for kind, its in kinds.items()})
+            self._holds[client] = base.ref.digest
+        for update in updates:
+            found.sent([update.client], _size(update))
+            found.were_tensors(kinds_up(update), {})
+        return found
+
+    def _missed(self, client: int, base: Base, state: ServerState) -> int:
+        """Rounds whose differences a client lacks; more than can be if it holds nothing."""
+        holds = self._holds.get(client)
+        if base.is_seeded or holds == base.ref.digest:
+            return 0
+        if base.difference is not None and holds == base.difference.before:
+            return 1
+        last = state.last_accepted.get(client)
+        return sys.maxsize if last is None else state.round + 1 - last
 
 
 def _size(payload: Any) -> int:

@@ -41,7 +41,7 @@ from photon.run.participation import Participation
 from photon.run.run_data import RunData
 from photon.run.trackers import Tracker
 from photon.server.bounds import Honesty
-from photon.server.bytes_sent import as_of_sites
+from photon.server.bytes_sent import Sites
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
@@ -92,6 +92,7 @@ class Server:
     _missing: Mapping[int, str] = field(default_factory=dict)
     _phases: Phases = field(default_factory=Phases)
     _traffic: Traffic = field(default_factory=Traffic)
+    _sites: Sites = field(default_factory=Sites)
 
     def serve(self, state: ServerState) -> ServerState:
         """Run the rounds that are left after a committed state; gives the state after the last.
@@ -216,7 +217,7 @@ class Server:
         """Add what a round, or an attempt at one, has sent."""
         plan, state, counted = delivery.plan, delivery.state, self.engine.take_traffic()
         if counted is None:
-            counted = as_of_sites(plan, base, state, delivery.asked, delivery.updates)
+            counted = self._sites.traffic(plan, base, state, delivery.asked, delivery.updates)
         self._traffic.add(counted)
 
     def _end_if_asked(self, where: str) -> None:
