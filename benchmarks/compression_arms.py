@@ -9,7 +9,11 @@ STEPS = 384
 """Of the quickstart; a run of longer rounds has fewer of them."""
 
 RECIPES: dict[str, list[str]] = {
-    "averaged": [],
+    "averaged": [
+        "fl.aggregate_momenta=true",
+        "llm_config.optimizer.betas=[0.9,0.95]",
+        "llm_config.optimizer.momentum=0.9",
+    ],
     "kept": [
         "fl.aggregate_momenta=false",
         "llm_config.optimizer.betas=[0.8,0.999]",
@@ -31,7 +35,7 @@ def ways(up: str, down: str, *more: str) -> list[str]:
 SENT: dict[str, dict[str, list[str]]] = {
     "averaged": {
         "bf16": BF16,
-        "int4 / int4, moments bf16": ways("int4", "int4"),
+        "int4 / int4, moments bf16": ways("int4", "int4", "fl.compression.moments=bf16"),
         "int4 / int4, moments int4": ways("int4", "int4", "fl.compression.moments=int4"),
         "int4 / int4, moments int2": ways("int4", "int4", "fl.compression.moments=int2"),
         "int4 / int4, moments int2, rarely": ways(
@@ -47,10 +51,15 @@ SENT: dict[str, dict[str, list[str]]] = {
         "int2 / int2": ways("int2", "int2"),
         "uniform:100/7 / uniform:75/11": ways("uniform:100/7", "uniform:75/11"),
         "uniform:150/5 / uniform:100/7": ways("uniform:150/5", "uniform:100/7"),
+        "uniform:150/5 / uniform:100/7, no feedback": ways(
+            "uniform:150/5", "uniform:100/7", *NO_FEEDBACK
+        ),
+        "uniform:250/3 / uniform:200/3": ways("uniform:250/3", "uniform:200/3"),
         "int1 / int4": ways("int1", "int4"),
         "int1 / int4, no feedback": ways("int1", "int4", *NO_FEEDBACK),
         "topk:512/4096 / int4": ways("topk:512/4096", "int4"),
         "topk:512/4096 / topk:512/4096": ways("topk:512/4096", "topk:512/4096"),
+        "topk:300/4096/1 / topk:480/4096/1": ways("topk:300/4096/1", "topk:480/4096/1"),
         "topk:64/4096 / int4": ways("topk:64/4096", "int4"),
         "topk:64/4096 / int4, no feedback": ways("topk:64/4096", "int4", *NO_FEEDBACK),
     },
@@ -62,8 +71,8 @@ ARMS: dict[str, list[str]] = {
     for sent, codecs in arms.items()
 }
 """Name -> overrides that say how it sends, and with which recipe."""
-QUICKSTART = "averaged: bf16"
-"""The quickstart as it was before there was any compression below 16 bits."""
+AVERAGED = "averaged: bf16"
+"""The best that is known without regard to bytes."""
 
 
 def reference_of(arm: str) -> str:
@@ -143,5 +152,5 @@ def chosen(patterns: Sequence[str]) -> list[str]:
         if not any(text in arm for arm in ARMS):
             raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
     wanted = [arm for arm in ARMS if any(text in arm for text in patterns or [""])]
-    kept = {QUICKSTART, *wanted, *map(reference_of, wanted)}
+    kept = {AVERAGED, *wanted, *map(reference_of, wanted)}
     return [arm for arm in ARMS if arm in kept]

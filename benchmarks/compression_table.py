@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression_arms import QUICKSTART, Setting, reference_of
+from compression_arms import AVERAGED, Setting, reference_of
 
 Record = Mapping[str, Any]
 """A finished run, as a line of the log has it."""
@@ -24,7 +24,7 @@ class Row:
             seed diverged.
         worse: least, mean and greatest loss over that of the same recipe, sent in bf16, with the
             same seed, less 1; empty without a common seed.
-        beside: mean loss over that of the quickstart, sent in bf16, less 1.
+        beside: mean loss over that with averaged moments, sent in bf16, less 1.
         times: how many times fewer bytes than data-parallel training; the least of the seeds.
     """
 
@@ -57,7 +57,7 @@ def _row(arm: str, runs: Mapping[int, Record], arms: Mapping[str, Mapping[int, R
     losses = [_loss(run) for run in runs.values()]
     mean = statistics.fmean(losses)
     worse = _worse(runs, arms.get(reference_of(arm), {}))
-    beside = _worse(runs, arms.get(QUICKSTART, {}))
+    beside = _worse(runs, arms.get(AVERAGED, {}))
     return Row(
         arm=arm,
         seeds=tuple(sorted(runs)),
@@ -93,7 +93,7 @@ def _table(setting: Setting, found: Sequence[Row]) -> str:
         f"{setting.title[0].upper()}{setting.title[1:]}:",
         "",
         "| moments: up / down | seeds | validation loss | beside its recipe in bf16 | "
-        "beside the quickstart in bf16 | less than data-parallel |",
+        "beside averaged moments in bf16 | less than data-parallel |",
         "|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *map(_line, found), ""])
