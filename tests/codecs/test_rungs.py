@@ -161,6 +161,28 @@ def test_a_mean_of_squares_is_never_read_as_zero(rung, make):
             assert (found.sqrt() - value.sqrt()).square().mean() < 0.06
 
 
+@pytest.mark.parametrize("rung", [*DENSE, "uniform"])
+def test_the_smallest_mean_of_squares_is_not_zero(rung):
+    """Beside much larger ones, and where float32 has hardly a smaller number."""
+    codec = points.codec(rung).squares
+    beside = torch.ones(640)
+    beside[256:512] = 1e-30
+    for value in (beside, torch.full((300,), 1e-44), torch.logspace(-44, -20, 300)):
+        found = decode(encode({"v": value}, codec)[0], {"v": value}, codec)["v"]
+        assert (found > 0).all()
+
+
+@pytest.mark.parametrize("rung", [*DENSE, "uniform"])
+def test_no_mean_of_squares_is_zero_where_the_smallest_numbers_are(rung):
+    codec, value = points.codec(rung).squares, torch.logspace(-37.9, -36, 600)
+    sent = encode({"v": value}, codec)[0]
+    torch.set_flush_denormal(True)
+    try:
+        assert (decode(sent, {"v": value}, codec)["v"] > 0).all()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @pytest.mark.parametrize("rung", [*points.CODECS, *RUNGS])
 def test_as_much_is_sent_as_was_said(rung):
     codec, like = points.codec(rung), {"w": drawn((3, 1 << 18))}

@@ -120,7 +120,8 @@ class Blocks:
         if self.is_root:  # whose square is no zero
             unit = torch.where(unit > 0, unit.clamp(min=2.0**-48), unit)
         codes = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
-        codes = pad(codes, (0, (last - first) * self.block - codes.numel()))
+        if rest := (last - first) * self.block - codes.numel():
+            codes = pad(codes, (0, rest))
         found = (
             self.grid.levels(codes).view(-1, self.block).mul_(unit.mul_(self.grid.unit)[:, None])
         )

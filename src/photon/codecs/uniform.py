@@ -100,42 +100,60 @@ class Even:
         if flat.is_meta:
             length = SCALE + 12 + math.ceil(flat.numel() * self.bits() / 8)
             return {"": flat.new_empty(length, dtype=torch.uint8)}, torch.empty_like(value)
-        left = flat.clone() if residual is None else flat + residual.reshape(-1)
-        scale = self._scale(left)
+        left = torch.empty_like(flat)
+        scale = self._meant(flat, None if residual is None else residual.reshape(-1), left)
         packed = flat.new_empty(self.packed_bytes(flat.numel()), dtype=torch.uint8)
+        powers, decoded = self._powers().to(flat.device), self.decoded.to(flat.device)
         for at in pieces(flat, PIECE // self.each * self.each):
-            packed[at.start // self.each : -(-at.stop // self.each)] = self._take(left[at], scale)
+            into = packed[at.start // self.each : -(-at.stop // self.each)]
+            self._take(left[at], scale, into, powers, decoded)
         frame = _compressed(packed.cpu().numpy())
         parts = [scale.view(1).view(torch.uint8), torch.from_numpy(frame).to(flat.device)]
         return {"": torch.cat(parts)}, left.view(value.shape)
 
-    def _scale(self, meant: Tensor) -> Tensor:
-        """Root of the mean square, or less, so that the largest number is not read as zero: of
-        numbers of one size none would ever be sent.
+    def _meant(self, flat: Tensor, before: Tensor | None, left: Tensor) -> Tensor:
+        """Write what is meant to be sent into `left`, and give the scale.
+
+        That is the root of the mean square, or less, so that the largest number is not read as
+        zero: of numbers of one size none would ever be sent.
         """
-        if not meant.numel():
-            return meant.new_zeros(())
-        norm = torch.linalg.vector_norm(meant, dtype=torch.float64)
-        low, high = meant.aminmax()
-        largest = torch.maximum(-low, high).double()
-        scale = torch.minimum(norm / math.sqrt(meant.numel()), largest / self.step).float()
+        square, largest = left.new_zeros((), dtype=torch.float64), left.new_zeros(())
+        for at in pieces(flat):
+            part = left[at]
+            if before is None:
+                part.copy_(flat[at])
+            else:
+                torch.add(flat[at], before[at], out=part)
+            here = torch.maximum(part.amax(), -part.amin())
+            # In units of the largest no square is beyond float32.
+            unit = 1.0 if here == 0 or 1e-12 < here < 1e12 else here.double()
+            norm = torch.linalg.vector_norm(part if unit == 1.0 else part / here).double()
+            square += (norm * unit).square()
+            largest = torch.maximum(largest, here)
+        root = (square / max(1, flat.numel())).sqrt()
+        scale = torch.minimum(root, largest.double() / self.step).float()
         return scale.masked_fill(scale < scales.LEAST, 0.0)
 
-    def _take(self, left: Tensor, scale: Tensor) -> Tensor:
-        """Codes, packed, of some numbers; what they are read as is taken from these."""
+    def _take(
+        self, left: Tensor, scale: Tensor, into: Tensor, powers: Tensor, decoded: Tensor
+    ) -> None:
+        """Write the codes of some numbers, packed; what they are read as is taken from these."""
         unit = (scale * self.step).masked_fill(scale == 0, math.inf)
-        codes = (left / unit).round_().clamp_(-self.half, self.half).nan_to_num_(0)
-        codes.add_(self.half)
-        left.sub_(self.values.to(left.device)[codes.int()].mul_(scale))
-        rows = pad(codes, (0, -left.numel() % self.each)).view(-1, self.each)
-        return torch.mv(rows, self._powers().to(left.device)).to(torch.uint8)
+        digits = (left / unit).round_().clamp_(-self.half, self.half).add_(self.half)
+        if rest := -left.numel() % self.each:
+            digits = pad(digits, (0, rest))
+        # What is not a number gets any code that there is.
+        codes = torch.mv(digits.view(-1, self.each), powers).int().clamp_(0, len(decoded) - 1)
+        found = decoded.index_select(0, codes).view(-1)[: left.numel()]
+        into.copy_(codes)
+        left.sub_(found.mul_(scale))
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         if not leaf.opened:
             leaf.opened["packed"] = self._opened(leaf)
         first = start // self.each
         packed = leaf.opened["packed"][first : -(-stop // self.each)]
-        found = torch.nn.functional.embedding(packed.int(), self.decoded.to(packed.device))
+        found = self.decoded.to(packed.device).index_select(0, packed.int())
         scale = numbers(leaf.parts[""], torch.float32, 0, SCALE)
         return found.view(-1)[start - first * self.each : stop - first * self.each].mul_(scale)
 
