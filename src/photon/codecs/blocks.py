@@ -19,6 +19,9 @@ from photon.codecs.packing import pack, unpack
 from photon.codecs.pieces import PIECE, checked, numbers, pieces, write
 from photon.core.codec import Codec, Leaf, Parts
 
+PART = 1 << 17
+"""Elements that a core's own cache holds, with what they are read as."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -46,66 +49,82 @@ class Blocks:
 
     def encode(self, value: Tensor, residual: Tensor | None) -> tuple[Parts, Tensor | None]:
         flat, numel = value.reshape(-1), value.numel()
-        sent = flat.new_empty(self.places(numel)[-1], dtype=torch.uint8)
-        left = None if self.is_root else torch.empty_like(flat)
+        to_scales, to_codes, end = self.places(numel)
+        sent = flat.new_empty(end, dtype=torch.uint8)
+        if flat.is_meta:
+            return {"": sent}, None if self.is_root else torch.empty_like(value)
         before = None if residual is None or self.is_root else residual.reshape(-1)
+        left = None if self.is_root else self._room(flat, before)
+        scale = flat.new_zeros(to_scales // 4, self.group)
         memory: list[Tensor] = []
         for at in pieces(flat):
-            memory = memory or self._memory(flat, at)
-            self._encode(flat, before, left, sent, at, memory)
-        return {"": sent}, None if left is None else left.view(value.shape)
+            memory = memory or self._memory(flat[at])
+            blocks = -(-(at.stop - at.start) // self.block)
+            rows = memory[0] if left is None else left[at.start :].view(-1, self.block)
+            own = scale[at.start // PIECE :].view(-1)[:blocks]
+            part = None if before is None else before[at]
+            self._encode(flat[at], part, rows[:blocks], own, memory)
+            codes = pack(memory[-1].view(-1)[: at.stop - at.start], self.grid.bits)
+            begin = to_codes + at.start * self.grid.bits // 8
+            sent[begin : begin + len(codes)] = codes
+        bases, own = scales.coded(scale)
+        write(sent, {0: bases, to_scales: own[: to_codes - to_scales]})
+        return {"": sent}, None if left is None else left[:numel].view(value.shape)
 
-    def _memory(self, flat: Tensor, at: slice) -> list[Tensor]:
-        """For the numbers of the largest piece, what they are read as, and their codes."""
-        shape = (-(-(at.stop - at.start) // self.block), self.block)
-        return [flat.new_empty(shape, dtype=t) for t in (flat.dtype, flat.dtype, torch.uint8)]
+    def _room(self, flat: Tensor, before: Tensor | None) -> Tensor:
+        """For what is left, in whole blocks: where what was left before is, if that can be."""
+        rest = -flat.numel() % self.block
+        if before is not None and not rest:
+            return before
+        room = flat.new_empty(flat.numel() + rest)
+        room[flat.numel() :] = 0.0
+        return room
+
+    def _memory(self, piece: Tensor) -> list[Tensor]:
+        """[blocks, elements], for roots, for what numbers are read as, and for codes."""
+        blocks = -(-piece.numel() // self.block)
+        most = min(blocks, PART // self.block) if piece.device.type == "cpu" else blocks
+        roots = piece.new_zeros(blocks if self.is_root else 0, self.block)
+        found = piece.new_empty(most, self.block)
+        return [roots, found, piece.new_empty(blocks, self.block, dtype=torch.uint8)]
 
     def _encode(
         self,
         flat: Tensor,
         before: Tensor | None,
-        left: Tensor | None,
-        sent: Tensor,
-        at: slice,
+        rows: Tensor,
+        scale: Tensor,
         memory: list[Tensor],
     ) -> None:
-        """Some whole groups, or the last one."""
-        numel = at.stop - at.start
-        blocks, found, codes = (each[: -(-numel // self.block)] for each in memory)
-        meant = blocks.view(-1)[:numel]
-        blocks.view(-1)[numel:] = 0.0
-        if before is None:
-            meant.copy_(flat[at])
-        else:
-            torch.add(flat[at], before[at], out=meant)
-        if self.is_root:
-            meant.sqrt_()
-        sizes = self._sizes(torch.abs(blocks, out=found), numel)
-        bases, own = scales.coded(sizes, max(1, len(blocks) // self.group), self.is_root)
-        unit = scales.decoded(bases, own, self.group).mul_(self.grid.unit)[:, None]
-        torch.mul(blocks, unit.reciprocal().masked_fill_(unit == 0, 0.0), out=found)
-        self.grid.round_(found, codes)
-        if left is not None:
-            torch.sub(meant, found.mul_(unit).view(-1)[:numel], out=left[at])
-        self._write(sent, at, flat.numel(), [bases, own, codes.view(-1)[:numel]])
+        """Write what is left of some whole groups or the last one into `rows`, and their scales."""
+        _, found, codes = memory
+        parts = list(zip(rows.split(len(found)), scale.split(len(found)), strict=True))
+        for at, (part, sizes) in zip(pieces(flat, found.numel()), parts, strict=True):
+            meant = part.view(-1)[: at.stop - at.start]
+            if before is None:
+                meant.copy_(flat[at])
+            else:
+                torch.add(flat[at], before[at], out=meant)
+            if self.is_root:
+                meant.sqrt_()
+            self._measure(torch.abs(part, out=found[: len(part)]), meant.numel(), sizes)
+        scales.settle_(scale.view(max(1, len(scale) // self.group), -1), self.is_root)
+        unit = scale[:, None] * self.grid.unit
+        inverse = unit.reciprocal().masked_fill_(unit == 0, 0.0)
+        units = zip(unit.split(len(found)), inverse.split(len(found)), strict=True)
+        for (part, _), own, (unit, inverse) in zip(parts, codes.split(len(found)), units):
+            values = torch.mul(part, inverse, out=found[: len(part)])
+            self.grid.round_(values, own[: len(part)])
+            if not self.is_root:
+                torch.addcmul(part, values, unit, value=-1, out=part)
 
-    def _sizes(self, magnitudes: Tensor, numel: int) -> Tensor:
-        """What the scale of each block is to be; the last may be short."""
+    def _measure(self, magnitudes: Tensor, numel: int, sizes: Tensor) -> None:
+        """Write what the scale of each block is to be; the last may be short."""
         if not self.grid.is_mean:
-            return magnitudes.amax(1)
-        means = magnitudes.mean(1)
-        means[-1] *= self.block / (numel - (len(means) - 1) * self.block)
-        return means
-
-    def _write(self, sent: Tensor, at: slice, numel: int, found: list[Tensor]) -> None:
-        to_scales, to_codes, _ = self.places(numel)
-        bases, own, codes = found
-        parts = {
-            4 * (at.start // PIECE): bases,
-            to_scales + at.start // self.block: own,
-            to_codes + at.start * self.grid.bits // 8: pack(codes, self.grid.bits),
-        }
-        write(sent, parts)
+            torch.amax(magnitudes, 1, out=sizes)
+            return
+        torch.mean(magnitudes, 1, out=sizes)
+        sizes[-1] *= self.block / (numel - (len(sizes) - 1) * self.block)
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         sent, numel = leaf.parts[""], leaf.numel()

@@ -64,12 +64,13 @@ class Even:
         return 1 / (self.half - 0.5) if self.step is None else self.step
 
     def round_(self, value: Tensor, codes: Tensor) -> None:
-        value.add_(self.half)
+        value.floor_()
         if self.is_mean:
-            value.clamp_(0, 2 * self.half - 0.5)
-        codes.copy_(value)  # cuts what is after the point
-        codes.clamp_(max=2 * self.half - 1)
-        value.copy_(codes).sub_(self.half - 0.5)
+            value.clamp_(-self.half, self.half - 1)
+        # Signed bytes take no longer than a copy, unsigned ones several times as long.
+        codes.view(torch.int8).copy_(value)
+        codes.bitwise_xor_(self.half).bitwise_and_(2 * self.half - 1)
+        value.add_(0.5)
 
     def levels(self, codes: Tensor) -> Tensor:
         return codes.to(torch.float32).sub_(self.half - 0.5)

@@ -86,8 +86,8 @@ class Largest:
         values = blocks.gather(1, columns)
         values[-1, most:] = 0
         sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
-        bases, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
-        scale = scales.decoded(bases, codes, self.group)[:, None]
+        scale = scales.settle_(sizes.view(max(1, len(blocks) // self.group), -1)).view(-1, 1)
+        bases, codes = scales.coded(scale.view(max(1, len(blocks) // self.group), -1))
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
         columns, order = columns.sort(dim=1)
         values = values.gather(1, order)
