@@ -19,9 +19,6 @@ from photon.codecs.packing import pack, unpack
 from photon.codecs.pieces import PIECE, checked, numbers, pieces, write
 from photon.core.codec import Codec, Leaf, Parts
 
-PART = 1 << 17
-"""Elements that a core's own cache holds, with what they are read as."""
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -51,72 +48,61 @@ class Blocks:
         flat, numel = value.reshape(-1), value.numel()
         to_scales, to_codes, end = self.places(numel)
         sent = flat.new_empty(end, dtype=torch.uint8)
-        if flat.is_meta:
+        if flat.is_meta or not numel:
             return {"": sent}, None if self.is_root else torch.empty_like(value)
         before = None if residual is None or self.is_root else residual.reshape(-1)
-        left = None if self.is_root else self._room(flat, before)
+        left = self._room(flat, before)
         scale = flat.new_zeros(to_scales // 4, self.group)
-        memory: list[Tensor] = []
+        memory = self._memory(left)
         for at in pieces(flat):
-            memory = memory or self._memory(flat[at])
             blocks = -(-(at.stop - at.start) // self.block)
-            rows = memory[0] if left is None else left[at.start :].view(-1, self.block)
-            own = scale[at.start // PIECE :].view(-1)[:blocks]
-            part = None if before is None else before[at]
-            self._encode(flat[at], part, rows[:blocks], own, memory)
-            codes = pack(memory[-1].view(-1)[: at.stop - at.start], self.grid.bits)
-            begin = to_codes + at.start * self.grid.bits // 8
-            sent[begin : begin + len(codes)] = codes
+            rows = left[0 if self.is_root else at.start :].view(-1, self.block)[:blocks]
+            self._mean(flat[at], None if before is None else before[at], rows.view(-1))
+            sizes = scale[at.start // PIECE :].view(-1)[:blocks]
+            found, codes = (each[:blocks] for each in memory)
+            self._encode(rows, at.stop - at.start, sizes, found, codes)
+            codes = pack(codes.view(-1)[: at.stop - at.start], self.grid.bits)
+            write(sent, {to_codes + at.start * self.grid.bits // 8: codes})
         bases, own = scales.coded(scale)
         write(sent, {0: bases, to_scales: own[: to_codes - to_scales]})
-        return {"": sent}, None if left is None else left[:numel].view(value.shape)
+        return {"": sent}, None if self.is_root else left[:numel].view(value.shape)
 
     def _room(self, flat: Tensor, before: Tensor | None) -> Tensor:
-        """For what is left, in whole blocks: where what was left before is, if that can be."""
-        rest = -flat.numel() % self.block
-        if before is not None and not rest:
+        """For what is left, in whole blocks, or for the roots of a piece: where what was left
+        before is, if that can be.
+        """
+        numel = next(pieces(flat)).stop if self.is_root else flat.numel()
+        if before is not None and numel % self.block == 0:
             return before
-        room = flat.new_empty(flat.numel() + rest)
-        room[flat.numel() :] = 0.0
-        return room
+        return flat.new_empty(-(-numel // self.block) * self.block)
 
-    def _memory(self, piece: Tensor) -> list[Tensor]:
-        """[blocks, elements], for roots, for what numbers are read as, and for codes."""
-        blocks = -(-piece.numel() // self.block)
-        most = min(blocks, PART // self.block) if piece.device.type == "cpu" else blocks
-        roots = piece.new_zeros(blocks if self.is_root else 0, self.block)
-        found = piece.new_empty(most, self.block)
-        return [roots, found, piece.new_empty(blocks, self.block, dtype=torch.uint8)]
+    def _memory(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """[blocks, elements] of the largest piece: for what is read, and for codes."""
+        found = torch.empty_like(left[next(pieces(left))].view(-1, self.block))
+        return found, torch.empty_like(found, dtype=torch.uint8)
+
+    def _mean(self, value: Tensor, before: Tensor | None, into: Tensor) -> None:
+        """Write what is meant to be sent, and zeros up to the end of the last block."""
+        into[value.numel() :] = 0.0
+        meant = into[: value.numel()]
+        if self.is_root:
+            torch.sqrt(value, out=meant)
+        elif before is None:
+            meant.copy_(value)
+        else:
+            torch.add(value, before, out=meant)
 
     def _encode(
-        self,
-        flat: Tensor,
-        before: Tensor | None,
-        rows: Tensor,
-        scale: Tensor,
-        memory: list[Tensor],
+        self, rows: Tensor, numel: int, scale: Tensor, found: Tensor, codes: Tensor
     ) -> None:
-        """Write what is left of some whole groups or the last one into `rows`, and their scales."""
-        _, found, codes = memory
-        parts = list(zip(rows.split(len(found)), scale.split(len(found)), strict=True))
-        for at, (part, sizes) in zip(pieces(flat, found.numel()), parts, strict=True):
-            meant = part.view(-1)[: at.stop - at.start]
-            if before is None:
-                meant.copy_(flat[at])
-            else:
-                torch.add(flat[at], before[at], out=meant)
-            if self.is_root:
-                meant.sqrt_()
-            self._measure(torch.abs(part, out=found[: len(part)]), meant.numel(), sizes)
+        """Codes and scales of some whole groups or the last one, and what is left in `rows`."""
+        self._measure(torch.abs(rows, out=found), numel, scale)
         scales.settle_(scale.view(max(1, len(scale) // self.group), -1), self.is_root)
         unit = scale[:, None] * self.grid.unit
         inverse = unit.reciprocal().masked_fill_(unit == 0, 0.0)
-        units = zip(unit.split(len(found)), inverse.split(len(found)), strict=True)
-        for (part, _), own, (unit, inverse) in zip(parts, codes.split(len(found)), units):
-            values = torch.mul(part, inverse, out=found[: len(part)])
-            self.grid.round_(values, own[: len(part)])
-            if not self.is_root:
-                torch.addcmul(part, values, unit, value=-1, out=part)
+        self.grid.round_(torch.mul(rows, inverse, out=found), codes)
+        if not self.is_root:
+            torch.addcmul(rows, found, unit, value=-1, out=rows)
 
     def _measure(self, magnitudes: Tensor, numel: int, sizes: Tensor) -> None:
         """Write what the scale of each block is to be; the last may be short."""
@@ -124,7 +110,8 @@ class Blocks:
             torch.amax(magnitudes, 1, out=sizes)
             return
         torch.mean(magnitudes, 1, out=sizes)
-        sizes[-1] *= self.block / (numel - (len(sizes) - 1) * self.block)
+        if rest := -numel % self.block:
+            sizes[-1] *= self.block / (self.block - rest)
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         sent, numel = leaf.parts[""], leaf.numel()

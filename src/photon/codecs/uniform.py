@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from photon.codecs import scales
 from photon.codecs.blocks import ROOTS_2, ROOTS_4, roots
-from photon.codecs.pieces import PIECE, numbers, pieces
+from photon.codecs.pieces import numbers, pieces
 from photon.core.codec import Codec, Leaf, Parts
 
 SCALE = 4
@@ -104,7 +104,7 @@ class Even:
         scale = self._meant(flat, None if residual is None else residual.reshape(-1), left)
         packed = flat.new_empty(self.packed_bytes(flat.numel()), dtype=torch.uint8)
         powers, decoded = self._powers().to(flat.device), self.decoded.to(flat.device)
-        for at in pieces(flat, PIECE // self.each * self.each):
+        for at in pieces(flat, self.each):
             into = packed[at.start // self.each : -(-at.stop // self.each)]
             self._take(left[at], scale, into, powers, decoded)
         frame = _compressed(packed.cpu().numpy())
