@@ -28,7 +28,7 @@ def checked(block: int) -> int:
 
 
 def pieces(flat: Tensor, unit: int = PIECE) -> Iterator[slice]:
-    """A row in pieces of whole units, as many at once as are good for the device; the rest is last."""
+    """A row in pieces of as many whole units as are good for the device; the rest is last."""
     start, numel = 0, 0 if flat.is_meta else flat.numel()
     while start < numel:
         most = numel - start

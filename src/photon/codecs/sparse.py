@@ -64,7 +64,7 @@ class Largest:
         if flat.is_meta:
             sent = flat.new_empty(self.expected(flat.numel()), dtype=torch.uint8)
             return {"": sent}, torch.empty_like(value)
-        left = flat.clone() if residual is None else flat + residual.reshape(-1)
+        left = flat.clone() if residual is None else residual.reshape(-1).add_(flat)
         found = [self._choose(left, at) for at in pieces(flat)]
         empty = flat.new_empty(0)
         bases, codes, near, places = (

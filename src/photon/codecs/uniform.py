@@ -100,8 +100,9 @@ class Even:
         if flat.is_meta:
             length = SCALE + 12 + math.ceil(flat.numel() * self.bits() / 8)
             return {"": flat.new_empty(length, dtype=torch.uint8)}, torch.empty_like(value)
-        left = torch.empty_like(flat)
-        scale = self._meant(flat, None if residual is None else residual.reshape(-1), left)
+        before = None if residual is None else residual.reshape(-1)
+        left = torch.empty_like(flat) if before is None else before
+        scale = self._meant(flat, before, left)
         packed = flat.new_empty(self.packed_bytes(flat.numel()), dtype=torch.uint8)
         powers, decoded = self._powers().to(flat.device), self.decoded.to(flat.device)
         for at in pieces(flat, self.each):
