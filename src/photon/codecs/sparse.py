@@ -115,11 +115,11 @@ class Largest:
         """Places and values of what was sent.
 
         Raises:
-            ValueError: it was not checked before.
+            ValueError: what was sent is malformed.
         """
         places = self._places(leaf)
         if places is None:
-            raise ValueError("the places of the largest elements cannot be read")
+            raise ValueError("its places are not such of elements in ascending order")
         sent = leaf.parts[""]
         to_count, to_scales, to_values = self.begins(leaf.numel())
         bases = numbers(sent, torch.int32, 0, to_count)
@@ -146,8 +146,10 @@ class Largest:
             return f"has {sent.numel()} bytes, at least {to_values} were expected"
         if reason := scales.fault(numbers(sent, torch.int32, 0, to_count)):
             return reason
-        if self._places(leaf) is None:
-            return "its places are not such of elements in ascending order"
+        try:
+            leaf.opened["places"], leaf.opened["values"] = self._opened(leaf)
+        except ValueError as error:
+            return str(error)
         return None
 
 

@@ -174,7 +174,7 @@ class Even:
         if leaf.parts[""].numel() < SCALE:
             return "has no scale"
         try:
-            self._opened(leaf)
+            leaf.opened["packed"] = self._opened(leaf)
         except ValueError as error:
             return str(error)
         scale = float(numbers(leaf.parts[""], torch.float32, 0, SCALE))

@@ -171,8 +171,14 @@ def decode(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
     return {name: value.to(torch.float32) for name, value in read(sent, like, codec).items()}
 
 
-def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
-    """Why what arrived for tensors of these names and shapes cannot be read, or None."""
+def form_fault(
+    sent: Tree, like: Tree, codec: Codec, opened: dict[str, Leaf] | None = None
+) -> str | None:
+    """Why what arrived for tensors of these names and shapes cannot be read, or None.
+
+    Args:
+        opened: gets what is found sound, to be read without being opened again.
+    """
     expected = layout(like, codec)
     for key, most in _longest(like, codec).items():
         own = sent.get(key)
@@ -186,6 +192,8 @@ def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
     for name, leaf in leaves(sent, like, codec).items():
         if reason := codec.fault(leaf):
             return f"{name}: {reason}"
+        if opened is not None:
+            opened[name] = leaf
     return None
 
 
