@@ -18,6 +18,7 @@ from photon.node.client_host import ClientHost
 from photon.run.checkpoint import load_client_state, load_update
 from photon.run.trackers import read_lines
 from photon.training.outline import codecs_of
+from photon.training.reach import matched
 
 MOMENTS = ["exp_avg", "exp_avg_sq"]
 
@@ -55,9 +56,10 @@ class Node:
         return load_update(path), load_client_state(path)
 
     def averaged(self, update: Update) -> tuple[Moments, Moments]:
-        """As a server would send them on, of this one; and what clients read of that."""
+        """As a server would send them on, of this one; and what clients begin with of that."""
         sent = {name: self._doubled(name, tree) for name, tree in update.moments.items()}
-        return sent, {name: self._read(name, tree) for name, tree in sent.items()}
+        read = {name: self._read(name, tree) for name, tree in sent.items()}
+        return sent, matched(read, self.host.inner.optimizer, update.round)
 
     def _doubled(self, name: str, sent: Tree) -> Tree:
         twice = {key: 2 * value for key, value in self._read(name, sent).items()}
