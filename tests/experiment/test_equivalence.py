@@ -169,4 +169,5 @@ def test_the_summary_is_the_result(smoke):
     assert result.centralized.tokens == result.federated.tokens == 2 * result.alone.tokens
     assert result.centralized.steps == result.federated.steps == result.alone.steps
     assert result.alone.learning_rate == 0.001
+    assert result.unigram is not None
     assert 2 < result.unigram.val_loss < 5.7
