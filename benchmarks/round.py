@@ -65,6 +65,8 @@ MOMENTS = {
 """What becomes of the inner moments -> its keys: thrown away, sent with the update, in bf16 each,
 or kept by the client, in fp32.
 """
+SENT = "fl.compression=bf16"
+"""Uploads and moments in bf16, parameters whole: the setting of the bar for `device_busy`."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def shape(parameters: int) -> list[str]:
 
 def configuration(case: Case, data: Path) -> Run:
     keys = [*shape(case.parameters), *MOMENTS[case.moments], f"photon.workers={case.workers}",
-            f"photon.threads={case.threads}", f"fl.n_total_clients={case.clients}",
+            f"photon.threads={case.threads}", SENT, f"fl.n_total_clients={case.clients}",
             f"fl.n_rounds={case.rounds + 1}", "fl.eval_period=null", "photon.device=cpu",
             "llm_config.local_steps=16ba", "llm_config.scheduler.schedulers.lr.t_warmup=1ba",
             "llm_config.global_train_batch_size=2", "llm_config.device_train_microbatch_size=1",
@@ -171,8 +173,8 @@ def _waiting() -> Iterator[None]:
 
 
 def _serve(folder: RunFolder, run: Run) -> tuple[list[float], tuple[int, int, int], str]:
-    """When each round's record was there; elements and bytes of the parameters, and bytes of an
-    update; the digest of the last parameters.
+    """When each round's record was there; elements and bytes of the parameters, and bytes of the
+    tensors of an update; the digest of the last parameters.
     """
     ends: list[float] = []
     records: list[dict] = []
@@ -200,7 +202,8 @@ def _serve(folder: RunFolder, run: Run) -> tuple[list[float], tuple[int, int, in
             written=lambda: lines.last,
         )
         state = server.serve(states.pop())
-    update = records[-1]["bytes_up"] // len(records[-1]["accepted"])
+    kinds = records[-1]["bytes_by_kind"]["up"]
+    update = (kinds["gradient"] + kinds["moments"]) // len(records[-1]["accepted"])
     sizes = num_elements(state.params), num_bytes(state.params), update
     return ends, sizes, digest(state.params)
 

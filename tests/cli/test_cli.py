@@ -68,7 +68,7 @@ def test_train_then_generate(photon_command, smoke_arguments, tmp_path):
         "unigram model",
         "bits/byte",
         "x centralised",
-        "x more than data-parallel training (",
+        "x less than data-parallel training (",
     ):
         assert word in out
     (shown,) = [line for line in out.splitlines() if line.startswith("sample: ")]
@@ -101,7 +101,7 @@ def test_progress_goes_to_standard_error_in_plain_lines(
     folder, *lines = err.splitlines()
     assert folder.endswith("run folder runs/r")
     assert [line[:11] for line in lines] == ["round   1/2", "round   2/2"]
-    for word in ("loss", "val", "ppl", "bpb", "tok/s", "x more than DDP", " s", " left"):
+    for word in ("loss", "val", "ppl", "bpb", "tok/s", "x less than DDP", " s", " left"):
         assert word in lines[0]
     assert err.replace("\n", "").isprintable()
     assert out.startswith("{" if options else "r: validation on the common set")

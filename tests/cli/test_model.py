@@ -13,18 +13,27 @@ def test_json_has_the_published_count(capsys):
     assert run(["model", "llm_config=mpt-125M", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["parameters"] == {"total": 125_311_488, "embeddings": 2048 * 768 + 50368 * 768}
-    assert facts["update_bytes"]["up"] == 2 * 3 * 125_311_488, "two moments travel too"
+    bits = 4.125 + 2 * 8.125  # two moments travel too; each block of 64 has a byte for its scale
+    assert facts["update_bytes"]["up"] == pytest.approx(bits / 8 * 125_311_488, rel=1e-4)
     memory = facts["training_bytes"]["1"]
     assert memory["weights"] == memory["gradients"] == 4 * 125_311_488
     assert memory["total"] == sum(v for k, v in memory.items() if k != "total")
 
 
-def test_an_update_without_moments_is_two_bytes_a_parameter(capsys):
-    assert run(["model", "llm_config=mpt-125m", "fl.aggregate_momenta=false", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["update_bytes"]["up"], facts["update_bytes"]["down"]) == (
-        250_622_976, 501_245_952,
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "up", "down"),
+    [
+        (["fl.aggregate_momenta=false"], 4.125 / 8, 4.125 / 8),
+        (["fl.aggregate_momenta=false", "fl.compression=bf16"], 2, 4),
+        (["fl.compression=bf16"], 3 * 2, 4 + 2 * 2),
+    ],
+)
+def test_an_update_is_so_many_bytes_a_parameter(keys, up, down, capsys):
+    assert run(["model", "llm_config=mpt-125m", *keys, "--json"]) == 0
+    found, size = json.loads(capsys.readouterr().out)["update_bytes"], 125_311_488
+    assert found["up"] == pytest.approx(up * size, rel=1e-4 if up < 1 else 0)
+    assert found["down"] == pytest.approx(down * size, rel=1e-4 if down < 1 else 0)
+    assert found["first_down"] == 4 * size
 
 
 def test_people_get_lines(capsys):

@@ -11,6 +11,8 @@ from photon.report.console import duration
 
 MODEL = ["llm_config=mpt-125m", "fl.aggregate_momenta=false", "fl.n_total_clients=8",
          "fl.n_rounds=10", "llm_config.local_steps=100"]  # fmt: skip
+BF16 = "fl.compression=bf16"
+"""Two bytes a number up, and four down: to be counted by hand."""
 
 
 def plan(capsys, *arguments: str) -> dict:
@@ -22,7 +24,7 @@ def test_by_hand(capsys):
     links = ["--bandwidth", "1Gbit", "--latency", "0", "--floor", "5"]
     speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256",
              "--memory-speed", "20GB"]  # fmt: skip
-    facts = plan(capsys, *links, *speed, "--price", "2")
+    facts = plan(capsys, *links, *speed, "--price", "2", BF16)
     size = 125_311_488
     assert facts["update_bytes"] == {"up": 2 * size, "down": 4 * size, "first_down": 4 * size}
     assert facts["step_seconds"] == pytest.approx(1.0), "256 rows of 2048 tokens"
@@ -46,7 +48,7 @@ def test_by_hand(capsys):
 
 def test_writing_counts_where_it_takes_longer_than_training(capsys):
     """An update in bf16 and two moments in fp32 take 125 s, of which 100 are hidden."""
-    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256"]
+    speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256", BF16]
     facts = plan(capsys, *speed, "--disk-speed", f"{10 * 125_311_488 / 125:.0f}B")
     assert facts["federated"]["device_seconds"]["write"] == pytest.approx(25.0)
     assert run(["plan", *MODEL, *speed]) == 0
@@ -73,10 +75,12 @@ def test_the_steps_it_names_reach_the_target(capsys):
 
 
 def test_sites_send_one_update_each(capsys):
-    flat = plan(capsys)["federated"]
-    nested = plan(capsys, "--sites", "2", "--site-bandwidth", "100Gbit")["federated"]
+    flat = plan(capsys, "--floor", "0")["federated"]
+    nested = plan(capsys, "--floor", "0", "--sites", "2", "--site-bandwidth", "100Gbit")[
+        "federated"
+    ]
     assert nested["round_bytes"] == flat["round_bytes"] / 4
-    assert nested["exchange_seconds"] < flat["exchange_seconds"] / 2.5
+    assert nested["exchange_seconds"] < flat["exchange_seconds"] / 3.5
 
 
 def test_a_device_at_a_share_of_its_peak(capsys):

@@ -199,9 +199,16 @@ def test_a_name_alone_is_that_of_all_that_it_can_be_of():
 
 
 def test_a_fold_of_what_a_codec_loses_is_refused():
-    with pytest.raises(ConfigError, match=r"fold_updates=true and compression.upload=int4"):
-        load_config(["recipe=smoke", "fl.fold_updates=true", "fl.compression.upload=int4"])
-    load_config(["recipe=smoke", "fl.fold_updates=true", "fl.compression.moments=int4"])
+    """By itself too, beside the default; what it then names is taken."""
+    fold = ["recipe=smoke", "fl.fold_updates=true"]
+    needed = "fl.compression.upload=bf16"
+    for upload, beside in (("int4", []), ("int2", ["fl.compression.upload=int2"])):
+        with pytest.raises(ConfigError) as caught:
+            load_config([*fold, *beside])
+        assert str(caught.value).startswith(
+            f"fl: fold_updates=true needs {needed} beside it, in place of {upload}: "
+        )
+    assert load_config([*fold, needed]).federation.compression.moments == "int8"
 
 
 def test_resume_names_unknown_keys_too():

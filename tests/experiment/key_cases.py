@@ -58,6 +58,8 @@ LATE = ("fl.quorum=1", "fl.n_rounds=4")
 TWICE = ("fl.n_rounds=2", "fl.eval_period=1")
 STORE = ("dataset.train.root_remote=file:///tmp", "dataset.train.root_local=/tmp/x")
 VAL_STORE = ("dataset.val.root_remote=file:///tmp", "dataset.val.root_local=/tmp/x")
+SCALED = "fl.compression.upload=bf16"
+"""Updates whose numbers can be multiplied as they are sent."""
 STEPS = f"{LLM}.max_duration=4"
 GIVEN = (f"{LLM}.max_duration=4", f"{LLM}.local_steps=2")
 STREAM = "[{client_streams: {s: {local: client_1}}}, {client_streams: {s: {local: client_0}}}]"
@@ -124,8 +126,8 @@ CASES: dict[str, Case] = {
         outer_step, (*ROUNDS, "fl.outer_schedule.name=cosine"), "0.5",
     ),
     "fl.aggregate_momenta": (record, TWICE, "false"),
-    "fl.compression.upload": (record, TWICE, "int4"),
-    "fl.compression.download": (record, TWICE, "int4"),
+    "fl.compression.upload": (record, TWICE, "int2"),
+    "fl.compression.download": (record, TWICE, "int2"),
     "fl.compression.moments": (record, TWICE, "fp32"),
     "fl.compression.residual_decay": (record, (*TWICE, "fl.compression.upload=int2"), "0"),
     "fl.first_moment_period": (record, TWICE, "2"),
@@ -146,8 +148,8 @@ CASES: dict[str, Case] = {
     "fl.accept_failures_cnt": (missing, (), "1"),
     "fl.staleness_exponent": (late, LATE, "0.5"),
     "fl.max_staleness": (late, (*LATE, "fl.staleness_exponent=1"), "2"),
-    "fl.max_norm_ratio": (larger, ("fl.n_rounds=3",), "2"),
-    "fl.max_reach": (too_large, (), "1e6"),
+    "fl.max_norm_ratio": (larger, ("fl.n_rounds=3", SCALED), "2"),
+    "fl.max_reach": (too_large, (SCALED,), "1e6"),
     "fl.ignore_failed_rounds": (missing, (), "true"),
     "fl.failed_rounds": (missing, (), "retry"),
     "fl.round_attempts": (missing, ("fl.failed_rounds=retry",), "2"),

@@ -91,8 +91,9 @@ def test_worker_processes_give_the_bits_of_one_process(smoke, extra):
 
 def test_partial_participation_and_bytes(smoke, data_root):
     result = photon.train(
-        smoke("fl.n_clients_per_round=1", "fl.n_rounds=4", "fl.aggregate_momenta=false")
-    )
+        smoke("fl.n_clients_per_round=1", "fl.n_rounds=4", "fl.aggregate_momenta=false",
+              "fl.compression=bf16")
+    )  # fmt: skip
     lines = read_lines(Path(result.folder) / "metrics.jsonl")
     chosen = [line["accepted"] for line in lines]
     assert {tuple(clients) for clients in chosen} == {(0,), (1,)}
@@ -103,7 +104,7 @@ def test_partial_participation_and_bytes(smoke, data_root):
         assert state.stream.cursor == chosen.count([client]) * 3 * 2, "each row was read once"
         assert state.optimizer_step == chosen.count([client]) * 3
     assert sent(result, "up", "gradient") == 4 * 2 * result.parameters
-    assert sent(result, "down", "parameters") == 4 * 4 * result.parameters
+    assert sent(result, "down", "parameters") == 3 * 4 * result.parameters, "first: the seed's"
     assert result.federated is not None
     assert result.federated.tokens == 4 * 3 * 2 * 32
 
@@ -118,14 +119,32 @@ def sent(result, way: str, kind: str) -> int:
 
 def test_moments_travel_and_are_counted(smoke):
     """AdamW's two moments triple what goes up; Muon has one for its matrices."""
-    adamw = photon.train(smoke("run_uuid=a", "fl.n_rounds=1", "llm_config.optimizer.name=adamw"))
+    once = ["fl.n_rounds=1", "fl.compression=bf16"]
+    adamw = photon.train(smoke("run_uuid=a", *once, "llm_config.optimizer.name=adamw"))
     assert sent(adamw, "up", "gradient") == 2 * 2 * adamw.parameters
     assert sent(adamw, "up", "moments") == 2 * 2 * 2 * adamw.parameters
-    muon = photon.train(smoke("run_uuid=m", "fl.n_rounds=1", "llm_config.optimizer.name=muon"))
+    muon = photon.train(smoke("run_uuid=m", *once, "llm_config.optimizer.name=muon"))
     vectors_and_embedding = 300 * 16 + 3 * 16
     matrices = muon.parameters - vectors_and_embedding
     assert sent(muon, "up", "gradient") == 2 * 2 * muon.parameters
     assert sent(muon, "up", "moments") == 2 * 2 * (matrices + 2 * vectors_and_embedding)
+
+
+def test_what_a_default_run_sends_is_what_its_codecs_make(smoke):
+    """4 bits up and 4 down a number, 8 of moments; with a byte for each 64 and 4 for all of them,
+    in tensors this small. The first parameters are the seed's.
+    """
+    result = photon.train(smoke("llm_config.optimizer.name=adamw"))
+    sizes = [value.numel() for value in final_params(result).values()]
+
+    def coded(bits: int) -> int:
+        return sum(4 + -(-size // 64) + size * bits // 8 for size in sizes)
+
+    assert sum(sizes) == result.parameters
+    assert sent(result, "up", "gradient") == 2 * 2 * coded(4)
+    assert sent(result, "up", "moments") == 2 * 2 * 2 * coded(8)
+    assert sent(result, "down", "parameters") == 2 * coded(4)
+    assert sent(result, "down", "moments") == 2 * 2 * coded(8)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "nesterov", "fedmom", "fedadagrad",
@@ -150,4 +169,5 @@ def test_the_summary_is_the_result(smoke):
     assert result.centralized.tokens == result.federated.tokens == 2 * result.alone.tokens
     assert result.centralized.steps == result.federated.steps == result.alone.steps
     assert result.alone.learning_rate == 0.001
+    assert result.unigram is not None
     assert 2 < result.unigram.val_loss < 5.7

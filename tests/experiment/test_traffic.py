@@ -100,13 +100,13 @@ def test_parameters_that_are_not_the_seeds_come_once_in_the_first_round(smoke, t
 def test_what_stays_is_not_counted(smoke):
     """By hand: two bytes an element up, four down; a layer of the client's own comes once."""
     whole, own = by_hand(smoke()), by_hand(smoke(), "embedding")
-    traffic = make_estimate(
-        smoke("fl.personalized_layers=[embedding.weight]"), Setting(link=LINK, server=LINK)
-    ).traffic
+    config = smoke("fl.personalized_layers=[embedding.weight]", "fl.compression=bf16")
+    traffic = make_estimate(config, Setting(link=LINK, server=LINK)).traffic
     assert (traffic.up, traffic.down) == (2 * (whole - own), 4 * (whole - own))
     assert traffic.first_down == 4 * whole
     folded = make_estimate(
-        smoke("fl.fold_updates=true", *KEPT), Setting(link=LINK, server=LINK, sites=1)
+        smoke("fl.fold_updates=true", "fl.compression.upload=bf16", *KEPT),
+        Setting(link=LINK, server=LINK, sites=1),
     )
     assert folded.traffic.up == 4 * whole
 

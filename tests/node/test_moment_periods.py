@@ -10,13 +10,15 @@ import torch
 import photon
 from photon.config.resolve import resolve
 from photon.container.container import digest
-from photon.core.codec import BF16, decode, encode
+from photon.core.codec import decode, encode
 from photon.core.messages import Broadcast, Instruction, Moments, Update
 from photon.core.tree import Tree
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import ClientHost
 from photon.run.checkpoint import load_client_state, load_update
 from photon.run.trackers import read_lines
+from photon.training.outline import codecs_of
+from photon.training.reach import matched
 
 MOMENTS = ["exp_avg", "exp_avg_sq"]
 
@@ -32,6 +34,7 @@ class Node:
         config = resolve(smoke("llm_config.optimizer.name=adamw", *keys), cores=1, accelerator=0,
                          run_uuid="r")  # fmt: skip
         self.params = parameters_of(build_model(config.inner, config.seed))
+        self.codecs = codecs_of(config.federation)
         self.host = ClientHost(config, folder, torch.device("cpu"))
         self.begun: Moments = {}
         self.accepted: dict[int, int] = {}
@@ -52,14 +55,18 @@ class Node:
         path = self.host.train(task, received).result()
         return load_update(path), load_client_state(path)
 
+    def averaged(self, update: Update) -> tuple[Moments, Moments]:
+        """As a server would send them on, of this one; and what clients begin with of that."""
+        sent = {name: self._doubled(name, tree) for name, tree in update.moments.items()}
+        read = {name: self._read(name, tree) for name, tree in sent.items()}
+        return sent, matched(read, self.host.inner.optimizer, update.round)
 
-def averaged_of(update: Update, like: Tree) -> tuple[Moments, Moments]:
-    """As a server would send them on, of this one; and what clients read of that."""
-    sent = {
-        name: encode({k: 2 * v.float() for k, v in tree.items()}, BF16)[0]
-        for name, tree in update.moments.items()
-    }
-    return sent, {name: decode(tree, like, BF16) for name, tree in sent.items()}
+    def _doubled(self, name: str, sent: Tree) -> Tree:
+        twice = {key: 2 * value for key, value in self._read(name, sent).items()}
+        return encode(twice, self.codecs.of_moment(name))[0]
+
+    def _read(self, name: str, sent: Tree) -> Tree:
+        return decode(sent, self.params, self.codecs.of_moment(name))
 
 
 def test_between_two_averagings_a_client_goes_on_with_its_own(smoke, tmp_path):
@@ -71,12 +78,12 @@ def test_between_two_averagings_a_client_goes_on_with_its_own(smoke, tmp_path):
     update, after = node.train(0, 2, {})
     assert bits(node.begun) == bits(kept.moments)
     assert (sorted(update.moments), after.moments) == (MOMENTS, {})
-    sent, read = averaged_of(update, node.params)
+    sent, read = node.averaged(update)
     both = dict.fromkeys(MOMENTS, 2)
     _, kept = node.train(0, 3, sent, **both)
-    assert bits({n: decode(t, node.params, BF16) for n, t in node.begun.items()}) == bits(read)
+    assert bits(node.begun) == bits(read)
     _, later = node.train(1, 3, sent, **both)
-    assert bits({n: decode(t, node.params, BF16) for n, t in node.begun.items()}) == bits(read)
+    assert bits(node.begun) == bits(read)
     assert bits(read) != bits(absent.moments)
     node.train(1, 4, sent, **both)
     assert bits(node.begun) == bits(later.moments), "it has gone on from them"
@@ -88,7 +95,7 @@ def test_each_moment_is_sent_in_its_own_rounds(smoke, tmp_path):
     _, kept = node.train(0, 1, {})
     update, after = node.train(0, 2, {})
     assert (list(update.moments), list(after.moments)) == (["exp_avg"], ["exp_avg_sq"])
-    sent, _ = averaged_of(update, node.params)
+    sent, _ = node.averaged(update)
     update, later = node.train(0, 3, sent, exp_avg=2)
     assert bits(node.begun)["exp_avg_sq"] == bits(after.moments)["exp_avg_sq"]
     assert bits(node.begun)["exp_avg_sq"] != bits(kept.moments)["exp_avg_sq"]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from photon.config import load_config
+from photon.core.codec import decode, encode
+from photon.points import codec
 from photon.training.reach import matched
 
 BETAS = (0.9, 0.95)
@@ -50,3 +52,22 @@ def test_what_has_no_such_pair_stays():
     assert matched({"exp_avg": moments["exp_avg"]}, optimizer(), 1) == {
         "exp_avg": moments["exp_avg"]
     }
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int2"])
+def test_a_codec_makes_no_step_without_bound(name):
+    """Of one number a thousand times the others, of the same block: as read, they are as large as
+    half a level, and the roots of their second moments are not.
+    """
+    steady = own([torch.tensor([1.0, 1e-3, 1e-6])] * 4)
+    coder = codec(name)
+    forms = {"exp_avg": coder, "exp_avg_sq": coder.squares}
+    read = {n: decode(encode(tree, forms[n])[0], tree, forms[n]) for n, tree in steady.items()}
+    found = {"read": read, "matched": matched(read, optimizer(), 4)}
+    steps = {
+        which: moments["exp_avg"]["w"] / moments["exp_avg_sq"]["w"].sqrt()
+        for which, moments in found.items()
+    }
+    honest = float((steady["exp_avg"]["w"] / steady["exp_avg_sq"]["w"].sqrt()).max())
+    assert float(steps["read"].max()) > 1.3 * honest
+    assert float(steps["matched"].max()) <= honest * (1 + 1e-6)

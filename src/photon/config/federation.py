@@ -201,7 +201,7 @@ class Federation(Section):
     fold_updates: bool = Field(
         default=False,
         description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
-        "between sites, no numbers of single clients",
+        "between sites, no numbers of single clients; needs fl.compression.upload=bf16",
     )
     round_timeout: float = Field(
         default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
@@ -301,9 +301,9 @@ class Federation(Section):
             )
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
-                f"fold_updates=true and compression.upload={self.compression.upload} exclude each "
-                "other: the mean of a node travels in fp32, and nothing would be saved by what the "
-                "codec loses; take bf16 or leave out fold_updates"
+                "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "
+                f"{self.compression.upload}: the mean of a node travels in fp32, so that what this "
+                "codec loses would save nothing"
             )
         if self.local_steps and self.local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")

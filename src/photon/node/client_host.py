@@ -141,13 +141,16 @@ class ClientHost:
 
     def _base(self, instruction: Instruction, received: Broadcast) -> tuple[Tree, Moments]:
         """Parameters and averaged moments to start from, decoded once for all clients."""
-        codecs, params = codecs_of(self.federation), received.params
+        codecs, params, step = codecs_of(self.federation), received.params, instruction.first_step
 
         def decoded() -> tuple[Tree, Moments]:
-            moments = received.moments.items()
-            return params, {n: read(tree, params, codecs.of_moment(n)) for n, tree in moments}
+            sent = received.moments.items()
+            moments = {n: read(tree, params, codecs.of_moment(n)) for n, tree in sent}
+            if codecs.moments.cast is None:
+                moments = matched(moments, self.inner.optimizer, step)
+            return params, moments
 
-        return self._residents.base(instruction.base_digest, decoded)
+        return self._residents.base(f"{instruction.base_digest} {step}", decoded)
 
     def _begin(
         self, instruction: Instruction, before: ClientState, params: Tree, averaged: Moments

@@ -32,17 +32,18 @@ class Residents:
         """A client has been: what is free now is to spare."""
         self._has_trained = True
 
-    def base(self, digest: str, begin: Callable[[], tuple[Tree, Moments]]) -> tuple[Tree, Moments]:
+    def base(self, key: str, begin: Callable[[], tuple[Tree, Moments]]) -> tuple[Tree, Moments]:
         """What clients of a round start from, as near to the device as there is room.
 
         Args:
+            key: of another one if it differs.
             begin: gives it, where it is not here.
         """
-        if self._base[0] != digest:
+        if self._base[0] != key:
             self._base = (None, {}, {})
             params, moments = begin()
             trees = self._near({"": params, **moments})
-            self._base = (digest, trees.pop(""), trees)
+            self._base = (key, trees.pop(""), trees)
         return self._base[1:]
 
     def keep(self, client: int, round_number: int, live: Moments) -> None:
