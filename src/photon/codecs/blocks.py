@@ -46,66 +46,72 @@ class Blocks:
 
     def encode(self, value: Tensor, residual: Tensor | None) -> tuple[Parts, Tensor | None]:
         flat, numel = value.reshape(-1), value.numel()
-        sent = flat.new_empty(self.places(numel)[-1], dtype=torch.uint8)
-        left = None if self.is_root else torch.empty_like(flat)
+        to_scales, to_codes, end = self.places(numel)
+        sent = flat.new_empty(end, dtype=torch.uint8)
+        if flat.is_meta or not numel:
+            return {"": sent}, None if self.is_root else torch.empty_like(value)
         before = None if residual is None or self.is_root else residual.reshape(-1)
-        memory: list[Tensor] = []
+        left = self._room(flat, before)
+        scale = flat.new_zeros(to_scales // 4, self.group)
+        memory = self._memory(left)
         for at in pieces(flat):
-            memory = memory or self._memory(flat, at)
-            self._encode(flat, before, left, sent, at, memory)
-        return {"": sent}, None if left is None else left.view(value.shape)
+            blocks = -(-(at.stop - at.start) // self.block)
+            rows = left[0 if self.is_root else at.start :].view(-1, self.block)[:blocks]
+            self._mean(flat[at], None if before is None else before[at], rows.view(-1))
+            sizes = scale[at.start // PIECE :].view(-1)[:blocks]
+            found, codes = (each[:blocks] for each in memory)
+            self._encode(rows, at.stop - at.start, sizes, found, codes)
+            codes = pack(codes.view(-1)[: at.stop - at.start], self.grid.bits)
+            write(sent, {to_codes + at.start * self.grid.bits // 8: codes})
+        bases, own = scales.coded(scale)
+        write(sent, {0: bases, to_scales: own[: to_codes - to_scales]})
+        return {"": sent}, None if self.is_root else left[:numel].view(value.shape)
 
-    def _memory(self, flat: Tensor, at: slice) -> list[Tensor]:
-        """For the numbers of the largest piece, what they are read as, and their codes."""
-        shape = (-(-(at.stop - at.start) // self.block), self.block)
-        return [flat.new_empty(shape, dtype=t) for t in (flat.dtype, flat.dtype, torch.uint8)]
+    def _room(self, flat: Tensor, before: Tensor | None) -> Tensor:
+        """For what is left, in whole blocks, or for the roots of a piece: where what was left
+        before is, if that can be.
+        """
+        numel = next(pieces(flat)).stop if self.is_root else flat.numel()
+        if before is not None and numel % self.block == 0:
+            return before
+        return flat.new_empty(-(-numel // self.block) * self.block)
+
+    def _memory(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """[blocks, elements] of the largest piece: for what is read, and for codes."""
+        found = torch.empty_like(left[next(pieces(left))].view(-1, self.block))
+        return found, torch.empty_like(found, dtype=torch.uint8)
+
+    def _mean(self, value: Tensor, before: Tensor | None, into: Tensor) -> None:
+        """Write what is meant to be sent, and zeros up to the end of the last block."""
+        into[value.numel() :] = 0.0
+        meant = into[: value.numel()]
+        if self.is_root:
+            torch.sqrt(value, out=meant)
+        elif before is None:
+            meant.copy_(value)
+        else:
+            torch.add(value, before, out=meant)
 
     def _encode(
-        self,
-        flat: Tensor,
-        before: Tensor | None,
-        left: Tensor | None,
-        sent: Tensor,
-        at: slice,
-        memory: list[Tensor],
+        self, rows: Tensor, numel: int, scale: Tensor, found: Tensor, codes: Tensor
     ) -> None:
-        """Some whole groups, or the last one."""
-        numel = at.stop - at.start
-        blocks, found, codes = (each[: -(-numel // self.block)] for each in memory)
-        meant = blocks.view(-1)[:numel]
-        blocks.view(-1)[numel:] = 0.0
-        if before is None:
-            meant.copy_(flat[at])
-        else:
-            torch.add(flat[at], before[at], out=meant)
-        if self.is_root:
-            meant.sqrt_()
-        sizes = self._sizes(torch.abs(blocks, out=found), numel)
-        bases, own = scales.coded(sizes, max(1, len(blocks) // self.group), self.is_root)
-        unit = scales.decoded(bases, own, self.group).mul_(self.grid.unit)[:, None]
-        torch.mul(blocks, unit.reciprocal().masked_fill_(unit == 0, 0.0), out=found)
-        self.grid.round_(found, codes)
-        if left is not None:
-            torch.sub(meant, found.mul_(unit).view(-1)[:numel], out=left[at])
-        self._write(sent, at, flat.numel(), [bases, own, codes.view(-1)[:numel]])
+        """Codes and scales of some whole groups or the last one, and what is left in `rows`."""
+        self._measure(torch.abs(rows, out=found), numel, scale)
+        scales.settle_(scale.view(max(1, len(scale) // self.group), -1), self.is_root)
+        unit = scale[:, None] * self.grid.unit
+        inverse = unit.reciprocal().masked_fill_(unit == 0, 0.0)
+        self.grid.round_(torch.mul(rows, inverse, out=found), codes)
+        if not self.is_root:
+            torch.addcmul(rows, found, unit, value=-1, out=rows)
 
-    def _sizes(self, magnitudes: Tensor, numel: int) -> Tensor:
-        """What the scale of each block is to be; the last may be short."""
+    def _measure(self, magnitudes: Tensor, numel: int, sizes: Tensor) -> None:
+        """Write what the scale of each block is to be; the last may be short."""
         if not self.grid.is_mean:
-            return magnitudes.amax(1)
-        means = magnitudes.mean(1)
-        means[-1] *= self.block / (numel - (len(means) - 1) * self.block)
-        return means
-
-    def _write(self, sent: Tensor, at: slice, numel: int, found: list[Tensor]) -> None:
-        to_scales, to_codes, _ = self.places(numel)
-        bases, own, codes = found
-        parts = {
-            4 * (at.start // PIECE): bases,
-            to_scales + at.start // self.block: own,
-            to_codes + at.start * self.grid.bits // 8: pack(codes, self.grid.bits),
-        }
-        write(sent, parts)
+            torch.amax(magnitudes, 1, out=sizes)
+            return
+        torch.mean(magnitudes, 1, out=sizes)
+        if rest := -numel % self.block:
+            sizes[-1] *= self.block / (self.block - rest)
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         sent, numel = leaf.parts[""], leaf.numel()

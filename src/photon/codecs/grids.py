@@ -64,12 +64,13 @@ class Even:
         return 1 / (self.half - 0.5) if self.step is None else self.step
 
     def round_(self, value: Tensor, codes: Tensor) -> None:
-        value.add_(self.half)
+        value.floor_()
         if self.is_mean:
-            value.clamp_(0, 2 * self.half - 0.5)
-        codes.copy_(value)  # cuts what is after the point
-        codes.clamp_(max=2 * self.half - 1)
-        value.copy_(codes).sub_(self.half - 0.5)
+            value.clamp_(-self.half, self.half - 1)
+        # Signed bytes take no longer than a copy, unsigned ones several times as long.
+        codes.view(torch.int8).copy_(value)
+        codes.bitwise_xor_(self.half).bitwise_and_(2 * self.half - 1)
+        value.add_(0.5)
 
     def levels(self, codes: Tensor) -> Tensor:
         return codes.to(torch.float32).sub_(self.half - 0.5)
@@ -99,15 +100,37 @@ class Listed:
         return table.index_select(0, codes.view(-1).int()).view(codes.shape)
 
 
-def _halvings(value: Tensor) -> Tensor:
-    """Sign, and how many times to halve 1 to be nearest."""
-    times = value.abs().view(torch.int32).add_(1 << 22).bitwise_right_shift_(23)
-    return times.neg_().add_(127).clamp_(0, 7).add_(value < 0, alpha=8).to(torch.uint8)
+@dataclass(frozen=True)
+class Halved:
+    """The largest magnitude of the block and its halves, quarters, ... with both signs.
+
+    A code is a sign and how many times to halve. As a bfloat16, a level is sign and exponent.
+    """
+
+    bits: int = 4
+    is_mean: bool = False
+    unit: float = 1.0
+
+    def round_(self, value: Tensor, codes: Tensor) -> None:
+        # Half of the last bit that stays, before the others are cut off.
+        first = value.view(torch.int32).add_(1 << 22).bitwise_right_shift_(16).to(torch.int16)
+        signs = first & -0x8000
+        sizes = first.bitwise_and_(_EXPONENT).clamp_(_ONE - 7 * _OCTAVE, _ONE)
+        value.copy_((signs | sizes).view(torch.bfloat16))
+        times = sizes.neg_().add_(_ONE).bitwise_right_shift_(7)
+        codes.copy_(times.bitwise_or_(signs.bitwise_right_shift_(12).bitwise_and_(8)))
+
+    def levels(self, codes: Tensor) -> Tensor:
+        wide = codes.to(torch.int16)
+        # The bit of the sign becomes the first one, and takes back what it is to be halved by.
+        first = (wide & 8).mul_(_OCTAVE - 0x1000).add_(_ONE).sub_(wide, alpha=_OCTAVE)
+        return first.view(torch.bfloat16).to(torch.float32)
 
 
-_HALVED = [0.5**times for times in range(8)]
-E3M0 = Listed(4, (*_HALVED, *(-level for level in _HALVED)), _halvings)
-"""The largest magnitude of the block and its halves, quarters, ... with both signs."""
+_OCTAVE, _ONE, _EXPONENT = 0x80, 0x3F80, 0x7F80
+"""In the bits of a bfloat16: twice as large, 1, and all of the exponent."""
+
+E3M0 = Halved()
 
 FOUR = Even(2, step=1.248)
 """The even levels that lose least of normally distributed numbers (Max 1960)."""

@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 PIECE = 1 << 18
-"""Elements of a group of blocks; they stay in the caches of the cores between two operations."""
+"""Elements of a group of blocks."""
+WORK = 1 << 20
+"""Elements that are worked on at once on a CPU, some groups: few enough for its caches, and so many
+that it is not the calls that take the time.
+"""
 
 
 def checked(block: int) -> int:
@@ -23,12 +27,16 @@ def checked(block: int) -> int:
     return block
 
 
-def pieces(flat: Tensor, size: int = PIECE) -> Iterator[slice]:
-    """A row in pieces: each for itself on a CPU, else all whole ones at once; the rest is last."""
-    numel = 0 if flat.is_meta else flat.numel()
-    step = size if flat.device.type == "cpu" else max(numel - numel % size, size)
-    for start in range(0, numel, step):
-        yield slice(start, min(start + step, numel))
+def pieces(flat: Tensor, unit: int = PIECE) -> Iterator[slice]:
+    """A row in pieces of as many whole units as are good for the device; the rest is last."""
+    start, numel = 0, 0 if flat.is_meta else flat.numel()
+    while start < numel:
+        most = numel - start
+        if flat.device.type == "cpu":
+            most = min(most, WORK)
+        stop = start + (most - most % unit or most)
+        yield slice(start, stop)
+        start = stop
 
 
 def rows(part: Tensor, block: int) -> Tensor:

@@ -15,26 +15,35 @@ CUT = 19
 MOST = 255
 LEAST = 2.0**-96
 """What is smaller is read as zero: float32 divides by none of it."""
+_CUT_OFF = (1 << CUT) - 1
 _LEAST = (127 - 96) << 4
 _INFINITE = 255 << 4
 
 
-def coded(sizes: Tensor, groups: int, is_kept: bool = False) -> tuple[Tensor, Tensor]:
-    """What is sent for the scales of the blocks of some groups.
+def settle_(sizes: Tensor, is_kept: bool = False) -> Tensor:
+    """Make scales of the sizes of blocks, in place: the least that are not below them.
 
     Args:
-        sizes: [blocks], not negative, what the scales must not be below; they are written over.
-            All groups have as many.
+        sizes: [groups, blocks], not negative.
         is_kept: a block that is too small for its group gets the least scale, not none.
+    """
+    bits = sizes.nan_to_num_(nan=torch.inf, posinf=torch.inf).view(torch.int32)
+    bits.add_(_CUT_OFF).bitwise_and_(~_CUT_OFF)
+    base = bits.amax(1, keepdim=True).sub_(MOST << CUT).clamp_(min=_LEAST << CUT)
+    if is_kept:
+        return sizes.copy_(torch.maximum(bits, base + (1 << CUT)).mul_(bits > 0).view(sizes.dtype))
+    return sizes.masked_fill_(bits <= base, 0.0)
+
+
+def coded(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """What is sent for scales, [groups, blocks].
 
     Returns:
-        [groups], int32, and [blocks], uint8: 0 is the code of a block without a scale.
+        [groups], int32, and [groups * blocks], uint8: 0 is the code of a block without a scale.
     """
-    firsts = sizes.abs_().view(torch.int32).add((1 << CUT) - 1).bitwise_right_shift_(CUT)
-    firsts = firsts.view(groups, -1)
+    firsts = scale.view(torch.int32) >> CUT
     bases = firsts.amax(1).sub_(MOST).clamp_(min=_LEAST)
-    codes = firsts.sub_(bases[:, None]).clamp_(0, MOST).view(-1).to(torch.uint8)
-    return bases, torch.maximum(codes, (sizes > 0).byte()) if is_kept else codes
+    return bases, firsts.sub_(bases[:, None]).clamp_(0, MOST).to(torch.uint8).view(-1)
 
 
 def decoded(bases: Tensor, codes: Tensor, group: int, first: int = 0) -> Tensor:

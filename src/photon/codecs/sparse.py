@@ -64,7 +64,7 @@ class Largest:
         if flat.is_meta:
             sent = flat.new_empty(self.expected(flat.numel()), dtype=torch.uint8)
             return {"": sent}, torch.empty_like(value)
-        left = flat.clone() if residual is None else flat + residual.reshape(-1)
+        left = flat.clone() if residual is None else residual.reshape(-1).add_(flat)
         found = [self._choose(left, at) for at in pieces(flat)]
         empty = flat.new_empty(0)
         bases, codes, near, places = (
@@ -86,8 +86,8 @@ class Largest:
         values = blocks.gather(1, columns)
         values[-1, most:] = 0
         sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
-        bases, codes = scales.coded(sizes, max(1, len(blocks) // self.group))
-        scale = scales.decoded(bases, codes, self.group)[:, None]
+        scale = scales.settle_(sizes.view(max(1, len(blocks) // self.group), -1)).view(-1, 1)
+        bases, codes = scales.coded(scale.view(max(1, len(blocks) // self.group), -1))
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
         columns, order = columns.sort(dim=1)
         values = values.gather(1, order)
@@ -115,11 +115,11 @@ class Largest:
         """Places and values of what was sent.
 
         Raises:
-            ValueError: it was not checked before.
+            ValueError: what was sent is malformed.
         """
         places = self._places(leaf)
         if places is None:
-            raise ValueError("the places of the largest elements cannot be read")
+            raise ValueError("its places are not such of elements in ascending order")
         sent = leaf.parts[""]
         to_count, to_scales, to_values = self.begins(leaf.numel())
         bases = numbers(sent, torch.int32, 0, to_count)
@@ -146,8 +146,10 @@ class Largest:
             return f"has {sent.numel()} bytes, at least {to_values} were expected"
         if reason := scales.fault(numbers(sent, torch.int32, 0, to_count)):
             return reason
-        if self._places(leaf) is None:
-            return "its places are not such of elements in ascending order"
+        try:
+            leaf.opened["places"], leaf.opened["values"] = self._opened(leaf)
+        except ValueError as error:
+            return str(error)
         return None
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 
 from photon.codecs import scales
 from photon.codecs.blocks import ROOTS_2, ROOTS_4, roots
-from photon.codecs.pieces import PIECE, numbers, pieces
+from photon.codecs.pieces import numbers, pieces
 from photon.core.codec import Codec, Leaf, Parts
 
 SCALE = 4
@@ -100,11 +100,12 @@ class Even:
         if flat.is_meta:
             length = SCALE + 12 + math.ceil(flat.numel() * self.bits() / 8)
             return {"": flat.new_empty(length, dtype=torch.uint8)}, torch.empty_like(value)
-        left = torch.empty_like(flat)
-        scale = self._meant(flat, None if residual is None else residual.reshape(-1), left)
+        before = None if residual is None else residual.reshape(-1)
+        left = torch.empty_like(flat) if before is None else before
+        scale = self._meant(flat, before, left)
         packed = flat.new_empty(self.packed_bytes(flat.numel()), dtype=torch.uint8)
         powers, decoded = self._powers().to(flat.device), self.decoded.to(flat.device)
-        for at in pieces(flat, PIECE // self.each * self.each):
+        for at in pieces(flat, self.each):
             into = packed[at.start // self.each : -(-at.stop // self.each)]
             self._take(left[at], scale, into, powers, decoded)
         frame = _compressed(packed.cpu().numpy())
@@ -173,7 +174,7 @@ class Even:
         if leaf.parts[""].numel() < SCALE:
             return "has no scale"
         try:
-            self._opened(leaf)
+            leaf.opened["packed"] = self._opened(leaf)
         except ValueError as error:
             return str(error)
         scale = float(numbers(leaf.parts[""], torch.float32, 0, SCALE))

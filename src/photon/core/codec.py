@@ -53,7 +53,8 @@ class Codec(NamedTuple):
     `encode(value, residual)` gives the parts that are sent and the new residual (None: nothing is
     fed back), from a float32 tensor and the residual before (None: there is none). Names, shapes
     and types of the parts depend on the shape of `value` alone, on the meta device too: forecasts
-    and the gate learn from it what must be sent.
+    and the gate learn from it what must be sent. The residual is given away: the new one may be in
+    its memory.
 
     A part whose length depends on the values is flat, and in `most`; its length on the meta device
     is what is expected of it.
@@ -131,7 +132,7 @@ def encode(
     """What is sent for a tree, and the residual of each tensor that has one.
 
     Args:
-        residual: that of the last time.
+        residual: that of the last time; it may be written over.
     """
     sent: dict[str, Tensor] = {}
     left: dict[str, Tensor] = {}
@@ -170,8 +171,14 @@ def decode(sent: Tree, like: Tree, codec: Codec) -> dict[str, Tensor]:
     return {name: value.to(torch.float32) for name, value in read(sent, like, codec).items()}
 
 
-def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
-    """Why what arrived for tensors of these names and shapes cannot be read, or None."""
+def form_fault(
+    sent: Tree, like: Tree, codec: Codec, opened: dict[str, Leaf] | None = None
+) -> str | None:
+    """Why what arrived for tensors of these names and shapes cannot be read, or None.
+
+    Args:
+        opened: gets what is found sound, to be read without being opened again.
+    """
     expected = layout(like, codec)
     for key, most in _longest(like, codec).items():
         own = sent.get(key)
@@ -185,6 +192,8 @@ def form_fault(sent: Tree, like: Tree, codec: Codec) -> str | None:
     for name, leaf in leaves(sent, like, codec).items():
         if reason := codec.fault(leaf):
             return f"{name}: {reason}"
+        if opened is not None:
+            opened[name] = leaf
     return None
 
 

@@ -21,6 +21,10 @@ MOST_LOSS = 1e6
 """Nats per token; a training that diverges has a few thousands before its loss is no number."""
 
 
+Trees = dict[str, dict[str, Leaf]]
+"""The pseudo-gradient and each moment of an update, to be read."""
+
+
 class Verdict(NamedTuple):
     """What is to be said of an update whatever the others are like.
 
@@ -33,18 +37,22 @@ class Verdict(NamedTuple):
     sizes: Mapping[str, float]
 
 
-def refusal(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
+def refusal(
+    update: Update, plan: RoundPlan, state: ServerState, trees: Trees | None = None
+) -> str | None:
     """The reason to refuse an update for what it says or is made of, or None.
 
     Args:
         state: before the round; names and shapes are those of its parameters.
+        trees: gets what `opened` gives of one that is not refused.
     """
+    trees = {} if trees is None else trees
     params = state.params if plan.trained is None else {n: state.params[n] for n in plan.trained}
     return (
         _origin_fault(update, plan, state)
         or _count_fault(update, plan)
-        or _form_fault(GRADIENT, update.gradient, params, plan.up.gradient)
-        or _moment_fault(update.moments, plan, params)
+        or _form_fault(GRADIENT, update.gradient, params, plan.up.gradient, trees)
+        or _moment_fault(update.moments, plan, params, trees)
     )
 
 
@@ -93,24 +101,24 @@ def _steps_asked(update: Update, plan: RoundPlan) -> list[float]:
     return [plan.bounds.late_steps or math.inf] * len(update.clients)
 
 
-def _moment_fault(moments: Moments, plan: RoundPlan, params: Tree) -> str | None:
+def _moment_fault(moments: Moments, plan: RoundPlan, params: Tree, trees: Trees) -> str | None:
     bounds = plan.bounds.moments
     if list(moments) != list(bounds):
         expected = ", ".join(bounds)
         return f"moments {', '.join(moments) or 'none'}, expected {expected or 'none'}"
     for name, bound in bounds.items():
         like = {n: params[n] for n in bound.names}
-        if fault := _form_fault(name, moments[name], like, plan.up.of_moment(name)):
+        if fault := _form_fault(name, moments[name], like, plan.up.of_moment(name), trees):
             return fault
     return None
 
 
-def _form_fault(what: str, sent: Tree, like: Tree, codec: Codec) -> str | None:
-    reason = form_fault(sent, like, codec)
+def _form_fault(what: str, sent: Tree, like: Tree, codec: Codec, trees: Trees) -> str | None:
+    reason = form_fault(sent, like, codec, trees.setdefault(what, {}))
     return f"{what}: {reason}" if reason else None
 
 
-def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dict[str, Leaf]]:
+def opened(update: Update, plan: RoundPlan, state: ServerState) -> Trees:
     """The pseudo-gradient and each moment, to be read, of an update that is not refused."""
     found = {GRADIENT: leaves(update.gradient, state.params, plan.up.gradient)}
     for name, tree in update.moments.items():
@@ -120,9 +128,9 @@ def opened(update: Update, plan: RoundPlan, state: ServerState) -> dict[str, dic
 
 def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
     """Judge an update for itself; the arguments are those of `refusal`."""
-    if reason := refusal(update, plan, state):
+    trees: Trees = {}
+    if reason := refusal(update, plan, state, trees):
         return Verdict(reason, {})
-    trees = opened(update, plan, state)
     # `norm` goes over to float64 where float32 does not hold the squares, and that holds those of
     # every number that travels: only a NaN or an infinity gives one.
     sizes = {name: norm(tree) for name, tree in trees.items()}

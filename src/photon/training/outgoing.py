@@ -63,7 +63,7 @@ def outgoing(
         base: parameters before training.
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
         averaged: moments that are sent.
-        residual: what is fed back.
+        residual: what is fed back; it may be written over.
     """
     out, codecs = Outgoing(), codecs_of(federation)
     for tree, name, value in live:

@@ -1,0 +1,157 @@
+"""What `compression.py` compares: ways of sending, and the settings in which they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STEPS = 384
+"""Of the quickstart; a run of longer rounds has fewer of them."""
+
+RECIPES: dict[str, list[str]] = {
+    "averaged": [
+        "fl.aggregate_momenta=true",
+        "llm_config.optimizer.betas=[0.9,0.95]",
+        "llm_config.optimizer.momentum=0.9",
+    ],
+    "kept": [
+        "fl.aggregate_momenta=false",
+        "llm_config.optimizer.betas=[0.8,0.999]",
+        "llm_config.optimizer.momentum=0.8",
+    ],
+}
+"""What becomes of inner moments. A client's own ones want a longer memory of squares, since it
+rarely sees most tokens, and a shorter one of gradients, which are of an older base."""
+BF16 = ["fl.compression=bf16"]
+NO_FEEDBACK = ["fl.compression.residual_decay=0"]
+RARELY = ["fl.first_moment_period=3", "fl.second_moment_period=6"]
+
+
+def ways(up: str, down: str, *more: str) -> list[str]:
+    """Codecs of pseudo-gradients, and of what is sent back."""
+    return [f"fl.compression.upload={up}", f"fl.compression.download={down}", *more]
+
+
+SENT: dict[str, dict[str, list[str]]] = {
+    "averaged": {
+        "bf16": BF16,
+        "int4 / int4, moments bf16": ways("int4", "int4", "fl.compression.moments=bf16"),
+        "int4 / int4, moments int4": ways("int4", "int4", "fl.compression.moments=int4"),
+        "int4 / int4, moments int2": ways("int4", "int4", "fl.compression.moments=int2"),
+        "int4 / int4, moments int2, rarely": ways(
+            "int4", "int4", "fl.compression.moments=int2", *RARELY
+        ),
+    },
+    "kept": {
+        "bf16": BF16,
+        "int8 / int8": ways("int8", "int8"),
+        "int4 / int4": ways("int4", "int4"),
+        "uniform:50/15 / uniform:50/15": ways("uniform:50/15", "uniform:50/15"),
+        "int2 / int4": ways("int2", "int4"),
+        "int2 / int2": ways("int2", "int2"),
+        "uniform:100/7 / uniform:75/11": ways("uniform:100/7", "uniform:75/11"),
+        "uniform:110/7 / uniform:80/11": ways("uniform:110/7", "uniform:80/11"),
+        "uniform:150/5 / uniform:100/7": ways("uniform:150/5", "uniform:100/7"),
+        "uniform:150/5 / uniform:100/7, no feedback": ways(
+            "uniform:150/5", "uniform:100/7", *NO_FEEDBACK
+        ),
+        "uniform:250/3 / uniform:200/3": ways("uniform:250/3", "uniform:200/3"),
+        "int1 / int4": ways("int1", "int4"),
+        "int1 / int4, no feedback": ways("int1", "int4", *NO_FEEDBACK),
+        "topk:512/4096 / int4": ways("topk:512/4096", "int4"),
+        "topk:512/4096 / topk:512/4096": ways("topk:512/4096", "topk:512/4096"),
+        "topk:300/4096/1 / topk:480/4096/1": ways("topk:300/4096/1", "topk:480/4096/1"),
+        "topk:64/4096 / int4": ways("topk:64/4096", "int4"),
+        "topk:64/4096 / int4, no feedback": ways("topk:64/4096", "int4", *NO_FEEDBACK),
+    },
+}
+"""Recipe -> what goes up / what comes down -> overrides."""
+ARMS: dict[str, list[str]] = {
+    f"{recipe}: {sent}": [*RECIPES[recipe], *codecs]
+    for recipe, arms in SENT.items()
+    for sent, codecs in arms.items()
+}
+"""Name -> overrides that say how it sends, and with which recipe."""
+AVERAGED = "averaged: bf16"
+"""The best that is known without regard to bytes."""
+
+
+def reference_of(arm: str) -> str:
+    """The same recipe, sent in bf16."""
+    return f"{arm.partition(':')[0]}: bf16"
+
+
+MODELS: dict[str, list[str]] = {
+    "tiny": [],
+    "four times": [
+        "llm_config.model.d_model=192",
+        "llm_config.model.n_heads=6",
+        "llm_config.model.n_layers=4",
+        "llm_config.model.ffn_hidden_size=512",
+    ],
+}
+SPLITS = {"iid": [], "source": ["dataset=embedded-by-source"]}
+LOCAL_STEPS = (16, 32, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What arms are compared in.
+
+    Attributes:
+        local_steps: H; steps of a round.
+        rounds: of the run; None: as many as `STEPS` make.
+    """
+
+    model: str = "tiny"
+    split: str = "iid"
+    local_steps: int = 16
+    rounds: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Rounds of the run."""
+        return self.rounds or max(1, STEPS // self.local_steps)
+
+    @property
+    def title(self) -> str:
+        return f"model {self.model}, {self.split}, {self.length} rounds of {self.local_steps} steps"
+
+    def overrides(self) -> list[str]:
+        return [
+            *SPLITS[self.split],
+            *MODELS[self.model],
+            f"llm_config.local_steps={self.local_steps}",
+            f"fl.n_rounds={self.length}",
+        ]
+
+
+def overrides_of(arm: str, setting: Setting, seed: int) -> list[str]:
+    """Everything beyond the recipe that a run is given, but its folder.
+
+    A seed sets the initial weights and the order of every client's rows.
+    """
+    return [
+        *setting.overrides(),
+        f"seed={seed}",
+        f"dataset.train.shuffle_seed={9175 + seed}",  # 9176 is the default
+        "compare.centralized=false",
+        "compare.alone=false",
+        "fl.eval_period=null",
+        "llm_config.eval_subset_num_batches=-1",
+        *ARMS[arm],
+    ]
+
+
+def chosen(patterns: Sequence[str]) -> list[str]:
+    """Arms whose names hold one of these, and what they are compared with; all without any.
+
+    Raises:
+        ValueError: a text that no arm's name holds.
+    """
+    for text in patterns:
+        if not any(text in arm for arm in ARMS):
+            raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
+    wanted = [arm for arm in ARMS if any(text in arm for text in patterns or [""])]
+    kept = {AVERAGED, *wanted, *map(reference_of, wanted)}
+    return [arm for arm in ARMS if arm in kept]
