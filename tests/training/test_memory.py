@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from photon.codecs.pieces import PIECE
 from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.core.aggregate import BLOCK_BYTES
@@ -158,6 +159,7 @@ def test_an_optimizer_takes_what_is_counted(name, keys):
     "keys",
     [
         [],
+        ["fl.compression=bf16"],
         ["fl.compression=fp32"],
         ["fl.aggregate_momenta=false", "llm_config.optimizer.name=muon"],
         ["fl.frozen_layers=[embedding]"],
@@ -179,7 +181,15 @@ def test_an_update_takes_what_is_counted(keys, smoke, monkeypatch):
     )  # fmt: skip
     made = []
     node.train(instruction, Broadcast(params=params)).result()
-    assert taken == [pytest.approx(stage.host["updates"] / UPDATES_IN_FLIGHT, rel=0.05)]
+    (out,), counted = made, stage.host["updates"] / UPDATES_IN_FLIGHT
+    trees = [out.gradient, out.residual, out.layers, *out.moments.values(), *out.kept.values()]
+    assert sum(map(num_bytes, trees)) == pytest.approx(counted, rel=0.05)
+    assert taken[0] <= 1.05 * counted + (0 if "fl.compression" in str(keys) else scratch(params))
+
+
+def scratch(params) -> int:
+    """Most that a codec of blocks works in: of a tensor, no more than one piece at a time."""
+    return 18 * min(PIECE, max(value.numel() for value in params.values()))
 
 
 @pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=false"], ["fl.compression=fp32"]])
@@ -222,10 +232,11 @@ def test_validation_takes_what_is_counted(precision, data_root):
 
 def test_layers_that_stay_are_counted_as_they_are():
     """By hand: fp32; AdamW; two bytes of an element travel."""
+    sent = "fl.compression=bf16"
     whole = num_bytes(outline_of(*sections(small())).params)
     table = 4 * 512 * 64
     plain, frozen_, own, large, fresh = (
-        client_memory(*sections(small("llm_config.optimizer.name=adamw", *keys)), 1)
+        client_memory(*sections(small("llm_config.optimizer.name=adamw", sent, *keys)), 1)
         for keys in (
             [],
             ["fl.frozen_layers=[embedding]"],
@@ -258,7 +269,7 @@ def test_what_a_codec_keeps_is_counted(monkeypatch):
     pseudo-gradients of two updates, and has to decode the moments that it received; a server keeps
     what clients hold, and makes the next moments in new memory.
     """
-    of = sections(small("llm_config.optimizer.name=adamw"))
+    of = sections(small("llm_config.optimizer.name=adamw", "fl.compression=bf16"))
     whole = num_bytes(outline_of(*of).params)
     before = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
     lossy = Codec(lambda value, _: ({"": value.bfloat16()}, value), BF16.read)
