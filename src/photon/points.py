@@ -63,7 +63,12 @@ CODECS: dict[str, Rung] = {
     "fp32": Rung("photon.core.codec:FP32", bits=32.0, about="exact"),
     "bf16": Rung("photon.core.codec:BF16", bits=16.0, about="rounds to nearest"),
     "fp16": Rung("photon.core.codec:FP16", bits=16.0, about="rounds to nearest, up to 65504"),
-    "int8": Rung("photon.codecs.blocks:int8", {"block": 64}, 8.125, "256 even levels a block"),
+    "int8": Rung(
+        "photon.codecs.blocks:int8",
+        {"block": 64},
+        8.125,
+        "255 even levels a block, one of them zero",
+    ),
     "int4": Rung("photon.codecs.blocks:int4", {"block": 64}, 4.125, "16 even levels a block"),
     "e3m0": Rung("photon.codecs.blocks:e3m0", {"block": 64}, 4.125, "8 powers of two and signs"),
     "int2": Rung("photon.codecs.blocks:int2", {"block": 64}, 2.125, "2 sizes and signs"),

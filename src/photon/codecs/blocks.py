@@ -160,7 +160,7 @@ ROOTS_8, ROOTS_4, ROOTS_2 = falling(8, 16), falling(4, 2), falling(2, 1)
 
 
 def int8(block: int) -> Codec:
-    return _codec(Even(8), block, ROOTS_8, gain=2.0)
+    return _codec(Even(8, first=0), block, ROOTS_8, gain=2.0)
 
 
 def int4(block: int) -> Codec:

@@ -40,16 +40,18 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Even:
-    """Levels at equal distances on both sides of zero, which is none of them.
+    """Levels at equal distances on both sides of zero.
 
     Attributes:
         bits: as of a `Grid`.
         step: from one level to the next, in units of the mean magnitude; None: the last levels
             are the largest magnitude.
+        first: the least that is not negative, in steps: 0.5, or 0 where zero is one of them.
     """
 
     bits: int
     step: float | None = None
+    first: float = 0.5
 
     @property
     def is_mean(self) -> bool:
@@ -61,19 +63,19 @@ class Even:
 
     @property
     def unit(self) -> float:
-        return 1 / (self.half - 0.5) if self.step is None else self.step
+        return 1 / (self.half - 1 + self.first) if self.step is None else self.step
 
     def round_(self, value: Tensor, codes: Tensor) -> None:
-        value.floor_()
+        value.floor_() if self.first else value.round_()
         if self.is_mean:
             value.clamp_(-self.half, self.half - 1)
         # Signed bytes take no longer than a copy, unsigned ones several times as long.
         codes.view(torch.int8).copy_(value)
         codes.bitwise_xor_(self.half).bitwise_and_(2 * self.half - 1)
-        value.add_(0.5)
+        value.add_(self.first)
 
     def levels(self, codes: Tensor) -> Tensor:
-        return codes.to(torch.float32).sub_(self.half - 0.5)
+        return codes.to(torch.float32).sub_(self.half - self.first)
 
 
 @dataclass(frozen=True)
