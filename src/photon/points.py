@@ -123,11 +123,15 @@ def codec_parts(text: str) -> tuple[str, list[int]]:
     Raises:
         ValueError: no such codec, or not its arguments.
     """
-    name, _, given = text.partition(":")
+    name, colon, given = text.partition(":")
     takes = CODECS[known("codec", name, CODECS)].arguments
-    numbers = given.split("/") if given else []
+    numbers = given.split("/") if colon else []
     if len(numbers) > len(takes) or not all(re.fullmatch(r"[1-9]\d{0,8}", n) for n in numbers):
-        shape = f"{name}:{'/'.join(takes)}, whole numbers from 1" if takes else f"{name} alone"
+        shape = (
+            f"{name}:{'/'.join(takes)}, whole numbers from 1 to 999999999"
+            if takes
+            else f"{name} alone"
+        )
         raise ValueError(f"codec {text!r}: expected {shape}")
     return name, [*map(int, numbers), *list(takes.values())[len(numbers) :]]
 

@@ -9,6 +9,7 @@ import pytest
 from photon.config import load_config
 from photon.config.compose import GROUPS, known_keys
 from photon.config.near import OTHER_NAMES
+from photon.config.origin import explained
 from photon.config.overrides import parse_override
 from photon.config.reference import all_keys
 from photon.config.resolve import resolve
@@ -261,3 +262,14 @@ def test_every_other_name_is_of_a_key_that_exists_and_of_none_that_does():
 def test_a_name_of_the_code_is_answered_with_its_key(written, key):
     with pytest.raises(ConfigError, match=f"did you mean '{re.escape(key)}'"):
         load_config([f"{written}=3"])
+
+
+def test_a_codec_with_a_colon_and_no_numbers_is_refused():
+    with pytest.raises(ConfigError, match=r"codec 'int4:': expected int4:block"):
+        load_config(["recipe=smoke", "fl.compression.upload=int4:"])
+
+
+@pytest.mark.parametrize("key", ["upload", "download", "moments"])
+def test_the_keys_of_codecs_are_explained_with_the_rungs(key):
+    assert "signs, a mean size a block" in explained(f"fl.compression.{key}", [])
+    assert "signs" not in explained("fl.compression.residual_decay", [])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from photon.container.container import digest
+from photon.core.codec import FP32, Codecs
 from photon.core.gate import MOST_LOSS
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
@@ -145,6 +146,21 @@ def test_a_larger_learning_rate_makes_no_outlier():
     assert norms_after(server, raised, [0.1])[0].norms[-1] == pytest.approx(0.5)
     _, same = opened(server, steps=(5, 5), rate=0.01)
     assert "times the median" in norms_after(server, same, [0.1, 0.001])[1].refused[0]
+
+
+def cooled(gain: float):
+    """A state with three norms of 0.1 each, and a round at a hundredth of their learning rate."""
+    feedback = Codecs(FP32._replace(gain=gain))
+    server, plan = opened(steps=(5, 5, 5), rate=1.0)
+    server, _ = norms_after(server, replace(plan, up=feedback), [0.1] * 3)
+    _, plan = opened(server, steps=(5, 5), rate=0.01)
+    return server, replace(plan, up=feedback)
+
+
+def test_what_a_codec_lost_at_a_higher_learning_rate_may_come_at_a_lower_one():
+    assert norms_after(*cooled(gain=2.0), [0.1, 0.1])[1].accepted == (0, 1)
+    assert list(norms_after(*cooled(gain=2.0), [0.1, 1.0])[1].refused) == [1]
+    assert list(norms_after(*cooled(gain=1.0), [0.001, 0.1])[1].refused) == [1]
 
 
 def test_norms_of_earlier_rounds_are_not_forgotten():

@@ -364,7 +364,7 @@ def test_spares_that_are_not_needed_leave_no_trace():
 
 @pytest.mark.parametrize("fault", ["missing", "unsound", "outlier"])
 def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
-    server = replace(state(), norms=(6.0, 6.0, 6.0), norm_steps=(5, 5, 5))
+    server = replace(state(), norms=(6.0, 6.0, 6.0), norm_steps=(5, 5, 5), norm_rates=(1.0,) * 3)
     plan = with_spares(server)
     updates = {client: update_of(plan, client) for client in range(4)}
     if fault == "missing":

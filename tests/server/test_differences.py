@@ -14,6 +14,7 @@ from photon.experiment import experiment
 from photon.machine import frames
 from photon.model.build import build_model, parameters_of
 from photon.node import hosted_run
+from photon.node.hosted_run import HostedRun
 from photon.node.mailbox import Mailbox
 from photon.run.trackers import read_lines
 from photon.wire import inline
@@ -172,3 +173,24 @@ def test_a_node_that_makes_other_weights_of_the_seed_gets_the_servers(
     assert any("of it; trying again" in line for line in lines)
     assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
     assert sent_down(result, "parameters") == [4 * result.parameters]
+
+
+def test_a_node_that_is_killed_in_a_round_gets_the_difference_again(
+    make, four, tmp_path, monkeypatch
+):
+    """It says what it holds when it is back, whatever the server has sent it before."""
+    real, gone = HostedRun.train, []
+
+    def train_once_less(self, request):
+        if request.round == 2 and not gone:
+            gone.append(request)
+            raise SystemExit  # as a process that ends: no answer comes
+        return real(self, request)
+
+    monkeypatch.setattr(HostedRun, "train", train_once_less)
+    config = make("photon.n_nodes=1", "fl.n_rounds=2", "fl.aggregate_momenta=false")
+    with nodes(tmp_path, four, {"a": [0, 1, 2, 3]}) as sockets:
+        result = train(config, sockets)
+    assert gone
+    assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
+    assert sent_down(result, "parameters") == [0, 2 * result.parameters]

@@ -121,7 +121,8 @@ def _print(
 
     console, each = Console(), estimate.traffic
     memory, disk = ({k: size(n) for k, n in m.items()} for m in (estimate.memory, estimate.disk))
-    first = "" if each.first_down == each.down else f" ({size(each.first_down)} at first)"
+    told = estimate.first_down
+    first = f" ({size(told)} at first)" if told else " (nothing at first, when the seed says it)"
     console.print(
         f"{estimate.parameters:,} parameters, {estimate.tokens:,} tokens on "
         f"{estimate.devices} devices; a local step takes {duration(estimate.step_seconds)}\n"

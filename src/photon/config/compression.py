@@ -14,6 +14,9 @@ WHOLE = "fp32"
 """The download that is no difference: parameters as they are."""
 
 
+CODEC_KEYS = tuple(f"fl.compression.{what}" for what in ("upload", "download", "moments"))
+
+
 class Compression(Section):
     """What travels, and how: NAME of a codec, or NAME:NUMBER/NUMBER with its arguments.
 

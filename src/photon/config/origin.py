@@ -8,7 +8,7 @@ from typing import Any
 
 from photon.config.base import keys_of
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
-from photon.config.compression import ladder
+from photon.config.compression import CODEC_KEYS, ladder
 from photon.config.reference import find_keys, presets, shown
 from photon.config.schema import Config
 from photon.config.standing import standing_of
@@ -98,7 +98,7 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     """
     if automatic := standing_of(key):
         return f"{key}\n    needs no setting: {automatic.note}"
-    if key == "fl.compression":
+    if key in ("fl.compression", *CODEC_KEYS):
         of_parameter = "codecs, NAME:ARGUMENTS, and their bits of a parameter:"
         return "\n".join([*_keys(key, overrides), of_parameter, *ladder()])
     if key in GROUPS:

@@ -162,7 +162,8 @@ def outliers(
 ) -> dict[int, str]:
     """Clients whose update is too large beside the others', with the reason.
 
-    Pseudo-gradients of earlier rounds are compared at this round's learning rate. Another client
+    Pseudo-gradients of earlier rounds are compared at this round's learning rate, or at their own
+    if it was higher and the codec feeds back: what it lost then may be sent now. Another client
     with fewer steps counts as if it had gone on straight ahead; one with more as it is.
 
     Args:
@@ -172,7 +173,9 @@ def outliers(
     """
     found: dict[int, str] = {}
     steps = np.array([*state.norm_steps, *(update.num_steps for update in taken.values())])
-    earlier = [n * plan.bounds.rate for n in state.norms]
+    now, feeds_back = plan.bounds.rate, plan.up.gradient.gain > 1
+    rates = np.maximum(now, state.norm_rates) if feeds_back else np.full(len(state.norms), now)
+    earlier = np.array(state.norms) * rates
     norms = np.array([*earlier, *(sizes[client][GRADIENT] for client in taken)])
     for client, update in taken.items():
         comparable = norms * np.maximum(1.0, update.num_steps / steps)

@@ -181,6 +181,7 @@ class ServerState:
         norms: of the pseudo-gradients accepted lately, oldest first, per unit of learning rate;
             what an outlier is judged by.
         norm_steps: optimizer steps of each of them.
+        norm_rates: mean learning rate of each of them.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
         speeds: client -> tokens per second, as last measured.
@@ -199,6 +200,7 @@ class ServerState:
     train_seconds: float = 0.0
     norms: tuple[float, ...] = ()
     norm_steps: tuple[int, ...] = ()
+    norm_rates: tuple[float, ...] = ()
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)

@@ -234,7 +234,12 @@ def _remembered(
         return {}
     steps = (*state.norm_steps, *(update.num_steps for update in taken))
     known = (*state.norms, *(norms[update.client] / rate for update in taken))
-    return {"norms": known[-NORMS_KEPT:], "norm_steps": steps[-NORMS_KEPT:]}
+    rates = (*state.norm_rates, *(rate for _ in taken))
+    return {
+        "norms": known[-NORMS_KEPT:],
+        "norm_steps": steps[-NORMS_KEPT:],
+        "norm_rates": rates[-NORMS_KEPT:],
+    }
 
 
 def _speeds(taken: Sequence[Update]) -> dict[int, float]:

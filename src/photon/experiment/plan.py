@@ -74,6 +74,7 @@ class Estimate:
         federated, data_parallel: over the same tokens and sequential steps.
         step_seconds: of one local step.
         traffic: of one client and round.
+        first_down: bytes that a client receives in the first round.
         devices: of all clients of a round.
         client: memory of a process that trains clients; server: of the server's process.
         disk: bytes, by where.
@@ -83,6 +84,7 @@ class Estimate:
     data_parallel: Forecast
     step_seconds: float
     traffic: Traffic
+    first_down: int
     devices: int
     tokens: int
     parameters: int
@@ -122,6 +124,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     cost = model_cost(inner)
     sent, machine = traffic_of(inner, fl), config.machine
     told = any((*config.starts, machine.copied_run, machine.centralized_run))
+    first_down = sent.first_down if told else 0
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     outer, outline = outer_trees(fl), outline_of(inner, fl)
@@ -129,7 +132,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=setting.overlap, first_down=sent.first_down if told else 0,
+            overlap=setting.overlap, first_down=first_down,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
@@ -137,6 +140,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         ),
         step_seconds=seconds,
         traffic=sent,
+        first_down=first_down,
         devices=fl.cohort_size * each,
         tokens=fl.rounds * steps * fl.cohort_size * inner.tokens_per_step,
         parameters=cost.parameters,

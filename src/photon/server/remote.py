@@ -20,7 +20,7 @@ from photon.run.base import Base
 from photon.server.depot import Depot
 from photon.server.errand import Conversation, Errand, Outcome
 from photon.server.link import Link
-from photon.server.roster import Roster
+from photon.server.roster import Member, Roster
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import format_clients
 from photon.wire.facts import InstructionFacts
@@ -83,7 +83,7 @@ class RemoteEngine:
         self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
         self._devices: dict[str, int] = {}
-        self._holds: dict[str, str | None] = {}
+        self._holds: dict[str, tuple[Member, str | None]] = {}
         self._traffic = Traffic()
 
     @property
@@ -186,7 +186,7 @@ class RemoteEngine:
         hosts = {address: node.clients for address, node in self.roster.members.items()}
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
             member = self.roster.members[address]
-            way = self.depot.way(self._holds.get(member.name, member.holds))
+            way = self.depot.way(self._held_by(member))
             train = Train(
                 run=self.run.name,
                 round=plan.round,
@@ -198,13 +198,18 @@ class RemoteEngine:
                 instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
                 upload=self.depot.grants(clients),
             )
-            self._holds[member.name] = plan.base_digest
+            self._holds[member.name] = member, plan.base_digest
             errand = Errand(member.name, train, self.depot, way, self.roster.verify)
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
             begun = _UnderWay(current, address, errand, errand.converse())
             self._errands[self.link.send(address, next(begun.conversation))] = begun
+
+    def _held_by(self, member: Member) -> str | None:
+        """The base that a node was led to last; of one that has just come, what it says."""
+        known, digest = self._holds.get(member.name, (None, None))
+        return digest if known is member else member.holds
 
     def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
@@ -230,7 +235,7 @@ class RemoteEngine:
         except StopIteration as done:
             self._traffic.add(done.value.traffic)
             if done.value.devices is None:  # it has refused, or went away: it may hold nothing
-                self._holds[one.errand.node] = None
+                self._holds[one.errand.node] = self._holds[one.errand.node][0], None
             else:
                 self._devices[one.errand.node] = done.value.devices
             if one.of is current:
