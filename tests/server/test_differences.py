@@ -175,6 +175,7 @@ def test_a_node_that_makes_other_weights_of_the_seed_gets_the_servers(
     assert sent_down(result, "parameters") == [4 * result.parameters]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_node_that_is_killed_in_a_round_gets_the_difference_again(
     make, four, tmp_path, monkeypatch
 ):
