@@ -54,7 +54,7 @@ def test_what_has_no_such_pair_stays():
     }
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "int2"])
+@pytest.mark.parametrize("name", ["int4", "int2"])
 def test_a_codec_makes_no_step_without_bound(name):
     """Of one number a thousand times the others, of the same block: as read, they are as large as
     half a level, and the roots of their second moments are not.
