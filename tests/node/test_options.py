@@ -257,6 +257,22 @@ def test_a_reset_checkpoint_is_a_reset_of_optimizer_and_data(smoke):
     assert not same(last(all_at_once), last(photon.train(smoke("run_uuid=c", *keys))))
 
 
+@pytest.mark.parametrize(
+    ("keys", "is_kept"),
+    [
+        ([], True),
+        (["fl.compression.residual_decay=0"], False),
+        (["fl.reset_checkpoint=true"], False),
+        (["fl.compression=bf16"], False),
+    ],
+    ids=str,
+)
+def test_what_a_codec_loses_is_kept_where_it_is_fed_back(smoke, keys, is_kept):
+    home = Path(photon.train(smoke("run_uuid=r", "fl.n_rounds=1", KEPT, *keys)).folder)
+    state = checkpoint.load_client_state(checkpoint.answer_path(home / "clients", 0, 1))
+    assert bool(state.residual) == is_kept
+
+
 def test_epochs_of_each_client_are_its_own(smoke, data_root):
     config = smoke("run_uuid=e", *PLAIN, "fl.n_rounds=1", "fl.n_local_epochs=1",
                    "llm_config.global_train_batch_size=64")  # fmt: skip

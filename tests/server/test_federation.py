@@ -632,6 +632,17 @@ def test_clients_are_written_as_ranges():
             parse_clients(text)
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [("fl.compression.upload=topk:5000/4096", "no more than all"),
+     ("fl.compression.moments=topk", "take one of blocks")],
+)  # fmt: skip
+def test_a_codec_that_cannot_do_is_refused_before_there_is_a_folder(make, tmp_path, key, why):
+    with pytest.raises(ConfigError, match=why):
+        train(make("run_uuid=r", key), tmp_path)
+    assert not (tmp_path / "server" / "r").exists(), "the corrected command may have the name"
+
+
 def test_a_register_that_is_none_is_refused(tmp_path):
     path = tmp_path / "nodes.json"
     with pytest.raises(ConfigError, match="photon keys init"):

@@ -122,7 +122,7 @@ def _print(
     console, each = Console(), estimate.traffic
     memory, disk = ({k: size(n) for k, n in m.items()} for m in (estimate.memory, estimate.disk))
     told = estimate.first_down
-    first = f" ({size(told)} at first)" if told else " (nothing at first, when the seed says it)"
+    first = f" ({size(told)} at first)" if told else " (nothing at first: the seed gives it)"
     console.print(
         f"{estimate.parameters:,} parameters, {estimate.tokens:,} tokens on "
         f"{estimate.devices} devices; a local step takes {duration(estimate.step_seconds)}\n"

@@ -362,6 +362,11 @@ class Federation(Section):
         return not (self.resets_optimizer or self.forgets_clients)
 
     @property
+    def feeds_back(self) -> bool:
+        """Whether clients keep what the upload's codec loses, if it does, and send it later."""
+        return self.compression.residual_decay > 0 and not self.forgets_clients
+
+    @property
     def cohort_size(self) -> int:
         return self.cohort or self.population
 

@@ -27,7 +27,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import Outline, Traffic, codecs_of, outline_of, traffic_of
+from photon.training.outline import Outline, RoundBytes, codecs_of, outline_of, traffic_of
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -83,7 +83,7 @@ class Estimate:
     federated: Forecast
     data_parallel: Forecast
     step_seconds: float
-    traffic: Traffic
+    traffic: RoundBytes
     first_down: int
     devices: int
     tokens: int
@@ -200,7 +200,9 @@ def _step_seconds(inner: Inner, devices: int, setting: Setting, cost: ModelCost)
     return step_seconds(cost.flops_per_token, tokens, peak, setting.mfu, devices)
 
 
-def _exchanges(setting: Setting, clients: int, sent: Traffic) -> tuple[Exchange, Exchange | None]:
+def _exchanges(
+    setting: Setting, clients: int, sent: RoundBytes
+) -> tuple[Exchange, Exchange | None]:
     """Among the sites, and within one."""
     sites = setting.sites or clients
     if sites > clients:
@@ -240,14 +242,14 @@ def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
 
 
 def _handling(
-    setting: Setting, this: Outline, sent: Traffic, fl: Federation, outer: int
+    setting: Setting, this: Outline, sent: RoundBytes, fl: Federation, outer: int
 ) -> Handling:
     """Every tensor that is read or written counts once: global and local parameters, moments, the
     update; on the server all updates, its state before and after, and the hash of the next base.
     """
     params = num_bytes(this.params)
     kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
-    kept += params if codecs_of(fl).gradient.cast is None else 0  # what is fed back
+    kept += _fed_back(this, fl)
     told = 3 * params if fl.compression.sends_differences else 0
     return Handling(
         load=params + kept,
@@ -259,11 +261,17 @@ def _handling(
     )
 
 
+def _fed_back(this: Outline, fl: Federation) -> int:
+    """Bytes of what a client keeps of its codec's losses."""
+    is_lossy = codecs_of(fl).gradient.cast is None
+    return num_bytes(this.params) if is_lossy and fl.feeds_back else 0
+
+
 def _disk(
     this: Outline, fl: Federation, outer: int, payload: int, clients: int, kept: int
 ) -> dict[str, float]:
     state = sum(map(num_bytes, (this.params, *this.moments.values())))
-    state += num_bytes(this.params) if codecs_of(fl).gradient.cast is None else 0
+    state += _fed_back(this, fl)
     trees = outer + fl.compression.sends_differences  # and what clients hold
     return {
         "server": server_disk(num_elements(this.params), trees, payload, clients, kept),

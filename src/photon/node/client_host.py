@@ -291,7 +291,9 @@ class ClientHost:
 def _faded(before: ClientState, round_number: int, decay: float) -> dict[str, Tensor]:
     """What is fed back of a residual, which fades with every round, of absence too."""
     factor = decay ** (round_number - before.round)
-    return {name: value * factor for name, value in before.residual.items()} if factor else {}
+    if factor == 1.0:
+        return dict(before.residual)
+    return {name: value * factor for name, value in before.residual.items()}
 
 
 def _done(path: Path) -> Future[Path]:

@@ -36,9 +36,8 @@ parameters that clients have been told of with what a codec left of them.
 KINDS = ("server", "train")
 
 
-def _load(path: Path, kind: str) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    saved = _read(path, kind)
-    return {**saved.load(BASE)[0], **saved.load(OWN)[0]}, saved.facts
+def _tensors(saved: Artifact) -> dict[str, Tensor]:
+    return {**saved.load(BASE)[0], **saved.load(OWN)[0]}
 
 
 def _value(path: Path, kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
@@ -96,10 +95,10 @@ def round_path(checkpoints: Path, round_number: int) -> Path:
 
 def load_server_state(path: Path) -> ServerState:
     """Read a committed round; `path` is its manifest."""
-    tensors, facts = _load(path, "server")
-    ahead = _ahead(_read(path, "server"))
+    saved = _read(path, "server")
+    tensors, ahead = _tensors(saved), _ahead(saved)
     held = {f"held/{n.partition('/')[2]}": tensors[n] for n in ahead}
-    return _value(path, ServerState, {**tensors, **held, **ahead}, facts["state"])
+    return _value(path, ServerState, {**tensors, **held, **ahead}, saved.facts["state"])
 
 
 def _ahead(saved: Artifact, *, verify: bool = True) -> dict[str, Tensor]:
@@ -124,8 +123,8 @@ def save_train_state(
 
 def load_train_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     """The saved state and the caller's facts."""
-    tensors, facts = _load(path, "train")
-    return _value(path, TrainState, tensors, facts["state"]), facts["extra"]
+    saved = _read(path, "train")
+    return _value(path, TrainState, _tensors(saved), saved.facts["state"]), saved.facts["extra"]
 
 
 def answer_path(clients: Path, client: int, round_number: int) -> Path:

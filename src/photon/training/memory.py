@@ -95,7 +95,8 @@ class _Sizes:
         averaged = this.moments if federation.averages_moments else {}
         self.codecs = codecs = codecs_of(federation)
         sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
-        self.sent_update, self.lost_update = num_bytes(sent), num_bytes(lost)
+        self.sent_update = num_bytes(sent)
+        self.lost_update = num_bytes(lost) if federation.feeds_back else 0
         self.sent_moments = sum(
             num_bytes(layout(tree, codecs.of_moment(name))) for name, tree in averaged.items()
         )

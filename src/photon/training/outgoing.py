@@ -72,7 +72,7 @@ def outgoing(
         elif tree == PARAMS:
             torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
             rest = _encode(out.gradient, name, value, codecs.gradient, residual.get(name), offload)
-            if rest is not None:
+            if rest is not None and federation.feeds_back:
                 out.residual[name] = offload.take(rest, value)
         elif tree in averaged:
             sent = out.moments.setdefault(tree, {})

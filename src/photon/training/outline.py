@@ -37,7 +37,7 @@ class Outline:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RoundBytes:
     """Bytes of one client and round.
 
     Attributes:
@@ -108,7 +108,7 @@ def averaged_in(federation: Federation, moments: Iterable[str], round_number: in
     return [n for n in moments if round_number % (second if n in SQUARES else first) == 0]
 
 
-def traffic_of(inner: Inner, federation: Federation) -> Traffic:
+def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
     """Bytes that each client of a round sends and receives, as the round's record counts them.
 
     Raises:
@@ -132,7 +132,7 @@ def traffic_of(inner: Inner, federation: Federation) -> Traffic:
         received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
     else:
         received = num_bytes(whole) + sum(moments_down.values())
-    return Traffic(
+    return RoundBytes(
         up=num_bytes(layout(shared, up.gradient)) + each_round(moments_up),
         down=received,
         first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),

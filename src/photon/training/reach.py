@@ -66,8 +66,8 @@ def matched(moments: Moments, optimizer: OptimizerConfig, step: int) -> Moments:
     Where a client has never seen a token its own second moment is zero, and a mean of first moments
     need not be: a step without bound. And a code of a few bits has the same error for all numbers
     of a block, so that a first moment of nearly zero is read as many times the root of its second.
-    Unbiased, |m| <= sqrt(v) holds of any gradient that stays the
-    same, and keeps later steps within `reach`. ADOPT's first moment is normalised already.
+    Unbiased, |m| <= sqrt(v) holds of any gradient that stays the same, and keeps later steps within
+    `reach`. ADOPT's first moment is normalised already.
 
     Args:
         step: that they have seen.

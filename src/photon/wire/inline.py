@@ -71,6 +71,7 @@ class InlineNode(NodeSide):
 
     def forget(self) -> None:
         self._waiting.clear()
+        self._arriving.clear()
 
 
 def _ticket(path: Path, ref: ContainerRef, most: int) -> Ticket:
