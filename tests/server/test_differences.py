@@ -61,6 +61,21 @@ def test_nodes_that_get_differences_train_from_the_same_bits(make, four, tmp_pat
     assert moments[0] == moments[1]
 
 
+RUNGS = [("topk", "uniform:75/11", "int2"), ("uniform", "e3m0", "int4"), ("int1", "topk", "e3m0"),
+         ("int2", "int8", "uniform"), ("fp16", "fp16", "fp16")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("up", "down", "moments"), RUNGS)
+def test_every_rung_gives_the_same_bits_over_nodes(make, four, tmp_path, up, down, moments):
+    config = make(f"fl.compression.upload={up}", f"fl.compression.download={down}",
+                  f"fl.compression.moments={moments}")  # fmt: skip
+    with nodes(tmp_path, four, PLACES) as sockets:
+        result = train(config, sockets)
+    local = photon.train(config.but(name="local"))
+    assert final_digest(result) == final_digest(local)
+    assert 0 < sent_down(result, "parameters")[1] <= 4 * result.parameters, "not whole"
+
+
 def counting(monkeypatch) -> list[tuple[str, int, int]]:
     """Kind, bytes and bytes of the answer, as they go through the sockets."""
     found: list[tuple[str, int, int]] = []
