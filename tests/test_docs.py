@@ -36,7 +36,7 @@ def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
 
 
 def test_the_reference_of_the_configuration_is_up_to_date():
-    from photon.config.reference import reference
+    from photon.config.explain.reference import reference
 
     written = (ROOT / "docs/reference/configuration.md").read_text()
     assert written == reference(), "photon config --reference > docs/reference/configuration.md"

@@ -13,8 +13,8 @@ import photon
 from photon.cli.main import COMMANDS, run
 from photon.config import load_config
 from photon.config.compose import GROUPS
-from photon.config.origin import origins
-from photon.config.reference import choices_of, words
+from photon.config.explain.origin import origins
+from photon.config.explain.reference import choices_of, words
 
 CASES = [
     [],

@@ -8,10 +8,10 @@ import pytest
 
 from photon.config import load_config
 from photon.config.compose import GROUPS, known_keys
+from photon.config.explain.origin import explained
+from photon.config.explain.reference import all_keys
 from photon.config.near import OTHER_NAMES
-from photon.config.origin import explained
 from photon.config.overrides import parse_override
-from photon.config.reference import all_keys
 from photon.config.resolve import resolve
 from photon.config.resume import apply_resume_overrides, digest
 from photon.errors import ConfigError, MismatchedCheckpoint

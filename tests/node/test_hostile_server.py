@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from photon.config import Config, load_config
-from photon.config.reference import all_keys
+from photon.config.explain.reference import all_keys
 from photon.config.resolve import resolve
 from photon.config.schema import Machine
 from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling

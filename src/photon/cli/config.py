@@ -22,9 +22,9 @@ def command(keys: bool, reference: bool, words: tuple[str, ...]) -> None:
     photon config fl recipe=quickstart         a whole section, with its values in the recipe
     photon config --keys
     """
-    from photon.config.origin import annotated, explained
-    from photon.config.reference import all_keys
-    from photon.config.reference import reference as page
+    from photon.config.explain.origin import annotated, explained
+    from photon.config.explain.reference import all_keys
+    from photon.config.explain.reference import reference as page
 
     overrides = [word for word in words if "=" in word or word.startswith("~")]
     asked = [word for word in words if word not in overrides]

@@ -20,7 +20,7 @@ _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Keys and groups that begin with the word; after `=` the values of that key or group."""
-    from photon.config.reference import choices_of, words
+    from photon.config.explain.reference import choices_of, words
 
     key, equals, value = incomplete.partition("=")
     if not equals:

@@ -1,65 +1,19 @@
-"""Keys of `fl`: who takes part, what clients keep and send, the server's outer optimizer."""
+"""Keys of `fl`: who takes part, what clients keep and send."""
 
 from __future__ import annotations
 
-import re
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from photon.config.base import Batches, Section
+from photon.config.base import Batches
+from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
-from photon.points import OUTER_OPTIMIZERS, Outer
+from photon.config.merging import Merging
 
 
-class StrategyKwargs(Section):
-    """Arguments of the outer optimizer; which of them count depends on `fl.strategy_name`.
-
-    One's own takes numbers by any name.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float] = Field(init=False)  # pyright: ignore
-
-    server_learning_rate: float | None = Field(
-        default=None, gt=0, description="outer lr of the SGD family; default 1.0 (FedAvg) or 0.7"
-    )
-    server_momentum: float | None = Field(
-        default=None,
-        ge=0,
-        lt=1,
-        description="outer momentum of FEDAVGM, FEDMOM and NESTEROV; default 0.7",
-    )
-    eta: float | None = Field(default=None, gt=0, description="outer lr of the adaptive family")
-    beta_1: float | None = Field(default=None, ge=0, lt=1, description="first-moment decay")
-    beta_2: float | None = Field(default=None, ge=0, lt=1, description="second-moment decay")
-    tau: float | None = Field(
-        default=None, gt=0, description="added to the root of the second moment"
-    )
-
-
-_OWN_STRATEGY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_ALIASES = {"NESTOROV": "NESTEROV"}
-
-
-class OuterSchedule(Section):
-    """The outer learning rate, as a factor that depends on the round."""
-
-    name: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="after the warm-up: no decay, or down towards alpha_f"
-    )
-    t_warmup: int = Field(default=0, ge=0, description="rounds of linear warm-up")
-    alpha_f: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="factor that the fall would reach in the round after the last; the last "
-        "round's is above it",
-    )
-
-
-class Federation(Section):
-    """The federation: who takes part, for how long, and the server's outer optimizer."""
+class Federation(Merging, Closing):
+    """The federation: who takes part, for how long, and what becomes of their updates."""
 
     population: int = Field(default=8, ge=1, description="population: clients that exist")
     cohort: int | None = Field(
@@ -76,13 +30,6 @@ class Federation(Section):
         description="chance that a client can take part in a round, to study partial participation",
     )
     rounds: int = Field(default=24, ge=1, description="rounds of the run")
-    outer_name: str = Field(
-        default="NESTEROV",
-        description=f"outer optimizer: {', '.join(OUTER_OPTIMIZERS)}, any case; or your own, as "
-        "module:function",
-        examples=[name.lower() for name in OUTER_OPTIMIZERS],
-    )
-    outer_given: StrategyKwargs = StrategyKwargs()
     averages_moments: bool | None = Field(
         default=None,
         description="average the clients' inner moments too, and send them back; null: unless "
@@ -119,10 +66,6 @@ class Federation(Section):
         description="clients slower than the median (of two in the middle, the slower) take fewer "
         "steps, so that most are done at about the same time; the result then depends on the clock",
     )
-    scaling: Literal["none", "sqrt", "linear"] = Field(
-        default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
-    )
-    outer_schedule: OuterSchedule = OuterSchedule()
     frozen_layers: list[str] | None = Field(
         default=None,
         description="parameters that stay as they are: names, modules or globs, in our words or in "
@@ -165,61 +108,10 @@ class Federation(Section):
     second_moment_period: int = Field(
         default=1, ge=1, description="the same, of inner second moments"
     )
-    quorum: int | None = Field(
-        default=None,
-        ge=1,
-        description="fewest accepted updates that close a round; null: the cohort less "
-        "accept_failures_cnt",
-    )
-    failures_accepted: int = Field(
-        default=0,
-        ge=0,
-        description="clients of a round that may have no update (an error while they train, a "
-        "worker or node that is lost, a deadline, a refusal), exactly; see quorum",
-    )
-    skips_failed_rounds: bool = Field(
-        default=False,
-        description="another way to say failed_rounds=skip: a round below the quorum passes, and "
-        "the parameters stay",
-    )
-    staleness_exponent: float | None = Field(
-        default=None,
-        ge=0,
-        description="take late updates in a later round, weighing (1 + rounds late)^-exponent of "
-        "their tokens; null: refuse them",
-    )
-    max_staleness: int = Field(
-        default=4, ge=1, description="rounds after which a late update is refused all the same"
-    )
-    spares: int = Field(
-        default=0,
-        ge=0,
-        description="clients that may stand in for others of a cohort, whose number is averaged: a "
-        "round of remote nodes asks all at once and closes with the first so many; on one machine "
-        "each is trained in the place of one that has failed or was refused",
-    )
     fold_updates: bool = Field(
         default=False,
         description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
         "between sites, no numbers of single clients; needs fl.compression.upload=bf16",
-    )
-    round_timeout: float = Field(
-        default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
-    )
-    round_timeout_min: float = Field(
-        default=60.0, ge=0, description="seconds that a round waits for stragglers at the least"
-    )
-    straggler_factor: float = Field(
-        default=5.0,
-        gt=0,
-        description="deviations (MAD) beyond the median of the measured durations after which a "
-        "client is late, once fl.quorum updates are here",
-    )
-    failed_rounds: Literal["stop", "retry", "skip"] = Field(
-        default="stop", description="what follows a round with fewer updates than fl.quorum"
-    )
-    round_attempts: int = Field(
-        default=3, ge=1, description="tries of one round before the run stops, if it is retried"
     )
     max_norm_ratio: float | None = Field(
         default=5.0,
@@ -263,27 +155,8 @@ class Federation(Section):
         default=False, description="norms of pseudo-gradient and parameters of each layer by name"
     )
 
-    @field_validator("outer_name", mode="before")
-    @classmethod
-    def _known_strategy(cls, value: Any) -> str:
-        if _OWN_STRATEGY.fullmatch(str(value)):
-            return str(value)
-        name = str(value).upper()
-        name = _ALIASES.get(name, name)
-        if name not in OUTER_OPTIMIZERS:
-            choices = ", ".join(OUTER_OPTIMIZERS)
-            raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
-        return name
-
     @model_validator(mode="after")
     def _consistent(self) -> Federation:
-        given = self.outer_given.model_dump(exclude_none=True)
-        takes = given if self.has_own_strategy else self.outer.arguments
-        if unknown := sorted(set(given) - set(takes)):
-            raise ValueError(
-                f"strategy_kwargs.{unknown[0]} is no argument of {self.outer_name}; "
-                f"it takes {', '.join(takes)}"
-            )
         if self.cohort_size > self.population:
             raise ValueError(
                 f"n_clients_per_round={self.cohort_size} is more than "
@@ -328,8 +201,6 @@ class Federation(Section):
                 f"quorum={self.quorum} and accept_failures_cnt={self.failures_accepted} disagree "
                 f"for a cohort of {self.cohort_size}; give one of them"
             )
-        if self.skips_failed_rounds and self.failed_rounds == "retry":
-            raise ValueError("ignore_failed_rounds=true skips rounds, failed_rounds=retry does not")
 
     def _check_personal_layers(self) -> None:
         if not self.personal_layers:
@@ -352,11 +223,6 @@ class Federation(Section):
         return self.cohort_size - failures if failures or not self.quorum else self.quorum
 
     @property
-    def on_failure(self) -> Literal["stop", "retry", "skip"]:
-        """What follows a round without a quorum."""
-        return "skip" if self.skips_failed_rounds else self.failed_rounds
-
-    @property
     def keeps_optimizer(self) -> bool:
         """Whether inner moments outlive a round."""
         return not (self.resets_optimizer or self.forgets_clients)
@@ -369,18 +235,3 @@ class Federation(Section):
     @property
     def cohort_size(self) -> int:
         return self.cohort or self.population
-
-    @property
-    def outer(self) -> Outer:
-        """The outer optimizer; one's own has no defaults but that of its learning rate."""
-        own = Outer(self.outer_name, {"server_learning_rate": 1.0})
-        return OUTER_OPTIMIZERS.get(self.outer_name, own)
-
-    @property
-    def outer_arguments(self) -> dict[str, float]:
-        """Arguments of the outer optimizer, defaults filled in."""
-        return {**self.outer.arguments, **self.outer_given.model_dump(exclude_none=True)}
-
-    @property
-    def has_own_strategy(self) -> bool:
-        return self.outer_name not in OUTER_OPTIMIZERS

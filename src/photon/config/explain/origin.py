@@ -9,7 +9,7 @@ from typing import Any
 from photon.config.base import keys_of
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.compression import CODEC_KEYS, ladder
-from photon.config.reference import find_keys, presets, shown
+from photon.config.explain.reference import find_keys, presets, shown
 from photon.config.schema import Config
 from photon.config.standing import standing_of
 from photon.errors import ConfigError

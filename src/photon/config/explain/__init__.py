@@ -1,0 +1,1 @@
+"""What `photon config` prints about keys: their reference, and where their values come from."""
