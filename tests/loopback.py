@@ -16,7 +16,7 @@ from photon.config.resolve import Run
 from photon.container.container import digest
 from photon.experiment import experiment
 from photon.experiment.job import EngineFactory, Job
-from photon.flower.federation import remote_engine
+from photon.experiment.remote import remote_engine
 from photon.machine import frames
 from photon.node.service import NodeService
 from photon.run import checkpoint

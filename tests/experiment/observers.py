@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -136,6 +137,7 @@ class Answers:
     can_be_late = True
     devices = 1
     durations: Sequence[float] = ()
+    clock = staticmethod(time.monotonic)
 
     def __init__(
         self, clients: int, spoil: Callable[[int, dict[int, Update]], list[Update]]

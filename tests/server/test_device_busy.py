@@ -44,11 +44,10 @@ def test_the_parts_are_the_rounds_and_the_rounds_are_the_run(smoke):
     assert commits[0] < min(commits[1:]), "a commit is in the round after it"
 
 
-def test_by_the_clock(monkeypatch):
+def test_by_the_clock():
     """Ten seconds, of which two clients trained four each on two devices; a failed attempt, too."""
     now = [100.0]
-    monkeypatch.setattr("photon.server.records.time.monotonic", lambda: now[0])
-    phases = Phases(begun=100.0)
+    phases = Phases(100.0, lambda: now[0])
     with phases.timing("commit"):
         now[0] += 1
     with phases.timing("train"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from photon.errors import require_package
+from photon.machine.quantity import parse_quantity
 
 PATH = click.Path(path_type=Path)
-_PREFIX = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(bit|b)(?:/s|ps)?\s*", re.IGNORECASE)
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -85,7 +83,7 @@ def keys_option(text: str) -> Callable[[Any], Any]:
 
 
 class Quantity(click.ParamType):
-    """A number of bytes, or of bytes a second; `bit` divides by 8, prefixes are powers of 1000."""
+    """A number of bytes, or of bytes a second."""
 
     name = "quantity"
 
@@ -98,11 +96,10 @@ class Quantity(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float):
             return value
-        match = _QUANTITY.fullmatch(str(value))
-        if match is None or not float(match[1]):
+        try:
+            return parse_quantity(str(value))
+        except ValueError:
             self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
-        number = float(match[1]) * _PREFIX[match[2].lower()]
-        return number / 8 if match[3].lower() == "bit" else number
 
 
 def require_flower() -> None:

@@ -149,6 +149,7 @@ def _federated(
                 written=lambda: lines.last,
                 committed=_mirroring(folder, run),
                 tell=beacon.tell,
+                clock=engine.clock,
             )
             states.append(server.serve(states.pop()))
     (state,) = states

@@ -9,26 +9,19 @@ from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.errors import ConfigError
 from photon.experiment.job import EngineFactory, Job
+from photon.experiment.remote import remote_engine
 from photon.flower.connection import Connection
 from photon.flower.link import FlowerLink
 from photon.flower.superlink import NodeKeys, ServerKeys
-from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.machine.owned_folder import sockets_folder
-from photon.node.hosted_run import data_facts
 from photon.node.service import NodeService
 from photon.run.going_on import FLOWER
 from photon.run.preparation import require_data
-from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.say import Say
-from photon.server.depot import Depot
 from photon.server.engine import Engine
-from photon.server.link import Link
-from photon.server.remote import RemoteEngine
-from photon.server.roster import Roster
 from photon.wire.enrolment import REGISTER, Register, read_register, signer
-from photon.wire.transport import transport_of
 
 
 def over_flower(
@@ -53,22 +46,6 @@ def over_flower(
         return remote_engine(folder, run, job, link, register, hint)
 
     return EngineFactory(FLOWER, make, options)
-
-
-def remote_engine(
-    folder: RunFolder,
-    run: Run,
-    job: Job,
-    link: Link,
-    register: Register,
-    hint: Callable[[], str] = str,
-) -> RemoteEngine:
-    """The engine of a server, over any link; the process trains nothing itself."""
-    return_freed_memory()
-    data = data_facts(RunData.of(*run.reading))
-    side = transport_of(run.machine.transport).server(run.machine, run.name)
-    depot = Depot(folder.path / "depot", side)
-    return RemoteEngine(run, data, link, Roster(link, register, job.say), depot, job.say, hint)
 
 
 def run_node(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
+from photon.machine.clock import SYSTEM, Clock
 from photon.say import Say
 
 SHORTEST, LONGEST = 10.0, 600.0
@@ -22,7 +20,7 @@ def next_word(waited: float) -> float:
 class Waiting:
     """Tells what is awaited, and since when, by a clock of seconds."""
 
-    def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, say: Say, clock: Clock = SYSTEM) -> None:
         self.say, self._clock = say, clock
         self._since: float | None = None
         self._said, self._due = "", 0.0

@@ -71,11 +71,14 @@ class ClientHost:
         names = list(parameters_of(empty_model(run.inner)))
         self.layers = layers_of(run.federation, names)
         self._first = _first_layers(run.inner, run.seed, self.layers)
-        self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
+        self.trainer = self._make_trainer(run, device, world)
         self._offload, self._residents = Offload(device), Residents(device)
         self._measure = SegmentMeter(self.trainer)
         self._streams: dict[int, JoinedStream] = {}
         self.steps_taken = 0
+
+    def _make_trainer(self, run: Run, device: torch.device, world: World) -> Trainer:
+        return Trainer(run.inner, run.seed, device, world, self.layers.frozen)
 
     def train(
         self,

@@ -21,6 +21,7 @@ from photon.core.messages import Arrival, Failure, RoundPlan
 from photon.core.spread import spread
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
+from photon.machine.clock import SYSTEM
 from photon.node.client_host import ClientHost, Stopped
 from photon.node.worker_process import WorkerProcess
 from photon.run.base import Base
@@ -52,6 +53,7 @@ class OneMachine:
     can_be_late = False
     devices = 1
     durations: Sequence[float] = ()
+    clock = staticmethod(SYSTEM)
 
     def __init__(self, population: int) -> None:
         self.population = population

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ from photon.say import Say
 from photon.training.outline import codecs_of
 from photon.wire.messages import Ticket, Train, Trained
 
+MakeEngine = Callable[[RunFolder, Run, torch.device], LocalEngine]
+"""Gives what trains the clients of a run's folder."""
+
 
 @dataclass(eq=False)
 class HostedRun:
@@ -51,7 +54,14 @@ class HostedRun:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def open(cls, request: Train, run: Run, mailbox: Mailbox, say: Say) -> HostedRun:
+    def open(
+        cls,
+        request: Train,
+        run: Run,
+        mailbox: Mailbox,
+        say: Say,
+        make_engine: MakeEngine = local_engine,
+    ) -> HostedRun:
         """Make or reopen the folder of the run that a request names.
 
         Args:
@@ -72,7 +82,7 @@ class HostedRun:
         device = choose_device(run.machine.device)
         folder, run = _open_folder(run, data, request.config_digest, device)
         try:
-            engine = local_engine(folder, run, device)
+            engine = make_engine(folder, run, device)
         except BaseException:
             folder.close()
             raise

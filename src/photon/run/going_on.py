@@ -10,8 +10,11 @@ from typing import Any
 from photon.errors import RunFolderError
 from photon.run.kinds import NODE
 
-LOCAL, FLOWER = "local", "flower"
-"""Engines by name, as run.json keeps them: this machine, `photon server`; others are one's own."""
+LOCAL, FLOWER, SIMULATED = "local", "flower", "simulated"
+"""Engines by name, as run.json keeps them: this machine, `photon server`, `photon simulate`; others
+are one's own.
+"""
+_COMMANDS = {LOCAL: "train", FLOWER: "server", SIMULATED: "simulate"}
 
 
 def engine_of(path: Path, facts: Mapping[str, Any]) -> str:
@@ -31,14 +34,12 @@ def how_to_go_on(path: Path, facts: Mapping[str, Any], overrides: Sequence[str] 
     if facts.get("kind") == NODE:
         return "the `photon node` command that it was started by"
     engine = engine_of(path, facts)
-    if engine not in (LOCAL, FLOWER):
+    if engine not in _COMMANDS:
         given = f", {list(overrides)!r}" if overrides else ""
         call = f"photon.resume({str(path)!r}{given}, engine=...)"
         return f"{call}, with the engine that it was begun with"
-    command, options = "train", ()
-    if engine == FLOWER:
-        command, options = "server", facts.get("engine_options", ())
-    return shlex.join(["photon", command, "--resume", str(path), *options, *overrides])
+    options = facts.get("engine_options", ()) if engine != LOCAL else ()
+    return shlex.join(["photon", _COMMANDS[engine], "--resume", str(path), *options, *overrides])
 
 
 def require_engine(path: Path, facts: Mapping[str, Any], engine: str) -> None:
@@ -50,6 +51,7 @@ def require_engine(path: Path, facts: Mapping[str, Any], engine: str) -> None:
     own = engine_of(path, facts)
     if own == engine:
         return
-    where = "on this machine" if own == LOCAL else "on nodes, not on this machine"
+    wheres = {LOCAL: "on this machine", SIMULATED: "in a simulation"}
+    where = wheres.get(own, "on nodes, not on this machine")
     raise RunFolderError(f"{path}: its clients train {where}; go on with: "
                          f"{how_to_go_on(path, facts)}")  # fmt: skip

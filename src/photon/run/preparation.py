@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.config.compose import ConfigT, load_config, with_values
-from photon.config.dataset import ClientStreams, StorageConfig
+from photon.config.dataset import ClientStreams, EmbeddedCorpus, StorageConfig
 from photon.config.idle import Course, idle_overrides, note_idle
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
@@ -130,10 +130,7 @@ def prepare(
     clients, length = config.federation.population, config.inner.row_length
     train, validation, embedded = config.data.train, config.data.validation, config.data.embedded
     if train.root is None and train.store is None:
-        settings = embedded_settings(embedded, clients, length)
-        address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-        root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
-        manifest = prepare_embedded(root, embedded, clients, length, say)
+        root, manifest = embedded_data(embedded, clients, length, say)
     else:
         root, manifest = find_data(train, clients)
     found: dict[str, Any] = {"train": {"root": str(root)}}
@@ -151,6 +148,20 @@ def prepare(
         for part in (*common, *(f"client_{client}/{name}" for client in here for name in own)):
             data.rows(part)  # refused if they were prepared in shorter ones
     return config, manifest
+
+
+def embedded_data(
+    corpus: EmbeddedCorpus, clients: int, length: int, say: Say
+) -> tuple[Path, dict[str, Any]]:
+    """Prepare the embedded corpus below `data`, on first use; its root and its manifest.
+
+    Args:
+        length: of a row, in tokens.
+    """
+    settings = embedded_settings(corpus, clients, length)
+    address = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    root = Path("data").resolve() / f"embedded-{clients}-clients-{address}"
+    return root, prepare_embedded(root, corpus, clients, length, say)
 
 
 def require_data(train: StorageConfig, clients: Collection[int]) -> None:

@@ -13,6 +13,7 @@ import torch
 from photon.core import policy
 from photon.core.gate import Verdict, examined
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
+from photon.machine.clock import SYSTEM, Clock
 
 
 def _judge() -> ThreadPoolExecutor:
@@ -40,23 +41,25 @@ class Delivery:
         updates: in the order in which they came, those that are late for earlier rounds too.
         arrived: client -> whether what it sent for this round is sound.
         failed: client -> why it has no update.
-        begun: wall clock, in seconds.
+        begun: wall clock, in seconds, for people; `clock` is what decides.
     """
 
     plan: RoundPlan
     state: ServerState
     rules: policy.Rules
+    clock: Clock = SYSTEM
     waiting: deque[int] = field(default_factory=deque)
     asked: list[int] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
     arrived: dict[int, bool] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     begun: float = field(default_factory=time.time)
-    _begun: float = field(default_factory=time.monotonic)
+    _begun: float = field(init=False)
     _verdicts: list[Future[Verdict]] = field(default_factory=list)
     _judge: ThreadPoolExecutor = field(default_factory=_judge)
 
     def __post_init__(self) -> None:
+        self._begun = self.clock()
         self._ask()
 
     def take(self, arrival: Update | Failure) -> None:
@@ -78,7 +81,7 @@ class Delivery:
         return [verdict.result() for verdict in self._verdicts]
 
     def is_over(self, durations: Sequence[float]) -> bool:
-        waited = time.monotonic() - self._begun
+        waited = self.clock() - self._begun
         return policy.closing(self.plan, self.arrived, waited, durations, self.rules) == "close"
 
     @property

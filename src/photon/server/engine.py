@@ -8,6 +8,7 @@ from typing import Protocol
 
 from photon.core.messages import Arrival, RoundPlan
 from photon.core.traffic import Traffic
+from photon.machine.clock import Clock
 from photon.run.base import Base
 
 
@@ -17,6 +18,11 @@ class Engine(Protocol):
     @property
     def can_be_late(self) -> bool:
         """Whether a client may keep the others waiting."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Of the time that training takes."""
         ...
 
     @property

@@ -27,6 +27,7 @@ from photon.core.seeds import derive_seed
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
+from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
@@ -77,6 +78,7 @@ class Server:
         written: gives the line of metrics.jsonl that was written last, which the commit holds too.
         committed: called after each commit, in another thread.
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
+        clock: the engine's.
     """
 
     run: Run
@@ -88,9 +90,10 @@ class Server:
     written: Callable[[], Mapping[str, Any] | None] = lambda: None
     committed: Callable[[], None] = lambda: None
     tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    clock: Clock = SYSTEM
     _attempts: int = 0
     _missing: Mapping[int, str] = field(default_factory=dict)
-    _phases: Phases = field(default_factory=Phases)
+    _phases: Phases = field(init=False)
     _traffic: Traffic = field(default_factory=Traffic)
     _sites: Sites = field(default_factory=Sites)
 
@@ -109,7 +112,7 @@ class Server:
         self._rules = rules_of(fl, self.engine.can_be_late)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
-            self._phases = Phases()
+            self._phases = Phases.beginning(self.clock)
             while state.round < fl.rounds:
                 self._phases = self._phases.of_next_attempt()
                 done = self._attempt(state)
@@ -190,7 +193,7 @@ class Server:
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
-        delivery = Delivery(plan, state, self._rules)
+        delivery = Delivery(plan, state, self._rules, self.clock)
         self._tell_training(delivery)
         self._commits.go()
         arrivals = self.engine.run_round(plan, base, delivery.waiting, self._must_stop)
@@ -287,7 +290,7 @@ class Server:
                 result = self.validate(state)
         clients = record["client_metrics"].values()
         self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
-        self._phases = Phases()
+        self._phases = Phases.beginning(self.clock)
         with self._phases.timing("commit"):
             self._commits.add(state, self.written())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from photon.core.messages import RoundReport, ServerState
 from photon.core.traffic import Traffic
 from photon.core.tree import num_elements
 from photon.evaluation.loss import LossReport, perplexity
+from photon.machine.clock import SYSTEM, Clock
 
 TRAINING = ("wait", "train", "aggregate")
 """Phases that count as training time."""
@@ -28,16 +28,22 @@ class Phases:
         begun: when the last round had ended: its commit is the first thing in this one.
     """
 
+    begun: float
+    clock: Clock = SYSTEM
     seconds: dict[str, float] = field(default_factory=dict)
-    begun: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def beginning(cls, clock: Clock) -> Phases:
+        """Those of a round that begins now."""
+        return cls(clock(), clock)
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        begun = time.monotonic()
+        begun = self.clock()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
+            self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - begun
 
     def total(self) -> float:
         """Seconds that count as training."""
@@ -46,11 +52,11 @@ class Phases:
     def of_next_attempt(self) -> Phases:
         """Those of the same round, without what an attempt took that came to nothing."""
         kept = {"commit": self.seconds["commit"]} if "commit" in self.seconds else {}
-        return Phases(kept, self.begun)
+        return Phases(self.begun, self.clock, kept)
 
     def elapsed(self) -> float:
         """Seconds since the last round had ended."""
-        return time.monotonic() - self.begun
+        return self.clock() - self.begun
 
 
 def round_record(

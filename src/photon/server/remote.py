@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
 from photon.core.traffic import Traffic
 from photon.errors import RoundFailed
+from photon.machine.clock import SYSTEM, Clock
 from photon.machine.waiting import Waiting
 from photon.run.base import Base
 from photon.server.depot import Depot
@@ -48,7 +48,7 @@ class _UnderWay:
     address: str
     errand: Errand
     conversation: Conversation[Outcome]
-    begun: float = field(default_factory=time.monotonic)
+    begun: float
 
 
 class RemoteEngine:
@@ -59,6 +59,7 @@ class RemoteEngine:
         data: what their data must agree with.
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
+        clock: that of the link.
     """
 
     can_be_late = True
@@ -72,12 +73,13 @@ class RemoteEngine:
         depot: Depot,
         say: Callable[[str], None],
         hint: Callable[[], str] = str,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self.run, self.data, self.say = run, data, say
+        self.run, self.data, self.say, self.clock = run, data, say, clock
         self._sent = travelling(run.model_dump(mode="json"))
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
-        self._waiting, self._hint = Waiting(say), hint
+        self._waiting, self._hint = Waiting(say, clock), hint
         self.durations: list[float] = []
         self._all_came = False
         self._errands: dict[str, _UnderWay] = {}
@@ -99,7 +101,7 @@ class RemoteEngine:
         """
         fl, photon = self.run.federation, self.run.machine
         needed = fl.needed
-        deadline = time.monotonic() + photon.join_timeout
+        deadline = self.clock() + photon.join_timeout
         while not should_stop():
             self._listen(None)
             here = self._free()
@@ -109,7 +111,7 @@ class RemoteEngine:
                 self._waiting.is_over()
                 return here
             self._waiting.tell(self._awaited(nodes, len(here)))
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 raise RoundFailed(
                     f"{nodes} nodes with {len(here)} clients are here after "
                     f"{photon.join_timeout:.0f} s (photon.join_timeout); {photon.nodes} nodes "
@@ -203,7 +205,7 @@ class RemoteEngine:
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
-            begun = _UnderWay(current, address, errand, errand.converse())
+            begun = _UnderWay(current, address, errand, errand.converse(), self.clock())
             self._errands[self.link.send(address, next(begun.conversation))] = begun
 
     def _held_by(self, member: Member) -> str | None:
@@ -253,7 +255,7 @@ class RemoteEngine:
         """What came of an errand; clients without an update wait for another attempt."""
         node, attempts = one.errand.node, one.of.attempts
         for update in outcome.updates.values():
-            self.durations += [time.monotonic() - one.begun] * len(update.clients)
+            self.durations += [self.clock() - one.begun] * len(update.clients)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import photon
 from photon.core.text import cleaned
 from photon.errors import PayloadError
+from photon.machine.clock import SYSTEM, Clock
 from photon.server.errand import fault_of
 from photon.server.link import Link
 from photon.wire.buffers import Buffers
@@ -49,8 +49,14 @@ class Roster:
         say: takes a line for each node that comes, goes or is turned away.
     """
 
-    def __init__(self, link: Link, register: Register, say: Callable[[str], None]) -> None:
-        self.link, self.register, self.say = link, register, say
+    def __init__(
+        self,
+        link: Link,
+        register: Register,
+        say: Callable[[str], None],
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self.link, self.register, self.say, self._clock = link, register, say, clock
         self.members: dict[str, Member] = {}
         self._asked: dict[str, tuple[str, Buffers, float]] = {}
         self._turned_away: set[str] = set()
@@ -69,8 +75,8 @@ class Roster:
         waiting = {address for address, _, _ in self._asked.values()}
         for address in sorted(present - self.members.keys() - self._turned_away - waiting):
             message = pack_request(Hello())
-            self._asked[self.link.send(address, message)] = (address, message, time.monotonic())
-        overdue = time.monotonic() - HELLO_SECONDS
+            self._asked[self.link.send(address, message)] = (address, message, self._clock())
+        overdue = self._clock() - HELLO_SECONDS
         self._asked = {k: v for k, v in self._asked.items() if v[2] > overdue}
 
     def take(self, name: str, answer: Buffers | None) -> None:
