@@ -22,7 +22,7 @@ RANKS: dict[str, int] = {
     "training": 3, "evaluation": 3,
     "machine": 4, "wire": 4, "run": 4, "hub": 4, "tracking": 4,
     "server": 5, "node": 5, "scoring": 5,
-    "experiment": 6, "flower": 6,
+    "experiment": 6, "flower": 6, "simulation": 6,
     "report": 7, "cli": 7, "api": 7, "__main__": 7,
 }  # fmt: skip
 STRANGERS = [

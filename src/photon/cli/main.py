@@ -25,6 +25,7 @@ COMMANDS = {
     "prepare": ("photon.cli.prepare", "Turn text into token rows for a federation's clients."),
     "data": ("photon.cli.data", "Check, move and convert prepared data."),
     "plan": ("photon.cli.plan", "Say what a federation takes before it is started."),
+    "simulate": ("photon.cli.simulate", "Run a federation on virtual time and virtual links."),
     "runs": ("photon.cli.runs:runs", "List runs: how far they are, and whether they run."),
     "status": ("photon.cli.runs:status", "Say where a run is, which may run elsewhere."),
     "watch": ("photon.cli.runs:watch", "Follow a run until it ends."),

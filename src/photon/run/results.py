@@ -61,6 +61,7 @@ class TrainResult:
         unigram: a model that knows token frequencies only; the floor.
         bytes_up, bytes_down: payload bytes of the federated run, both directions.
         bytes_ddp: what data-parallel training would have sent (bf16, ring all-reduce).
+        simulated: of `photon simulate`: utilization, goodput, and where the devices' time went.
         history: the run's records in order.
     """
 
@@ -75,6 +76,7 @@ class TrainResult:
     bytes_up: int = 0
     bytes_down: int = 0
     bytes_ddp: int = 0
+    simulated: dict[str, Any] | None = None
     history: History = field(default_factory=History, repr=False)
 
 

@@ -1,0 +1,85 @@
+"""What a node has done of a round at some moment of virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from photon.wire.facts import InstructionFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Steps that a client has behind it, and that are kept whatever happens."""
+
+    round: int
+    base: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A training that is under way: clients one after the other, each step as long as the others.
+
+    Attributes:
+        begun: virtual seconds.
+        pace: seconds of a step.
+        steps: that each client still has to take, in order.
+    """
+
+    instructions: Sequence[InstructionFacts]
+    begun: float
+    pace: float
+    steps: Sequence[int]
+
+    @property
+    def seconds(self) -> float:
+        return self.pace * sum(self.steps)
+
+    def seconds_of(self) -> dict[int, float]:
+        """Client -> seconds of its training."""
+        own = zip(self.instructions, self.steps, strict=True)
+        return {one.client: self.pace * steps for one, steps in own}
+
+    def steps_by(self, now: float) -> int:
+        """Steps of all clients that are done by then."""
+        passed = int((now - self.begun) / self.pace + 1e-9) if self.pace else sum(self.steps)
+        return min(sum(self.steps), passed)
+
+    def done_by(self, now: float, segment: int) -> dict[int, Done]:
+        """What is kept of it by then, by client.
+
+        Args:
+            segment: steps after which a client's state is saved.
+        """
+        left, found = self.steps_by(now), {}
+        for one, steps in zip(self.instructions, self.steps, strict=True):
+            taken = min(left, steps)
+            left -= taken
+            before = one.local_steps - steps
+            kept = before + (taken if taken == steps else taken // segment * segment)
+            found[one.client] = Done(one.round, one.base_digest, kept)
+        return found
+
+
+def steps_left(one: InstructionFacts, done: Mapping[int, Done]) -> int:
+    """Steps of an instruction that a client has not behind it."""
+    kept = done.get(one.client)
+    if kept is None or (kept.round, kept.base) != (one.round, one.base_digest):
+        return one.local_steps
+    return one.local_steps - kept.steps
+
+
+def steps_ahead(instructions: Sequence[InstructionFacts], spare: float, pace: float) -> list[int]:
+    """Steps of each instruction that were taken while it was on its way (`fl.overlap`).
+
+    Args:
+        spare: seconds since the node's last training.
+        pace: seconds of a step.
+    """
+    room, found = int(spare / pace + 1e-9), []
+    for one in instructions:
+        taken = min(room, getattr(one, "ahead", 0), one.local_steps)
+        room -= taken
+        found.append(taken)
+    return found
