@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from photon.config.schema import Config
@@ -176,6 +177,7 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
+@cache
 def versions() -> dict[str, str]:
     """What must agree between the machines of a run."""
     from importlib.metadata import version

@@ -12,6 +12,7 @@ from photon.config.resolve import Run
 from photon.core.messages import Arrival, RoundPlan
 from photon.experiment.job import EngineFactory, Job
 from photon.experiment.remote import depot_of
+from photon.machine.waiting import Waiting
 from photon.node.hosted_run import data_facts
 from photon.run.base import Base
 from photon.run.going_on import SIMULATED
@@ -19,6 +20,8 @@ from photon.run.results import TrainResult, write_summary
 from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import read_lines
+from photon.say import Say
+from photon.server.depot import Depot
 from photon.server.engine import Engine
 from photon.server.link import Answer
 from photon.server.remote import RemoteEngine
@@ -34,8 +37,19 @@ from photon.wire.enrolment import Register
 class SimulatedEngine(RemoteEngine):
     """Lets the seconds pass that a server needs between two rounds."""
 
-    timeline: Timeline[Answer]
-    server_seconds = 0.0
+    def __init__(
+        self,
+        run: Run,
+        data: dict[str, Any],
+        link: VirtualLink,
+        roster: Roster,
+        depot: Depot,
+        say: Say,
+        server_seconds: float,
+    ) -> None:
+        super().__init__(run, data, link, roster, depot, say, clock=link.timeline)
+        self.timeline, self.server_seconds = link.timeline, server_seconds
+        self._waiting = Waiting(lambda line: None, link.timeline)  # nobody waits for it
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -77,7 +91,9 @@ class Simulation:
 
     def _make(self, folder: RunFolder, run: Run, job: Job) -> Engine:
         links = self.links
-        self._timeline = timeline = Timeline(is_real=links.server_seconds == "measured")
+        is_measured = links.server_seconds == "measured"
+        seconds = 0.0 if links.server_seconds == "measured" else links.server_seconds
+        self._timeline = timeline = Timeline(is_real=is_measured)
         self._ledger = Ledger([place.name for place in self.places])
         self._tokens_before = _tokens_so_far(folder.metrics)
         self._has_begun = True
@@ -91,13 +107,7 @@ class Simulation:
         register = Register(None)
         roster = Roster(link, register, lambda line: None, timeline)
         data = data_facts(RunData.of(*run.reading))
-        engine = SimulatedEngine(
-            run, data, link, roster, depot_of(folder, run), job.say, clock=timeline
-        )
-        engine.timeline = timeline
-        if links.server_seconds != "measured":
-            engine.server_seconds = links.server_seconds
-        return engine
+        return SimulatedEngine(run, data, link, roster, depot_of(folder, run), job.say, seconds)
 
 
 def _tokens_so_far(metrics: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -172,6 +173,10 @@ class _Host(ClientHost):
 
 
 class _StandInHost(_Host):
+    def __init__(self, run: Run, folder: Path, device: torch.device) -> None:
+        super().__init__(run, folder, device)
+        self.inner = run.inner.but(segment_steps=sys.maxsize)  # drawn at once, or not at all
+
     def _make_trainer(self, run: Run, device: torch.device, world: World) -> Trainer:
         return StandIn(run.inner, run.seed, device, world, self.layers.frozen)
 
