@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,10 @@ from photon.wire.enrolment import format_clients, parse_clients
 
 
 def _rate(value: Any) -> Any:
-    return parse_quantity(value) if isinstance(value, str) else value
+    """Bytes a second of a text; 2e6 is one for YAML."""
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return parse_quantity(value)
 
 
 def _clients(value: Any) -> Any:
@@ -143,12 +147,14 @@ def read_links(path: Path, *, stand_in: bool = False) -> Links:
 
 
 def _first_fault(error: ValidationError) -> str:
-    first = error.errors()[0]
+    found = error.errors()  # a key that is not there is why another one is missing
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     words = (str(part) for part in first["loc"] if part not in ("float", "literal['measured']"))
     key = ".".join(word for word in words if not word.startswith("constrained"))
     if first["type"] == "extra_forbidden":
-        there = sorted({*Links.model_fields, *Group.model_fields})
-        return f"{key}: no such key; there are {', '.join(there)}"
+        section = {"groups": Group, "server": Link}.get(str(first["loc"][0]), Links)
+        section = section if len(first["loc"]) > 1 else Links
+        return f"{key}: no such key; there are {', '.join(section.model_fields)}"
     if first["type"] == "missing":
         return f"{key}: is missing"
     reason = first["msg"].removeprefix("Value error, ")
