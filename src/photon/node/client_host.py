@@ -33,6 +33,7 @@ from photon.machine.device import training_memory_kept
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles
 from photon.node.measure import Measured, SegmentMeter, Spent
+from photon.node.pace import Pace
 from photon.node.residents import Residents
 from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.run_data import RunData
@@ -74,6 +75,7 @@ class ClientHost:
         self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
         self._offload, self._residents = Offload(device), Residents(device)
         self._measure = SegmentMeter(self.trainer)
+        self._step_seconds = run.machine.step_seconds or 0.0
         self._streams: dict[int, JoinedStream] = {}
         self.steps_taken = 0
 
@@ -184,8 +186,9 @@ class ClientHost:
         stream, measured = self._stream(instruction.client), Measured()
         home, is_first = self.files.home(instruction.client), self.trainer.world.is_first
         beacon = Beacon(home / FILE if is_first else None)
+        pace = Pace(self._step_seconds, should_stop)
         watched = StepBeacon(
-            beacon, should_stop, {"round": instruction.round},
+            beacon, pace, {"round": instruction.round},
             done=self.trainer.state.steps_done, total=instruction.local_steps,
             tokens=self.inner.tokens_per_step,
         )  # fmt: skip
@@ -193,6 +196,7 @@ class ClientHost:
             steps = min(left, self.inner.segment_steps)
             with spent.on("train") as taking, training_memory_kept():
                 segment = self.trainer.train(stream, steps, watched)
+                pace.end_step()
             self.steps_taken += len(segment.taken)
             if segment.taken:
                 numbers = self._measure(segment, taking())
