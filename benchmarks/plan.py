@@ -17,8 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "failure")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "failure"))
+
+from test_flower import Processes, wait_until
 
 from photon.cli.options import Quantity
 from photon.config import Config, load_config
@@ -28,7 +30,6 @@ from photon.experiment.plan import Setting, make_estimate
 from photon.machine.address import free_port
 from photon.run.trackers import read_lines
 from proxy import Proxy, Shape
-from test_flower import Processes, wait_until
 
 CLIENTS = {"a": "0", "b": "1"}
 FAST = 1e12

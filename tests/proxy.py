@@ -34,6 +34,9 @@ class Shape:
     loss: float = 0.0
 
 
+PLAIN = Shape()
+
+
 class Proxy:
     """Passes connections on to a server.
 
@@ -51,7 +54,7 @@ class Proxy:
     CONNECT_SECONDS = 5.0
 
     def __init__(
-        self, target: Address, shape: Shape = Shape(), *, at: Path | None = None, seed: int = 0
+        self, target: Address, shape: Shape = PLAIN, *, at: Path | None = None, seed: int = 0
     ) -> None:
         self.target, self.shape = target, shape
         self._random = random.Random(seed)
