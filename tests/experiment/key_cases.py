@@ -145,6 +145,7 @@ CASES: dict[str, Case] = {
     "fl.random_layers": (sound, (*RANDOM[1:], "fl.n_rounds=3"), "[embedding.weight]"),
     "fl.random_init_freq": (sound, (RANDOM[0], "fl.random_init_freq=100", "fl.n_rounds=3"), "3"),
     "fl.truly_random_init": (sound, (*RANDOM, "fl.n_rounds=3"), "false"),
+    "fl.aggregation": (record, TWICE, "rda"),
     "fl.scaling_fn": (sound, (), "sqrt"),
     "fl.quorum": (missing, (), "1"),
     "fl.accept_failures_cnt": (missing, (), "1"),
