@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from failure.node_process import main
-from photon.node import client_host
+from photon.node import course
 from photon.node.pace import Pace
 from photon.run.live import StepBeacon
 
@@ -58,6 +58,6 @@ def logger(path: Path) -> Write:
 
 if __name__ == "__main__":
     write = logger(Path(sys.argv[1]))
-    client_host.Pace = partial(CountedPace, write)  # pyright: ignore
-    client_host.StepBeacon = partial(told_beacon, write)  # pyright: ignore
+    course.Pace = partial(CountedPace, write)  # pyright: ignore
+    course.StepBeacon = partial(told_beacon, write)  # pyright: ignore
     main(sys.argv[2:])

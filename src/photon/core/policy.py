@@ -44,6 +44,7 @@ class Rules:
         staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
             al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
         max_staleness: rounds after which a late update is refused.
+        ahead: most steps that a client of the last round takes before the base arrives.
     """
 
     quorum: int
@@ -59,6 +60,7 @@ class Rules:
     scaling: Scaling = "none"
     staleness_exponent: float | None = None
     max_staleness: int = 4
+    ahead: int = 0
 
 
 def may_be_asked(

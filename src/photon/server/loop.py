@@ -48,6 +48,7 @@ from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record, time_record
+from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codecs_of, update_codecs
 
@@ -107,7 +108,8 @@ class Server:
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._honesty = Honesty(fl, inner, self._layers)
+        self._fragments = Fragments.of(fl, self._layers, state.params)
+        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
         tables = frozenset(embedding_names(empty_model(inner)))
         self._rules = replace(rules_of(fl, self.engine.can_be_late), tables=tables)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
@@ -175,13 +177,14 @@ class Server:
         sent = layers.received(newcomers or bool(self._rules.down.parameters))
         sent = sent if len(sent) < len(state.params) else None
         base = self._commits.base(state, sent)
+        fragment, trained = self._fragments.turn(state.round + 1)
         plan = open_round(
             state,
             run=self.run.name,
             steps=steps,
             rules=self._rules,
             base_digest=base.ref.digest,
-            trained=layers.shared if len(layers.shared) < len(state.params) else None,
+            trained=trained if len(trained) < len(state.params) else None,
             sent=sent,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
         )
@@ -189,7 +192,7 @@ class Server:
         asked = plan.instructions
         if fl.validates_clients and _is_due(fl, state.round):
             asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
-        return replace(plan, instructions=asked, spares=spares), base
+        return replace(plan, instructions=asked, spares=spares, fragment=fragment), base
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
@@ -367,6 +370,7 @@ def rules_of(fl: Federation, can_be_late: bool) -> Rules:
         scaling=fl.scaling,
         staleness_exponent=fl.staleness_exponent,
         max_staleness=fl.max_staleness,
+        ahead=fl.most_ahead,
     )
 
 
