@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -131,8 +131,8 @@ class Federation:
     def start_node(self, number: int) -> None:
         script, name = ROOT / "benchmarks" / "shaped_node.py", f"n{number}"
         pace = f"photon.step_seconds={self.case.sites[number].step_seconds}"
-        self._start(name, [str(script), str(self.node_log(number)), str(self.sockets), name,
-                           str(number), "photon.workers=0", "photon.threads=1", pace])  # fmt: skip
+        self._start(name, [str(script), "node", str(self.node_log(number)), str(self.sockets), name,
+                           str(number), "photon.workers=1", "photon.threads=1", pace])  # fmt: skip
 
     def _start(self, name: str, command: list[str]) -> None:
         places = [f"dataset.train.root_local={self.data}", f"photon.saving_path={self.home / name}"]
@@ -143,9 +143,8 @@ class Federation:
             )  # fmt: skip
 
     def kill(self, number: int) -> None:
-        process = self.processes[f"n{number}"]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        """A node with its worker, as if the machine had failed."""
+        _end(self.processes[f"n{number}"])
 
     def is_over(self) -> bool:
         """Whether the server has ended well.
@@ -160,9 +159,14 @@ class Federation:
 
     def close(self) -> None:
         for process in self.processes.values():
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and those that it has started, which are a group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class Killer:

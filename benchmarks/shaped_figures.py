@@ -14,10 +14,12 @@ class Stretch:
     """Steps that a node took of one round without a break.
 
     Attributes:
+        process: that took them.
         ends: monotonic time at which each step ended.
     """
 
     round: int
+    process: int
     ends: list[float] = field(default_factory=list)
 
 
@@ -26,7 +28,7 @@ def stretches(lines: Iterable[Mapping[str, Any]]) -> list[Stretch]:
     found: list[Stretch] = []
     for line in lines:
         if "round" in line:
-            found.append(Stretch(line["round"]))
+            found.append(Stretch(line["round"], line["process"]))
         else:
             found[-1].ends.append(line["at"])
     return found
@@ -106,8 +108,9 @@ def merged_rounds(records: Iterable[Mapping[str, Any]], client: int) -> set[int]
 
 
 def closed_steps(own: Sequence[Stretch], merged: set[int], ended: float) -> int:
-    """Steps of a node up to a time, without those of its last stretch if that is open."""
+    """Steps of a node up to a time, without those of a round that it is still at then."""
     begun = [one for one in own if one.ends and one.ends[0] <= ended]
-    if begun and begun[-1].round not in merged:
-        begun = begun[:-1]
+    if begun and (last := begun[-1]).round not in merged:
+        open_now = (last.round, last.process)
+        begun = [one for one in begun if (one.round, one.process) != open_now]
     return sum(end <= ended for one in begun for end in one.ends)

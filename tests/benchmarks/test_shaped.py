@@ -22,9 +22,10 @@ def record(number: int, tokens: int, accepted: list[int], late: dict[str, int] |
             "bytes_up": 10 * number, "bytes_down": 20 * number}  # fmt: skip
 
 
-def log(*parts: tuple[int, list[float]]) -> list[dict]:
+def log(*parts: tuple[int, list[float]], process: int = 7) -> list[dict]:
     return [line for number, ends in parts
-            for line in [{"round": number}, *({"step": 1, "at": at} for at in ends)]]  # fmt: skip
+            for line in [{"round": number, "process": process},
+                         *({"step": 1, "at": at} for at in ends)]]  # fmt: skip
 
 
 def test_what_nodes_did_is_set_against_what_was_merged(bench):
@@ -52,6 +53,15 @@ def test_work_that_nobody_took_is_lost(bench):
     assert shaped.closed_steps(taken, {1}, 9.0) == 4
     assert shaped.closed_steps(taken, {1, 3}, 5.5) == 5
     assert shaped.closed_steps(taken, {1}, 4.5) == 2
+
+
+def test_what_a_node_is_still_at_is_not_lost_yet(bench):
+    """Of its open round two stretches are its own, one was killed with the process before."""
+    shaped = bench("shaped_figures")
+    killed = shaped.stretches(log((1, [1, 2]), (2, [3, 4, 5])))
+    taken = killed + shaped.stretches(log((2, [6, 7]), (2, [8]), process=8))
+    assert shaped.closed_steps(taken, {1}, 9.0) == 5
+    assert shaped.closed_steps(taken, {1, 2}, 9.0) == 8
 
 
 def test_real_processes_over_real_links(bench, capsys):
