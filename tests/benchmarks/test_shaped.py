@@ -118,3 +118,25 @@ def test_a_run_goes_on_when_a_node_is_killed(bench, tmp_path):
     assert found.kills == 1
     assert found.tokens == 3 * 2 * 16 * 64, "every update counts once"
     assert found.goodput <= 1.0
+
+
+def test_links_take_half_of_a_synchronous_round(bench):
+    """3 MB both ways, 3 clients, 2 rounds: half a megabyte each; 16 steps of 0.25 s."""
+    waiting, shaped = bench("waiting"), bench("shaped_figures")
+    found = shaped.Figures(2, 9.0, 4.0, 0.5, 1.0, 10, 1_000_000, 2_000_000, [0.5] * 3, 0, None)
+    assert waiting.half_rate(found, 0.25) == 500_000 / 4
+
+
+def test_arms_of_the_benchmark_of_waiting(bench):
+    """Each is there once, and its case is what its setting says."""
+    waiting = bench("waiting")
+    assert len({(arm.setting, arm.name) for arm in waiting.ARMS}) == len(waiting.ARMS)
+    assert [arm.name for arm in waiting.chosen(["links", "int4"])] == ["overlap, int4"]
+    arm = next(waiting.chosen(["uneven", "synchronous"]))
+    case = waiting.uneven_case(arm, 5, 1, 0.1, 20.0)
+    paces = [site.step_seconds for site in case.sites]
+    assert paces == [0.1, 0.1, 0.1, 0.4]
+    assert (case.churn.every, case.config().federation.rounds) == (20.0, 5)
+    case = waiting.links_case(next(waiting.chosen(["overlap, int4"])), 5, 1, 0.1, 1000.0)
+    assert {site.link.rate for site in case.sites} == {1000.0}
+    assert case.config().federation.compression.upload == "int4"
