@@ -17,13 +17,12 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -143,7 +142,7 @@ class Federation:
             )  # fmt: skip
 
     def kill(self, number: int) -> None:
-        """A node with its worker, as if the machine had failed."""
+        """With -9; its worker sees that between two steps, and ends."""
         _end(self.processes[f"n{number}"])
 
     def is_over(self) -> bool:
@@ -163,9 +162,7 @@ class Federation:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and those that it has started, which are a group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
 
 

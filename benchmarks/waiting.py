@@ -8,9 +8,9 @@
 Two settings, see `shaped.py`:
 
 links    Links so slow that a synchronous round in bf16 spends half its time on communication: a
-         run without a limit tells what a client sends and receives in a round, and the rate is that
-         over the seconds of its steps. Bars: utilization 0.90 with overlap, 0.97 with overlap and
-         four bits.
+         run without a limit tells what a client sends and receives in a round and how long it takes
+         beyond its steps; the rate is chosen by that. Bars: utilization 0.90 with overlap, 0.97
+         with overlap and four bits.
 uneven   One client is four times slower than the three others, and nodes are killed every 20 s in
          the mean, which is the minute of a run three times as long. Bar: goodput 0.90 where nobody
          is waited for.
@@ -81,14 +81,25 @@ def uneven_case(arm: Arm, rounds: int, seed: int, seconds: float, kill_every: fl
 
 
 def half_rate(found: Figures, seconds: float) -> float:
-    """Bytes per second at which what a client sends and receives takes as long as its steps."""
+    """Bytes per second at which a round takes twice as long as its steps.
+
+    Args:
+        found: of a run without a limit, whose rounds take longer than their steps all the same.
+        seconds: of a step.
+
+    Raises:
+        ValueError: its rounds take that long by themselves.
+    """
     each = (found.bytes_up + found.bytes_down) / (found.rounds * NODES)
-    return each / (STEPS * seconds)
+    left = 2 * STEPS * seconds - found.round_seconds
+    if left <= 0:
+        raise ValueError(f"without a limit a round takes {found.round_seconds:.1f} s")
+    return each / left
 
 
 def case_of(arm: Arm, arguments: argparse.Namespace, rate: float | None) -> Case:
     rounds = 3 if arguments.quick else ROUNDS[arm.setting]
-    seconds = 0.01 if arguments.quick else STEP_SECONDS
+    seconds = 0.1 if arguments.quick else STEP_SECONDS
     if arm.setting == "links":
         return links_case(arm, rounds, arguments.seed, seconds, rate)
     return uneven_case(arm, rounds, arguments.seed, seconds / 2, arguments.kill_every)

@@ -121,10 +121,14 @@ def test_a_run_goes_on_when_a_node_is_killed(bench, tmp_path):
 
 
 def test_links_take_half_of_a_synchronous_round(bench):
-    """3 MB both ways, 3 clients, 2 rounds: half a megabyte each; 16 steps of 0.25 s."""
+    """3 MB both ways, 3 clients, 2 rounds: half a megabyte each; 16 steps of 0.25 s and another
+    second leave three.
+    """
     waiting, shaped = bench("waiting"), bench("shaped_figures")
-    found = shaped.Figures(2, 9.0, 4.0, 0.5, 1.0, 10, 1_000_000, 2_000_000, [0.5] * 3, 0, None)
-    assert waiting.half_rate(found, 0.25) == 500_000 / 4
+    found = shaped.Figures(2, 10.0, 5.0, 0.8, 1.0, 10, 1_000_000, 2_000_000, [0.5] * 3, 0, None)
+    assert waiting.half_rate(found, 0.25) == 500_000 / 3
+    with pytest.raises(ValueError, match=r"a round takes 5.0 s"):
+        waiting.half_rate(found, 0.15)
 
 
 def test_arms_of_the_benchmark_of_waiting(bench):
