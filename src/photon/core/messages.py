@@ -38,6 +38,8 @@ class Instruction:
         last_accepted: the round of this client's last accepted update, 0 if none; the client
             starts from the state that it had after that round.
         evaluate: whether to score the client's own held-out part, before and after training.
+        ahead: steps that the client takes from where its last round ended, before the base takes
+            the place of that; 0: it begins with the base.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Instruction:
     base_digest: str
     last_accepted: int
     evaluate: bool = False
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,9 @@ class ClientState:
         loss_scale: of fp16.
         layers: parameters of the client's own.
         residual: what the codec lost of the pseudo-gradient.
+        ahead: parameters that the client goes on from; empty where each round begins with the base.
+        fresh: what it was told of, with its own part of the round applied; see
+            `training.going_on.foreseen`.
     """
 
     round: int
@@ -153,6 +159,8 @@ class ClientState:
     loss_scale: LossScale = field(default_factory=LossScale)
     layers: Tree = field(default_factory=dict)
     residual: Mapping[str, Tensor] = field(default_factory=dict)
+    ahead: Tree = field(default_factory=dict)
+    fresh: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +190,7 @@ class ServerState:
             what an outlier is judged by.
         norm_steps: optimizer steps of each of them.
         norm_rates: mean learning rate of each of them.
+        norm_fragments: the fragment that each of them is of; empty: there is but one.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
         speeds: client -> tokens per second, as last measured.
@@ -201,6 +210,7 @@ class ServerState:
     norms: tuple[float, ...] = ()
     norm_steps: tuple[int, ...] = ()
     norm_rates: tuple[float, ...] = ()
+    norm_fragments: tuple[int, ...] = ()
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
@@ -259,6 +269,7 @@ class RoundPlan:
         bases: earlier rounds whose late updates are taken, with what they started from.
         bounds: what updates must keep to.
         up, down: codecs of updates, and of what clients receive.
+        fragment: number of the group that `trained` is, where rounds take turns.
     """
 
     round: int
@@ -272,6 +283,7 @@ class RoundPlan:
     spares: tuple[int, ...] = ()
     up: Codecs = field(default_factory=Codecs)
     down: Codecs = field(default_factory=Codecs)
+    fragment: int = 0
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -289,7 +301,8 @@ class RoundReport:
         spare: clients whose updates have come and are sound, and were not needed.
         num_tokens, num_steps: of this round: tokens summed, steps the most of any client.
         train_loss: token-weighted mean of the clients' training losses, in nats.
-        gradient_norm: norm of the mean pseudo-gradient.
+        gradient_norm: norm of what the pseudo-gradients were merged into.
+        mean_norm: norm of their mean, the same unless `fl.aggregation` says otherwise.
         client_norms, client_cosines: per accepted client: norm, cosine to the mean.
         client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
@@ -309,6 +322,7 @@ class RoundReport:
     num_steps: int = 0
     train_loss: float = 0.0
     gradient_norm: float = 0.0
+    mean_norm: float = 0.0
     client_norms: Mapping[int, float] = field(default_factory=dict)
     client_cosines: Mapping[int, float] = field(default_factory=dict)
     client_metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)

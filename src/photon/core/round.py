@@ -68,6 +68,7 @@ def open_round(
             local_steps=steps[client],
             base_digest=base_digest,
             last_accepted=state.last_accepted.get(client, 0),
+            ahead=min(rules.ahead, steps[client]) if has_just_merged(state, client) else 0,
         )
         for client in cohort
     }
@@ -84,6 +85,11 @@ def open_round(
         up=rules.up,
         down=rules.down,
     )
+
+
+def has_just_merged(state: ServerState, client: int) -> bool:
+    """Whether the last round took this client's update, so that it may have gone on from it."""
+    return 0 < state.round == state.last_accepted.get(client, 0)
 
 
 def close_round(
@@ -124,15 +130,17 @@ def close_round(
     trees = [opened(update, plan, state) for update in taken]
     gradients = [tree[GRADIENT] for tree in trees]
     before = _held_before(state, gradients[0], rules.down.parameters)
-    step = outer_step(state, gradients, weights, outer, scale(count, rules), last)
+    mixture = rules.mixing(gradients, weights, rules.tables)
+    step = outer_step(state, gradients, weights, outer, scale(count, rules), last, mixture.leaves)
     moments = _mean_moments(trees, weights, state, rules.down)
+    whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)
     came = {update.client for update in updates if update.round == plan.round}
     report = replace(
         _report(plan, taken),
         refused=refused,
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
-        **_agreement(step, weights, norms),
+        **_agreement(step, weights, norms, mixture.mean_norm),
         **_sizes(step),
     )
     takes_late = rules.staleness_exponent is not None
@@ -141,16 +149,16 @@ def close_round(
         params=step.params,
         outer=step.outer,
         is_seeded=False,
-        held=held,
+        held={**state.held, **held},
         difference=difference,
         difference_from=plan.base_digest if difference else "",
-        moments={**state.moments, **moments},
+        moments={**state.moments, **whole},
         averaged={**state.averaged, **dict.fromkeys(moments, plan.round)},
         round=plan.round,
         step=state.step + report.num_steps,
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
-        **_remembered(state, taken, norms, plan.bounds.rate),
+        **_remembered(state, taken, norms, plan),
         bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
         speeds={**state.speeds, **_speeds(taken)},
     )
@@ -215,7 +223,10 @@ def advanced(base: Broadcast, difference: Difference, codec: Codec) -> Broadcast
     advance(base.params, difference.params, codec)
     return Broadcast(
         params=base.params,
-        moments={**base.moments, **difference.moments},
+        moments={
+            **base.moments,
+            **{m: {**base.moments.get(m, {}), **its} for m, its in difference.moments.items()},
+        },
         averaged={**base.averaged, **difference.averaged},
     )
 
@@ -227,18 +238,21 @@ def advance(held: Mapping[str, Tensor], difference: Tree, codec: Codec) -> None:
 
 
 def _remembered(
-    state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], rate: float
+    state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], plan: RoundPlan
 ) -> dict[str, Any]:
     """The fields of a state with the norms that later ones are judged by."""
+    rate = plan.bounds.rate
     if not rate:  # steps at a rate of zero say nothing of later ones
         return {}
     steps = (*state.norm_steps, *(update.num_steps for update in taken))
     known = (*state.norms, *(norms[update.client] / rate for update in taken))
     rates = (*state.norm_rates, *(rate for _ in taken))
+    fragments = (*state.norm_fragments, *(plan.fragment for _ in taken))
     return {
         "norms": known[-NORMS_KEPT:],
         "norm_steps": steps[-NORMS_KEPT:],
         "norm_rates": rates[-NORMS_KEPT:],
+        "norm_fragments": fragments[-NORMS_KEPT:],
     }
 
 
@@ -309,21 +323,26 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
     )
 
 
-def _agreement(step: Step, weights: Sequence[float], norms: Mapping[int, float]) -> dict[str, Any]:
+def _agreement(
+    step: Step, weights: Sequence[float], norms: Mapping[int, float], mean_norm: float | None
+) -> dict[str, Any]:
     """How the pseudo-gradients lie to each other: those fields of the report.
 
     Args:
         norms: of them, by client and in their order.
+        mean_norm: of their mean, if they are merged into something else.
     """
     length = sqrt(sum(step.gradient.values()))
+    mean = length if mean_norm is None else mean_norm
     return {
         "gradient_norm": length,
+        "mean_norm": mean,
         "client_norms": norms,
         "client_cosines": {
             client: product / (own * length) if own * length > 0 else 0.0
             for (client, own), product in zip(norms.items(), step.products, strict=True)
         },
-        "consensus_distance": consensus_distance(list(norms.values()), weights, length),
+        "consensus_distance": consensus_distance(list(norms.values()), weights, mean),
         "cosine_to_last_step": step.cosine,
     }
 

@@ -30,7 +30,9 @@ from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
-from photon.model.build import build_model, parameters_of
+from photon.model.build import build_model, empty_model, parameters_of
+from photon.model.flops import embedding_names
+from photon.points import AGGREGATIONS, find
 from photon.run.base import Base
 from photon.run.checkpoint import (
     list_checkpoints,
@@ -47,6 +49,7 @@ from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.records import Phases, round_record, time_record
+from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codecs_of, update_codecs
 
@@ -108,8 +111,10 @@ class Server:
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._honesty = Honesty(fl, inner, self._layers)
-        self._rules = rules_of(fl, self.engine.can_be_late)
+        self._fragments = Fragments.of(fl, self._layers, state.params)
+        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
+        tables = frozenset(embedding_names(empty_model(inner)))
+        self._rules = replace(rules_of(fl, self.engine.can_be_late), tables=tables)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
@@ -175,13 +180,14 @@ class Server:
         sent = layers.received(newcomers or bool(self._rules.down.parameters))
         sent = sent if len(sent) < len(state.params) else None
         base = self._commits.base(state, sent)
+        fragment, trained = self._fragments.turn(state.round + 1)
         plan = open_round(
             state,
             run=self.run.name,
             steps=steps,
             rules=self._rules,
             base_digest=base.ref.digest,
-            trained=layers.shared if len(layers.shared) < len(state.params) else None,
+            trained=trained if len(trained) < len(state.params) else None,
             sent=sent,
             bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
         )
@@ -189,7 +195,7 @@ class Server:
         asked = plan.instructions
         if fl.validates_clients and _is_due(fl, state.round):
             asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
-        return replace(plan, instructions=asked, spares=spares), base
+        return replace(plan, instructions=asked, spares=spares, fragment=fragment), base
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
@@ -277,7 +283,7 @@ class Server:
             raise RoundFailed(f"{error}{missing}") from None
         if fl.measures_noise:
             norms = list(report.client_norms.values())
-            noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
+            noise = noise_scale(state.noise, norms, report.mean_norm, fl.noise_scale_beta)
             after = replace(after, noise=noise)
         return after, report
 
@@ -363,9 +369,11 @@ def rules_of(fl: Federation, can_be_late: bool) -> Rules:
         timeout_min=fl.round_timeout_min,
         straggler_factor=fl.straggler_factor,
         max_norm_ratio=fl.max_norm_ratio,
+        mixing=find(AGGREGATIONS[fl.aggregation]),
         scaling=fl.scaling,
         staleness_exponent=fl.staleness_exponent,
         max_staleness=fl.max_staleness,
+        ahead=fl.most_ahead,
     )
 
 

@@ -15,6 +15,7 @@ from photon.config.resolve import Run
 from photon.core.messages import Broadcast, Instruction, Update
 from photon.data.read.stream import JoinedStream
 from photon.node.client_host import ClientHost
+from photon.node.course import Segments
 from photon.node.engine import InProcess
 from photon.node.hosted_run import HostedRun, run_of
 from photon.node.mailbox import Mailbox
@@ -46,7 +47,7 @@ class Nodes:
     def __init__(
         self, run: Run, home: Path, stands_in: bool, should_stop: Callable[[], bool]
     ) -> None:
-        machine = {"runs_folder": str(home), "workers": 0}
+        machine = {"runs_folder": str(home), "workers": 0, "step_seconds": None}
         self.own, self.stands_in, self._should_stop = (
             run.but(machine=machine),
             stands_in,
@@ -175,7 +176,8 @@ class _Host(ClientHost):
 class _StandInHost(_Host):
     def __init__(self, run: Run, folder: Path, device: torch.device) -> None:
         super().__init__(run, folder, device)
-        self.inner = run.inner.but(segment_steps=sys.maxsize)  # drawn at once, or not at all
+        at_once = run.inner.but(segment_steps=sys.maxsize)  # nothing is worth saving between
+        self._segments = Segments(self.trainer, self.files, at_once, 0.0)
 
     def _make_trainer(self, run: Run, device: torch.device, world: World) -> Trainer:
         return StandIn(run.inner, run.seed, device, world, self.layers.frozen)

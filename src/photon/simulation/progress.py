@@ -37,9 +37,8 @@ class Task:
         return self.pace * sum(self.steps)
 
     def seconds_of(self) -> dict[int, float]:
-        """Client -> seconds of its training."""
-        own = zip(self.instructions, self.steps, strict=True)
-        return {one.client: self.pace * steps for one, steps in own}
+        """Client -> seconds of its round, with the steps that were taken before."""
+        return {one.client: self.pace * one.local_steps for one in self.instructions}
 
     def steps_by(self, now: float) -> int:
         """Steps of all clients that are done by then."""
@@ -79,7 +78,7 @@ def steps_ahead(instructions: Sequence[InstructionFacts], spare: float, pace: fl
     """
     room, found = int(spare / pace + 1e-9), []
     for one in instructions:
-        taken = min(room, getattr(one, "ahead", 0), one.local_steps)
+        taken = min(room, one.ahead, one.local_steps)
         room -= taken
         found.append(taken)
     return found
