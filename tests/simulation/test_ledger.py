@@ -57,7 +57,8 @@ def test_what_was_trained_ahead_was_no_waiting():
 def test_what_a_break_leaves():
     """Two clients of ten steps, half a second each, saved every four; broken off after 8 s."""
     task = Task([order(0), order(1)], begun=2.0, pace=0.5, steps=[10, 10])
-    assert task.seconds == 10.0
+    assert task.end == 12.0
+    assert task.steps_by(1.0) == 0
     assert task.seconds_of() == {0: 5.0, 1: 5.0}
     assert task.steps_by(10.0) == 16
     done = task.done_by(10.0, segment=4)

@@ -60,6 +60,7 @@ def command(
           latency: 0           seconds, one way; jitter: up to so much more
           loss: 0              probability that a piece of 64 KiB is sent twice
           step_seconds: 0.5    of an optimizer step; default: measured, as it is here
+          round_seconds: 0     of a node's round beside its steps
           step_jitter: 0       0.1: some rounds are 10 % faster, some slower
           failures_every: 3600 mean seconds between failures; default: none
           back_after: 60       seconds that a node is away

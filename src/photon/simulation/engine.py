@@ -84,10 +84,17 @@ class Simulation:
         """The result with what the simulation has found; in the run's `summary.json` too."""
         if not self._has_begun or result.federated is None:
             return result  # nothing was left to train
-        merged = result.federated.tokens - self._tokens_before
-        result = replace(result, simulated=self._ledger.report(self._timeline.now, merged))
+        result = replace(result, simulated=self.so_far(result.federated.tokens))
         write_summary(result.folder, result)
         return result
+
+    def so_far(self, tokens: int) -> dict[str, Any]:
+        """What the simulation has found until now.
+
+        Args:
+            tokens: of the run, that have reached the model.
+        """
+        return self._ledger.report(self._timeline.now, tokens - self._tokens_before)
 
     def _make(self, folder: RunFolder, run: Run, job: Job) -> Engine:
         links = self.links

@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-State = Literal["idle", "download", "train", "upload", "away"]
+State = Literal["idle", "download", "node", "train", "upload", "away"]
 CAUSES = {
     "train": "training",
+    "node": "around training",
     "download": "download",
     "upload": "upload",
     "slowest": "the slowest client",
@@ -19,7 +20,8 @@ CAUSES = {
 }
 """What a device's time goes into, and how it is called for people.
 
-`slowest`: it has sent its update, and others are still at theirs; `server`: nobody is at one;
+`node`: it loads, encodes and saves; `slowest`: it has sent its update, and others are still at
+theirs; `server`: nobody is at one;
 `not_asked`: it is not in the cohort.
 """
 
@@ -129,4 +131,4 @@ class Ledger:
 
 
 def _is_busy(state: State) -> bool:
-    return state in ("download", "train", "upload")
+    return state not in ("idle", "away")

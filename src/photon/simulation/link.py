@@ -159,13 +159,18 @@ class VirtualLink(ServersLink):
         ahead = steps_ahead(orders, max(0.0, now - site.trained_at), pace)
         steps = [min(n, one.local_steps - a) for n, one, a in zip(left, orders, ahead, strict=True)]
         site.trainings += 1
-        site.task = task = Task(orders, now, pace, steps)
-        self.ledger.turn(site.place.name, "train", now)
+        site.task = task = Task(orders, now + group.round_seconds, pace, steps)
+        self.ledger.turn(site.place.name, "node", now)
+        self.timeline.at(task.begun, partial(self._take_steps, site, task))
         if any(ahead):
             self.ledger.trained_ahead(site.place.name, pace * sum(ahead))
             self.ledger.tokens += self.tokens * sum(ahead)
         end = partial(self._end, site, task, name, message, answer)
-        self.timeline.at(now + task.seconds, end)
+        self.timeline.at(task.end, end)
+
+    def _take_steps(self, site: Site, task: Task) -> None:
+        if site.task is task:
+            self.ledger.turn(site.place.name, "train", self.timeline.now)
 
     def _end(
         self, site: Site, task: Task, name: str, message: Buffers, answer: Buffers | None

@@ -64,6 +64,7 @@ class Group(Link):
         clients: their numbers.
         per_node: clients of one node.
         step_seconds: of an optimizer step; or what it takes here.
+        round_seconds: of a round beside its steps: to load, encode and save.
         step_jitter: part by which the steps of a client's round are faster or slower.
         failures_every: mean seconds between two failures of a node; none: it never fails.
         back_after: seconds that a node which has failed is away.
@@ -72,6 +73,7 @@ class Group(Link):
     clients: Annotated[list[int], Field(min_length=1), BeforeValidator(_clients)]
     per_node: int = Field(default=1, ge=1)
     step_seconds: Annotated[float, Field(gt=0)] | Measured = "measured"
+    round_seconds: Seconds = 0.0
     step_jitter: Share = 0.0
     failures_every: Annotated[float, Field(gt=0)] | None = None
     back_after: Seconds = 60.0

@@ -22,7 +22,7 @@ class Task:
     """A training that is under way: clients one after the other, each step as long as the others.
 
     Attributes:
-        begun: virtual seconds.
+        begun: virtual seconds, of the first step.
         pace: seconds of a step.
         steps: that each client still has to take, in order.
     """
@@ -33,8 +33,8 @@ class Task:
     steps: Sequence[int]
 
     @property
-    def seconds(self) -> float:
-        return self.pace * sum(self.steps)
+    def end(self) -> float:
+        return self.begun + self.pace * sum(self.steps)
 
     def seconds_of(self) -> dict[int, float]:
         """Client -> seconds of its round, with the steps that were taken before."""
@@ -42,8 +42,9 @@ class Task:
 
     def steps_by(self, now: float) -> int:
         """Steps of all clients that are done by then."""
-        passed = int((now - self.begun) / self.pace + 1e-9) if self.pace else sum(self.steps)
-        return min(sum(self.steps), passed)
+        whole = sum(self.steps)
+        passed = int((now - self.begun) / self.pace + 1e-9) if self.pace else whole
+        return max(0, min(whole, passed))
 
     def done_by(self, now: float, segment: int) -> dict[int, Done]:
         """What is kept of it by then, by client.
