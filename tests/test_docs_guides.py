@@ -23,9 +23,10 @@ SMALL = {
     "train": ["recipe=smoke", "fl.eval_period=1", "llm_config.max_duration=4"],
     "prepare": ["recipe=smoke", "dataset.prepare.tokenizer_bytes=100000"],
     "generate": ["--max-new-tokens", "2"],
+    "simulate": ["fl.n_rounds=2"],
 }
 """What scales a command of a guide down; the guide's own keys come first."""
-GUIDES = ["first-run", "your-own-data", "watching-a-run", "evaluate-and-export"]
+GUIDES = ["first-run", "your-own-data", "watching-a-run", "simulate", "evaluate-and-export"]
 
 NOT_HERE = re.compile(
     r"use_wandb|s3://|--harness|c4|8_clients|icl_tasks_config|--source public|MDS|import"
@@ -93,6 +94,8 @@ def test_a_guide_runs_from_its_top_to_its_end(name, workplace, data_root, monkey
     for language, code in blocks(DOCS / "guides" / f"{name}.md"):
         if language == "python":
             exec(code, namespace)
+        if language == "yaml":  # its first line is a comment with the file's name
+            Path(code.split()[1]).write_text(code)
         for words in commands(code) if language == "bash" else ():
             if not NOT_HERE.search(" ".join(words)):
                 assert run(_scaled(words, data_root)) == 0, words
