@@ -134,6 +134,7 @@ class Answers:
     """
 
     can_be_late = True
+    busy = 0
     devices = 1
     durations: Sequence[float] = ()
 

@@ -65,10 +65,10 @@ def _origin_fault(update: Update, plan: RoundPlan, state: ServerState) -> str | 
         applied = [c for c in update.clients if state.last_accepted.get(c, 0) >= update.round]
         if applied:
             return f"late, and round {update.round} of client {applied[0]} has been applied"
-    elif not set(update.clients) <= set(plan.cohort):
-        return f"not in the cohort of round {plan.round}"
     elif update.round != plan.round or update.run != plan.run:
         return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
+    elif not set(update.clients) <= set(plan.cohort):
+        return f"not in the cohort of round {plan.round}"
     else:
         base = plan.base_digest
     if update.base_digest != base:

@@ -59,5 +59,7 @@ def room(run: Run, state: ServerState, busy: int, *, waits: bool) -> int | None:
         return None
     if not waits:
         return fl.cohort_size - busy
-    left = (run.total_steps - state.step) * fl.cohort_size
-    return min(fl.merged(fl.cohort_size), -(-left // run.inner.local_steps))
+    each = run.inner.tokens_per_step
+    step = fl.cohort_size * each
+    left = (run.total_steps - state.step) * step - state.num_tokens % step
+    return min(fl.merged(fl.cohort_size), -(-left // (run.inner.local_steps * each)))
