@@ -106,7 +106,7 @@ class RemoteEngine:
         needed = fl.needed
         deadline = time.monotonic() + photon.join_timeout
         while not should_stop():
-            self._listen(None)
+            self._listen(None, 0.0 if fl.is_async and self._may_begin() else POLL_SECONDS)
             here = self._free()
             nodes = len(self.roster.members)
             enough = len(here) >= needed or (fl.is_async and self.busy)
@@ -234,11 +234,17 @@ class RemoteEngine:
         known, digest = self._holds.get(member.name, (None, None))
         return digest if known is member else member.holds
 
-    def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
+    def _may_begin(self) -> bool:
+        """Whether a merge can be opened without waiting for an answer."""
+        return self._all_came and bool(self.busy or self._free())
+
+    def _listen(
+        self, current: _OpenRound | None, seconds: float = POLL_SECONDS
+    ) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
         arrivals: list[Update | Failure] = []
         self.roster.refresh()
-        for name, answer in self.link.answers(POLL_SECONDS):
+        for name, answer in self.link.answers(seconds):
             arrivals += self._hear(current, name, answer)
             del answer  # its memory, before the next one comes
         return arrivals
