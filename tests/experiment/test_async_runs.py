@@ -144,6 +144,7 @@ def test_fast_clients_take_more_steps_and_the_tokens_say_so(make):
     (("fl.n_local_epochs=1",), "mode=async takes no n_local_epochs=1"),
     (("llm_config.local_steps=1ep",), "fl.mode=async counts in steps"),
     (("fl.random_layers=[norm.weight]", "fl.random_init_freq=3"), "mode=async takes no random_la"),
+    (("fl.fragments=2",), "mode=async takes no fragments=2: a late update is of another"),
     (("fl.split_eval=true",), "mode=async takes no split_eval=true"),
     (("fl.second_moment_period=2",), "mode=async takes no second_moment_period=2"),
     (("fl.strategy_name=fedadam",), "takes no strategy_name=FEDADAM: its moments would decay"),

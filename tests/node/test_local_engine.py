@@ -12,7 +12,7 @@ import pytest
 
 from photon.errors import StorageError
 from photon.machine import frames
-from photon.node.client_host import Stopped
+from photon.node.course import Stopped
 from photon.node.engine import InProcess, WorkerPool, _failure
 from photon.node.worker import _Parent
 from photon.node.worker_process import WorkerProcess

@@ -11,6 +11,9 @@ from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
 from photon.config.merging import Merging
 
+LARGEST_STEP = 2**31
+"""More than a round has."""
+
 
 class Federation(Merging, Closing):
     """The federation: who takes part, for how long, and what becomes of their updates."""
@@ -109,6 +112,32 @@ class Federation(Merging, Closing):
     second_moment_period: int = Field(
         default=1, ge=1, description="the same, of inner second moments"
     )
+    overlap: Literal["none", "delayed", "eager"] = Field(
+        default="none",
+        description="what a client does while its update travels: it waits; or it trains on, from "
+        "where it was (delayed), or from where it takes the others to be (eager), until the "
+        "server's parameters arrive",
+    )
+    overlap_steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="steps of a round after which the server's parameters take the place of those "
+        "that the client went on from; null: all of its steps",
+    )
+    fragments: int = Field(
+        default=1,
+        ge=1,
+        description="groups of parameters, of which each round sends and merges one in turn, so "
+        "that one comes up every so many rounds: divide llm_config.local_steps by as much, and "
+        "multiply fl.n_rounds",
+    )
+    fragment_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="what a client keeps of its own where the server's parameters arrive: they "
+        "become alpha x its own + (1 - alpha) x the server's",
+    )
     fold_updates: bool = Field(
         default=False,
         description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
@@ -184,6 +213,7 @@ class Federation(Merging, Closing):
         if self.local_steps and self.local_epochs:
             raise ValueError("n_local_steps and n_local_epochs exclude each other; give one")
         self._check_personal_layers()
+        self._check_going_on()
         if self.averages_moments and self.resets_optimizer:
             raise ValueError(
                 "reset_optimizer=true throws away the moments that aggregate_momenta=true averages;"
@@ -218,6 +248,40 @@ class Federation(Merging, Closing):
                 "reset_checkpoint=true forgets the personalized_layers after every round; leave "
                 "one of them out"
             )
+
+    def _check_going_on(self) -> None:
+        if self.overlap_steps is not None and self.overlap == "none":
+            raise ValueError(
+                f"overlap_steps={self.overlap_steps} has no effect with overlap=none; set it to "
+                "delayed or eager"
+            )
+        if self.goes_on and self.forgets_clients:
+            raise ValueError(
+                "reset_checkpoint=true forgets what overlap, fragments and fragment_alpha go on "
+                "from; leave one of them out"
+            )
+        if self.fragments > 1 and self.staleness_exponent is not None:
+            raise ValueError(
+                f"fragments={self.fragments} and staleness_exponent exclude each other: a late "
+                "update is of another fragment"
+            )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether clients go on from parameters of their own."""
+        return self.overlap != "none" or self.fragments > 1 or self.fragment_alpha > 0
+
+    @property
+    def most_ahead(self) -> int:
+        """Most steps of a round that a client takes before the server's parameters arrive."""
+        if self.overlap == "none":
+            return 0
+        return LARGEST_STEP if self.overlap_steps is None else self.overlap_steps
+
+    @property
+    def sends_differences(self) -> bool:
+        """Whether clients get differences, in place of whole parameters: of fragments they do."""
+        return self.compression.sends_differences or self.fragments > 1
 
     @property
     def needed(self) -> int:

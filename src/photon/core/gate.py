@@ -171,10 +171,13 @@ def outliers(
         max_ratio: as for `norm_fault`; for a moment that averages squares, its square.
     """
     found: dict[int, str] = {}
-    steps = np.array([*state.norm_steps, *(update.num_steps for update in taken.values())])
+    of = state.norm_fragments or (0,) * len(state.norms)
+    alike = np.array(of, dtype=int) == plan.fragment
+    before = np.array(state.norm_steps)[alike]
+    steps = np.array([*before, *(update.num_steps for update in taken.values())])
     now, feeds_back = plan.bounds.rate, plan.up.gradient.gain > 1
     rates = np.maximum(now, state.norm_rates) if feeds_back else np.full(len(state.norms), now)
-    earlier = np.array(state.norms) * rates
+    earlier = (np.array(state.norms) * rates)[alike]
     norms = np.array([*earlier, *(sizes[client][GRADIENT] for client in taken)])
     for client, update in taken.items():
         comparable = norms * np.maximum(1.0, update.num_steps / steps)

@@ -38,6 +38,8 @@ class Instruction:
         last_accepted: the round of this client's last accepted update, 0 if none; the client
             starts from the state that it had after that round.
         evaluate: whether to score the client's own held-out part, before and after training.
+        ahead: steps that the client takes from where its last round ended, before the base takes
+            the place of that; 0: it begins with the base.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Instruction:
     base_digest: str
     last_accepted: int
     evaluate: bool = False
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,9 @@ class ClientState:
         loss_scale: of fp16.
         layers: parameters of the client's own.
         residual: what the codec lost of the pseudo-gradient.
+        ahead: parameters that the client goes on from; empty where each round begins with the base.
+        fresh: what it was told of, with its own part of the round applied; see
+            `training.going_on.foreseen`.
     """
 
     round: int
@@ -153,6 +159,8 @@ class ClientState:
     loss_scale: LossScale = field(default_factory=LossScale)
     layers: Tree = field(default_factory=dict)
     residual: Mapping[str, Tensor] = field(default_factory=dict)
+    ahead: Tree = field(default_factory=dict)
+    fresh: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +190,7 @@ class ServerState:
             what an outlier is judged by.
         norm_steps: optimizer steps of each of them.
         norm_rates: mean learning rate of each of them.
+        norm_fragments: the fragment that each of them is of; empty: there is but one.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
         speeds: client -> tokens per second, as last measured.
@@ -202,6 +211,7 @@ class ServerState:
     norms: tuple[float, ...] = ()
     norm_steps: tuple[int, ...] = ()
     norm_rates: tuple[float, ...] = ()
+    norm_fragments: tuple[int, ...] = ()
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)
@@ -262,6 +272,7 @@ class RoundPlan:
         bounds: what updates must keep to.
         up, down: codecs of updates, and of what clients receive.
         run: whose it is.
+        fragment: number of the group that `trained` is, where rounds take turns.
     """
 
     round: int
@@ -276,6 +287,7 @@ class RoundPlan:
     up: Codecs = field(default_factory=Codecs)
     down: Codecs = field(default_factory=Codecs)
     run: str = ""
+    fragment: int = 0
 
     @property
     def members(self) -> tuple[int, ...]:

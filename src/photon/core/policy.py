@@ -68,6 +68,7 @@ class Rules:
             al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
         max_staleness: rounds after which a late update is refused.
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
+        ahead: most steps that a client of the last round takes before the base arrives.
     """
 
     quorum: int
@@ -82,6 +83,7 @@ class Rules:
     staleness_exponent: float | None = None
     max_staleness: int = 4
     merging: Merging | None = None
+    ahead: int = 0
 
 
 def may_be_asked(

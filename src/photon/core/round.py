@@ -71,6 +71,7 @@ def open_round(
             local_steps=steps[client],
             base_digest=base_digest,
             last_accepted=state.last_accepted.get(client, 0),
+            ahead=min(rules.ahead, steps[client]) if has_just_merged(state, client) else 0,
         )
         for client in cohort
     }
@@ -88,6 +89,11 @@ def open_round(
         down=rules.down,
         run=run,
     )
+
+
+def has_just_merged(state: ServerState, client: int) -> bool:
+    """Whether the last round took this client's update, so that it may have gone on from it."""
+    return 0 < state.round == state.last_accepted.get(client, 0)
 
 
 def close_round(
@@ -132,6 +138,7 @@ def close_round(
     outer, gathered = _due(outer, state.gathered + part)
     step = outer_step(state, gradients, weights, outer, scale(count, rules) * part, last)
     moments = _mean_moments(trees, weights, state, rules.down)
+    whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)
     came = {update.client for update in updates if update.round == plan.round}
     report = replace(
@@ -148,16 +155,16 @@ def close_round(
         params=step.params,
         outer=step.outer,
         is_seeded=False,
-        held=held,
+        held={**state.held, **held},
         difference=difference,
         difference_from=plan.base_digest if difference else "",
-        moments={**state.moments, **moments},
+        moments={**state.moments, **whole},
         averaged={**state.averaged, **dict.fromkeys(moments, plan.round)},
         round=plan.round,
         step=state.step + _steps_done(state, report, rules),
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
-        **_remembered(state, taken, norms, plan.bounds.rate),
+        **_remembered(state, taken, norms, plan),
         bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
         speeds={**state.speeds, **_speeds(taken)},
         gathered=gathered,
@@ -242,7 +249,10 @@ def advanced(base: Broadcast, difference: Difference, codec: Codec) -> Broadcast
     advance(base.params, difference.params, codec)
     return Broadcast(
         params=base.params,
-        moments={**base.moments, **difference.moments},
+        moments={
+            **base.moments,
+            **{m: {**base.moments.get(m, {}), **its} for m, its in difference.moments.items()},
+        },
         averaged={**base.averaged, **difference.averaged},
     )
 
@@ -254,18 +264,21 @@ def advance(held: Mapping[str, Tensor], difference: Tree, codec: Codec) -> None:
 
 
 def _remembered(
-    state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], rate: float
+    state: ServerState, taken: Sequence[Update], norms: Mapping[int, float], plan: RoundPlan
 ) -> dict[str, Any]:
     """The fields of a state with the norms that later ones are judged by."""
+    rate = plan.bounds.rate
     if not rate:  # steps at a rate of zero say nothing of later ones
         return {}
     steps = (*state.norm_steps, *(update.num_steps for update in taken))
     known = (*state.norms, *(norms[update.client] / rate for update in taken))
     rates = (*state.norm_rates, *(rate for _ in taken))
+    fragments = (*state.norm_fragments, *(plan.fragment for _ in taken))
     return {
         "norms": known[-NORMS_KEPT:],
         "norm_steps": steps[-NORMS_KEPT:],
         "norm_rates": rates[-NORMS_KEPT:],
+        "norm_fragments": fragments[-NORMS_KEPT:],
     }
 
 

@@ -152,7 +152,7 @@ class _Fit:
 
     def held(self, state: ServerState) -> ServerState:
         """What clients are taken to hold: parameters that come whole are those of the server."""
-        both = self.theirs.federation.compression, self.ours.federation.compression
+        both = self.theirs.federation, self.ours.federation
         if all(one.sends_differences for one in both):
             return state
         return replace(state, held={}, difference={}, difference_from="")

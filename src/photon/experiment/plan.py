@@ -250,7 +250,7 @@ def _handling(
     params = num_bytes(this.params)
     kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
     kept += _fed_back(this, fl)
-    told = 3 * params if fl.compression.sends_differences else 0
+    told = 3 * params if fl.sends_differences else 0
     return Handling(
         load=params + kept,
         encode=2 * params + sent.up + kept,
@@ -272,7 +272,7 @@ def _disk(
 ) -> dict[str, float]:
     state = sum(map(num_bytes, (this.params, *this.moments.values())))
     state += _fed_back(this, fl)
-    trees = outer + fl.compression.sends_differences  # and what clients hold
+    trees = outer + fl.sends_differences  # and what clients hold
     return {
         "server": server_disk(num_elements(this.params), trees, payload, clients, kept),
         "client": 2 * (state + payload),  # the round it goes on from, and the newest

@@ -87,22 +87,31 @@ class ClientFiles:
             verify = path not in self._written
             return checkpoint.load_client_state(path, verify=verify), False
 
-    def opened(self, instruction: Instruction) -> TrainState | None:
-        """The open state of this round, if a segment of it was saved.
+    def opened(self, instruction: Instruction) -> tuple[TrainState | None, bool]:
+        """The open state of this round, if a segment of it was saved; and whether the base had
+        arrived by then.
 
         Raises:
             CorruptCheckpoint: it is damaged.
         """
         path = self.home(instruction.client) / "train.json"
         if not path.exists():
-            return None
+            return None, False
         with _removable(path, "the client's part of the round is then trained anew"):
             state, extra = checkpoint.load_train_state(path)
-        return state if extra == asdict(instruction) else None
+        has_arrived = bool(extra.pop("has_arrived", False))
+        return (state, has_arrived) if extra == asdict(instruction) else (None, False)
 
-    def keep_open(self, instruction: Instruction, state: TrainState) -> None:
-        home = self.home(instruction.client)
-        checkpoint.save_train_state(home, "train", state, asdict(instruction))
+    def keep_open(
+        self, instruction: Instruction, state: TrainState, has_arrived: bool = False
+    ) -> None:
+        """Save a segment of an open round.
+
+        Args:
+            has_arrived: whether its base has taken the place of what the client began with.
+        """
+        extra = {**asdict(instruction), "has_arrived": has_arrived}
+        checkpoint.save_train_state(self.home(instruction.client), "train", state, extra)
 
     def keep(
         self, instruction: Instruction, update: Update, state: ClientState, landed: Landing

@@ -8,8 +8,9 @@ answers with the update that was kept. What a client leaves is written while the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,26 +29,24 @@ from photon.core.messages import (
 )
 from photon.core.tree import Tree
 from photon.data.read.stream import JoinedStream
+from photon.errors import PhotonError
 from photon.evaluation.loss import Share, held_out_loss
-from photon.machine.device import training_memory_kept
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles
-from photon.node.measure import Measured, SegmentMeter, Spent
+from photon.node.course import Course, Segments, Stopped, is_of
+from photon.node.measure import Spent
 from photon.node.residents import Residents
-from photon.run.live import FILE, Beacon, StepBeacon
 from photon.run.run_data import RunData
+from photon.training.fragments import Fragments
+from photon.training.going_on import Beginning, arrival, beginning
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.offload import Offload
-from photon.training.outgoing import Outgoing, leaving, outgoing
+from photon.training.outgoing import Due, Outgoing, leaving, outgoing
 from photon.training.outline import averaged_in, codecs_of
 from photon.training.parallel import ALONE, World
 from photon.training.reach import matched
 from photon.training.state import TrainState
-
-
-class Stopped(Exception):
-    """Training stopped between two steps, as asked; the open state is saved."""
 
 
 class ClientHost:
@@ -73,8 +72,12 @@ class ClientHost:
         self._first = _first_layers(run.inner, run.seed, self.layers)
         self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
         self._offload, self._residents = Offload(device), Residents(device)
-        self._measure = SegmentMeter(self.trainer)
+        self._segments = Segments(self.trainer, self.files, run.inner)
         self._streams: dict[int, JoinedStream] = {}
+        self._fragments = Fragments.of(run.federation, self.layers, self.trainer.params)
+        self._foreseen: Instruction | None = None
+        self._fixed: Tree = {}
+        self._under_way: Course | None = None
         self.steps_taken = 0
 
     def train(
@@ -97,29 +100,111 @@ class ClientHost:
         Raises:
             Stopped: `should_stop` said so; the open state is saved.
         """
-        spent, self.steps_taken = Spent(), 0
+        self.steps_taken = 0
         self.files.settle(instruction.client)
         if answer := self.files.answer(instruction):
             return _done(answer)
-        with spent.on("load"):
+        course, is_live = self._course(instruction)
+        with course.spent.on("load"):
             before, lost = self.files.before(instruction)
             base, averaged = self._base(instruction, received)
             base = {**self._first, **base, **before.layers}
-            averaged = {
-                name: tree
-                for name, tree in averaged.items()
-                if name not in before.moments or received.averaged[name] >= before.round
-            }
-            resumed = self.files.opened(instruction)
-            self.trainer.load(resumed or self._begin(instruction, before, base, averaged))
+            arriving = self._arriving(instruction, before)
+            averaged = _news(received, averaged, before, arriving)
+            begun = beginning(instruction, base, before, arriving, self.federation.fragment_alpha)
+            at_once = {} if begun.giving_way else averaged
+            if not is_live:
+                self._load(course, before, begun.params, at_once)
         self.files.behind.go()
         if following is not None:
             self.files.read_ahead(following)
-        metrics = {} if resumed else self._score_own(instruction, "val_loss", spent)
-        metrics |= self._run_segments(instruction, should_stop, spent)
-        metrics |= self._score_own(instruction, "trained_val_loss", spent)
+        if not is_live and not course.is_resumed:
+            course.metrics |= self._score_own(instruction, "val_loss", course.spent)
+        if begun.giving_way and not course.has_arrived:
+            self._run(course, instruction.ahead, should_stop)
+            self._arrive(begun, base, averaged)
+            course.has_arrived = True
+        self._run(course, instruction.local_steps, should_stop)
+        course.metrics |= self._score_own(instruction, "trained_val_loss", course.spent)
         self._residents.trained()
-        return self._finish(instruction, base, before, lost, metrics, spent)
+        self._foresee(instruction, base)
+        return self._finish(course, base, before, lost)
+
+    def go_on(self, should_stop: Callable[[], bool]) -> None:
+        """Take first steps of the next round, of the client that was trained first in this one,
+        while updates travel and nothing else is to do.
+
+        It changes no bits, and is lost where another client is trained first: the round takes these
+        steps in any case.
+        """
+        instruction = self._foreseen
+        if instruction is None or should_stop():
+            return
+        course, is_live = self._course(instruction)
+        if not is_live:
+            self.files.settle(instruction.client)
+            before, lost = self.files.before(instruction)
+            if lost or not before.ahead:
+                return
+            self._load(course, before, {**self._fixed, **before.ahead, **before.layers}, {})
+        self._under_way = course
+        try:
+            self._run(course, instruction.ahead, should_stop)
+        except Stopped:
+            return
+        except PhotonError:  # the round itself will meet it, and tell
+            self._under_way = self._foreseen = None
+
+    def _course(self, instruction: Instruction) -> tuple[Course, bool]:
+        """The training that an instruction asks for, and whether it is under way in the trainer."""
+        live, self._under_way = self._under_way, None
+        if live is None or not is_of(live.instruction, instruction):
+            return Course(instruction), False
+        live.instruction = instruction
+        return live, True
+
+    def _foresee(self, instruction: Instruction, base: Tree) -> None:
+        """Remember what the next round will ask of a client, if this one's update is accepted."""
+        fl, number = self.federation, instruction.round + 1
+        scores_first = fl.validates_clients and fl.validation_period
+        if not fl.most_ahead or self.trainer.world.size > 1 or scores_first or number > fl.rounds:
+            return
+        if self._foreseen is not None and self._foreseen.round == number:
+            return
+        self._fixed = {name: base[name] for name in self.layers.frozen}
+        steps = instruction.local_steps
+        self._foreseen = replace(
+            instruction,
+            round=number,
+            first_step=instruction.first_step + steps,
+            base_digest="",
+            last_accepted=instruction.round,
+            evaluate=False,
+            ahead=min(fl.most_ahead, steps),
+        )
+
+    def _arriving(self, instruction: Instruction, before: ClientState) -> Collection[str]:
+        """Parameters that the base brings: others merged them since the client's round."""
+        return self._fragments.since(before.round, instruction.round)
+
+    def _load(self, course: Course, before: ClientState, params: Tree, averaged: Moments) -> None:
+        """Put what training goes on from, or begins with, into the trainer."""
+        resumed, course.has_arrived = self.files.opened(course.instruction)
+        course.is_resumed = resumed is not None
+        self.trainer.load(resumed or self._begin(course.instruction, before, params, averaged))
+
+    def _run(self, course: Course, until: int, should_stop: Callable[[], bool]) -> None:
+        stream = self._stream(course.instruction.client)
+        may_save = course is not self._under_way
+        self.steps_taken += self._segments.run(course, until, stream, should_stop, may_save)
+
+    def _arrive(self, begun: Beginning, base: Tree, averaged: Moments) -> None:
+        """Let base and averaged moments take the place of what training has begun with."""
+        fl, moments = self.federation, averaged
+        if averaged and fl.first_moment_period != fl.second_moment_period:
+            live, step = self.trainer.optimizer.moments(), self.trainer.state.optimizer_step
+            moments = matched({**live, **averaged}, self.inner.optimizer, step)
+        self.trainer.shift(arrival(begun, base, fl.fragment_alpha), moments)
 
     def rest(self) -> None:
         """Nobody is trained next."""
@@ -163,7 +248,7 @@ class ClientHost:
         own = self._residents.moments(client, before.round, before.moments)
         step = before.optimizer_step
         if fl.averages_moments:
-            own, step = {**own, **averaged}, instruction.first_step
+            own, step = _joined(own, averaged), instruction.first_step
             if averaged and fl.first_moment_period != fl.second_moment_period:
                 own = matched(own, self.inner.optimizer, step)
         elif not fl.keeps_optimizer:
@@ -177,46 +262,11 @@ class ClientHost:
             streams=(StreamState() if fl.rereads_data else before.stream,),
         )
 
-    def _run_segments(
-        self, instruction: Instruction, should_stop: Callable[[], bool], spent: Spent
-    ) -> dict[str, float]:
-        """Train to the end of the round, saving between segments; gives the numbers of all."""
-        stream, measured = self._stream(instruction.client), Measured()
-        home, is_first = self.files.home(instruction.client), self.trainer.world.is_first
-        beacon = Beacon(home / FILE if is_first else None)
-        watched = StepBeacon(
-            beacon, should_stop, {"round": instruction.round},
-            done=self.trainer.state.steps_done, total=instruction.local_steps,
-            tokens=self.inner.tokens_per_step,
-        )  # fmt: skip
-        while (left := instruction.local_steps - self.trainer.state.steps_done) > 0:
-            steps = min(left, self.inner.segment_steps)
-            with spent.on("train") as taking, training_memory_kept():
-                segment = self.trainer.train(stream, steps, watched)
-            self.steps_taken += len(segment.taken)
-            if segment.taken:
-                numbers = self._measure(segment, taking())
-                measured = measured.and_then(len(segment.taken), numbers)
-            if segment.state.steps_done < instruction.local_steps:
-                with spent.on("write"):
-                    snapshot = self.trainer.snapshot()
-                    if is_first:
-                        self.files.keep_open(instruction, snapshot)
-                if should_stop():
-                    raise Stopped
-        beacon.close()
-        return measured.numbers
-
     def _finish(
-        self,
-        instruction: Instruction,
-        params: Tree,
-        before: ClientState,
-        lost: bool,
-        metrics: dict[str, float],
-        spent: Spent,
+        self, course: Course, params: Tree, before: ClientState, lost: bool
     ) -> Future[Path]:
         """Keep the update and the client's new state together: both have happened, or neither."""
+        instruction, spent = course.instruction, course.spent
         behind, world = self.files.behind, self.trainer.world
         with spent.on("write"):
             behind.enter()
@@ -228,7 +278,7 @@ class ClientHost:
                 self._residents.keep(
                     instruction.client, instruction.round, self.trainer.optimizer.moments()
                 )
-            update = self._update(instruction, out, lost, {**metrics, **spent.metrics})
+            update = self._update(instruction, out, lost, course.numbers)
             state, landed = self._state_after(instruction, out), self._offload.landed()
         except BaseException:
             behind.leave()
@@ -243,11 +293,12 @@ class ClientHost:
         trainer, fl = self.trainer, self.federation
         moments = trainer.optimizer.moments()
         trees = leaving(fl, self.layers, trainer.params, moments)
-        return outgoing(
-            fl, self.layers, params, trainer.whole(trees),
-            averaged_in(fl, moments, instruction.round),
-            _faded(before, instruction.round, fl.compression.residual_decay), self._offload,
-        )  # fmt: skip
+        fragment = self._fragments.of_round(instruction.round)
+        due = Due(fragment, averaged_in(fl, moments, instruction.round))
+        faded = _faded(before, instruction.round, fl.compression.residual_decay)
+        before = replace(before, residual=faded)
+        live = trainer.whole(trees)
+        return outgoing(fl, self.layers, params, live, due, before, self._offload)
 
     def _state_after(self, instruction: Instruction, out: Outgoing) -> ClientState:
         state = self.trainer.state
@@ -259,6 +310,8 @@ class ClientHost:
             loss_scale=state.loss_scale,
             layers=out.layers,
             residual=out.residual,
+            ahead=out.ahead,
+            fresh=out.fresh,
         )
 
     def _update(
@@ -294,6 +347,22 @@ def _faded(before: ClientState, round_number: int, decay: float) -> dict[str, Te
     if factor == 1.0:
         return dict(before.residual)
     return {name: value * factor for name, value in before.residual.items()}
+
+
+def _news(
+    received: Broadcast, averaged: Moments, before: ClientState, arriving: Collection[str]
+) -> dict[str, Tree]:
+    """The averaged moments that a client has not got yet, of parameters that arrive with them."""
+    found = {}
+    for name, tree in averaged.items():
+        if name not in before.moments or received.averaged[name] >= before.round:
+            own = before.moments.get(name, {})
+            found[name] = {n: v for n, v in tree.items() if n in arriving or n not in own}
+    return found
+
+
+def _joined(own: Moments, averaged: Moments) -> dict[str, Tree]:
+    return {**own, **{name: {**own.get(name, {}), **tree} for name, tree in averaged.items()}}
 
 
 def _done(path: Path) -> Future[Path]:

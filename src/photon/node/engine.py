@@ -21,7 +21,8 @@ from photon.core.messages import Arrival, Failure, RoundPlan
 from photon.core.spread import spread
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
-from photon.node.client_host import ClientHost, Stopped
+from photon.node.client_host import ClientHost
+from photon.node.course import Stopped
 from photon.node.worker_process import WorkerProcess
 from photon.run.base import Base
 from photon.run.checkpoint import load_update

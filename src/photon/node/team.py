@@ -21,7 +21,8 @@ from typing import Any
 from photon.core.messages import Instruction
 from photon.machine.address import free_port
 from photon.machine.process_group import from_first
-from photon.node.client_host import ClientHost, Stopped
+from photon.node.client_host import ClientHost
+from photon.node.course import Stopped
 from photon.run.checkpoint import load_base
 from photon.training.parallel import World
 

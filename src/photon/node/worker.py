@@ -76,7 +76,7 @@ def _host(run: Run, path: Path, device: str) -> Iterator[tuple[ClientHost, World
 
 
 def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
-    from photon.node.client_host import Stopped
+    from photon.node.course import Stopped
     from photon.node.team import lead
 
     parent = _Parent(connection)
@@ -91,6 +91,7 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
             update.add_done_callback(partial(parent.tell_end, client))
             if not parent.has_more(NEXT_SECONDS):
                 host.rest()
+                host.go_on(parent)
         except Stopped:
             parent.tell({"client": client, "stopped": True})
         except Exception as error:

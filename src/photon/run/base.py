@@ -55,11 +55,15 @@ def difference_of(state: ServerState, ref: ContainerRef) -> Difference | None:
     if not state.difference:
         return None
     new = {name: number for name, number in state.averaged.items() if number == state.round}
+    told = {key.partition("/")[0] for key in state.difference}
     return Difference(
         before=state.difference_from,
         after=ref.digest,
         params=state.difference,
-        moments={name: state.moments[name] for name in new},
+        moments={
+            name: {k: v for k, v in state.moments[name].items() if k.partition("/")[0] in told}
+            for name in new
+        },
         averaged=new,
     )
 

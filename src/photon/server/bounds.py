@@ -10,6 +10,7 @@ from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.policy import MOST_PACE
 from photon.core.tree import norm, num_elements
+from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles
 from photon.training.outline import averaged_in, codecs_of, outline_of
 from photon.training.reach import moment_bounds, reach
@@ -23,8 +24,11 @@ class Honesty:
         moments: those that are averaged -> names of the parameters that have them.
     """
 
-    def __init__(self, federation: Federation, inner: Inner, layers: LayerRoles) -> None:
+    def __init__(
+        self, federation: Federation, inner: Inner, layers: LayerRoles, fragments: Fragments
+    ) -> None:
         self.federation, self.inner, self.layers = federation, inner, layers
+        self.fragments = fragments
         moments = outline_of(inner, federation).moments if federation.averages_moments else {}
         self.moments = {name: list(tree) for name, tree in moments.items()}
 
@@ -35,8 +39,9 @@ class Honesty:
         last, rates = state.step + steps, self._rates(state.step, steps)
         farthest = sum(rates)
         most = inner.local_steps * (MOST_PACE if fl.is_async and fl.steps_by_speed else 1)
-        if fl.late_exponent is not None:  # late updates had other rates
-            farthest = inner.optimizer.lr * max(steps, most)
+        if fl.late_exponent is not None or fl.goes_on:  # some of the steps had other rates
+            turns = len(self.fragments.groups) / (1 - fl.fragment_alpha)
+            farthest = inner.optimizer.lr * max(steps, most) * turns
         codecs, due = codecs_of(fl), averaged_in(fl, self.moments, state.round + 1)
         most_norm = codecs.gradient.gain * reach(
             inner, farthest, last, num_elements(shared), norm(shared)
@@ -45,6 +50,7 @@ class Honesty:
             n: norm(leaves(tree, state.params, codecs.of_moment(n)))
             for n, tree in state.moments.items()
         }
+        names = set(self.fragments.of_round(state.round + 1))
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
             tokens_per_step=inner.tokens_per_step,
@@ -53,7 +59,7 @@ class Honesty:
             norm=math.inf if fl.max_reach is None else fl.max_reach * most_norm,
             moments=moment_bounds(
                 inner,
-                {name: self.moments[name] for name in due},
+                {name: [n for n in self.moments[name] if n in names] for name in due},
                 sizes,
                 before,
                 last,

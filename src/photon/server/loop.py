@@ -48,6 +48,7 @@ from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.records import Phases, round_record, time_record
+from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codecs_of, update_codecs
 
@@ -107,7 +108,8 @@ class Server:
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._honesty = Honesty(fl, inner, self._layers)
+        self._fragments = Fragments.of(fl, self._layers, state.params)
+        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
         self._rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
@@ -177,13 +179,14 @@ class Server:
         sent = layers.received(newcomers or bool(self._rules.down.parameters))
         sent = sent if len(sent) < len(state.params) else None
         base = self._commits.base(state, sent)
+        fragment, trained = self._fragments.turn(state.round + 1)
         plan = open_round(
             state,
             run=self.run.name,
             steps=steps,
             rules=self._rules,
             base_digest=base.ref.digest,
-            trained=layers.shared if len(layers.shared) < len(state.params) else None,
+            trained=trained if len(trained) < len(state.params) else None,
             sent=sent,
             bounds=self._honesty.bounds(state, max(steps.values(), default=usual)),
         )
@@ -192,7 +195,7 @@ class Server:
         period = fl.validation_period
         if fl.validates_clients and period and state.round % period == 0:
             asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
-        return replace(plan, instructions=asked, spares=spares), base
+        return replace(plan, instructions=asked, spares=spares, fragment=fragment), base
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
@@ -373,6 +376,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         staleness_exponent=fl.late_exponent,
         max_staleness=fl.most_staleness(fl.cohort_size),
         merging=merging,
+        ahead=fl.most_ahead,
     )
 
 

@@ -22,7 +22,7 @@ from photon.data.read.prefetch import prefetch
 from photon.data.read.stream import JoinedStream
 from photon.errors import NonFiniteLoss
 from photon.model.build import load_parameters, parameters_of
-from photon.model.sharding import full_tensor
+from photon.model.sharding import full_tensor, like_parameter
 from photon.training.gradient import accumulate_gradient, unscale_and_clip
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import ALONE, World, build_parallel
@@ -67,6 +67,16 @@ class Trainer:
         load_parameters(self.model, state.params)
         self.optimizer.load(state.moments, state.optimizer_step)
         self.state = replace(state, params={}, moments={})
+
+    @torch.no_grad()
+    def shift(self, by: Tree, moments: Mapping[str, Tree]) -> None:
+        """Add to live parameters, and put other moments in the place of live ones."""
+        own = {PARAMS: self.params, **self.optimizer.moments()}
+        for name, value in by.items():
+            own[PARAMS][name].add_(like_parameter(value, own[PARAMS][name]))
+        for moment, tree in moments.items():
+            for name, value in tree.items():
+                own[moment][name].copy_(like_parameter(value, own[moment][name]))
 
     def snapshot(self, *, moments: bool = True) -> TrainState:
         """Copy the live state, its tensors to the CPU, one at a time.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from photon.config.federation import Federation
 from photon.core.codec import Codec
-from photon.core.messages import Moments
+from photon.core.messages import ClientState, Moments
 from photon.core.tree import Tree
+from photon.training.going_on import foreseen, own_part
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
 from photon.training.offload import Offload
@@ -29,6 +31,7 @@ class Outgoing:
         gradient, moments: encoded; they are sent.
         residual: what the codec has lost of the pseudo-gradient.
         layers, kept: parameters and moments that stay with the client.
+        ahead, fresh: as the client's state has them.
     """
 
     gradient: dict[str, Tensor] = field(default_factory=dict)
@@ -36,6 +39,8 @@ class Outgoing:
     residual: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    ahead: dict[str, Tensor] = field(default_factory=dict)
+    fresh: dict[str, Tensor] = field(default_factory=dict)
 
 
 def leaving(
@@ -47,39 +52,79 @@ def leaving(
     return {PARAMS: trained, **(moments if wanted else {})}
 
 
+class Due(NamedTuple):
+    """What is sent in a round.
+
+    Attributes:
+        params: names of the parameters whose pseudo-gradient is.
+        moments: those of them that are averaged.
+    """
+
+    params: Collection[str]
+    moments: Collection[str]
+
+
 @torch.no_grad()
 def outgoing(
     federation: Federation,
     layers: LayerRoles,
     base: Tree,
     live: Live,
-    averaged: Collection[str],
-    residual: Tree,
+    due: Due,
+    before: ClientState,
     offload: Offload,
 ) -> Outgoing:
-    """Encode the pseudo-gradient of the shared layers, and the moments that are averaged.
+    """Encode the pseudo-gradient of what is due, and the moments that are averaged.
 
     Args:
-        base: parameters before training.
+        base: parameters that the client has been told of.
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
-        averaged: moments that are sent.
-        residual: what is fed back; it may be written over.
+        before: the client's state before the round; its residual, which is fed back, may be written
+            over.
     """
-    out, codecs = Outgoing(), codecs_of(federation)
+    out, codecs, goes_on = Outgoing(), codecs_of(federation), federation.goes_on
     for tree, name, value in live:
         if tree == PARAMS and name in layers.personal:
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
-            torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
-            rest = _encode(out.gradient, name, value, codecs.gradient, residual.get(name), offload)
-            if rest is not None and federation.feeds_back:
-                out.residual[name] = offload.take(rest, value)
-        elif tree in averaged:
-            sent = out.moments.setdefault(tree, {})
-            _encode(sent, name, value, codecs.of_moment(tree), None, offload)
+            if goes_on:
+                _go_on(out, name, value, base, due, before.fresh, federation, offload)
+            if name in due.params:
+                torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
+                last = before.residual.get(name)
+                rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
+                if rest is not None and federation.feeds_back:
+                    out.residual[name] = offload.take(rest, value)
+            elif name in before.residual:
+                out.residual[name] = before.residual[name]
         else:
-            out.kept.setdefault(tree, {})[name] = offload.take(value, value)
+            is_due = tree in due.moments and name in due.params
+            if is_due:
+                sent = out.moments.setdefault(tree, {})
+                _encode(sent, name, value, codecs.of_moment(tree), None, offload)
+            if goes_on or not is_due:
+                out.kept.setdefault(tree, {})[name] = offload.take(value, value)
     return out
+
+
+def _go_on(
+    out: Outgoing,
+    name: str,
+    value: Tensor,
+    base: Tree,
+    due: Due,
+    fresh: Tree,
+    federation: Federation,
+    offload: Offload,
+) -> None:
+    """Keep what the client goes on from: its own value, or what it foresees of the server's."""
+    if federation.overlap != "eager" or name not in due.params:
+        out.ahead[name] = offload.take(value, value)
+        return
+    last = fresh.get(name)
+    told, last = base[name].to(value), None if last is None else last.to(value)
+    ahead, own = foreseen(told, value, last, own_part(federation))
+    out.ahead[name], out.fresh[name] = offload.take(ahead, value), offload.take(own, value)
 
 
 def _encode(

@@ -82,7 +82,7 @@ def codecs_of(federation: Federation) -> Codecs:
     return Codecs(
         gradient=_codec("upload", named.upload),
         moments=moments,
-        parameters=_codec("download", named.download) if named.sends_differences else None,
+        parameters=_codec("download", named.download) if federation.sends_differences else None,
     )
 
 

@@ -38,6 +38,7 @@ class InstructionFacts(Closed):
     base_digest: Name
     last_accepted: Count
     evaluate: Annotated[bool, Field(strict=True)] = False
+    ahead: Count = 0
 
 
 class UpdateFacts(Closed):

@@ -1,0 +1,117 @@
+"""The training of one client in one round, in segments, as far as it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from photon.config.llm import Inner
+from photon.core.messages import Instruction
+from photon.data.read.stream import JoinedStream
+from photon.machine.device import training_memory_kept
+from photon.node.client_files import ClientFiles
+from photon.node.measure import Measured, SegmentMeter, Spent
+from photon.run.live import FILE, Beacon, StepBeacon
+from photon.training.loop import Trainer
+from photon.training.state import Segment
+
+
+class Stopped(Exception):
+    """Training stopped between two steps, as asked."""
+
+
+@dataclass(slots=True)
+class Course:
+    """What is known of it, beside what is in the trainer.
+
+    Attributes:
+        instruction: as given; or as foreseen, while the round is not open yet.
+        spent: seconds of the device.
+        measured: of its steps.
+        metrics: what else the client will report.
+        is_resumed: whether it goes on from a segment that was saved.
+        has_arrived: whether the base has taken the place of what it began with.
+    """
+
+    instruction: Instruction
+    spent: Spent = field(default_factory=Spent)
+    measured: Measured = field(default_factory=Measured)
+    metrics: dict[str, float] = field(default_factory=dict)
+    is_resumed: bool = False
+    has_arrived: bool = False
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All that the client reports of it."""
+        return {**self.measured.numbers, **self.metrics, **self.spent.metrics}
+
+
+def is_of(begun: Instruction, asked: Instruction) -> bool:
+    """Whether training that has begun under one instruction is what another asks for.
+
+    Before its base arrives nobody knows that, and no step depends on it.
+    """
+    return begun in (asked, replace(asked, base_digest="")) and asked.ahead > 0
+
+
+class Segments:
+    """Runs courses in one trainer.
+
+    Args:
+        files: where segments are saved.
+    """
+
+    def __init__(self, trainer: Trainer, files: ClientFiles, inner: Inner) -> None:
+        self.trainer, self.files, self.inner = trainer, files, inner
+        self._measure = SegmentMeter(trainer)
+
+    def run(
+        self,
+        course: Course,
+        until: int,
+        stream: JoinedStream,
+        should_stop: Callable[[], bool],
+        may_save: bool = True,
+    ) -> int:
+        """Train up to a step of the round, saving between segments; gives the steps taken.
+
+        Args:
+            may_save: or else what has been done is lost with this process.
+
+        Raises:
+            Stopped: before that step, as `should_stop` said.
+        """
+        begun = self.trainer.state.steps_done
+        if begun >= until:
+            return 0
+        home = self.files.home(course.instruction.client)
+        beacon = Beacon(home / FILE if self.trainer.world.is_first else None)
+        watched = StepBeacon(
+            beacon, should_stop, {"round": course.instruction.round}, done=begun,
+            total=course.instruction.local_steps, tokens=self.inner.tokens_per_step,
+        )  # fmt: skip
+        while (left := until - self.trainer.state.steps_done) > 0:
+            segment = self._segment(course, stream, min(left, self.inner.segment_steps), watched)
+            if segment.state.steps_done < until:
+                if may_save:
+                    self._save(course)
+                if should_stop():
+                    raise Stopped
+        beacon.close()
+        return self.trainer.state.steps_done - begun
+
+    def _segment(
+        self, course: Course, stream: JoinedStream, steps: int, should_stop: Callable[[], bool]
+    ) -> Segment:
+        with course.spent.on("train") as taking, training_memory_kept():
+            segment = self.trainer.train(stream, steps, should_stop)
+        if segment.taken:
+            numbers = self._measure(segment, taking())
+            course.measured = course.measured.and_then(len(segment.taken), numbers)
+        return segment
+
+    def _save(self, course: Course) -> None:
+        with course.spent.on("write"):
+            snapshot = self.trainer.snapshot()
+            if self.trainer.world.is_first:
+                self.files.keep_open(course.instruction, snapshot, course.has_arrived)

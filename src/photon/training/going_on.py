@@ -1,0 +1,100 @@
+"""Where a client begins a round: at the server's parameters, or at its own until those arrive.
+
+A client that goes on does not wait while its update travels. It trains from the end of its last
+round; when the base of the round arrives, after a fixed number of steps, what it began with gives
+way to it and its steps are kept: x <- x + (base - begun). Its pseudo-gradient, base - x, then has
+nothing but its own steps of this round in it, so that the server need not know.
+
+Sources: parameters moving on under a merge, Streaming DiLoCo (Douillard et al. 2025,
+arXiv:2501.18512), which keeps alpha of the steps where we keep them all; an own fresh pseudo-
+gradient with the others' stale mean, Kale et al. 2025, arXiv:2502.12996.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from photon.config.federation import Federation
+from photon.core.messages import ClientState, Instruction
+from photon.core.tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a client begins a round with.
+
+    Attributes:
+        params: all parameters.
+        giving_way: those of them, by name, for which the base is still to arrive.
+    """
+
+    params: Tree
+    giving_way: Tree = field(default_factory=dict)
+
+
+def beginning(
+    instruction: Instruction,
+    base: Tree,
+    before: ClientState,
+    merged: Collection[str],
+    alpha: float = 0.0,
+) -> Beginning:
+    """Where a client begins, and what is to give way to the base later.
+
+    Args:
+        base: parameters that the client has been told of.
+        before: the client's state; its `ahead` is what it goes on from.
+        merged: names whose values in `base` the client has not seen yet.
+        alpha: what it keeps of its own, if it took part in the round before.
+    """
+    own = {n: v for n, v in before.ahead.items() if n in base and n not in merged}
+    if not before.ahead or before.round != instruction.round - 1:
+        return Beginning({**base, **own})
+    arriving = [name for name in before.ahead if name in base and name in merged]
+    if instruction.ahead:
+        giving_way = {name: before.ahead[name] for name in arriving}
+        return Beginning({**base, **own, **giving_way}, giving_way)
+    if alpha:
+        mixed = {name: torch.lerp(base[name], before.ahead[name], alpha) for name in arriving}
+        return Beginning({**base, **own, **mixed})
+    return Beginning({**base, **own})
+
+
+def arrival(begun: Beginning, base: Tree, alpha: float = 0.0) -> dict[str, Tensor]:
+    """What is added to the moving parameters when the base arrives: (1 - alpha)(base - begun)."""
+    gap = {name: base[name].float() - value for name, value in begun.giving_way.items()}
+    return gap if alpha == 0 else {name: value.mul_(1 - alpha) for name, value in gap.items()}
+
+
+def own_part(federation: Federation) -> float:
+    """What of a fresh pseudo-gradient the server's next step has in it: its part in the mean, times
+    what the outer optimizer makes of it at once.
+    """
+    given, name = federation.outer_arguments, federation.outer_name
+    direct = float(given.get("server_learning_rate", 1.0))
+    if name in ("NESTEROV", "FEDMOM"):
+        direct *= 1 + float(given["server_momentum"])
+    return direct / federation.cohort_size
+
+
+def foreseen(base: Tensor, end: Tensor, last: Tensor | None, part: float) -> tuple[Tensor, Tensor]:
+    """The server's next value as a client foresees it: the step before, with its own part in it
+    made fresh.
+
+    With z = base - part x pseudo-gradient, the base with one's own part applied, it is the base
+    plus the change of z: what others did, and the outer momentum, are taken to go on.
+
+    Args:
+        base: that the client was told of at the beginning of the round.
+        end: the client's own value after it.
+        last: z of the round before; None: it is not known, so nothing of the others is.
+
+    Returns:
+        What is foreseen, and z.
+    """
+    fresh = torch.lerp(base, end, part)
+    return (fresh if last is None else fresh + (base - last)), fresh
