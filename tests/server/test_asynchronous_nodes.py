@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from test_federation import PLACES, SHAPE
@@ -12,8 +15,10 @@ import photon
 from loopback import final_digest, nodes, train
 from photon.config import load_config
 from photon.core import policy
+from photon.core.messages import RoundPlan
 from photon.node import hosted_run
 from photon.run.trackers import read_lines
+from photon.server.remote import RemoteEngine
 
 EACH = 3 * 2 * 32
 """Tokens of a client's update."""
@@ -104,3 +109,19 @@ def test_a_node_that_comes_while_a_merge_is_open_begins_at_once(make, four, tmp_
         train(make("fl.buffer=1", "fl.n_rounds=1", "photon.n_nodes=1"), here)
         come.join()
     assert 0 not in merged()[0]["accepted"]
+
+
+def test_a_merge_in_which_nobody_is_free_waits_for_those_that_train(make):
+    nothing: Any = None
+    link: Any = SimpleNamespace(answers=lambda seconds: [])
+    roster: Any = SimpleNamespace(members={}, refresh=lambda: None)
+    depot: Any = SimpleNamespace(publish=lambda *given: None)
+    engine = RemoteEngine(make(), {}, link, roster, depot, print)
+    errand = SimpleNamespace(clients=[3], way=SimpleNamespace(payloads=()))
+    engine._errands = {"one": cast(Any, SimpleNamespace(of=None, address="n", errand=errand))}
+    assert engine.busy == 1
+    plan = RoundPlan(round=2, cohort=(), instructions={}, base_digest="")
+    arrivals = engine.run_round(plan, nothing, deque(), lambda: False)
+    assert next(arrivals) is None
+    engine._errands.clear()
+    assert list(arrivals) == []
