@@ -115,14 +115,14 @@ class Federation(Merging, Closing):
     overlap: Literal["none", "delayed", "eager"] = Field(
         default="none",
         description="what a client does while its update travels: it waits; or it trains on, from "
-        "where it was (delayed), or from where it takes the others to be (eager), until the "
-        "server's parameters arrive",
+        "the newest parameters that it knows (delayed), with its own update in them (eager), until "
+        "the server's arrive",
     )
     overlap_steps: int | None = Field(
         default=None,
         ge=0,
         description="steps of a round after which the server's parameters take the place of those "
-        "that the client went on from; null: all of its steps",
+        "that the client began with; null: all of its steps",
     )
     fragments: int = Field(
         default=1,

@@ -22,6 +22,8 @@ TRAVELS = (
         "accept_failures_cnt", "failed_rounds", "ignore_failed_rounds", "aggregate_momenta",
         "reset_optimizer", "reset_dataset_state", "reset_timestamp", "reset_checkpoint",
         "compression", "first_moment_period", "second_moment_period", "fold_updates",
+        "overlap", "overlap_steps", "fragments", "fragment_alpha", "strategy_name",
+        "strategy_kwargs",
         "frozen_layers", "unfrozen_layers", "personalized_layers", "random_layers",
         "random_init_freq", "truly_random_init", "split_eval",
     )),

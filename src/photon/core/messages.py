@@ -148,8 +148,6 @@ class ClientState:
         layers: parameters of the client's own.
         residual: what the codec lost of the pseudo-gradient.
         ahead: parameters that the client goes on from; empty where each round begins with the base.
-        fresh: what it was told of, with its own part of the round applied; see
-            `training.going_on.foreseen`.
     """
 
     round: int
@@ -160,7 +158,6 @@ class ClientState:
     layers: Tree = field(default_factory=dict)
     residual: Mapping[str, Tensor] = field(default_factory=dict)
     ahead: Tree = field(default_factory=dict)
-    fresh: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

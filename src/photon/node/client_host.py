@@ -311,7 +311,6 @@ class ClientHost:
             layers=out.layers,
             residual=out.residual,
             ahead=out.ahead,
-            fresh=out.fresh,
         )
 
     def _update(

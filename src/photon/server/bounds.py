@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -59,13 +60,17 @@ class Honesty:
             norm=math.inf if fl.max_reach is None else fl.max_reach * most_norm,
             moments=moment_bounds(
                 inner,
-                {name: [n for n in self.moments[name] if n in names] for name in due},
+                {name: own for name in due if (own := self._of(name, names))},
                 sizes,
                 before,
                 last,
                 codecs.moments.gain,
             ),
         )
+
+    def _of(self, moment: str, names: Collection[str]) -> list[str]:
+        """Those of these parameters that have a moment."""
+        return [name for name in self.moments[moment] if name in names]
 
     def _rates(self, first: int, steps: int) -> list[float]:
         """Learning rates of these steps."""

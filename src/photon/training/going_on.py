@@ -1,13 +1,15 @@
 """Where a client begins a round: at the server's parameters, or at its own until those arrive.
 
-A client that goes on does not wait while its update travels. It trains from the end of its last
-round; when the base of the round arrives, after a fixed number of steps, what it began with gives
-way to it and its steps are kept: x <- x + (base - begun). Its pseudo-gradient, base - x, then has
-nothing but its own steps of this round in it, so that the server need not know.
+A client that goes on does not wait while its update travels. It trains from the newest parameters
+that it knows, those of the round before (delayed), with its own fresh pseudo-gradient in them as
+far as the server will take it (eager). When the base of the round arrives, after a fixed number of
+steps, what it began with gives way to it and its steps are kept: x <- x + (base - begun). Its
+pseudo-gradient, base - x, then has nothing but its own steps of this round in it, so that the
+server need not know.
 
-Sources: parameters moving on under a merge, Streaming DiLoCo (Douillard et al. 2025,
-arXiv:2501.18512), which keeps alpha of the steps where we keep them all; an own fresh pseudo-
-gradient with the others' stale mean, Kale et al. 2025, arXiv:2502.12996.
+Sources: one's own fresh pseudo-gradient now, the others' a round late, Kale et al. 2025,
+arXiv:2502.12996; parameters that move on under a merge, Streaming DiLoCo (Douillard et al. 2025,
+arXiv:2501.18512), which keeps alpha of the steps where we keep them all.
 """
 
 from __future__ import annotations
@@ -59,42 +61,38 @@ def beginning(
         giving_way = {name: before.ahead[name] for name in arriving}
         return Beginning({**base, **own, **giving_way}, giving_way)
     if alpha:
-        mixed = {name: torch.lerp(base[name], before.ahead[name], alpha) for name in arriving}
+        mixed = {n: torch.lerp(base[n], before.ahead[n].to(base[n]), alpha) for n in arriving}
         return Beginning({**base, **own, **mixed})
     return Beginning({**base, **own})
 
 
 def arrival(begun: Beginning, base: Tree, alpha: float = 0.0) -> dict[str, Tensor]:
     """What is added to the moving parameters when the base arrives: (1 - alpha)(base - begun)."""
-    gap = {name: base[name].float() - value for name, value in begun.giving_way.items()}
+    gap = {n: base[n] - value.to(base[n]) for n, value in begun.giving_way.items()}
     return gap if alpha == 0 else {name: value.mul_(1 - alpha) for name, value in gap.items()}
 
 
 def own_part(federation: Federation) -> float:
-    """What of a fresh pseudo-gradient the server's next step has in it: its part in the mean, times
-    what the outer optimizer makes of it at once.
+    """What a client that goes on takes of its last pseudo-gradient, beside the newest base.
+
+    Nothing if it is delayed. If it is eager, what the server's next step will have of it at once:
+    its part in the mean, times what the outer optimizer makes of that; of the others it has what
+    has come, which is a round old. All where it does not overlap, and merely mixes what arrives.
     """
+    if federation.overlap != "eager":
+        return 0.0 if federation.overlap == "delayed" else 1.0
     given, name = federation.outer_arguments, federation.outer_name
     direct = float(given.get("server_learning_rate", 1.0))
     if name in ("NESTEROV", "FEDMOM"):
         direct *= 1 + float(given["server_momentum"])
-    return direct / federation.cohort_size
+    return min(1.0, direct / federation.cohort_size)
 
 
-def foreseen(base: Tensor, end: Tensor, last: Tensor | None, part: float) -> tuple[Tensor, Tensor]:
-    """The server's next value as a client foresees it: the step before, with its own part in it
-    made fresh.
-
-    With z = base - part x pseudo-gradient, the base with one's own part applied, it is the base
-    plus the change of z: what others did, and the outer momentum, are taken to go on.
+def going_on_from(base: Tensor, end: Tensor, part: float) -> Tensor:
+    """Where a client goes on from: base - part x pseudo-gradient, which is base - end.
 
     Args:
-        base: that the client was told of at the beginning of the round.
-        end: the client's own value after it.
-        last: z of the round before; None: it is not known, so nothing of the others is.
-
-    Returns:
-        What is foreseen, and z.
+        base: that it was told of at the beginning of the round.
+        end: its own value after it.
     """
-    fresh = torch.lerp(base, end, part)
-    return (fresh if last is None else fresh + (base - last)), fresh
+    return end if part == 1.0 else base if part == 0.0 else torch.lerp(base, end, part)

@@ -13,7 +13,7 @@ from photon.config.federation import Federation
 from photon.core.codec import Codec
 from photon.core.messages import ClientState, Moments
 from photon.core.tree import Tree
-from photon.training.going_on import foreseen, own_part
+from photon.training.going_on import going_on_from, own_part
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
 from photon.training.offload import Offload
@@ -31,7 +31,7 @@ class Outgoing:
         gradient, moments: encoded; they are sent.
         residual: what the codec has lost of the pseudo-gradient.
         layers, kept: parameters and moments that stay with the client.
-        ahead, fresh: as the client's state has them.
+        ahead: what the client goes on from.
     """
 
     gradient: dict[str, Tensor] = field(default_factory=dict)
@@ -40,7 +40,6 @@ class Outgoing:
     layers: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     ahead: dict[str, Tensor] = field(default_factory=dict)
-    fresh: dict[str, Tensor] = field(default_factory=dict)
 
 
 def leaving(
@@ -88,7 +87,9 @@ def outgoing(
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
             if goes_on:
-                _go_on(out, name, value, base, due, before.fresh, federation, offload)
+                part = own_part(federation) if name in due.params else 1.0
+                ahead = going_on_from(base[name].to(value.device), value, part)
+                out.ahead[name] = offload.take(ahead, value)
             if name in due.params:
                 torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
                 last = before.residual.get(name)
@@ -105,26 +106,6 @@ def outgoing(
             if goes_on or not is_due:
                 out.kept.setdefault(tree, {})[name] = offload.take(value, value)
     return out
-
-
-def _go_on(
-    out: Outgoing,
-    name: str,
-    value: Tensor,
-    base: Tree,
-    due: Due,
-    fresh: Tree,
-    federation: Federation,
-    offload: Offload,
-) -> None:
-    """Keep what the client goes on from: its own value, or what it foresees of the server's."""
-    if federation.overlap != "eager" or name not in due.params:
-        out.ahead[name] = offload.take(value, value)
-        return
-    last = fresh.get(name)
-    told, last = base[name].to(value), None if last is None else last.to(value)
-    ahead, own = foreseen(told, value, last, own_part(federation))
-    out.ahead[name], out.fresh[name] = offload.take(ahead, value), offload.take(own, value)
 
 
 def _encode(

@@ -1,0 +1,141 @@
+"""Loss at equal tokens, for each way of not waiting, beside the synchronous recipe.
+
+    python benchmarks/modes.py                         all arms, three seeds
+    python benchmarks/modes.py run overlap --seeds 1   arms by a part of their names
+    python benchmarks/modes.py table                   results as Markdown
+
+Everything of a run is real: `recipe=quickstart`, whose 384 steps of eight clients every arm takes.
+Every run appends a line to benchmarks/results/modes.jsonl; finished runs are not repeated, so that
+it can be stopped and started again. A seed sets the initial weights and the order of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from compression import lines, sums
+
+import photon
+from photon.errors import NonFiniteLoss
+from photon.run.trackers import read_lines
+
+STEPS, LOCAL_STEPS = 384, 16
+REFERENCE = "synchronous"
+LOG = Path(__file__).parent / "results" / "modes.jsonl"
+
+
+def fragments(count: int, *more: str) -> list[str]:
+    """Rounds shorter by as much as there are more of them, so that periods stay."""
+    steps = LOCAL_STEPS // count
+    return [
+        f"fl.fragments={count}",
+        f"llm_config.local_steps={steps}",
+        f"fl.n_rounds={STEPS // steps}",
+        *more,
+    ]
+
+
+def overlap(how: str, steps: int | None, *more: str) -> list[str]:
+    until = [] if steps is None else [f"fl.overlap_steps={steps}"]
+    return [f"fl.overlap={how}", *until, *more]
+
+
+def momentum(value: float) -> str:
+    return f"fl.strategy_kwargs.server_momentum={value}"
+
+
+ARMS: dict[str, list[str]] = {
+    REFERENCE: [],
+    **{
+        f"overlap {how}, {title}": overlap(how, steps)
+        for how in ("delayed", "eager")
+        for steps, title in ((None, "whole round"), (8, "8 steps"), (4, "4 steps"))
+    },
+    **{
+        f"overlap eager, {title}, momentum {value}": overlap("eager", steps, momentum(value))
+        for steps, title in ((None, "whole round"), (4, "4 steps"))
+        for value in (0.0, 0.3)
+    },
+    "fragments 2": fragments(2),
+    "fragments 4": fragments(4),
+    "fragments 4, alpha 0.5": fragments(4, "fl.fragment_alpha=0.5"),
+}
+"""Name -> overrides beyond the recipe."""
+
+
+def run(arm: str, seed: int) -> dict[str, Any]:
+    """Train an arm; its line of the log."""
+    overrides = [
+        f"seed={seed}",
+        f"dataset.train.shuffle_seed={9175 + seed}",
+        "compare.centralized=false",
+        "compare.alone=false",
+        "fl.eval_period=null",
+        "llm_config.eval_subset_num_batches=-1",
+        *ARMS[arm],
+    ]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        place = [f"photon.saving_path={folder}", "run_uuid=arm"]
+        diverged = None
+        try:
+            photon.train(["recipe=quickstart", *overrides, *place], progress=False)
+        except NonFiniteLoss as error:
+            diverged = str(error)
+        found = sums(read_lines(Path(folder) / "arm" / "metrics.jsonl"))
+    if diverged:
+        found |= {"val_loss": None, "diverged": diverged}
+    seconds = round(time.monotonic() - begun, 1)
+    return {"arm": arm, "seed": seed, **found, "wall_seconds": seconds, "overrides": overrides}
+
+
+def run_all(patterns: list[str], seeds: list[int]) -> None:
+    done = {(record["arm"], record["seed"]) for record in lines(LOG)}
+    chosen = [arm for arm in ARMS if not patterns or any(one in arm for one in patterns)]
+    for seed in seeds:
+        for arm in dict.fromkeys([REFERENCE, *chosen]):
+            if (arm, seed) in done:
+                continue
+            record = run(arm, seed)
+            loss = "diverged" if record["val_loss"] is None else f"{record['val_loss']:.4f}"
+            print(f"{arm:<36} seed {seed}  {loss}  {record['wall_seconds']:.0f} s", flush=True)
+            with LOG.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Losses of each arm, and what they are above those of the reference with the same seeds."""
+    losses = {(r["arm"], r["seed"]): r["val_loss"] for r in records}
+    rows = ["| arm | loss | above synchronous |", "|---|---|---|"]
+    for arm in [arm for arm in ARMS if any(one == arm for one, _ in losses)]:
+        seeds = sorted(seed for one, seed in losses if one == arm)
+        own = {seed: losses[arm, seed] for seed in seeds}
+        shown = ", ".join("diverged" if v is None else f"{v:.3f}" for v in own.values())
+        above = [v / losses[REFERENCE, s] - 1 for s, v in own.items() if v is not None]
+        spread = f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else ""
+        rows.append(f"| {arm} | {shown} | {'' if arm == REFERENCE else spread} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["run", "table"], nargs="?", default="run")
+    parser.add_argument("arms", nargs="*", help="parts of names; the reference is run too")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    arguments = parser.parse_args()
+    if arguments.what == "table":
+        print(table(lines(LOG)))
+    else:
+        run_all(arguments.arms, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Runs whose clients go on while their updates travel, and those that send fragments."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+import photon
+from loopback import final_digest, nodes, train
+from photon.container.container import digest
+from photon.errors import ConfigError
+from photon.run import checkpoint
+from photon.run.trackers import read_lines
+from photon.training.fragments import fragments_of
+
+FEDAVG = ["fl.strategy_name=fedavg", "fl.compression=fp32", "fl.aggregate_momenta=false"]
+OVERLAPS = ["fl.overlap=delayed", "fl.overlap=eager"]
+ALL = ["fl.overlap=eager", "fl.overlap_steps=2", "fl.fragments=3", "fl.fragment_alpha=0.25"]
+
+
+def states(result, kind=checkpoint.load_server_state):
+    folder = Path(result.folder) / "checkpoints"
+    return [kind(path) for path in checkpoint.list_checkpoints(folder)]
+
+
+def losses(result) -> list[float]:
+    return [line["train_loss"] for line in read_lines(Path(result.folder) / "metrics.jsonl")]
+
+
+@pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=true", "fl.compression=int4"]])
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_without_delay_and_with_one_fragment_it_is_the_synchronous_run(smoke, overlap, keys):
+    plain = photon.train(smoke("fl.n_rounds=3", "run_uuid=plain", *keys))
+    without = smoke("fl.n_rounds=3", "run_uuid=without", overlap, "fl.overlap_steps=0",
+                    "fl.fragments=1", *keys)  # fmt: skip
+    assert final_digest(photon.train(without)) == final_digest(plain)
+
+
+@pytest.mark.parametrize("keys", [["fl.overlap=eager"], ["fl.fragments=3"],
+                                  ["fl.overlap=eager", "fl.overlap_steps=2", "fl.fragments=2"]],
+                         ids=str)  # fmt: skip
+def test_of_one_client_nobody_is_ahead(smoke, keys):
+    """Outer SGD with lr 1 gives the client's own parameters back, whenever they come."""
+    shared = ["fl.n_total_clients=1", "llm_config.local_steps=4", "fl.n_rounds=6", *FEDAVG]
+    plain = photon.train(smoke(*shared, "run_uuid=plain"))
+    other = photon.train(smoke(*shared, "run_uuid=other", *keys))
+    assert losses(other) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(plain)[-1] < losses(plain)[0] - 0.1
+
+
+def test_two_clients_go_on_from_their_own(smoke):
+    """Or else the test above would show nothing."""
+    shared = ["llm_config.local_steps=4", "fl.n_rounds=4", *FEDAVG]
+    plain = photon.train(smoke(*shared, "run_uuid=plain"))
+    seen = {final_digest(plain)}
+    for number, keys in enumerate([[OVERLAPS[0]], [OVERLAPS[1]], ["fl.fragments=2"], ALL]):
+        run = photon.train(smoke(*shared, f"run_uuid=other{number}", *keys))
+        assert losses(run)[0] == losses(plain)[0], "the first round begins with the seed's"
+        seen.add(final_digest(run))
+    assert len(seen) == 5
+
+
+def test_a_round_changes_and_sends_its_fragment_alone(smoke):
+    keep = "llm_config.save_num_checkpoints_to_keep=9"
+    run = photon.train(smoke("fl.fragments=3", "fl.n_rounds=7", keep, "fl.compression=bf16"))
+    found = states(run)
+    sizes = {name: value.numel() for name, value in found[0].params.items()}
+    groups = fragments_of(sizes, 3)
+    for before, state in itertools.pairwise(found):
+        same = [n for n, v in state.params.items() if torch.equal(v, before.params[n])]
+        expected = groups[(state.round - 1) % 3]
+        assert set(sizes) - set(same) == set(expected)
+    lines = read_lines(Path(run.folder) / "metrics.jsonl")
+    up = [line["bytes_by_kind"]["up"]["gradient"] for line in lines]
+    assert up == [2 * 2 * sum(sizes[n] for n in groups[i % 3]) for i in range(7)]
+    down = [line["bytes_by_kind"]["down"]["parameters"] for line in lines]
+    assert down == [0, *(2 * 4 * sum(sizes[n] for n in groups[i % 3]) for i in range(6))]
+    assert not any(line["refused"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["fl.overlap=delayed"],
+        [*ALL, "fl.compression=int4", "fl.aggregate_momenta=true"],
+        ["fl.overlap=eager", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
+        ["fl.fragments=2", "fl.compression.upload=topk", "fl.compression.download=int8"],
+    ],
+    ids=str,
+)
+def test_workers_and_nodes_that_begin_early_give_the_bits_of_one_process(
+    smoke, four, tmp_path, keys
+):
+    shared = ["fl.n_total_clients=2", "fl.n_rounds=4", "llm_config.local_steps=5",
+              "photon.threads=1", *keys]  # fmt: skip
+    here = photon.train(smoke(*shared, "run_uuid=here", "photon.workers=0"))
+    workers = photon.train(smoke(*shared, "run_uuid=workers", "photon.workers=2"))
+    assert final_digest(here) == final_digest(workers)
+    config = smoke(*shared, "run_uuid=nodes", "photon.n_nodes=2", "fl.eval_period=null")
+    early = ["photon.workers=1"]
+    root = config.data.train.root
+    assert root is not None
+    with nodes(tmp_path / "sites", Path(root), {"a": [0], "b": [1]}, *early) as sockets:
+        assert final_digest(train(config, sockets)) == final_digest(here)
+
+
+def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
+    """What it has done by then is not done again; the record has all of its steps."""
+    from photon.config.resolve import resolve
+    from photon.core.messages import Broadcast, Instruction
+    from photon.model.build import build_model, parameters_of
+    from photon.node.client_host import ClientHost
+
+    run = resolve(smoke("fl.overlap=delayed", "llm_config.local_steps=6"), cores=1,
+                  accelerator=0, run_uuid="r")  # fmt: skip
+    received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
+
+    def task(number: int, digest: str) -> Instruction:
+        return Instruction(run="r", round=number, client=0, first_step=6 * (number - 1),
+                           local_steps=6, base_digest=digest, last_accepted=number - 1,
+                           ahead=6 if number > 1 else 0)  # fmt: skip
+
+    updates = []
+    for name, early in (("early", 4), ("late", 0)):
+        host = ClientHost(run, tmp_path / name, torch.device("cpu"))
+        host.train(task(1, "1"), received).result()
+        steps = iter([False] * (early + 1) if early else [])
+        host.go_on(lambda steps=steps: next(steps, True))
+        path = host.train(task(2, "2"), received).result()
+        assert host.steps_taken == 6 - early
+        updates.append(checkpoint.load_update(path))
+        host.close()
+    assert updates[0].num_steps == updates[1].num_steps == 6
+    assert digest(dict(updates[0].gradient)) == digest(dict(updates[1].gradient))
+    assert updates[0].metrics["train_loss"] == updates[1].metrics["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["fl.overlap_steps=3"], "no effect with overlap=none"),
+        (["fl.overlap=eager", "fl.reset_checkpoint=true"], "reset_checkpoint=true forgets"),
+        (["fl.fragments=2", "fl.staleness_exponent=1"], "exclude each other"),
+        (["fl.overlap=later"], "none"),
+        (["fl.fragment_alpha=1"], "less than 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(smoke, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        smoke(*keys)
+
+
+def test_a_client_that_was_not_taken_begins_with_the_base(four, tmp_path, monkeypatch):
+    """A refused update leaves no trace: neither does where its client had got to."""
+    config = photon.load_config(
+        ["recipe=smoke", f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path}",
+         "fl.n_total_clients=4", "fl.n_clients_per_round=2", "fl.n_rounds=6", "fl.overlap=delayed",
+         "fl.compression=fp32", "fl.aggregate_momenta=false"]
+    )  # fmt: skip
+    asked = []
+    from photon.server import loop
+
+    opened = loop.open_round
+
+    def note(state, **given):
+        plan = opened(state, **given)
+        asked.extend((state, i) for i in plan.instructions.values())
+        return plan
+
+    monkeypatch.setattr(loop, "open_round", note)
+    photon.train(config)
+    for state, one in asked:
+        took_part = state.last_accepted.get(one.client, 0) == state.round > 0
+        assert (one.ahead > 0) == took_part
+    assert {one.ahead > 0 for _, one in asked} == {True, False}
