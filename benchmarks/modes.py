@@ -52,16 +52,18 @@ def momentum(value: float) -> str:
 
 ARMS: dict[str, list[str]] = {
     REFERENCE: [],
-    **{
-        f"overlap {how}, {title}": overlap(how, steps)
-        for how in ("delayed", "eager")
-        for steps, title in ((None, "whole round"), (8, "8 steps"), (4, "4 steps"))
-    },
-    **{
-        f"overlap eager, {title}, momentum {value}": overlap("eager", steps, momentum(value))
-        for steps, title in ((None, "whole round"), (4, "4 steps"))
-        for value in (0.0, 0.3)
-    },
+    "overlap delayed, whole round": overlap("delayed", None),
+    "overlap delayed, 4 steps": overlap("delayed", 4),
+    "overlap eager, whole round": overlap("eager", None),
+    "overlap eager, 8 steps": overlap("eager", 8),
+    "overlap eager, whole round, momentum 0.0": overlap("eager", None, momentum(0.0)),
+    "fragments 4, overlap delayed": fragments(4, *overlap("delayed", None)),
+    "fragments 4, overlap eager": fragments(4, *overlap("eager", None)),
+    "fragments 4, overlap delayed, alpha 0.5": fragments(
+        4, *overlap("delayed", None), "fl.fragment_alpha=0.5"
+    ),
+    "fragments 8, overlap delayed": fragments(8, *overlap("delayed", None)),
+    "fragments 8": fragments(8),
     "fragments 2": fragments(2),
     "fragments 4": fragments(4),
     "fragments 4, alpha 0.5": fragments(4, "fl.fragment_alpha=0.5"),
@@ -118,7 +120,9 @@ def table(records: list[dict[str, Any]]) -> str:
         own = {seed: losses[arm, seed] for seed in seeds}
         shown = ", ".join("diverged" if v is None else f"{v:.3f}" for v in own.values())
         above = [v / losses[REFERENCE, s] - 1 for s, v in own.items() if v is not None]
-        spread = f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else ""
+        spread = (
+            f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else ""
+        )
         rows.append(f"| {arm} | {shown} | {'' if arm == REFERENCE else spread} |")
     return "\n".join(rows)
 

@@ -59,6 +59,15 @@ def test_a_plan_counts_what_rounds_record(keys, smoke):
     assert plan.parameters == result.parameters
 
 
+def test_a_plan_counts_fragments_on_average(smoke):
+    config = smoke("run_uuid=r", "llm_config.local_steps=1", "fl.eval_period=null", "fl.n_rounds=7",
+                   "fl.fragments=3", *KEPT)  # fmt: skip
+    traffic = make_estimate(config, Setting(link=LINK, server=LINK)).traffic
+    lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
+    assert round(sum(tensors(lines, "up")[:3]) / 6) == traffic.up
+    assert round(sum(tensors(lines, "down")[1:4]) / 6) == traffic.down
+
+
 def tensors(lines: list[dict[str, Any]], way: str) -> list[int]:
     """Bytes of the tensors of each round; the rest are headers, a few in a payload."""
     found = []

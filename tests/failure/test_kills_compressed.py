@@ -37,6 +37,24 @@ def test_a_rung_goes_on_as_if_nothing_had_happened(data_root, tmp_path, name, wh
     assert_sound(home / "run", outcome(Path(whole.folder)))
 
 
+GOING_ON = [
+    ["fl.overlap=eager", "fl.fragments=2", *keys_of("int4")],
+    ["fl.overlap=delayed", "fl.overlap_steps=1", "fl.fragment_alpha=0.5", *keys_of("bf16")],
+]
+
+
+@pytest.mark.parametrize("keys", GOING_ON, ids=str)
+@pytest.mark.parametrize("where", ["update half written", *PLACES])
+def test_clients_that_go_on_do_so_after_a_kill_as_well(data_root, tmp_path, keys, where):
+    whole = photon.train(given(data_root, tmp_path / "whole", *keys, "photon.workers=0"))
+    at, until, _ = ROUND_2[where]
+    home = tmp_path / "killed_run"
+    home.mkdir()
+    run_until_killed(home, kill(home, at, until), given(data_root, home, *keys, "photon.workers=0"))
+    photon.resume(home / "run")
+    assert_sound(home / "run", outcome(Path(whole.folder)))
+
+
 def test_moments_at_their_own_periods_go_on_as_if_nothing_had_happened(data_root, tmp_path):
     periods = [*keys_of("bf16"), "fl.first_moment_period=2", "fl.second_moment_period=3"]
     whole = photon.train(given(data_root, tmp_path / "whole", *periods, "photon.workers=0"))

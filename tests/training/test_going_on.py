@@ -61,16 +61,16 @@ def test_who_was_away_or_is_new_begins_with_the_base(before):
 
 @pytest.mark.parametrize(
     ("overlap", "expected"),
-    [("delayed", [0.5, 1.0, 1.25]), ("eager", [0.5, 0.875, 0.875 + (1.375 - 1.0625) / 2])],
+    [("delayed", [0.5, 0.75, 0.875]), ("eager", [0.5, 0.875, 0.875 + (1.375 - 1.0625) / 2])],
 )
 def test_a_staleness_of_one_by_hand(overlap, expected):
     """Two clients whose losses are (x - a)^2 / 2 take one step of 0.5 a round; the server averages.
 
-    Round 1 from 0: ends 2 and -1, mean 0.5. Round 2 of delayed ones begins at 0 again and goes to 2
-    and -1, to which 0.5 - 0 is added: mean 1. Round 3 begins at 0.5: ends 2.25 and -0.75, plus
-    1 - 0.5: mean 1.25. Eager ones begin round 2 with half of their own in it: 1 and -0.5, step to
-    2.5 and -1.25, so by 1.5 and -0.75 from 0.5: mean 0.875. They then know 0.5 and half of their
-    1.5 and -0.75: 1.25 and 0.125, step by 1.375 and -1.0625 from 0.875.
+    Round 1 from 0: ends 2 and -1, mean 0.5. Delayed ones begin round 2 at their ends, step to 3 and
+    -1.5, so by 1 and -0.5 from 0.5: mean 0.75. They then go on from 1.5 and 0, step by 1.25 and -1
+    from 0.75: 0.875. Eager ones begin round 2 at half of their ends: 1 and -0.5, step to 2.5 and
+    -1.25, so by 1.5 and -0.75 from 0.5: mean 0.875. They then know 0.5 and have half of their 1.5
+    and -0.75: 1.25 and 0.125, step by 1.375 and -1.0625 from 0.875.
     """
     federation = Federation(n_total_clients=2, strategy_name="FEDAVG", overlap=overlap)  # pyright: ignore
     part = own_part(federation)

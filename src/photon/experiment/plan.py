@@ -249,7 +249,7 @@ def _handling(
     """
     params = num_bytes(this.params)
     kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
-    kept += _fed_back(this, fl)
+    kept += _fed_back(this, fl) + _gone_on(this, fl)
     told = 3 * params if fl.sends_differences else 0
     return Handling(
         load=params + kept,
@@ -267,11 +267,16 @@ def _fed_back(this: Outline, fl: Federation) -> int:
     return num_bytes(this.params) if is_lossy and fl.feeds_back else 0
 
 
+def _gone_on(this: Outline, fl: Federation) -> int:
+    """Bytes of the parameters that a client goes on from."""
+    return sum(num_bytes({n: this.params[n]}) for n in this.layers.shared) if fl.goes_on else 0
+
+
 def _disk(
     this: Outline, fl: Federation, outer: int, payload: int, clients: int, kept: int
 ) -> dict[str, float]:
     state = sum(map(num_bytes, (this.params, *this.moments.values())))
-    state += _fed_back(this, fl)
+    state += _fed_back(this, fl) + _gone_on(this, fl)
     trees = outer + fl.sends_differences  # and what clients hold
     return {
         "server": server_disk(num_elements(this.params), trees, payload, clients, kept),

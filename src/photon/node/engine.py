@@ -52,6 +52,7 @@ class OneMachine:
 
     can_be_late = False
     devices = 1
+    busy = 0
     durations: Sequence[float] = ()
 
     def __init__(self, population: int) -> None:

@@ -1,15 +1,15 @@
 """Where a client begins a round: at the server's parameters, or at its own until those arrive.
 
-A client that goes on does not wait while its update travels. It trains from the newest parameters
-that it knows, those of the round before (delayed), with its own fresh pseudo-gradient in them as
-far as the server will take it (eager). When the base of the round arrives, after a fixed number of
-steps, what it began with gives way to it and its steps are kept: x <- x + (base - begun). Its
+A client that goes on does not wait while its update travels. It trains on from its own parameters
+(delayed), or from the newest of the server's with its own fresh pseudo-gradient in them as far as
+the server will take it (eager). When the base of the round arrives, after a fixed number of steps,
+what it began with gives way to it and its steps are kept: x <- x + (base - begun). Its
 pseudo-gradient, base - x, then has nothing but its own steps of this round in it, so that the
 server need not know.
 
-Sources: one's own fresh pseudo-gradient now, the others' a round late, Kale et al. 2025,
-arXiv:2502.12996; parameters that move on under a merge, Streaming DiLoCo (Douillard et al. 2025,
-arXiv:2501.18512), which keeps alpha of the steps where we keep them all.
+Sources: parameters that move on under a merge, Streaming DiLoCo (Douillard et al. 2025,
+arXiv:2501.18512), which keeps alpha of the steps where we keep them all; one's own fresh
+pseudo-gradient now, the others' a round late, Kale et al. 2025, arXiv:2502.12996.
 """
 
 from __future__ import annotations
@@ -73,14 +73,13 @@ def arrival(begun: Beginning, base: Tree, alpha: float = 0.0) -> dict[str, Tenso
 
 
 def own_part(federation: Federation) -> float:
-    """What a client that goes on takes of its last pseudo-gradient, beside the newest base.
+    """What a client that goes on has of its last pseudo-gradient, beside the base that it knows.
 
-    Nothing if it is delayed. If it is eager, what the server's next step will have of it at once:
-    its part in the mean, times what the outer optimizer makes of that; of the others it has what
-    has come, which is a round old. All where it does not overlap, and merely mixes what arrives.
+    All of it; or if it is eager, what the server's next step will have of it at once: its part in
+    the mean, times what the outer optimizer makes of that.
     """
     if federation.overlap != "eager":
-        return 0.0 if federation.overlap == "delayed" else 1.0
+        return 1.0
     given, name = federation.outer_arguments, federation.outer_name
     direct = float(given.get("server_learning_rate", 1.0))
     if name in ("NESTEROV", "FEDMOM"):
@@ -95,4 +94,4 @@ def going_on_from(base: Tensor, end: Tensor, part: float) -> Tensor:
         base: that it was told of at the beginning of the round.
         end: its own value after it.
     """
-    return end if part == 1.0 else base if part == 0.0 else torch.lerp(base, end, part)
+    return end if part == 1.0 else torch.lerp(base, end, part)

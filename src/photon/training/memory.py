@@ -233,6 +233,7 @@ def _leaving_bytes(sizes: _Sizes) -> int:
     """What a client sends and keeps of a round: it is on the host until it is written."""
     fl = sizes.federation
     seldom = max(fl.first_moment_period, fl.second_moment_period) > 1
-    kept = fl.keeps_optimizer and (seldom or not fl.averages_moments)
+    kept = fl.keeps_optimizer and (seldom or not fl.averages_moments or fl.goes_on)
     sent = sizes.sent_update + sizes.lost_update + sizes.sent_moments
-    return sent + sizes.personal + (sizes.moments if kept else 0)
+    ahead = sizes.shared if fl.goes_on else 0
+    return sent + sizes.personal + ahead + (sizes.moments if kept else 0)

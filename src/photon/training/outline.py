@@ -41,7 +41,8 @@ class RoundBytes:
     """Bytes of one client and round.
 
     Attributes:
-        up: its update; where nodes fold those of their clients, the update of a node.
+        up: its update; where nodes fold those of their clients, the update of a node. Of fragments,
+            like what comes down, on average.
         down: what it receives: with whole parameters all averaged moments, with differences those
             that are new.
         first_down: what a newcomer receives that cannot make it from the run's seed.
@@ -132,8 +133,9 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
         received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
     else:
         received = num_bytes(whole) + sum(moments_down.values())
+    turns = min(federation.fragments, len(shared))
     return RoundBytes(
-        up=num_bytes(layout(shared, up.gradient)) + each_round(moments_up),
-        down=received,
+        up=round((num_bytes(layout(shared, up.gradient)) + each_round(moments_up)) / turns),
+        down=round(received / turns),
         first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
     )
