@@ -18,6 +18,8 @@ ONLY_SYNC: dict[str, tuple[str, object, str]] = {
     "fold_updates": ("fold_updates", False, "clients of a node may have begun at other versions"),
     "local_epochs": ("n_local_epochs", None, "it counts in steps: llm_config.local_steps"),
     "fragments": ("fragments", 1, "a late update is of another fragment"),
+    "overlap": ("overlap", "none", "no step of a next merge is known before that is open"),
+    "fragment_alpha": ("fragment_alpha", 0.0, "a merge is of some clients, and old to the others"),
     "random_layers": ("random_layers", [], "an update may be older than they are"),
     "validates_clients": ("split_eval", False, "its clients are not at one version together"),
     "first_moment_period": ("first_moment_period", 1, "clients are not at one version together"),
