@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "failure"))
 
-from proxy import Proxy
 from test_flower import Processes, wait_until
 
 from photon.cli.options import Quantity
@@ -29,6 +29,7 @@ from photon.data.prepare.embedded import prepare_embedded
 from photon.experiment.plan import Setting, make_estimate
 from photon.machine.address import free_port
 from photon.run.trackers import read_lines
+from proxy import Proxy, Shape
 
 CLIENTS = {"a": "0", "b": "1"}
 FAST = 1e12
@@ -50,7 +51,7 @@ def measure(home: Path, data: Path, keys: list[str], rate: float | None) -> list
     processes.run("keys", "init")
     for name, clients in CLIENTS.items():
         processes.run("keys", "add", name, "--clients", clients)
-    links = {name: Proxy("127.0.0.1", port, rate=rate) for name in CLIENTS}
+    links = {name: Proxy(("127.0.0.1", port), Shape(rate=rate)) for name in CLIENTS}
     run, root = home / "server" / "run", f"dataset.train.root_local={data}"
     rounds = load_config(keys).federation.rounds
     try:

@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch) -> Iterator[Path]:
     """The current folder; the modules in it, and the entries of a guide, go with the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    tables = (points.OUTER_OPTIMIZERS, points.CODECS, points.TRANSPORTS)
+    tables = (points.OUTER_OPTIMIZERS, points.AGGREGATIONS, points.CODECS, points.TRANSPORTS)
     before, modules = [dict(table) for table in tables], set(sys.modules)
     yield tmp_path
     for table, entries in zip(tables, before, strict=True):
@@ -95,6 +95,22 @@ def test_what_the_codec_of_the_guide_lost_is_of_the_committed_state(here, data_r
     forgetful = lambda path, **how: replace(load(path, **how), residual={})  # noqa: E731
     monkeypatch.setattr(checkpoint, "load_client_state", forgetful)
     assert last_round_again() != whole, "it goes into the next update"
+
+
+def test_the_mean_of_the_guide_merges_the_rounds_of_a_federation(here, data_root):
+    rule, entry, test = python_of("extend-aggregation.md")
+    namespace: dict = {}
+    exec(rule + entry + test, namespace)
+    namespace["test_who_is_too_long_is_cut"]()
+    (here / "clipped.py").write_text(rule)
+    keys = ["recipe=smoke", f"dataset.train.root_local={data_root}", "fl.n_total_clients=2"]
+    photon.train([*keys, "fl.aggregation=clipped", "run_uuid=clipped"])
+    photon.train([*keys, "run_uuid=plain"])
+    first, plain = (
+        read_lines(Path(f"runs/{run}/metrics.jsonl"))[0] for run in ("clipped", "plain")
+    )
+    assert first["client_norms"] == plain["client_norms"]
+    assert 0 < first["gradient_norm"] < plain["gradient_norm"], "the median is between the two"
 
 
 def test_the_policy_of_the_guide_closes_the_rounds_of_a_federation(here, data_root, monkeypatch):

@@ -44,6 +44,14 @@ OUTER_OPTIMIZERS: dict[str, Outer] = {
 """By `fl.strategy_name`; the adaptive ones have the defaults of Reddi et al. 2020."""
 
 
+AGGREGATIONS = {
+    "mean": "photon.core.aggregate:plain",
+    "rda": "photon.core.aggregate:radial",
+    "normed": "photon.core.aggregate:normed",
+}
+"""A `photon.core.aggregate.Mixing` by `fl.aggregation`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rung:
     """A codec, as a rung of the ladder of compression.

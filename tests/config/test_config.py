@@ -212,6 +212,27 @@ def test_a_fold_of_what_a_codec_loses_is_refused():
     assert load_config([*fold, needed]).federation.compression.moments == "int8"
 
 
+@pytest.mark.parametrize("aggregation", ["rda", "normed"])
+@pytest.mark.parametrize(
+    ("beside", "why"),
+    [
+        (["fl.scaling_fn=sqrt"], "scaling_fn=sqrt both make up"),
+        (["fl.fold_updates=true", "fl.compression.upload=bf16"], "fold_updates=true and aggr"),
+    ],
+)
+def test_an_aggregation_beside_what_spoils_it_is_refused(aggregation, beside, why):
+    keys = ["recipe=smoke", f"fl.aggregation={aggregation}"]
+    load_config(keys)
+    with pytest.raises(ConfigError, match=why) as caught:
+        load_config([*keys, *beside])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_aggregation_is_named():
+    with pytest.raises(ConfigError, match="unknown aggregation 'median'; known: mean, rda, normed"):
+        load_config(["fl.aggregation=median"])
+
+
 def test_resume_names_unknown_keys_too():
     with pytest.raises(ConfigError, match=r"did you mean 'fl.n_rounds'"):
         apply_resume_overrides(resolved(), ["fl.rounds=9"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -35,6 +36,7 @@ from photon.errors import PhotonWarning, RoundFailed
 from photon.evaluation.loss import held_out_loss
 from photon.machine.interrupt import StopRequest
 from photon.model.build import build_model, parameters_of
+from photon.node import pace
 from photon.node.client_host import ClientHost
 from photon.run.base import Base
 from photon.run.checkpoint import load_parameters, newest_checkpoint, save_server_state
@@ -303,6 +305,15 @@ def record(config: Config, centralized: bool = False) -> Any:
     names = [re.sub("-[0-9a-f]{12}", "", name) for name in files]  # an update names its run
     own = [sorted(m) for m in lines[-1].get("client_metrics", {}).values()]
     return result.unigram, steady, sorted(names), own
+
+
+def paced(config: Config, monkeypatch: Any) -> Any:
+    """How often training sleeps, for minutes."""
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+    monkeypatch.setattr(pace, "time", clock)
+    photon.train(config)
+    return sum(seconds > 60 for seconds in slept)
 
 
 def central(config: Config) -> Any:

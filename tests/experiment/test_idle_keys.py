@@ -25,6 +25,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("centralized", (STEPS,), "compare.alone=true"),
     ("centralized", (STEPS,), "photon.restore_run_uuid=other"),
     ("centralized", (STEPS,), "photon.workers=2"),
+    ("centralized", (STEPS,), "photon.step_seconds=0.01"),
     ("server", (), "photon.devices_per_client=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),

@@ -12,13 +12,18 @@ from photon.machine.interrupt import StopRequest
 from photon.node.service import NodeService
 from photon.wire.enrolment import parse_clients
 
-if __name__ == "__main__":
+
+def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
-    sockets, name, clients = sys.argv[1:4]
-    own = load_config(sys.argv[4:])
+    sockets, name, clients = arguments[:3]
+    own = load_config(arguments[3:])
     with StopRequest() as stop:
         path = Path(sockets) / f"{name}.sock"
         service = NodeService(
             name, parse_clients(clients), own, path, None, lambda line: print(line, flush=True)
         )
         service.serve(stop)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

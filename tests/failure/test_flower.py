@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from history import faults_of_run
-from proxy import Proxy
 from test_kills import LENGTH, ROWS_PER_ROUND, final
 
 import photon
 from photon.machine.address import free_port
 from photon.run.trackers import read_lines
+from proxy import Proxy, Shape
 
 pytest.importorskip("flwr")
 ROUNDS = 5
@@ -93,7 +93,7 @@ def test_a_federation_over_flower_survives_what_can_happen(tmp_path, data_root):
     for name, clients in (("a", "0"), ("b", "1"), ("stranger", "0-1")):
         processes.run("keys", "add", name, "--clients", clients)
     processes.run("keys", "remove", "stranger")
-    link = Proxy("127.0.0.1", port, delay=0.005, loss=0.01)
+    link = Proxy(("127.0.0.1", port), Shape(delay=0.005, loss=0.01))
     run = tmp_path / "server" / "run"
 
     def server() -> None:

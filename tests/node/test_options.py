@@ -311,6 +311,22 @@ def test_a_centralised_run_in_epochs(smoke):
     assert alone.alone.steps == rows[1] // 256
 
 
+@pytest.mark.parametrize("tied", ["true", "false"])
+def test_all_but_the_embeddings_are_merged_by_direction(smoke, tied):
+    """After one round of the same updates; what is kept of a direction is longer than the mean."""
+    keys = [*PLAIN, "fl.n_rounds=1", "fl.log_layer_norms=true",
+            f"llm_config.model.tie_word_embeddings={tied}"]  # fmt: skip
+    mean, turned = (
+        records(photon.train(smoke(f"run_uuid={name}", f"fl.aggregation={name}", *keys)))[0][
+            "gradient_layer_norms"
+        ]
+        for name in ("mean", "rda")
+    )
+    tables = {"embedding.weight", *(["head.weight"] if tied == "false" else [])}
+    assert {name for name in mean if mean[name] == turned[name]} == tables
+    assert all(turned[name] > mean[name] for name in mean.keys() - tables)
+
+
 def test_numbers_of_a_round_by_hand(smoke):
     """Norms, drift and the angle to the step before, from the checkpoints."""
     keys = [*PLAIN, "fl.n_rounds=3", "fl.log_layer_norms=true", "fl.use_noise_scale_metric=true",

@@ -204,6 +204,11 @@ class Federation(Merging, Closing):
                 "fold_updates=true and oversample exclude each other: from a node's mean no spare "
                 "client can be left out"
             )
+        if self.fold_updates and self.aggregation != "mean":
+            raise ValueError(
+                f"fold_updates=true and aggregation={self.aggregation} exclude each other: the "
+                "mean that a node sends no longer has its clients' directions and lengths"
+            )
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
                 "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "

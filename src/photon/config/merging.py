@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Section
-from photon.points import OUTER_OPTIMIZERS, Outer
+from photon.points import AGGREGATIONS, OUTER_OPTIMIZERS, Outer, known
 
 
 class StrategyKwargs(Section):
@@ -67,6 +67,13 @@ class Merging(Section):
         examples=[name.lower() for name in OUTER_OPTIMIZERS],
     )
     outer_given: StrategyKwargs = StrategyKwargs()
+    aggregation: str = Field(
+        default="mean",
+        description="what the pseudo-gradients are merged into: their mean; the mean of their "
+        "directions and of their lengths apart, tensor by tensor (rda; embeddings: the mean); or "
+        "the mean, as long as they are (normed)",
+        examples=list(AGGREGATIONS),
+    )
     scaling: Literal["none", "sqrt", "linear"] = Field(
         default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
     )
@@ -83,6 +90,20 @@ class Merging(Section):
             choices = ", ".join(OUTER_OPTIMIZERS)
             raise ValueError(f"unknown strategy {value!r}; known: {choices}, or module:function")
         return name
+
+    @field_validator("aggregation")
+    @classmethod
+    def _known_aggregation(cls, value: str) -> str:
+        return known("aggregation", value, AGGREGATIONS)
+
+    @model_validator(mode="after")
+    def _lengthens_once(self) -> Self:
+        if self.aggregation != "mean" and self.scaling != "none":
+            raise ValueError(
+                f"aggregation={self.aggregation} and scaling_fn={self.scaling} both make up for "
+                "what a mean of many clients is too short; give one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _takes_its_arguments(self) -> Self:

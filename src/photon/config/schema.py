@@ -43,6 +43,12 @@ class Machine(Section):
     worker_timeout: float = Field(
         default=600.0, gt=0, description="seconds of silence after which a worker is replaced"
     )
+    step_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="an optimizer step of a client takes at least so long, the rest is slept: to "
+        "study waiting on a machine whose processor is not the subject; each node has its own",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     nodes: int = Field(
         default=1, ge=1, description="nodes that `photon server` waits for before its first round"

@@ -1,10 +1,15 @@
-"""The mean of a round's updates, at once or in parts."""
+"""What a round's updates are merged into, at once or in parts: their mean, or a mean that keeps
+their length.
+
+A mixing says how each leaf is merged; all of them are a weighted mean times a factor, so that one
+pass does it, whatever the rule. One of one's own is a function and an entry in `photon.points`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar, cast
 
 import torch
@@ -13,7 +18,7 @@ from torch import Tensor
 from photon.core.codec import Codec, Codecs, encode, leaves
 from photon.core.device_time import OF_CLIENTS
 from photon.core.messages import Update
-from photon.core.tree import Readable, Tree, read, spans, summing_type
+from photon.core.tree import Readable, Tree, dot, read, spans, summing_type
 
 Result = TypeVar("Result")
 
@@ -25,6 +30,34 @@ BLOCKS_KEPT = 8
 """Most sizes of a block that are kept: ends of leaves, and short leaves, have their own."""
 FEWEST_ELEMENTS = 1 << 12
 """With fewer, an operation's own time is longer than that of its numbers."""
+CANCELLED = 1e-5
+"""Length of a mean of unit vectors below which it is rounding, and no direction."""
+
+
+class Mix(NamedTuple):
+    """How a leaf is merged: so many times the mean by these weights."""
+
+    weights: Sequence[float]
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How the pseudo-gradients of a round are merged.
+
+    Attributes:
+        leaves: those that are not simply averaged.
+        mean_norm: Euclidean norm of the plain mean; None if the mean is what they are merged into.
+    """
+
+    leaves: Mapping[str, Mix] = field(default_factory=dict)
+    mean_norm: float | None = None
+
+
+Mixing = Callable[[Sequence[Readable], Sequence[float], Collection[str]], Mixture]
+"""Gives how pseudo-gradients with such weights are merged; the names are those of the embeddings
+and the output layer among their leaves. The same trees in the same order give the same bits.
+"""
 
 
 class Piece(NamedTuple):
@@ -43,7 +76,10 @@ class Piece(NamedTuple):
 
 
 def mean_by_piece(
-    trees: Sequence[Readable], weights: Sequence[float], take: Callable[[Piece], Result]
+    trees: Sequence[Readable],
+    weights: Sequence[float],
+    take: Callable[[Piece], Result],
+    mixes: Mapping[str, Mix] | None = None,
 ) -> list[tuple[str, Result]]:
     """Weighted mean, piece by piece: sum_k w_k x_k / sum_k w_k.
 
@@ -54,6 +90,7 @@ def mean_by_piece(
 
     Args:
         take: gets each piece, whose memory is used again.
+        mixes: leaves that are merged in another way.
 
     Returns:
         What came of each piece, with its leaf, in the order of the leaves.
@@ -64,29 +101,44 @@ def mean_by_piece(
     total = float(sum(weights))
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
-    averaging = _Averaging(trees, weights)
+    averaging = _Averaging(trees, Mix(weights, 1.0), mixes or {})
     size = max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * len(trees)), MOST_ELEMENTS))
     return [(span[0], take(averaging.piece(*span))) for span in spans(trees[0], size)]
+
+
+class _Shares:
+    """Weights as the sums take them.
+
+    Attributes:
+        by_type: of each tree, by the type of a sum.
+    """
+
+    def __init__(self, mix: Mix) -> None:
+        # A power of two costs no bits, and with it no sum is larger than the largest summand.
+        unit = max(mix.weights) * 2.0 ** math.ceil(math.log2(len(mix.weights)))
+        exact = torch.tensor([weight / unit for weight in mix.weights], dtype=torch.float64)
+        self.by_type = {kind: exact.to(kind) for kind in (torch.float32, torch.float64)}
+        self.total, self.factor = float(exact.sum()), mix.factor
 
 
 class _Averaging:
     """Gives the mean of the pieces of some trees."""
 
-    def __init__(self, trees: Sequence[Readable], weights: Sequence[float]) -> None:
+    def __init__(self, trees: Sequence[Readable], rest: Mix, mixes: Mapping[str, Mix]) -> None:
         self._trees = trees
-        # A power of two costs no bits, and with it no sum is larger than the largest summand.
-        unit = max(weights) * 2.0 ** math.ceil(math.log2(len(trees)))
-        self._weights = torch.tensor([weight / unit for weight in weights], dtype=torch.float64)
-        self._total = float(self._weights.sum())
+        self._rest = _Shares(rest)
+        self._shares = {name: _Shares(mix) for name, mix in mixes.items()}
         self._blocks: dict[tuple[int, torch.dtype], _Block] = {}
 
     def piece(self, name: str, start: int, stop: int) -> Piece:
         parts = [read(tree[name], start, stop) for tree in self._trees]
         dtype = max((summing_type(p.dtype) for p in parts), key=lambda kind: kind.itemsize)
-        block = self._block(stop - start, dtype)
+        block, shares = self._block(stop - start, dtype), self._shares.get(name, self._rest)
         torch._foreach_copy_(block.each, parts)
-        torch.mv(block.columns, block.weights, out=block.sum)
-        block.sum.div_(self._total)
+        torch.mv(block.columns, shares.by_type[dtype], out=block.sum)
+        block.sum.div_(shares.total)
+        if shares.factor != 1.0:
+            block.sum.mul_(shares.factor)
         if block.mean is not block.sum:
             block.mean.copy_(block.sum)
         return Piece(name, slice(start, stop), block.rows, block.mean)
@@ -95,20 +147,80 @@ class _Averaging:
         if (size, dtype) not in self._blocks:
             if len(self._blocks) == BLOCKS_KEPT:
                 self._blocks.clear()
-            self._blocks[size, dtype] = _Block(size, self._weights.to(dtype))
+            self._blocks[size, dtype] = _Block(size, len(self._trees), dtype)
         return self._blocks[size, dtype]
 
 
 class _Block:
     """Memory for the same elements of all trees, and for their mean."""
 
-    def __init__(self, size: int, weights: Tensor) -> None:
-        self.weights = weights
-        self.rows = torch.empty(len(weights), size, dtype=weights.dtype)
+    def __init__(self, size: int, trees: int, dtype: torch.dtype) -> None:
+        self.rows = torch.empty(trees, size, dtype=dtype)
         self.each = self.rows.unbind()
         self.columns = self.rows.t()
-        self.sum = torch.empty(size, dtype=weights.dtype)
-        self.mean = self.sum if weights.dtype == torch.float32 else torch.empty(size)
+        self.sum = torch.empty(size, dtype=dtype)
+        self.mean = self.sum if dtype == torch.float32 else torch.empty(size)
+
+
+def plain(trees: Sequence[Readable], weights: Sequence[float], tables: Collection[str]) -> Mixture:
+    """The mean of all leaves."""
+    return Mixture()
+
+
+def normed(trees: Sequence[Readable], weights: Sequence[float], tables: Collection[str]) -> Mixture:
+    """The mean, as a whole as long as the clients' pseudo-gradients are in the mean.
+
+    Where K of them are nearly orthogonal the mean is shorter by sqrt(K). One that cancels stays.
+    """
+    if len(trees) == 1:
+        return Mixture()
+    sizes = _sizes_by_leaf(trees, weights)
+    mean, *own = map(math.hypot, *sizes.values())
+    longest = _mean_of(own, weights)
+    factor = longest / mean if mean > CANCELLED * longest else 1.0
+    return Mixture({name: Mix(weights, factor) for name in sizes}, mean)
+
+
+def radial(trees: Sequence[Readable], weights: Sequence[float], tables: Collection[str]) -> Mixture:
+    """Radial-directional averaging: of each leaf the mean of the unit directions, brought to unit
+    length, times the mean of the lengths; of tables of embeddings the mean.
+
+    A client whose leaf is zero has no direction, and a length of zero. A leaf whose directions
+    cancel is averaged. Source: Decoupled DiLoCo, arXiv:2604.21428.
+    """
+    if len(trees) == 1:
+        return Mixture()
+    sizes = _sizes_by_leaf(trees, weights)
+    turned = {
+        name: Mix([w / n if n > 0 else 0.0 for w, n in zip(weights, own, strict=True)], 1.0)
+        for name, (_, *own) in sizes.items()
+        if name not in tables and any(own)
+    }
+    some = [cast(Readable, {name: tree[name] for name in turned}) for tree in trees]
+    mixes = {}
+    for name, (length, *_) in _sizes_by_leaf(some, weights, turned).items():
+        by, own = turned[name].weights, sizes[name][1:]
+        if length * sum(by) > CANCELLED * sum(weights):
+            mixes[name] = Mix(by, _mean_of(own, weights) / length)
+    return Mixture(mixes, math.hypot(*(mean for mean, *_ in sizes.values())))
+
+
+def _mean_of(numbers: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(w * n for w, n in zip(weights, numbers, strict=True)) / sum(weights)
+
+
+def _sizes_by_leaf(
+    trees: Sequence[Readable], weights: Sequence[float], mixes: Mapping[str, Mix] | None = None
+) -> dict[str, list[float]]:
+    """Euclidean norms of each leaf: of what it is merged into, and of each tree."""
+    squares = {name: [0.0] * (1 + len(trees)) for name in trees[0]}
+
+    def take(piece: Piece) -> list[float]:
+        return [dot(row, row) for row in (piece.mean, *piece.rows)]
+
+    for name, found in mean_by_piece(trees, weights, take, mixes) if squares else ():
+        squares[name] = [a + b for a, b in zip(squares[name], found, strict=True)]
+    return {name: [math.sqrt(square) for square in found] for name, found in squares.items()}
 
 
 def weighted_mean(trees: Sequence[Readable], weights: Sequence[float]) -> dict[str, Tensor]:

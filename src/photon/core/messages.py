@@ -302,7 +302,8 @@ class RoundReport:
         spare: clients whose updates have come and are sound, and were not needed.
         num_tokens, num_steps: of this round: tokens summed, steps the most of any client.
         train_loss: token-weighted mean of the clients' training losses, in nats.
-        gradient_norm: norm of the mean pseudo-gradient.
+        gradient_norm: norm of what the pseudo-gradients were merged into.
+        mean_norm: norm of their mean, the same unless `fl.aggregation` says otherwise.
         client_norms, client_cosines: per accepted client: norm, cosine to the mean.
         client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
@@ -323,6 +324,7 @@ class RoundReport:
     num_steps: int = 0
     train_loss: float = 0.0
     gradient_norm: float = 0.0
+    mean_norm: float = 0.0
     client_norms: Mapping[int, float] = field(default_factory=dict)
     client_cosines: Mapping[int, float] = field(default_factory=dict)
     client_metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)

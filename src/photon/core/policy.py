@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from photon.core.aggregate import Mixing, plain
 from photon.core.codec import Codecs
 from photon.core.messages import RoundPlan, Update
 
@@ -63,6 +64,8 @@ class Rules:
         straggler_factor: deviations beyond the median duration after which a client is late.
         up, down: codecs of updates, and of what clients receive.
         max_norm_ratio: to the median norm, beyond which an update is refused; None: any.
+        mixing: how updates are merged.
+        tables: names of the embeddings and the output layer, for `mixing`.
         scaling: the mean pseudo-gradient is multiplied by 1, sqrt(K) or K, for K updates.
         staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
             al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
@@ -79,6 +82,8 @@ class Rules:
     up: Codecs = field(default_factory=Codecs)
     down: Codecs = field(default_factory=Codecs)
     max_norm_ratio: float | None = None
+    mixing: Mixing = plain
+    tables: frozenset[str] = frozenset()
     scaling: Scaling = "none"
     staleness_exponent: float | None = None
     max_staleness: int = 4

@@ -136,7 +136,9 @@ def close_round(
     before = _held_before(state, gradients[0], rules.down.parameters)
     part = share(weights, rules)
     outer, gathered = _due(outer, state.gathered + part)
-    step = outer_step(state, gradients, weights, outer, scale(count, rules) * part, last)
+    mixture = rules.mixing(gradients, weights, rules.tables)
+    by = scale(count, rules) * part
+    step = outer_step(state, gradients, weights, outer, by, last, mixture.leaves)
     moments = _mean_moments(trees, weights, state, rules.down)
     whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)
@@ -145,7 +147,7 @@ def close_round(
         _report(plan, taken),
         refused=refused,
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
-        **_agreement(step, weights, norms),
+        **_agreement(step, weights, norms, mixture.mean_norm),
         **_sizes(step),
         share=part,
     )
@@ -349,21 +351,26 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
     )
 
 
-def _agreement(step: Step, weights: Sequence[float], norms: Mapping[int, float]) -> dict[str, Any]:
+def _agreement(
+    step: Step, weights: Sequence[float], norms: Mapping[int, float], mean_norm: float | None
+) -> dict[str, Any]:
     """How the pseudo-gradients lie to each other: those fields of the report.
 
     Args:
         norms: of them, by client and in their order.
+        mean_norm: of their mean, if they are merged into something else.
     """
     length = sqrt(sum(step.gradient.values()))
+    mean = length if mean_norm is None else mean_norm
     return {
         "gradient_norm": length,
+        "mean_norm": mean,
         "client_norms": norms,
         "client_cosines": {
             client: product / (own * length) if own * length > 0 else 0.0
             for (client, own), product in zip(norms.items(), step.products, strict=True)
         },
-        "consensus_distance": consensus_distance(list(norms.values()), weights, length),
+        "consensus_distance": consensus_distance(list(norms.values()), weights, mean),
         "cosine_to_last_step": step.cosine,
     }
 

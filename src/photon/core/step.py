@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photon.core.aggregate import Piece, mean_by_piece
+from photon.core.aggregate import Mix, Piece, mean_by_piece
 from photon.core.messages import ServerState
 from photon.core.outer import OuterOptimizer, OuterState
 from photon.core.tree import Readable, Tree, dot, dots, squares
@@ -54,6 +54,7 @@ def outer_step(
     outer: OuterOptimizer,
     by: float = 1.0,
     last: Tree | None = None,
+    mixes: Mapping[str, Mix] | None = None,
 ) -> Step:
     """Take the step of `outer` with `by` times the weighted mean of the pseudo-gradients.
 
@@ -62,14 +63,15 @@ def outer_step(
 
     Args:
         last: parameters before the step before, if they are known.
+        mixes: leaves that are merged in another way; then that is meant by their mean.
     """
     if outer.elementwise:
-        sums = _pass(state, gradients, weights, last, _in_place(state, outer, by))
+        sums = _pass(state, gradients, weights, last, mixes, _in_place(state, outer, by))
         params, moments = state.params, state.outer
         after = {name: found[3 + len(gradients) :] for name, found in sums.items()}
     else:
         mean = {name: torch.empty(row.shape) for name, row in gradients[0].items()}
-        sums = _pass(state, gradients, weights, last, _collected(mean))
+        sums = _pass(state, gradients, weights, last, mixes, _collected(mean))
         params, moments = _of_whole_trees(state, mean, outer, by)
         after = {}
     total = sum(sums.values(), np.zeros(1))
@@ -90,6 +92,7 @@ def _pass(
     gradients: Sequence[Readable],
     weights: Sequence[float],
     last: Tree | None,
+    mixes: Mapping[str, Mix] | None,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
     """By leaf, sums over its elements: squares of the mean, its product with the step before, the
@@ -102,7 +105,7 @@ def _pass(
         return np.array(seen + advance(piece))
 
     sums: dict[str, np.ndarray] = {}
-    for name, found in mean_by_piece(gradients, weights, take):
+    for name, found in mean_by_piece(gradients, weights, take, mixes):
         sums[name] = sums[name] + found if name in sums else found
     return sums
 

@@ -72,7 +72,9 @@ class ClientHost:
         self._first = _first_layers(run.inner, run.seed, self.layers)
         self.trainer = Trainer(run.inner, run.seed, device, world, self.layers.frozen)
         self._offload, self._residents = Offload(device), Residents(device)
-        self._segments = Segments(self.trainer, self.files, run.inner)
+        self._segments = Segments(
+            self.trainer, self.files, run.inner, run.machine.step_seconds or 0.0
+        )
         self._streams: dict[int, JoinedStream] = {}
         self._fragments = Fragments.of(run.federation, self.layers, self.trainer.params)
         self._foreseen: Instruction | None = None

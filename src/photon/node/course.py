@@ -11,6 +11,7 @@ from photon.data.read.stream import JoinedStream
 from photon.machine.device import training_memory_kept
 from photon.node.client_files import ClientFiles
 from photon.node.measure import Measured, SegmentMeter, Spent
+from photon.node.pace import Pace
 from photon.run.live import FILE, Beacon, StepBeacon
 from photon.training.loop import Trainer
 from photon.training.state import Segment
@@ -59,10 +60,14 @@ class Segments:
 
     Args:
         files: where segments are saved.
+        step_seconds: that a step takes at least.
     """
 
-    def __init__(self, trainer: Trainer, files: ClientFiles, inner: Inner) -> None:
+    def __init__(
+        self, trainer: Trainer, files: ClientFiles, inner: Inner, step_seconds: float
+    ) -> None:
         self.trainer, self.files, self.inner = trainer, files, inner
+        self.step_seconds = step_seconds
         self._measure = SegmentMeter(trainer)
 
     def run(
@@ -86,12 +91,14 @@ class Segments:
             return 0
         home = self.files.home(course.instruction.client)
         beacon = Beacon(home / FILE if self.trainer.world.is_first else None)
+        pace = Pace(self.step_seconds, should_stop)
         watched = StepBeacon(
-            beacon, should_stop, {"round": course.instruction.round}, done=begun,
+            beacon, pace, {"round": course.instruction.round}, done=begun,
             total=course.instruction.local_steps, tokens=self.inner.tokens_per_step,
         )  # fmt: skip
         while (left := until - self.trainer.state.steps_done) > 0:
-            segment = self._segment(course, stream, min(left, self.inner.segment_steps), watched)
+            steps = min(left, self.inner.segment_steps)
+            segment = self._segment(course, stream, steps, watched, pace)
             if segment.state.steps_done < until:
                 if may_save:
                     self._save(course)
@@ -101,10 +108,16 @@ class Segments:
         return self.trainer.state.steps_done - begun
 
     def _segment(
-        self, course: Course, stream: JoinedStream, steps: int, should_stop: Callable[[], bool]
+        self,
+        course: Course,
+        stream: JoinedStream,
+        steps: int,
+        should_stop: Callable[[], bool],
+        pace: Pace,
     ) -> Segment:
         with course.spent.on("train") as taking, training_memory_kept():
             segment = self.trainer.train(stream, steps, should_stop)
+            pace.end_step()
         if segment.taken:
             numbers = self._measure(segment, taking())
             course.measured = course.measured.and_then(len(segment.taken), numbers)

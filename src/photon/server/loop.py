@@ -30,7 +30,9 @@ from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
-from photon.model.build import build_model, parameters_of
+from photon.model.build import build_model, empty_model, parameters_of
+from photon.model.flops import embedding_names
+from photon.points import AGGREGATIONS, find
 from photon.run.base import Base
 from photon.run.checkpoint import (
     list_checkpoints,
@@ -110,7 +112,9 @@ class Server:
         self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._fragments = Fragments.of(fl, self._layers, state.params)
         self._honesty = Honesty(fl, inner, self._layers, self._fragments)
-        self._rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
+        tables = frozenset(embedding_names(empty_model(inner)))
+        rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
+        self._rules = replace(rules, tables=tables)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
             self._phases = Phases()
@@ -284,7 +288,7 @@ class Server:
             raise RoundFailed(f"{error}{missing}") from None
         if fl.measures_noise:
             norms = list(report.client_norms.values())
-            noise = noise_scale(state.noise, norms, report.gradient_norm, fl.noise_scale_beta)
+            noise = noise_scale(state.noise, norms, report.mean_norm, fl.noise_scale_beta)
             after = replace(after, noise=noise)
         return after, report
 
@@ -372,6 +376,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         timeout_min=fl.round_timeout_min,
         straggler_factor=fl.straggler_factor,
         max_norm_ratio=fl.max_norm_ratio,
+        mixing=find(AGGREGATIONS[fl.aggregation]),
         scaling=fl.scaling,
         staleness_exponent=fl.late_exponent,
         max_staleness=fl.most_staleness(fl.cohort_size),
