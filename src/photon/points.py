@@ -20,20 +20,23 @@ class Outer:
     Attributes:
         make: function that gives it; see `photon.core.outer`.
         arguments: keys of `fl.strategy_kwargs` that it takes, with their defaults.
+        gathers: whether it can be asked to step by parts of a round, as asynchronous merges are;
+            `make` then takes `gathers=True`.
     """
 
     make: str
     arguments: Mapping[str, float]
+    gathers: bool = False
 
 
 _MOMENTUM = {"server_learning_rate": 0.7, "server_momentum": 0.7}
 _ADAM = {"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
 
 OUTER_OPTIMIZERS: dict[str, Outer] = {
-    "FEDAVG": Outer("photon.core.outer:sgd", {"server_learning_rate": 1.0}),
-    "FEDAVGM": Outer("photon.core.outer:fedavgm", _MOMENTUM),
-    "NESTEROV": Outer("photon.core.outer:nesterov", _MOMENTUM),
-    "FEDMOM": Outer("photon.core.outer:nesterov", _MOMENTUM),
+    "FEDAVG": Outer("photon.core.outer:sgd", {"server_learning_rate": 1.0}, True),
+    "FEDAVGM": Outer("photon.core.outer:fedavgm", _MOMENTUM, True),
+    "NESTEROV": Outer("photon.core.outer:nesterov", _MOMENTUM, True),
+    "FEDMOM": Outer("photon.core.outer:nesterov", _MOMENTUM, True),
     "FEDADAGRAD": Outer("photon.core.outer:fedadagrad", {"eta": 0.01, "beta_1": 0.0, "tau": 1e-3}),
     "FEDADAM": Outer("photon.core.outer:fedadam", _ADAM),
     "FEDYOGI": Outer("photon.core.outer:fedyogi", _ADAM),

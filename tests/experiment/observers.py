@@ -136,6 +136,7 @@ class Answers:
     """
 
     can_be_late = True
+    busy = 0
     devices = 1
     durations: Sequence[float] = ()
     clock = staticmethod(time.monotonic)
@@ -250,7 +251,7 @@ def waits(config: Config, monkeypatch: Any) -> Any:
     engine.roster = SimpleNamespace(members={}, absent=dict)
     engine._waiting = SimpleNamespace(tell=lambda line: None, is_over=lambda: None)
     engine._free = lambda: range(config.federation.population)
-    engine._listen = lambda _: engine.roster.members.update({now[0] // 10: "node"})
+    engine._listen = lambda *_: engine.roster.members.update({now[0] // 10: "node"})
 
     def tick() -> int:
         now[0] += 1

@@ -133,6 +133,8 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
         path = host.train(task(2, "2"), received).result()
         assert host.steps_taken == 6 - done
         assert (done > 0) == (early > 0)
+        host.go_on(lambda: False)
+        assert host.steps_taken == 6 - done, "there is no round after the last"
         updates.append(checkpoint.load_update(path))
         host.close()
     assert updates[0].num_steps == updates[1].num_steps == 6

@@ -32,6 +32,8 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", (), "photon.transport_hosts=[a]"),
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
+    ("server", (), "fl.buffer=2"),
+    ("server", ("fl.mode=async",), "fl.straggler_factor=2"),
     ("federated", ("fl.compression.upload=bf16",), "fl.fold_updates=true"),
     ("federated", ("fl.aggregate_momenta=false",), "fl.second_moment_period=2"),
     ("federated", ("fl.compression.upload=bf16",), "fl.compression.residual_decay=0.5"),

@@ -38,7 +38,11 @@ def faults(
         if record["step"] < step:
             found.append(f"round {number} goes back to step {record['step']}")
         step = record["step"]
-        accepted_last |= dict.fromkeys(accepted, number)
+        late = {int(client): by for client, by in record.get("late", {}).items()}
+        made = {client: number - late.get(client, 0) for client in accepted}
+        for client in [c for c, trained in made.items() if trained <= accepted_last.get(c, 0)]:
+            found.append(f"round {number} counts round {made[client]} of client {client} again")
+        accepted_last |= made
     if (state.num_tokens, state.step) != (tokens, step):
         found.append(f"the state has {state.num_tokens} tokens, the rounds {tokens}")
     if dict(state.last_accepted) != accepted_last:

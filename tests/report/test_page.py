@@ -84,6 +84,29 @@ def test_the_floor_is_a_line_from_end_to_end(trained):
         assert floor[1] == max(map(max, others))
 
 
+def test_an_asynchronous_run_has_a_timeline_of_clients_against_versions(trained, tmp_path):
+    """From the records: each update once, from the version it was made from to its merge."""
+
+    def made_late(records):
+        records[0] |= {"accepted": [0], "late": {}}
+        records[1] |= {"accepted": [0], "late": {}}
+        records[2] |= {"accepted": [0, 1], "late": {"1": 2}}
+
+    history = read_history(altered(trained, tmp_path, made_late))
+    assert not [p for p in client_plots(history, "run") if p.title == "Clients and versions"]
+    history.config["fl.mode"] = "async"
+    plots = client_plots(history, "run")
+    assert not [p for p in plots if p.title == "Who took part"], "nobody is missing who trains on"
+    plot = figure(plots, "Clients and versions")
+    fresh, stale = plot.data
+    assert (fresh["name"], stale["name"]) == ("0 merges late", "2 merges late")
+    assert fresh["x"] == [0, 1, None, 1, 2, None, 2, 3, None]
+    assert [y for y in fresh["y"] if y] == ["client 0"] * 6
+    assert (stale["x"], stale["y"][0]) == ([0, 3, None], "client 1")
+    assert stale["text"][0] == "from version 0, merged into 3, 2 late"
+    assert plot.title in render([history], "")
+
+
 def test_a_run_on_its_way_has_its_place_and_floor(trained, tmp_path):
     folder = altered(trained, tmp_path, lambda records: records.pop())
     (folder / "summary.json").unlink()

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from photon.core.gate import Verdict
+from photon.core.gate import GRADIENT, Verdict
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
-from photon.core.policy import Rules
+from photon.core.policy import Merging, Rules
 from photon.server import delivery
 from photon.server.delivery import Delivery
 
@@ -22,14 +22,18 @@ def opened(*spares: int, can_be_late: bool = False) -> Delivery:
 
 
 def update(client: int, number: int = 3) -> Update:
-    return cast(Update, SimpleNamespace(client=client, clients=(client,), round=number))
+    one = SimpleNamespace(client=client, clients=(client,), round=number, num_steps=1)
+    return cast(Update, one)
 
 
 @pytest.fixture(autouse=True)
 def unsound(monkeypatch) -> set[int]:
     """Clients whose update is to be refused for itself."""
     found: set[int] = set()
-    judge: Any = lambda one, *_: Verdict("refused" if one.client in found else None, {})  # noqa: E731
+
+    def judge(one: Update, *_: Any) -> Verdict:
+        return Verdict("refused" if one.client in found else None, {GRADIENT: 1.0})
+
     monkeypatch.setattr(delivery, "examined", judge)
     return found
 
@@ -78,3 +82,53 @@ def test_over_the_network_all_are_asked_at_once():
     this = opened(3, 1, can_be_late=True)
     this.take(Failure(0, "no"))
     assert list(this.waiting) == this.asked == [0, 2, 3, 1]
+
+
+MERGING = Merging(buffer=2, cohort=4, step_tokens=40, local_steps=1)
+
+
+def merge_of(*clients: int, can_be_late: bool = True) -> Delivery:
+    plan = RoundPlan(round=3, cohort=clients, instructions={}, base_digest="",
+                     bases={1: "first", 2: "earlier"})  # fmt: skip
+    state = ServerState(round=2, step=0, params={}, outer={})
+    rules = Rules(quorum=1, can_be_late=can_be_late, timeout=9.0, max_norm_ratio=None,
+                  staleness_exponent=0.5, merging=MERGING)  # fmt: skip
+    return Delivery(plan, state, rules)
+
+
+def test_a_merge_counts_late_updates_and_none_that_will_be_refused(unsound, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
+    this = merge_of(0, 1)
+    this._begun = now[0]
+    unsound.add(0)
+    this.take(update(0))
+    now[0] += 9.0
+    assert not this.is_over([10.0]), "nothing has come that counts"
+    this.take(update(3, number=1))
+    assert (this.sound, this.is_complete) == (1, False)
+    assert not this.is_over([10.0])
+    now[0] += 1.01
+    assert this.is_over([10.0]), "a tenth of a duration after the first"
+    assert not this.is_over([20.0])
+    this.take(update(2, number=2))
+    assert this.is_over([20.0])
+    assert this.is_complete
+
+
+def test_a_merge_to_which_nobody_comes_has_an_end(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
+    this = merge_of()
+    this._begun = now[0]
+    now[0] += 9.0
+    assert not this.is_over([])
+    now[0] += 0.01
+    assert this.is_over([])
+
+
+def test_who_trains_on_for_a_later_merge_is_not_missing():
+    this = merge_of(0, 1, 2)
+    this.take(Failure(1, "no"))
+    this.take(update(0))
+    assert this.missing == {1: "no"}

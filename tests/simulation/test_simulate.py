@@ -127,7 +127,9 @@ def test_who_fails_is_asked_again_and_what_is_kept_is_not_trained_twice(smoke, s
     lost = found.simulated["tokens_trained"] - found.simulated["tokens_merged"]
     assert 0 < lost <= failures * 3 * 64, "steps since the last segment, which is of four"
     assert found.simulated["goodput"] < 1.0
-    assert found.simulated["seconds"] < 2 * 16 + failures * (5 + 4 + 1), "nothing else is waited for"
+    assert found.simulated["seconds"] < 2 * 16 + failures * (5 + 4 + 1), (
+        "nothing else is waited for"
+    )
     assert found.simulated["device_seconds"]["away"] >= 5.0
     assert found.simulated["tokens_merged"] == 2 * 2 * 16 * 64
 

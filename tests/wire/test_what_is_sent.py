@@ -19,8 +19,12 @@ from photon.run import artifact
 from photon.run.base import Base, base_ref, received_of
 from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
 from photon.server.depot import Depot
+from photon.wire import inline
+from photon.wire.buffers import Buffers
 from photon.wire.facts import update_of
 from photon.wire.inline import InlineServer
+from photon.wire.messages import Get, Piece
+from photon.wire.shared_memory import SharedMemory
 
 STATE = ServerState(
     round=4, step=8, params={"w": torch.arange(6.0), "b": torch.ones(2)},
@@ -55,9 +59,57 @@ def test_a_checkpoints_file_is_the_base(tmp_path, plan):
     assert ContainerRef.from_json(ticket) == ref
     tensors, _ = parse_container(memoryview(bytearray(bytes_of(ticket))))
     assert list(tensors) == ["params/w", "params/b", "moments/exp_avg/w"], "no outer moments"
-    assert not list((tmp_path / "depot").iterdir())
+    assert all(path.samefile(file) for path in (tmp_path / "depot").iterdir()), "no copy"
     depot.close()
     assert file.exists()
+
+
+def test_what_a_node_is_getting_stays_when_another_base_comes(tmp_path, plan):
+    """A merge may be opened, and its checkpoint deleted, while a slow node still gets its base."""
+    saved = save_server_state(tmp_path / "checkpoints", STATE)
+    later = save_server_state(
+        tmp_path / "later", replace(STATE, params={"w": torch.ones(6), "b": torch.ones(2)})
+    )
+    depot = Depot(tmp_path / "depot", SharedMemory.create("run"))
+    ref = base_ref(received_of(STATE))
+    depot.publish(plan, base_of(saved, ref))
+    way = depot.way(None)
+    file, _ = sent_file(saved)
+    content = file.read_bytes()
+    newest = base_of(later, sent_file(later)[1])
+    depot.publish(plan, newest, in_use={ref.digest})
+    file.unlink()
+    assert Path(way.base["path"]).read_bytes() == content
+    assert way.payloads[0].path.read_bytes() == content
+    depot.publish(plan, newest)
+    assert not Path(way.base["path"]).exists()
+    assert not way.payloads[0].path.exists()
+    depot.close()
+
+
+def test_an_update_that_is_coming_goes_on_when_another_base_comes(tmp_path, plan, monkeypatch):
+    """In three pieces, of which the second comes when a merge has been opened."""
+    saved = save_server_state(tmp_path / "checkpoints", STATE)
+    depot = Depot(tmp_path / "depot", InlineServer())
+    base = base_of(saved, base_ref(received_of(STATE)))
+    depot.publish(plan, base)
+    file, ref = sent_file(saved)
+    monkeypatch.setattr(inline, "MAX_INLINE_BYTES", -(-ref.size // 3))
+    coming = depot.receive(0, {"via": "inline", **ref.to_json()})
+
+    def answer(wanted: Get) -> Piece:
+        depot.publish(plan, base)
+        return Piece(data=Buffers(file.read_bytes()[wanted.offset :][: wanted.length]))
+
+    wanted = next(coming)
+    wanted = coming.send(answer(wanted))
+    wanted = coming.send(answer(wanted))
+    with pytest.raises(StopIteration) as done:
+        coming.send(answer(wanted))
+    assert list(done.value.value[0]) == ["params/w", "params/b", "moments/exp_avg/w"]
+    depot.publish(plan, base)
+    assert not list((tmp_path / "depot").glob("update*"))
+    depot.close()
 
 
 def test_where_clients_receive_a_part_it_is_written_for_them(tmp_path, plan):

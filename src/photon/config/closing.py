@@ -8,10 +8,45 @@ from pydantic import Field, model_validator
 
 from photon.config.base import Section
 
+ONLY_SYNC: dict[str, tuple[str, object, str]] = {
+    "failures_accepted": ("accept_failures_cnt", 0, "a merge needs one update"),
+    "quorum": ("quorum", None, "a merge needs one update"),
+    "spares": ("oversample", 0, "nobody waits for a client, so none is needed in its place"),
+    "skips_failed_rounds": (
+        "ignore_failed_rounds", False, "its length is counted in tokens, which no skipped merge has"
+    ),
+    "fold_updates": ("fold_updates", False, "clients of a node may have begun at other versions"),
+    "local_epochs": ("n_local_epochs", None, "it counts in steps: llm_config.local_steps"),
+    "fragments": ("fragments", 1, "a late update is of another fragment"),
+    "overlap": ("overlap", "none", "no step of a next merge is known before that is open"),
+    "fragment_alpha": ("fragment_alpha", 0.0, "a merge is of some clients, and old to the others"),
+    "random_layers": ("random_layers", [], "an update may be older than they are"),
+    "validates_clients": ("split_eval", False, "its clients are not at one version together"),
+    "first_moment_period": ("first_moment_period", 1, "clients are not at one version together"),
+    "second_moment_period": ("second_moment_period", 1, "clients are not at one version together"),
+}  # fmt: skip
+"""Fields that say something of synchronous rounds alone -> key, value that says nothing, why."""
+ASYNC_EXPONENT = 0.5
+"""Of staleness, where none is given: FedBuff's (Nguyen et al. 2021, arXiv:2106.06639, s. 5)."""
+SLOWEST = 8
+"""Times that a client may be slower than the others before its update is too late, however small
+merges are."""
+
 
 class Closing(Section):
     """When a round closes, and with whom."""
 
+    mode: Literal["sync", "async"] = Field(
+        default="sync",
+        description="sync: a round waits for its cohort; async: whatever has come is merged, "
+        "clients that are late train on and come in a later merge (docs/concepts/waiting.md)",
+    )
+    buffer: int | None = Field(
+        default=None,
+        ge=1,
+        description="updates of an asynchronous merge, fewer where a grace time has passed; null: "
+        "half the cohort",
+    )
     quorum: int | None = Field(
         default=None,
         ge=1,
@@ -33,10 +68,13 @@ class Closing(Section):
         default=None,
         ge=0,
         description="take late updates in a later round, weighing (1 + rounds late)^-exponent of "
-        "their tokens; null: refuse them",
+        f"their tokens; null: refuse them, or {ASYNC_EXPONENT} with mode=async",
     )
-    max_staleness: int = Field(
-        default=4, ge=1, description="rounds after which a late update is refused all the same"
+    max_staleness: int | None = Field(
+        default=None,
+        ge=1,
+        description="rounds, or merges, after which a late update is refused all the same; null: "
+        f"4, or {SLOWEST} times the cohort with mode=async",
     )
     spares: int = Field(
         default=0,
@@ -69,6 +107,42 @@ class Closing(Section):
         if self.skips_failed_rounds and self.failed_rounds == "retry":
             raise ValueError("ignore_failed_rounds=true skips rounds, failed_rounds=retry does not")
         return self
+
+    @property
+    def is_async(self) -> bool:
+        return self.mode == "async"
+
+    @property
+    def late_exponent(self) -> float | None:
+        """By which late updates weigh less; None: they are refused."""
+        default = ASYNC_EXPONENT if self.is_async else None
+        return default if self.staleness_exponent is None else self.staleness_exponent
+
+    def most_staleness(self, cohort: int) -> int:
+        """Rounds, or merges, that an update may be late."""
+        return self.max_staleness or (SLOWEST * cohort if self.is_async else 4)
+
+    def merged(self, cohort: int) -> int:
+        """Updates of an asynchronous merge."""
+        return self.buffer or max(1, cohort // 2)
+
+    def check_mode(self, cohort: int) -> None:
+        """Raises:
+        ValueError: a key that says nothing of asynchronous merges, or a buffer that never fills.
+        """
+        if not self.is_async:
+            return
+        for name, (key, idle, why) in ONLY_SYNC.items():
+            if (value := getattr(self, name)) != idle:
+                shown = str(value).lower() if isinstance(value, bool) else value
+                raise ValueError(f"mode=async takes no {key}={shown}: {why}; leave one of them out")
+        if self.failed_rounds == "skip":
+            raise ValueError(
+                "mode=async takes no failed_rounds=skip: its length is counted in tokens, which no "
+                "skipped merge has; take stop or retry"
+            )
+        if self.merged(cohort) > cohort:
+            raise ValueError(f"buffer={self.buffer} is more than the cohort of {cohort}")
 
     @property
     def on_failure(self) -> Literal["stop", "retry", "skip"]:

@@ -67,7 +67,8 @@ class Federation(Merging, Closing):
     steps_by_speed: bool = Field(
         default=False,
         description="clients slower than the median (of two in the middle, the slower) take fewer "
-        "steps, so that most are done at about the same time; the result then depends on the clock",
+        "steps, so that most are done at about the same time; with mode=async a quarter to twice "
+        "the steps, by speed; the result then depends on the clock",
     )
     frozen_layers: list[str] | None = Field(
         default=None,
@@ -113,9 +114,9 @@ class Federation(Merging, Closing):
     )
     overlap: Literal["none", "delayed", "eager"] = Field(
         default="none",
-        description="what a client does while its update travels: it waits; or it trains on until the "
-        "server's parameters arrive, from its own (delayed), or from the last of the server's with "
-        "its part of the mean in them (eager)",
+        description="what a client does while its update travels: it waits; or it trains on until "
+        "the server's parameters arrive, from its own (delayed), or from the last of the server's "
+        "with its part of the mean in them (eager)",
     )
     overlap_steps: int | None = Field(
         default=None,
@@ -192,6 +193,8 @@ class Federation(Merging, Closing):
                 f"n_total_clients={self.population}"
             )
         self._check_quorum()
+        self.check_mode(self.cohort_size)
+        self.check_momentum(self.is_async)
         if self.frozen_layers and self.unfrozen_layers:
             raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
         if self.random_layers and not self.redraw_every:
@@ -288,6 +291,8 @@ class Federation(Merging, Closing):
     @property
     def needed(self) -> int:
         """Fewest accepted updates that close a round."""
+        if self.is_async:
+            return 1
         failures = self.failures_accepted
         return self.cohort_size - failures if failures or not self.quorum else self.quorum
 

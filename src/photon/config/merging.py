@@ -116,6 +116,17 @@ class Merging(Section):
             )
         return self
 
+    def check_momentum(self, is_async: bool) -> None:
+        """Raises:
+        ValueError: an outer optimizer that would be asked for more steps than it is made for.
+        """
+        if is_async and not self.outer.gathers:
+            known = ", ".join(name for name, one in OUTER_OPTIMIZERS.items() if one.gathers)
+            raise ValueError(
+                f"mode=async takes no strategy_name={self.outer_name}: its moments would "
+                f"decay with every small merge; take one of {known}"
+            )
+
     @property
     def outer(self) -> Outer:
         """The outer optimizer; one's own has no defaults but that of its learning rate."""

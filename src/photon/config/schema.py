@@ -241,9 +241,11 @@ class Config(Section):
         return None if fl.local_epochs or isinstance(steps, Epochs) else fl.rounds * steps
 
     def length(self, by_round: bool) -> int:
-        """Rounds of a federation, or steps of a centralised run; 0: none, or not said yet."""
+        """Rounds of a federation, or steps of an asynchronous one or a centralised run; 0: none, or
+        not said yet.
+        """
         if by_round:
-            return self.federation.rounds
+            return self.total_steps if self.federation.is_async else self.federation.rounds
         return 0 if self.centralized.only_validates else self.inner.max_steps or 0
 
     def averaging(self) -> Federation:
@@ -289,6 +291,11 @@ class Config(Section):
             raise ValueError(
                 "pretrained_model_path, photon.restore_run_uuid and photon.restore_cent_run_uuid "
                 "each name a start; give one"
+            )
+        if self.federation.is_async and isinstance(self.inner.local_steps, Epochs):
+            raise ValueError(
+                "fl.mode=async counts in steps, and llm_config.local_steps is in epochs; give it "
+                "in batches or tokens"
             )
         model = self.inner.model
         loads = model.name == "hf_causal_lm" and model.hf_weights

@@ -59,17 +59,16 @@ def refusal(
 def _origin_fault(update: Update, plan: RoundPlan, state: ServerState) -> str | None:
     """What is wrong with the clients, the round, the run or the base that an update names."""
     base = plan.bases.get(update.round)
-    run = next(iter(plan.instructions.values())).run
     if len(set(update.clients)) < len(update.clients) or update.client not in update.clients:
         return f"says that it is of clients {update.clients}"
-    if update.round != plan.round and base is not None and update.run == run:
+    if update.round != plan.round and base is not None and update.run == plan.run:
         applied = [c for c in update.clients if state.last_accepted.get(c, 0) >= update.round]
         if applied:
             return f"late, and round {update.round} of client {applied[0]} has been applied"
+    elif update.round != plan.round or update.run != plan.run:
+        return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
     elif not set(update.clients) <= set(plan.cohort):
         return f"not in the cohort of round {plan.round}"
-    elif update.round != plan.round or update.run != run:
-        return f"stale: of {update.run} round {update.round}, open is round {plan.round}"
     else:
         base = plan.base_digest
     if update.base_digest != base:

@@ -192,6 +192,7 @@ class ServerState:
             still taken.
         speeds: client -> tokens per second, as last measured.
         noise: running averages of the gradient noise scale; empty unless it is measured.
+        gathered: how much of a round has been merged since momentum moved last.
     """
 
     round: int
@@ -216,6 +217,7 @@ class ServerState:
     difference_from: str = ""
     averaged: Mapping[str, int] = field(default_factory=dict)
     is_seeded: bool = False
+    gathered: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +268,7 @@ class RoundPlan:
         bases: earlier rounds whose late updates are taken, with what they started from.
         bounds: what updates must keep to.
         up, down: codecs of updates, and of what clients receive.
+        run: whose it is.
         fragment: number of the group that `trained` is, where rounds take turns.
     """
 
@@ -280,6 +283,7 @@ class RoundPlan:
     spares: tuple[int, ...] = ()
     up: Codecs = field(default_factory=Codecs)
     down: Codecs = field(default_factory=Codecs)
+    run: str = ""
     fragment: int = 0
 
     @property
@@ -310,6 +314,7 @@ class RoundReport:
         cosine_to_last_step: of the angle between the mean pseudo-gradient and the last round's
             step; None if that is not known.
         consensus_distance: root mean square distance of the clients' parameters from their mean.
+        share: of a synchronous round's step that was taken.
     """
 
     round: int
@@ -332,3 +337,4 @@ class RoundReport:
     cosine_to_last_step: float | None = None
     consensus_distance: float = 0.0
     spare: tuple[int, ...] = ()
+    share: float = 1.0

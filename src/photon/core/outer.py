@@ -26,27 +26,39 @@ OuterState = dict[str, dict[str, Tensor]]
 """Moments by name (`momentum`, `second`), each a tree like the parameters; may be empty."""
 
 
+Take = Callable[[Tree, Tree, OuterState], tuple[Mapping[str, Tensor], OuterState]]
+
+
 class OuterOptimizer(NamedTuple):
     """Two functions; a step owns its arguments, and may write its results into them.
 
     Attributes:
         elementwise: whether what a step makes of an element depends on no other one; it is then
             called for a few elements of one parameter at a time. Else it gets whole trees.
+        between: what stands in the place of `step` until as much as a whole round has come.
     """
 
     init: Callable[[Tree], OuterState]
-    step: Callable[[Tree, Tree, OuterState], tuple[Mapping[str, Tensor], OuterState]]
+    step: Take
     elementwise: bool = False
+    between: Take | None = None
 
 
-def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOptimizer:
+def sgd(
+    *, lr: float, momentum: float = 0.0, nesterov: bool = False, gathers: bool = False
+) -> OuterOptimizer:
     """FedAvg (lr 1, momentum 0), FedAvgM, and DiLoCo's Nesterov; equal to `torch.optim.SGD`.
 
     v <- mu v + g;  x <- x - lr (g + mu v) with Nesterov, x - lr v without.
     Source: Sutskever et al. 2013; as an outer optimizer, Douillard et al. 2023, arXiv:2311.08105.
     FedMom (Huo et al. 2020, arXiv:2002.02090), started at the initial parameters, gives the same
     iterates as the Nesterov form.
+
+    Args:
+        gathers: take parts of rounds too, see `_gathering`.
     """
+    if gathers and momentum:
+        return _gathering(lr, momentum, nesterov)
 
     def init(params: Tree) -> OuterState:
         return {"momentum": zeros_like(params)} if momentum else {}
@@ -61,6 +73,37 @@ def sgd(*, lr: float, momentum: float = 0.0, nesterov: bool = False) -> OuterOpt
         return params, state
 
     return OuterOptimizer(init, step, elementwise=True)
+
+
+def _gathering(lr: float, momentum: float, nesterov: bool) -> OuterOptimizer:
+    """Momentum that moves once a round, however many parts a round's pseudo-gradient comes in.
+
+    s <- s + g;  between: x <- x - lr g;  at the end: v <- mu v + s, s <- 0, and
+    x <- x - lr (g + mu v), with Nesterov of the new v, without of the old one. Whole rounds are
+    steps of `sgd`, bit for bit. Source: Liu et al. 2024, arXiv:2401.09135, algorithm 3 with c = 0.
+    """
+
+    def init(params: Tree) -> OuterState:
+        return {"momentum": zeros_like(params), "gathered": zeros_like(params)}
+
+    def between(params: Tree, gradient: Tree, state: OuterState):
+        for name, value in params.items():
+            state["gathered"][name].add_(gradient[name])
+            value.add_(gradient[name], alpha=-lr)
+        return params, state
+
+    def step(params: Tree, gradient: Tree, state: OuterState):
+        for name, value in params.items():
+            g, s = gradient[name], state["gathered"][name]
+            s.add_(g)
+            v = state["momentum"][name].mul_(momentum)
+            g = g if nesterov else g.add_(v)
+            v.add_(s)
+            value.add_(g.add_(v, alpha=momentum) if nesterov else g, alpha=-lr)
+            s.zero_()
+        return params, state
+
+    return OuterOptimizer(init, step, elementwise=True, between=between)
 
 
 def adaptive(
@@ -104,12 +147,12 @@ def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tenso
     return v.sub_(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
 
 
-def fedavgm(*, lr: float, server_momentum: float) -> OuterOptimizer:
-    return sgd(lr=lr, momentum=server_momentum)
+def fedavgm(*, lr: float, server_momentum: float, gathers: bool = False) -> OuterOptimizer:
+    return sgd(lr=lr, momentum=server_momentum, gathers=gathers)
 
 
-def nesterov(*, lr: float, server_momentum: float) -> OuterOptimizer:
-    return sgd(lr=lr, momentum=server_momentum, nesterov=True)
+def nesterov(*, lr: float, server_momentum: float, gathers: bool = False) -> OuterOptimizer:
+    return sgd(lr=lr, momentum=server_momentum, nesterov=True, gathers=gathers)
 
 
 fedadagrad = partial(adaptive, "adagrad")

@@ -5,7 +5,8 @@ asks them, and engines carry out what comes of it.
 
     may_be_asked, asked, assign, steps_by_speed    before and while clients train
     closing, is_out_of_reach                       whether the round waits on
-    counted, averaged, weight, scale               what goes into the mean
+    merges, grace                                  the same, of an asynchronous one
+    counted, averaged, weight, scale, share        what goes into the mean, and how far it goes
     oldest_taken                                   how late an update may be
 """
 
@@ -23,6 +24,31 @@ from photon.core.codec import Codecs
 from photon.core.messages import RoundPlan, Update
 
 Scaling = Literal["none", "sqrt", "linear"]
+
+
+GRACE = 0.1
+"""Of the median duration of an update: so long a merge waits for more once there is one."""
+LEAST_PACE, MOST_PACE = 0.25, 2.0
+"""Of the local steps, that a slow and a fast client of an asynchronous run take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merging:
+    """The numbers of an asynchronous run.
+
+    Attributes:
+        buffer: sound updates that close a merge.
+        cohort: clients that train at a time.
+        step_tokens: that all of them train in one local step.
+        local_steps: of a round, if all were equally fast.
+        slack: seconds that clients can go on training without an answer.
+    """
+
+    buffer: int
+    cohort: int
+    step_tokens: int
+    local_steps: int
+    slack: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +70,7 @@ class Rules:
         staleness_exponent: a late update weighs (1 + rounds late)^-exponent of its tokens (Xie et
             al. 2019, arXiv:1903.03934, section 5.2, polynomial); None: it is refused.
         max_staleness: rounds after which a late update is refused.
+        merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
     """
 
@@ -60,6 +87,7 @@ class Rules:
     scaling: Scaling = "none"
     staleness_exponent: float | None = None
     max_staleness: int = 4
+    merging: Merging | None = None
     ahead: int = 0
 
 
@@ -77,6 +105,14 @@ def may_be_asked(
     free = set(here).difference(training)
     fresh = free.difference(owing)
     return sorted(fresh if len(fresh) >= quorum else free)
+
+
+def waiting_longest(
+    here: Collection[int], last_accepted: Mapping[int, int], count: int
+) -> tuple[int, ...]:
+    """As many clients as were accepted the longest ago, or never; in ascending order."""
+    ranked = sorted(here, key=lambda client: (last_accepted.get(client, 0), client))
+    return tuple(sorted(ranked[:count]))
 
 
 def asked(plan: RoundPlan, lost: Collection[int], rules: Rules) -> tuple[int, ...]:
@@ -128,6 +164,36 @@ def round_deadline(durations: Sequence[float], rules: Rules) -> float:
     return min(rules.timeout, max(rules.timeout_min, late))
 
 
+def merges(
+    sound: int, since_first: float, waited: float, durations: Sequence[float], rules: Rules
+) -> bool:
+    """Whether an asynchronous merge closes with what has come; the others come in a later one.
+
+    Args:
+        sound: updates that will not be refused, late ones too.
+        since_first: seconds since there has been one.
+        waited: seconds since the merge was opened.
+    """
+    assert rules.merging is not None
+    if not sound:
+        return waited > rules.timeout
+    grace_over = since_first > grace(durations, rules.merging.slack, rules.timeout)
+    return sound >= rules.merging.buffer or grace_over
+
+
+def grace(durations: Sequence[float], slack: float, timeout: float) -> float:
+    """Seconds that a merge waits for more once there is an update.
+
+    Args:
+        durations: seconds that updates have taken.
+        slack: seconds that clients can go on training without an answer.
+        timeout: most that it can be; what it is before a duration is known.
+    """
+    if not len(durations):
+        return timeout
+    return min(timeout, max(GRACE * float(np.median(durations)), slack))
+
+
 def is_out_of_reach(plan: RoundPlan, failed: Collection[int], rules: Rules) -> bool:
     """Whether those that have failed leave fewer clients than the quorum."""
     return len(plan.cohort) - len(failed) < rules.quorum
@@ -160,8 +226,19 @@ def weight(update: Update, plan: RoundPlan, rules: Rules) -> float:
     return update.num_tokens * (1.0 + late) ** -(rules.staleness_exponent or 0.0)
 
 
+def share(weights: Sequence[float], rules: Rules) -> float:
+    """How much of a synchronous round's step a mean of these weights takes, 1 at the most.
+
+    It is in proportion, so that a cohort's updates step as far in several merges as in one.
+    """
+    if rules.merging is None:
+        return 1.0
+    return min(1.0, sum(weights) / (rules.merging.step_tokens * rules.merging.local_steps))
+
+
 def scale(count: int, rules: Rules) -> float:
-    """Factor on the mean pseudo-gradient of `count` clients."""
+    """Factor on the mean pseudo-gradient of `count` clients; of a merge, of a whole cohort."""
+    count = rules.merging.cohort if rules.merging else count
     return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[rules.scaling]
 
 
@@ -196,6 +273,22 @@ def assign(
             node = min(choices, key=lambda n: len(placed.get(n, ())))
             placed.setdefault(node, []).append(client)
     return {node: sorted(own) for node, own in placed.items()}
+
+
+def paced_steps(
+    steps: int, clients: Collection[int], speeds: Mapping[int, float]
+) -> dict[int, int]:
+    """Steps of each client of an asynchronous run, in proportion to its speed: all come about as
+    often, and none is ever far behind. Nobody takes steps from another by what it says of itself.
+
+    Args:
+        steps: of a client of median speed, or of one not measured yet.
+        speeds: tokens per second, of all clients that have been measured.
+    """
+    known = sorted(speeds.values())
+    median = known[(len(known) - 1) // 2] if known else 1.0
+    paces = {c: min(MOST_PACE, max(LEAST_PACE, speeds.get(c, median) / median)) for c in clients}
+    return {client: max(1, round(steps * pace)) for client, pace in paces.items()}
 
 
 def steps_by_speed(

@@ -30,11 +30,14 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import Rules, averaged, oldest_taken, scale, weight
+from photon.core.policy import Rules, averaged, oldest_taken, scale, share, weight
 from photon.core.step import Step, outer_step
 from photon.core.text import cleaned
 from photon.core.tree import Readable, Tree, norm, squares
 from photon.errors import PayloadError, RoundFailed
+
+ROUNDING = 1e-9
+"""Shares of a whole that add up to less than it by so much, add up to it."""
 
 
 def open_round(
@@ -84,6 +87,7 @@ def open_round(
         bounds=bounds or Bounds(),
         up=rules.up,
         down=rules.down,
+        run=run,
     )
 
 
@@ -130,8 +134,11 @@ def close_round(
     trees = [opened(update, plan, state) for update in taken]
     gradients = [tree[GRADIENT] for tree in trees]
     before = _held_before(state, gradients[0], rules.down.parameters)
+    part = share(weights, rules)
+    outer, gathered = _due(outer, state.gathered + part)
     mixture = rules.mixing(gradients, weights, rules.tables)
-    step = outer_step(state, gradients, weights, outer, scale(count, rules), last, mixture.leaves)
+    by = scale(count, rules) * part
+    step = outer_step(state, gradients, weights, outer, by, last, mixture.leaves)
     moments = _mean_moments(trees, weights, state, rules.down)
     whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)
@@ -142,6 +149,7 @@ def close_round(
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
         **_agreement(step, weights, norms, mixture.mean_norm),
         **_sizes(step),
+        share=part,
     )
     takes_late = rules.staleness_exponent is not None
     new_state = replace(
@@ -155,14 +163,34 @@ def close_round(
         moments={**state.moments, **whole},
         averaged={**state.averaged, **dict.fromkeys(moments, plan.round)},
         round=plan.round,
-        step=state.step + report.num_steps,
+        step=state.step + _steps_done(state, report, rules),
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
         **_remembered(state, taken, norms, plan),
         bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
         speeds={**state.speeds, **_speeds(taken)},
+        gathered=gathered,
     )
     return new_state, report
+
+
+def _due(outer: OuterOptimizer, gathered: float) -> tuple[OuterOptimizer, float]:
+    """What steps once so much of a round has been merged since its momentum moved last, and what is
+    left of that afterwards.
+    """
+    if gathered >= 1.0 - ROUNDING:
+        return outer, max(0.0, gathered - 1.0)
+    return (outer if outer.between is None else outer._replace(step=outer.between)), gathered
+
+
+def _steps_done(state: ServerState, report: RoundReport, rules: Rules) -> int:
+    """Steps of the run that a round has done: its clients' most; of a merge, so many as its tokens
+    are a whole cohort's.
+    """
+    if rules.merging is None:
+        return report.num_steps
+    each, before = rules.merging.step_tokens, state.num_tokens
+    return (before + report.num_tokens) // each - before // each
 
 
 def _mean_moments(

@@ -40,7 +40,8 @@ from photon.run.trackers import JsonlTracker, Tracker, read_lines, to_all
 from photon.scoring.task_watch import TaskWatch
 from photon.scoring.unigram import unigram_score
 from photon.server.loop import Server, initial_state
-from photon.server.records import loss_record
+from photon.server.pace import is_over
+from photon.server.records import length_of, loss_record
 from photon.tracking.external import ExternalTrackers
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -57,7 +58,7 @@ def train_in(folder: RunFolder, run: Run, job: Job) -> TrainResult:
     label = run_label(folder.kind, run.centralized)
     size = num_elements(parameters_of(empty_model(run.inner)))
     job.say(f"{label:<12}{size:,} parameters, run folder {folder.path}")
-    if (line := _nothing_left(folder, run.length(folder.kind == FEDERATED))) is not None:
+    if (line := _nothing_left(folder, run)) is not None:
         job.say(line)
     unigram = _unigram(run, job)
     if unigram is not None and job.world.is_first:
@@ -78,15 +79,20 @@ def train_in(folder: RunFolder, run: Run, job: Job) -> TrainResult:
         return replace(result, **{label: _centralized(folder, run, job, outside)})
 
 
-def _nothing_left(folder: RunFolder, length: int) -> str | None:
+def _nothing_left(folder: RunFolder, run: Run) -> str | None:
     """What to say of a run that is as long as was asked for before anything is trained."""
     if not (kept := checkpoint.list_checkpoints(folder.checkpoints)):
         return None
-    done = checkpoint.number_of(kept[-1])
+    length, what = run.length(folder.kind == FEDERATED), kept[-1].stem.partition("_")[0]
+    if folder.kind == FEDERATED and run.federation.is_async:
+        what, done = "step", checkpoint.steps_done(kept[-1])
+    else:
+        done = checkpoint.number_of(kept[-1])
     if done < length:
         return None
-    what, key = kept[-1].stem.partition("_")[0], LENGTH_OF[folder.kind]
-    return f"{'done':<12}{what} {done} with {key}={length}: nothing is left to train; more goes on"
+    key = LENGTH_OF[folder.kind]
+    asked = run.federation.rounds if folder.kind == FEDERATED else length
+    return f"{'done':<12}{what} {done} with {key}={asked}: nothing is left to train; more goes on"
 
 
 def _unigram(run: Run, job: Job) -> Score | None:
@@ -134,9 +140,9 @@ def _federated(
 
     floor = result.unigram.val_loss if run.federation.unigram_metrics and result.unigram else None
     if _begins_with_evaluation(folder, run.inner, done):
-        start = {"round": 0, "rounds": run.federation.rounds, "step": 0, "tokens": 0}
+        start = {"round": 0, **length_of(run), "step": 0, "tokens": 0}
         track(start | loss_record(score(states[0]), floor))
-    if done < run.federation.rounds:  # or it is only to be summed up, for which it needs no node
+    if not is_over(run, states[0]):  # or it is only to be summed up, for which it needs no node
         beacon = Beacon(folder.path / FILE)
         with closing(job.engine.make(folder, run, job)) as engine, closing(beacon):
             server = Server(

@@ -171,10 +171,11 @@ class ClientHost:
     def _foresee(self, instruction: Instruction, base: Tree) -> None:
         """Remember what the next round will ask of a client, if this one's update is accepted."""
         fl, number = self.federation, instruction.round + 1
+        if self._foreseen is not None and self._foreseen.round == number:
+            return
+        self._foreseen = None
         scores_first = fl.validates_clients and fl.validation_period
         if not fl.most_ahead or self.trainer.world.size > 1 or scores_first or number > fl.rounds:
-            return
-        if self._foreseen is not None and self._foreseen.round == number:
             return
         self._fixed = {name: base[name] for name in self.layers.frozen}
         steps = instruction.local_steps

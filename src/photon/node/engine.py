@@ -53,6 +53,7 @@ class OneMachine:
 
     can_be_late = False
     devices = 1
+    busy = 0
     durations: Sequence[float] = ()
     clock = staticmethod(SYSTEM)
 

@@ -130,11 +130,12 @@ def progress_line(record: Mapping[str, Any], label: str, left: float | None = No
         left: seconds until the run has ended.
     """
     is_round = "round" in record
-    what = (
-        f"round {record['round']:>3}/{record['rounds']}"
-        if is_round
-        else f"{label} {record['step']:>5}/{record['steps']}"
-    )
+    if "rounds" in record:
+        what = f"round {record['round']:>3}/{record['rounds']}"
+    elif is_round:
+        what = f"merge {record['round']:>3}  step {record['step']:>5}/{record['steps']}"
+    else:
+        what = f"{label} {record['step']:>5}/{record['steps']}"
     if is_round and not record.get("accepted", True):
         return f"{what}  skipped: no quorum"
     is_start = "train_loss" not in record

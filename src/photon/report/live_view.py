@@ -75,7 +75,8 @@ def _place(status: RunStatus, live: Live) -> str:
     if live.round is None or live.phase is None:
         return status.place
     phase = PHASES.get(live.phase, live.phase)
-    return f"round {live.round} of {status.total}, {phase} for {duration(live.phase_seconds)}"
+    where = f"round {live.round} of {status.total}" if status.by_round else f"merge {live.round}"
+    return f"{where}, {phase} for {duration(live.phase_seconds)}"
 
 
 def _clients(live: Live) -> Table:

@@ -92,7 +92,7 @@ def _configuration(histories: Sequence[RunHistory]) -> str:
 
 
 def _figures(plots: Sequence[Plot]) -> str:
-    wide = {"loss", "participation"}
+    wide = {"loss", "participation", "timeline"}
     parts = []
     for plot in plots:
         kind = ' class="wide"' if plot.key.rpartition("-")[2] in wide else ""

@@ -138,7 +138,7 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
                 "1: all clients pull in one direction; 0: none does."),
         _spread(rounds, "client_norms", "norms", "Norms", "norm of the pseudo-gradient",
                 "Updates far above the median are refused (fl.max_norm_ratio)."),
-        _participation(rounds),
+        _timeline(rounds) if history.config.get("fl.mode") == "async" else _participation(rounds),
         _stacked(rounds, "phase_seconds", "phases", "Where a round's time went"),
         _stacked(rounds, "device_seconds", "devices", "Where a device's time went",
                  "The mean of all devices: only in train do they compute."),
@@ -211,6 +211,41 @@ def _participation(rounds: Sequence[Record]) -> Plot:
     layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
     return Plot("participation", "Who took part", data if clients else [], layout,
                          "Refused and missing clients say why when pointed at.")  # fmt: skip
+
+
+def _timeline(rounds: Sequence[Record]) -> Plot:
+    """A line for each update, from the version that it was made from to the one it went into."""
+    clients = sorted({client for record in rounds for client in record["accepted"]})
+    spans: dict[int, list[tuple[int, int, int]]] = {}
+    for record in rounds:
+        for client in record["accepted"]:
+            late = record["late"].get(str(client), 0)
+            span = (client, record["round"] - late - 1, record["round"])
+            spans.setdefault(late, []).append(span)
+    data = [_spans(late, spans[late], number) for number, late in enumerate(sorted(spans))]
+    layout = _layout("version", "")
+    names = [f"client {client}" for client in clients]
+    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True,
+                        "categoryorder": "array", "categoryarray": names}  # fmt: skip
+    layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
+    return Plot("timeline", "Clients and versions", data, layout,
+                "A merge makes a version. Each line is an update: it begins at the version that "
+                "its client trained from, and ends at that which it was merged into.")  # fmt: skip
+
+
+def _spans(late: int, spans: Sequence[tuple[int, int, int]], number: int) -> dict[str, Any]:
+    """The updates of one staleness."""
+    xs, ys, texts = [], [], []
+    for client, begun, merged in spans:
+        xs += [begun, merged, None]
+        ys += [f"client {client}"] * 2 + [None]
+        texts += [f"from version {begun}, merged into {merged}, {late} late"] * 2 + [None]
+    colour = COLOURS[number % len(COLOURS)]
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": f"{late} merges late", "x": xs, "y": ys,
+        "text": texts, "hovertemplate": "%{y}: %{text}<extra></extra>",
+        "line": {"color": colour, "width": 3}, "marker": {"size": 5},
+    }  # fmt: skip
 
 
 def _became(record: Record, client: str) -> tuple[str, str]:

@@ -205,6 +205,11 @@ def number_of(path: Path) -> int:
     return int(path.stem.split("_")[1])
 
 
+def steps_done(path: Path) -> int:
+    """Steps of the run that the state of a manifest has behind it."""
+    return artifact.read(path).facts["state"]["step"]
+
+
 def kept_records(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that the commits of a checkpoint folder hold, oldest first."""
     found = []

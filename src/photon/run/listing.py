@@ -35,7 +35,8 @@ class RunStatus:
         kind: federated, centralized, imported, or node (hosts clients for a server elsewhere).
         state: running while a process holds its folder; ended once all is done and summed up, or
             from the beginning if it was imported.
-        done, total: rounds of a federated run, steps of any other.
+        by_round: whether a federated run is as long as its rounds; an asynchronous one is not.
+        done, total: rounds or steps.
         loss: of the last record, in nats; None before there is one.
         val_loss: the last that was measured.
         updated: when its metrics last changed, in seconds since the epoch.
@@ -47,6 +48,7 @@ class RunStatus:
     state: State
     done: int
     total: int
+    by_round: bool = True
     tokens: int = 0
     loss: float | None = None
     val_loss: float | None = None
@@ -55,7 +57,7 @@ class RunStatus:
     @property
     def place(self) -> str:
         """How far it is, in words."""
-        unit = "round" if self.kind == "federated" else "step"
+        unit = "round" if self.by_round and self.kind == "federated" else "step"
         return f"{unit} {self.done} of {self.total}"
 
 
@@ -92,8 +94,9 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     config, facts = read_run(folder)
     metrics = folder / METRICS
     last = lines[-1] if lines else {}
-    by_round = facts["kind"] == "federated"
-    done, total = last.get("round" if by_round else "step", 0), config.length(by_round)
+    is_federated = facts["kind"] == "federated"
+    by_round = is_federated and not config.federation.is_async
+    done, total = last.get("round" if by_round else "step", 0), config.length(is_federated)
     return RunStatus(
         run=folder.name,
         folder=str(folder),
@@ -101,6 +104,7 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
         state=_state(folder, facts["kind"], done >= total),
         done=done,
         total=total,
+        by_round=by_round,
         tokens=last.get("tokens", 0),
         loss=last.get("train_loss"),
         val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
@@ -162,6 +166,9 @@ def seconds_left(
             return None
         tokens = status.tokens / status.done
         return (live.steps - live.step) * tokens / live.tokens_per_second
+    if not status.by_round:
+        each = _step_seconds(records)
+        return None if each is None else max(0, status.total - status.done) * each
     each = _round_seconds(records)
     if each is None:
         return None
@@ -172,9 +179,12 @@ def seconds_left(
 def seconds_to_go(records: Sequence[Mapping[str, Any]]) -> float | None:
     """Seconds from the last of these records to the end of its run; None if that is not known."""
     last = records[-1]
-    if "round" in last:
+    if "rounds" in last:
         each = _round_seconds(records)
         return None if each is None else (last["rounds"] - last["round"]) * each
+    if "round" in last:
+        each = _step_seconds(records)
+        return None if each is None else max(0, last["steps"] - last["step"]) * each
     if not (last["step"] and last.get("tokens_per_second")):
         return None
     tokens = last["tokens"] / last["step"]
@@ -185,6 +195,13 @@ def _round_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     last = list(records)[-ROUNDS_LOOKED_AT:]
     took = [sum(r["phase_seconds"].values()) for r in last if "phase_seconds" in r]
     return statistics.median(took) if took else None
+
+
+def _step_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of an asynchronous run, over all its merges, which differ in their tokens."""
+    took = sum(sum(r["phase_seconds"].values()) for r in records if "phase_seconds" in r)
+    steps = records[-1]["step"] if records else 0
+    return took / steps if took and steps else None
 
 
 def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,9 @@ RATES = ("lr", "eta")
 def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
 
+    Args:
+        round_number: of an asynchronous run the round in which a synchronous one would be.
+
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
@@ -32,7 +35,8 @@ def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     scaled = {k: v * factor if k in RATES else v for k, v in given.items()}
     if fl.has_own_strategy and os.getcwd() not in sys.path:  # it is looked into as Python does
         sys.path.append(os.getcwd())
-    return _made(fl.outer_name, _import(fl.outer.make), scaled)
+    gathering = {"gathers": True} if fl.is_async else {}
+    return _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
 
 
 def outer_trees(federation: Federation) -> int:

@@ -10,7 +10,7 @@ from photon.config.llm import Inner
 from photon.config.resolve import epoch_steps
 from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.messages import ServerState
-from photon.core.policy import steps_by_speed
+from photon.core.policy import paced_steps, steps_by_speed, waiting_longest
 from photon.errors import DataError
 from photon.run.run_data import RunData
 
@@ -43,20 +43,30 @@ class Participation:
         return cls(federation, data.seed, inner.local_steps, inner.batch_rows, rows)
 
     def choose(
-        self, state: ServerState, alive: Sequence[int]
+        self, state: ServerState, alive: Sequence[int], most: int | None = None
     ) -> tuple[dict[int, int], tuple[int, ...]]:
-        """Whom the next round may ask: client -> optimizer steps; and who of them is a spare."""
+        """Whom the next round may ask: client -> optimizer steps; and who of them is a spare.
+
+        Args:
+            most: clients that an asynchronous merge has room for; None: a cohort, with its spares.
+        """
         fl, seed, number = self.federation, self.seed, state.round + 1
         here = available(seed, number, alive, fl.availability)
         sizes = dict(enumerate(self.rows)) if fl.sampling == "by_size" else None
-        cohort = choose_cohort(seed, number, here, fl.cohort_size, sizes)
+        count = fl.cohort_size if most is None else most
+        if fl.cohort_size == fl.population:
+            cohort = waiting_longest(here, state.last_accepted, count)
+        else:
+            cohort = choose_cohort(seed, number, here, count, sizes)
         others = [client for client in here if client not in cohort]
         spares = choose_spares(seed, number, others, fl.spares, sizes)
         steps = {client: self._steps(client) for client in (*cohort, *spares)}
         if not fl.steps_by_speed:
             return steps, spares
-        most = steps_by_speed(max(steps.values(), default=1), list(steps), state.speeds)
-        return {client: min(steps[client], most[client]) for client in steps}, spares
+        if fl.is_async:
+            return paced_steps(self.steps, cohort, state.speeds), spares
+        paced = steps_by_speed(max(steps.values(), default=1), list(steps), state.speeds)
+        return {client: min(steps[client], paced[client]) for client in steps}, spares
 
     def _steps(self, client: int) -> int:
         epochs = self.federation.local_epochs

@@ -9,6 +9,7 @@ from photon.config.resume import LENGTH_OF, apply_resume_overrides
 from photon.config.schema import Bucket, Config, Machine
 from photon.errors import CheckpointError, RunFolderError
 from photon.run import artifact, checkpoint
+from photon.run.kinds import FEDERATED
 from photon.run.mirror import fetch_run
 from photon.run.run_folder import holds_run, read_run
 
@@ -62,9 +63,11 @@ def rounds_done(run: Path, wanted: int | None, kind: str) -> dict[str, int]:
     key, folder = LENGTH_OF[kind], run / "checkpoints"
     if wanted is None and not checkpoint.list_checkpoints(folder):
         return {key: 0}
-    return {
-        key: checkpoint.number_of(checkpoint_of_round(folder, -1 if wanted is None else wanted))
-    }
+    found = checkpoint_of_round(folder, -1 if wanted is None else wanted)
+    config = read_run(run)[0]
+    if kind == FEDERATED and config.federation.is_async:  # its checkpoints are merges
+        return {key: -(-checkpoint.steps_done(found) // config.inner.local_steps)}
+    return {key: checkpoint.number_of(found)}
 
 
 def config_to_go_on(run: Path, overrides: Sequence[str]) -> Config:

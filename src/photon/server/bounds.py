@@ -9,6 +9,7 @@ from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
+from photon.core.policy import MOST_PACE
 from photon.core.tree import norm, num_elements
 from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles
@@ -38,11 +39,14 @@ class Honesty:
         shared = {name: state.params[name] for name in self.layers.shared}
         last, rates = state.step + steps, self._rates(state.step, steps)
         farthest = sum(rates)
-        if fl.staleness_exponent is not None or fl.goes_on:  # some of the steps had other rates
+        most = inner.local_steps * (MOST_PACE if fl.is_async and fl.steps_by_speed else 1)
+        if fl.late_exponent is not None or fl.goes_on:  # some of the steps had other rates
             turns = len(self.fragments.groups) / (1 - fl.fragment_alpha)
-            farthest = inner.optimizer.lr * max(steps, inner.local_steps) * turns
-        most = reach(inner, farthest, last, num_elements(shared), norm(shared))
+            farthest = inner.optimizer.lr * max(steps, most) * turns
         codecs, due = codecs_of(fl), averaged_in(fl, self.moments, state.round + 1)
+        most_norm = codecs.gradient.gain * reach(
+            inner, farthest, last, num_elements(shared), norm(shared)
+        )
         before = {
             n: norm(leaves(tree, state.params, codecs.of_moment(n)))
             for n, tree in state.moments.items()
@@ -51,9 +55,9 @@ class Honesty:
         sizes = {name: value.numel() for name, value in state.params.items()}
         return Bounds(
             tokens_per_step=inner.tokens_per_step,
-            late_steps=inner.local_steps,
+            late_steps=round(most),
             rate=sum(rates) / len(rates),
-            norm=math.inf if fl.max_reach is None else fl.max_reach * codecs.gradient.gain * most,
+            norm=math.inf if fl.max_reach is None else fl.max_reach * most_norm,
             moments=moment_bounds(
                 inner,
                 {name: own for name in due if (own := self._of(name, names))},

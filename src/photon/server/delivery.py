@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from photon.core import policy
 from photon.core.gate import Verdict, examined
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
+from photon.core.round import check
 from photon.machine.clock import SYSTEM, Clock
 
 
@@ -41,6 +43,7 @@ class Delivery:
         updates: in the order in which they came, those that are late for earlier rounds too.
         arrived: client -> whether what it sent for this round is sound.
         failed: client -> why it has no update.
+        sound: clients whose updates an asynchronous merge would take, late ones too.
         begun: wall clock, in seconds, for people; `clock` is what decides.
     """
 
@@ -53,7 +56,9 @@ class Delivery:
     updates: list[Update] = field(default_factory=list)
     arrived: dict[int, bool] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    sound: int = 0
     begun: float = field(default_factory=time.time)
+    _first: float = math.inf
     _begun: float = field(init=False)
     _verdicts: list[Future[Verdict]] = field(default_factory=list)
     _judge: ThreadPoolExecutor = field(default_factory=_judge)
@@ -73,6 +78,8 @@ class Delivery:
             if arrival.round not in self.plan.bases:  # or else it is late for that one
                 is_sound = not self.plan.spares or verdict.result().reason is None
                 self.arrived |= dict.fromkeys(arrival.clients, is_sound)
+            if self.rules.merging is not None:
+                self._note_sound()
         self._ask()
 
     @property
@@ -80,13 +87,35 @@ class Delivery:
         """What is to be said of each update for itself."""
         return [verdict.result() for verdict in self._verdicts]
 
+    def _note_sound(self) -> None:
+        """Count what will not be refused: an outlier neither closes a merge nor has others wait."""
+        ratio = self.rules.max_norm_ratio
+        taken, *_ = check(self.state, self.plan, self.updates, self.verdicts, ratio)
+        self.sound = sum(len(update.clients) for update in taken)
+        if self.sound:
+            self._first = min(self._first, self.clock())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many have come as the round is meant to have."""
+        if self.rules.merging is not None:
+            return self.sound >= self.rules.merging.buffer
+        return len(self.arrived) >= len(self.plan.members)
+
     def is_over(self, durations: Sequence[float]) -> bool:
         waited = self.clock() - self._begun
+        if self.rules.merging is not None and self.rules.can_be_late:
+            since_first = self.clock() - self._first
+            return policy.merges(self.sound, since_first, waited, durations, self.rules)
         return policy.closing(self.plan, self.arrived, waited, durations, self.rules) == "close"
 
     @property
     def missing(self) -> dict[int, str]:
-        """Client -> why it has no update, of all that were asked."""
+        """Client -> why it has no update, of all that were asked; whoever trains on for a later
+        merge is not missing.
+        """
+        if self.rules.merging is not None:
+            return {c: why for c, why in self.failed.items() if c not in self.arrived}
         absent = sorted(set(self.asked) - self.arrived.keys())
         return {client: self.failed.get(client, "late") for client in absent}
 

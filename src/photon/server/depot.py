@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from photon.core.parts import parts_of
 from photon.core.traffic import kinds_down
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
+from photon.wire.chunks import UNFINISHED
 from photon.wire.messages import MOST_STEPS, Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
 
@@ -79,18 +81,20 @@ class Depot:
         self._is_seeded = False
         self._differences: dict[str, Payload] = {}
         self._tickets: dict[str, Ticket] = {}
+        self._coming: set[str] = set()
 
-    def publish(self, plan: RoundPlan, base: Base) -> None:
-        """Have the base of a round at hand, and forget the last round's payloads.
+    def publish(self, plan: RoundPlan, base: Base, in_use: Collection[str] = ()) -> None:
+        """Have the base of a round at hand, and forget payloads that nobody needs any more.
 
         Args:
             base: its file is sent where clients receive all of it.
+            in_use: digests of payloads that nodes are still getting.
         """
-        self._forget()
+        self._forget(in_use)
+        path = self.folder / f"base-{base.ref.digest}"
         if plan.sent is None:
-            path = base.file.result()
-        else:
-            path = self.folder / f"base-{plan.round:06d}"
+            path = _linked(base.file.result(), path)
+        elif not path.exists():
             write_container(path, *parts_of(received_of(base.sent, plan.sent)), ref=base.ref)
         received = base.sent if plan.sent is None else received_of(base.sent, plan.sent)
         self._base = Payload(path, base.ref, kinds_down(received))
@@ -139,7 +143,11 @@ class Depot:
         if self._base is None or ref.size > most_update_bytes(self._base.ref.size):
             raise PayloadError(f"payload {ref.digest[:12]}: {ref.size} bytes are no update")
         path = self.folder / f"update-{client}-{ref.digest}"
-        yield from self.transport.receive(ticket, ref, path)
+        self._coming.add(path.name)
+        try:
+            yield from self.transport.receive(ticket, ref, path)
+        finally:
+            self._coming.discard(path.name)
         return open_container(path)
 
     def close(self) -> None:
@@ -170,15 +178,33 @@ class Depot:
         while sum(one.ref.size for one in self._differences.values()) > most:
             self._differences.pop(next(iter(self._differences)))
 
-    def _forget(self) -> None:
-        for ticket in self._tickets.values():
-            self.transport.withdraw(ticket)
-        self._tickets.clear()
+    def _forget(self, in_use: Collection[str] = ()) -> None:
+        """
+        Args:
+            in_use: digests of payloads that stay; updates that are coming stay too.
+        """
+        for digest in self._tickets.keys() - in_use:
+            self.transport.withdraw(self._tickets.pop(digest))
         self._base = None
-        kept = {one.path for one in self._differences.values()}
+        kept = {one.path.name for one in self._differences.values()}
+        kept |= {f"{kind}-{digest}" for kind in ("base", "difference") for digest in in_use}
+        kept |= {name + end for name in self._coming for end in ("", *UNFINISHED)}
         for path in self.folder.iterdir():
-            if path not in kept:
+            if path.name not in kept:
                 path.unlink()
+
+
+def _linked(source: Path, path: Path) -> Path:
+    """A file under another name, which stays when the first one is deleted; itself where the file
+    system has no links.
+    """
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return path
+    except OSError:
+        return source
+    return path
 
 
 def beside_messages(ticket: Ticket) -> int:

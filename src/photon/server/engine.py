@@ -31,6 +31,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def busy(self) -> int:
+        """Clients that train for an earlier round, or whose update of one has come since."""
+        ...
+
+    @property
     def durations(self) -> Sequence[float]:
         """Seconds that updates have taken, where that matters."""
         ...

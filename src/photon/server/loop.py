@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import Rules, is_out_of_reach, oldest_taken
+from photon.core.policy import Merging, Rules, is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
 from photon.core.traffic import Traffic
@@ -48,6 +49,7 @@ from photon.server.bytes_sent import Sites
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
+from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.records import Phases, round_record, time_record
 from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles, layers_of
@@ -114,16 +116,18 @@ class Server:
         self._fragments = Fragments.of(fl, self._layers, state.params)
         self._honesty = Honesty(fl, inner, self._layers, self._fragments)
         tables = frozenset(embedding_names(empty_model(inner)))
-        self._rules = replace(rules_of(fl, self.engine.can_be_late), tables=tables)
+        rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
+        self._rules = replace(rules, tables=tables)
         self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
-            while state.round < fl.rounds:
+            while not is_over(run, state):
                 self._phases = self._phases.of_next_attempt()
                 done = self._attempt(state)
                 if done is not None:
+                    due = is_due(run, state, done[0])
                     state = done[0]
-                    self._commit(*done)
+                    self._commit(*done, due)
             self._commits.settle()
         return state
 
@@ -142,6 +146,8 @@ class Server:
             self._attempts = 0
         except RoundFailed as error:
             self._attempts += 1
+            if self._rules.merging is not None:  # those in training would answer another attempt
+                self.engine.cancel(sys.maxsize)
             skipped = self._after_failure(state, error)
             if skipped is None:
                 return None
@@ -154,9 +160,7 @@ class Server:
             bytes_up=state.bytes_up + traffic.bytes_up,
             bytes_down=state.bytes_down + traffic.bytes_down,
         )
-        return after, round_record(
-            self.run.federation, state, after, report, self._missing, traffic, seconds
-        )
+        return after, round_record(self.run, state, after, report, self._missing, traffic, seconds)
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
@@ -175,7 +179,9 @@ class Server:
 
     def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
         layers = self._layers
-        steps, spares = self._participation.choose(state, alive)
+        may_ask = room(self.run, state, self.engine.busy, waits=not self.engine.can_be_late)
+        steps, spares = self._participation.choose(state, alive, may_ask)
+        usual = self.run.inner.local_steps
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers or bool(self._rules.down.parameters))
         sent = sent if len(sent) < len(state.params) else None
@@ -189,11 +195,12 @@ class Server:
             base_digest=base.ref.digest,
             trained=trained if len(trained) < len(state.params) else None,
             sent=sent,
-            bounds=self._honesty.bounds(state, max(steps.values(), default=1)),
+            bounds=self._honesty.bounds(state, max(steps.values(), default=usual)),
         )
         fl = self.run.federation
         asked = plan.instructions
-        if fl.validates_clients and _is_due(fl, state.round):
+        period = fl.validation_period
+        if fl.validates_clients and period and state.round % period == 0:
             asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
         return replace(plan, instructions=asked, spares=spares, fragment=fragment), base
 
@@ -215,7 +222,7 @@ class Server:
         self.engine.cancel(oldest_taken(plan.round + 1, self._rules))
         if self._commits.has_failed:
             self._commits.settle()
-        if len(delivery.arrived) < len(plan.members):
+        if not delivery.is_complete:
             self._end_if_asked(
                 f"stopped in round {plan.round}; {len(delivery.arrived)} of {len(plan.members)} "
                 "clients had finished and are kept"
@@ -261,8 +268,9 @@ class Server:
 
     def _tell_training(self, delivery: Delivery) -> None:
         plan, arrived = delivery.plan, sorted(delivery.arrived)
+        members = plan.members if self._rules.merging is None else ()  # others may come as well
         self.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
-                   "cohort": list(plan.members), "arrived": arrived})  # fmt: skip
+                   "cohort": list(members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """A part of a round, which begins without the memory that the one before has freed."""
@@ -274,7 +282,7 @@ class Server:
         fl, plan, state = self.run.federation, delivery.plan, delivery.state
         try:
             after, report = close_round(
-                state, plan, delivery.updates, outer=outer_of(fl, plan.round),
+                state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
                 rules=self._rules, verdicts=delivery.verdicts,
                 last=_previous_parameters(self.checkpoints),
             )  # fmt: skip
@@ -287,12 +295,13 @@ class Server:
             after = replace(after, noise=noise)
         return after, report
 
-    def _commit(self, state: ServerState, record: dict[str, Any]) -> None:
-        """Validate, track, and save it behind the next round, which is not closed before."""
+    def _commit(self, state: ServerState, record: dict[str, Any], due: bool) -> None:
+        """Validate if that is due, track, and save it behind the next round, which is not closed
+        before.
+        """
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
-            fl = self.run.federation
-            if state.round == fl.rounds or _is_due(fl, state.round):
+            if due:
                 result = self.validate(state)
         clients = record["client_metrics"].values()
         self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
@@ -354,11 +363,12 @@ def redraw(
     )
 
 
-def rules_of(fl: Federation, can_be_late: bool) -> Rules:
+def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) -> Rules:
     """The numbers of the configuration that `core.policy` goes by.
 
     Args:
         can_be_late: of the engine; one that waits for all clients gets what each has sent.
+        merging: of an asynchronous run.
     """
     return Rules(
         quorum=fl.needed,
@@ -371,8 +381,9 @@ def rules_of(fl: Federation, can_be_late: bool) -> Rules:
         max_norm_ratio=fl.max_norm_ratio,
         mixing=find(AGGREGATIONS[fl.aggregation]),
         scaling=fl.scaling,
-        staleness_exponent=fl.staleness_exponent,
-        max_staleness=fl.max_staleness,
+        staleness_exponent=fl.late_exponent,
+        max_staleness=fl.most_staleness(fl.cohort_size),
+        merging=merging,
         ahead=fl.most_ahead,
     )
 
@@ -383,7 +394,3 @@ def _previous_parameters(checkpoints: Path) -> Tree | None:
     """
     found = list_checkpoints(checkpoints)
     return load_parameters(found[-2], verify=False) if len(found) > 1 else None
-
-
-def _is_due(fl: Federation, round_number: int) -> bool:
-    return bool(fl.validation_period) and round_number % fl.validation_period == 0

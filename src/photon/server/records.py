@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from photon.config.federation import Federation
+from photon.config.resolve import Run
 from photon.core.device_time import device_seconds
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
@@ -60,7 +61,7 @@ class Phases:
 
 
 def round_record(
-    fl: Federation,
+    run: Run,
     before: ServerState,
     state: ServerState,
     report: RoundReport,
@@ -79,7 +80,7 @@ def round_record(
     size = num_elements(state.params)
     record: dict[str, Any] = {
         "round": report.round,
-        "rounds": fl.rounds,
+        **length_of(run),
         "step": state.step,
         "tokens": state.num_tokens,
         "train_loss": report.train_loss,
@@ -91,7 +92,7 @@ def round_record(
         "bytes_by_kind": {"up": dict(traffic.up), "down": dict(traffic.down)},
         "client_bytes": _by_client(traffic.clients),
         "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
-        **_norms(fl, report),
+        **_norms(run.federation, report),
         "client_norms": _by_client(report.client_norms),
         "client_cosines": _by_client(report.client_cosines),
         "client_metrics": _by_client({c: dict(m) for c, m in report.client_metrics.items()}),
@@ -103,11 +104,20 @@ def round_record(
         "spare": list(report.spare),
         "state_lost": list(report.state_lost),
     }
+    if run.federation.is_async:
+        record["share"] = report.share
     if "scale" in state.noise:
         record["noise_scale"] = state.noise["scale"]
     if "raw" in state.noise and state.noise != before.noise:
         record["noise_scale_raw"] = state.noise["raw"]
     return record
+
+
+def length_of(run: Run) -> dict[str, int]:
+    """The key of a record that says how long the run is: in rounds, or, as an asynchronous one has
+    any number of merges, in steps.
+    """
+    return {"steps" if run.federation.is_async else "rounds": run.length(by_round=True)}
 
 
 def time_record(

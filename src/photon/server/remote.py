@@ -93,8 +93,13 @@ class RemoteEngine:
         """Of the nodes that are here; one of each that has not said how many it has."""
         return sum(self._devices.get(n.name, 1) for n in self.roster.members.values()) or 1
 
+    @property
+    def busy(self) -> int:
+        return len(self._training() | self._owing())
+
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
-        """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum.
+        """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum; in
+        an asynchronous run for anybody who trains or can.
 
         Raises:
             RoundFailed: too few have come within `photon.join_timeout` seconds.
@@ -103,13 +108,14 @@ class RemoteEngine:
         needed = fl.needed
         deadline = self.clock() + photon.join_timeout
         while not should_stop():
-            self._listen(None)
+            self._listen(None, 0.0 if fl.is_async and self._may_begin() else POLL_SECONDS)
             here = self._free()
             nodes = len(self.roster.members)
-            if len(here) >= needed and (self._all_came or nodes >= photon.nodes):
+            enough = len(here) >= needed or (fl.is_async and self.busy)
+            if enough and (self._all_came or nodes >= photon.nodes):
                 self._all_came = True
                 self._waiting.is_over()
-                return here
+                return self._may_come(here)
             self._waiting.tell(self._awaited(nodes, len(here)))
             if self.clock() > deadline:
                 raise RoundFailed(
@@ -133,16 +139,31 @@ class RemoteEngine:
         fl = self.run.federation
         hosted = {client for node in self.roster.members.values() for client in node.clients}
         here = [client for client in hosted if client < fl.population]
-        training = {client for one in self._errands.values() for client in one.errand.clients}
-        owing = {client for update in self._arrived_late for client in update.clients}
-        return may_be_asked(here, training, owing, fl.needed)
+        needed = 0 if fl.is_async else fl.needed
+        return may_be_asked(here, self._training(), self._owing(), needed)
+
+    def _training(self) -> set[int]:
+        return {client for one in self._errands.values() for client in one.errand.clients}
+
+    def _owing(self) -> set[int]:
+        return {client for update in self._arrived_late for client in update.clients}
+
+    def _may_come(self, here: list[int]) -> list[int]:
+        """Those that are here; in an asynchronous run of all clients the others too, so that one
+        which comes while a merge is open begins at once.
+        """
+        fl = self.run.federation
+        if not fl.is_async or fl.cohort_size < fl.population:
+            return here
+        return may_be_asked(range(fl.population), self._training(), self._owing(), 0)
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         current = _OpenRound(plan, waiting)
         yield from self._take_late()
-        self.depot.publish(plan, base)
+        in_use = {p.ref.digest for one in self._errands.values() for p in one.errand.way.payloads}
+        self.depot.publish(plan, base, in_use)
         while (waiting or self._is_training(current)) and not should_stop():
             self._hand_out(current)
             self._tell_idle(current)
@@ -151,6 +172,8 @@ class RemoteEngine:
             yield None
 
     def _is_training(self, current: _OpenRound) -> bool:
+        if self.run.federation.is_async:  # whoever trains for an earlier merge comes in this one
+            return bool(self._errands)
         return any(one.of is current for one in self._errands.values())
 
     def _tell_idle(self, current: _OpenRound) -> None:
@@ -213,11 +236,17 @@ class RemoteEngine:
         known, digest = self._holds.get(member.name, (None, None))
         return digest if known is member else member.holds
 
-    def _listen(self, current: _OpenRound | None) -> list[Update | Failure]:
+    def _may_begin(self) -> bool:
+        """Whether a merge can be opened without waiting for an answer."""
+        return self._all_came and bool(self.busy or self._free())
+
+    def _listen(
+        self, current: _OpenRound | None, seconds: float = POLL_SECONDS
+    ) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
         arrivals: list[Update | Failure] = []
         self.roster.refresh()
-        for name, answer in self.link.answers(POLL_SECONDS):
+        for name, answer in self.link.answers(seconds):
             arrivals += self._hear(current, name, answer)
             del answer  # its memory, before the next one comes
         return arrivals
@@ -247,6 +276,7 @@ class RemoteEngine:
 
     def _settle_late(self, one: _UnderWay, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()
+        self._note_durations(one, outcome)
         for client, reason in outcome.failed.items():
             who = f"client {client} on node {one.errand.node}, late for round {one.of.plan.round}"
             self.say(f"{who}: {reason}")
@@ -254,8 +284,7 @@ class RemoteEngine:
     def _settle(self, one: _UnderWay, outcome: Outcome) -> list[Update | Failure]:
         """What came of an errand; clients without an update wait for another attempt."""
         node, attempts = one.errand.node, one.of.attempts
-        for update in outcome.updates.values():
-            self.durations += [self.clock() - one.begun] * len(update.clients)
+        self._note_durations(one, outcome)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)
@@ -266,6 +295,10 @@ class RemoteEngine:
             one.of.waiting += [client] if may_retry else []
             arrivals.append(Failure(client, f"node {node}: {reason}"))
         return arrivals
+
+    def _note_durations(self, one: _UnderWay, outcome: Outcome) -> None:
+        count = sum(len(update.clients) for update in outcome.updates.values())
+        self.durations += [self.clock() - one.begun] * count
 
     def _wait_for_another(self, one: _UnderWay, clients: Collection[int]) -> list[Failure]:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
