@@ -96,11 +96,10 @@ def merge_of(*clients: int, can_be_late: bool = True) -> Delivery:
     return Delivery(plan, state, rules)
 
 
-def test_a_merge_counts_late_updates_and_none_that_will_be_refused(unsound, monkeypatch):
+def test_a_merge_counts_late_updates_and_none_that_will_be_refused(unsound):
     now = [100.0]
-    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
     this = merge_of(0, 1)
-    this._begun = now[0]
+    this.clock, this._begun = lambda: now[0], now[0]
     unsound.add(0)
     this.take(update(0))
     now[0] += 9.0
@@ -116,11 +115,10 @@ def test_a_merge_counts_late_updates_and_none_that_will_be_refused(unsound, monk
     assert this.is_complete
 
 
-def test_a_merge_to_which_nobody_comes_has_an_end(monkeypatch):
+def test_a_merge_to_which_nobody_comes_has_an_end():
     now = [100.0]
-    monkeypatch.setattr(delivery.time, "monotonic", lambda: now[0])
     this = merge_of()
-    this._begun = now[0]
+    this.clock, this._begun = lambda: now[0], now[0]
     now[0] += 9.0
     assert not this.is_over([])
     now[0] += 0.01

@@ -31,7 +31,7 @@ def test_a_round_of_two_and_one_who_is_not_asked():
     book.tokens = 160
     found = book.report(12.0, 120)
     assert found["device_seconds"] == pytest.approx({
-        "train": 2 + 6, "download": 1 + 1 + 1, "upload": 1 + 1,
+        "train": 2 + 6, "node": 0, "download": 1 + 1 + 1, "upload": 1 + 1,
         "slowest": 4, "server": 2 + 2, "away": 1,
         "not_asked": 2 + 12,  # a in the second round, c always
     })  # fmt: skip
