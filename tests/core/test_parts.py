@@ -34,7 +34,7 @@ STATES = [
         moments=MOMENTS, num_tokens=7, last_accepted={10: 2, 9: 1}, bytes_up=1, bytes_down=2,
         is_seeded=True,
         train_seconds=0.1, norms=(0.5, 1.5), norm_steps=(1, 2),
-        norm_rates=(0.1, 0.2), bases={3: "x"}, speeds={4: 1.25},
+        norm_rates=(0.1, 0.2), norm_fragments=(0, 1), bases={3: "x"}, speeds={4: 1.25},
         noise={"scale": 2.0}, held=tree("a/b"), difference=tree("a/b/codes"), difference_from="x",
         gathered=0.5,
         averaged={"exp_avg_sq": 3, "exp_avg": 2},
@@ -42,7 +42,7 @@ STATES = [
     ClientState(
         round=2, stream=StreamState(epoch=1, cursor=5), moments=MOMENTS, optimizer_step=4,
         loss_scale=LossScale(factor=8.0, good_steps=3), layers=tree("z"),
-        residual=tree("z", "a/b"),
+        residual=tree("z", "a/b"), ahead=tree("a/b"),
     ),
     TrainState(
         params=tree("z", "a/b"), moments=MOMENTS, optimizer_step=3, step=4, steps_done=2,
