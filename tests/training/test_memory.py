@@ -31,6 +31,7 @@ from photon.run.preparation import architecture_of
 from photon.server.bounds import Honesty
 from photon.server.loop import initial_state, rules_of
 from photon.training import memory
+from photon.training.fragments import Fragments
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.memory import (
