@@ -7,6 +7,7 @@
 Everything of a run is real: `recipe=quickstart`, whose 384 steps of eight clients every arm takes.
 Every run appends a line to benchmarks/results/modes.jsonl; finished runs are not repeated, so that
 it can be stopped and started again. A seed sets the initial weights and the order of the rows.
+Asynchronous runs depend on the clock, so theirs is that of the simulator.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from compression import lines, sums
 
 import photon
 from photon.errors import NonFiniteLoss
+from photon.experiment import experiment
+from photon.run.preparation import config_of_run
 from photon.run.trackers import read_lines
+from photon.simulation.engine import Simulation
+from photon.simulation.links import Group, Links, places_of
 
 STEPS, LOCAL_STEPS = 384, 16
 REFERENCE = "synchronous"
@@ -55,24 +60,43 @@ ARMS: dict[str, list[str]] = {
     "overlap delayed, whole round": overlap("delayed", None),
     "overlap delayed, 4 steps": overlap("delayed", 4),
     "overlap delayed, 1 step": overlap("delayed", 1),
-    "overlap eager, 1 step": overlap("eager", 1),
-    "fragments 2, overlap delayed, 1 step": fragments(2, *overlap("delayed", 1)),
-    "fragments 4, overlap delayed, 1 step": fragments(4, *overlap("delayed", 1)),
-    "overlap eager, whole round": overlap("eager", None),
     "overlap eager, 8 steps": overlap("eager", 8),
+    "overlap eager, 1 step": overlap("eager", 1),
     "overlap eager, whole round, momentum 0.0": overlap("eager", None, momentum(0.0)),
-    "fragments 4, overlap delayed": fragments(4, *overlap("delayed", None)),
-    "fragments 4, overlap eager": fragments(4, *overlap("eager", None)),
-    "fragments 4, overlap delayed, alpha 0.5": fragments(
-        4, *overlap("delayed", None), "fl.fragment_alpha=0.5"
-    ),
-    "fragments 8, overlap delayed": fragments(8, *overlap("delayed", None)),
-    "fragments 8": fragments(8),
     "fragments 2": fragments(2),
     "fragments 4": fragments(4),
-    "fragments 4, alpha 0.5": fragments(4, "fl.fragment_alpha=0.5"),
+    "fragments 2, overlap delayed, 1 step": fragments(2, *overlap("delayed", 1)),
+    "fragments 4, overlap delayed, whole round": fragments(4, *overlap("delayed", None)),
+    "asynchronous, equal speeds": ["fl.mode=async"],
+    "asynchronous, equal speeds, buffer 4": ["fl.mode=async", "fl.buffer=4"],
+    "asynchronous, two of eight 4x slower": ["fl.mode=async"],
+    "asynchronous, two 4x slower, steps by speed": ["fl.mode=async", "fl.steps_by_speed=true"],
 }
 """Name -> overrides beyond the recipe."""
+SLOW = {"equal speeds": 0, "4x slower": 2}
+"""Part of the name of an asynchronous arm -> clients whose steps take four times as long."""
+
+
+def speeds(arm: str) -> Links | None:
+    """The sites of an arm that depends on the clock, which the simulator then has."""
+    slow = next((number for part, number in SLOW.items() if part in arm), None)
+    if slow is None:
+        return None
+    parts = [(range(8 - slow), 1.0), (range(8 - slow, 8), 4.0)]
+    return Links(groups=[
+        Group(clients=list(clients), step_seconds=seconds, step_jitter=0.05)
+        for clients, seconds in parts if clients
+    ])  # fmt: skip
+
+
+def train(arm: str, overrides: list[str]) -> None:
+    links = speeds(arm)
+    if links is None:
+        photon.train(overrides, progress=False)
+        return
+    simulation = Simulation(links, places_of(links, 8, Path("links.yaml")))
+    experiment.train(config_of_run(overrides, "federated", lambda line: None),
+                     engine=simulation.factory)  # fmt: skip
 
 
 def run(arm: str, seed: int) -> dict[str, Any]:
@@ -91,7 +115,7 @@ def run(arm: str, seed: int) -> dict[str, Any]:
         place = [f"photon.saving_path={folder}", "run_uuid=arm"]
         diverged = None
         try:
-            photon.train(["recipe=quickstart", *overrides, *place], progress=False)
+            train(arm, ["recipe=quickstart", *overrides, *place])
         except NonFiniteLoss as error:
             diverged = str(error)
         found = sums(read_lines(Path(folder) / "arm" / "metrics.jsonl"))

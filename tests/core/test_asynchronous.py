@@ -149,8 +149,8 @@ def test_no_update_counts_twice_nor_from_a_base_that_it_is_not_of():
     [
         (0, 0.0, 100.0, False),
         (0, 0.0, 100.1, True),
-        (1, 1.0, 50.0, False),
-        (1, 1.1, 50.0, True),
+        (1, 1.4, 50.0, False),
+        (1, 1.6, 50.0, True),
         (2, 0.0, 0.0, True),
     ],
 )

@@ -112,7 +112,7 @@ CASES: dict[str, Case] = {
     "fl.availability": (cohort, FOUR, "0.3"),
     "fl.oversample": (cohort, FOUR, "1"),
     "fl.mode": (record, TWICE, "async"),
-    "fl.buffer": (record, (*TWICE, "fl.mode=async"), "2"),
+    "fl.buffer": (record, (*TWICE, "fl.mode=async"), "1"),
     "fl.steps_by_speed": (cohort, ("fl.n_total_clients=4",), "true"),
     "fl.n_local_epochs": (cohort, ("fl.n_total_clients=4",), "1"),
     "fl.n_local_steps": (record, TWICE, "2"),

@@ -21,6 +21,7 @@ from photon.server import commits
 
 FOUR = ("fl.n_total_clients=4", "fl.n_rounds=3", "fl.eval_period=1")
 ASYNC = "fl.mode=async"
+HALF = "fl.buffer=2"
 ROUND = 4 * 3 * 2 * 32
 """Tokens of four clients, three steps, two rows."""
 
@@ -61,7 +62,7 @@ def test_merges_of_a_whole_cohort_are_synchronous_rounds_bit_for_bit(train, keys
 
 
 def test_those_that_have_waited_longest_are_merged_and_the_run_is_as_long(train):
-    result = train("run_uuid=half", ASYNC)
+    result = train("run_uuid=half", ASYNC, HALF)
     lines = records(result)
     assert [line["accepted"] for line in lines] == [[0, 1], [2, 3]] * 3
     assert [line["tokens"] for line in lines] == [ROUND // 2 * n for n in range(1, 7)]
@@ -80,7 +81,7 @@ def test_the_last_merge_takes_what_the_run_has_left(train):
 
 
 def test_what_a_run_says_of_its_place_is_in_steps(train):
-    result = train("run_uuid=half", ASYNC)
+    result = train("run_uuid=half", ASYNC, HALF)
     status = run_status(Path(result.folder))
     assert (status.place, status.state) == ("step 9 of 9", "ended")
     lines = records(result)
@@ -94,7 +95,7 @@ def test_what_a_run_says_of_its_place_is_in_steps(train):
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_run_that_stops_between_merges_ends_as_if_it_had_not(train, monkeypatch, after):
     """After a merge whose momentum is due, and after one in between."""
-    whole = train("run_uuid=whole", ASYNC)
+    whole = train("run_uuid=whole", ASYNC, HALF)
     written = commits.save_server_state
 
     def stop(folder, state, *rest):
@@ -104,7 +105,7 @@ def test_a_run_that_stops_between_merges_ends_as_if_it_had_not(train, monkeypatc
 
     monkeypatch.setattr(commits, "save_server_state", stop)
     with pytest.raises(Interrupted):
-        train("run_uuid=cut", ASYNC)
+        train("run_uuid=cut", ASYNC, HALF)
     monkeypatch.undo()
     cut = photon.resume(Path(whole.folder).parent / "cut")
     assert final(cut) == final(whole)
@@ -115,7 +116,7 @@ def test_a_run_that_stops_between_merges_ends_as_if_it_had_not(train, monkeypatc
 
 
 def test_a_run_may_be_shortened_to_what_is_done_and_lengthened(train):
-    result = train("run_uuid=half", ASYNC)
+    result = train("run_uuid=half", ASYNC, HALF)
     with pytest.raises(MismatchedCheckpoint, match="may be lowered to the 3 that are done"):
         photon.resume(result.folder, ["fl.n_rounds=2"])
     lines: list[str] = []

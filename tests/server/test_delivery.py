@@ -9,7 +9,7 @@ import pytest
 
 from photon.core.gate import GRADIENT, Verdict
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
-from photon.core.policy import Merging, Rules
+from photon.core.policy import GRACE, Merging, Rules
 from photon.server import delivery
 from photon.server.delivery import Delivery
 
@@ -107,8 +107,8 @@ def test_a_merge_counts_late_updates_and_none_that_will_be_refused(unsound):
     this.take(update(3, number=1))
     assert (this.sound, this.is_complete) == (1, False)
     assert not this.is_over([10.0])
-    now[0] += 1.01
-    assert this.is_over([10.0]), "a tenth of a duration after the first"
+    now[0] += 10 * GRACE + 0.01
+    assert this.is_over([10.0]), "that part of a duration after the first"
     assert not this.is_over([20.0])
     this.take(update(2, number=2))
     assert this.is_over([20.0])

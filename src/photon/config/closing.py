@@ -45,7 +45,7 @@ class Closing(Section):
         default=None,
         ge=1,
         description="updates of an asynchronous merge, fewer where a grace time has passed; null: "
-        "half the cohort",
+        "the cohort",
     )
     quorum: int | None = Field(
         default=None,
@@ -124,7 +124,7 @@ class Closing(Section):
 
     def merged(self, cohort: int) -> int:
         """Updates of an asynchronous merge."""
-        return self.buffer or max(1, cohort // 2)
+        return self.buffer or cohort
 
     def check_mode(self, cohort: int) -> None:
         """Raises:

@@ -26,7 +26,7 @@ from photon.core.messages import RoundPlan, Update
 Scaling = Literal["none", "sqrt", "linear"]
 
 
-GRACE = 0.1
+GRACE = 0.15
 """Of the median duration of an update: so long a merge waits for more once there is one."""
 LEAST_PACE, MOST_PACE = 0.25, 2.0
 """Of the local steps, that a slow and a fast client of an asynchronous run take."""

@@ -89,7 +89,7 @@ def _serve(connection: socket.socket, host: ClientHost, world: World) -> int:
             update = lead(host, world, message, parent)
             parent.tell({"trained": client, "steps": host.steps_taken})
             update.add_done_callback(partial(parent.tell_end, client))
-            if not parent.has_more(NEXT_SECONDS):
+            if message.get("following") is None or not parent.has_more(NEXT_SECONDS):
                 host.rest()
                 host.go_on(parent)
         except Stopped:
