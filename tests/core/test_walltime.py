@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -100,6 +101,17 @@ def test_sub_federations_and_overlap():
     assert hidden.exchange_seconds == pytest.approx(0.75 * flat.exchange_seconds)
     covered = forecast(rounds=1, local_steps=1, step_seconds=1.0, exchange=outside, overlap=1.0)
     assert covered.exchange_seconds == pytest.approx(outside.seconds - 1.0), "no more than compute"
+
+
+@pytest.mark.parametrize(("ahead", "left"), [(0, 4.0), (3, 2.5), (9, 0.0), (10, 0.0)])
+def test_steps_that_are_taken_ahead_hide_the_exchange(ahead, left):
+    """4 s of exchange beside 10 steps of 0.5 s."""
+    link = exchange("server", 1e9, 1e9, 2)
+    link = replace(link, bytes_up=link.bytes_up * 4 / link.seconds,
+                   bytes_down=link.bytes_down * 4 / link.seconds)  # fmt: skip
+    assert link.seconds == pytest.approx(4.0)
+    found = forecast(rounds=1, local_steps=10, step_seconds=0.5, exchange=link, ahead=ahead)
+    assert found.exchange_seconds == pytest.approx(left)
 
 
 @pytest.mark.parametrize("utilization", [0.5, 0.9, 0.99])

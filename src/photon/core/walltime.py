@@ -161,6 +161,7 @@ def forecast(
     inside: Exchange | None = None,
     handling: Handling | None = None,
     overlap: float = 0.0,
+    ahead: int = 0,
     first_down: float | None = None,
 ) -> Forecast:
     """Predict a run; data-parallel training is one of a single local step a round.
@@ -171,10 +172,11 @@ def forecast(
         inside: exchange within each participant, before the one among them (a sub-federation).
         handling: what is moved within machines; None: nothing.
         overlap: share of the exchange that is hidden behind compute, 0 to 1.
+        ahead: local steps that are taken while the exchange goes on, all of them if that is longer.
     """
     waited = exchange.seconds + (inside.seconds if inside is not None else 0.0)
     compute = local_steps * step_seconds
-    hidden = min(overlap * waited, compute)
+    hidden = min(max(overlap * waited, min(waited, ahead * step_seconds)), compute)
     first = exchange if first_down is None else replace(exchange, bytes_down=first_down)
     return Forecast(
         rounds=rounds,

@@ -132,7 +132,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=setting.overlap, first_down=first_down,
+            overlap=setting.overlap, ahead=min(fl.most_ahead, steps), first_down=first_down,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
