@@ -149,6 +149,11 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
         (["fl.overlap=eager", "fl.reset_checkpoint=true"], "reset_checkpoint=true forgets"),
         (["fl.fragments=2", "fl.staleness_exponent=1"], "exclude each other"),
         (["fl.overlap=later"], "none"),
+        (["fl.fragments=2", "fl.random_layers=[norm.weight]", "fl.random_init_freq=3"], "anew"),
+        (
+            ["fl.fragments=2", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
+            "with their fragment",
+        ),
         (["fl.fragment_alpha=1"], "less than 1"),
     ],
 )

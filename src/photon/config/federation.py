@@ -265,6 +265,17 @@ class Federation(Merging, Closing):
                 "reset_checkpoint=true forgets what overlap, fragments and fragment_alpha go on "
                 "from; leave one of them out"
             )
+        if self.fragments > 1 and self.random_layers:
+            raise ValueError(
+                f"fragments={self.fragments} and random_layers exclude each other: clients would go "
+                "on from layers that have been drawn anew until their fragment's turn"
+            )
+        periods = self.first_moment_period * self.second_moment_period
+        if self.fragments > 1 and self.averages_moments and periods > 1:
+            raise ValueError(
+                f"fragments={self.fragments} and first_moment_period, second_moment_period exclude "
+                "each other: moments are averaged with their fragment"
+            )
         if self.fragments > 1 and self.staleness_exponent is not None:
             raise ValueError(
                 f"fragments={self.fragments} and staleness_exponent exclude each other: a late "
