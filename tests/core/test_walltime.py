@@ -11,6 +11,7 @@ from photon.core.walltime import (
     Exchange,
     LinkSpeed,
     forecast,
+    hidden_share,
     local_steps_for,
     step_seconds,
 )
@@ -103,15 +104,17 @@ def test_sub_federations_and_overlap():
     assert covered.exchange_seconds == pytest.approx(outside.seconds - 1.0), "no more than compute"
 
 
-@pytest.mark.parametrize(("ahead", "left"), [(0, 4.0), (3, 2.5), (9, 0.0), (10, 0.0)])
-def test_steps_that_are_taken_ahead_hide_the_exchange(ahead, left):
+@pytest.mark.parametrize(("steps", "left"), [(0, 4.0), (3, 2.5), (8, 0.0), (10, 0.0)])
+def test_steps_that_are_taken_ahead_hide_the_exchange(steps, left):
     """4 s of exchange beside 10 steps of 0.5 s."""
     link = exchange("server", 1e9, 1e9, 2)
     link = replace(link, bytes_up=link.bytes_up * 4 / link.seconds,
                    bytes_down=link.bytes_down * 4 / link.seconds)  # fmt: skip
     assert link.seconds == pytest.approx(4.0)
-    found = forecast(rounds=1, local_steps=10, step_seconds=0.5, exchange=link, ahead=ahead)
+    share = hidden_share(link.seconds, steps * 0.5)
+    found = forecast(rounds=1, local_steps=10, step_seconds=0.5, exchange=link, overlap=share)
     assert found.exchange_seconds == pytest.approx(left)
+    assert hidden_share(0.0, 0.0) == 1.0
 
 
 @pytest.mark.parametrize("utilization", [0.5, 0.9, 0.99])

@@ -267,8 +267,8 @@ class Federation(Merging, Closing):
             )
         if self.fragments > 1 and self.random_layers:
             raise ValueError(
-                f"fragments={self.fragments} and random_layers exclude each other: clients would go "
-                "on from layers that have been drawn anew until their fragment's turn"
+                f"fragments={self.fragments} and random_layers exclude each other: until their "
+                "fragment's turn clients would go on from layers that have been drawn anew"
             )
         periods = self.first_moment_period * self.second_moment_period
         if self.fragments > 1 and self.averages_moments and periods > 1:

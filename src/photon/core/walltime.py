@@ -161,7 +161,6 @@ def forecast(
     inside: Exchange | None = None,
     handling: Handling | None = None,
     overlap: float = 0.0,
-    ahead: int = 0,
     first_down: float | None = None,
 ) -> Forecast:
     """Predict a run; data-parallel training is one of a single local step a round.
@@ -172,11 +171,10 @@ def forecast(
         inside: exchange within each participant, before the one among them (a sub-federation).
         handling: what is moved within machines; None: nothing.
         overlap: share of the exchange that is hidden behind compute, 0 to 1.
-        ahead: local steps that are taken while the exchange goes on, all of them if that is longer.
     """
     waited = exchange.seconds + (inside.seconds if inside is not None else 0.0)
     compute = local_steps * step_seconds
-    hidden = min(max(overlap * waited, min(waited, ahead * step_seconds)), compute)
+    hidden = min(overlap * waited, compute)
     first = exchange if first_down is None else replace(exchange, bytes_down=first_down)
     return Forecast(
         rounds=rounds,
@@ -186,6 +184,16 @@ def forecast(
         first_bytes=first.total_bytes,
         handling_seconds=handling.seconds(compute) if handling is not None else {},
     )
+
+
+def hidden_share(waited: float, seconds: float) -> float:
+    """Share of an exchange that is hidden behind steps which are taken ahead.
+
+    Args:
+        waited: seconds of the exchange.
+        seconds: of these steps.
+    """
+    return min(1.0, seconds / waited) if waited > 0 else 1.0
 
 
 def local_steps_for(utilization: float, step_seconds: float, still_seconds: float) -> int:

@@ -17,6 +17,7 @@ from photon.core.walltime import (
     LinkSpeed,
     Topology,
     forecast,
+    hidden_share,
     local_steps_for,
     server_disk,
     step_seconds,
@@ -127,12 +128,14 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     first_down = sent.first_down if told else 0
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
+    waited = outside.seconds + (inside.seconds if inside else 0.0)
+    ahead = min(fl.most_ahead, steps) * seconds
     outer, outline = outer_trees(fl), outline_of(inner, fl)
     return Estimate(
         federated=forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
             inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=setting.overlap, ahead=min(fl.most_ahead, steps), first_down=first_down,
+            overlap=max(setting.overlap, hidden_share(waited, ahead)), first_down=first_down,
         ),
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
