@@ -10,6 +10,7 @@ import torch
 
 import photon
 from loopback import final_digest, nodes, train
+from photon.config import load_config
 from photon.container.container import digest
 from photon.errors import ConfigError
 from photon.run import checkpoint
@@ -81,6 +82,23 @@ def test_a_round_changes_and_sends_its_fragment_alone(smoke):
     assert not any(line["refused"] for line in lines)
 
 
+def test_who_first_comes_in_a_later_round_has_moments_of_some_fragments(four, tmp_path):
+    config = load_config(
+        ["recipe=smoke", f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path}",
+         "fl.n_total_clients=4", "fl.n_clients_per_round=1", "fl.n_rounds=8", "fl.fragments=4"]
+    )  # fmt: skip
+    lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
+    came = [line["accepted"][0] for line in lines]
+    assert set(came[1:4]) - {came[0]}
+    assert lines[-1]["val_loss"] < lines[0]["train_loss"]
+
+
+def test_more_fragments_than_parameters_are_refused_before_a_folder_is_made(smoke, tmp_path):
+    with pytest.raises(ConfigError, match="parameters that are sent"):
+        photon.train(smoke("fl.fragments=200", "fl.n_rounds=300"))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -149,6 +167,7 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
         (["fl.overlap=eager", "fl.reset_checkpoint=true"], "reset_checkpoint=true forgets"),
         (["fl.fragments=2", "fl.staleness_exponent=1"], "exclude each other"),
         (["fl.overlap=later"], "none"),
+        (["fl.fragments=9"], "some would never be sent"),
         (["fl.fragments=2", "fl.random_layers=[norm.weight]", "fl.random_init_freq=3"], "anew"),
         (
             ["fl.fragments=2", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
@@ -164,7 +183,7 @@ def test_what_makes_no_sense_is_refused(smoke, keys, message):
 
 def test_a_client_that_was_not_taken_begins_with_the_base(four, tmp_path, monkeypatch):
     """A refused update leaves no trace: neither does where its client had got to."""
-    config = photon.load_config(
+    config = load_config(
         ["recipe=smoke", f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path}",
          "fl.n_total_clients=4", "fl.n_clients_per_round=2", "fl.n_rounds=6", "fl.overlap=delayed",
          "fl.compression=fp32", "fl.aggregate_momenta=false"]

@@ -74,5 +74,20 @@ def test_steps_are_taken_ahead_as_far_as_there_is_time():
         ahead, local_steps = 4, 10
 
     orders = [Ahead(), Ahead()]
-    assert steps_ahead(orders, 3.0, 0.5) == [4, 2]  # pyright: ignore[reportArgumentType]
+    one = steps_ahead(orders, 3.0, 0.5)  # pyright: ignore[reportArgumentType]
+    assert one == [4, 0], "a node goes ahead with one client"
     assert steps_ahead([order()], 3.0, 0.5) == [0]
+
+
+def test_others_wait_for_a_node_that_goes_away_in_a_round():
+    """It dies after 2 of its 5 seconds and is back after 10; the other has been done after 5."""
+    ledger = Ledger(["a", "b"])
+    for name in ("a", "b"):
+        ledger.turn(name, "train", 0.0, asked_for=1)
+    ledger.turn("a", "away", 2.0)
+    ledger.turn("b", "idle", 5.0)
+    ledger.turn("a", "idle", 12.0)
+    found = ledger.report(12.0, merged=5, under_way=10)
+    assert found["device_seconds"]["slowest"] == 7.0
+    assert found["device_seconds"]["server"] == 0.0
+    assert (found["goodput"], found["tokens_trained"]) == (0.5, 10)

@@ -265,6 +265,11 @@ class Federation(Merging, Closing):
                 "reset_checkpoint=true forgets what overlap, fragments and fragment_alpha go on "
                 "from; leave one of them out"
             )
+        if self.fragments > self.rounds:
+            raise ValueError(
+                f"fragments={self.fragments} is more than n_rounds={self.rounds}: some would never "
+                "be sent"
+            )
         if self.fragments > 1 and self.random_layers:
             raise ValueError(
                 f"fragments={self.fragments} and random_layers exclude each other: until their "

@@ -255,6 +255,8 @@ class ClientHost:
         step = before.optimizer_step
         if fl.averages_moments:
             own, step = _joined(own, averaged), instruction.first_step
+            if own and fl.fragments > 1:  # of a newcomer some have not had their turn
+                own = _filled(own, self.trainer.optimizer.moments())
             if averaged and fl.first_moment_period != fl.second_moment_period:
                 own = matched(own, self.inner.optimizer, step)
         elif not fl.keeps_optimizer:
@@ -368,6 +370,14 @@ def _news(
 
 def _joined(own: Moments, averaged: Moments) -> dict[str, Tree]:
     return {**own, **{name: {**own.get(name, {}), **tree} for name, tree in averaged.items()}}
+
+
+def _filled(own: Moments, live: Moments) -> dict[str, Tree]:
+    """Moments with zeros where there are none yet; `live` has the names and shapes of all."""
+    return {
+        moment: {n: own.get(moment, {}).get(n, torch.zeros(v.shape)) for n, v in tree.items()}
+        for moment, tree in live.items()
+    }
 
 
 def _done(path: Path) -> Future[Path]:

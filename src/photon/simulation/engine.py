@@ -72,6 +72,7 @@ class Simulation:
     options: tuple[str, ...] = ()
     _timeline: Timeline[Answer] = field(init=False)
     _ledger: Ledger = field(init=False)
+    _link: VirtualLink = field(init=False)
     _tokens_before: int = 0
     _has_begun: bool = False
 
@@ -94,7 +95,8 @@ class Simulation:
         Args:
             tokens: of the run, that have reached the model.
         """
-        return self._ledger.report(self._timeline.now, tokens - self._tokens_before)
+        merged, under_way = tokens - self._tokens_before, self._link.tokens_under_way
+        return self._ledger.report(self._timeline.now, merged, under_way)
 
     def _make(self, folder: RunFolder, run: Run, job: Job) -> Engine:
         links = self.links
@@ -105,7 +107,7 @@ class Simulation:
         self._tokens_before = _tokens_so_far(folder.metrics)
         self._has_begun = True
         nodes = Nodes(run, folder.path / "nodes", links.trainer == "stand-in", job.stop)
-        link = VirtualLink(
+        self._link = link = VirtualLink(
             links, self.places, nodes, timeline, self._ledger,
             seed=run.seed if links.seed is None else links.seed,
             segment=run.inner.segment_steps,

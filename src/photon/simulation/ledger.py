@@ -33,6 +33,7 @@ class _Spell:
     Attributes:
         since, busy: virtual seconds when that began, and in which any device was busy until then.
         round: for which it was asked last.
+        owes: whether it went away in the middle of that, so that others wait for it.
         idle: seconds by cause since it has trained last; some may turn out to be of training.
     """
 
@@ -40,6 +41,7 @@ class _Spell:
     since: float = 0.0
     busy: float = 0.0
     round: int = 0
+    owes: bool = False
     idle: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -72,12 +74,14 @@ class Ledger:
         for cause, seconds in parts.items():
             self._seconds[cause] += seconds
         idle = {k: spell.idle.get(k, 0.0) + s for k, s in parts.items() if k != "away"}
-        self._busy += _is_busy(state) - _is_busy(spell.state)
+        owes = state == "away" and (_is_busy(spell.state) or spell.owes)
+        self._busy += (_is_busy(state) or owes) - (_is_busy(spell.state) or spell.owes)
         self._spells[name] = _Spell(
             state,
             now,
             self._busy_seconds,
             spell.round if asked_for is None else asked_for,
+            owes,
             {} if spell.state == "train" else {**spell.idle, **idle},
         )
 
@@ -90,13 +94,15 @@ class Ledger:
             self._seconds["train"] += share * waited
         self._spells[name] = replace(spell, idle={})
 
-    def report(self, now: float, merged: int) -> dict[str, Any]:
+    def report(self, now: float, merged: int, under_way: int = 0) -> dict[str, Any]:
         """The ledger's sum, as JSON.
 
         Args:
             merged: tokens of the updates that reached the model.
+            under_way: tokens trained on in what has not ended.
         """
         self._pass(now)
+        trained = self.tokens + under_way
         seconds = defaultdict(float, self._seconds)
         for spell in self._spells.values():
             for cause, its in self._parts(spell).items():
@@ -106,8 +112,8 @@ class Ledger:
             "devices": devices,
             "seconds": now,
             "utilization": seconds["train"] / (devices * now) if now else 0.0,
-            "goodput": merged / self.tokens if self.tokens else 0.0,
-            "tokens_trained": self.tokens,
+            "goodput": merged / trained if trained else 0.0,
+            "tokens_trained": trained,
             "tokens_merged": merged,
             "device_seconds": {cause: seconds[cause] for cause in CAUSES},
         }

@@ -195,6 +195,12 @@ class VirtualLink(ServersLink):
             self._account(site, site.task)
             self.ledger.turn(site.place.name, "idle", self.timeline.now)
 
+    @property
+    def tokens_under_way(self) -> int:
+        """Trained on by now in what has not ended."""
+        tasks = [site.task for site in self._sites.values() if site.task is not None]
+        return self.tokens * sum(task.steps_by(self.timeline.now) for task in tasks)
+
     def _leave(self, site: Site, name: str, answer: Buffers) -> None:
         """An answer sets out."""
         coming = partial(self._come, site, site.lives, name, answer)
@@ -224,6 +230,7 @@ class VirtualLink(ServersLink):
         """A node's process dies; the server hears of it later."""
         self._break_off(site)
         now, wait = self.timeline.now, self.links.noticed_after
+        site.trained_at = math.inf  # what was done ahead was in its memory
         site.is_here, site.lives = False, site.lives + 1
         self.nodes.forget(site.place)
         self.ledger.turn(site.place.name, "away", now)

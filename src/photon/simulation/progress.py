@@ -71,15 +71,13 @@ def steps_left(one: InstructionFacts, done: Mapping[int, Done]) -> int:
 
 
 def steps_ahead(instructions: Sequence[InstructionFacts], spare: float, pace: float) -> list[int]:
-    """Steps of each instruction that were taken while it was on its way (`fl.overlap`).
+    """Steps of each instruction that were taken while it was on its way (`fl.overlap`): a node goes
+    ahead with the client that it trains first.
 
     Args:
         spare: seconds since the node's last training.
         pace: seconds of a step.
     """
-    room, found = int(spare / pace + 1e-9), []
-    for one in instructions:
-        taken = min(room, one.ahead, one.local_steps)
-        room -= taken
-        found.append(taken)
-    return found
+    first, rest = instructions[0], instructions[1:]
+    room = int(spare / pace + 1e-9)
+    return [min(room, first.ahead, first.local_steps), *(0 for _ in rest)]

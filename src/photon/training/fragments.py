@@ -22,7 +22,7 @@ def fragments_of(sizes: Mapping[str, int], count: int) -> tuple[tuple[str, ...],
 
     Args:
         sizes: elements by name; an order of their own.
-        count: of the groups; some are empty if there are fewer parameters.
+        count: of the groups, of one parameter or more each.
     """
     filled, groups, last = [0] * count, [[] for _ in range(count)], count - 1
     order = list(sizes)
@@ -44,7 +44,7 @@ class Fragments:
     def of(cls, federation: Federation, layers: LayerRoles, params: Tree) -> Fragments:
         """Of the parameters that are averaged."""
         sizes = {name: params[name].numel() for name in layers.shared}
-        return cls(fragments_of(sizes, min(federation.fragments, len(sizes))))
+        return cls(fragments_of(sizes, federation.fragments))
 
     def turn(self, number: int) -> tuple[int, tuple[str, ...]]:
         """Number and names of the group whose turn a round is, counted from 1."""

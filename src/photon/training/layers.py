@@ -56,6 +56,10 @@ def layers_of(fl: Federation, names: Sequence[str]) -> LayerRoles:
     shared = set(names) - frozen - personal
     if not shared:
         raise ConfigError("fl.frozen_layers, fl.personalized_layers: leave nothing to average")
+    if fl.fragments > len(shared):
+        raise ConfigError(
+            f"fl.fragments={fl.fragments} is more than the {len(shared)} parameters that are sent"
+        )
     parts = (set(names), frozen, personal, shared, random)
     return LayerRoles(*(tuple(name for name in names if name in part) for part in parts))
 

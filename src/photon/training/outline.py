@@ -133,7 +133,7 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
         received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
     else:
         received = num_bytes(whole) + sum(moments_down.values())
-    turns = min(federation.fragments, len(shared))
+    turns = federation.fragments
     return RoundBytes(
         up=round((num_bytes(layout(shared, up.gradient)) + each_round(moments_up)) / turns),
         down=round(received / turns),
