@@ -46,7 +46,6 @@ from photon.run.preparation import architecture_of
 from photon.run.run_data import VALIDATION, RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
-from photon.server import remote
 from photon.server.remote import RemoteEngine
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -244,7 +243,7 @@ def without_clock(line: Any) -> dict[str, str]:
             "kinds": str(kinds)}  # fmt: skip
 
 
-def waits(config: Config, monkeypatch: Any) -> Any:
+def waits(config: Config) -> Any:
     """When a server begins, and with how many nodes, if one comes every ten seconds."""
     now, engine = [0], cast(Any, object.__new__(RemoteEngine))
     engine.run, engine._all_came, engine._hint = config, False, str
@@ -257,7 +256,7 @@ def waits(config: Config, monkeypatch: Any) -> Any:
         now[0] += 1
         return now[0]
 
-    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=tick))
+    engine.clock = tick
     with contextlib.suppress(RoundFailed):
         engine.alive(lambda: False)
         return "begins", now[0], len(engine.roster.members)

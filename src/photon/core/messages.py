@@ -40,6 +40,8 @@ class Instruction:
         evaluate: whether to score the client's own held-out part, before and after training.
         ahead: steps that the client takes from where its last round ended, before the base takes
             the place of that; 0: it begins with the base.
+        part: of its pseudo-gradient, that the client has in what it goes on from afterwards, see
+            `training.going_on`.
     """
 
     run: str
@@ -51,6 +53,7 @@ class Instruction:
     last_accepted: int
     evaluate: bool = False
     ahead: int = 0
+    part: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,6 +72,7 @@ class Rules:
         max_staleness: rounds after which a late update is refused.
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
+        part: of its pseudo-gradient, that a client goes on with.
     """
 
     quorum: int
@@ -89,6 +90,7 @@ class Rules:
     max_staleness: int = 4
     merging: Merging | None = None
     ahead: int = 0
+    part: float = 1.0
 
 
 def may_be_asked(

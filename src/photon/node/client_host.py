@@ -302,7 +302,7 @@ class ClientHost:
         moments = trainer.optimizer.moments()
         trees = leaving(fl, self.layers, trainer.params, moments)
         fragment = self._fragments.of_round(instruction.round)
-        due = Due(fragment, averaged_in(fl, moments, instruction.round))
+        due = Due(fragment, averaged_in(fl, moments, instruction.round), instruction.part)
         faded = _faded(before, instruction.round, fl.compression.residual_decay)
         before = replace(before, residual=faded)
         live = trainer.whole(trees)

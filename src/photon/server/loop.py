@@ -52,6 +52,7 @@ from photon.server.engine import Engine
 from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.records import Phases, round_record, time_record
 from photon.training.fragments import Fragments
+from photon.training.going_on import own_part
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.outline import codecs_of, update_codecs
 
@@ -385,6 +386,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         max_staleness=fl.most_staleness(fl.cohort_size),
         merging=merging,
         ahead=fl.most_ahead,
+        part=own_part(fl),
     )
 
 

@@ -13,7 +13,7 @@ from photon.config.federation import Federation
 from photon.core.codec import Codec
 from photon.core.messages import ClientState, Moments
 from photon.core.tree import Tree
-from photon.training.going_on import going_on_from, own_part
+from photon.training.going_on import going_on_from
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
 from photon.training.offload import Offload
@@ -57,10 +57,12 @@ class Due(NamedTuple):
     Attributes:
         params: names of the parameters whose pseudo-gradient is.
         moments: those of them that are averaged.
+        part: of the pseudo-gradient, that the client goes on with.
     """
 
     params: Collection[str]
     moments: Collection[str]
+    part: float = 1.0
 
 
 @torch.no_grad()
@@ -87,7 +89,7 @@ def outgoing(
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
             if goes_on:
-                part = own_part(federation) if name in due.params else 1.0
+                part = due.part if name in due.params else 1.0
                 ahead = going_on_from(base[name].to(value.device), value, part)
                 out.ahead[name] = offload.take(ahead, value)
             if name in due.params:

@@ -39,6 +39,7 @@ class InstructionFacts(Closed):
     last_accepted: Count
     evaluate: Annotated[bool, Field(strict=True)] = False
     ahead: Count = 0
+    part: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0
 
 
 class UpdateFacts(Closed):
