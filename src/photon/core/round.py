@@ -136,7 +136,7 @@ def close_round(
     gradients = [tree[GRADIENT] for tree in trees]
     before = _held_before(state, gradients[0], rules.down.parameters)
     part = share(weights, rules)
-    outer, gathered = _due(outer, state.gathered + part)
+    outer, gathered = _due(outer, state.gathered, part)
     mixture = rules.mixing(gradients, weights, rules.tables)
     by = scale(count, rules) * part
     step = outer_step(state, gradients, weights, outer, by, last, mixture.leaves)
@@ -175,11 +175,17 @@ def close_round(
     return new_state, report
 
 
-def _due(outer: OuterOptimizer, gathered: float) -> tuple[OuterOptimizer, float]:
-    """What steps once so much of a round has been merged since its momentum moved last, and what is
-    left of that afterwards.
+def _due(outer: OuterOptimizer, before: float, part: float) -> tuple[OuterOptimizer, float]:
+    """What steps with one more part of a round, and what is left of the parts afterwards.
+
+    Momentum moves with the part that brings their sum nearest to a whole round: with each merge of
+    three quarters, not with every second.
+
+    Args:
+        before: what has been merged since momentum moved last.
     """
-    if gathered >= 1.0 - ROUNDING:
+    gathered = before + part
+    if gathered + part / 2 >= 1.0 - ROUNDING:
         return outer, max(0.0, gathered - 1.0)
     return (outer if outer.between is None else outer._replace(step=outer.between)), gathered
 
