@@ -105,7 +105,6 @@ def test_more_fragments_than_parameters_are_refused_before_a_folder_is_made(smok
         ["fl.overlap=delayed"],
         [*ALL, "fl.compression=int4", "fl.aggregate_momenta=true"],
         ["fl.overlap=eager", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
-        ["fl.fragments=2", "fl.compression.upload=topk", "fl.compression.download=int8"],
     ],
     ids=str,
 )

@@ -43,8 +43,7 @@ GOING_ON = [
 ]
 
 
-@pytest.mark.parametrize("keys", GOING_ON, ids=str)
-@pytest.mark.parametrize("where", ["update half written", *PLACES])
+@pytest.mark.parametrize(("keys", "where"), list(zip(GOING_ON, PLACES, strict=True)), ids=str)
 def test_clients_that_go_on_do_so_after_a_kill_as_well(data_root, tmp_path, keys, where):
     whole = photon.train(given(data_root, tmp_path / "whole", *keys, "photon.workers=0"))
     at, until, _ = ROUND_2[where]
