@@ -21,7 +21,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,20 +48,25 @@ def sums(history: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def run(arm: str, setting: Setting, seed: int, *, quick: bool = False) -> dict[str, Any]:
-    """Train an arm; its line of the log."""
-    overrides = overrides_of(arm, setting, seed) + (QUICK if quick else [])
-    begun = time.monotonic()
+def outcome(overrides: list[str], train: Callable[[list[str]], object]) -> dict[str, Any]:
+    """What a run of the quickstart's recipe ends with, as a line of a log has it."""
+    begun, diverged = time.monotonic(), None
     with tempfile.TemporaryDirectory() as folder:
         place = [f"photon.saving_path={folder}", "run_uuid=arm"]
         try:
-            photon.train(["recipe=quickstart", *overrides, *place], progress=False)
-            diverged = None
+            train(["recipe=quickstart", *overrides, *place])
         except NonFiniteLoss as error:
             diverged = str(error)
         found = sums(read_lines(Path(folder) / "arm" / "metrics.jsonl"))
     if diverged:
         found |= {"val_loss": None, "diverged": diverged}
+    seconds = round(time.monotonic() - begun, 1)
+    return {**found, "wall_seconds": seconds, "overrides": overrides}
+
+
+def run(arm: str, setting: Setting, seed: int, *, quick: bool = False) -> dict[str, Any]:
+    """Train an arm; its line of the log."""
+    overrides = overrides_of(arm, setting, seed) + (QUICK if quick else [])
     return {
         "arm": arm,
         "model": setting.model,
@@ -68,9 +74,7 @@ def run(arm: str, setting: Setting, seed: int, *, quick: bool = False) -> dict[s
         "local_steps": setting.local_steps,
         "rounds": setting.rounds,
         "seed": seed,
-        **found,
-        "wall_seconds": round(time.monotonic() - begun, 1),
-        "overrides": overrides,
+        **outcome(overrides, partial(photon.train, progress=False)),
     }
 
 

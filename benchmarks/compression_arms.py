@@ -128,21 +128,21 @@ class Setting:
         ]
 
 
-def overrides_of(arm: str, setting: Setting, seed: int) -> list[str]:
-    """Everything beyond the recipe that a run is given, but its folder.
-
-    A seed sets the initial weights and the order of every client's rows.
-    """
+def of_seed(seed: int) -> list[str]:
+    """A run for its last validation alone, with its own initial weights and order of the rows."""
     return [
-        *setting.overrides(),
         f"seed={seed}",
         f"dataset.train.shuffle_seed={9175 + seed}",  # 9176 is the default
         "compare.centralized=false",
         "compare.alone=false",
         "fl.eval_period=null",
         "llm_config.eval_subset_num_batches=-1",
-        *ARMS[arm],
     ]
+
+
+def overrides_of(arm: str, setting: Setting, seed: int) -> list[str]:
+    """Everything beyond the recipe that a run is given, but its folder."""
+    return [*setting.overrides(), *of_seed(seed), *ARMS[arm]]
 
 
 def chosen(patterns: Sequence[str]) -> list[str]:

@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from compression import lines, sums
+from compression import lines, outcome
+from compression_arms import of_seed
 
 import photon
-from photon.errors import NonFiniteLoss
 from photon.experiment import experiment
 from photon.run.preparation import config_of_run
-from photon.run.trackers import read_lines
 from photon.simulation.engine import Simulation
 from photon.simulation.links import Group, Links, places_of
 
@@ -101,28 +99,8 @@ def train(arm: str, overrides: list[str]) -> None:
 
 def run(arm: str, seed: int) -> dict[str, Any]:
     """Train an arm; its line of the log."""
-    overrides = [
-        f"seed={seed}",
-        f"dataset.train.shuffle_seed={9175 + seed}",
-        "compare.centralized=false",
-        "compare.alone=false",
-        "fl.eval_period=null",
-        "llm_config.eval_subset_num_batches=-1",
-        *ARMS[arm],
-    ]
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        place = [f"photon.saving_path={folder}", "run_uuid=arm"]
-        diverged = None
-        try:
-            train(arm, ["recipe=quickstart", *overrides, *place])
-        except NonFiniteLoss as error:
-            diverged = str(error)
-        found = sums(read_lines(Path(folder) / "arm" / "metrics.jsonl"))
-    if diverged:
-        found |= {"val_loss": None, "diverged": diverged}
-    seconds = round(time.monotonic() - begun, 1)
-    return {"arm": arm, "seed": seed, **found, "wall_seconds": seconds, "overrides": overrides}
+    overrides = [*of_seed(seed), *ARMS[arm]]
+    return {"arm": arm, "seed": seed, **outcome(overrides, partial(train, arm))}
 
 
 def run_all(patterns: list[str], seeds: list[int]) -> None:

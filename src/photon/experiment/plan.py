@@ -272,7 +272,7 @@ def _fed_back(this: Outline, fl: Federation) -> int:
 
 def _gone_on(this: Outline, fl: Federation) -> int:
     """Bytes of the parameters that a client goes on from."""
-    return sum(num_bytes({n: this.params[n]}) for n in this.layers.shared) if fl.goes_on else 0
+    return num_bytes({n: this.params[n] for n in this.layers.shared}) if fl.goes_on else 0
 
 
 def _disk(

@@ -146,14 +146,14 @@ class ClientHost:
         if instruction is None or should_stop():
             return
         course, is_live = self._course(instruction)
-        if not is_live:
-            self.files.settle(instruction.client)
-            before, lost = self.files.before(instruction)
-            if lost or not before.ahead:
-                return
-            self._load(course, before, {**self._fixed, **before.ahead, **before.layers}, {})
-        self._under_way = course
         try:
+            if not is_live:
+                self.files.settle(instruction.client)
+                before, lost = self.files.before(instruction)
+                if lost or not before.ahead:
+                    return
+                self._load(course, before, {**self._fixed, **before.ahead, **before.layers}, {})
+            self._under_way = course
             self._run(course, instruction.ahead, should_stop)
         except Stopped:
             return

@@ -100,9 +100,8 @@ class Simulation:
 
     def _make(self, folder: RunFolder, run: Run, job: Job) -> Engine:
         links = self.links
-        is_measured = links.server_seconds == "measured"
         seconds = 0.0 if links.server_seconds == "measured" else links.server_seconds
-        self._timeline = timeline = Timeline(is_real=is_measured)
+        self._timeline = timeline = Timeline(is_real=links.server_seconds == "measured")
         self._ledger = Ledger([place.name for place in self.places])
         self._tokens_before = _tokens_so_far(folder.metrics)
         self._has_begun = True

@@ -88,18 +88,19 @@ def outgoing(
         if tree == PARAMS and name in layers.personal:
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
+            if name not in due.params:
+                out.ahead[name] = offload.take(value, value)
+                if name in before.residual:
+                    out.residual[name] = before.residual[name]
+                continue
+            told = base[name].to(value.device, non_blocking=True)
             if goes_on:
-                part = due.part if name in due.params else 1.0
-                ahead = going_on_from(base[name].to(value.device), value, part)
-                out.ahead[name] = offload.take(ahead, value)
-            if name in due.params:
-                torch.sub(base[name].to(value.device, non_blocking=True), value, out=value)
-                last = before.residual.get(name)
-                rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
-                if rest is not None and federation.feeds_back:
-                    out.residual[name] = offload.take(rest, value)
-            elif name in before.residual:
-                out.residual[name] = before.residual[name]
+                out.ahead[name] = offload.take(going_on_from(told, value, due.part), value)
+            torch.sub(told, value, out=value)
+            last = before.residual.get(name)
+            rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
+            if rest is not None and federation.feeds_back:
+                out.residual[name] = offload.take(rest, value)
         else:
             is_due = tree in due.moments and name in due.params
             if is_due:
