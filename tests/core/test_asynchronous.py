@@ -23,7 +23,7 @@ from photon.core.policy import (
     share,
     waiting_longest,
 )
-from photon.core.round import close_round, open_round
+from photon.core.round import _due, close_round, open_round
 from states import bits, copied
 
 LR, MOMENTUM = 0.7, 0.9
@@ -179,3 +179,21 @@ def test_who_has_waited_longest_comes_first():
     assert waiting_longest(range(5), accepted, 3) == (1, 3, 4)
     assert waiting_longest([0, 2], accepted, 1) == (2,)
     assert waiting_longest([0, 2], accepted, 9) == (0, 2)
+
+
+def test_momentum_moves_with_the_part_that_is_nearest_to_a_round():
+    """Of merges of three quarters with each; of quarters with every fourth; of halves with every
+    second.
+    """
+    outer = sgd(lr=LR, momentum=MOMENTUM, gathers=True)
+
+    def moved(part: float) -> list[bool]:
+        found, gathered = [], 0.0
+        for _ in range(4):
+            stepping, gathered = _due(outer, gathered, part)
+            found.append(stepping.step is outer.step)
+        return found
+
+    assert moved(0.75) == [True] * 4
+    assert moved(0.25) == [False, False, False, True]
+    assert moved(0.5) == [False, True, False, True]

@@ -11,8 +11,13 @@ import torch
 import photon
 from loopback import final_digest, nodes, train
 from photon.config import load_config
+from photon.config.resolve import resolve
 from photon.container.container import digest
+from photon.core.messages import Broadcast, ClientState, Instruction, StreamState
 from photon.errors import ConfigError
+from photon.model.build import build_model, parameters_of
+from photon.node.client_host import ClientHost, _news
+from photon.node.course import Stopped
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
 from photon.training.fragments import fragments_of
@@ -126,11 +131,6 @@ def test_workers_and_nodes_that_begin_early_give_the_bits_of_one_process(
 
 def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
     """What it has done by then is not done again; the record has all of its steps."""
-    from photon.config.resolve import resolve
-    from photon.core.messages import Broadcast, Instruction
-    from photon.model.build import build_model, parameters_of
-    from photon.node.client_host import ClientHost
-
     run = resolve(smoke("fl.overlap=delayed", "llm_config.local_steps=6"), cores=1,
                   accelerator=0, run_uuid="r")  # fmt: skip
     received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
@@ -203,3 +203,114 @@ def test_a_client_that_was_not_taken_begins_with_the_base(four, tmp_path, monkey
         took_part = state.last_accepted.get(one.client, 0) == state.round > 0
         assert (one.ahead > 0) == took_part
     assert {one.ahead > 0 for _, one in asked} == {True, False}
+
+
+def sent(result, way: str, kind: str) -> list[int]:
+    lines = read_lines(Path(result.folder) / "metrics.jsonl")
+    return [line["bytes_by_kind"][way][kind] for line in lines]
+
+
+def names_of(tree) -> set[str]:
+    return {key.partition("/")[0] for key in tree}
+
+
+def test_what_is_kept_of_one_fragment_outlives_the_turns_of_the_others(smoke):
+    """On the server: what clients hold, and averaged moments. At a client: what its codec lost."""
+    keep = "llm_config.save_num_checkpoints_to_keep=9"
+    codecs = ["fl.compression=int2", "fl.compression.moments=bf16"]
+    adamw = "llm_config.optimizer.name=adamw"
+    run = photon.train(smoke("fl.fragments=2", "fl.n_rounds=3", keep, adamw, *codecs))
+    *_, last = states(run)
+    assert set(last.held) == set(last.params)
+    assert set(last.moments) == {"exp_avg", "exp_avg_sq"}
+    assert all(names_of(tree) == set(last.params) for tree in last.moments.values())
+    answers = [checkpoint.answer_path(Path(run.folder) / "clients", 0, n) for n in (1, 2)]
+    first, second = map(checkpoint.load_client_state, answers)
+    assert 0 < len(first.residual) < len(second.residual) == len(last.params)
+    assert digest({n: second.residual[n] for n in first.residual}) == digest(first.residual)
+
+
+def test_moments_come_down_with_their_fragment_alone(smoke, tmp_path):
+    """And a node makes them of what it holds, or else it would be sent all of them."""
+    config = smoke("fl.fragments=2", "fl.n_rounds=5", "fl.compression=bf16", "photon.threads=1",
+                   "run_uuid=nodes", "photon.n_nodes=2", "fl.eval_period=null",
+                   "llm_config.optimizer.name=adamw")  # fmt: skip
+    here = photon.train(config.but(name="here"))
+    assert sent(here, "down", "moments")[1:] == sent(here, "up", "moments")[:-1]
+    root = config.data.train.root
+    assert root is not None
+    with nodes(tmp_path / "sites", Path(root), {"a": [0], "b": [1]}) as sockets:
+        there = train(config, sockets)
+    for kind in ("parameters", "moments"):
+        assert sent(there, "down", kind) == sent(here, "down", kind)
+
+
+class Going:
+    """A host whose client has taken part in a round, and is asked for the next one."""
+
+    def __init__(self, smoke, folder: Path, *keys: str) -> None:
+        run = resolve(smoke("fl.overlap=delayed", "llm_config.local_steps=6",
+                            "llm_config.save_interval=3", *keys),
+                      cores=1, accelerator=0, run_uuid="r")  # fmt: skip
+        self.run, self.folder = run, folder
+        self.params = parameters_of(build_model(run.inner, run.seed))
+        self.host = self.fresh()
+
+    def fresh(self) -> ClientHost:
+        return ClientHost(self.run, self.folder, torch.device("cpu"))
+
+    def first(self):
+        self.host.train(self.task(1), Broadcast(params=self.params)).result()
+        return checkpoint.load_update(checkpoint.answer_path(self.folder, 0, 1))
+
+    def second(self, host: ClientHost, received: Broadcast, should_stop=lambda: False):
+        return checkpoint.load_update(host.train(self.task(2), received, should_stop).result())
+
+    def task(self, number: int) -> Instruction:
+        return Instruction(run="r", round=number, client=0, first_step=6 * (number - 1),
+                           local_steps=6, base_digest=str(number), last_accepted=number - 1,
+                           ahead=2 if number > 1 else 0)  # fmt: skip
+
+
+def test_a_client_that_stops_after_the_base_has_arrived_goes_on_from_there(smoke, tmp_path):
+    updates = []
+    for name in ("whole", "cut"):
+        this = Going(smoke, tmp_path / name)
+        this.first()
+        received = Broadcast(params={n: v + 0.01 for n, v in this.params.items()})
+        if name == "cut":
+            with pytest.raises(Stopped):
+                this.second(
+                    this.host, received, lambda host=this.host: host.trainer.state.steps_done == 5
+                )
+            this.host.close()
+            this.host = this.fresh()
+        updates.append(this.second(this.host, received))
+    assert digest(dict(updates[0].gradient)) == digest(dict(updates[1].gradient))
+
+
+def test_averaged_moments_arrive_with_the_base(smoke, tmp_path, monkeypatch):
+    this = Going(smoke, tmp_path, "fl.aggregate_momenta=true", "fl.compression=fp32",
+                 "llm_config.optimizer.name=adamw")  # fmt: skip
+    moments = this.first().moments
+    seen: list[tuple[int, dict]] = []
+    shift = this.host.trainer.shift
+
+    def noted(by, averaged):
+        shift(by, averaged)
+        live = this.host.trainer.optimizer.moments()
+        seen.append((this.host.trainer.state.steps_done, {m: digest(t) for m, t in live.items()}))
+
+    monkeypatch.setattr(this.host.trainer, "shift", noted)
+    averaged = dict.fromkeys(moments, 1)
+    this.second(this.host, Broadcast(params=this.params, moments=moments, averaged=averaged))
+    assert seen == [(2, {name: digest(dict(tree)) for name, tree in moments.items()})]
+
+
+def test_moments_that_do_not_arrive_stay_the_client_s_own():
+    tree = {"a": torch.ones(1), "b": torch.ones(1)}
+    before = ClientState(round=3, stream=StreamState(), moments={"exp_avg": tree})
+    received = Broadcast(params=tree, moments={"exp_avg": tree}, averaged={"exp_avg": 3})
+    assert list(_news(received, {"exp_avg": tree}, before, {"a"})["exp_avg"]) == ["a"]
+    newcomer = ClientState(round=0, stream=StreamState())
+    assert list(_news(received, {"exp_avg": tree}, newcomer, {"a"})["exp_avg"]) == ["a", "b"]
