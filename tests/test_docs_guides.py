@@ -17,7 +17,7 @@ import photon
 from docs_reading import DOCS, PAGES, ROOT, blocks, commands
 from photon.cli.main import cli, run
 from photon.config import load_config
-from photon.config.resume import apply_evaluation_overrides
+from photon.config.between.resume import apply_evaluation_overrides
 
 SMALL = {
     "train": ["recipe=smoke", "fl.eval_period=1", "llm_config.max_duration=4"],

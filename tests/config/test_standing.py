@@ -8,9 +8,9 @@ import pytest
 from original_keys import DEFAULTS
 
 from photon.config import load_config
+from photon.config.between.resume import apply_resume_overrides, check_resumable, digest, left_open
 from photon.config.compose import known_keys, with_values
 from photon.config.explain.reference import all_keys
-from photon.config.resume import apply_resume_overrides, check_resumable, digest, left_open
 from photon.config.standing import AUTOMATIC, standing_of
 from photon.errors import ConfigError, MismatchedCheckpoint, PhotonNote
 from photon.tracking.wandb_setup import effective_setup

@@ -14,8 +14,8 @@ from key_cases import CASES, GAUNTLET, LABELS, ONE_VALUE, SERVER, SHOWN
 from observers import central, observed
 from surroundings import prepared, wanted_of_hub
 
+from photon.config.explain.idle import idle_overrides
 from photon.config.explain.reference import all_keys
-from photon.config.idle import idle_overrides
 
 TESTS = Path(__file__).parents[1]
 

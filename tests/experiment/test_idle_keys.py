@@ -10,7 +10,7 @@ from observers import observed, outer_step, rates, steps_of
 
 import photon
 from photon.config import load_config
-from photon.config.idle import RULES, idle_overrides
+from photon.config.explain.idle import RULES, idle_overrides
 from photon.errors import PhotonNote
 
 Example = tuple[str, tuple[str, ...], str]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from photon.config import Config, load_config
+from photon.config.between.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.config.explain.reference import all_keys
 from photon.config.resolve import resolve
 from photon.config.schema import Machine
-from photon.config.travel import TRAVELS, ignored, taken, travel_digest, travelling
 from photon.container.container import write_container
 from photon.data.prepare.embedded import prepare_embedded
 from photon.data.read.shards import Rows

@@ -37,7 +37,8 @@ from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.run.trackers import read_lines
 from photon.server import commits as server
-from photon.server.loop import initial_state, redraw
+from photon.server.loop import initial_state
+from photon.server.redrawing import redraw
 from photon.training.layers import layers_of
 from photon.training.parallel import ALONE
 

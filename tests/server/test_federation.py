@@ -40,9 +40,9 @@ from photon.run import checkpoint
 from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
 from photon.run.trackers import read_lines
-from photon.server.loop import rules_of
 from photon.server.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
 from photon.server.roster import Member, Roster
+from photon.server.rules import rules_of
 from photon.wire import inline
 from photon.wire.chunks import ChunkWriter
 from photon.wire.enrolment import (

@@ -29,7 +29,8 @@ from photon.run.checkpoint import load_update
 from photon.run.outer import outer_of, outer_trees
 from photon.run.preparation import architecture_of
 from photon.server.bounds import Honesty
-from photon.server.loop import initial_state, rules_of
+from photon.server.loop import initial_state
+from photon.server.rules import rules_of
 from photon.training import memory
 from photon.training.fragments import Fragments
 from photon.training.gradient import accumulate_gradient

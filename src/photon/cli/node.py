@@ -38,7 +38,7 @@ def command(
 
     require_flower()
     from photon.config import load_config
-    from photon.config.travel import ignored
+    from photon.config.between.travel import ignored
     from photon.errors import PhotonNote
     from photon.flower.connection import find_node_keys
     from photon.flower.federation import run_node

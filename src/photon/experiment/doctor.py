@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from photon.config.between.travel import travelling
 from photon.config.compose import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Config
-from photon.config.travel import travelling
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.read.shards import Rows
 from photon.data.read.verify import require_tokenizer

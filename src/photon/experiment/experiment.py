@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from photon.config.between.resume import check_resumable, digest, left_open
 from photon.config.compose import checked, with_values
-from photon.config.idle import idle_overrides, note_idle
+from photon.config.explain.idle import idle_overrides, note_idle
 from photon.config.resolve import (
     Run,
     count_epochs,
@@ -19,7 +20,6 @@ from photon.config.resolve import (
     resolve,
     schedule_warning,
 )
-from photon.config.resume import check_resumable, digest, left_open
 from photon.config.schema import Config
 from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest

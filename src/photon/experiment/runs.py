@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from photon.config.between.resume import LENGTH_OF
 from photon.config.llm import Inner
 from photon.config.resolve import Run
-from photon.config.resume import LENGTH_OF
 from photon.config.schema import Centralized
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState

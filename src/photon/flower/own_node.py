@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from photon.config.between.travel import TRAVELS
 from photon.config.compose import as_overrides
 from photon.config.schema import Config
-from photon.config.travel import TRAVELS
 from photon.errors import RoundFailed
 from photon.flower.superlink import last_line
 from photon.machine.address import dialled, format_address

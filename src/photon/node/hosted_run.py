@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from photon.config.between.travel import taken, travel_digest
 from photon.config.compose import checked
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
-from photon.config.travel import taken, travel_digest
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
 from photon.core.messages import Broadcast, Failure, Instruction, RoundPlan, Update

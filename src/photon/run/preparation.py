@@ -10,7 +10,7 @@ from typing import Any
 
 from photon.config.compose import ConfigT, load_config, with_values
 from photon.config.dataset import ClientStreams, EmbeddedCorpus, StorageConfig
-from photon.config.idle import Course, idle_overrides, note_idle
+from photon.config.explain.idle import Course, idle_overrides, note_idle
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
 from photon.data.manifest import MANIFEST, clients_of, read_manifest

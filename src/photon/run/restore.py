@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from photon.config.resume import LENGTH_OF, apply_resume_overrides
+from photon.config.between.resume import LENGTH_OF, apply_resume_overrides
 from photon.config.schema import Bucket, Config, Machine
 from photon.errors import CheckpointError, RunFolderError
 from photon.run import artifact, checkpoint

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from photon.config.between.resume import apply_evaluation_overrides
 from photon.config.evaluation import Scoring
 from photon.config.model import ModelConfig
-from photon.config.resume import apply_evaluation_overrides
 from photon.config.schema import Config, config_of_model
 from photon.container.container import digest
 from photon.data.prepare.encode import Encoder

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from photon.config.federation import Federation
 from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import (
@@ -22,18 +21,16 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import Merging, Rules, is_out_of_reach, oldest_taken
+from photon.core.policy import is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
-from photon.core.seeds import derive_seed
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
 from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
-from photon.model.build import build_model, empty_model, parameters_of
+from photon.model.build import empty_model
 from photon.model.flops import embedding_names
-from photon.points import AGGREGATIONS, find
 from photon.run.base import Base
 from photon.run.checkpoint import (
     list_checkpoints,
@@ -51,10 +48,10 @@ from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.records import Phases, round_record, time_record
+from photon.server.redrawing import redrawn
+from photon.server.rules import rules_of
 from photon.training.fragments import Fragments
-from photon.training.going_on import own_part
-from photon.training.layers import LayerRoles, layers_of
-from photon.training.outline import codecs_of, update_codecs
+from photon.training.layers import layers_of
 
 Validate = Callable[[ServerState], dict[str, Any]]
 """Scores the parameters of a round; gives the validation keys of a record."""
@@ -143,7 +140,7 @@ class Server:
         """
         self._missing = {}
         try:
-            after, report = self._run_round(self._redrawn(state))
+            after, report = self._run_round(self._with_fresh_layers(state))
             self._attempts = 0
         except RoundFailed as error:
             self._attempts += 1
@@ -327,67 +324,13 @@ class Server:
         warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
         return None if policy == "retry" else skip_round(state)
 
-    def _redrawn(self, state: ServerState) -> ServerState:
-        """The state with `fl.random_layers` drawn anew, where that is due; on disk too.
-
-        The draw has an address, so that a run that is resumed here draws the same again.
-        """
-        fl, inner = self.run.federation, self.run.inner
-        every = fl.redraw_every
-        if not self._layers.random or not every or state.step == 0:
-            return state
-        if state.step // every == max(0, state.step - inner.local_steps) // every:
-            return state
-        seed = self.run.seed
-        if fl.redraws_anew:  # or else with the values that the run began with
-            seed = derive_seed(seed, "random_layers", state.round)
-        outer = outer_of(fl, state.round + 1)
-        state = redraw(state, self._layers, parameters_of(build_model(inner, seed)), outer)
-        with self._phases.timing("commit"):
-            self._commits.add(state, self.written())
-        return state
-
-
-def redraw(
-    state: ServerState, layers: LayerRoles, fresh: Tree, outer: OuterOptimizer
-) -> ServerState:
-    """Replace the random layers; what the outer optimizer remembers of them begins anew."""
-    drawn = {name: fresh[name].clone() for name in layers.random}
-    forgotten = outer.init(drawn)
-    return replace(
-        state,
-        params={**state.params, **drawn},
-        outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
-        held={**state.held, **{n: v.clone() for n, v in drawn.items() if n in state.held}},
-        difference={},
-        difference_from="",
-    )
-
-
-def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) -> Rules:
-    """The numbers of the configuration that `core.policy` goes by.
-
-    Args:
-        can_be_late: of the engine; one that waits for all clients gets what each has sent.
-        merging: of an asynchronous run.
-    """
-    return Rules(
-        quorum=fl.needed,
-        up=update_codecs(fl) if can_be_late else codecs_of(fl),
-        down=codecs_of(fl),
-        can_be_late=can_be_late,
-        timeout=fl.round_timeout,
-        timeout_min=fl.round_timeout_min,
-        straggler_factor=fl.straggler_factor,
-        max_norm_ratio=fl.max_norm_ratio,
-        mixing=find(AGGREGATIONS[fl.aggregation]),
-        scaling=fl.scaling,
-        staleness_exponent=fl.late_exponent,
-        max_staleness=fl.most_staleness(fl.cohort_size),
-        merging=merging,
-        ahead=fl.most_ahead,
-        part=own_part(fl),
-    )
+    def _with_fresh_layers(self, state: ServerState) -> ServerState:
+        """The state with `fl.random_layers` drawn anew, where that is due; on disk too."""
+        fresh = redrawn(self.run, state, self._layers)
+        if fresh is not state:
+            with self._phases.timing("commit"):
+                self._commits.add(fresh, self.written())
+        return fresh
 
 
 def _previous_parameters(checkpoints: Path) -> Tree | None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from photon.config.between.travel import travel_digest, travelling
 from photon.config.resolve import Run
-from photon.config.travel import travel_digest, travelling
 from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
 from photon.core.traffic import Traffic

@@ -58,7 +58,7 @@ class Train(Closed):
     """Train these clients from this base.
 
     Attributes:
-        config: what travels of the server's resolved configuration, by key; see `config.travel`.
+        config: what travels of the server's resolved configuration, by key; see `config.between`.
         config_digest: of what decides the mathematics in it.
         data: what the node's data must agree with: the tokenizer and its use.
         base: the global parameters, and averaged moments if there are any; a digest and a size

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from photon.config.between.resume import digest
 from photon.config.compose import with_values
-from photon.config.resume import digest
 from photon.config.schema import Config
 from photon.errors import ConfigError
 

@@ -1,0 +1,35 @@
+"""The numbers of a configuration that `core.policy` goes by."""
+
+from __future__ import annotations
+
+from photon.config.federation import Federation
+from photon.core.policy import Merging, Rules
+from photon.points import AGGREGATIONS, find
+from photon.training.going_on import own_part
+from photon.training.outline import codecs_of, update_codecs
+
+
+def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) -> Rules:
+    """The numbers of the configuration that `core.policy` goes by.
+
+    Args:
+        can_be_late: of the engine; one that waits for all clients gets what each has sent.
+        merging: of an asynchronous run.
+    """
+    return Rules(
+        quorum=fl.needed,
+        up=update_codecs(fl) if can_be_late else codecs_of(fl),
+        down=codecs_of(fl),
+        can_be_late=can_be_late,
+        timeout=fl.round_timeout,
+        timeout_min=fl.round_timeout_min,
+        straggler_factor=fl.straggler_factor,
+        max_norm_ratio=fl.max_norm_ratio,
+        mixing=find(AGGREGATIONS[fl.aggregation]),
+        scaling=fl.scaling,
+        staleness_exponent=fl.late_exponent,
+        max_staleness=fl.most_staleness(fl.cohort_size),
+        merging=merging,
+        ahead=fl.most_ahead,
+        part=own_part(fl),
+    )
