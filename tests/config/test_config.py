@@ -216,7 +216,7 @@ def test_a_fold_of_what_a_codec_loses_is_refused():
 @pytest.mark.parametrize(
     ("beside", "why"),
     [
-        (["fl.scaling_fn=sqrt"], "scaling_fn=sqrt both make up"),
+        (["fl.scaling_fn=sqrt"], "scaling_fn=sqrt exclude each other"),
         (["fl.fold_updates=true", "fl.compression.upload=bf16"], "fold_updates=true and aggr"),
     ],
 )

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from photon.config.base import Batches
 from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
+from photon.config.conflicts import check_conflicts
 from photon.config.merging import Merging
 
 LARGEST_STEP = 2**31
@@ -199,16 +200,7 @@ class Federation(Merging, Closing):
             raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
         if self.random_layers and not self.redraw_every:
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
-        if self.spares and self.fold_updates:
-            raise ValueError(
-                "fold_updates=true and oversample exclude each other: from a node's mean no spare "
-                "client can be left out"
-            )
-        if self.fold_updates and self.aggregation != "mean":
-            raise ValueError(
-                f"fold_updates=true and aggregation={self.aggregation} exclude each other: the "
-                "mean that a node sends no longer has its clients' directions and lengths"
-            )
+        check_conflicts(self)
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
                 "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "

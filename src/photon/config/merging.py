@@ -97,15 +97,6 @@ class Merging(Section):
         return known("aggregation", value, AGGREGATIONS)
 
     @model_validator(mode="after")
-    def _lengthens_once(self) -> Self:
-        if self.aggregation != "mean" and self.scaling != "none":
-            raise ValueError(
-                f"aggregation={self.aggregation} and scaling_fn={self.scaling} both make up for "
-                "what a mean of many clients is too short; give one of them"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _takes_its_arguments(self) -> Self:
         given = self.outer_given.model_dump(exclude_none=True)
         takes = given if self.has_own_strategy else self.outer.arguments
