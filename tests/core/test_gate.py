@@ -73,6 +73,11 @@ def reason_for(server, plan, bad: Update, **rules) -> str:
     [
         ({"num_tokens": 10**15}, "trained on 1000000000000000 tokens, its steps have 50"),
         ({"num_tokens": 51}, "its steps have 50"),
+        ({"num_tokens": 49}, "its steps have 50"),
+        ({"num_tokens": 40}, "its steps have 50"),
+        ({"metrics": {"train_loss": 2.0, "skipped_steps": 1.0}}, "its steps have 40"),
+        ({"metrics": {"train_loss": 2.0, "skipped_steps": -1.0}}, "skipped -1 of its 5"),
+        ({"metrics": {"train_loss": 2.0, "skipped_steps": 6.0}}, "skipped 6 of its 5"),
         ({"num_steps": 10**9}, "took 1000000000 steps, 5 were asked for"),
         ({"num_steps": 0}, "took 0 steps"),
         ({"num_steps": 4}, "its steps have 40"),
@@ -95,6 +100,16 @@ def test_a_folded_update_has_the_tokens_of_its_clients():
     _, report = close(server, plan, [folded])
     assert report.accepted == (0, 1)
     assert "its steps have 80" in reason_for(server, plan, replace(folded, num_tokens=81))
+    assert "its steps have 80" in reason_for(server, plan, replace(folded, num_tokens=79))
+    skipped = replace(folded, num_tokens=70, metrics={"train_loss": 2.0, "skipped_steps": 0.5})
+    assert close(server, plan, [skipped])[1].accepted == (0, 1)
+
+
+def test_steps_that_a_client_skips_have_no_tokens():
+    server, plan = opened()
+    skipping = update_of(plan, 0, num_tokens=4 * PER_STEP,
+                         metrics={"train_loss": 2.0, "skipped_steps": 1.0})  # fmt: skip
+    assert close(server, plan, [skipping])[1].accepted == (0,)
 
 
 def test_the_first_to_answer_does_not_decide_which_moments_are_expected():

@@ -83,14 +83,30 @@ def _count_fault(update: Update, plan: RoundPlan) -> str | None:
         return f"trained on {update.num_tokens} tokens"
     if not 1 <= update.num_steps <= max(asked):
         return f"took {update.num_steps} steps, {max(asked):g} were asked for"
-    per_step = plan.bounds.tokens_per_step or math.inf
-    most = sum(min(update.num_steps, steps) for steps in asked) * per_step
-    if update.num_tokens > most:
-        return f"trained on {update.num_tokens} tokens, its steps have {most:g}"
+    if fault := _token_fault(update, asked, plan.bounds.tokens_per_step):
+        return fault
     loss = update.metrics.get("train_loss", math.nan)
     if not -1.0 <= loss <= MOST_LOSS:
         return f"its train_loss is {loss:.3g}, no loss of a model"
     return None
+
+
+def _token_fault(update: Update, asked: Sequence[float], per_step: int | None) -> str | None:
+    """Tokens are those of the steps that a client took and did not skip; of a mean of several
+    clients, whose skipped steps are not told apart, whole steps and no more.
+    """
+    if per_step is None:
+        return None
+    skipped = update.metrics.get("skipped_steps", 0.0)
+    if not 0 <= skipped <= update.num_steps:
+        return f"skipped {skipped:g} of its {update.num_steps} steps"
+    most = sum(min(update.num_steps, steps) for steps in asked) * per_step
+    if len(asked) == 1:
+        most -= round(skipped) * per_step
+        fits = update.num_tokens == most
+    else:
+        fits = update.num_tokens <= most and update.num_tokens % per_step == 0
+    return None if fits else f"trained on {update.num_tokens} tokens, its steps have {most:g}"
 
 
 def _steps_asked(update: Update, plan: RoundPlan) -> list[float]:
