@@ -1,0 +1,1 @@
+"""Merging of updates of which some may be false: what no single client can move far."""
