@@ -17,7 +17,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "photon"
 RANKS: dict[str, int] = {
     "config": 0, "config.between": 0, "config.explain": 0,
     "errors": 0, "files": 0, "points": 0, "say": 0,
-    "core": 1, "core.robust": 1, "codecs": 1,
+    "core": 1, "core.robust": 1, "core.trust": 1, "codecs": 1,
     "container": 2,
     "model": 2, "data": 2, "data.mds": 2, "data.prepare": 2, "data.read": 2,
     "training": 3, "evaluation": 3,

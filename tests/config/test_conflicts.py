@@ -6,12 +6,15 @@ import pytest
 
 from photon.config import load_config
 from photon.config.conflicts import CONFLICTS, OPTIONS, conflict_lines
+from photon.config.explain.origin import explained
 from photon.errors import ConfigError
 
 IN_USE = {
     "fold_updates": ["fl.fold_updates=true", "fl.compression=bf16"],
     "aggregation": ["fl.aggregation=rda"],
     "oversample": ["fl.oversample=1", "fl.n_clients_per_round=2"],
+    "mode": ["fl.mode=async"],
+    "scoring": ["fl.scoring.enabled=true"],
     "scaling_fn": ["fl.scaling_fn=sqrt"],
 }
 """Overrides by which each option is in use."""
@@ -32,6 +35,8 @@ def test_what_the_table_says_is_refused_with_its_reason(row):
 
 
 def test_the_rows_of_an_option_are_printed():
-    lines = list(conflict_lines("fold_updates"))
-    assert len(lines) == sum("fold_updates" in row[:2] for row in CONFLICTS)
-    assert len(list(conflict_lines())) == len(CONFLICTS)
+    lines = list(conflict_lines("scoring"))
+    assert len(lines) == sum("scoring" in row[:2] for row in CONFLICTS)
+    told = explained("fl.scoring.rows", [])
+    assert all(line in told for line in lines)
+    assert "excludes" not in explained("fl.n_rounds", [])

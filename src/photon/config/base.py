@@ -89,6 +89,7 @@ KEYS = {
     "validation_rows": "device_eval_batch_size", "validation_batches": "eval_subset_num_batches",
     "validates_first": "eval_first", "validation_interval": "eval_interval",
     "segment_steps": "save_interval", "checkpoints_kept": "save_num_checkpoints_to_keep",
+    "judging": "scoring",
     "population": "n_total_clients", "cohort": "n_clients_per_round", "rounds": "n_rounds",
     "outer_name": "strategy_name", "outer_given": "strategy_kwargs",
     "averages_moments": "aggregate_momenta", "resets_optimizer": "reset_optimizer",

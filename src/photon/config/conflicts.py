@@ -45,6 +45,8 @@ OPTIONS: dict[str, Option] = {
         "aggregation={fl.aggregation}", lambda fl: fl.aggregation != "mean"
     ),
     "oversample": Option("oversample={fl.spares}", lambda fl: fl.spares > 0),
+    "mode": Option("mode={fl.mode}", lambda fl: fl.is_async),
+    "scoring": Option("scoring.enabled=true", lambda fl: fl.judging.enabled),
     "scaling_fn": Option("scaling_fn={fl.scaling}", lambda fl: fl.scaling != "none"),
 }  # fmt: skip
 
@@ -52,6 +54,8 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("fold_updates", "oversample", "from a node's mean no spare client can be left out"),
     Conflict("fold_updates", "aggregation",
              "the mean that a node sends no longer has its clients' directions and lengths"),
+    Conflict("scoring", "fold_updates", "a node's mean does not say whose update is bad"),
+    Conflict("scoring", "mode", "a merge of few updates has none to compare them with"),
     Conflict("aggregation", "scaling_fn",
              "what a mean of many clients is too short is made up for once, or is no mean"),
 )  # fmt: skip
@@ -67,8 +71,8 @@ def check_conflicts(fl: Federation) -> None:
             raise ValueError(f"{' and '.join(names)} exclude each other: {why}")
 
 
-def conflict_lines(option: str | None = None) -> Iterator[str]:
-    """The table, a line each, or the rows of one option."""
+def conflict_lines(option: str) -> Iterator[str]:
+    """The rows of an option, a line each."""
     for one, other, why in CONFLICTS:
-        if option in (None, one, other):
-            yield f"    {one} and {other}: {why}"
+        if option in (one, other):
+            yield f"    fl.{other if option == one else one}: {why}"

@@ -11,6 +11,7 @@ from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
 from photon.config.conflicts import check_conflicts
 from photon.config.merging import Merging
+from photon.config.update_scoring import UpdateScoring
 
 LARGEST_STEP = 2**31
 """More than a round has."""
@@ -158,6 +159,7 @@ class Federation(Merging, Closing):
         "many times the farthest that its steps can move the parameters, which follows from "
         "learning rate, inner optimizer and clipping; null: never",
     )
+    judging: UpdateScoring = UpdateScoring()
     validation_period: int | None = Field(
         default=4,
         ge=1,

@@ -196,6 +196,9 @@ class ServerState:
         speeds: client -> tokens per second, as last measured.
         noise: running averages of the gradient noise scale; empty unless it is measured.
         gathered: how much of a round has been merged since momentum moved last.
+        gains, cosines: scores of the updates accepted lately, oldest first; see `core.trust`.
+        failures: client -> rounds in a row in which its update was refused, where that counts.
+        quarantined: client -> last round that it is left out of.
     """
 
     round: int
@@ -221,6 +224,10 @@ class ServerState:
     averaged: Mapping[str, int] = field(default_factory=dict)
     is_seeded: bool = False
     gathered: float = 0.0
+    gains: tuple[float, ...] = ()
+    cosines: tuple[float, ...] = ()
+    failures: Mapping[int, int] = field(default_factory=dict)
+    quarantined: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +325,8 @@ class RoundReport:
             step; None if that is not known.
         consensus_distance: root mean square distance of the clients' parameters from their mean.
         share: of a synchronous round's step that was taken.
+        scores: per accepted client, where updates are scored: see `core.trust.scores.Score`.
+        quarantined: client -> last round that it is left out of.
     """
 
     round: int
@@ -341,3 +350,5 @@ class RoundReport:
     consensus_distance: float = 0.0
     spare: tuple[int, ...] = ()
     share: float = 1.0
+    scores: Mapping[int, tuple[float | None, float]] = field(default_factory=dict)
+    quarantined: Mapping[int, int] = field(default_factory=dict)

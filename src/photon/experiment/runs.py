@@ -22,6 +22,7 @@ from photon.errors import DataError
 from photon.evaluation.loss import LossReport, Share, bytes_per_token, held_out_loss
 from photon.experiment.centralized import Effects, train_centralized
 from photon.experiment.job import Job
+from photon.experiment.public_loss import scoring_of
 from photon.hub.warm_start import WarmStart, warm_start
 from photon.machine.device import return_freed_memory
 from photon.machine.process_group import from_first
@@ -156,6 +157,7 @@ def _federated(
                 committed=_mirroring(folder, run),
                 tell=beacon.tell,
                 clock=engine.clock,
+                scoring=scoring_of(run.federation, run.inner, validation, job.device),
             )
             states.append(server.serve(states.pop()))
     (state,) = states
@@ -225,12 +227,8 @@ def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTracker
     stream = JoinedStream([data.stream(client) for client in clients])
     frozen = layers_of(run.federation, list(parameters_of(empty_model(inner)))).frozen
     trainer = Trainer(inner, run.seed, job.device, job.world, frozen)
-    seconds = _load_trainer(
-        folder,
-        warm_start(run.inner, run.starts, run.federation),
-        trainer,
-        stream,
-    )
+    start = warm_start(run.inner, run.starts, run.federation)
+    seconds = _load_trainer(folder, start, trainer, stream)
     validation, share = data.rows(VALIDATION), Share(job.world.rank, job.world.size, job.world.sum)
     tasks = _task_watch(run, data, job)
     if tasks.tasks and job.world.size > 1:

@@ -162,6 +162,9 @@ def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
         parts.append(f"about {duration(left)} left")
     parts += [f"client {c} refused: {why}" for c, why in record.get("refused", {}).items()]
     parts += [f"client {c} missing: {why}" for c, why in record.get("missing", {}).items()]
+    parts += [
+        f"client {c} left out until round {r}" for c, r in record.get("quarantined", {}).items()
+    ]
     parts += [f"client {c} began afresh: its state is lost" for c in record.get("state_lost", ())]
     return parts
 

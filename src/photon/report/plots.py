@@ -182,11 +182,15 @@ def _spread(
     return Plot(key, title, data if kept else [], _layout("round", label), note)
 
 
+NAMED = ("refused", "missing", "late", "quarantined")
+"""Fields of a record that name clients."""
+
+
 def _participation(rounds: Sequence[Record]) -> Plot:
     """A cell for each client and round: what became of it."""
     clients = sorted(
         {str(c) for r in rounds for c in r["accepted"]}
-        | {c for r in rounds for field in ("refused", "missing", "late") for c in r.get(field, {})},
+        | {c for r in rounds for field in NAMED for c in r.get(field, {})},
         key=int,
     )
     states = list(STATES)
@@ -254,7 +258,10 @@ def _became(record: Record, client: str) -> tuple[str, str]:
             return state, f"({record[state][client]})"
     if client in record.get("late", {}):
         return "late", f"(by {record['late'][client]})"
-    return ("accepted", "") if int(client) in record["accepted"] else ("not asked", "")
+    if int(client) in record["accepted"]:
+        return "accepted", ""
+    until = record.get("quarantined", {}).get(client)
+    return "not asked", "" if until is None else f"(in quarantine until round {until})"
 
 
 def _stacked(rounds: Sequence[Record], field: str, key: str, title: str, note: str = "") -> Plot:

@@ -25,6 +25,7 @@ from photon.core.policy import is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
+from photon.core.trust.quarantine import admitted
 from photon.errors import PhotonWarning, RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
@@ -50,6 +51,7 @@ from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.records import Phases, round_record, time_record
 from photon.server.redrawing import redrawn
 from photon.server.rules import rules_of
+from photon.server.scoring import Scoring
 from photon.training.fragments import Fragments
 from photon.training.layers import layers_of
 
@@ -82,6 +84,7 @@ class Server:
         committed: called after each commit, in another thread.
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
         clock: the engine's.
+        scoring: judges the updates of a round beside each other, where that is asked for.
     """
 
     run: Run
@@ -94,6 +97,7 @@ class Server:
     committed: Callable[[], None] = lambda: None
     tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
     clock: Clock = SYSTEM
+    scoring: Scoring | None = None
     _attempts: int = 0
     _missing: Mapping[int, str] = field(default_factory=dict)
     _phases: Phases = field(init=False)
@@ -178,7 +182,8 @@ class Server:
     def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
         layers = self._layers
         may_ask = room(self.run, state, self.engine.busy, waits=not self.engine.can_be_late)
-        steps, spares = self._participation.choose(state, alive, may_ask)
+        here = admitted(alive, state.quarantined, state.round + 1, self._rules.quorum)
+        steps, spares = self._participation.choose(state, here, may_ask)
         usual = self.run.inner.local_steps
         newcomers = any(client not in state.last_accepted for client in steps)
         sent = layers.received(newcomers or bool(self._rules.down.parameters))
@@ -278,15 +283,22 @@ class Server:
 
     def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
         fl, plan, state = self.run.federation, delivery.plan, delivery.state
+        verdicts, scores = delivery.verdicts, {}
+        if self.scoring is not None:
+            verdicts, scores = self.scoring.judged(
+                state, plan, delivery.updates, verdicts, self._rules
+            )
         try:
             after, report = close_round(
                 state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
-                rules=self._rules, verdicts=delivery.verdicts,
+                rules=self._rules, verdicts=verdicts,
                 last=_previous_parameters(self.checkpoints),
             )  # fmt: skip
         except RoundFailed as error:
             missing = "".join(f"; client {c}: {why}" for c, why in self._missing.items())
             raise RoundFailed(f"{error}{missing}") from None
+        if self.scoring is not None:
+            after, report = self.scoring.noted(after, report, scores)
         if fl.measures_noise:
             norms = list(report.client_norms.values())
             noise = noise_scale(state.noise, norms, report.mean_norm, fl.noise_scale_beta)

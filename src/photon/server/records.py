@@ -106,6 +106,12 @@ def round_record(
     }
     if run.federation.is_async:
         record["share"] = report.share
+    if run.federation.judging.enabled:
+        record |= {
+            "client_gains": _by_client({c: gain for c, (gain, _) in report.scores.items()}),
+            "client_agreement": _by_client({c: cosine for c, (_, cosine) in report.scores.items()}),
+            "quarantined": _by_client(report.quarantined),
+        }
     if "scale" in state.noise:
         record["noise_scale"] = state.noise["scale"]
     if "raw" in state.noise and state.noise != before.noise:

@@ -93,6 +93,8 @@ RULES: tuple[Idle, ...] = (
          "clients of this machine are waited for; it is of `photon server`"),
     Idle(("fl.buffer",), lambda c, run: not c.federation.is_async,
          "rounds wait for their cohort; fl.mode=async merges what has come"),
+    Idle(("fl.scoring",), lambda c, run: not c.federation.judging.enabled,
+         "fl.scoring.enabled=true scores updates"),
     Idle(("fl.round_timeout_min", "fl.straggler_factor"), lambda c, run: c.federation.is_async,
          "an asynchronous merge waits for nobody in particular"),
     Idle(("fl.fold_updates",), lambda c, run: run != "server",

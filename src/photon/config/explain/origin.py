@@ -9,6 +9,7 @@ from typing import Any
 from photon.config.base import keys_of
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.compression import CODEC_KEYS, ladder
+from photon.config.conflicts import conflict_lines
 from photon.config.explain.reference import find_keys, presets, shown
 from photon.config.schema import Config
 from photon.config.standing import standing_of
@@ -101,9 +102,16 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     if key in ("fl.compression", *CODEC_KEYS):
         of_parameter = "codecs, NAME:ARGUMENTS, and their bits of a parameter:"
         return "\n".join([*_keys(key, overrides), of_parameter, *ladder()])
+    if lines := list(conflict_lines(_option(key))) if key.startswith("fl.") else []:
+        return "\n".join([*_keys(key, overrides), "excludes:", *lines])
     if key in GROUPS:
         return "\n".join([*_presets(key), *_keys(key, overrides)])
     return "\n".join(_keys(key, overrides))
+
+
+def _option(key: str) -> str:
+    """The row of the table of conflicts that a key, or a key below it, is of."""
+    return key.split(".")[1]
 
 
 def _presets(group: str) -> Iterator[str]:

@@ -1,0 +1,160 @@
+"""Updates beside each other: what each is worth, whether it points the way of the others, and who
+has copied whom.
+
+What is worth little for one update is worth little for all of a round, so that thresholds are the
+median of a round's less some deviations. Sources: the loss with and without an update, Templar's
+Gauntlet (arXiv:2505.21684); median and MAD, Hampel's filter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from photon.core.messages import ServerState
+
+SCORES_KEPT = 32
+"""Of accepted updates, that a state keeps: what the few of a small round are judged by."""
+SCORES_NEEDED = 4
+"""Updates of a round that are judged by each other alone."""
+NORMAL = 1.4826
+"""A median absolute deviation of normal numbers is their standard deviation over this."""
+LEAST_NATS, LEAST_COSINE, LEAST_SHARE = 0.004, 0.02, 0.1
+"""Deviations that say nothing: of a gain in nats, of a cosine, and as a share of the median."""
+TOO_SHORT = 0.1
+"""Of the median norm, below which next to nothing has been trained."""
+TOO_NEAR = 0.05
+"""Of the median of 1 - cosine over all pairs of a round, below which one is a copy of the other."""
+
+
+class Score(NamedTuple):
+    """What is to be said of an update beside the others of its round.
+
+    Attributes:
+        gain: nats by which the public loss falls with this update alone; None: not measured.
+        cosine: of its angle to the mean of the others; 0 if one of them is zero.
+    """
+
+    gain: float | None
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRules:
+    """The numbers of `fl.scoring`.
+
+    Attributes:
+        deviations: below the median, beyond which an update is refused.
+        failures: rounds in a row that a client may fail before it is quarantined.
+        rounds: that it is left out for.
+    """
+
+    deviations: float
+    failures: int
+    rounds: int
+
+
+def cosines_to_others(gram: np.ndarray, weights: Sequence[float]) -> list[float]:
+    """Cosine of each update's angle to the weighted mean of the others.
+
+    Args:
+        gram: [K, K] inner products of the updates.
+        weights: [K] in that mean.
+    """
+    found = []
+    for k, own in enumerate(np.diag(gram)):
+        others = np.array(weights, dtype=np.float64)
+        others[k] = 0.0
+        length = others @ gram @ others
+        scale = np.sqrt(max(own, 0.0) * max(length, 0.0))
+        found.append(float(others @ gram[k] / scale) if scale > 0 else 0.0)
+    return found
+
+
+def copies(gram: np.ndarray) -> dict[int, int]:
+    """Index of an update -> index of an earlier one that it is a copy of, scaled perhaps.
+
+    Where fewer than three updates are there, no distance says what is usual.
+    """
+    size = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    some = [k for k in range(len(size)) if size[k] > 0]
+    apart = {
+        (i, j): 1.0 - gram[i, j] / (size[i] * size[j]) for i in some for j in some if i < j
+    }  # fmt: skip
+    if len(some) < 3:
+        return {}
+    usual = float(np.median(list(apart.values())))
+    found: dict[int, int] = {}
+    for (i, j), distance in apart.items():
+        if distance < TOO_NEAR * usual:
+            found.setdefault(j, i)
+    return found
+
+
+def score_faults(
+    clients: Sequence[int],
+    scores: Sequence[Score],
+    gram: np.ndarray,
+    state: ServerState,
+    rules: ScoreRules,
+) -> dict[int, str]:
+    """Clients whose update is refused, with the reason.
+
+    Args:
+        clients: of the updates, in their order.
+        gram: [K, K] inner products of the updates.
+        state: before the round, with the scores of earlier ones.
+    """
+    found = {
+        clients[k]: f"is a copy of client {clients[of]}'s update" for k, of in copies(gram).items()
+    }
+    norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    median = float(np.median(norms)) if len(norms) >= SCORES_NEEDED else 0.0
+    for client, norm in zip(clients, norms, strict=True):
+        if norm < TOO_SHORT * median:
+            found.setdefault(client, f"norm {norm:.3g} is next to nothing, the median {median:.3g}")
+    gains = [score.gain for score in scores]
+    if known := [gain for gain in gains if gain is not None]:
+        least = lowest(known, state.gains, rules.deviations, LEAST_NATS)
+        for client, gain in zip(clients, gains, strict=True):
+            if gain is not None and not gain >= least:
+                why = (
+                    f"lowers the public loss by {gain:.3g} nats, the others by {least:.3g} or more"
+                )
+                found.setdefault(client, why)
+    cosines = [score.cosine for score in scores]
+    least = lowest(cosines, state.cosines, rules.deviations, LEAST_COSINE)
+    for client, cosine in zip(clients, cosines, strict=True):
+        if cosine < least:
+            why = f"cosine {cosine:.3g} to the others' mean, theirs are {least:.3g} or more"
+            found.setdefault(client, why)
+    return found
+
+
+def lowest(now: Sequence[float], before: Sequence[float], deviations: float, least: float) -> float:
+    """What no honest score is below: the median less so many deviations; -inf if it is not known.
+
+    Args:
+        now: scores of this round.
+        before: of accepted updates of earlier ones, which count where this round has few.
+        least: a deviation that says nothing.
+    """
+    known = list(now) if len(now) >= SCORES_NEEDED else [*before, *now]
+    known = [value for value in known if np.isfinite(value)]
+    if len(known) < SCORES_NEEDED:
+        return -np.inf
+    median = float(np.median(known))
+    deviation = NORMAL * float(np.median(np.abs(np.array(known) - median)))
+    return median - deviations * max(deviation, LEAST_SHARE * abs(median), least)
+
+
+def remembered(
+    state: ServerState, accepted: Mapping[int, Score]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Gains and cosines of accepted updates, the last of them, with those of a round."""
+    gains = [score.gain for score in accepted.values() if score.gain is not None]
+    cosines = [score.cosine for score in accepted.values()]
+    return (*state.gains, *gains)[-SCORES_KEPT:], (*state.cosines, *cosines)[-SCORES_KEPT:]
