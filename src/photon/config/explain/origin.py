@@ -9,7 +9,9 @@ from typing import Any
 from photon.config.base import keys_of
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.compression import CODEC_KEYS, ladder
+from photon.config.conflicts import conflict_lines
 from photon.config.explain.reference import find_keys, presets, shown
+from photon.config.merging import aggregations
 from photon.config.schema import Config
 from photon.config.standing import standing_of
 from photon.errors import ConfigError
@@ -101,6 +103,11 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     if key in ("fl.compression", *CODEC_KEYS):
         of_parameter = "codecs, NAME:ARGUMENTS, and their bits of a parameter:"
         return "\n".join([*_keys(key, overrides), of_parameter, *ladder()])
+    if key == "fl.aggregation":
+        of_clients = "aggregations, NAME:ARGUMENTS, and the clients that may lie:"
+        beside = "not together with:"
+        rows = [of_clients, *aggregations(), beside, *conflict_lines("aggregation")]
+        return "\n".join([*_keys(key, overrides), *rows])
     if key in GROUPS:
         return "\n".join([*_presets(key), *_keys(key, overrides)])
     return "\n".join(_keys(key, overrides))
