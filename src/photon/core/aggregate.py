@@ -41,9 +41,9 @@ class Mix(NamedTuple):
     factor: float
 
 
-Reduction = Callable[[Tensor], Tensor]
-"""Gives what rows are merged into, element by element: [elements] of [trees, elements], float32,
-which it leaves as they are. What it gave before may be written over."""
+Reduction = Callable[[Sequence[Tensor]], Tensor]
+"""Gives what rows are merged into, element by element: [elements], float32, of a row of each tree
+in any float type, which it leaves as they are. What it gave before may be written over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +119,13 @@ def mean_by_piece(
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
     averaging = _Averaging(trees, weights, mixture or Mixture())
-    size = max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * len(trees)), MOST_ELEMENTS))
+    size = piece_elements(len(trees))
     return [(span[0], take(averaging.piece(*span))) for span in spans(trees[0], size)]
+
+
+def piece_elements(trees: int) -> int:
+    """Elements of a piece of so many trees."""
+    return max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * trees), MOST_ELEMENTS))
 
 
 class _Shares:
@@ -161,7 +166,7 @@ class _Averaging:
         mean, at = self._mean(block, shares), slice(start, stop)
         if self._reduce is None or name in self._shares:
             return Piece(name, at, block.rows, mean)
-        return Piece(name, at, block.rows, self._reduce(block.rows), mean)
+        return Piece(name, at, block.rows, self._reduce(parts), mean)
 
     @staticmethod
     def _mean(block: _Block, shares: _Shares) -> Tensor:
