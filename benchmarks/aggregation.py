@@ -4,8 +4,8 @@
 
 A close merges the updates of all clients and takes the step of Nesterov's outer optimizer in place;
 updates have been examined before, as in a run, so that only what the rule changes is measured. The
-rules take turns with the mean; the quickest of each counts. Memory is what a close takes beyond what was there before it. Bar:
-three times the mean, in the same memory.
+rules take turns with the mean; the quickest of each counts. Memory is what a close takes beyond
+what was there before. Bar: three times the mean, in the same memory.
 """
 
 from __future__ import annotations
