@@ -21,7 +21,7 @@ from photon.core.codec import Codec, decode, encode
 from photon.core.messages import Arrival, Failure, RoundPlan, StreamState, Update
 from photon.data.read.stream import JoinedStream
 from photon.experiment.job import EngineFactory, Job
-from photon.node.engine import InProcess, local_engine
+from photon.node.engine import InProcess, LocalEngine, local_engine
 from photon.run.base import Base
 from photon.run.going_on import LOCAL
 from photon.run.run_folder import RunFolder
@@ -30,15 +30,15 @@ from photon.training.outline import codecs_of
 
 @dataclass(slots=True)
 class Seen:
-    """What a liar knows: the open round, and what was sent before.
+    """What a liar knows of a round, and of what was sent before.
 
     Attributes:
+        like: tensors with the shapes of what is sent.
         others: updates of this round, by client.
         first: the first update that each liar has made.
     """
 
     codec: Codec
-    plan: RoundPlan
     like: dict[str, Tensor]
     others: dict[int, Update] = field(default_factory=dict)
     first: dict[int, Update] = field(default_factory=dict)
@@ -117,38 +117,40 @@ class Shuffled(JoinedStream):
         return draw.permuted(rows, axis=1), after
 
 
-class LyingEngine(InProcess):
-    """Clients of this process, of which some lie."""
+class LyingEngine:
+    """The clients of an engine, of which some lie."""
 
-    def __init__(self, engine: InProcess, run: Run, liars: range, attack: str) -> None:
-        super().__init__(engine.host, engine.population)
-        self.liars, self.lie, self.codec = liars, LIES[attack], codecs_of(run.federation).gradient
+    def __init__(self, engine: LocalEngine, run: Run, liars: range, attack: str) -> None:
+        self.engine, self.liars, self.lie = engine, liars, LIES[attack]
+        self.codec = codecs_of(run.federation).gradient
         self.first: dict[int, Update] = {}
         if attack == SHUFFLED:
+            assert isinstance(engine, InProcess), "photon.workers=0: workers read for themselves"
             for client in liars:
                 stream = engine.host.data.stream(client)
                 engine.host._streams[client] = Shuffled([stream])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
         like = {n: torch.empty_like(v, device="meta") for n, v in base.sent.params.items()}
-        seen = Seen(self.codec, plan, like, first=self.first)
-        for arrival in super().run_round(plan, base, waiting, should_stop):
+        seen = Seen(self.codec, like, first=self.first)
+        for arrival in self.engine.run_round(plan, base, waiting, should_stop):
             if isinstance(arrival, Update) and arrival.client in self.liars:
                 yield self.lie(arrival, seen)
-            else:
-                if isinstance(arrival, Update):
-                    seen.others[arrival.client] = arrival
-                yield arrival
+                continue
+            if isinstance(arrival, Update):
+                seen.others[arrival.client] = arrival
+            yield arrival
 
 
 def lying(attack: str, liars: range) -> EngineFactory:
-    """The engine of this process, some of whose clients lie."""
+    """The engine of this machine, some of whose clients lie."""
 
-    def make(folder: RunFolder, run: Run, job: Job) -> LyingEngine:
-        engine = local_engine(folder, run, job.device)
-        assert isinstance(engine, InProcess), "photon.workers=0"
-        return LyingEngine(engine, run, liars, attack)
+    def make(folder: RunFolder, run: Run, job: Job) -> Any:
+        return LyingEngine(local_engine(folder, run, job.device), run, liars, attack)
 
     return EngineFactory(LOCAL, make)

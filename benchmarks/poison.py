@@ -6,7 +6,7 @@
     python benchmarks/poison.py --smoke                          tiny runs, whose lines are not kept
     python benchmarks/poison.py --table                          what the log has
 
-Everything of a run is real: `recipe=quickstart`, in one process, and the last quarter of its
+Everything of a run is real: `recipe=quickstart`, on this machine, and the last quarter of its
 clients sends something else than it has trained (`liars.py`). Every run appends a line to
 benchmarks/results/poison.jsonl; finished runs are not repeated, so that it can be stopped and
 started again. Losses are compared with those of the default settings without the liars, seed by
@@ -30,7 +30,7 @@ from typing import Any
 
 from compression import lines, sums
 from compression_arms import of_seed
-from liars import ABSENT, LIES, lying
+from liars import ABSENT, LIES, SHUFFLED, lying
 
 from photon.container.container import digest
 from photon.errors import NonFiniteLoss, RoundFailed
@@ -73,7 +73,6 @@ class Scale:
             *self.overrides,
             f"fl.n_total_clients={self.clients}",
             f"fl.quorum={self.liars.start}",
-            "photon.workers=0",
         ]
 
 
@@ -87,7 +86,8 @@ def run(attack: str, setting: str, seed: int, overrides: list[str], scale: Scale
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = [f"photon.saving_path={folder}", "run_uuid=arm"]
-        given = [*scale.common, *of_seed(seed), *overrides, *place]
+        alone = ["photon.workers=0"] if attack == SHUFFLED else []
+        given = [*scale.common, *of_seed(seed), *overrides, *place, *alone]
         try:
             experiment.train(
                 config_of_run(given, "federated", lambda line: None),

@@ -36,7 +36,7 @@ def update_of(client: int, codec, scale: float = 1.0) -> Update:
 def test_each_lie_is_what_it_is_called_in_the_codec_of_the_run(bench, rung):
     liars, codec = bench("liars"), points.codec(rung)
     own = update_of(7, codec)
-    seen = liars.Seen(codec, None, LIKE, {0: update_of(0, codec, 0.5)})
+    seen = liars.Seen(codec, LIKE, {0: update_of(0, codec, 0.5)})
 
     def read(update) -> torch.Tensor:
         return decode(update.gradient, LIKE, codec)["w"]
