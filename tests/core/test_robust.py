@@ -231,7 +231,7 @@ def update_of(plan, client: int, **changes) -> Update:
     return replace(update, **changes)
 
 
-@pytest.mark.parametrize("codec", ["bf16", "fp32", "int4"])
+@pytest.mark.parametrize("codec", ["bf16", "int4"])
 @pytest.mark.parametrize("rule", ROBUST)
 def test_a_round_merges_gradients_and_moments_and_says_how_the_clients_lay(rule, codec):
     """In any order of arrival: the same bits. Whoever is believed is so of moments too."""
@@ -264,7 +264,7 @@ def test_a_round_merges_gradients_and_moments_and_says_how_the_clients_lay(rule,
         its = rows_of([u.moments[name] for u in updates], up.of_moment(name))
         own = by_hand(rule, its) if shares is None else np.average(its, axis=0, weights=shares)
         sent = dense([decode(after.moments[name], state.params, up.of_moment(name))])[0].numpy()
-        atol = {"bf16": 0.02, "fp32": 1e-5, "int4": 0.7}[codec]
+        atol = {"bf16": 0.02, "int4": 0.7}[codec]
         np.testing.assert_allclose(sent, own, atol=atol, rtol=1e-2 if codec == "bf16" else 0.2)
         if MOMENTS[name].is_square:
             assert (sent >= 0).all()
