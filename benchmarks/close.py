@@ -21,9 +21,10 @@ import torch
 from network import seconds
 from round import count, shape
 
+from photon import points
 from photon.config import load_config
 from photon.container.container import digest
-from photon.core.codec import BF16, Codecs
+from photon.core.codec import BF16, Codec, Codecs, encode
 from photon.core.gate import Verdict, examined
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.outer import OuterOptimizer, nesterov
@@ -40,13 +41,15 @@ class Round:
     """An open round whose updates have come.
 
     Args:
-        parameters: of the model, an MPT; updates are in bf16.
+        parameters: of the model, an MPT.
+        codec: of updates.
     """
 
-    def __init__(self, parameters: int, clients: int) -> None:
+    def __init__(self, parameters: int, clients: int, codec: str = "bf16") -> None:
         params = parameters_of(build_model(load_config(shape(parameters)).inner, seed=1))
         momentum = {name: value * 1e-3 for name, value in params.items()}
-        self.rules = Rules(quorum=clients, up=Codecs(BF16, BF16))
+        self.codec: Codec = points.codec(codec)
+        self.rules = Rules(quorum=clients, up=Codecs(self.codec, BF16))
         self.state = ServerState(round=0, step=0, params=params, outer={"momentum": momentum})
         steps = dict.fromkeys(range(clients), 16)
         self.plan: RoundPlan = open_round(
@@ -56,10 +59,11 @@ class Round:
 
     def _update(self, client: int, params: Tree) -> Update:
         generator = torch.Generator().manual_seed(client)
-        gradient = {
-            name: torch.empty(value.shape).normal_(std=1e-3, generator=generator).bfloat16()
+        drawn = {
+            name: torch.empty(value.shape).normal_(std=1e-3, generator=generator)
             for name, value in params.items()
         }
+        gradient, _ = encode(drawn, self.codec)
         return Update(
             run="bench", round=1, client=client, gradient=gradient, moments={},
             num_tokens=1000 + client, num_steps=16, base_digest=self.plan.base_digest,

@@ -89,7 +89,7 @@ CORE_MAY_IMPORT = {
 
 
 def test_core_is_pure():
-    for path in (ROOT / "core").glob("*.py"):
+    for path in (ROOT / "core").rglob("*.py"):
         for line, module in imported(path):
             assert module.split(".")[0] in CORE_MAY_IMPORT, f"{path}:{line} imports {module}"
 

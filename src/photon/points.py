@@ -44,12 +44,70 @@ OUTER_OPTIMIZERS: dict[str, Outer] = {
 """By `fl.strategy_name`; the adaptive ones have the defaults of Reddi et al. 2020."""
 
 
-AGGREGATIONS = {
-    "mean": "photon.core.aggregate:plain",
-    "rda": "photon.core.aggregate:radial",
-    "normed": "photon.core.aggregate:normed",
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """What the pseudo-gradients of a round are merged into.
+
+    Attributes:
+        make: a `photon.core.aggregate.Mixing`, or a function of whole numbers that gives one.
+        arguments: those numbers by name, with their defaults, in the order in which they follow
+            the name: `krum:25/50`.
+        withstands: the clients that may lie without moving the result further than the others do.
+        about: what it is, and what it costs.
+        most: the largest that an argument can be, by name.
+    """
+
+    make: str
+    arguments: Mapping[str, int] = field(default_factory=dict)
+    withstands: str = "none"
+    about: str = ""
+    most: Mapping[str, int] = field(default_factory=dict)
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "mean": Aggregation(
+        "photon.core.aggregate:plain",
+        about="the mean, by tokens; what is far too large has been refused before",
+    ),
+    "rda": Aggregation(
+        "photon.core.aggregate:radial",
+        about="the means of directions and of lengths apart, tensor by tensor; embeddings: the "
+        "mean",
+    ),
+    "normed": Aggregation(
+        "photon.core.aggregate:normed", about="the mean, as long as they are in the mean"
+    ),
+    "median": Aggregation(
+        "photon.core.robust.elementwise:median",
+        withstands="fewer than half",
+        about="of each number the middle one; what only few clients train, such as the embeddings "
+        "of rare tokens, hardly moves",
+    ),
+    "trimmed_mean": Aggregation(
+        "photon.core.robust.elementwise:trimmed_mean",
+        {"cut": 25},
+        "cut %",
+        "of each number the mean without that many percent of the clients at each end",
+        {"cut": 49},
+    ),
+    "centred_clip": Aggregation(
+        "photon.core.robust.whole:centred_clip",
+        {"radius": 100, "iterations": 10},
+        "fewer than half",
+        "nobody pulls further than radius percent of the median distance; each still pulls that "
+        "far",
+        {"radius": 1000, "iterations": 100},
+    ),
+    "krum": Aggregation(
+        "photon.core.robust.whole:krum",
+        {"bad": 25, "kept": 50},
+        "bad %, two fewer than half",
+        "the mean of the kept percent that lie nearest to the others; updates of nothing, or that "
+        "are copies of each other, lie near",
+        {"bad": 49, "kept": 100},
+    ),
 }
-"""A `photon.core.aggregate.Mixing` by `fl.aggregation`."""
+"""By what `fl.aggregation` begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +214,14 @@ def codec_parts(text: str) -> tuple[str, list[int]]:
     Raises:
         ValueError: no such codec, or not its arguments.
     """
+    return _parts("codec", text, CODECS)
+
+
+def _parts(
+    kind: str, text: str, table: Mapping[str, Rung] | Mapping[str, Aggregation]
+) -> tuple[str, list[int]]:
     name, colon, given = text.partition(":")
-    takes = CODECS[known("codec", name, CODECS)].arguments
+    takes = table[known(kind, name, table)].arguments
     numbers = given.split("/") if colon else []
     if len(numbers) > len(takes) or not all(re.fullmatch(r"[1-9]\d{0,8}", n) for n in numbers):
         shape = (
@@ -165,7 +229,7 @@ def codec_parts(text: str) -> tuple[str, list[int]]:
             if takes
             else f"{name} alone"
         )
-        raise ValueError(f"codec {text!r}: expected {shape}")
+        raise ValueError(f"{kind} {text!r}: expected {shape}")
     return name, [*map(int, numbers), *list(takes.values())[len(numbers) :]]
 
 
@@ -178,3 +242,33 @@ def codec(text: str) -> Any:
     name, numbers = codec_parts(text)
     found = find(CODECS[name].make)
     return found(*numbers) if CODECS[name].arguments else found
+
+
+def aggregation_parts(text: str) -> tuple[str, list[int]]:
+    """Name and arguments of an aggregation, as `krum:25/50` gives them; defaults are filled in.
+
+    Raises:
+        ValueError: no such aggregation, or not its arguments.
+    """
+    name, numbers = _parts("aggregation", text, AGGREGATIONS)
+    entry = AGGREGATIONS[name]
+    for argument, number in zip(entry.arguments, numbers, strict=True):
+        if number > (most := entry.most.get(argument, number)):
+            raise ValueError(f"aggregation {text!r}: {argument} is {number}, at most {most}")
+    return name, numbers
+
+
+def aggregation(text: str) -> Any:
+    """The `photon.core.aggregate.Mixing` of that name, with its arguments.
+
+    Raises:
+        ValueError: as `aggregation_parts`.
+    """
+    name, numbers = aggregation_parts(text)
+    found = find(AGGREGATIONS[name].make)
+    return found(*numbers) if AGGREGATIONS[name].arguments else found
+
+
+def spelled(name: str, arguments: Mapping[str, int]) -> str:
+    """A name with its arguments, as they are given."""
+    return f"{name}:{'/'.join(map(str, arguments.values()))}" if arguments else name

@@ -15,6 +15,7 @@ from photon.config.near import OTHER_NAMES
 from photon.config.overrides import parse_override
 from photon.config.resolve import resolve
 from photon.errors import ConfigError, MismatchedCheckpoint
+from photon.points import AGGREGATIONS
 
 RECIPES = ["smoke", "quickstart"]
 
@@ -212,7 +213,7 @@ def test_a_fold_of_what_a_codec_loses_is_refused():
     assert load_config([*fold, needed]).federation.compression.moments == "int8"
 
 
-@pytest.mark.parametrize("aggregation", ["rda", "normed"])
+@pytest.mark.parametrize("aggregation", [name for name in AGGREGATIONS if name != "mean"])
 @pytest.mark.parametrize(
     ("beside", "why"),
     [
@@ -229,8 +230,25 @@ def test_an_aggregation_beside_what_spoils_it_is_refused(aggregation, beside, wh
 
 
 def test_an_unknown_aggregation_is_named():
-    with pytest.raises(ConfigError, match="unknown aggregation 'median'; known: mean, rda, normed"):
-        load_config(["fl.aggregation=median"])
+    with pytest.raises(ConfigError, match="unknown aggregation 'middle'; known: mean, rda, normed"):
+        load_config(["fl.aggregation=middle"])
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("krum:25/50/3", "expected krum:bad/kept, whole numbers from 1"),
+        ("krum:half", "expected krum:bad/kept, whole numbers from 1"),
+        ("trimmed_mean:50", "cut is 50, at most 49"),
+        ("trimmed_mean:0", "expected trimmed_mean:cut, whole numbers from 1"),
+        ("median:3", "expected median alone"),
+    ],
+)
+def test_what_an_aggregation_does_not_take_is_refused_in_a_line(given, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        load_config([f"fl.aggregation={given}"])
+    assert str(caught.value).startswith(f"fl.aggregation: aggregation '{given}': ")
+    assert "\n" not in str(caught.value)
 
 
 def test_resume_names_unknown_keys_too():
@@ -288,6 +306,15 @@ def test_a_name_of_the_code_is_answered_with_its_key(written, key):
 def test_a_codec_with_a_colon_and_no_numbers_is_refused():
     with pytest.raises(ConfigError, match=r"codec 'int4:': expected int4:block"):
         load_config(["recipe=smoke", "fl.compression.upload=int4:"])
+
+
+def test_aggregations_are_explained_with_what_they_withstand_and_exclude():
+    shown = explained("fl.aggregation", [])
+    assert all(
+        f"    {name}" in shown and one.withstands in shown for name, one in AGGREGATIONS.items()
+    )
+    assert "krum:25/50 " in shown
+    assert "fl.fold_updates: the mean that" in shown
 
 
 @pytest.mark.parametrize("key", ["upload", "download", "moments"])

@@ -39,4 +39,4 @@ def test_the_rows_of_an_option_are_printed():
     assert len(lines) == sum("scoring" in row[:2] for row in CONFLICTS)
     told = explained("fl.scoring.rows", [])
     assert all(line in told for line in lines)
-    assert "excludes" not in explained("fl.n_rounds", [])
+    assert "not together" not in explained("fl.n_rounds", [])

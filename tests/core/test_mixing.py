@@ -41,7 +41,7 @@ def merged(rule, trees, weights) -> dict[str, torch.Tensor]:
     def write(piece) -> None:
         found[piece.name].view(-1)[piece.at] = piece.mean
 
-    mean_by_piece(trees, weights, write, rule(trees, weights, TABLES).leaves)
+    mean_by_piece(trees, weights, write, rule(trees, weights, TABLES))
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from photon.config.base import Section
-from photon.points import CODECS, codec_parts
+from photon.points import CODECS, codec_parts, spelled
 
 _NAMES = list(CODECS)
 WHOLE = "fp32"
@@ -81,12 +81,10 @@ CompressionOrName = Annotated[Compression, BeforeValidator(_in_full)]
 
 def ladder() -> list[str]:
     """A line for each codec: how it is named with its arguments, bits, what it does."""
-    lines = []
-    for name, rung in CODECS.items():
-        given = "/".join(map(str, rung.arguments.values()))
-        shown = f"{name}:{given}" if given else name
-        lines.append(f"    {shown:<16} {rung.bits:>5.2f} bits  {rung.about}")
-    return lines
+    return [
+        f"    {spelled(name, rung.arguments):<16} {rung.bits:>5.2f} bits  {rung.about}"
+        for name, rung in CODECS.items()
+    ]
 
 
 def spelled_out(text: str) -> list[str]:

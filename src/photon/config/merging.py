@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Section
-from photon.points import AGGREGATIONS, OUTER_OPTIMIZERS, Outer, known
+from photon.points import AGGREGATIONS, OUTER_OPTIMIZERS, Outer, aggregation_parts, spelled
 
 
 class StrategyKwargs(Section):
@@ -70,8 +70,10 @@ class Merging(Section):
     aggregation: str = Field(
         default="mean",
         description="what the pseudo-gradients are merged into: their mean; the mean of their "
-        "directions and of their lengths apart, tensor by tensor (rda; embeddings: the mean); or "
-        "the mean, as long as they are (normed)",
+        "directions and of their lengths apart, tensor by tensor (rda; embeddings: the mean); "
+        "the mean, as long as they are (normed); or what clients that lie cannot move far: "
+        "median, trimmed_mean:CUT, centred_clip:RADIUS/ITERATIONS, krum:BAD/KEPT, all but "
+        "ITERATIONS in percent",
         examples=list(AGGREGATIONS),
     )
     scaling: Literal["none", "sqrt", "linear"] = Field(
@@ -94,7 +96,8 @@ class Merging(Section):
     @field_validator("aggregation")
     @classmethod
     def _known_aggregation(cls, value: str) -> str:
-        return known("aggregation", value, AGGREGATIONS)
+        aggregation_parts(value)
+        return value
 
     @model_validator(mode="after")
     def _takes_its_arguments(self) -> Self:
@@ -132,3 +135,13 @@ class Merging(Section):
     @property
     def has_own_strategy(self) -> bool:
         return self.outer_name not in OUTER_OPTIMIZERS
+
+
+def aggregations() -> list[str]:
+    """A line for each aggregation: how it is named with its arguments, what it withstands, what it
+    is.
+    """
+    return [
+        f"    {spelled(name, one.arguments):<20} {one.withstands:<26} {one.about}"
+        for name, one in AGGREGATIONS.items()
+    ]

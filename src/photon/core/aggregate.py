@@ -1,8 +1,8 @@
-"""What a round's updates are merged into, at once or in parts: their mean, or a mean that keeps
-their length.
+"""What a round's updates are merged into, at once or in parts: their mean, or something else.
 
-A mixing says how each leaf is merged; all of them are a weighted mean times a factor, so that one
-pass does it, whatever the rule. One of one's own is a function and an entry in `photon.points`.
+A mixing says how each leaf is merged: into a weighted mean times a factor, or into what a function
+makes of the same few elements of all of them; so that one pass does it, whatever the rule. One of
+one's own is a function and an entry in `photon.points`.
 """
 
 from __future__ import annotations
@@ -41,17 +41,32 @@ class Mix(NamedTuple):
     factor: float
 
 
+Reduction = Callable[[Sequence[Tensor]], Tensor]
+"""Gives what rows are merged into, element by element: [elements], float32, of a row of each tree
+in any float type, which it leaves as they are. What it gave before may be written over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """How the pseudo-gradients of a round are merged.
 
     Attributes:
-        leaves: those that are not simply averaged.
-        mean_norm: Euclidean norm of the plain mean; None if the mean is what they are merged into.
+        leaves: those that are merged in a way of their own.
+        mean_norm: Euclidean norm of the plain mean; None if the mean is what they are merged into,
+            or if it is measured while they are reduced.
+        weights: of the mean of the others, and of moments; None: those of the updates.
+        reduce: what the others, and moments, are merged by in place of a mean.
     """
 
     leaves: Mapping[str, Mix] = field(default_factory=dict)
     mean_norm: float | None = None
+    weights: Sequence[float] | None = None
+    reduce: Reduction | None = None
+
+    @property
+    def of_moments(self) -> Mixture:
+        """How the moments of the same updates are merged."""
+        return Mixture(weights=self.weights, reduce=self.reduce)
 
 
 Mixing = Callable[[Sequence[Readable], Sequence[float], Collection[str]], Mixture]
@@ -66,20 +81,22 @@ class Piece(NamedTuple):
     Attributes:
         at: of the flattened leaf.
         rows: [trees, elements], what it is the mean of.
-        mean: [elements], float32; whoever gets it may write into it.
+        mean: [elements], float32, or what they are merged into; whoever gets it may write into it.
+        plain: the mean by the weights of the updates, where the rows are reduced to something else.
     """
 
     name: str
     at: slice
     rows: Tensor
     mean: Tensor
+    plain: Tensor | None = None
 
 
 def mean_by_piece(
     trees: Sequence[Readable],
     weights: Sequence[float],
     take: Callable[[Piece], Result],
-    mixes: Mapping[str, Mix] | None = None,
+    mixture: Mixture | None = None,
 ) -> list[tuple[str, Result]]:
     """Weighted mean, piece by piece: sum_k w_k x_k / sum_k w_k.
 
@@ -90,7 +107,7 @@ def mean_by_piece(
 
     Args:
         take: gets each piece, whose memory is used again.
-        mixes: leaves that are merged in another way.
+        mixture: how they are merged, if not into that mean.
 
     Returns:
         What came of each piece, with its leaf, in the order of the leaves.
@@ -101,9 +118,14 @@ def mean_by_piece(
     total = float(sum(weights))
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
-    averaging = _Averaging(trees, Mix(weights, 1.0), mixes or {})
-    size = max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * len(trees)), MOST_ELEMENTS))
+    averaging = _Averaging(trees, weights, mixture or Mixture())
+    size = piece_elements(len(trees))
     return [(span[0], take(averaging.piece(*span))) for span in spans(trees[0], size)]
+
+
+def piece_elements(trees: int) -> int:
+    """Elements of a piece of so many trees."""
+    return max(FEWEST_ELEMENTS, min(BLOCK_BYTES // (4 * trees), MOST_ELEMENTS))
 
 
 class _Shares:
@@ -124,24 +146,38 @@ class _Shares:
 class _Averaging:
     """Gives the mean of the pieces of some trees."""
 
-    def __init__(self, trees: Sequence[Readable], rest: Mix, mixes: Mapping[str, Mix]) -> None:
+    def __init__(
+        self, trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture
+    ) -> None:
         self._trees = trees
-        self._rest = _Shares(rest)
-        self._shares = {name: _Shares(mix) for name, mix in mixes.items()}
+        self._rest = _Shares(Mix(mixture.weights or weights, 1.0))
+        self._shares = {name: _Shares(mix) for name, mix in mixture.leaves.items()}
+        self._reduce = mixture.reduce
         self._blocks: dict[tuple[int, torch.dtype], _Block] = {}
 
     def piece(self, name: str, start: int, stop: int) -> Piece:
         parts = [read(tree[name], start, stop) for tree in self._trees]
-        dtype = max((summing_type(p.dtype) for p in parts), key=lambda kind: kind.itemsize)
+        if self._reduce is None or name in self._shares:
+            dtype = max((summing_type(p.dtype) for p in parts), key=lambda kind: kind.itemsize)
+        else:  # what travels is float32 at the most, and nothing is lost in a choice
+            dtype = torch.float32
         block, shares = self._block(stop - start, dtype), self._shares.get(name, self._rest)
         torch._foreach_copy_(block.each, parts)
+        mean, at = self._mean(block, shares), slice(start, stop)
+        if self._reduce is None or name in self._shares:
+            return Piece(name, at, block.rows, mean)
+        return Piece(name, at, block.rows, self._reduce(parts), mean)
+
+    @staticmethod
+    def _mean(block: _Block, shares: _Shares) -> Tensor:
+        dtype = block.rows.dtype
         torch.mv(block.columns, shares.by_type[dtype], out=block.sum)
         block.sum.div_(shares.total)
         if shares.factor != 1.0:
             block.sum.mul_(shares.factor)
         if block.mean is not block.sum:
             block.mean.copy_(block.sum)
-        return Piece(name, slice(start, stop), block.rows, block.mean)
+        return block.mean
 
     def _block(self, size: int, dtype: torch.dtype) -> _Block:
         if (size, dtype) not in self._blocks:
@@ -198,7 +234,7 @@ def radial(trees: Sequence[Readable], weights: Sequence[float], tables: Collecti
     }
     some = [cast(Readable, {name: tree[name] for name in turned}) for tree in trees]
     mixes = {}
-    for name, (length, *_) in _sizes_by_leaf(some, weights, turned).items():
+    for name, (length, *_) in _sizes_by_leaf(some, weights, Mixture(turned)).items():
         by, own = turned[name].weights, sizes[name][1:]
         if length * sum(by) > CANCELLED * sum(weights):
             mixes[name] = Mix(by, _mean_of(own, weights) / length)
@@ -210,7 +246,7 @@ def _mean_of(numbers: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def _sizes_by_leaf(
-    trees: Sequence[Readable], weights: Sequence[float], mixes: Mapping[str, Mix] | None = None
+    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None = None
 ) -> dict[str, list[float]]:
     """Euclidean norms of each leaf: of what it is merged into, and of each tree."""
     squares = {name: [0.0] * (1 + len(trees)) for name in trees[0]}
@@ -218,13 +254,15 @@ def _sizes_by_leaf(
     def take(piece: Piece) -> list[float]:
         return [dot(row, row) for row in (piece.mean, *piece.rows)]
 
-    for name, found in mean_by_piece(trees, weights, take, mixes) if squares else ():
+    for name, found in mean_by_piece(trees, weights, take, mixture) if squares else ():
         squares[name] = [a + b for a, b in zip(squares[name], found, strict=True)]
     return {name: [math.sqrt(square) for square in found] for name, found in squares.items()}
 
 
-def weighted_mean(trees: Sequence[Readable], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Weighted mean of whole trees, as `mean_by_piece` makes it.
+def weighted_mean(
+    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None = None
+) -> dict[str, Tensor]:
+    """Weighted mean of whole trees, or what they are merged into, as `mean_by_piece` makes it.
 
     Returns:
         float32 leaves of the same names and shapes.
@@ -234,19 +272,25 @@ def weighted_mean(trees: Sequence[Readable], weights: Sequence[float]) -> dict[s
     """
     first = trees[0] if trees else {}
     mean = {name: torch.empty(value.shape) for name, value in first.items()}
-    _write_mean(mean, trees, weights)
+    _write_mean(mean, trees, weights, mixture)
     return mean
 
 
-def _write_mean(into: Tree, trees: Sequence[Readable], weights: Sequence[float]) -> None:
+def _write_mean(
+    into: Tree, trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None
+) -> None:
     def write(piece: Piece) -> None:
         into[piece.name].view(-1)[piece.at].copy_(piece.mean)
 
-    mean_by_piece(trees, weights, write)
+    mean_by_piece(trees, weights, write, mixture)
 
 
 def encoded_mean(
-    trees: Sequence[Readable], weights: Sequence[float], codec: Codec, before: Tree
+    trees: Sequence[Readable],
+    weights: Sequence[float],
+    codec: Codec,
+    before: Tree,
+    mixture: Mixture | None = None,
 ) -> dict[str, Tensor]:
     """The weighted mean as it is sent; what its codec loses is not fed back.
 
@@ -254,19 +298,20 @@ def encoded_mean(
 
     Args:
         before: what was sent the last time, or nothing; it is written over where that can be.
+        mixture: how they are merged, if not into that mean.
     """
     sent: dict[str, Tensor] = {}
     if codec.cast is None:
         for name in trees[0]:
             alone = [cast(Readable, {name: tree[name]}) for tree in trees]
-            sent |= encode(weighted_mean(alone, weights), codec)[0]
+            sent |= encode(weighted_mean(alone, weights, mixture), codec)[0]
         return sent
     for name, like in trees[0].items():
         old = before.get(name)
         if old is None or (old.shape, old.dtype) != (like.shape, codec.cast):
             old = torch.empty(like.shape, dtype=codec.cast)
         sent[name] = old
-    _write_mean(sent, trees, weights)
+    _write_mean(sent, trees, weights, mixture)
     return sent
 
 

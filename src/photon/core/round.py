@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from photon.core.aggregate import encoded_mean
+from photon.core.aggregate import Mixture, encoded_mean
 from photon.core.codec import Codec, Codecs, decode, encode, form_fault
 from photon.core.diagnostics import consensus_distance
 from photon.core.gate import GRADIENT, NORMS_KEPT, Verdict, examined, opened, outliers
@@ -139,8 +139,8 @@ def close_round(
     outer, gathered = _due(outer, state.gathered, part)
     mixture = rules.mixing(gradients, weights, rules.tables)
     by = scale(count, rules) * part
-    step = outer_step(state, gradients, weights, outer, by, last, mixture.leaves)
-    moments = _mean_moments(trees, weights, state, rules.down)
+    step = outer_step(state, gradients, weights, outer, by, last, mixture)
+    moments = _mean_moments(trees, weights, mixture, state, rules.down)
     whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)
     came = {update.client for update in updates if update.round == plan.round}
@@ -148,7 +148,7 @@ def close_round(
         _report(plan, taken),
         refused=refused,
         spare=tuple(sorted(came.intersection(plan.cohort) - norms.keys() - refused.keys())),
-        **_agreement(step, weights, norms, mixture.mean_norm),
+        **_agreement(step, weights, norms),
         **_sizes(step),
         share=part,
     )
@@ -203,6 +203,7 @@ def _steps_done(state: ServerState, report: RoundReport, rules: Rules) -> int:
 def _mean_moments(
     trees: Sequence[Mapping[str, Readable]],
     weights: Sequence[float],
+    mixture: Mixture,
     state: ServerState,
     codecs: Codecs,
 ) -> Moments:
@@ -210,7 +211,8 @@ def _mean_moments(
     moments: dict[str, Tree] = {}
     for name in [name for name in trees[0] if name != GRADIENT]:
         rows, own = [tree[name] for tree in trees], state.moments.get(name, {})
-        moments[name] = encoded_mean(rows, weights, codecs.of_moment(name), own)
+        codec = codecs.of_moment(name)
+        moments[name] = encoded_mean(rows, weights, codec, own, mixture.of_moments)
     return moments
 
 
@@ -358,17 +360,14 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
     )
 
 
-def _agreement(
-    step: Step, weights: Sequence[float], norms: Mapping[int, float], mean_norm: float | None
-) -> dict[str, Any]:
+def _agreement(step: Step, weights: Sequence[float], norms: Mapping[int, float]) -> dict[str, Any]:
     """How the pseudo-gradients lie to each other: those fields of the report.
 
     Args:
         norms: of them, by client and in their order.
-        mean_norm: of their mean, if they are merged into something else.
     """
     length = sqrt(sum(step.gradient.values()))
-    mean = length if mean_norm is None else mean_norm
+    mean = length if step.mean_norm is None else step.mean_norm
     return {
         "gradient_norm": length,
         "mean_norm": mean,

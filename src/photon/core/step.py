@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photon.core.aggregate import Mix, Piece, mean_by_piece
+from photon.core.aggregate import Mixture, Piece, mean_by_piece
 from photon.core.messages import ServerState
 from photon.core.outer import OuterOptimizer, OuterState
 from photon.core.tree import Readable, Tree, dot, dots, squares
@@ -36,6 +36,7 @@ class Step:
         moments: squares of each tree of the outer state afterwards.
         cosine: of the angle between the mean and the step before, 0 if one of them is zero; None
             if that step is not known.
+        mean_norm: of the plain mean; None if that is what they were merged into.
     """
 
     params: Mapping[str, Tensor]
@@ -45,6 +46,7 @@ class Step:
     parameters: Mapping[str, float]
     moments: Mapping[str, float]
     cosine: float | None
+    mean_norm: float | None = None
 
 
 def outer_step(
@@ -54,7 +56,7 @@ def outer_step(
     outer: OuterOptimizer,
     by: float = 1.0,
     last: Tree | None = None,
-    mixes: Mapping[str, Mix] | None = None,
+    mixture: Mixture | None = None,
 ) -> Step:
     """Take the step of `outer` with `by` times the weighted mean of the pseudo-gradients.
 
@@ -63,27 +65,29 @@ def outer_step(
 
     Args:
         last: parameters before the step before, if they are known.
-        mixes: leaves that are merged in another way; then that is meant by their mean.
+        mixture: how they are merged, if not into that mean; then that is meant by it.
     """
     if outer.elementwise:
-        sums = _pass(state, gradients, weights, last, mixes, _in_place(state, outer, by))
+        sums = _pass(state, gradients, weights, last, mixture, _in_place(state, outer, by))
         params, moments = state.params, state.outer
-        after = {name: found[3 + len(gradients) :] for name, found in sums.items()}
+        after = {name: found[4 + len(gradients) :] for name, found in sums.items()}
     else:
         mean = {name: torch.empty(row.shape) for name, row in gradients[0].items()}
-        sums = _pass(state, gradients, weights, last, mixes, _collected(mean))
+        sums = _pass(state, gradients, weights, last, mixture, _collected(mean))
         params, moments = _of_whole_trees(state, mean, outer, by)
         after = {}
     total = sum(sums.values(), np.zeros(1))
+    reduced = mixture is not None and mixture.reduce is not None
     written, of_moments = _squares_after(params, moments, after)
     return Step(
         params=params,
         outer=moments,
-        products=total[3 : 3 + len(gradients)].tolist(),
+        products=total[4 : 4 + len(gradients)].tolist(),
         gradient={name: float(found[0]) for name, found in sums.items()},
         parameters=written,
         moments=of_moments,
         cosine=None if last is None else _cosine(*total[:3].tolist()),
+        mean_norm=math.sqrt(total[3]) if reduced else mixture and mixture.mean_norm,
     )
 
 
@@ -92,20 +96,23 @@ def _pass(
     gradients: Sequence[Readable],
     weights: Sequence[float],
     last: Tree | None,
-    mixes: Mapping[str, Mix] | None,
+    mixture: Mixture | None,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
     """By leaf, sums over its elements: squares of the mean, its product with the step before, the
-    squares of that, the products of each pseudo-gradient with the mean, and what `advance` gives.
+    squares of that, those of the plain mean, the products of each pseudo-gradient with the mean,
+    and what `advance` gives.
     """
 
     def take(piece: Piece) -> np.ndarray:
         turned = (0.0, 0.0) if last is None else _turned(piece, last, state.params)
-        seen = [dot(piece.mean, piece.mean), *turned, *dots(piece.rows, piece.mean)]
+        own = dot(piece.mean, piece.mean)
+        plain = own if piece.plain is None else dot(piece.plain, piece.plain)
+        seen = [own, *turned, plain, *dots(piece.rows, piece.mean)]
         return np.array(seen + advance(piece))
 
     sums: dict[str, np.ndarray] = {}
-    for name, found in mean_by_piece(gradients, weights, take, mixes):
+    for name, found in mean_by_piece(gradients, weights, take, mixture):
         sums[name] = sums[name] + found if name in sums else found
     return sums
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from photon.config.federation import Federation
 from photon.core.policy import Merging, Rules
-from photon.points import AGGREGATIONS, find
+from photon.points import aggregation
 from photon.training.going_on import own_part
 from photon.training.outline import codecs_of, update_codecs
 
@@ -25,7 +25,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         timeout_min=fl.round_timeout_min,
         straggler_factor=fl.straggler_factor,
         max_norm_ratio=fl.max_norm_ratio,
-        mixing=find(AGGREGATIONS[fl.aggregation]),
+        mixing=aggregation(fl.aggregation),
         scaling=fl.scaling,
         staleness_exponent=fl.late_exponent,
         max_staleness=fl.most_staleness(fl.cohort_size),

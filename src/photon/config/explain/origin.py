@@ -11,6 +11,7 @@ from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
 from photon.config.compression import CODEC_KEYS, ladder
 from photon.config.conflicts import conflict_lines
 from photon.config.explain.reference import find_keys, presets, shown
+from photon.config.merging import aggregations
 from photon.config.schema import Config
 from photon.config.standing import standing_of
 from photon.errors import ConfigError
@@ -102,16 +103,20 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     if key in ("fl.compression", *CODEC_KEYS):
         of_parameter = "codecs, NAME:ARGUMENTS, and their bits of a parameter:"
         return "\n".join([*_keys(key, overrides), of_parameter, *ladder()])
-    if lines := list(conflict_lines(_option(key))) if key.startswith("fl.") else []:
-        return "\n".join([*_keys(key, overrides), "excludes:", *lines])
+    rows = _keys(key, overrides)
     if key in GROUPS:
-        return "\n".join([*_presets(key), *_keys(key, overrides)])
-    return "\n".join(_keys(key, overrides))
+        rows = [*_presets(key), *rows]
+    if key == "fl.aggregation":
+        rows += ["aggregations, NAME:ARGUMENTS, and the clients that may lie:", *aggregations()]
+    if conflicts := list(conflict_lines(_option(key))):
+        rows += ["not together with:", *conflicts]
+    return "\n".join(rows)
 
 
 def _option(key: str) -> str:
-    """The row of the table of conflicts that a key, or a key below it, is of."""
-    return key.split(".")[1]
+    """The name in the table of conflicts of an option of `fl`, or of a key below it."""
+    section, *below = key.split(".")
+    return below[0] if section == "fl" and below else ""
 
 
 def _presets(group: str) -> Iterator[str]:
