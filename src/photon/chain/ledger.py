@@ -19,12 +19,14 @@ from photon.chain.link import (
     Kind,
     Link,
     digest_of_entries,
+    digest_of_facts,
     digest_of_refused,
     mark_of,
     parse_link,
 )
 from photon.chain.said import Said
 from photon.core.messages import ServerState
+from photon.core.parts import parts_of
 from photon.errors import CheckpointError, PayloadError, storing
 from photon.files import sync
 from photon.run import artifact
@@ -73,7 +75,7 @@ class Chain:
         if chain.last is None:
             about = {"seed": str(seed), **_about(read_facts(folder))}
             chain.append(chain._of_checkpoint("begin", newest, about))
-        elif not _is_of(chain.last.head, newest):
+        elif not is_of(chain.last.head, newest):
             chain.append(chain._of_checkpoint("rewound", newest))
         return chain
 
@@ -100,7 +102,7 @@ class Chain:
                 "round": state.round,
                 "step": state.step,
                 "tokens": state.num_tokens,
-                "state": dict(digests),
+                "state": {**digests, "facts": digest_of_facts(parts_of(state)[1])},
                 "plan": said.plan,
                 "record": mark_of(record),
                 "updates": digest_of_entries([entry.hash for entry in said.updates]),
@@ -139,8 +141,10 @@ class Chain:
                 "previous": self.last.head.hash if self.last else "",
                 "run": self.name,
                 "kind": kind,
-                **{"round": state["round"], "step": state["step"], "tokens": state["num_tokens"]},
-                "state": saved.digests,
+                "round": state["round"],
+                "step": state["step"],
+                "tokens": state["num_tokens"],
+                "state": state_of(saved),
                 "record": mark_of(saved.facts.get("record")),
                 "updates": digest_of_entries([]),
                 "refused": digest_of_refused({}),
@@ -173,11 +177,21 @@ def whole_length(path: Path) -> int:
 
 
 def link_in(manifest: Path) -> Link | None:
-    """The link of a checkpoint; None if it has none, or is damaged, which is told when it is used."""
+    """The link of a checkpoint; None: it has none, or is damaged, as is told when it is used."""
     with suppress(CheckpointError, PayloadError):
         said = artifact.read(manifest).facts.get("link")
         return parse_link(said.encode()) if isinstance(said, str) else None
     return None
+
+
+def is_of(head: Head, saved: Artifact) -> bool:
+    """Whether a link is of the state of a checkpoint."""
+    return head.round == saved.facts["state"]["round"] and head.state == state_of(saved)
+
+
+def state_of(saved: Artifact) -> dict[str, str]:
+    """What a link says of the state of a checkpoint."""
+    return {**saved.digests, "facts": digest_of_facts(saved.facts["state"])}
 
 
 def hash_in(manifest: Path) -> str:
@@ -194,11 +208,6 @@ def _last_link(lines: list[bytes]) -> Link | None:
         with suppress(PayloadError):
             return parse_link(line)
     return None
-
-
-def _is_of(head: Head, saved: Artifact) -> bool:
-    """Whether a link is of the state of a checkpoint."""
-    return head.round == saved.facts["state"]["round"] and head.state == saved.digests
 
 
 def _about(facts: Mapping[str, Any]) -> dict[str, str]:

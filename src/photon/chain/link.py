@@ -95,7 +95,7 @@ class Head(Closed):
         previous: hash of the one before; empty: there is none.
         round, step, tokens: of the state that was committed.
         state: digests of its containers: what clients receive, what the server keeps, and the
-            parameters where clients hold others.
+            parameters where clients hold others; and of its facts.
         plan: digest of what was asked for; empty: nothing was.
         record: of the round's line of metrics.jsonl.
         updates, refused: digests of both.
@@ -112,7 +112,7 @@ class Head(Closed):
     round: Count
     step: Count
     tokens: Count
-    state: dict[Literal["base", "own", "ahead"], Digest]
+    state: dict[Literal["base", "own", "ahead", "facts"], Digest]
     plan: Annotated[str, Field(strict=True, pattern=r"^([0-9a-f]{64})?$")] = ""
     record: Mark | None = None
     updates: Digest
@@ -181,6 +181,11 @@ def digest_of_entries(hashes: Sequence[str]) -> str:
 
 def digest_of_refused(refused: Mapping[str, str]) -> str:
     return _hash(b"photon refused 1\0", dict(refused))
+
+
+def digest_of_facts(facts: Mapping[str, Any]) -> str:
+    """Of the facts of a state, as its manifest has them."""
+    return _hash(b"photon facts 1\0", facts)
 
 
 def digest_of_plan(facts: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from photon.errors import ConfigError, PayloadError
+from photon.errors import ConfigError, PayloadError, require_package
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -109,11 +109,30 @@ def key_of_node(public_key: str) -> str:
     return _point(key) if _is_ours(key) else ""
 
 
+def own_key(path: Path) -> str:
+    """The public key of a node's private one (OpenSSH); empty: it is of another kind.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot read the node's key ({error})") from None
+    return _point(key.public_key()) if _is_ours(key) else ""
+
+
 def is_signed(key: str, data: bytes, signature: str) -> bool:
-    """Whether the owner of a public key has signed these bytes."""
+    """Whether the owner of a public key has signed these bytes.
+
+    Raises:
+        ConfigError: there is no package to check it with.
+    """
+    require_package("cryptography", "flower", "the signatures here cannot be checked")
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
-
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
