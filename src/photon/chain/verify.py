@@ -134,27 +134,29 @@ def _of_configuration(folder: Path, first: Link) -> Iterator[Check]:
 
 def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:
     """Whether the checkpoints that are kept are those that were committed, byte for byte."""
-    by_round, last = found.by_round, found.links[-1].head
+    last = found.links[-1].head
     kept = list_checkpoints(folder / "checkpoints")
-    faults = [(path, _checkpoint_fault(path, by_round)) for path in kept]
+    faults = [(path, _checkpoint_fault(path, found)) for path in kept]
     bad = [Check("fail", "checkpoint", f"{path.stem}: {why}") for path, why in faults if why]
     if not kept or number_of(kept[-1]) != last.round:
         bad.append(Check("fail", "checkpoint", f"that of {name_of(last)} is missing"))
     yield from bad or [Check("ok", "checkpoint", f"{len(kept)} kept, every byte as committed")]
 
 
-def _checkpoint_fault(path: Path, by_round: dict[int, Link]) -> str | None:
+def _checkpoint_fault(path: Path, found: Walk) -> str | None:
     try:
         saved = artifact.read(path)
         for part in saved.files:
             verify_container(*saved.file(part))
     except (CheckpointError, PayloadError) as error:
         return str(error)
-    link = by_round.get(saved.facts["state"]["round"])
+    link, own = found.by_round.get(saved.facts["state"]["round"]), link_in(path)
     if link is None:
         return "no link is of its round"
     if not is_of(link.head, saved):
         return f"has another state than {name_of(link.head)} says"
+    if own is not None and own != found.links[own.head.number]:
+        return f"is of {name_of(own.head)} with the hash {own.head.hash[:12]}, not in the chain"
     return None
 
 
