@@ -14,7 +14,7 @@ from photon.chain.walk import Check, Known, Walk, name_of, walk
 from photon.config.between.resume import digest
 from photon.config.resolve import Run
 from photon.container.container import verify_container
-from photon.errors import CheckpointError, PayloadError, PhotonError, RunFolderError
+from photon.errors import CheckpointError, ConfigError, PayloadError, PhotonError, RunFolderError
 from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.kinds import FEDERATED
@@ -37,8 +37,12 @@ def verify_run(
 
     Raises:
         RunFolderError: there is no chain.
-        ConfigError: no keys there.
+        ConfigError: no keys there, or no receipts.
     """
+    if missing := [path for path in receipts if not path.is_file()]:
+        raise ConfigError(
+            f"--receipts {missing[0]}: no such file; a node keeps it in its run folder"
+        )
     if read_run(folder)[1]["kind"] != FEDERATED:
         raise RunFolderError(f"{folder}: is no federated run, and so has no chain")
     if not (folder / FILE).exists():

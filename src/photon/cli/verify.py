@@ -21,7 +21,7 @@ from photon.cli.options import PATH, RunPath, json_option
 @click.option(
     "--receipts",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="A receipts.jsonl that a node has kept; repeatable.",
 )

@@ -247,8 +247,7 @@ def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTracker
         own = _client_losses(run, trainer.model, share)
         return loss_record(report) | ({"client_val_loss": own} if own else {})
 
-    keys = run.centralized
-    lines = _step_lines(folder, trainer.state.step, job)
+    keys, lines = run.centralized, _step_lines(folder, trainer.state.step, job)
     track = tasks.adding_to(_step_tracker(folder, keys, lines, trainer.state.step, job, outside))
     if keys.keeps_first and trainer.state.step == 0:
         _store(folder, trainer, "init_model")
