@@ -21,7 +21,7 @@ RANKS: dict[str, int] = {
     "container": 2,
     "model": 2, "data": 2, "data.mds": 2, "data.prepare": 2, "data.read": 2,
     "training": 3, "evaluation": 3,
-    "machine": 4, "wire": 4, "run": 4, "hub": 4, "tracking": 4,
+    "machine": 4, "wire": 4, "run": 4, "chain": 4, "hub": 4, "tracking": 4,
     "server": 5, "node": 5, "scoring": 5,
     "experiment": 6, "flower": 6, "simulation": 6,
     "report": 7, "cli": 7, "api": 7, "__main__": 7,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from photon.chain.receipts import Trust
 from photon.config import Config, load_config
 from photon.config.resolve import Run
 from photon.container.container import digest
@@ -25,8 +26,9 @@ from photon.run.run_folder import RunFolder
 from photon.server.engine import Engine
 from photon.server.link import Answer, Inbox, Link
 from photon.wire.buffers import Buffers
-from photon.wire.enrolment import Register
+from photon.wire.enrolment import REGISTER, Register, read_register, signer
 from photon.wire.messages import MAX_MESSAGE_BYTES, Sign
+from photon.wire.signatures import own_key, server_seal
 
 CONNECT_SECONDS = 5.0
 STALL_SECONDS = 60.0
@@ -40,11 +42,13 @@ def nodes(
     clients: Mapping[str, list[int]],
     *overrides: str,
     sign: Sign | None = None,
+    keys: Path | None = None,
 ) -> Iterator[Path]:
     """Services by name; gives the folder of their sockets.
 
     Args:
         data_root: of all, or of each.
+        keys: folder of `photon keys` with the key of each.
     """
     stop, threads = threading.Event(), []
     with tempfile.TemporaryDirectory(prefix="photon-") as home:
@@ -55,7 +59,8 @@ def nodes(
                  "photon.workers=0", "photon.threads=1", *overrides]
             )  # fmt: skip
             path = Path(home) / f"{name}.sock"
-            service = NodeService(name, own, config, path, sign, lambda line: None)
+            own_sign, trust = (sign, None) if keys is None else papers(keys, name)
+            service = NodeService(name, own, config, path, own_sign, lambda line: None, trust)
             threads.append(threading.Thread(target=service.serve, args=(stop.is_set,)))
             threads[-1].start()
         try:
@@ -67,19 +72,33 @@ def nodes(
                 assert not thread.is_alive()
 
 
-def train(config: Config, sockets: Path, lines: list[str] | None = None) -> TrainResult:
+def papers(keys: Path, name: str) -> tuple[Sign, Trust]:
+    """What a node signs with, and what it checks receipts by."""
+    key = keys / f"{name}.key"
+    return signer(key), Trust(own_key(key), (keys / "ca.pem").read_bytes())
+
+
+def train(
+    config: Config, sockets: Path, lines: list[str] | None = None, keys: Path | None = None
+) -> TrainResult:
     """The run over those nodes; what it says goes to `lines`."""
     heard = [] if lines is None else lines
-    return experiment.train(config, engine=over_sockets(sockets), say=heard.append)
+    return experiment.train(config, engine=over_sockets(sockets, keys), say=heard.append)
 
 
-def over_sockets(sockets: Path) -> EngineFactory:
-    """An engine whose nodes are services of this machine, each behind a Unix socket."""
+def over_sockets(sockets: Path, keys: Path | None = None) -> EngineFactory:
+    """An engine whose nodes are services of this machine, each behind a Unix socket.
+
+    Args:
+        keys: folder of `photon keys`; None: nobody signs.
+    """
+    register = Register(None) if keys is None else read_register(keys / REGISTER)
 
     def make(folder: RunFolder, run: Run, job: Job) -> Engine:
-        return remote_engine(folder, run, job, SocketLink(sockets), Register(None))
+        return remote_engine(folder, run, job, SocketLink(sockets), register)
 
-    return EngineFactory("sockets", make)
+    seal = None if keys is None else server_seal(keys / "server.pem", keys / "server.key")
+    return EngineFactory("sockets", make, seal=seal)
 
 
 def final_digest(result: TrainResult) -> str:

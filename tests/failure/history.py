@@ -1,7 +1,7 @@
 """Decides whether what a run has on disk is a history in which every update counts exactly once.
 
 It looks at what server and nodes have written, not at how the run went: committed rounds, the
-server's last state, and each client's state on its node.
+server's last state, each client's state on its node, and the run's chain.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from photon.chain.verify import verify_run
 from photon.core.messages import ServerState
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
@@ -74,6 +75,8 @@ def faults_of_run(folder: Path, homes: Mapping[int, Path], rows_per_round: int, 
     records = read_lines(folder / "metrics.jsonl")
     state = checkpoint.load_server_state(checkpoint.newest_checkpoint(folder / "checkpoints"))
     rounds = {c: sum(c in record["accepted"] for record in records) for c in homes}
-    return faults(records, state, rows_per_round, rows) + client_faults(
-        state, homes, rounds, rows_per_round
-    )
+    return [
+        *faults(records, state, rows_per_round, rows),
+        *client_faults(state, homes, rounds, rows_per_round),
+        *(f"{one.what}: {one.text}" for one in verify_run(folder) if one.verdict == "fail"),
+    ]

@@ -30,6 +30,7 @@ COMMANDS = {
     "status": ("photon.cli.runs:status", "Say where a run is, which may run elsewhere."),
     "watch": ("photon.cli.runs:watch", "Follow a run until it ends."),
     "report": ("photon.cli.report", "Write an HTML page about a run, or comparing several."),
+    "verify": ("photon.cli.verify", "Check that a run's history is as it was committed."),
     "stop": ("photon.cli.runs:stop", "Stop a run from another terminal, with everything saved."),
     "evaluate": ("photon.cli.evaluate", "Score models: losses, tasks, composite scores."),
     "generate": ("photon.cli.generate", "Continue a text with a trained model."),

@@ -12,6 +12,7 @@ from torch import Tensor
 from photon.core.codec import Codecs
 from photon.core.loss_scale import LossScale
 from photon.core.outer import OuterState
+from photon.core.parts import STAYS
 from photon.core.tree import Tree
 
 Moments = Mapping[str, Tree]
@@ -88,6 +89,23 @@ class Difference:
     averaged: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an update comes from.
+
+    Attributes:
+        digest, size: of the container that it came in.
+        node, key, signature: who has sent it, its public key, and its signature of what it sent;
+            empty without keys.
+    """
+
+    digest: str
+    size: int
+    node: str = ""
+    key: str = ""
+    signature: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """A client's answer: encoded pseudo-gradient, moments if they are averaged, and counts.
@@ -101,6 +119,7 @@ class Update:
         metrics: `train_loss` and other numbers of the round.
         state_lost: whether the client had to start from a fresh state.
         covers: clients of whose updates this is the weighted mean; empty: of `client` alone.
+        origin: where it comes from, as whoever has it knows; it does not travel.
     """
 
     run: str
@@ -114,6 +133,7 @@ class Update:
     metrics: Mapping[str, float]
     state_lost: bool = False
     covers: tuple[int, ...] = ()
+    origin: Origin | None = field(default=None, compare=False, repr=False, metadata=STAYS)
 
     @property
     def clients(self) -> tuple[int, ...]:
@@ -327,6 +347,7 @@ class RoundReport:
         share: of a synchronous round's step that was taken.
         scores: per accepted client, where updates are scored: see `core.trust.scores.Score`.
         quarantined: client -> last round that it is left out of.
+        taken: the accepted updates in cohort order, without their tensors.
     """
 
     round: int
@@ -352,3 +373,4 @@ class RoundReport:
     share: float = 1.0
     scores: Mapping[int, tuple[float | None, float]] = field(default_factory=dict)
     quarantined: Mapping[int, int] = field(default_factory=dict)
+    taken: tuple[Update, ...] = ()

@@ -7,7 +7,7 @@ becomes a fact, a JSON value. So what is added to a state is saved, sent and res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -16,13 +16,15 @@ from photon.core.tree import Tree
 from photon.errors import PayloadError
 
 T = TypeVar("T")
+STAYS = {"stays": True}
+"""Metadata of a field that is neither saved nor sent."""
 
 
 def parts_of(state: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a dataclass."""
     tensors: dict[str, Tensor] = {}
     facts: dict[str, Any] = {}
-    for key, hint in get_type_hints(type(state)).items():
+    for key, hint in _hints(type(state)).items():
         if _levels(hint):
             tensors |= _flat(key, getattr(state, key))
         else:
@@ -36,22 +38,28 @@ def from_parts(kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
     Raises:
         PayloadError: a tensor or a fact that the kind does not have, or lacks.
     """
-    fields, fault = get_type_hints(kind), f"not the parts of {kind.__name__}"
-    values: dict[str, Any] = {key: {} for key, hint in fields.items() if _levels(hint)}
+    hints, fault = _hints(kind), f"not the parts of {kind.__name__}"
+    values: dict[str, Any] = {key: {} for key, hint in hints.items() if _levels(hint)}
     for name, value in tensors.items():
-        field, *keys = name.split("/", _levels(fields.get(name.partition("/")[0])))
-        if field not in values or len(keys) != _levels(fields[field]) or not all(keys):
+        field, *keys = name.split("/", _levels(hints.get(name.partition("/")[0])))
+        if field not in values or len(keys) != _levels(hints[field]) or not all(keys):
             raise PayloadError(f"{fault}: tensor {name[:80]!r}")
         tree = values[field]
         for key in keys[:-1]:
             tree = tree.setdefault(key, {})
         tree[keys[-1]] = value
-    if odd := facts.keys() - (fields.keys() - values.keys()):
+    if odd := facts.keys() - (hints.keys() - values.keys()):
         raise PayloadError(f"{fault}: fact {min(odd)[:80]!r}")
     try:
-        return kind(**values, **{key: _restored(fields[key], fact) for key, fact in facts.items()})
+        return kind(**values, **{key: _restored(hints[key], fact) for key, fact in facts.items()})
     except (TypeError, ValueError, AttributeError) as error:
         raise PayloadError(f"{fault}: {error}") from None
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """Types of the fields that are saved and sent."""
+    stay = {one.name for one in fields(kind) if one.metadata == STAYS}
+    return {name: hint for name, hint in get_type_hints(kind).items() if name not in stay}
 
 
 def _levels(hint: Any) -> int:

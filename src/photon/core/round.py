@@ -357,6 +357,7 @@ def _report(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
         client_metrics={u.client: u.metrics for u in taken},
         state_lost=tuple(u.client for u in taken if u.state_lost),
         late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
+        taken=tuple(replace(update, gradient={}, moments={}) for update in taken),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from photon.chain.ledger import COPIED, hash_in
 from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.config.schema import Config
@@ -58,6 +59,8 @@ class Copy:
         lines = copy_lines(theirs, folder.metrics, "round", done, kept)
         record = lines[-1] if lines else None
         checkpoint.save_server_state(folder.checkpoints, self.state, record)
+        there = checkpoint.round_path(self.source / "checkpoints", done)
+        folder.save_facts({COPIED: {"run": self.source.name, "link": hash_in(there)}})
 
 
 def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:

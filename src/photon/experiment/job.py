@@ -22,6 +22,7 @@ from photon.run.trackers import Tracker
 from photon.say import Say
 from photon.server.engine import Engine
 from photon.training.parallel import World
+from photon.wire.signatures import Seal
 
 TrackerFactory = Callable[[RunFolder, str], Tracker]
 """Gives the console's tracker for a run and what it is called."""
@@ -34,11 +35,13 @@ class EngineFactory:
     Attributes:
         name: kept in run.json: a run goes on with its own engine.
         options: of the command that goes on.
+        seal: signs the run's history; None: there is no key.
     """
 
     name: str
     make: Callable[[RunFolder, Run, Job], Engine]
     options: tuple[str, ...] = ()
+    seal: Seal | None = None
 
     def facts(self) -> dict[str, Any]:
         return {"engine": self.name, "engine_options": list(self.options)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from photon.chain.receipts import Outbox
 from photon.config.resolve import Run
 from photon.experiment.job import Job
 from photon.machine.device import return_freed_memory
@@ -29,8 +30,11 @@ def remote_engine(
     """The engine over a link; the process trains nothing itself."""
     return_freed_memory()
     data = data_facts(RunData.of(*run.reading))
-    depot = depot_of(folder, run)
-    return RemoteEngine(run, data, link, Roster(link, register, job.say), depot, job.say, hint)
+    depot, seal = depot_of(folder, run), job.engine.seal
+    roster = Roster(link, register, job.say)
+    engine = RemoteEngine(run, data, link, roster, depot, job.say, hint)
+    engine.outbox = None if seal is None else Outbox(folder.path, seal.certificate)
+    return engine
 
 
 def depot_of(folder: RunFolder, run: Run) -> Depot:

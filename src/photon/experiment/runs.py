@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from photon.chain.ledger import Chain
 from photon.config.between.resume import LENGTH_OF
 from photon.config.llm import Inner
 from photon.config.resolve import Run
@@ -145,6 +146,7 @@ def _federated(
         track(start | loss_record(score(states[0]), floor))
     if not is_over(run, states[0]):  # or it is only to be summed up, for which it needs no node
         beacon = Beacon(folder.path / FILE)
+        chain = Chain.opened(folder.path, run.name, job.engine.seal, run.seed)
         with closing(job.engine.make(folder, run, job)) as engine, closing(beacon):
             server = Server(
                 run=run,
@@ -158,6 +160,7 @@ def _federated(
                 tell=beacon.tell,
                 clock=engine.clock,
                 scoring=scoring_of(run.federation, run.inner, validation, job.device),
+                chain=chain,
             )
             states.append(server.serve(states.pop()))
     (state,) = states
@@ -244,8 +247,7 @@ def _centralized(folder: RunFolder, run: Run, job: Job, outside: ExternalTracker
         own = _client_losses(run, trainer.model, share)
         return loss_record(report) | ({"client_val_loss": own} if own else {})
 
-    keys = run.centralized
-    lines = _step_lines(folder, trainer.state.step, job)
+    keys, lines = run.centralized, _step_lines(folder, trainer.state.step, job)
     track = tasks.adding_to(_step_tracker(folder, keys, lines, trainer.state.step, job, outside))
     if keys.keeps_first and trainer.state.step == 0:
         _store(folder, trainer, "init_model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from photon.chain.receipts import Trust
 from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.errors import ConfigError
@@ -22,6 +23,7 @@ from photon.run.run_folder import RunFolder
 from photon.say import Say
 from photon.server.engine import Engine
 from photon.wire.enrolment import REGISTER, Register, read_register, signer
+from photon.wire.signatures import own_key, server_seal
 
 
 def over_flower(
@@ -45,7 +47,8 @@ def over_flower(
         link = FlowerLink(folder.path / "flower", host, port, own, register, job.say, job.stop)
         return remote_engine(folder, run, job, link, register, hint)
 
-    return EngineFactory(FLOWER, make, options)
+    seal = None if own is None else server_seal(own.certificate, own.key)
+    return EngineFactory(FLOWER, make, options, seal)
 
 
 def run_node(
@@ -72,9 +75,10 @@ def run_node(
     """
     require_data(own.data.train, clients)
     sign = signer(keys.key) if keys else None
+    trust = Trust(own_key(keys.key), keys.authority.read_bytes()) if keys else None
     with StopRequest() as stop, sockets_folder() as home:
         path = home / "node"
-        service = NodeService(name, list(clients), own, path, sign, say)
+        service = NodeService(name, list(clients), own, path, sign, say, trust)
         connection = Connection(server, path, keys, service, say)
         try:
             service.serve(lambda: connection.tend() or stop())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from photon.chain.verify import link_of, signer_of
 from photon.core.tree import num_elements
 from photon.errors import CheckpointError
 from photon.run import artifact
@@ -70,9 +71,19 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "precision": inner.precision,
         "data": f"{config.data.name}, digest {facts.get('data_digest', 'unknown')}",
         "configuration": f"digest {facts.get('config_digest', 'unknown')}",
+        "history": _history(saved),
         "Photon": facts.get("photon"),
         "PyTorch": facts.get("torch"),
     }
+
+
+def _history(saved: SavedModel) -> str | None:
+    """The link that proves where the checkpoint comes from, where the run has a chain."""
+    link = link_of(saved.run, saved.manifest)
+    if link is None:
+        return None
+    head = link.head
+    return f"link {head.number} of round {head.round}, `{head.hash}`, {signer_of(link)}"
 
 
 def _text(saved: SavedModel) -> dict[str, Any]:

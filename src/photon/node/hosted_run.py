@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from photon.chain.receipts import ReceiptBook
+from photon.chain.said import entry_of
 from photon.config.between.travel import taken, travel_digest
 from photon.config.compose import checked
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
-from photon.core.messages import Broadcast, Failure, Instruction, RoundPlan, Update
+from photon.core.messages import Broadcast, Failure, Instruction, Origin, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
@@ -35,7 +37,7 @@ from photon.run.run_folder import RunFolder, read_run
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.say import Say
 from photon.training.outline import codecs_of
-from photon.wire.messages import Ticket, Train, Trained
+from photon.wire.messages import Sign, Ticket, Train, Trained
 
 MakeEngine = Callable[[RunFolder, Run, torch.device], LocalEngine]
 """Gives what trains the clients of a run's folder."""
@@ -43,7 +45,12 @@ MakeEngine = Callable[[RunFolder, Run, torch.device], LocalEngine]
 
 @dataclass(eq=False)
 class HostedRun:
-    """Trains the clients of this node, one request at a time."""
+    """Trains the clients of this node, one request at a time.
+
+    Attributes:
+        sign: signs what it sends; None where there are no keys.
+        receipts: what the server says of the run's chain.
+    """
 
     folder: RunFolder
     run: Run
@@ -51,6 +58,8 @@ class HostedRun:
     _digest: str
     _mailbox: Mailbox
     say: Say
+    sign: Sign | None = None
+    receipts: ReceiptBook | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
@@ -103,6 +112,8 @@ class HostedRun:
     def train(self, request: Train) -> Trained:
         """Train the clients of a request and make their updates available."""
         self._stop.clear()
+        if self.receipts is not None:
+            self.receipts.take(request.notice)
         plan, ref = _plan(request), ContainerRef.from_json(request.base)
         if {one.base_digest for one in request.instructions} != {ref.digest}:
             raise PayloadError("the base is not that of the instruction")
@@ -131,7 +142,23 @@ class HostedRun:
             done = [fold(done, received.params, codecs_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
-        return Trained(updates=updates, failed=failed, devices=self.engine.devices)
+        signatures = self._signatures(done, updates)
+        return Trained(
+            updates=updates, failed=failed, devices=self.engine.devices, signatures=signatures
+        )
+
+    def _signatures(
+        self, done: Sequence[Update], tickets: Mapping[int, Ticket]
+    ) -> dict[int, bytes]:
+        """Of what is sent, by client; none without a key."""
+        found: dict[int, bytes] = {}
+        if self.sign is None:
+            return found
+        for update in done:
+            ref = ContainerRef.from_json(tickets[update.client])
+            sent = replace(update, origin=Origin(ref.digest, ref.size))
+            found[update.client] = self.sign(entry_of(sent).statement(update.run))
+        return found
 
     def _first_base(self) -> Broadcast:
         return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))

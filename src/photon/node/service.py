@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from photon.chain.receipts import ReceiptBook, Trust
 from photon.config.schema import Config
 from photon.errors import PayloadError, PhotonError
 from photon.machine import frames
@@ -29,6 +30,7 @@ from photon.wire.messages import (
     Get,
     Hello,
     Introduction,
+    Notice,
     Put,
     Refused,
     Request,
@@ -50,7 +52,8 @@ class NodeService:
         clients: whose data is here.
         own: configuration whose keys of this machine count: paths, devices, workers.
         path: of the Unix socket.
-        sign: signs replies; None where there are no keys.
+        sign: signs replies and updates; None where there are no keys.
+        trust: what receipts are checked by.
 
     Attributes:
         heard: how many messages have come.
@@ -65,9 +68,10 @@ class NodeService:
         path: Path,
         sign: Sign | None,
         say: Say,
+        trust: Trust | None = None,
     ) -> None:
         self.name, self.clients, self.own = name, clients, own
-        self.path, self.sign, self.say = path, sign, say
+        self.path, self.sign, self.say, self.trust = path, sign, say, trust
         self.home = Path(own.machine.runs_folder) / f".node-{name}"
         self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.machine))
         self._run: HostedRun | None = None
@@ -122,6 +126,9 @@ class NodeService:
                 self._mailbox.take(request)
             case Get():
                 return self._mailbox.give(request)
+            case Notice() if self._run is not None and self._run.run.name == request.run:
+                if self._run.receipts is not None:
+                    self._run.receipts.take(request)
             case TurnedAway():
                 self.turned_away = request.reason
             case Cancel() if self._run is not None and self._run.run.name == request.run:
@@ -148,7 +155,9 @@ class NodeService:
                 self._run.close()
                 self._run = None
             run = run_of(request, self.own)
-            self._run = HostedRun.open(request, run, self._mailbox, self.say)
+            self._run = hosted = HostedRun.open(request, run, self._mailbox, self.say)
+            book = ReceiptBook(hosted.folder.path, request.run, self.name, self.trust, self.say)
+            hosted.sign, hosted.receipts = self.sign, book
         return self._run
 
     def _converse(self, connection: socket.socket) -> None:

@@ -37,6 +37,7 @@ def save(
     facts: Mapping[str, Any],
     refs: Mapping[str, ContainerRef] | None = None,
     there: Callable[[str, Path], object] = lambda part, file: None,
+    following: Callable[[Mapping[str, str]], Mapping[str, Any]] = lambda digests: {},
 ) -> Path:
     """Write an artifact durably, replacing one of the same name.
 
@@ -47,6 +48,7 @@ def save(
         facts: JSON values.
         refs: what names those containers that have been hashed already.
         there: called for each container that can be read; none of them is durable yet.
+        following: gives further facts, of the digest of each container.
 
     Returns:
         Path of the manifest.
@@ -63,7 +65,8 @@ def save(
             there(part, folder / files[part]["file"])
         for file in files.values():
             _sync(folder / file["file"])
-        manifest = {"format": FORMAT, "files": files, "facts": dict(facts)}
+        digests = {part: file["digest"] for part, file in files.items()}
+        manifest = {"format": FORMAT, "files": files, "facts": {**facts, **following(digests)}}
         _write_manifest(path, manifest | {"check": _check(manifest)})
         _sync(folder)
     _remove_files(folder, name, keep={file["file"] for file in files.values()})
@@ -124,6 +127,11 @@ class Artifact:
         said = self.files[part]
         ref = ContainerRef(said["digest"], said["size"], tuple(said["hashes"]))
         return self.path.parent / said["file"], ref
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of each container."""
+        return {part: said["digest"] for part, said in self.files.items()}
 
     def load(self, part: str, *, verify: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors (memory-mapped) and facts of a container.

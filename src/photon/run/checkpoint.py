@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container
-from photon.core.messages import Broadcast, ClientState, ServerState, Update
+from photon.core.messages import Broadcast, ClientState, Origin, ServerState, Update
 from photon.core.parts import from_parts, parts_of
 from photon.core.tree import Tree, mismatch
 from photon.errors import (
@@ -60,6 +61,7 @@ def save_server_state(
     record: Mapping[str, Any] | None = None,
     base: ContainerRef | None = None,
     base_there: Callable[[Path], object] = lambda file: None,
+    linked: Callable[[Mapping[str, str]], str | None] = lambda digests: None,
 ) -> Path:
     """Commit a round: once this returns, it has happened.
 
@@ -67,6 +69,7 @@ def save_server_state(
         record: the round's line of metrics.jsonl, which a crash may tear.
         base: of `run.base.base_ref`, so that the base is not hashed again.
         base_there: takes the file of the base as soon as it can be read.
+        linked: gives the commit's link of the run's history, of the digests of its containers.
     """
 
     def there(part: str, file: Path) -> None:
@@ -85,7 +88,10 @@ def save_server_state(
         "kind": "server", "state": facts, "record": None if record is None else dict(record)
     }  # fmt: skip
     name = round_path(folder, state.round).stem
-    return artifact.save(folder, name, parts, manifest, {BASE: base} if base else {}, there)
+    return artifact.save(
+        folder, name, parts, manifest, {BASE: base} if base else {}, there,
+        lambda digests: {} if (link := linked(digests)) is None else {"link": link},
+    )  # fmt: skip
 
 
 def round_path(checkpoints: Path, round_number: int) -> Path:
@@ -156,7 +162,10 @@ def load_update(path: Path, *, verify: bool = False) -> Update:
     Args:
         verify: whether it may have been written before this process began.
     """
-    return _value(path, Update, *_read(path, "client").load(UPDATE, verify=verify))
+    saved = _read(path, "client")
+    ref = saved.file(UPDATE)[1]
+    update = _value(path, Update, *saved.load(UPDATE, verify=verify))
+    return replace(update, origin=Origin(ref.digest, ref.size))
 
 
 def sent_file(path: Path) -> tuple[Path, ContainerRef]:

@@ -6,6 +6,7 @@ tokenizer.json   copy, so that the checkpoints speak for themselves
 checkpoints/     committed rounds (federated) or steps (centralised)
 clients/         states of the clients hosted here
 metrics.jsonl    one line per round or interval
+chain.jsonl      one link per committed round, see `chain` (of a node: receipts.jsonl)
 summary.json     the result
 tensorboard/     event files, if llm_config.loggers.tensorboard
 wandb/           what W&B keeps here, if use_wandb

@@ -7,6 +7,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from photon.chain.ledger import Chain
+from photon.chain.link import Link
+from photon.chain.said import REDRAWN, Said
 from photon.core.messages import ServerState
 from photon.machine.write_behind import WriteBehind
 from photon.run.base import Base, base_ref, difference_of, received_of
@@ -21,13 +24,21 @@ class Commits:
         first: the round that is committed there.
         kept: checkpoints that stay.
         committed: called after each commit, in the thread that writes.
+        chain: gets a link of each commit.
 
     Attributes:
         ref: of the container of all that clients receive of the last state.
     """
 
-    def __init__(self, folder: Path, first: int, kept: int, committed: Callable[[], None]) -> None:
-        self.folder, self.kept, self.committed = folder, kept, committed
+    def __init__(
+        self,
+        folder: Path,
+        first: int,
+        kept: int,
+        committed: Callable[[], None],
+        chain: Chain | None = None,
+    ) -> None:
+        self.folder, self.kept, self.committed, self.chain = folder, kept, committed, chain
         self._behind = WriteBehind(1)
         self._last: Future[None] | None = None
         file, self.ref = sent_file(round_path(folder, first))
@@ -35,11 +46,14 @@ class Commits:
         self._base.set_result(file)
         prune_checkpoints(folder, kept)  # a process that was killed may have left that
 
-    def add(self, state: ServerState, record: Mapping[str, Any] | None) -> None:
+    def add(
+        self, state: ServerState, record: Mapping[str, Any] | None, said: Said = REDRAWN
+    ) -> None:
         """Commit a state, which must not change until `settle`; once that returns, it has happened.
 
         Args:
             record: the round's line of metrics.jsonl.
+            said: of the round that made it.
 
         Raises:
             StorageError: that of the commit before.
@@ -48,13 +62,25 @@ class Commits:
         self.ref, base = base_ref(received_of(state)), Future[Path]()
         self._behind.enter()
         self._behind.hold()
-        self._base, self._last = base, self._behind.submit(self._write, state, record, base)
+        self._base, self._last = base, self._behind.submit(self._write, state, record, said, base)
 
     def _write(
-        self, state: ServerState, record: Mapping[str, Any] | None, base: Future[Path]
+        self,
+        state: ServerState,
+        record: Mapping[str, Any] | None,
+        said: Said,
+        base: Future[Path],
     ) -> None:
+        links: list[Link] = []
+
+        def linked(digests: Mapping[str, str]) -> str | None:
+            links.extend([self.chain.made(state, said, record, digests)] if self.chain else [])
+            return links[0].line().decode() if links else None
+
         try:
-            save_server_state(self.folder, state, record, self.ref, base.set_result)
+            save_server_state(self.folder, state, record, self.ref, base.set_result, linked)
+            if self.chain and links:
+                self.chain.append(links[0])
             prune_checkpoints(self.folder, self.kept)
         except BaseException as error:
             if not base.done():

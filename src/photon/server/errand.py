@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from photon.core.messages import Update
+from photon.chain.said import entry_of
+from photon.container.container import ContainerRef
+from photon.core.messages import Origin, Update
 from photon.core.text import cleaned
 from photon.core.traffic import Traffic, kinds_up
 from photon.errors import PayloadError, PhotonError
@@ -17,6 +19,7 @@ from photon.wire.messages import (
     Closed,
     Done,
     Piece,
+    Ticket,
     Train,
     Trained,
     Verify,
@@ -55,6 +58,7 @@ class Errand:
         node: who must answer.
         way: to the base, from what the node holds.
         verify: checks its signatures; None in a federation without keys.
+        key: its public key.
         traffic: what has gone so far.
     """
 
@@ -63,6 +67,7 @@ class Errand:
     depot: Depot
     way: Way
     verify: Verify | None
+    key: str = ""
     traffic: Traffic = field(default_factory=Traffic)
 
     @property
@@ -109,6 +114,21 @@ class Errand:
         self.traffic.were_tensors(kinds_up(update), {})
         if update.client != client or not set(update.covers) <= set(self.clients):
             raise PayloadError(f"sent clients {update.clients} in place of client {client}")
+        return self._signed(update, ticket, trained.signatures.get(client, b""))
+
+    def _signed(self, update: Update, ticket: Ticket, signature: bytes) -> Update:
+        """The update with where it comes from, once that is proven.
+
+        Raises:
+            PayloadError: it is not signed by the node that sends it.
+        """
+        ref = ContainerRef.from_json(ticket)
+        if self.verify is None:
+            return replace(update, origin=Origin(ref.digest, ref.size, self.node))
+        kept = signature.hex() if self.key else ""  # other kinds of keys are not written down
+        update = replace(update, origin=Origin(ref.digest, ref.size, self.node, self.key, kept))
+        if not self.verify(self.node, entry_of(update).statement(update.run), signature):
+            raise PayloadError("its update is not signed with the key enrolled for its name")
         return update
 
     def _ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:

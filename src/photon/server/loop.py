@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from photon.chain.ledger import Chain
+from photon.chain.said import REDRAWN, Said, said_of
 from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
 from photon.core.messages import (
@@ -85,6 +87,7 @@ class Server:
         tell: takes where the round is: its number, phase, cohort, and whose updates are here.
         clock: the engine's.
         scoring: judges the updates of a round beside each other, where that is asked for.
+        chain: gets a link of each commit.
     """
 
     run: Run
@@ -98,8 +101,11 @@ class Server:
     tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
     clock: Clock = SYSTEM
     scoring: Scoring | None = None
+    chain: Chain | None = None
     _attempts: int = 0
     _missing: Mapping[int, str] = field(default_factory=dict)
+    _plan: RoundPlan | None = None
+    _said: Said = REDRAWN
     _phases: Phases = field(init=False)
     _traffic: Traffic = field(default_factory=Traffic)
     _sites: Sites = field(default_factory=Sites)
@@ -120,7 +126,8 @@ class Server:
         tables = frozenset(embedding_names(empty_model(inner)))
         rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
         self._rules = replace(rules, tables=tables)
-        self._commits = Commits(self.checkpoints, state.round, run.checkpoints_kept, self.committed)
+        kept = run.checkpoints_kept
+        self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
             while not is_over(run, state):
@@ -142,7 +149,7 @@ class Server:
         Raises:
             Interrupted, RoundFailed.
         """
-        self._missing = {}
+        self._missing, self._plan = {}, None
         try:
             after, report = self._run_round(self._with_fresh_layers(state))
             self._attempts = 0
@@ -154,6 +161,8 @@ class Server:
             if skipped is None:
                 return None
             after, report = skipped
+        if self.chain is not None:
+            self._said = said_of(self._plan, report)
         seconds, traffic = self._phases.total(), self._traffic
         self._traffic = Traffic()
         after = replace(
@@ -171,6 +180,7 @@ class Server:
             alive = self.engine.alive(self._must_stop)
         self._end_if_asked(f"stopped after round {state.round}")
         plan, base = self._open(state, alive)
+        self._plan = plan
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
         self._count(delivery, base)
@@ -317,7 +327,7 @@ class Server:
         self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
         self._phases = Phases.beginning(self.clock)
         with self._phases.timing("commit"):
-            self._commits.add(state, self.written())
+            self._commits.add(state, self.written(), self._said)
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from photon.chain.receipts import Outbox
 from photon.config.between.travel import travel_digest, travelling
 from photon.config.resolve import Run
 from photon.core.messages import Arrival, Failure, RoundPlan, Update
@@ -19,6 +20,7 @@ from photon.machine.waiting import Waiting
 from photon.run.base import Base
 from photon.server.depot import Depot
 from photon.server.errand import Conversation, Errand, Outcome
+from photon.server.farewell import tell_last
 from photon.server.link import Link
 from photon.server.roster import Member, Roster
 from photon.wire.buffers import Buffers
@@ -60,6 +62,9 @@ class RemoteEngine:
         say: takes lines for the user.
         hint: says more of what is awaited, as of a node on this machine.
         clock: that of the link.
+
+    Attributes:
+        outbox: of what nodes are told of the run's chain; None: there is no key.
     """
 
     can_be_late = True
@@ -75,6 +80,7 @@ class RemoteEngine:
         hint: Callable[[], str] = str,
         clock: Clock = SYSTEM,
     ) -> None:
+        self.outbox: Outbox | None = None
         self.run, self.data, self.say, self.clock = run, data, say, clock
         self._sent = travelling(run.model_dump(mode="json"))
         self._digest = travel_digest(self._sent)
@@ -193,6 +199,9 @@ class RemoteEngine:
             self.link.send(one.address, pack_request(Cancel(run=self.run.name)))
 
     def close(self) -> None:
+        if self.outbox is not None:
+            busy = {one.address for one in self._errands.values()}
+            tell_last(self.outbox, self.run.name, self.roster, self.link, busy)
         self.cancel(before=sys.maxsize)
         self.link.close()
         self.depot.close()
@@ -222,9 +231,11 @@ class RemoteEngine:
                 steps=way.steps,
                 instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
                 upload=self.depot.grants(clients),
+                notice=self.outbox and self.outbox.notice(self.run.name, member.name),
             )
             self._holds[member.name] = member, plan.base_digest
-            errand = Errand(member.name, train, self.depot, way, self.roster.verify)
+            key = self.roster.register.key_of(member.name)
+            errand = Errand(member.name, train, self.depot, way, self.roster.verify, key)
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
@@ -269,6 +280,8 @@ class RemoteEngine:
                 self._holds[one.errand.node] = self._holds[one.errand.node][0], None
             else:
                 self._devices[one.errand.node] = done.value.devices
+                if self.outbox is not None:
+                    self.outbox.was_told(one.errand.node, one.errand.train.notice)
             if one.of is current:
                 return self._settle(one, done.value)
             self._settle_late(one, done.value)

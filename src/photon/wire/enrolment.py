@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from photon.config.base import Closed
 from photon.errors import ConfigError, PayloadError
 from photon.wire.messages import Sign
+from photon.wire.signatures import key_of_node
 
 REGISTER = "nodes.json"
 
@@ -48,6 +49,11 @@ class Register:
                 f"{format_clients(bound)}"
             )
         return offered & bound
+
+    def key_of(self, name: str) -> str:
+        """Public key of an enrolled node, see `wire.signatures`; empty without keys."""
+        known = (self.nodes or {}).get(name)
+        return key_of_node(known.public_key) if known else ""
 
     def verify(self, name: str, data: bytes, signature: bytes) -> bool:
         """Whether the node of that name signed the data."""

@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, first_fault
 
-PROTOCOL = 7
+PROTOCOL = 8
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -29,6 +29,12 @@ HEADER_ROOM = 1 << 20
 """For the facts and names in which an update differs from a base."""
 MOST_CLIENTS = 1 << 20
 """Clients that one node may host."""
+
+MOST_RECEIPTS = 64
+MOST_RECEIPT_BYTES = 1 << 20
+"""Of a run's chain in one message, all together; the newest links where there are more."""
+MOST_SIGNATURE = 110
+"""Bytes of an ECDSA signature by a key of P-384."""
 
 MOST_STEPS = 1 << 10
 """Differences that lead from what a node holds to what it needs."""
@@ -54,6 +60,22 @@ class Hello(Closed):
     protocol: int = PROTOCOL
 
 
+class Notice(Closed):
+    """What a node is told of its run's chain, to check and to keep; see `chain.receipts`.
+
+    Attributes:
+        certificate: the server's, PEM.
+        receipts: lines, oldest first.
+    """
+
+    kind: Literal["notice"] = "notice"
+    run: str
+    certificate: bytes = Field(max_length=1 << 14)
+    receipts: list[Annotated[bytes, Field(max_length=MOST_RECEIPT_BYTES)]] = Field(
+        min_length=1, max_length=MOST_RECEIPTS
+    )
+
+
 class Train(Closed):
     """Train these clients from this base.
 
@@ -67,6 +89,7 @@ class Train(Closed):
         steps: differences, in their order.
         instructions: one for each client.
         upload: how updates come back: a grant of the transport, by client.
+        notice: what of the run's chain the node has not been told, where there is a key.
     """
 
     kind: Literal["train"] = "train"
@@ -79,6 +102,7 @@ class Train(Closed):
     steps: list[Ticket] = Field(default_factory=list, max_length=MOST_STEPS)
     instructions: list[InstructionFacts] = Field(min_length=1, max_length=MOST_CLIENTS)
     upload: dict[int, Ticket] = Field(default_factory=dict)
+    notice: Notice | None = None
 
 
 class Put(Closed):
@@ -118,7 +142,9 @@ class TurnedAway(Closed):
     reason: Text
 
 
-Request = Annotated[Hello | Train | Put | Get | Cancel | TurnedAway, Field(discriminator="kind")]
+Request = Annotated[
+    Hello | Train | Put | Get | Cancel | Notice | TurnedAway, Field(discriminator="kind")
+]
 
 
 class Introduction(Closed):
@@ -144,12 +170,16 @@ class Trained(Closed):
         failed: why not, by client.
         leaving: the node is being stopped; what has no update goes on when it is back.
         devices: how many clients it trains at a time.
+        signatures: of what it sends, by client, see `chain.link.Entry`; none without keys.
     """
 
     updates: dict[int, Ticket] = Field(default_factory=dict)
     failed: dict[int, Text] = Field(default_factory=dict)
     leaving: bool = False
     devices: int = Field(default=1, ge=1, le=MOST_DEVICES)
+    signatures: dict[Client, Annotated[bytes, Field(max_length=MOST_SIGNATURE)]] = Field(
+        default_factory=dict, max_length=MOST_CLIENTS
+    )
 
 
 class Piece(Closed):
@@ -159,7 +189,7 @@ class Piece(Closed):
 
 
 class Done(Closed):
-    """A node's answer to `Put` and `Cancel`."""
+    """A node's answer to `Put`, `Cancel` and `Notice`."""
 
 
 class Refused(Closed):

@@ -1,0 +1,204 @@
+"""`photon verify`: a run's chain, and whether what lies beside it is what the chain says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import photon
+from photon.chain.ledger import FILE, is_of, link_in, whole_lines
+from photon.chain.link import Link, mark_of, parse_link
+from photon.chain.receipts import Receipt, read_receipts
+from photon.chain.walk import Check, Known, Walk, name_of, walk
+from photon.config.between.resume import digest
+from photon.config.resolve import Run
+from photon.container.container import verify_container
+from photon.errors import CheckpointError, ConfigError, PayloadError, PhotonError, RunFolderError
+from photon.run import artifact
+from photon.run.checkpoint import list_checkpoints, number_of
+from photon.run.kinds import FEDERATED
+from photon.run.run_folder import read_config, read_run
+from photon.run.trackers import read_lines
+from photon.wire.signatures import fingerprint
+
+
+def verify_run(
+    folder: Path, keys: Sequence[Path] = (), receipts: Sequence[Path] = ()
+) -> Iterator[Check]:
+    """Check a run; it may be under way.
+
+    Args:
+        keys: folders of `photon keys`.
+        receipts: files that nodes have kept.
+
+    Yields:
+        What was looked at. A chain that is broken is compared with nothing.
+
+    Raises:
+        RunFolderError: there is no chain.
+        ConfigError: no keys there, or no receipts.
+    """
+    if missing := [path for path in receipts if not path.is_file()]:
+        raise ConfigError(
+            f"--receipts {missing[0]}: no such file; a node keeps it in its run folder"
+        )
+    if read_run(folder)[1]["kind"] != FEDERATED:
+        raise RunFolderError(f"{folder}: is no federated run, and so has no chain")
+    if not (folder / FILE).exists():
+        raise RunFolderError(
+            f"{folder}: has no {FILE}: it is lost, or the run is of a version that kept none; it "
+            "begins when the run goes on"
+        )
+    found = walk(folder, Known.of(keys))
+    if found.fault is not None or not found.links:
+        yield Check("fail", "chain", found.fault or "has no whole link")
+        return
+    yield from _of_links(found)
+    yield from _of_configuration(folder, found.links[0])
+    yield from _of_checkpoints(folder, found)
+    yield _of_metrics(folder, found)
+    for path in receipts:
+        yield _of_receipts(path, found)
+
+
+def link_of(folder: Path, manifest: Path) -> Link | None:
+    """The link of a checkpoint, whether or not all before it are sound; None: it has none.
+
+    Args:
+        folder: of the run.
+    """
+    if (own := link_in(manifest)) is not None:
+        return own
+    saved = artifact.read(manifest)
+    for line in whole_lines(folder / FILE):
+        with suppress(PayloadError):
+            if is_of((link := parse_link(line)).head, saved):
+                return link
+    return None
+
+
+def signer_of(link: Link) -> str:
+    """Who signs a link, for people."""
+    key = link.head.key
+    return f"signed with the key {fingerprint(key)}" if key else "signed by nobody"
+
+
+def _of_links(found: Walk) -> Iterator[Check]:
+    first, last = found.links[0].head, found.links[-1].head
+    rounds = f"rounds {first.round} to {last.round}"
+    yield Check("ok", "chain", f"{len(found.links):,} links, {rounds}, head {last.hash}")
+    if found.pending:
+        where = "in its checkpoint only, until the run goes on"
+        yield Check("note", "chain", f"{name_of(last)} is {where}")
+    if first.round:
+        whose = first.about.get("copied_run")
+        before = f"a copy of {whose}" if whose else "of a version that kept no chain"
+        yield Check("note", "chain", f"it begins with round {first.round}: before, it was {before}")
+    if back := [name_of(one.head) for one in found.links if one.head.kind == "rewound"]:
+        yield Check(
+            "note", "chain", f"the run has gone back to an earlier round: {', '.join(back)}"
+        )
+    keys = {one.head.key for one in found.links}
+    shown = ", ".join(sorted(fingerprint(key) for key in keys if key))
+    signed = [one for one in found.links if one.head.key]
+    text = f"of {len(signed):,} of {len(found.links):,} links"
+    yield Check(
+        "ok" if signed else "note",
+        "server",
+        f"{text}, with the key {shown}" if signed else "signed by nobody: hashes alone",
+    )
+    entries = [entry for one in found.links for entry in one.updates]
+    nodes = sorted({entry.node for entry in entries if entry.key})
+    count = sum(bool(entry.key) for entry in entries)
+    who = f", by {', '.join(nodes)}" if nodes else ""
+    yield Check(
+        "ok" if count or not entries else "note",
+        "nodes",
+        f"{count:,} of {len(entries):,} updates are signed{who}",
+    )
+
+
+def _of_configuration(folder: Path, first: Link) -> Iterator[Check]:
+    """Whether config.json is still what the first link has the digest of."""
+    about = first.head.about
+    if about.get("photon") != photon.__version__:
+        yield Check("note", "config", f"not compared: it is of photon {about.get('photon')}")
+        return
+    try:
+        here = digest(read_config(folder, Run).values_by_key())
+    except PhotonError as error:
+        yield Check("fail", "config", str(error))
+        return
+    said = about.get("config_digest")
+    text = f"config.json has the digest {here}"
+    verdict = "ok" if here == said else "fail"
+    yield Check(verdict, "config", text if here == said else f"{text}, the first link {said}")
+
+
+def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:
+    """Whether the checkpoints that are kept are those that were committed, byte for byte."""
+    last = found.links[-1].head
+    kept = list_checkpoints(folder / "checkpoints")
+    faults = [(path, _checkpoint_fault(path, found)) for path in kept]
+    bad = [Check("fail", "checkpoint", f"{path.stem}: {why}") for path, why in faults if why]
+    if not kept or number_of(kept[-1]) != last.round:
+        bad.append(Check("fail", "checkpoint", f"that of {name_of(last)} is missing"))
+    yield from bad or [Check("ok", "checkpoint", f"{len(kept)} kept, every byte as committed")]
+
+
+def _checkpoint_fault(path: Path, found: Walk) -> str | None:
+    try:
+        saved = artifact.read(path)
+        for part in saved.files:
+            verify_container(*saved.file(part))
+    except (CheckpointError, PayloadError) as error:
+        return str(error)
+    link, own = found.by_round.get(saved.facts["state"]["round"]), link_in(path)
+    if link is None:
+        return "no link is of its round"
+    if not is_of(link.head, saved):
+        return f"has another state than {name_of(link.head)} says"
+    if own is not None and own != found.links[own.head.number]:
+        return f"is of {name_of(own.head)} with the hash {own.head.hash[:12]}, not in the chain"
+    return None
+
+
+def _of_metrics(folder: Path, found: Walk) -> Check:
+    """Whether the lines of metrics.jsonl are those that the commits held."""
+    lines = {line.get("round"): line for line in read_lines(folder / "metrics.jsonl")}
+    compared = 0
+    for number, link in found.by_round.items():
+        said = link.head.record
+        if said is None:
+            continue
+        line = lines.get(number)
+        if line is None:
+            return Check("fail", "metrics", f"the line of round {number} is missing")
+        if mark_of(line, said.keys) != said:
+            return Check("fail", "metrics", f"the line of round {number} was changed since")
+        compared += 1
+    return Check("ok", "metrics", f"{compared:,} lines are as they were committed")
+
+
+def _of_receipts(path: Path, found: Walk) -> Check:
+    """Whether what a node has kept is in the chain."""
+    count = 0
+    for number, receipt in read_receipts(path):
+        fault = receipt if isinstance(receipt, str) else _receipt_fault(receipt, found)
+        if fault is not None:
+            return Check("fail", "receipts", f"{path}: line {number}: {fault}")
+        count += 1
+    return Check("ok", "receipts", f"{path}: {count:,} are of this chain")
+
+
+def _receipt_fault(receipt: Receipt, found: Walk) -> str | None:
+    head, name = receipt.head, name_of(receipt.head)
+    if fault := receipt.fault():
+        return f"{name}: {fault}"
+    if head.number >= len(found.links):
+        return f"{name}: is signed by the server, and not in the chain"
+    there = found.links[head.number].head.hash
+    if there != head.hash:
+        return f"{name}: the server has signed {head.hash[:12]}, the chain has {there[:12]}"
+    return None
