@@ -11,6 +11,7 @@ from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
 from photon.config.conflicts import check_conflicts
 from photon.config.merging import Merging
+from photon.config.privacy import Privacy
 
 LARGEST_STEP = 2**31
 """More than a round has."""
@@ -158,6 +159,7 @@ class Federation(Merging, Closing):
         "many times the farthest that its steps can move the parameters, which follows from "
         "learning rate, inner optimizer and clipping; null: never",
     )
+    privacy: Privacy = Privacy()
     validation_period: int | None = Field(
         default=4,
         ge=1,
@@ -201,6 +203,7 @@ class Federation(Merging, Closing):
         if self.random_layers and not self.redraw_every:
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
         check_conflicts(self)
+        self.privacy.check(self.population, self.needed)
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
                 "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "

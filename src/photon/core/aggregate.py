@@ -48,15 +48,21 @@ class Mixture:
     Attributes:
         leaves: those that are not simply averaged.
         mean_norm: Euclidean norm of the plain mean; None if the mean is what they are merged into.
+        noise: what is added to a piece of what they are merged into, in place, before it is used.
     """
 
     leaves: Mapping[str, Mix] = field(default_factory=dict)
     mean_norm: float | None = None
+    noise: Callable[[Piece], None] | None = None
 
 
 Mixing = Callable[[Sequence[Readable], Sequence[float], Collection[str]], Mixture]
 """Gives how pseudo-gradients with such weights are merged; the names are those of the embeddings
 and the output layer among their leaves. The same trees in the same order give the same bits.
+"""
+Private = Callable[[Sequence[Update], Sequence[Readable], Sequence[float]], Mixture]
+"""Gives how these updates are merged so that no client shows, from their pseudo-gradients as they
+are read, and the norms of these.
 """
 
 

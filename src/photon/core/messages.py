@@ -196,6 +196,7 @@ class ServerState:
         speeds: client -> tokens per second, as last measured.
         noise: running averages of the gradient noise scale; empty unless it is measured.
         gathered: how much of a round has been merged since momentum moved last.
+        releases: what has been made public with noise, as `privacy.accounting.Release`s are told.
     """
 
     round: int
@@ -221,6 +222,7 @@ class ServerState:
     averaged: Mapping[str, int] = field(default_factory=dict)
     is_seeded: bool = False
     gathered: float = 0.0
+    releases: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,9 +137,12 @@ def close_round(
     before = _held_before(state, gradients[0], rules.down.parameters)
     part = share(weights, rules)
     outer, gathered = _due(outer, state.gathered, part)
-    mixture = rules.mixing(gradients, weights, rules.tables)
+    if rules.private is None:
+        mixture = rules.mixing(gradients, weights, rules.tables)
+    else:
+        mixture = rules.private(taken, gradients, list(norms.values()))
     by = scale(count, rules) * part
-    step = outer_step(state, gradients, weights, outer, by, last, mixture.leaves)
+    step = outer_step(state, gradients, weights, outer, by, last, mixture)
     moments = _mean_moments(trees, weights, state, rules.down)
     whole = {name: {**state.moments.get(name, {}), **tree} for name, tree in moments.items()}
     held, difference = _told(before, step.params, rules.down.parameters)

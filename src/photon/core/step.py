@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from photon.core.aggregate import Mix, Piece, mean_by_piece
+from photon.core.aggregate import Mixture, Piece, mean_by_piece
 from photon.core.messages import ServerState
 from photon.core.outer import OuterOptimizer, OuterState
 from photon.core.tree import Readable, Tree, dot, dots, squares
@@ -54,7 +54,7 @@ def outer_step(
     outer: OuterOptimizer,
     by: float = 1.0,
     last: Tree | None = None,
-    mixes: Mapping[str, Mix] | None = None,
+    mixture: Mixture | None = None,
 ) -> Step:
     """Take the step of `outer` with `by` times the weighted mean of the pseudo-gradients.
 
@@ -63,15 +63,15 @@ def outer_step(
 
     Args:
         last: parameters before the step before, if they are known.
-        mixes: leaves that are merged in another way; then that is meant by their mean.
+        mixture: how they are merged, if not by their plain mean; then that is meant by it.
     """
     if outer.elementwise:
-        sums = _pass(state, gradients, weights, last, mixes, _in_place(state, outer, by))
+        sums = _pass(state, gradients, weights, last, mixture, _in_place(state, outer, by))
         params, moments = state.params, state.outer
         after = {name: found[3 + len(gradients) :] for name, found in sums.items()}
     else:
         mean = {name: torch.empty(row.shape) for name, row in gradients[0].items()}
-        sums = _pass(state, gradients, weights, last, mixes, _collected(mean))
+        sums = _pass(state, gradients, weights, last, mixture, _collected(mean))
         params, moments = _of_whole_trees(state, mean, outer, by)
         after = {}
     total = sum(sums.values(), np.zeros(1))
@@ -92,20 +92,24 @@ def _pass(
     gradients: Sequence[Readable],
     weights: Sequence[float],
     last: Tree | None,
-    mixes: Mapping[str, Mix] | None,
+    mixture: Mixture | None,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
     """By leaf, sums over its elements: squares of the mean, its product with the step before, the
     squares of that, the products of each pseudo-gradient with the mean, and what `advance` gives.
     """
+    mixture = mixture or Mixture()
+    noise = mixture.noise
 
     def take(piece: Piece) -> np.ndarray:
+        if noise is not None:
+            noise(piece)
         turned = (0.0, 0.0) if last is None else _turned(piece, last, state.params)
         seen = [dot(piece.mean, piece.mean), *turned, *dots(piece.rows, piece.mean)]
         return np.array(seen + advance(piece))
 
     sums: dict[str, np.ndarray] = {}
-    for name, found in mean_by_piece(gradients, weights, take, mixes):
+    for name, found in mean_by_piece(gradients, weights, take, mixture.leaves):
         sums[name] = sums[name] + found if name in sums else found
     return sums
 
