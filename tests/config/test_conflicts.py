@@ -13,10 +13,20 @@ IN_USE = {
     "fold_updates": ["fl.fold_updates=true", "fl.compression=bf16"],
     "aggregation": ["fl.aggregation=rda"],
     "oversample": ["fl.oversample=1", "fl.n_clients_per_round=2"],
-    "mode": ["fl.mode=async"],
     "scoring": ["fl.scoring.enabled=true"],
     "scaling_fn": ["fl.scaling_fn=sqrt"],
-}
+    "privacy": ["fl.privacy.clip_norm=1"],
+    "privacy.noise_by": [
+        "fl.privacy.clip_norm=1", "fl.privacy.noise_by=clients", "fl.compression.upload=bf16"
+    ],
+    "aggregate_momenta": ["fl.aggregate_momenta=true"],
+    "mode": ["fl.mode=async"],
+    "staleness_exponent": ["fl.staleness_exponent=1"],
+    "steps_by_speed": ["fl.steps_by_speed=true"],
+    "n_local_epochs": ["fl.n_local_epochs=1"],
+    "use_noise_scale_metric": ["fl.use_noise_scale_metric=true"],
+    "compression.upload": ["fl.compression.upload=int4"],
+}  # fmt: skip
 """Overrides by which each option is in use."""
 
 

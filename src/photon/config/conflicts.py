@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from photon.config.compression import rounds_only
+
 if TYPE_CHECKING:
     from photon.config.federation import Federation
 
@@ -45,19 +47,57 @@ OPTIONS: dict[str, Option] = {
         "aggregation={fl.aggregation}", lambda fl: fl.aggregation != "mean"
     ),
     "oversample": Option("oversample={fl.spares}", lambda fl: fl.spares > 0),
-    "mode": Option("mode={fl.mode}", lambda fl: fl.is_async),
     "scoring": Option("scoring.enabled=true", lambda fl: fl.judging.enabled),
     "scaling_fn": Option("scaling_fn={fl.scaling}", lambda fl: fl.scaling != "none"),
+    "privacy": Option("privacy.clip_norm={fl.privacy.clip_norm:g}", lambda fl: fl.privacy.is_on),
+    "privacy.noise_by": Option(
+        "privacy.noise_by=clients", lambda fl: fl.privacy.is_by_clients
+    ),
+    "aggregate_momenta": Option("aggregate_momenta=true", lambda fl: bool(fl.averages_moments)),
+    "mode": Option("mode=async", lambda fl: fl.is_async),
+    "staleness_exponent": Option(
+        "staleness_exponent={fl.staleness_exponent:g}",
+        lambda fl: fl.staleness_exponent is not None,
+    ),
+    "steps_by_speed": Option("steps_by_speed=true", lambda fl: fl.steps_by_speed),
+    "n_local_epochs": Option(
+        "n_local_epochs={fl.local_epochs}", lambda fl: fl.local_epochs is not None
+    ),
+    "use_noise_scale_metric": Option("use_noise_scale_metric=true", lambda fl: fl.measures_noise),
+    "compression.upload": Option(
+        "compression.upload={fl.compression.upload}",
+        lambda fl: not rounds_only(fl.compression.upload),
+    ),
 }  # fmt: skip
 
 CONFLICTS: tuple[Conflict, ...] = (
     Conflict("fold_updates", "oversample", "from a node's mean no spare client can be left out"),
     Conflict("fold_updates", "aggregation",
              "the mean that a node sends no longer has its clients' directions and lengths"),
+    Conflict("privacy", "scoring", "what one client sends would decide on the updates of others"),
     Conflict("scoring", "fold_updates", "a node's mean does not say whose update is bad"),
     Conflict("scoring", "mode", "a merge of few updates has none to compare them with"),
     Conflict("aggregation", "scaling_fn",
              "what a mean of many clients is too short is made up for once, or is no mean"),
+    Conflict("privacy", "aggregate_momenta", "averaged moments carry no noise"),
+    Conflict("privacy", "fold_updates",
+             "in a node's mean no client's update can be shortened by itself"),
+    Conflict("privacy", "aggregation",
+             "one update could move any mean but that of shortened ones by more than clip_norm"),
+    Conflict("privacy", "scaling_fn",
+             "the sum is divided by the cohort, whoever of it came; take a larger outer rate"),
+    Conflict("privacy", "oversample",
+             "who stands in for whom would depend on what others sent"),
+    Conflict("privacy", "mode", "a merge may hold several updates of one client"),
+    Conflict("privacy", "staleness_exponent", "a round may hold two updates of one client"),
+    Conflict("privacy", "steps_by_speed",
+             "what a client says of its speed would change what others send"),
+    Conflict("privacy", "n_local_epochs",
+             "the size of the largest client would show in everybody's learning rate"),
+    Conflict("privacy", "use_noise_scale_metric", "it tells of norms that carry no noise"),
+    Conflict("privacy.noise_by", "compression.upload",
+             "noise that each client adds must reach the sum, which a codec below 16 bits would "
+             "change; take fl.compression.upload=bf16 or fp32"),
 )  # fmt: skip
 
 

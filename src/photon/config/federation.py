@@ -11,6 +11,7 @@ from photon.config.closing import Closing
 from photon.config.compression import Compression, CompressionOrName, rounds_only
 from photon.config.conflicts import check_conflicts
 from photon.config.merging import Merging
+from photon.config.privacy import Privacy
 from photon.config.update_scoring import UpdateScoring
 
 LARGEST_STEP = 2**31
@@ -160,6 +161,7 @@ class Federation(Merging, Closing):
         "learning rate, inner optimizer and clipping; null: never",
     )
     judging: UpdateScoring = UpdateScoring()
+    privacy: Privacy = Privacy()
     validation_period: int | None = Field(
         default=4,
         ge=1,
@@ -203,6 +205,7 @@ class Federation(Merging, Closing):
         if self.random_layers and not self.redraw_every:
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
         check_conflicts(self)
+        self.privacy.check(self.population, self.needed)
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
                 "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "

@@ -256,7 +256,7 @@ class Config(Section):
         has_moments = self.inner.optimizer.name != "sgd"
         fits = (
             has_moments and self.federation.keeps_optimizer and not self.federation.personal_layers
-        )
+        ) and not self.federation.privacy.is_on
         return self.federation.but(averages_moments=fits if given is None else given)
 
     @property

@@ -56,12 +56,14 @@ class Mixture:
             or if it is measured while they are reduced.
         weights: of the mean of the others, and of moments; None: those of the updates.
         reduce: what the others, and moments, are merged by in place of a mean.
+        noise: what is added to a piece of what they are merged into, in place, before it is used.
     """
 
     leaves: Mapping[str, Mix] = field(default_factory=dict)
     mean_norm: float | None = None
     weights: Sequence[float] | None = None
     reduce: Reduction | None = None
+    noise: Callable[[Piece], None] | None = None
 
     @property
     def of_moments(self) -> Mixture:
@@ -72,6 +74,10 @@ class Mixture:
 Mixing = Callable[[Sequence[Readable], Sequence[float], Collection[str]], Mixture]
 """Gives how pseudo-gradients with such weights are merged; the names are those of the embeddings
 and the output layer among their leaves. The same trees in the same order give the same bits.
+"""
+Private = Callable[[Sequence[Update], Sequence[Readable], Sequence[float]], Mixture]
+"""Gives how these updates are merged so that no client shows, from their pseudo-gradients as they
+are read, and the norms of these.
 """
 
 

@@ -219,6 +219,7 @@ class ServerState:
         gains, cosines: scores of the updates accepted lately, oldest first; see `core.trust`.
         failures: client -> rounds in a row in which its update was refused, where that counts.
         quarantined: client -> last round that it is left out of.
+        releases: what has been made public with noise, as `privacy.accounting.Release`s are told.
     """
 
     round: int
@@ -248,6 +249,7 @@ class ServerState:
     cosines: tuple[float, ...] = ()
     failures: Mapping[int, int] = field(default_factory=dict)
     quarantined: Mapping[int, int] = field(default_factory=dict)
+    releases: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

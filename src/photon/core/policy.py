@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from photon.core.aggregate import Mixing, plain
+from photon.core.aggregate import Mixing, Private, plain
 from photon.core.codec import Codecs
 from photon.core.messages import RoundPlan, Update
 
@@ -73,6 +73,7 @@ class Rules:
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
         part: of its pseudo-gradient, that a client goes on with.
+        private: how updates are merged where no client may show, in the place of `mixing`.
     """
 
     quorum: int
@@ -91,6 +92,7 @@ class Rules:
     merging: Merging | None = None
     ahead: int = 0
     part: float = 1.0
+    private: Private | None = None
 
 
 def may_be_asked(

@@ -137,7 +137,10 @@ def close_round(
     before = _held_before(state, gradients[0], rules.down.parameters)
     part = share(weights, rules)
     outer, gathered = _due(outer, state.gathered, part)
-    mixture = rules.mixing(gradients, weights, rules.tables)
+    if rules.private is None:
+        mixture = rules.mixing(gradients, weights, rules.tables)
+    else:
+        mixture = rules.private(taken, gradients, list(norms.values()))
     by = scale(count, rules) * part
     step = outer_step(state, gradients, weights, outer, by, last, mixture)
     moments = _mean_moments(trees, weights, mixture, state, rules.down)

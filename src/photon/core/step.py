@@ -103,8 +103,12 @@ def _pass(
     squares of that, those of the plain mean, the products of each pseudo-gradient with the mean,
     and what `advance` gives.
     """
+    mixture = mixture or Mixture()
+    noise = mixture.noise
 
     def take(piece: Piece) -> np.ndarray:
+        if noise is not None:
+            noise(piece)
         turned = (0.0, 0.0) if last is None else _turned(piece, last, state.params)
         own = dot(piece.mean, piece.mean)
         plain = own if piece.plain is None else dot(piece.plain, piece.plain)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from pathlib import Path
+
+from photon.errors import StorageError
 
 IGNORE = ".gitignore"
 
@@ -18,6 +21,26 @@ def write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+
+
+def own_key(path: Path, size: int) -> bytes:
+    """The secret that lies in a file, made by whoever asks for it first.
+
+    It is there whole or not at all, also where several processes ask at once.
+
+    Raises:
+        StorageError: the file holds something else.
+    """
+    if not path.exists():
+        keep_from_git(path.parent)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        write_private(beside, secrets.token_bytes(size))
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)
+        beside.unlink()
+    if len(key := path.read_bytes()) != size:
+        raise StorageError(f"{path}: has {len(key)} bytes, a key has {size}; move it away")
+    return key
 
 
 def keep_from_git(folder: Path) -> None:

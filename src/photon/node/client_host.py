@@ -35,6 +35,7 @@ from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles
 from photon.node.course import Course, Segments, Stopped, is_of
 from photon.node.measure import Spent
+from photon.node.noise import share_of
 from photon.node.residents import Residents
 from photon.run.run_data import RunData
 from photon.training.fragments import Fragments
@@ -305,8 +306,10 @@ class ClientHost:
         due = Due(fragment, averaged_in(fl, moments, instruction.round), instruction.part)
         faded = _faded(before, instruction.round, fl.compression.residual_decay)
         before = replace(before, residual=faded)
+        run_folder = self.files.folder.parent
+        share = share_of(fl, run_folder, instruction, params, trainer, fragment)
         live = trainer.whole(trees)
-        return outgoing(fl, self.layers, params, live, due, before, self._offload)
+        return outgoing(fl, self.layers, params, live, due, before, self._offload, share)
 
     def _state_after(self, instruction: Instruction, out: Outgoing) -> ClientState:
         state = self.trainer.state

@@ -158,6 +158,8 @@ def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
     if sent := record.get("bytes_up", 0) + record.get("bytes_down", 0):
         parts.append(f"{format_bytes(sent)}, {against_ddp(sent, record['bytes_ddp'])}")
     parts.append(duration(record["seconds"]))
+    if "epsilon" in record:
+        parts.append(f"epsilon {record['epsilon']:.3g}")
     if left:
         parts.append(f"about {duration(left)} left")
     parts += [f"client {c} refused: {why}" for c, why in record.get("refused", {}).items()]

@@ -101,7 +101,7 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
         run=folder.name,
         folder=str(folder),
         kind=facts["kind"],
-        state=_state(folder, facts["kind"], done >= total),
+        state=_state(folder, facts["kind"], done >= total or "budget_spent" in last),
         done=done,
         total=total,
         by_round=by_round,

@@ -17,7 +17,7 @@ from photon.data.read.remote import RemoteFolder
 from photon.errors import CheckpointError, DataError, PhotonWarning
 
 INDEX = "index.json"
-LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json")
+LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json", ".key")
 NOT_MIRRORED = ("baselines", "depot", "tensorboard", "wandb")
 """Folders that are no part of a run's state; those of trackers also change while they are sent."""
 OPEN = ("train.", "train-")

@@ -10,7 +10,9 @@ from photon.config.llm import Inner
 from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.policy import MOST_PACE
-from photon.core.tree import norm, num_elements
+from photon.core.tree import Tree, norm, num_elements
+from photon.privacy.share import longest
+from photon.privacy.terms import share_deviation
 from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles
 from photon.training.outline import averaged_in, codecs_of, outline_of
@@ -57,7 +59,7 @@ class Honesty:
             tokens_per_step=inner.tokens_per_step,
             late_steps=round(most),
             rate=sum(rates) / len(rates),
-            norm=math.inf if fl.max_reach is None else fl.max_reach * most_norm,
+            norm=math.inf if fl.max_reach is None else self._most(fl.max_reach * most_norm, shared),
             moments=moment_bounds(
                 inner,
                 {name: own for name in due if (own := self._of(name, names))},
@@ -67,6 +69,14 @@ class Honesty:
                 codecs.moments.gain,
             ),
         )
+
+    def _most(self, reached: float, shared: Tree) -> float:
+        """Norm of an update whose steps reach so far; with the noise that its client adds."""
+        clip = self.federation.privacy.clip_norm
+        if clip is None or not self.federation.privacy.is_by_clients:
+            return reached
+        deviation = share_deviation(self.federation)
+        return longest(min(clip, reached), deviation, num_elements(shared))
 
     def _of(self, moment: str, names: Collection[str]) -> list[str]:
         """Those of these parameters that have a moment."""

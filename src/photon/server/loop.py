@@ -23,7 +23,7 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.outer import OuterOptimizer
-from photon.core.policy import is_out_of_reach, oldest_taken
+from photon.core.policy import Rules, is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
@@ -50,6 +50,7 @@ from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.pace import is_due, is_over, merging_of, room, round_of
+from photon.server.privacy import Privacy, until_spent
 from photon.server.records import Phases, round_record, time_record
 from photon.server.redrawing import redrawn
 from photon.server.rules import rules_of
@@ -120,7 +121,9 @@ class Server:
         run = self.run
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
-        self._participation = Participation.of(fl, inner, RunData.of(*run.reading))
+        self._privacy = Privacy(fl, self.checkpoints.parent, state)
+        participation = Participation.of(fl, inner, RunData.of(*run.reading))
+        self._participation = self._privacy.choosing(participation)
         self._fragments = Fragments.of(fl, self._layers, state.params)
         self._honesty = Honesty(fl, inner, self._layers, self._fragments)
         tables = frozenset(embedding_names(empty_model(inner)))
@@ -130,13 +133,15 @@ class Server:
         self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
-            while not is_over(run, state):
-                self._phases = self._phases.of_next_attempt()
-                done = self._attempt(state)
-                if done is not None:
-                    due = is_due(run, state, done[0])
-                    state = done[0]
-                    self._commit(*done, due)
+            with until_spent():
+                while not is_over(run, state):
+                    self._privacy.before(state)
+                    self._phases = self._phases.of_next_attempt()
+                    done = self._attempt(state)
+                    if done is not None:
+                        due = is_due(run, state, done[0])
+                        state = done[0]
+                        self._commit(*done, due)
             self._commits.settle()
         return state
 
@@ -170,8 +175,10 @@ class Server:
             train_seconds=state.train_seconds + seconds,
             bytes_up=state.bytes_up + traffic.bytes_up,
             bytes_down=state.bytes_down + traffic.bytes_down,
+            releases=self._privacy.told(),
         )
-        return after, round_record(self.run, state, after, report, self._missing, traffic, seconds)
+        record = round_record(self.run, state, after, report, self._missing, traffic, seconds)
+        return after, record | self._privacy.record(after)
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
@@ -181,13 +188,14 @@ class Server:
         self._end_if_asked(f"stopped after round {state.round}")
         plan, base = self._open(state, alive)
         self._plan = plan
+        rules = self._privacy.rules(self._rules, plan, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
         self._count(delivery, base)
         with self._phase("commit", plan.round):
             self._commits.settle()
         with self._phase("aggregate", plan.round):
-            return self._close(delivery)
+            return self._close(delivery, rules)
 
     def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
         layers = self._layers
@@ -291,7 +299,7 @@ class Server:
         return_freed_memory()
         return self._phases.timing(name)
 
-    def _close(self, delivery: Delivery) -> tuple[ServerState, RoundReport]:
+    def _close(self, delivery: Delivery, rules: Rules) -> tuple[ServerState, RoundReport]:
         fl, plan, state = self.run.federation, delivery.plan, delivery.state
         verdicts, scores = delivery.verdicts, {}
         if self.scoring is not None:
@@ -301,7 +309,7 @@ class Server:
         try:
             after, report = close_round(
                 state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
-                rules=self._rules, verdicts=verdicts,
+                rules=rules, verdicts=verdicts,
                 last=_previous_parameters(self.checkpoints),
             )  # fmt: skip
         except RoundFailed as error:

@@ -24,7 +24,8 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         timeout=fl.round_timeout,
         timeout_min=fl.round_timeout_min,
         straggler_factor=fl.straggler_factor,
-        max_norm_ratio=fl.max_norm_ratio,
+        # By the norms of others one client would decide on the updates of others.
+        max_norm_ratio=None if fl.privacy.is_on else fl.max_norm_ratio,
         mixing=aggregation(fl.aggregation),
         scaling=fl.scaling,
         staleness_exponent=fl.late_exponent,

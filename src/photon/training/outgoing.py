@@ -13,6 +13,7 @@ from photon.config.federation import Federation
 from photon.core.codec import Codec
 from photon.core.messages import ClientState, Moments
 from photon.core.tree import Tree
+from photon.privacy.share import Share
 from photon.training.going_on import going_on_from
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
@@ -74,6 +75,7 @@ def outgoing(
     due: Due,
     before: ClientState,
     offload: Offload,
+    share: Share | None = None,
 ) -> Outgoing:
     """Encode the pseudo-gradient of what is due, and the moments that are averaged.
 
@@ -82,6 +84,7 @@ def outgoing(
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
         before: the client's state before the round; its residual, which is fed back, may be written
             over.
+        share: what is done to the pseudo-gradient before it is encoded.
     """
     out, codecs, goes_on = Outgoing(), codecs_of(federation), federation.goes_on
     for tree, name, value in live:
@@ -96,7 +99,7 @@ def outgoing(
             told = base[name].to(value.device, non_blocking=True)
             if goes_on:
                 out.ahead[name] = offload.take(going_on_from(told, value, due.part), value)
-            torch.sub(told, value, out=value)
+            _pseudo_gradient(name, told, value, share)
             last = before.residual.get(name)
             rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
             if rest is not None and federation.feeds_back:
@@ -109,6 +112,13 @@ def outgoing(
             if goes_on or not is_due:
                 out.kept.setdefault(tree, {})[name] = offload.take(value, value)
     return out
+
+
+def _pseudo_gradient(name: str, told: Tensor, value: Tensor, share: Share | None) -> None:
+    """Put it in the place of the client's own parameters."""
+    torch.sub(told, value, out=value)
+    if share is not None:
+        share.add_to(name, value)
 
 
 def _encode(

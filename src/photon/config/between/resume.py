@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "fl.straggler_factor",
     "fl.failed_rounds",
     "fl.round_attempts",
+    "fl.privacy.max_epsilon",
     "llm_config.eval_interval",
     "llm_config.eval_subset_num_batches",
     "llm_config.device_eval_batch_size",

@@ -25,6 +25,7 @@ TRAVELS = (
         "overlap", "overlap_steps", "fragments", "fragment_alpha",
         "frozen_layers", "unfrozen_layers", "personalized_layers", "random_layers",
         "random_init_freq", "truly_random_init", "split_eval",
+        "privacy.clip_norm", "privacy.noise_multiplier", "privacy.noise_by",
     )),
     *(f"llm_config.{name}" for name in (
         "max_seq_len", "optimizer", "scheduler", "algorithms", "precision", "fsdp_config",

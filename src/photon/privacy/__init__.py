@@ -1,0 +1,1 @@
+"""Differential privacy of clients: shortened updates, noise that nobody can guess, its price."""

@@ -1,0 +1,91 @@
+"""What a configuration promises: how much noise each round has, and what a run of it will cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from photon.config.federation import Federation
+from photon.privacy.accounting import Count, Release, epsilon
+
+
+def release_of(fl: Federation, arrived: int, alive: int) -> Release:
+    """What a round makes public.
+
+    Args:
+        arrived: clients whose updates are merged. Of noise by clients, a client that looks at the
+            sum knows its own share; those that dropped out have added none.
+        alive: clients that the cohort was drawn from. One that looks knows whether it is in it.
+    """
+    noise = fl.privacy.noise_multiplier
+    if fl.privacy.is_by_clients:
+        noise *= math.sqrt((arrived - 1) / fl.cohort_size)
+    is_secret = fl.sampling == "uniform" and fl.cohort_size < min(alive, fl.population) - 1
+    return Release(noise, alive - 1, fl.cohort_size) if is_secret else Release(noise)
+
+
+def share_deviation(fl: Federation) -> float:
+    """Standard deviation of the noise that a client adds to its update."""
+    assert fl.privacy.clip_norm is not None
+    return fl.privacy.noise_multiplier * fl.privacy.clip_norm / math.sqrt(fl.cohort_size)
+
+
+def price_of(fl: Federation, releases: Count) -> float:
+    """The epsilon of what has been released."""
+    return epsilon(releases, fl.privacy.delta_for(fl.population))
+
+
+def price_of_updates(fl: Federation, rounds: int) -> float:
+    """The epsilon of what noise by clients leaves to a server that keeps every update, of a client
+    that took part in so many rounds.
+    """
+    alone = fl.privacy.noise_multiplier / math.sqrt(fl.cohort_size)
+    return price_of(fl, {Release(alone): rounds})
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a run will cost if all clients are there.
+
+    Attributes:
+        rounds: until its end, or that of its budget.
+        is_cut: whether the budget ends it.
+        epsilon_of_updates: against a server that keeps every update; None: it sees them bare.
+    """
+
+    epsilon: float
+    delta: float
+    rounds: int
+    is_cut: bool
+    sampled: bool
+    epsilon_of_updates: float | None
+
+
+def promise_of(fl: Federation) -> Promise | None:
+    """None without privacy.
+
+    Raises:
+        ConfigError: dp-accounting is not installed.
+    """
+    if not fl.privacy.is_on:
+        return None
+    release, budget = release_of(fl, fl.cohort_size, fl.population), fl.privacy.max_epsilon
+    rounds = fl.rounds
+    if budget is not None and price_of(fl, {release: rounds}) > budget:
+        low, high = 0, rounds  # the budget has room for `low`, and not for `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (
+                (low, middle) if price_of(fl, {release: middle}) > budget else (middle, high)
+            )
+        rounds = low
+    return Promise(
+        epsilon=price_of(fl, {release: rounds} if rounds else {}),
+        delta=fl.privacy.delta_for(fl.population),
+        rounds=rounds,
+        is_cut=rounds < fl.rounds,
+        sampled=release.pool > 0,
+        epsilon_of_updates=price_of_updates(fl, rounds)
+        if fl.privacy.is_by_clients and rounds
+        else None,
+    )

@@ -1,0 +1,80 @@
+"""What a run has released, on disk before anybody can see it: a crash or a step back to an earlier
+round takes nothing back.
+
+Each line of `privacy/releases.jsonl` is one sum that got noise: its round, what it was made of, the
+key of the noise, and the `Release`. The first line may hold what was released before the file was
+there: by the run that this one is a copy of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from photon.files import new_file, sync
+from photon.privacy.accounting import Count, Release
+
+NAME = "releases.jsonl"
+Told = tuple[tuple[float, ...], ...]
+"""Releases as a state holds them: noise, pool, cohort, and how many."""
+
+
+class Ledger:
+    """Args:
+    folder: of the run's secrets; made if it is not there.
+    before: what the state that the run goes on from has released.
+    key: name of the key that the noise is made with: what another made is another release.
+    """
+
+    def __init__(self, folder: Path, before: Told, key: str) -> None:
+        self.path, self.key = folder / NAME, key
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines: list[dict[str, Any]] = _read(self.path)
+        if not self._lines and before:
+            self._lines.append({"before": before})
+        with new_file(self.path) as file:  # without a line that a crash has torn
+            file.write("".join(json.dumps(line) + "\n" for line in self._lines).encode())
+
+    def has(self, round_number: int, identity: str | None = None) -> bool:
+        """Whether a round has been released: with these updates, or with any."""
+        return any(
+            line.get("round") == round_number
+            and line["key"] == self.key
+            and identity in (None, line["sum"])
+            for line in self._lines
+        )
+
+    def add(self, round_number: int, identity: str, release: Release) -> None:
+        """Note a release, durably."""
+        line = {"round": round_number, "sum": identity, "key": self.key, **release._asdict()}
+        with open(self.path, "ab") as file:
+            file.write((json.dumps(line) + "\n").encode())
+            sync(file)
+        self._lines.append(line)
+
+    def count(self) -> Count:
+        """All that has been released."""
+        found: Counter[Release] = Counter()
+        for line in self._lines:
+            if "before" in line:
+                for one in line["before"]:
+                    noise, pool, cohort, times = map(float, one)
+                    found[Release(noise, int(pool), int(cohort))] += int(times)
+            else:
+                found[Release(line["noise"], line["pool"], line["cohort"])] += 1
+        return found
+
+    def told(self) -> Told:
+        """The same, as a state holds it."""
+        return tuple((*release, times) for release, times in sorted(self.count().items()))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ledger; the last may be torn: then its noise was not used yet."""
+    if not path.exists():
+        return []
+    lines: Sequence[str] = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
