@@ -47,11 +47,11 @@ def rounds(result) -> list[dict]:
 
 
 def test_honest_clients_are_scored_and_none_is_refused(smoke):
-    run = photon.train(smoke(*KEYS, "fl.compression=fp32"))
+    run = photon.train(smoke(*KEYS, "fl.compression=fp32", "run_uuid=scored"))
     for record in rounds(run):
         assert (record["refused"], record["quarantined"]) == ({}, {})
         assert set(record["client_gains"]) == set(record["client_agreement"]) == set("0123")
-    plain = photon.train(smoke(*KEYS[1:4], "fl.compression=fp32"))
+    plain = photon.train(smoke(*KEYS[1:4], "fl.compression=fp32", "run_uuid=plain"))
     assert final(run) == final(plain), "what is only measured changes nothing"
     assert "client_gains" not in rounds(plain)[0]
 
@@ -85,13 +85,13 @@ def test_who_turns_its_update_around_is_refused_left_out_and_comes_back(smoke, f
 def test_a_refused_update_leaves_the_parameters_of_the_others(smoke, falsify):
     """Oracle: a run in which that client fails."""
     falsify(lambda update: turned(update, -0.5) if update.client == 3 else update)
-    ours = photon.train(smoke(*KEYS, "fl.n_rounds=1"))
+    ours = photon.train(smoke(*KEYS, "fl.n_rounds=1", "run_uuid=ours"))
 
     def none(update: Update) -> Update:
         return replace(update, num_tokens=0) if update.client == 3 else update
 
     falsify(none)
-    theirs = photon.train(smoke(*KEYS, "fl.n_rounds=1"))
+    theirs = photon.train(smoke(*KEYS, "fl.n_rounds=1", "run_uuid=theirs"))
     assert "trained on 0 tokens" in rounds(theirs)[0]["refused"]["3"]
     assert final(ours) == final(theirs)
 

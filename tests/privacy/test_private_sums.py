@@ -42,7 +42,7 @@ def merged(rows: list[torch.Tensor], cohort: int, deviation: float, address: str
             mixture.noise(piece)
         out[piece.at] = piece.mean
 
-    mean_by_piece(trees, [9.0] * len(trees), take, mixture.leaves)
+    mean_by_piece(trees, [9.0] * len(trees), take, mixture)
     return out
 
 
