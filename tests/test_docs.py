@@ -50,3 +50,11 @@ def test_the_version_is_stated_once():
 def test_every_path_in_the_readme_exists():
     for path in re.findall(r"`((?:src|scripts|docs|benchmarks|tests)/[\w./-]+)`", README):
         assert (ROOT / path).exists(), path
+
+
+def test_every_test_that_a_page_names_is_there():
+    text = (ROOT / "docs/concepts/privacy.md").read_text()
+    named = re.findall(r"`(\w+/test_\w+\.py): (test_\w+)`", text)
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
