@@ -13,6 +13,10 @@ IN_USE = {
     "aggregation": ["fl.aggregation=rda"],
     "oversample": ["fl.oversample=1", "fl.n_clients_per_round=2"],
     "scaling_fn": ["fl.scaling_fn=sqrt"],
+    "secure_aggregation": ["fl.secure_aggregation=true"],
+    "mode=async": ["fl.mode=async"],
+    "staleness_exponent": ["fl.staleness_exponent=0.5"],
+    "use_noise_scale_metric": ["fl.use_noise_scale_metric=true"],
 }
 """Overrides by which each option is in use."""
 

@@ -46,6 +46,12 @@ OPTIONS: dict[str, Option] = {
     ),
     "oversample": Option("oversample={fl.spares}", lambda fl: fl.spares > 0),
     "scaling_fn": Option("scaling_fn={fl.scaling}", lambda fl: fl.scaling != "none"),
+    "secure_aggregation": Option("secure_aggregation=true", lambda fl: fl.secure_aggregation),
+    "mode=async": Option("mode=async", lambda fl: fl.is_async),
+    "staleness_exponent": Option(
+        "staleness_exponent={fl.staleness_exponent}", lambda fl: fl.staleness_exponent is not None
+    ),
+    "use_noise_scale_metric": Option("use_noise_scale_metric=true", lambda fl: fl.measures_noise),
 }  # fmt: skip
 
 CONFLICTS: tuple[Conflict, ...] = (
@@ -54,6 +60,18 @@ CONFLICTS: tuple[Conflict, ...] = (
              "the mean that a node sends no longer has its clients' directions and lengths"),
     Conflict("aggregation", "scaling_fn",
              "what a mean of many clients is too short is made up for once, or is no mean"),
+    Conflict("secure_aggregation", "fold_updates",
+             "a node's mean would be masked as one client's, and is seen by nobody anyway"),
+    Conflict("secure_aggregation", "aggregation",
+             "the server has the sum alone, and any other mean needs each update"),
+    Conflict("secure_aggregation", "oversample",
+             "who is averaged must be known before updates are masked, not whose comes first"),
+    Conflict("secure_aggregation", "mode=async",
+             "masks cancel in the sum of one cohort, and a merge takes whoever has come"),
+    Conflict("secure_aggregation", "staleness_exponent",
+             "a late update is masked against clients whose sum has been opened"),
+    Conflict("secure_aggregation", "use_noise_scale_metric",
+             "it needs the norm of each update, and the server has that of the mean"),
 )  # fmt: skip
 
 

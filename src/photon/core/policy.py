@@ -73,6 +73,7 @@ class Rules:
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
         part: of its pseudo-gradient, that a client goes on with.
+        masked: whether the server gets the sum of the updates, and no single one.
     """
 
     quorum: int
@@ -91,6 +92,7 @@ class Rules:
     merging: Merging | None = None
     ahead: int = 0
     part: float = 1.0
+    masked: bool = False
 
 
 def may_be_asked(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.model.build import build_model, parameters_of
 from photon.node.engine import LocalEngine, local_engine
 from photon.node.mailbox import Mailbox
+from photon.node.masking import Masking
 from photon.node.microbatch import Trainers
 from photon.run import checkpoint
 from photon.run.base import Base
@@ -92,6 +94,12 @@ class HostedRun:
     def is_that_of(self, request: Train) -> bool:
         return (self.run.name, self._digest) == (request.run, request.config_digest)
 
+    @cached_property
+    def masking(self) -> Masking:
+        """Its clients in sessions of secure aggregation."""
+        fl, threads = self.run.federation, self.run.machine.threads
+        return Masking(self.run.name, self.folder.clients, fl, self._mailbox, threads)
+
     def cancel(self) -> None:
         """Stop between two steps; the open clients' states are saved."""
         self._stop.set()
@@ -127,7 +135,9 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self.run.federation.fold_updates:
+        if self.run.federation.secure_aggregation:
+            done = [replace(one, gradient={}, moments={}, num_tokens=0) for one in done]
+        elif done and self.run.federation.fold_updates:
             done = [fold(done, received.params, codecs_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
@@ -137,7 +147,7 @@ class HostedRun:
         return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
-        if update.covers:
+        if update.covers or self.run.federation.secure_aggregation:
             path = self._mailbox.folder / f"client_{update.client}"
             ref = write_container(path, *parts_of(update))
         else:

@@ -23,15 +23,19 @@ from photon.wire.buffers import Buffers
 from photon.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
+    Agree,
     Cancel,
     Closed,
     Done,
     Get,
     Hello,
     Introduction,
+    MaskNumbers,
     Put,
     Refused,
     Request,
+    Reveal,
+    ShareKeys,
     Sign,
     Train,
     Trained,
@@ -122,6 +126,10 @@ class NodeService:
                 self._mailbox.take(request)
             case Get():
                 return self._mailbox.give(request)
+            case Agree() | ShareKeys() | MaskNumbers() | Reveal():
+                if self._run is None:
+                    raise PayloadError("secure aggregation: no run is hosted here")
+                return self._run.masking.answer(request)
             case TurnedAway():
                 self.turned_away = request.reason
             case Cancel() if self._run is not None and self._run.run.name == request.run:

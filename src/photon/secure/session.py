@@ -30,7 +30,13 @@ Replies = Mapping[int, Mapping[int, bytes]]
 
 
 class Parties(Protocol):
-    """Reaches the clients of a session; who does not answer is left out of what comes back."""
+    """Reaches the clients of a session; who does not answer is left out of what comes back.
+
+    Attributes:
+        lost: client -> why it has dropped out.
+    """
+
+    lost: dict[int, str]
 
     def agree(self, terms: Terms) -> Mapping[int, PublicKeys]: ...
 
@@ -55,12 +61,15 @@ class Sum(NamedTuple):
     mean: dict[str, dict[str, Tensor]]
 
 
-def summed(terms: Terms, parties: Parties, like: Trees, pool: Executor | None = None) -> Sum:
+def summed(
+    terms: Terms, parties: Parties, like: Trees, pool: Executor | None = None, fewest: int = 0
+) -> Sum:
     """Run a session.
 
     Args:
         like: tensors with the names and shapes of an update.
         pool: its threads undo masks.
+        fewest: clients whose sum is of use, if they are more than the threshold.
 
     Raises:
         RoundFailed: fewer clients than the threshold are left, or no shares fit.
@@ -70,7 +79,7 @@ def summed(terms: Terms, parties: Parties, like: Trees, pool: Executor | None = 
     sent = _enough(terms, sent, "shares")
     handed_on = {c: {other: sent[other][c] for other in sent if other != c} for c in sent}
     numbers = {c: v for c, v in parties.mask(handed_on).items() if _has_form(v, like)}
-    numbers = _enough(terms, numbers, "masked updates")
+    numbers = _enough(terms, numbers, "masked updates", fewest)
     told = parties.reveal(list(numbers), list(numbers))
     told = {c: its for c, its in told.items() if _are_shares(its, sent)}
     told = _enough(terms, told, "answers")
@@ -78,17 +87,18 @@ def summed(terms: Terms, parties: Parties, like: Trees, pool: Executor | None = 
     return _opened(terms, numbers, added, like, pool)
 
 
-def _enough(terms: Terms, found: Mapping[int, T], what: str) -> dict[int, T]:
+def _enough(terms: Terms, found: Mapping[int, T], what: str, fewest: int = 0) -> dict[int, T]:
     """What has come, in the order of clients.
 
     Raises:
         RoundFailed: too little of it.
     """
     known = {client: found[client] for client in sorted(found) if client in terms.clients}
-    if len(known) < terms.threshold:
+    if len(known) < max(fewest, terms.threshold):
+        key = "fl.quorum" if fewest > terms.threshold else "fl.secure_threshold"
         raise RoundFailed(
             f"round {terms.round}: secure aggregation got the {what} of {len(known)} clients, "
-            f"{terms.threshold} are needed (fl.secure_threshold); nothing is revealed"
+            f"{max(fewest, terms.threshold)} are needed ({key}); nothing is revealed"
         )
     return known
 
