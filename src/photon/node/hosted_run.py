@@ -147,7 +147,7 @@ class HostedRun:
         return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
-        if update.covers or self.run.federation.secure_aggregation:
+        if update.covers or not update.gradient:  # made to be sent, and not kept
             path = self._mailbox.folder / f"client_{update.client}"
             ref = write_container(path, *parts_of(update))
         else:
