@@ -10,8 +10,10 @@ import torch
 import photon
 from loopback import final_digest, nodes, train
 from photon.config import Config, load_config
+from photon.config.between.travel import travelling
 from photon.errors import ConfigError, PayloadError, RoundFailed
 from photon.node import masking
+from photon.node.hosted_run import node_config
 from photon.node.masking import Masking
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
@@ -213,6 +215,19 @@ def test_what_else_may_be_had_with_it(make, more):
 def test_a_threshold_that_protects_nobody_is_refused(make, given, reason):
     with pytest.raises(ConfigError, match=reason):
         make(*given)
+
+
+def test_a_node_trains_for_sums_of_so_many_clients_alone(make):
+    """Whatever its server says: `photon.fewest_masked` is the node's own."""
+    own = load_config(["photon.fewest_masked=3"])
+    for keys, reason in (
+        (["fl.secure_aggregation=false"], "the server's fl.secure_aggregation is false"),
+        (["fl.n_clients_per_round=2", "fl.quorum=null"], "the server opens those of 2"),
+    ):
+        theirs = travelling(make("run_uuid=n", *keys).model_dump(mode="json"))
+        with pytest.raises(ConfigError, match=reason):
+            node_config(theirs, own)
+    node_config(travelling(make("run_uuid=n").model_dump(mode="json")), own)
 
 
 def test_without_a_bound_there_is_no_fixed_point(make):

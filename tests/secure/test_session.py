@@ -86,6 +86,7 @@ def exact_mean(clients, cohort: int = 5) -> dict[str, dict[str, list[float]]]:
     for tree, reach in REACHES.items():
         bits = 64 if tree == "exp_avg_sq" else 32
         levels = 2 ** (bits - 1) // cohort - 1
+        levels -= levels % 2 ** max(0, bits - 53)
         for leaf in ("w", "b"):
             sums = [0] * OWN[0].trees[tree][leaf].numel()
             for client in clients:

@@ -14,13 +14,14 @@ import torch
 
 from photon.config.between.travel import taken, travel_digest
 from photon.config.compose import checked
+from photon.config.federation import Federation
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
 from photon.core.messages import Broadcast, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
-from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
+from photon.errors import ConfigError, MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.model.build import build_model, parameters_of
 from photon.node.engine import LocalEngine, local_engine
@@ -184,6 +185,7 @@ def run_of(request: Train, own: Config) -> Run:
 def node_config(server: Mapping[str, Any], own: Config) -> Run:
     """The node's own configuration with the server's mathematics, and numbers for this machine."""
     config = taken(server, own)
+    _require_masks(config.federation, own.machine.fewest_masked)
     machine, compiled = config.machine, own.inner.compile
     compiled = config.inner.compile if compiled == "auto" else compiled
     gpus, each = count_gpus(machine.device), machine.devices_per_client
@@ -197,6 +199,19 @@ def node_config(server: Mapping[str, Any], own: Config) -> Run:
         inner={"compile": bool(gpus) if compiled == "auto" else compiled},
     )
     return checked(Run, filled.model_dump(mode="json"))
+
+
+def _require_masks(federation: Federation, fewest: int | None) -> None:
+    """Raises:
+    ConfigError: fewer clients would be masked together than this node asks for.
+    """
+    theirs = federation.fewest_masked if federation.secure_aggregation else 0
+    if fewest is not None and theirs < fewest:
+        raise ConfigError(
+            f"photon.fewest_masked={fewest}: this node trains for sums of at least so many "
+            + (f"clients, and the server opens those of {theirs}" if theirs else
+               "masked clients, and the server's fl.secure_aggregation is false")
+        )  # fmt: skip
 
 
 def _require_same_data(data: RunData, expected: dict[str, Any]) -> None:

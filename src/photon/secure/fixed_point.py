@@ -72,8 +72,10 @@ def ring(tree: str) -> np.dtype:
 
 
 def scale(tree: str, reach: float, clients: int) -> Scale:
-    """That of a tree, for a sum over so many clients."""
-    return Scale(reach, (1 << (8 * ring(tree).itemsize - 1)) // clients - 1)
+    """That of a tree, for a sum over so many clients. Levels are whole in float64 too."""
+    bits = 8 * ring(tree).itemsize - 1
+    levels, rest = (1 << bits) // clients - 1, max(0, bits - 52)
+    return Scale(reach, levels >> rest << rest)
 
 
 def pieces(trees: Trees) -> list[Piece]:
@@ -103,14 +105,13 @@ def quantised(numbers: np.ndarray, share: float, scale: Scale, kind: np.dtype) -
     Raises:
         PayloadError: one is out of reach, or none at all.
     """
-    far = float(np.abs(numbers).max(initial=0.0))
+    far = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0)))
     if not far <= scale.reach:  # a NaN is in no order
         raise PayloadError(f"a number of {far:.3g} is beyond the {scale.reach:.3g} of honest steps")
     steps = np.multiply(numbers, share * (scale.levels / scale.reach), dtype=np.float64)
     np.rint(steps, out=steps)
-    whole = steps.astype(np.int64)
-    np.clip(whole, -scale.levels, scale.levels, out=whole)
-    return whole.astype(np.dtype(f"<i{kind.itemsize}")).view(kind)
+    np.clip(steps, -scale.levels, scale.levels, out=steps)  # the product may be rounded up
+    return steps.astype(np.dtype(f"<i{kind.itemsize}")).view(kind)
 
 
 def restored(total: np.ndarray, tokens: int, most_tokens: int, scale: Scale) -> np.ndarray:

@@ -104,12 +104,18 @@ def add(mask: Mask, piece: int, numbers: np.ndarray) -> None:
             any order, and at once.
         numbers: [elements] unsigned, little endian, contiguous.
     """
+    if not numbers.size:
+        return
     stream = Cipher(algorithms.ChaCha20(mask.key, bytes(4) + piece.to_bytes(12, "little")), None)
     drawn = np.empty_like(numbers)
     stream.encryptor().update_into(_zeros(numbers.nbytes), drawn.view(np.uint8).data)
     (np.add if mask.sign > 0 else np.subtract)(numbers, drawn, out=numbers)
 
 
+def _zeros(size: int) -> memoryview:
+    return _kept_zeros((size - 1).bit_length())[:size]
+
+
 @cache
-def _zeros(size: int) -> bytes:
-    return bytes(size)
+def _kept_zeros(bits: int) -> memoryview:
+    return memoryview(bytes(1 << bits))
