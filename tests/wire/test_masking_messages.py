@@ -79,7 +79,8 @@ def test_questions_that_do_not_fit_are_refused(body):
 
 @pytest.mark.parametrize(
     "told", [{"keys": {0: b"k"}}, {"shares": {0: {1: b"s" * 100}}},
-             {"shares": {0: {"x": b"s" * 33}}}, {"shares": {0: b"s" * 33}}, {"failed": {0: 1}}, {"updates": [1]}, {"more": 1}]
+             {"shares": {0: {"x": b"s" * 33}}}, {"shares": {0: b"s" * 33}}, {"failed": {0: 1}},
+             {"updates": [1]}, {"more": 1}],
 )  # fmt: skip
 def test_answers_that_do_not_fit_are_refused(told):
     message = pack_request(REQUESTS[0])
