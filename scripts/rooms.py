@@ -18,7 +18,7 @@ RANKS: dict[str, int] = {
     "config": 0, "config.between": 0, "config.explain": 0,
     "errors": 0, "files": 0, "points": 0, "say": 0,
     "core": 1, "core.robust": 1, "core.trust": 1, "codecs": 1,
-    "container": 2, "privacy": 2,
+    "container": 2, "privacy": 2, "secure": 2,
     "model": 2, "data": 2, "data.mds": 2, "data.prepare": 2, "data.read": 2,
     "training": 3, "evaluation": 3,
     "machine": 4, "wire": 4, "run": 4, "chain": 4, "hub": 4, "tracking": 4,
@@ -27,7 +27,7 @@ RANKS: dict[str, int] = {
     "report": 7, "cli": 7, "api": 7, "__main__": 7,
 }  # fmt: skip
 STRANGERS = [
-    {"model", "data", "container"},
+    {"model", "data", "container", "secure"},
     {"training", "evaluation"},
     {"server", "node", "scoring"},
 ]

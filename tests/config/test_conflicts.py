@@ -26,6 +26,7 @@ IN_USE = {
     "n_local_epochs": ["fl.n_local_epochs=1"],
     "use_noise_scale_metric": ["fl.use_noise_scale_metric=true"],
     "compression.upload": ["fl.compression.upload=int4"],
+    "secure_aggregation": ["fl.secure_aggregation=true"],
 }  # fmt: skip
 """Overrides by which each option is in use."""
 

@@ -328,6 +328,12 @@ SHOWN = {
         "server/test_federation.py::test_remote_nodes_give_the_bits_of_the_local_engine",
     "photon.transport_hosts":
         "node/test_hostile_server.py::test_a_node_asks_the_hosts_that_its_owner_has_named_and_follows_nobody",
+    "fl.secure_aggregation":
+        "secure/test_masked_rounds.py::test_a_masked_run_is_the_plain_one_in_fixed_point",
+    "fl.secure_threshold":
+        "secure/test_masked_rounds.py::test_a_threshold_that_protects_nobody_is_refused",
+    "photon.fewest_masked":
+        "secure/test_masked_rounds.py::test_a_node_trains_for_sums_of_so_many_clients_alone",
     "fl.fold_updates":
         "server/test_federation.py::test_partial_means_of_nodes_are_the_flat_mean",
     "llm_config.nonfinite_loss":

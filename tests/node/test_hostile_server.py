@@ -145,6 +145,7 @@ FOREIGN = {
     "dataset.train.root_remote": "file:///etc",
     "photon.saving_path": "/tmp/elsewhere",
     "photon.transport_hosts": ["evil.example"],
+    "photon.fewest_masked": None,
     "photon.device": "cuda:7",
     "fl.strategy_name": "os:system",
     "pretrained_model_path": "/etc",

@@ -49,7 +49,8 @@ class Entry(Closed):
         digest, size: of its container, as it was sent.
         tokens, steps: of its training.
         node, key: who has sent it, and that node's public key; empty: a client of the server's
-            machine, or a federation without keys.
+            machine, a federation without keys, or a sum of masked updates, of which no node knows
+            more than its own part.
         signature: the node's, of `statement`.
     """
 
@@ -69,6 +70,11 @@ class Entry(Closed):
         """What a node signs of its update."""
         said = self.model_dump(exclude={"node", "key", "signature"})
         return b"photon update 1\0" + canonical({"run": run, **said})
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is a sum of masked updates: of several clients, and of no node."""
+        return bool(self.covers) and not self.node
 
     @property
     def hash(self) -> str:

@@ -99,6 +99,9 @@ def _of_links(found: Walk) -> Iterator[Check]:
         yield Check(
             "note", "chain", f"the run has gone back to an earlier round: {', '.join(back)}"
         )
+    if sums := sum(entry.is_sum for one in found.links for entry in one.updates):
+        text = f"{sums:,} sums of masked updates: no node can sign what it does not see"
+        yield Check("note", "nodes", text)
     keys = {one.head.key for one in found.links}
     shown = ", ".join(sorted(fingerprint(key) for key in keys if key))
     signed = [one for one in found.links if one.head.key]

@@ -181,7 +181,7 @@ def _entry_fault(entry: Entry, head: Head, known: Known) -> str | None:
     if fault := entry_fault(entry, head.run):
         return f"update of client {entry.client}: {fault}"
     own = known.nodes.get(entry.node)
-    if known.servers and not entry.key:
+    if known.servers and not entry.key and not entry.is_sum:
         return f"update of client {entry.client}: is signed by nobody"
     if own is not None and entry.key not in own:
         return f"update of client {entry.client}: is not signed with the key of node {entry.node}"

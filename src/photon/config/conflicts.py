@@ -68,6 +68,7 @@ OPTIONS: dict[str, Option] = {
         "compression.upload={fl.compression.upload}",
         lambda fl: not rounds_only(fl.compression.upload),
     ),
+    "secure_aggregation": Option("secure_aggregation=true", lambda fl: fl.secure_aggregation),
 }  # fmt: skip
 
 CONFLICTS: tuple[Conflict, ...] = (
@@ -98,6 +99,21 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("privacy.noise_by", "compression.upload",
              "noise that each client adds must reach the sum, which a codec below 16 bits would "
              "change; take fl.compression.upload=bf16 or fp32"),
+    Conflict("secure_aggregation", "fold_updates",
+             "a node's mean would be masked as one client's, and is seen by nobody anyway"),
+    Conflict("secure_aggregation", "aggregation",
+             "the server has the sum alone, and any other mean needs each update"),
+    Conflict("secure_aggregation", "oversample",
+             "who is averaged must be known before updates are masked, not whose comes first"),
+    Conflict("secure_aggregation", "mode",
+             "masks cancel in the sum of one cohort, and a merge takes whoever has come"),
+    Conflict("secure_aggregation", "staleness_exponent",
+             "a late update is masked against clients whose sum has been opened"),
+    Conflict("secure_aggregation", "use_noise_scale_metric",
+             "it needs the norm of each update, and the server has that of the mean"),
+    Conflict("secure_aggregation", "scoring", "the server has no single update to score"),
+    Conflict("secure_aggregation", "privacy",
+             "the server has no single update to shorten; take privacy.noise_by=clients alone"),
 )  # fmt: skip
 
 

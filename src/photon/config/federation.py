@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -146,6 +147,18 @@ class Federation(Merging, Closing):
         description="a node sends one weighted mean of its clients' updates, in fp32: fewer bytes "
         "between sites, no numbers of single clients; needs fl.compression.upload=bf16",
     )
+    secure_aggregation: bool = Field(
+        default=False,
+        description="clients mask their updates, so that the server learns the weighted mean of "
+        "them and no single one (docs/concepts/secure-aggregation.md)",
+    )
+    secure_threshold: float = Field(
+        default=2 / 3,
+        gt=0.5,
+        le=1,
+        description="part of a cohort without which nothing of a masked round is revealed, and the "
+        "round fails; so many clients, together with the server, could reveal one",
+    )
     max_norm_ratio: float | None = Field(
         default=5.0,
         gt=1,
@@ -206,6 +219,7 @@ class Federation(Merging, Closing):
             raise ValueError("random_layers are never drawn anew: set random_init_freq, e.g. 500ba")
         check_conflicts(self)
         self.privacy.check(self.population, self.needed)
+        self._check_secure()
         if self.fold_updates and not rounds_only(self.compression.upload):
             raise ValueError(
                 "fold_updates=true needs fl.compression.upload=bf16 beside it, in place of "
@@ -231,10 +245,22 @@ class Federation(Merging, Closing):
                 f"accept_failures_cnt={self.failures_accepted} leaves nobody of a cohort of "
                 f"{self.cohort_size}"
             )
-        if self.quorum and self.failures_accepted and self.quorum != self.needed:
+        if self.quorum and self.failures_accepted and self.quorum != self._asked_for:
             raise ValueError(
                 f"quorum={self.quorum} and accept_failures_cnt={self.failures_accepted} disagree "
                 f"for a cohort of {self.cohort_size}; give one of them"
+            )
+
+    def _check_secure(self) -> None:
+        if not self.secure_aggregation:
+            return
+        if self.cohort_size < 2:
+            raise ValueError("secure_aggregation=true needs a cohort: the sum of one client is its")
+        if (self.quorum or self.failures_accepted) and self._asked_for < self.fewest_masked:
+            raise ValueError(
+                f"secure_aggregation=true: a quorum of {self._asked_for} is less than the "
+                f"{self.fewest_masked} of a cohort of {self.cohort_size} that secure_threshold "
+                "asks for; raise the one or lower the other"
             )
 
     def _check_personal_layers(self) -> None:
@@ -304,10 +330,18 @@ class Federation(Merging, Closing):
     @property
     def needed(self) -> int:
         """Fewest accepted updates that close a round."""
-        if self.is_async:
-            return 1
+        return 1 if self.is_async else self._asked_for
+
+    @property
+    def _asked_for(self) -> int:
         failures = self.failures_accepted
         return self.cohort_size - failures if failures or not self.quorum else self.quorum
+
+    @property
+    def fewest_masked(self) -> int:
+        """Fewest clients of a cohort whose masked sum is opened: always more than half."""
+        part = math.ceil(self.secure_threshold * self.cohort_size - 1e-9)
+        return max(2, part, self.cohort_size // 2 + 1)
 
     @property
     def keeps_optimizer(self) -> bool:

@@ -99,6 +99,12 @@ class Machine(Section):
         description="of a node: the stores that the server's signed URLs may lead to, as HOST or "
         "HOST:PORT by https, or http://HOST:PORT; null: that of AWS_ENDPOINT_URL alone",
     )
+    fewest_masked: int | None = Field(
+        default=None,
+        ge=2,
+        description="of a node: its clients train only where fl.secure_aggregation masks their "
+        "updates, and no sum of fewer clients is opened; null: the server decides",
+    )
 
     @field_validator("transport")
     @classmethod

@@ -344,17 +344,22 @@ def fold(updates: Sequence[Update], like: Tree, codecs: Codecs) -> Update:
         name: mean((update.moments[name] for update in ordered), codecs.of_moment(name))
         for name in ordered[0].moments
     }
-    shared = set.intersection(*(set(update.metrics) for update in ordered))
     return replace(
         ordered[0],
         gradient=gradient,
         moments=moments,
         num_tokens=sum(update.num_tokens for update in ordered),
         num_steps=max(update.num_steps for update in ordered),
-        metrics={key: _folded(key, ordered, weights) for key in sorted(shared)},
+        metrics=folded_metrics(ordered, weights),
         state_lost=any(update.state_lost for update in ordered),
         covers=tuple(update.client for update in ordered),
     )
+
+
+def folded_metrics(updates: Sequence[Update], weights: Sequence[float]) -> dict[str, float]:
+    """Those that all of them have, as one."""
+    shared = set.intersection(*(set(update.metrics) for update in updates))
+    return {key: _folded(key, updates, weights) for key in sorted(shared)}
 
 
 def _folded(key: str, updates: Sequence[Update], weights: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -150,6 +151,15 @@ def examined(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
     # every number that travels: only a NaN or an infinity gives one.
     sizes = {name: norm(tree) for name, tree in trees.items()}
     return Verdict(_size_fault(trees, sizes, plan.bounds), sizes)
+
+
+def promised(update: Update, plan: RoundPlan, state: ServerState) -> Verdict:
+    """Judge what a client says of an update that nobody will see but in a sum: its tokens are in
+    that too, and are counted here as those of the steps which it has not skipped.
+    """
+    taken = update.num_steps - round(update.metrics.get("skipped_steps", 0.0))
+    counted = replace(update, num_tokens=taken * (plan.bounds.tokens_per_step or 1))
+    return Verdict(_origin_fault(counted, plan, state) or _count_fault(counted, plan), {})
 
 
 def _size_fault(

@@ -276,6 +276,7 @@ class Bounds:
         late_steps: most steps that a late update was asked for.
         rate: mean learning rate of the round's steps; 0: nothing can be compared.
         norm: largest norm of a pseudo-gradient.
+        element: the largest number in one.
         moments: those that are sent, by name.
     """
 
@@ -283,6 +284,7 @@ class Bounds:
     late_steps: int | None = None
     rate: float = 1.0
     norm: float = math.inf
+    element: float = math.inf
     moments: Mapping[str, MomentBound] = field(default_factory=dict)
 
 

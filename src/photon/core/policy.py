@@ -74,6 +74,7 @@ class Rules:
         ahead: most steps that a client of the last round takes before the base arrives.
         part: of its pseudo-gradient, that a client goes on with.
         private: how updates are merged where no client may show, in the place of `mixing`.
+        masked: whether the server gets the sum of the updates, and no single one.
     """
 
     quorum: int
@@ -93,6 +94,7 @@ class Rules:
     ahead: int = 0
     part: float = 1.0
     private: Private | None = None
+    masked: bool = False
 
 
 def may_be_asked(

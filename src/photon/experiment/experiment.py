@@ -68,7 +68,7 @@ from photon.say import Say
 from photon.scoring.task_watch import check_tasks
 from photon.tracking.external import require_trackers
 from photon.training.layers import layers_of
-from photon.training.outline import codecs_of
+from photon.training.outline import check_sent
 from photon.training.parallel import require_precision
 
 
@@ -242,7 +242,7 @@ class _Command:
         layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
         outer_of(config.federation, 1)
         if kind == FEDERATED:
-            codecs_of(config.averaging())
+            check_sent(config.averaging(), config.inner)
             require_no_tasks(config.federation, config.scoring)
         run = resolve(
             config,

@@ -28,7 +28,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import Outline, RoundBytes, codecs_of, outline_of, traffic_of
+from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -266,7 +266,7 @@ def _handling(
 
 def _fed_back(this: Outline, fl: Federation) -> int:
     """Bytes of what a client keeps of its codec's losses."""
-    is_lossy = codecs_of(fl).gradient.cast is None
+    is_lossy = kept_codecs(fl).gradient.cast is None
     return num_bytes(this.params) if is_lossy and fl.feeds_back else 0
 
 

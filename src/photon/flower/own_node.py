@@ -26,6 +26,7 @@ SENT = (
     "photon.workers",
     "photon.threads",
     "photon.transport_hosts",
+    "photon.fewest_masked",
     "dataset.train.",
     "dataset.val.",
 )

@@ -7,7 +7,7 @@ import selectors
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +17,8 @@ import torch
 
 from photon import errors
 from photon.config.resolve import Run, RunMachine
-from photon.core.messages import Arrival, Failure, RoundPlan
+from photon.core.gate import GRADIENT
+from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.spread import spread
 from photon.errors import PhotonError, RoundFailed
 from photon.machine import frames
@@ -28,6 +29,8 @@ from photon.node.worker_process import WorkerProcess
 from photon.run.base import Base
 from photon.run.checkpoint import load_update
 from photon.run.run_folder import RunFolder
+from photon.secure.fixed_point import Trees
+from photon.secure.here import Here, Own
 
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round before the run gives up on it."""
@@ -62,6 +65,19 @@ class OneMachine:
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
         return range(self.population)
+
+    def parties(
+        self,
+        plan: RoundPlan,
+        updates: Mapping[int, Update],
+        like: Trees,
+        should_stop: Callable[[], bool],
+    ) -> Here:
+        """Clients mask in this process, one after the other; nothing of it leaves it."""
+        own = {
+            c: Own({GRADIENT: u.gradient, **u.moments}, u.num_tokens) for c, u in updates.items()
+        }
+        return Here(own)
 
     def take_traffic(self) -> None:
         """Nothing travels."""

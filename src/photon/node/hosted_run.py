@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from photon.chain.receipts import ReceiptBook
 from photon.chain.said import entry_of
 from photon.config.between.travel import taken, travel_digest
 from photon.config.compose import checked
+from photon.config.federation import Federation
 from photon.config.resolve import Run, count_threads, count_workers
 from photon.config.schema import Config
 from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
 from photon.core.messages import Broadcast, Failure, Instruction, Origin, RoundPlan, Update
 from photon.core.parts import parts_of
-from photon.errors import MismatchedCheckpoint, PayloadError, PhotonError
+from photon.errors import ConfigError, MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.model.build import build_model, parameters_of
 from photon.node.engine import LocalEngine, local_engine
 from photon.node.mailbox import Mailbox
+from photon.node.masking import Masking
 from photon.node.microbatch import Trainers
 from photon.run import checkpoint
 from photon.run.base import Base
@@ -101,6 +104,12 @@ class HostedRun:
     def is_that_of(self, request: Train) -> bool:
         return (self.run.name, self._digest) == (request.run, request.config_digest)
 
+    @cached_property
+    def masking(self) -> Masking:
+        """Its clients in sessions of secure aggregation."""
+        fl, threads = self.run.federation, self.run.machine.threads
+        return Masking(self.run.name, self.folder.clients, fl, self._mailbox, threads)
+
     def cancel(self) -> None:
         """Stop between two steps; the open clients' states are saved."""
         self._stop.set()
@@ -138,7 +147,9 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
-        if done and self.run.federation.fold_updates:
+        if self.run.federation.secure_aggregation:
+            done = [replace(one, gradient={}, moments={}, num_tokens=0) for one in done]
+        elif done and self.run.federation.fold_updates:
             done = [fold(done, received.params, codecs_of(self.run.federation))]
         updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
         failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
@@ -164,7 +175,7 @@ class HostedRun:
         return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
     def _offer(self, update: Update, grant: Ticket) -> Ticket:
-        if update.covers:
+        if update.covers or not update.gradient:  # made to be sent, and not kept
             path = self._mailbox.folder / f"client_{update.client}"
             ref = write_container(path, *parts_of(update))
         else:
@@ -201,6 +212,7 @@ def run_of(request: Train, own: Config) -> Run:
 def node_config(server: Mapping[str, Any], own: Config) -> Run:
     """The node's own configuration with the server's mathematics, and numbers for this machine."""
     config = taken(server, own)
+    _require_masks(config.federation, own.machine.fewest_masked)
     machine, compiled = config.machine, own.inner.compile
     compiled = config.inner.compile if compiled == "auto" else compiled
     gpus, each = count_gpus(machine.device), machine.devices_per_client
@@ -214,6 +226,19 @@ def node_config(server: Mapping[str, Any], own: Config) -> Run:
         inner={"compile": bool(gpus) if compiled == "auto" else compiled},
     )
     return checked(Run, filled.model_dump(mode="json"))
+
+
+def _require_masks(federation: Federation, fewest: int | None) -> None:
+    """Raises:
+    ConfigError: fewer clients would be masked together than this node asks for.
+    """
+    theirs = federation.fewest_masked if federation.secure_aggregation else 0
+    if fewest is not None and theirs < fewest:
+        raise ConfigError(
+            f"photon.fewest_masked={fewest}: this node trains for sums of at least so many "
+            + (f"clients, and the server opens those of {theirs}" if theirs else
+               "masked clients, and the server's fl.secure_aggregation is false")
+        )  # fmt: skip
 
 
 def _require_same_data(data: RunData, expected: dict[str, Any]) -> None:

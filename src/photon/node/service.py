@@ -24,16 +24,20 @@ from photon.wire.buffers import Buffers
 from photon.wire.messages import (
     MAX_MESSAGE_BYTES,
     PROTOCOL,
+    Agree,
     Cancel,
     Closed,
     Done,
     Get,
     Hello,
     Introduction,
+    MaskNumbers,
     Notice,
     Put,
     Refused,
     Request,
+    Reveal,
+    ShareKeys,
     Sign,
     Train,
     Trained,
@@ -126,13 +130,25 @@ class NodeService:
                 self._mailbox.take(request)
             case Get():
                 return self._mailbox.give(request)
-            case Notice() if self._run is not None and self._run.run.name == request.run:
-                if self._run.receipts is not None:
-                    self._run.receipts.take(request)
             case TurnedAway():
                 self.turned_away = request.reason
-            case Cancel() if self._run is not None and self._run.run.name == request.run:
-                self._run.cancel()
+            case _:
+                return self._of_run(request)
+        return Done()
+
+    def _of_run(self, request: Request) -> Closed:
+        """The reply to what is said of the run that is hosted."""
+        run = self._run
+        match request:
+            case Agree() | ShareKeys() | MaskNumbers() | Reveal():
+                if run is None:
+                    raise PayloadError("secure aggregation: no run is hosted here")
+                return run.masking.answer(request)
+            case Notice() if run is not None and run.run.name == request.run:
+                if run.receipts is not None:
+                    run.receipts.take(request)
+            case Cancel() if run is not None and run.run.name == request.run:
+                run.cancel()
         return Done()
 
     def _train(self, request: Train) -> Trained:

@@ -15,8 +15,8 @@ from photon.privacy.share import longest
 from photon.privacy.terms import share_deviation
 from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles
-from photon.training.outline import averaged_in, codecs_of, outline_of
-from photon.training.reach import moment_bounds, reach
+from photon.training.outline import averaged_in, codecs_of, kept_codecs, outline_of
+from photon.training.reach import moment_bounds, reach, reach_of_element
 from photon.training.schedule import lr_factor
 
 
@@ -46,7 +46,7 @@ class Honesty:
             turns = len(self.fragments.groups) / (1 - fl.fragment_alpha)
             farthest = inner.optimizer.lr * max(steps, most) * turns
         codecs, due = codecs_of(fl), averaged_in(fl, self.moments, state.round + 1)
-        most_norm = codecs.gradient.gain * reach(
+        most_norm = kept_codecs(fl).gradient.gain * reach(
             inner, farthest, last, num_elements(shared), norm(shared)
         )
         before = {
@@ -60,6 +60,9 @@ class Honesty:
             late_steps=round(most),
             rate=sum(rates) / len(rates),
             norm=math.inf if fl.max_reach is None else self._most(fl.max_reach * most_norm, shared),
+            element=reach_of_element(inner, farthest, last, shared)
+            if fl.secure_aggregation
+            else math.inf,
             moments=moment_bounds(
                 inner,
                 {name: own for name in due if (own := self._of(name, names))},

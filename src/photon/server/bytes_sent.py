@@ -11,6 +11,7 @@ from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.parts import parts_of
 from photon.core.traffic import Traffic, kinds_down, kinds_up
 from photon.run.base import Base, received_of
+from photon.server.masked import sent_masked
 
 
 class Sites:
@@ -50,8 +51,11 @@ class Sites:
                 found.were_tensors({}, {kind: rounds * its for kind, its in kinds.items()})
             self._holds[client] = base.ref.digest
         for update in updates:
-            found.sent([update.client], _size(update))
-            found.were_tensors(kinds_up(update), {})
+            is_masked = bool(update.covers)  # each of its clients has sent as much
+            size, sent = sent_masked(update) if is_masked else (_size(update), kinds_up(update))
+            for client in update.clients:
+                found.sent([client], size)
+                found.were_tensors(sent, {})
         return found
 
     def _missed(self, client: int, base: Base, state: ServerState) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from photon.core import policy
-from photon.core.gate import Verdict, examined
+from photon.core.gate import Verdict, examined, promised
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
 from photon.core.round import check
 from photon.machine.clock import SYSTEM, Clock
+from photon.server.masked import promise
 
 
 def _judge() -> ThreadPoolExecutor:
@@ -43,6 +44,7 @@ class Delivery:
         updates: in the order in which they came, those that are late for earlier rounds too.
         arrived: client -> whether what it sent for this round is sound.
         failed: client -> why it has no update.
+        unmasked: what has come of clients whose updates are to be masked: on one machine all of it.
         sound: clients whose updates an asynchronous merge would take, late ones too.
         begun: wall clock, in seconds, for people; `clock` is what decides.
     """
@@ -56,6 +58,7 @@ class Delivery:
     updates: list[Update] = field(default_factory=list)
     arrived: dict[int, bool] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    unmasked: dict[int, Update] = field(default_factory=dict)
     sound: int = 0
     begun: float = field(default_factory=time.time)
     _first: float = math.inf
@@ -72,7 +75,11 @@ class Delivery:
         if isinstance(arrival, Failure):
             self.failed[arrival.client] = arrival.reason
         else:
-            verdict = self._judge.submit(examined, arrival, self.plan, self.state)
+            if self.rules.masked:
+                self.unmasked[arrival.client] = arrival
+                arrival = promise(arrival)
+            judge = promised if self.rules.masked else examined
+            verdict = self._judge.submit(judge, arrival, self.plan, self.state)
             self.updates.append(arrival)
             self._verdicts.append(verdict)
             if arrival.round not in self.plan.bases:  # or else it is late for that one
@@ -86,6 +93,25 @@ class Delivery:
     def verdicts(self) -> list[Verdict]:
         """What is to be said of each update for itself."""
         return [verdict.result() for verdict in self._verdicts]
+
+    @property
+    def ready(self) -> dict[int, Update]:
+        """Client -> what it says of an update that will be masked."""
+        sound = zip(self.updates, self.verdicts, strict=True)
+        return {u.client: u for u, verdict in sound if verdict.reason is None}
+
+    def take_sum(self, update: Update) -> None:
+        """Put the sum of masked updates in the place of what was said of them."""
+        refused = [(u, v) for u, v in zip(self.updates, self._verdicts, strict=True)
+                   if v.result().reason is not None]  # fmt: skip
+        verdict = self._judge.submit(examined, update, self.plan, self.state)
+        self.updates = [update, *(one for one, _ in refused)]
+        self._verdicts = [verdict, *(one for _, one in refused)]
+
+    def lose(self, lost: Mapping[int, str]) -> None:
+        """Note clients that have dropped out after they had trained."""
+        self.failed |= lost
+        self.arrived = {c: sound for c, sound in self.arrived.items() if c not in lost}
 
     def _note_sound(self) -> None:
         """Count what will not be refused: an outlier neither closes a merge nor has others wait."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
-from photon.core.messages import Arrival, RoundPlan
+from photon.core.messages import Arrival, RoundPlan, Update
 from photon.core.traffic import Traffic
 from photon.machine.clock import Clock
 from photon.run.base import Base
+from photon.secure.fixed_point import Trees
+from photon.secure.session import Parties
 
 
 class Engine(Protocol):
@@ -51,6 +53,21 @@ class Engine(Protocol):
 
         Args:
             waiting: clients that nobody trains yet; more may be added between two arrivals.
+        """
+        ...
+
+    def parties(
+        self,
+        plan: RoundPlan,
+        updates: Mapping[int, Update],
+        like: Trees,
+        should_stop: Callable[[], bool],
+    ) -> Parties:
+        """The clients of a round for a session of secure aggregation.
+
+        Args:
+            updates: of them, where they have come in the clear: on one machine.
+            like: tensors with the names and shapes of an update.
         """
         ...
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from photon.chain.said import entry_of
 from photon.container.container import ContainerRef
@@ -51,6 +53,56 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Talk:
+    """How a node is spoken to.
+
+    Attributes:
+        node: who must answer.
+        clients: of that node, for whom it is; bytes are counted as theirs.
+        verify: checks its signatures; None in a federation without keys.
+        traffic: what has gone so far.
+    """
+
+    node: str
+    clients: list[int]
+    verify: Verify | None
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:
+        """Raises:
+        PayloadError: the node went away, refuses, or is another one.
+        """
+        message = pack_request(request)
+        self.traffic.received(self.clients, message.size)
+        answer = yield message
+        if answer is None:
+            raise PayloadError("the node went away")
+        self.traffic.sent(self.clients, answer.size)
+        signer, reply = unpack_reply(message, answer, kind, self.verify)
+        if signer != self.node:
+            raise PayloadError(f"node {self.node} is now {signer}")
+        return reply
+
+    def fetch(
+        self, depot: Depot, client: int, ticket: Ticket
+    ) -> Conversation[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Tensors and facts of the payload that a client has sent.
+
+        Raises:
+            PayloadError: as `ask`; it is not what its ticket says.
+        """
+        receiving = depot.receive(client, ticket)
+        try:
+            wanted = next(receiving)
+            while True:
+                wanted = receiving.send((yield from self.ask(wanted, Piece)))
+        except StopIteration as done:
+            found = done.value
+        self.traffic.sent([client], beside_messages(ticket))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Errand:
     """Clients to be trained by a node.
 
@@ -78,8 +130,8 @@ class Errand:
         """Bring the base, have the clients trained, fetch their updates."""
         try:
             for piece in self.depot.pieces(self.way):
-                yield from self._ask(piece, Done)
-            trained = yield from self._ask(self.train, Trained)
+                yield from self.talk.ask(piece, Done)
+            trained = yield from self.talk.ask(self.train, Trained)
             self.traffic.received(self.clients, self.way.beside)
             self.traffic.were_tensors({}, self.way.kinds)
         except Exception as error:
@@ -103,14 +155,7 @@ class Errand:
         if client not in trained.updates:
             raise PayloadError(trained.failed.get(client, "no update came"))
         ticket = trained.updates[client]
-        receiving = self.depot.receive(client, ticket)
-        try:
-            wanted = next(receiving)
-            while True:
-                wanted = receiving.send((yield from self._ask(wanted, Piece)))
-        except StopIteration as done:
-            update = update_of(*done.value)
-        self.traffic.sent([client], beside_messages(ticket))
+        update = update_of(*(yield from self.talk.fetch(self.depot, client, ticket)))
         self.traffic.were_tensors(kinds_up(update), {})
         if update.client != client or not set(update.covers) <= set(self.clients):
             raise PayloadError(f"sent clients {update.clients} in place of client {client}")
@@ -131,17 +176,9 @@ class Errand:
             raise PayloadError("its update is not signed with the key enrolled for its name")
         return update
 
-    def _ask(self, request: Closed, kind: type[ReplyT]) -> Conversation[ReplyT]:
-        message = pack_request(request)
-        self.traffic.received(self.clients, message.size)
-        answer = yield message
-        if answer is None:
-            raise PayloadError("the node went away")
-        self.traffic.sent(self.clients, answer.size)
-        signer, reply = unpack_reply(message, answer, kind, self.verify)
-        if signer != self.node:
-            raise PayloadError(f"node {self.node} is now {signer}")
-        return reply
+    @property
+    def talk(self) -> Talk:
+        return Talk(self.node, self.clients, self.verify, self.traffic)
 
 
 def fault_of(error: Exception) -> str:

@@ -49,6 +49,7 @@ from photon.server.bytes_sent import Sites
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
+from photon.server.masked import likeness, sum_of, terms_of, united
 from photon.server.pace import is_due, is_over, merging_of, room, round_of
 from photon.server.privacy import Privacy, until_spent
 from photon.server.records import Phases, round_record, time_record
@@ -191,7 +192,11 @@ class Server:
         rules = self._privacy.rules(self._rules, plan, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
-        self._count(delivery, base)
+        try:
+            if self._rules.masked:
+                self._unmask(delivery)
+        finally:
+            self._count(delivery, base)
         with self._phase("commit", plan.round):
             self._commits.settle()
         with self._phase("aggregate", plan.round):
@@ -249,6 +254,26 @@ class Server:
                 "clients had finished and are kept"
             )
         return delivery
+
+    def _unmask(self, delivery: Delivery) -> None:
+        """Have the updates of those that have trained summed, each masked.
+
+        Raises:
+            RoundFailed: too few are left.
+            Interrupted: a signal arrived.
+        """
+        plan, said = delivery.plan, delivery.ready
+        like = likeness(plan, delivery.state)
+        parties = self.engine.parties(plan, delivery.unmasked, like, self._must_stop)
+        try:
+            with self._phase("unmask", plan.round):
+                terms = terms_of(plan, list(said), self.run.federation)
+                total = sum_of(terms, parties, like, self._rules.quorum)
+        finally:
+            self._end_if_asked(f"stopped in round {plan.round}; what clients had done is kept")
+            delivery.lose(parties.lost)
+            self._missing = delivery.missing
+        delivery.take_sum(united(plan, total, said))
 
     def _count(self, delivery: Delivery, base: Base) -> None:
         """Add what a round, or an attempt at one, has sent."""

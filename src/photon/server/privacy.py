@@ -22,7 +22,7 @@ from photon.privacy.merge import identity, noise_on_mean, private_mixture, short
 from photon.privacy.noise import KEY_BYTES, name_of, secret_seed
 from photon.privacy.terms import price_of, price_of_updates, release_of
 from photon.run.participation import Participation
-from photon.server.ledger import Ledger, Told
+from photon.run.releases import Ledger, Told
 
 FOLDER = "privacy"
 """Of a run: its key and its ledger."""

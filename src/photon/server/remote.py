@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,11 +19,14 @@ from photon.errors import RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.waiting import Waiting
 from photon.run.base import Base
+from photon.secure.fixed_point import Trees
 from photon.server.depot import Depot
-from photon.server.errand import Conversation, Errand, Outcome
+from photon.server.errand import Conversation, Errand, Outcome, Talk
 from photon.server.farewell import tell_last
 from photon.server.link import Link
+from photon.server.masked_nodes import OverNodes
 from photon.server.roster import Member, Roster
+from photon.server.rules import rules_of
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import format_clients
 from photon.wire.facts import InstructionFacts
@@ -93,6 +97,7 @@ class RemoteEngine:
         self._devices: dict[str, int] = {}
         self._holds: dict[str, tuple[Member, str | None]] = {}
         self._traffic = Traffic()
+        self._homes: dict[int, str] = {}
 
     @property
     def devices(self) -> int:
@@ -210,6 +215,39 @@ class RemoteEngine:
         arrived, self._arrived_late = self._arrived_late, []
         return arrived
 
+    def parties(
+        self,
+        plan: RoundPlan,
+        updates: Mapping[int, Update],
+        like: Trees,
+        should_stop: Callable[[], bool],
+    ) -> OverNodes:
+        here = self.roster.members
+        talks = {a: Talk(here[a].name, [], self.roster.verify, self._traffic)
+                 for a in set(self._homes.values()) if a in here}  # fmt: skip
+        rules = rules_of(self.run.federation, can_be_late=True)
+        return OverNodes(
+            self._homes, talks, self.depot, like, self._exchange, rules, self.clock, should_stop
+        )
+
+    def _exchange(
+        self, conversations: Mapping[str, Conversation[None]], is_over: Callable[[], bool]
+    ) -> None:
+        """Have these conversations, by address, until they have ended or time is up."""
+        waiting = {self.link.send(at, next(one)): (at, one) for at, one in conversations.items()}
+        while waiting and not is_over():
+            self.roster.refresh()
+            for name, answer in self.link.answers(POLL_SECONDS):
+                address, one = waiting.pop(name, ("", None))
+                if one is None:
+                    self._hear(None, name, answer)
+                    continue
+                if answer is None:
+                    self.roster.lost(address)
+                with contextlib.suppress(StopIteration):
+                    waiting[self.link.send(address, one.send(answer))] = address, one
+                del answer
+
     def take_traffic(self) -> Traffic:
         """What has been sent since the last time."""
         counted, self._traffic = self._traffic, Traffic()
@@ -299,6 +337,7 @@ class RemoteEngine:
         node, attempts = one.errand.node, one.of.attempts
         self._note_durations(one, outcome)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
+        self._homes |= dict.fromkeys(outcome.updates, one.address)
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)
         for client, reason in outcome.failed.items():

@@ -6,7 +6,7 @@ from photon.config.federation import Federation
 from photon.core.policy import Merging, Rules
 from photon.points import aggregation
 from photon.training.going_on import own_part
-from photon.training.outline import codecs_of, update_codecs
+from photon.training.outline import codecs_of, kept_codecs, update_codecs
 
 
 def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) -> Rules:
@@ -18,7 +18,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
     """
     return Rules(
         quorum=fl.needed,
-        up=update_codecs(fl) if can_be_late else codecs_of(fl),
+        up=update_codecs(fl) if can_be_late else kept_codecs(fl),
         down=codecs_of(fl),
         can_be_late=can_be_late,
         timeout=fl.round_timeout,
@@ -33,4 +33,5 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         merging=merging,
         ahead=fl.most_ahead,
         part=own_part(fl),
+        masked=fl.secure_aggregation,
     )

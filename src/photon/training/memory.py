@@ -16,7 +16,7 @@ from photon.config.llm import Inner
 from photon.core.codec import encode, layout
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import codecs_of, outline_of
+from photon.training.outline import codecs_of, kept_codecs, outline_of
 
 Place = Literal["device", "host", "cpu"]
 ByteCounts = Mapping[str, int]
@@ -93,7 +93,7 @@ class _Sizes:
         self.personal = num_bytes(self._of(this.layers.personal))
         self.moments = sum(map(num_bytes, this.moments.values()))
         averaged = this.moments if federation.averages_moments else {}
-        self.codecs = codecs = codecs_of(federation)
+        self.codecs, codecs = codecs_of(federation), kept_codecs(federation)
         sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
         self.sent_update = num_bytes(sent)
         self.lost_update = num_bytes(lost) if federation.feeds_back else 0

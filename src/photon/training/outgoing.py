@@ -18,7 +18,7 @@ from photon.training.going_on import going_on_from
 from photon.training.layers import LayerRoles
 from photon.training.loop import PARAMS
 from photon.training.offload import Offload
-from photon.training.outline import codecs_of
+from photon.training.outline import kept_codecs
 
 Live = Iterable[tuple[str, str, Tensor]]
 """Tree (`PARAMS`, or a moment), name, and a tensor of a trainer that will be written to again."""
@@ -86,7 +86,7 @@ def outgoing(
             over.
         share: what is done to the pseudo-gradient before it is encoded.
     """
-    out, codecs, goes_on = Outgoing(), codecs_of(federation), federation.goes_on
+    out, codecs, goes_on = Outgoing(), kept_codecs(federation), federation.goes_on
     for tree, name, value in live:
         if tree == PARAMS and name in layers.personal:
             out.layers[name] = offload.take(value, value)

@@ -5,20 +5,23 @@ They are made by what makes a run's own, so that a forecast of bytes cannot diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from photon import points
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import SQUARES, Codec, Codecs, layout
 from photon.core.tree import Tree, num_bytes
-from photon.errors import ConfigError
+from photon.errors import ConfigError, install_with
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
+from photon.training.reach import reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,34 @@ def _codec(key: str, name: str) -> Codec:
         raise ConfigError(f"fl.compression.{key}: {error}") from None
 
 
+def check_sent(federation: Federation, inner: Inner) -> None:
+    """Raises:
+    ConfigError: as `codecs_of`; masks without the package that makes them, or without a scale.
+    """
+    codecs_of(federation)
+    if not federation.secure_aggregation:
+        return
+    if find_spec("cryptography") is None:
+        raise ConfigError(
+            f"fl.secure_aggregation=true needs cryptography: {install_with('secure')}"
+        )
+    is_bounded = math.isfinite(reach(inner, 1.0, 1, 1, 1.0))
+    if not is_bounded or (federation.averages_moments and not inner.clip_norm):
+        raise ConfigError(
+            "fl.secure_aggregation=true needs a bound on what clients send, to put it in fixed "
+            "point: set llm_config.algorithms.gradient_clipping.clipping_threshold"
+            + ("" if is_bounded else ", or betas of Adam with b1^2 < b2")
+        )
+
+
+def kept_codecs(federation: Federation) -> Codecs:
+    """Of the updates that clients make: those that are to be masked are fp32 until then."""
+    return Codecs() if federation.secure_aggregation else codecs_of(federation)
+
+
 def update_codecs(federation: Federation) -> Codecs:
     """Of the updates that reach the server: means of nodes are fp32."""
-    return Codecs() if federation.fold_updates else codecs_of(federation)
+    return Codecs() if federation.fold_updates else kept_codecs(federation)
 
 
 def averaged_in(federation: Federation, moments: Iterable[str], round_number: int) -> list[str]:
@@ -119,7 +147,10 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
     shared = {name: this.params[name] for name in this.layers.shared}
     sent = this.moments if federation.averages_moments else {}
     up, down = update_codecs(federation), codecs_of(federation)
-    moments_up = {n: num_bytes(layout(tree, up.of_moment(n))) for n, tree in sent.items()}
+    longer = {n: 2 if federation.secure_aggregation and n in SQUARES else 1 for n in sent}
+    moments_up = {
+        n: longer[n] * num_bytes(layout(tree, up.of_moment(n))) for n, tree in sent.items()
+    }
     moments_down = {n: num_bytes(layout(tree, down.of_moment(n))) for n, tree in sent.items()}
 
     def each_round(moments: Mapping[str, int]) -> int:

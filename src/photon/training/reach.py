@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from photon.config.llm import Inner, OptimizerConfig
 from photon.core.messages import MomentBound, Moments
+from photon.core.tree import Tree
 
 ROUNDING = 1.01
 """What number formats add: bf16 rounds each element by 0.4 % at the most."""
@@ -36,6 +37,21 @@ def reach(
     peak = optimizer.lr if optimizer.name == "decoupled_adamw" else 1.0
     decayed = rates * optimizer.weight_decay / peak * (parameter_norm + moved)
     return ROUNDING * (moved + decayed)
+
+
+def reach_of_element(inner: Inner, rates: float, last_step: int, params: Tree) -> float:
+    """Largest number of the pseudo-gradient of honest steps; infinite where no rule bounds it.
+
+    A step is bounded element by element, as that of a model of one number; Muon's by the largest
+    singular value, 1.2 of 0.2 x sqrt(the longer side), as the norm of so many numbers is.
+
+    Args:
+        params: that are sent, before the steps.
+    """
+    longest = max(max(value.shape, default=1) for value in params.values())
+    side = longest if inner.optimizer.name == "muon" else 1
+    farthest = max(float(value.abs().max()) for value in params.values() if value.numel())
+    return reach(inner, rates, last_step, side, farthest)
 
 
 def _largest_step(inner: Inner, last_step: int, num_parameters: int) -> float:

@@ -16,15 +16,15 @@ from photon.config.base import Closed
 from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
-from photon.wire.facts import InstructionFacts, first_fault
+from photon.wire.facts import InstructionFacts, MetricName, Name, Number, Positive, first_fault
 
 PROTOCOL = 8
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
 
-LARGEST_UPDATE = 3
-"""An update in fp32 with two moments is three times the base at the most."""
+LARGEST_UPDATE = 4
+"""A masked update with two moments is four times the base at the most: squares take 64 bits."""
 HEADER_ROOM = 1 << 20
 """For the facts and names in which an update differs from a base."""
 MOST_CLIENTS = 1 << 20
@@ -47,6 +47,16 @@ Client = Annotated[int, Field(ge=0, lt=10**9)]
 
 Ticket = dict[str, Any]
 """Says how to get a payload; which keys, each transport decides."""
+
+MOST_MASKED = 1 << 12
+"""Clients of a session of secure aggregation."""
+Session = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{32}$")]
+PublicKey = Annotated[bytes, Field(strict=True, min_length=96, max_length=96)]
+Shares = Annotated[
+    dict[Client, Annotated[bytes, Field(strict=True, min_length=33, max_length=82)]],
+    Field(max_length=MOST_MASKED),
+]
+Parties = Annotated[list[Client], Field(min_length=1, max_length=MOST_MASKED)]
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[str, bytes, bytes], bool]
@@ -135,6 +145,58 @@ class Cancel(Closed):
     run: str
 
 
+class Agree(Closed):
+    """Begin a session of secure aggregation, in which each of these clients gets new keys.
+
+    Attributes:
+        terms: of the session, see `secure.terms`.
+        clients: of this node.
+    """
+
+    kind: Literal["agree"] = "agree"
+    session: Session
+    run: Name
+    round: Positive
+    base_digest: Name
+    cohort: Annotated[int, Field(strict=True, ge=2, le=MOST_MASKED)]
+    threshold: Annotated[int, Field(strict=True, ge=2, le=MOST_MASKED)]
+    most_tokens: Positive
+    reaches: dict[MetricName, Number] = Field(min_length=1, max_length=8)
+    parties: Parties
+    clients: Parties
+
+
+class ShareKeys(Closed):
+    """Share the secrets of the session among the clients that have these keys."""
+
+    kind: Literal["share"] = "share"
+    session: Session
+    keys: dict[Client, PublicKey] = Field(max_length=MOST_MASKED)
+
+
+class MaskNumbers(Closed):
+    """Mask the updates of clients that have these shares of others.
+
+    Attributes:
+        sealed: by client, what others have sealed for it.
+        upload: as in `Train`.
+    """
+
+    kind: Literal["mask"] = "mask"
+    session: Session
+    sealed: dict[Client, Shares] = Field(max_length=MOST_MASKED)
+    upload: dict[int, Ticket] = Field(default_factory=dict)
+
+
+class Reveal(Closed):
+    """Tell the share of each client that the masks of the sum of the survivors' need."""
+
+    kind: Literal["reveal"] = "reveal"
+    session: Session
+    clients: Parties
+    survivors: Parties
+
+
 class TurnedAway(Closed):
     """This node may not take part, and should not wait."""
 
@@ -143,7 +205,18 @@ class TurnedAway(Closed):
 
 
 Request = Annotated[
-    Hello | Train | Put | Get | Cancel | Notice | TurnedAway, Field(discriminator="kind")
+    Hello
+    | Train
+    | Put
+    | Get
+    | Cancel
+    | Notice
+    | Agree
+    | ShareKeys
+    | MaskNumbers
+    | Reveal
+    | TurnedAway,
+    Field(discriminator="kind"),
 ]
 
 
@@ -180,6 +253,22 @@ class Trained(Closed):
     signatures: dict[Client, Annotated[bytes, Field(max_length=MOST_SIGNATURE)]] = Field(
         default_factory=dict, max_length=MOST_CLIENTS
     )
+
+
+class Told(Closed):
+    """A node's answer to a question of secure aggregation: of each client what it was asked for, or
+    a reason.
+
+    Attributes:
+        keys: three public keys one after the other, to `Agree`.
+        shares: by client, for or of each other one; sealed to `ShareKeys`, open to `Reveal`.
+        updates: as in `Trained`, to `MaskNumbers`.
+    """
+
+    keys: dict[Client, PublicKey] = Field(default_factory=dict, max_length=MOST_MASKED)
+    shares: dict[Client, Shares] = Field(default_factory=dict, max_length=MOST_MASKED)
+    updates: dict[int, Ticket] = Field(default_factory=dict, max_length=MOST_MASKED)
+    failed: dict[int, Text] = Field(default_factory=dict, max_length=MOST_MASKED)
 
 
 class Piece(Closed):

@@ -22,6 +22,7 @@ TRAVELS = (
         "accept_failures_cnt", "failed_rounds", "ignore_failed_rounds", "aggregate_momenta",
         "reset_optimizer", "reset_dataset_state", "reset_timestamp", "reset_checkpoint",
         "compression", "first_moment_period", "second_moment_period", "fold_updates",
+        "secure_aggregation", "secure_threshold",
         "overlap", "overlap_steps", "fragments", "fragment_alpha",
         "frozen_layers", "unfrozen_layers", "personalized_layers", "random_layers",
         "random_init_freq", "truly_random_init", "split_eval",
