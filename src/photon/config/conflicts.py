@@ -113,7 +113,7 @@ CONFLICTS: tuple[Conflict, ...] = (
              "it needs the norm of each update, and the server has that of the mean"),
     Conflict("secure_aggregation", "scoring", "the server has no single update to score"),
     Conflict("secure_aggregation", "privacy",
-             "the server has no single update to shorten; take privacy.noise_by=clients alone"),
+             "the server has no single update whose length it could check"),
 )  # fmt: skip
 
 
