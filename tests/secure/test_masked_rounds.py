@@ -9,6 +9,9 @@ import torch
 
 import photon
 from loopback import final_digest, nodes, train
+from photon.chain.ledger import FILE, whole_lines
+from photon.chain.link import parse_link
+from photon.chain.verify import verify_run
 from photon.config import Config, load_config
 from photon.config.between.travel import travelling
 from photon.errors import ConfigError, PayloadError, RoundFailed
@@ -21,6 +24,7 @@ from photon.secure.fixed_point import numbers_of, pieces, plain_mean
 from photon.secure.session import Sum
 from photon.server import errand, loop
 from photon.wire import inline
+from photon.wire.keys import enrol, make_authority
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2", "photon.workers=0",
          "fl.secure_aggregation=true", "fl.round_timeout=60", "fl.quorum=3"]  # fmt: skip
@@ -46,6 +50,29 @@ def here(make):
 
 def records(result) -> list[dict]:
     return read_lines(Path(result.folder) / "metrics.jsonl")
+
+
+def faults(folder: Path, *keys: Path) -> list[str]:
+    return [one.text for one in verify_run(folder, keys, []) if one.verdict == "fail"]
+
+
+def test_a_chain_of_sums_is_sound_and_names_no_single_update(make, here, four, tmp_path):
+    """On one machine and over nodes with keys: one entry of all clients, that no node signs."""
+    keys = tmp_path / "keys"
+    make_authority(keys, ["localhost"])
+    for name, clients in PLACES.items():
+        enrol(keys, name, clients)
+    with nodes(tmp_path, four, PLACES, keys=keys) as sockets:
+        there = train(make("run_uuid=signed", "fl.n_rounds=1"), sockets, keys=keys)
+    assert not faults(Path(there.folder), keys)
+    for result in (here, there):
+        folder = Path(result.folder)
+        assert not faults(folder)
+        links = [parse_link(line) for line in whole_lines(folder / FILE)]
+        entries = [link.updates for link in links if link.head.kind == "round"]
+        assert entries
+        assert all(len(its) == 1 and its[0].covers == [0, 1, 2, 3] for its in entries)
+        assert not any(entry.node or entry.signature for its in entries for entry in its)
 
 
 def plain(terms, parties, like, fewest) -> Sum:
