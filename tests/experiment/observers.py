@@ -163,7 +163,8 @@ class Answers:
                 run=task.run, round=task.round, client=task.client, moments={},
                 gradient=encode({n: torch.full_like(params[n], 1e-4 * (task.client + 1))
                                  for n in names}, plan.up.gradient)[0],
-                num_tokens=task.local_steps * 8, num_steps=task.local_steps,
+                num_tokens=task.local_steps * plan.bounds.tokens_per_step,
+                num_steps=task.local_steps,
                 base_digest=task.base_digest, metrics={"train_loss": 1.0},
             )
             for task in map(plan.instructions.__getitem__, waiting)
