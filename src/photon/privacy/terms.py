@@ -16,12 +16,20 @@ def release_of(fl: Federation, arrived: int, alive: int) -> Release:
         arrived: clients whose updates are merged. Of noise by clients, a client that looks at the
             sum knows its own share; those that dropped out have added none.
         alive: clients that the cohort was drawn from. One that looks knows whether it is in it.
+
+    That the cohort is secret counts only if clients keep nothing between rounds: what one sends in
+    a later round would tell in which earlier ones it was, and so who was not.
     """
     noise = fl.privacy.noise_multiplier
     if fl.privacy.is_by_clients:
         noise *= math.sqrt((arrived - 1) / fl.cohort_size)
-    is_secret = fl.sampling == "uniform" and fl.cohort_size < min(alive, fl.population) - 1
+    is_secret = is_sampled(fl) and fl.forgets_clients and fl.cohort_size < alive - 1
     return Release(noise, alive - 1, fl.cohort_size) if is_secret else Release(noise)
+
+
+def is_sampled(fl: Federation) -> bool:
+    """Whether each round draws some of the clients, all of them alike."""
+    return fl.sampling == "uniform" and fl.cohort_size < fl.population - 1
 
 
 def share_deviation(fl: Federation) -> float:

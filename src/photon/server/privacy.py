@@ -55,6 +55,11 @@ class Privacy:
             return participation
         return replace(participation, seed=secret_seed(self._key, "cohorts"))
 
+    @property
+    def blind(self) -> str:
+        """What keeps the digest of a plan, which nodes get, from telling its cohort."""
+        return f"{secret_seed(self._key, 'plans'):x}" if self.settings.is_on else ""
+
     def before(self, state: ServerState) -> None:
         """Called before each round.
 
