@@ -14,13 +14,14 @@ from loopback import final_digest, nodes, train
 from photon.config import Config, load_config
 from photon.core.messages import Update
 from photon.errors import CorruptCheckpoint, PhotonWarning
+from photon.hub.hf_folder import export_folder
 from photon.node import engine, noise
 from photon.privacy.accounting import Release, epsilon
 from photon.run import checkpoint
 from photon.run.results import TrainResult
 from photon.run.trackers import read_lines
 from photon.server import loop, privacy
-from photon.server.ledger import Ledger
+from photon.run.releases import Ledger
 
 KEYS = ("fl.n_total_clients=4", "fl.aggregate_momenta=false", "fl.compression.upload=bf16",
         "fl.eval_period=null", "llm_config.local_steps=1", "run_uuid=run")  # fmt: skip
@@ -142,12 +143,33 @@ def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
     assert final_digest(more) == final_digest(whole)
 
 
-def test_without_a_norm_nothing_changes(make):
+def test_an_export_says_what_its_parameters_promise(make, tmp_path):
+    run = photon.train(make("run", *CLIENTS))
+    export_folder(Path(run.folder), tmp_path / "out")
+    price, of_updates = priced((3 / 4) ** 0.5, 2), priced(1 / 2, 2)
+    facts = json.loads((tmp_path / "out" / "photon.json").read_text())["privacy"]
+    assert facts == pytest.approx(
+        {"epsilon": price, "delta": 1e-5, "releases": 2, "epsilon_of_updates": of_updates}
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| epsilon | {price:.4g} at delta 1e-05 |" in card
+    assert f"| for a server that keeps every update | epsilon {of_updates:.4g} |" in card
+    first = checkpoint.list_checkpoints(Path(run.folder) / "checkpoints")[-2]
+    export_folder(first, tmp_path / "first")
+    assert (
+        f"epsilon | {priced((3 / 4) ** 0.5, 1):.4g} at"
+        in (tmp_path / "first" / "README.md").read_text()
+    )
+
+
+def test_without_a_norm_nothing_changes(make, tmp_path):
     plain = photon.train(make("plain", *KEYS))
     idle = photon.train(make("idle", *KEYS, "fl.privacy.noise_multiplier=9"))
     assert final_digest(plain) == final_digest(idle)
     assert not {"epsilon", "delta"} & set(records(idle)[-1])
     assert not (Path(idle.folder) / "privacy").exists()
+    export_folder(Path(idle.folder), tmp_path / "out")
+    assert "rivacy" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def falsify(monkeypatch, alter) -> None:

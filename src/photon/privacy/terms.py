@@ -58,6 +58,8 @@ class Promise:
     Attributes:
         rounds: until its end, or that of its budget.
         is_cut: whether the budget ends it.
+        sampled: whether the bound of a secret cohort may count, which is for those who do not know
+            it; would_be_sampled: it would if clients kept nothing between rounds.
         epsilon_of_updates: against a server that keeps every update; None: it sees them bare.
     """
 
@@ -66,6 +68,7 @@ class Promise:
     rounds: int
     is_cut: bool
     sampled: bool
+    would_be_sampled: bool
     epsilon_of_updates: float | None
 
 
@@ -93,6 +96,7 @@ def promise_of(fl: Federation) -> Promise | None:
         rounds=rounds,
         is_cut=rounds < fl.rounds,
         sampled=release.pool > 0,
+        would_be_sampled=is_sampled(fl) and not release.pool,
         epsilon_of_updates=price_of_updates(fl, rounds)
         if fl.privacy.is_by_clients and rounds
         else None,

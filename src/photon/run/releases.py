@@ -18,12 +18,10 @@ from pydantic import Field, ValidationError
 from photon.config.base import Closed
 from photon.errors import CorruptCheckpoint
 from photon.files import new_file, sync
-from photon.privacy.accounting import Count, Release
+from photon.privacy.accounting import Count, Release, Told, count_of, told_of
 from photon.wire.facts import first_fault
 
 NAME = "releases.jsonl"
-Told = tuple[tuple[float, ...], ...]
-"""Releases as a state holds them: noise, pool, cohort, and how many."""
 
 
 Noise = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -88,16 +86,14 @@ class Ledger:
         found: Counter[Release] = Counter()
         for line in self._lines:
             if "before" in line:
-                for one in line["before"]:
-                    noise, pool, cohort, times = map(float, one)
-                    found[Release(noise, int(pool), int(cohort))] += int(times)
+                found += count_of(line["before"])
             else:
                 found[Release(line["noise"], line["pool"], line["cohort"])] += 1
         return found
 
     def told(self) -> Told:
         """The same, as a state holds it."""
-        return tuple((*release, times) for release, times in sorted(self.count().items()))
+        return told_of(self.count())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
