@@ -13,6 +13,7 @@ from observers import (
     forward_passes,
     outer_step,
     paced,
+    privately,
     rates,
     recomputed,
     record,
@@ -59,6 +60,7 @@ LATE = ("fl.quorum=1", "fl.n_rounds=4")
 TWICE = ("fl.n_rounds=2", "fl.eval_period=1")
 STORE = ("dataset.train.root_remote=file:///tmp", "dataset.train.root_local=/tmp/x")
 VAL_STORE = ("dataset.val.root_remote=file:///tmp", "dataset.val.root_local=/tmp/x")
+PRIVATE = ("fl.aggregate_momenta=false", "fl.compression.upload=bf16", "fl.privacy.clip_norm=1")
 SCALED = "fl.compression.upload=bf16"
 """Updates whose numbers can be multiplied as they are sent."""
 STEPS = f"{LLM}.max_duration=4"
@@ -152,6 +154,11 @@ CASES: dict[str, Case] = {
     "fl.random_init_freq": (sound, (RANDOM[0], "fl.random_init_freq=100", "fl.n_rounds=3"), "3"),
     "fl.truly_random_init": (sound, (*RANDOM, "fl.n_rounds=3"), "false"),
     "fl.aggregation": (record, TWICE, "rda"),
+    "fl.privacy.clip_norm": (privately, PRIVATE[:1], "1"),
+    "fl.privacy.noise_multiplier": (privately, PRIVATE, "2"),
+    "fl.privacy.noise_by": (privately, PRIVATE, "clients"),
+    "fl.privacy.delta": (privately, PRIVATE, "0.001"),
+    "fl.privacy.max_epsilon": (privately, PRIVATE, "5"),
     "fl.scaling_fn": (sound, (), "sqrt"),
     "fl.quorum": (missing, (), "1"),
     "fl.accept_failures_cnt": (missing, (), "1"),

@@ -46,6 +46,7 @@ from photon.run.preparation import architecture_of
 from photon.run.run_data import VALIDATION, RunData
 from photon.run.trackers import read_lines
 from photon.server import loop as server
+from photon.server import privacy
 from photon.server.remote import RemoteEngine
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
@@ -132,6 +133,7 @@ class Answers:
 
     Args:
         spoil: makes of a round's number and its updates by client what the server gets.
+        tokens: of a step.
     """
 
     can_be_late = True
@@ -141,9 +143,9 @@ class Answers:
     clock = staticmethod(time.monotonic)
 
     def __init__(
-        self, clients: int, spoil: Callable[[int, dict[int, Update]], list[Update]]
+        self, clients: int, spoil: Callable[[int, dict[int, Update]], list[Update]], tokens: int
     ) -> None:
-        self.clients, self.spoil = range(clients), spoil
+        self.clients, self.spoil, self.tokens = range(clients), spoil, tokens
         self.asked: list[Any] = []
 
     def alive(self, should_stop: Callable[[], bool]) -> Sequence[int]:
@@ -189,7 +191,7 @@ def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
             parameters_of(build_model(run.inner, run.seed)), outer_of(run.federation, 1)
         )
         save_server_state(folder, state)
-        clients = Answers(run.federation.population, spoil)
+        clients = Answers(run.federation.population, spoil, run.inner.tokens_per_step)
         this = server.Server(run, folder, clients, lambda _: {}, records.append, StopRequest())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhotonWarning)
@@ -206,6 +208,12 @@ def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
 
 def soundly(number: int, updates: dict[int, Update]) -> list[Update]:
     return list(updates.values())
+
+
+def privately(config: Config, tmp: Path, monkeypatch: Any) -> Any:
+    """What a server makes of such answers whose key is the same in every run."""
+    monkeypatch.setattr(privacy, "own_key", lambda path, size: bytes(size))
+    return served(soundly)(config, Path(tempfile.mkdtemp(dir=tmp)))
 
 
 def with_one_missing(number: int, updates: dict[int, Update]) -> list[Update]:

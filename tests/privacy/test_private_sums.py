@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import dp_accounting
 import pytest
 import torch
-from dp_accounting import rdp
+from dp_accounting import pld, rdp
 
+from photon.chain.said import plan_digest
+from photon.config import load_config
+from photon.config.federation import Federation
 from photon.core.aggregate import mean_by_piece
+from photon.core.messages import RoundPlan
 from photon.privacy.accounting import Release, epsilon
 from photon.privacy.merge import noise_on_mean, private_mixture, shortened
 from photon.privacy.noise import normals
 from photon.privacy.share import share_for
+from photon.privacy.terms import promise_of, release_of
 
 KEY = bytes(range(32))
 
@@ -74,3 +80,90 @@ def test_a_client_adds_its_share_and_other_noise_to_another_update():
     assert torch.equal(drawn[0], drawn[2])
     assert abs(float(drawn[0].square().sum()) / 0.04 - count) < 5 * math.sqrt(2 * count)
     assert abs(float(drawn[0] @ drawn[1])) / 0.04 < 5 * math.sqrt(count)
+
+
+def federation(*overrides: str) -> Federation:
+    return load_config(["fl.aggregate_momenta=false", *overrides]).federation
+
+
+SAMPLED = ("fl.n_total_clients=100", "fl.n_clients_per_round=10", "fl.n_rounds=40",
+           "fl.privacy.clip_norm=1", "fl.privacy.noise_multiplier=4",
+           "fl.reset_checkpoint=true")  # fmt: skip
+
+
+def test_a_cohort_counts_only_where_nobody_can_know_it():
+    assert release_of(federation(*SAMPLED), 10, 60) == Release(4.0, 59, 10)
+    for other in ("fl.reset_checkpoint=false", "fl.sampling=by_size", "fl.n_clients_per_round=99"):
+        assert release_of(federation(*SAMPLED, other), 10, 100) == Release(4.0)
+    assert release_of(federation(*SAMPLED), 10, 11) == Release(4.0), "all that are here"
+
+
+def test_a_promise_is_what_the_rounds_cost_and_ends_with_the_budget():
+    whole = promise_of(federation(*SAMPLED))
+    assert whole is not None
+    assert whole.sampled
+    assert not whole.is_cut
+    assert whole.epsilon == pytest.approx(epsilon({Release(4.0, 99, 10): 40}, 1e-5))
+    budget = epsilon({Release(4.0): 17}, 1e-5) * 1.001
+    keys = (*SAMPLED, "fl.reset_checkpoint=false", f"fl.privacy.max_epsilon={budget}")
+    cut = promise_of(federation(*keys))
+    assert cut is not None
+    assert (cut.rounds, cut.is_cut, cut.sampled, cut.would_be_sampled) == (17, True, False, True)
+    assert cut.epsilon == pytest.approx(budget / 1.001)
+    assert promise_of(federation(*keys, "fl.privacy.clip_norm=null")) is None
+
+
+def test_a_plan_of_a_secret_cohort_cannot_be_tried_out():
+    plan = RoundPlan(round=1, cohort=(), instructions={}, base_digest="", run="r")
+    assert len({plan_digest(plan), plan_digest(plan, "a"), plan_digest(plan, "b")}) == 3
+
+
+def gaussian_delta(price: float, noise: float) -> float:
+    """Balle & Wang 2018 (arXiv:1805.06530), theorem 8."""
+    normal = NormalDist()
+    one, other = normal.cdf(0.5 / noise - price * noise), normal.cdf(-0.5 / noise - price * noise)
+    return one - math.exp(price) * other
+
+
+def test_many_releases_to_all_are_one_with_less_noise():
+    """By the closed form of a Gaussian mechanism, and by privacy loss distributions."""
+    price = epsilon({Release(3.0): 8, Release(2.0): 4}, 1e-5)
+    together = 1 / math.sqrt(8 / 9 + 4 / 4)
+    assert gaussian_delta(price, together) == pytest.approx(1e-5, rel=1e-4)
+    accountant = pld.PLDAccountant()
+    accountant.compose(dp_accounting.GaussianDpEvent(3.0), 8)
+    accountant.compose(dp_accounting.GaussianDpEvent(2.0), 4)
+    assert price == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+
+
+def test_a_sampled_release_is_bounded_by_theorem_27():
+    """Wang, Balle & Kasiviswanathan 2019 (arXiv:1808.00087), of whole orders, written out: for a
+    client in the place of another the sum moves by twice the norm, so half the noise counts.
+    """
+    noise, ratio, rounds, delta = 4.0, 10 / 99, 30, 1e-5
+
+    def divergence(order: int) -> float:  # of the mechanism without sampling
+        return order / (2 * (noise / 2) ** 2)
+
+    def moment(j: int) -> float:
+        return math.exp((j - 1) * divergence(j)) if j else 1.0
+
+    def difference(j: int) -> float:
+        return sum((-1) ** (j - i) * math.comb(j, i) * moment(i) for i in range(j + 1))
+
+    def ternary(j: int) -> float:
+        below, above = 2 * (j // 2), 2 * -(-j // 2)
+        return min(4 * math.sqrt(difference(below) * difference(above)), 2 * moment(j))
+
+    def sampled(order: int) -> float:
+        terms = (ratio**j * math.comb(order, j) * ternary(j) for j in range(2, order + 1))
+        return math.log(1 + sum(terms)) / (order - 1)
+
+    def price(order: int) -> float:  # Canonne, Kamath & Steinke 2020 (arXiv:2004.00010)
+        rest = math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+        return rounds * sampled(order) + rest
+
+    by_hand = min(map(price, range(2, 17)))
+    ours = epsilon({Release(noise, 99, 10): rounds}, delta)
+    assert ours <= by_hand * (1 + 1e-9)
+    assert ours == pytest.approx(by_hand, rel=0.03)

@@ -27,15 +27,16 @@ class Said:
 REDRAWN = Said("redrawn")
 
 
-def said_of(plan: RoundPlan | None, report: RoundReport) -> Said:
+def said_of(plan: RoundPlan | None, report: RoundReport, blind: str = "") -> Said:
     """Of a round that has closed, or was given up.
 
     Args:
         plan: None: nobody was there to be asked.
+        blind: goes into its digest: without it nobody can try which cohort has that digest.
     """
     return Said(
         kind="round" if report.taken else "skipped",
-        plan=plan_digest(plan) if plan else "",
+        plan=plan_digest(plan, blind) if plan else "",
         updates=tuple(entry_of(update) for update in report.taken),
         refused={str(client): cleaned(why) for client, why in report.refused.items()},
     )
@@ -60,7 +61,7 @@ def entry_of(update: Update) -> Entry:
     )
 
 
-def plan_digest(plan: RoundPlan) -> str:
+def plan_digest(plan: RoundPlan, blind: str = "") -> str:
     """Of all that was asked for: whoever has kept the plan can show that it was this one."""
     return digest_of_plan(
         {
@@ -73,5 +74,6 @@ def plan_digest(plan: RoundPlan) -> str:
             "trained": None if plan.trained is None else list(plan.trained),
             "sent": None if plan.sent is None else list(plan.sent),
             "instructions": [asdict(plan.instructions[client]) for client in plan.cohort],
+            **({"blind": blind} if blind else {}),
         }
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from photon.core.walltime import Forecast
     from photon.experiment.plan import Estimate
+    from photon.privacy.terms import Promise
     from photon.training.memory import Memory
 
 RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
@@ -137,6 +138,8 @@ def _print(
         f"{memory['cpu']} of a host without one; server {memory['server']}\n"
         f"disk      server {disk['server']}, each client {disk['client']}"
     )
+    if estimate.privacy is not None:
+        console.print(f"privacy   {_promised(estimate.privacy)}")
     if room is False and device is not None:
         console.print(
             f"does not fit: a device has {size(device)}, of which {HEADROOM:.0%} may be filled; "
@@ -144,6 +147,20 @@ def _print(
         )
     console.print(_memory_table(estimate.client, "a client on a CPU"))
     console.print(_memory_table(estimate.server, "the server"))
+
+
+def _promised(privacy: Promise) -> str:
+    """What the run will cost, and under which conditions."""
+    ended = ", where its budget ends it" if privacy.is_cut else ""
+    said = f"epsilon {privacy.epsilon:.4g} at delta {privacy.delta:g} after round {privacy.rounds}"
+    parts = [said + ended]
+    if privacy.epsilon_of_updates is not None:
+        parts.append(f"{privacy.epsilon_of_updates:.4g} for a server that keeps every update")
+    if privacy.sampled:
+        parts.append("for who does not know the cohorts")
+    if privacy.would_be_sampled:
+        parts.append("with fl.reset_checkpoint=true the secret of the cohorts would count")
+    return "; ".join(parts)
 
 
 def _compared(estimate: Estimate) -> str:

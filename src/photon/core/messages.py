@@ -219,7 +219,7 @@ class ServerState:
         gains, cosines: scores of the updates accepted lately, oldest first; see `core.trust`.
         failures: client -> rounds in a row in which its update was refused, where that counts.
         quarantined: client -> last round that it is left out of.
-        releases: what has been made public with noise, as `privacy.accounting.Release`s are told.
+        releases: what has been made public with noise, see `privacy.accounting.Release`.
     """
 
     round: int

@@ -25,6 +25,7 @@ from photon.core.walltime import (
 from photon.errors import ConfigError
 from photon.machine.device import peak_of
 from photon.model.flops import ModelCost, model_cost
+from photon.privacy.terms import Promise, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
@@ -79,6 +80,7 @@ class Estimate:
         devices: of all clients of a round.
         client: memory of a process that trains clients; server: of the server's process.
         disk: bytes, by where.
+        privacy: what the run will promise; None: nothing.
     """
 
     federated: Forecast
@@ -93,6 +95,7 @@ class Estimate:
     server: Memory
     disk: dict[str, float]
     price: float | None
+    privacy: Promise | None
 
     def cost(self, forecast: Forecast) -> float | None:
         """Of all devices for the whole run, in the currency of the price."""
@@ -154,6 +157,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
             config.checkpoints_kept,
         ),
         price=setting.price,
+        privacy=promise_of(fl),
     )  # fmt: skip
 
 
@@ -179,6 +183,7 @@ def described(estimate: Estimate) -> dict[str, Any]:
             for who, memory in (("client", estimate.client), ("server", estimate.server))
         },
         "disk_bytes": estimate.disk,
+        "privacy": None if estimate.privacy is None else asdict(estimate.privacy),
     }
 
 

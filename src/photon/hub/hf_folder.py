@@ -24,7 +24,7 @@ from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import KEY, Tokenization, of_foreign
 from photon.data.tokenizer import SEPARATOR, load_tokenizer, save_tokenizer, vocab_size
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
-from photon.hub.model_card import model_card
+from photon.hub.model_card import model_card, privacy_of
 from photon.hub.pretrained import CONVERT, quiet, require_finite, save_pretrained
 from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
@@ -67,6 +67,7 @@ def export_folder(source: Path, out: Path, client: int | None = None) -> None:
                 "checkpoint": saved.manifest.stem,
                 **({} if saved.client is None else {"client": saved.client}),
                 "digest": digest(saved.params),
+                **({"privacy": privacy} if (privacy := privacy_of(saved)) else {}),
                 KEY: saved.encoder.facts.as_json(),
             },
         )

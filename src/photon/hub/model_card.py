@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ from typing import Any
 from photon.chain.verify import link_of, signer_of
 from photon.core.tree import num_elements
 from photon.errors import CheckpointError
+from photon.privacy.accounting import count_of
+from photon.privacy.terms import price_of, price_of_updates
 from photon.run import artifact
 from photon.run.kinds import IMPORTED
 from photon.run.run_folder import read_run
 from photon.run.saved_model import SavedModel
 from photon.run.trackers import read_lines
+
+MOST_ODDS = 7.0
+"""Epsilon whose factor is written as a number: a thousand."""
 
 
 def model_card(saved: SavedModel) -> str:
@@ -25,6 +31,7 @@ def model_card(saved: SavedModel) -> str:
         f"# {name}\n",
         "A language model trained with Photon, exported for `transformers`.\n",
         _table("Training", _training(saved)),
+        _table("Privacy", _privacy(saved)),
         _table("Text", _text(saved)),
         _table("Validation", _validation(saved)),
         _scores(saved),
@@ -84,6 +91,49 @@ def _history(saved: SavedModel) -> str | None:
         return None
     head = link.head
     return f"link {head.number} of round {head.round}, `{head.hash}`, {signer_of(link)}"
+
+
+def privacy_of(saved: SavedModel) -> dict[str, float]:
+    """The price of the parameters, where updates got noise; else nothing.
+
+    Raises:
+        ConfigError: dp-accounting is not installed.
+    """
+    told = artifact.read(saved.manifest).facts.get("state", {}).get("releases")
+    if not told:
+        return {}
+    fl, count = saved.config.federation, count_of(told)
+    found = {
+        "epsilon": price_of(fl, count),
+        "delta": fl.privacy.delta_for(fl.population),
+        "releases": count.total(),
+    }
+    if fl.privacy.is_by_clients:
+        found["epsilon_of_updates"] = price_of_updates(fl, count.total())
+    return found
+
+
+def _privacy(saved: SavedModel) -> dict[str, Any]:
+    """What the parameters promise every client."""
+    facts, given = privacy_of(saved), saved.config.federation.privacy
+    if not facts:
+        return {}
+    price, server = facts["epsilon"], facts.get("epsilon_of_updates")
+    own = "" if saved.client is None else " and the layers of one client"
+    return {
+        "epsilon": f"{price:.4g} at delta {facts['delta']:g}",
+        "it bounds": "what these parameters, and all before them, tell of whether a client took "
+        f"part with all its text: odds change by a factor of {_odds(price)} at most, but for a "
+        "chance of delta",
+        "it does not bound": f"metrics of the run{own}; what several clients have in common",
+        "releases": f"{facts['releases']}, of updates of norm {given.clip_norm:g} at most",
+        "noise": f"by the {given.noise_by}, {given.noise_multiplier:g} times that norm",
+        "for a server that keeps every update": server and f"epsilon {server:.4g}",
+    }
+
+
+def _odds(price: float) -> str:
+    return f"e^{price:.3g}" if price > MOST_ODDS else f"{math.exp(price):.3g}"
 
 
 def _text(saved: SavedModel) -> dict[str, Any]:

@@ -10,7 +10,8 @@ far apart, which zero in the place of a client is a case of; the lower of two bo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -34,6 +35,21 @@ class Release(NamedTuple):
 
 Count = Mapping[Release, int]
 """How often there was a release of each kind."""
+
+
+Told = tuple[tuple[float, ...], ...]
+"""Releases as a state holds them: noise, pool, cohort, and how many."""
+
+
+def told_of(releases: Count) -> Told:
+    return tuple((*release, times) for release, times in sorted(releases.items()))
+
+
+def count_of(told: Iterable[Sequence[float]]) -> Counter[Release]:
+    found: Counter[Release] = Counter()
+    for noise, pool, cohort, times in told:
+        found[Release(float(noise), int(pool), int(cohort))] += int(times)
+    return found
 
 
 def epsilon(releases: Count, delta: float) -> float:

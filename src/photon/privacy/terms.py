@@ -16,12 +16,20 @@ def release_of(fl: Federation, arrived: int, alive: int) -> Release:
         arrived: clients whose updates are merged. Of noise by clients, a client that looks at the
             sum knows its own share; those that dropped out have added none.
         alive: clients that the cohort was drawn from. One that looks knows whether it is in it.
+
+    That the cohort is secret counts only if clients keep nothing between rounds: what one sends in
+    a later round would tell in which earlier ones it was, and so who was not.
     """
     noise = fl.privacy.noise_multiplier
     if fl.privacy.is_by_clients:
         noise *= math.sqrt((arrived - 1) / fl.cohort_size)
-    is_secret = fl.sampling == "uniform" and fl.cohort_size < min(alive, fl.population) - 1
+    is_secret = is_sampled(fl) and fl.forgets_clients and fl.cohort_size < alive - 1
     return Release(noise, alive - 1, fl.cohort_size) if is_secret else Release(noise)
+
+
+def is_sampled(fl: Federation) -> bool:
+    """Whether each round draws some of the clients, all of them alike."""
+    return fl.sampling == "uniform" and fl.cohort_size < fl.population - 1
 
 
 def share_deviation(fl: Federation) -> float:
@@ -50,6 +58,8 @@ class Promise:
     Attributes:
         rounds: until its end, or that of its budget.
         is_cut: whether the budget ends it.
+        sampled: whether the bound of a secret cohort may count, which is for those who do not know
+            it; would_be_sampled: it would if clients kept nothing between rounds.
         epsilon_of_updates: against a server that keeps every update; None: it sees them bare.
     """
 
@@ -58,6 +68,7 @@ class Promise:
     rounds: int
     is_cut: bool
     sampled: bool
+    would_be_sampled: bool
     epsilon_of_updates: float | None
 
 
@@ -85,6 +96,7 @@ def promise_of(fl: Federation) -> Promise | None:
         rounds=rounds,
         is_cut=rounds < fl.rounds,
         sampled=release.pool > 0,
+        would_be_sampled=is_sampled(fl) and not release.pool,
         epsilon_of_updates=price_of_updates(fl, rounds)
         if fl.privacy.is_by_clients and rounds
         else None,

@@ -10,16 +10,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, ValidationError
+
+from photon.config.base import Closed
+from photon.errors import CorruptCheckpoint
 from photon.files import new_file, sync
-from photon.privacy.accounting import Count, Release
+from photon.privacy.accounting import Count, Release, Told, count_of, told_of
+from photon.wire.facts import first_fault
 
 NAME = "releases.jsonl"
-Told = tuple[tuple[float, ...], ...]
-"""Releases as a state holds them: noise, pool, cohort, and how many."""
+
+
+Noise = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Clients = Annotated[int, Field(strict=True, ge=0)]
+
+
+class Line(Closed):
+    """A release."""
+
+    round: Clients
+    sum: str
+    key: str
+    noise: Noise
+    pool: Clients
+    cohort: Clients
+
+
+class Before(Closed):
+    """What was released before: noise, pool, cohort, and how many."""
+
+    before: list[tuple[Noise, float, float, float]]
 
 
 class Ledger:
@@ -27,6 +50,9 @@ class Ledger:
     folder: of the run's secrets; made if it is not there.
     before: what the state that the run goes on from has released.
     key: name of the key that the noise is made with: what another made is another release.
+
+    Raises:
+        CorruptCheckpoint: a line is not as it was written.
     """
 
     def __init__(self, folder: Path, before: Told, key: str) -> None:
@@ -60,21 +86,37 @@ class Ledger:
         found: Counter[Release] = Counter()
         for line in self._lines:
             if "before" in line:
-                for one in line["before"]:
-                    noise, pool, cohort, times = map(float, one)
-                    found[Release(noise, int(pool), int(cohort))] += int(times)
+                found += count_of(line["before"])
             else:
                 found[Release(line["noise"], line["pool"], line["cohort"])] += 1
         return found
 
     def told(self) -> Told:
         """The same, as a state holds it."""
-        return tuple((*release, times) for release, times in sorted(self.count().items()))
+        return told_of(self.count())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ledger; the last may be torn: then its noise was not used yet."""
+    """The lines of a ledger; the last may be torn: then its noise was not used yet.
+
+    Raises:
+        CorruptCheckpoint: another one is not as it was written.
+    """
     if not path.exists():
         return []
-    lines: Sequence[str] = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    whole = path.read_bytes().split(b"\n")[:-1]
+    return [_line(path, number, line) for number, line in enumerate(whole, start=1)]
+
+
+def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        kind = Before if isinstance(found, dict) and "before" in found else Line
+        kind.model_validate(found)
+        return found
+    except (ValueError, RecursionError) as error:
+        why = first_fault(error) if isinstance(error, ValidationError) else "no JSON"
+        raise CorruptCheckpoint(
+            f"{path}: line {number} is no release ({why}); bring the file back from a backup: "
+            "without it epsilon would be less than what has been spent"
+        ) from None

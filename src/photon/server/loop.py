@@ -168,7 +168,7 @@ class Server:
                 return None
             after, report = skipped
         if self.chain is not None:
-            self._said = said_of(self._plan, report)
+            self._said = said_of(self._plan, report, self._privacy.blind)
         seconds, traffic = self._phases.total(), self._traffic
         self._traffic = Traffic()
         after = replace(

@@ -17,12 +17,12 @@ from photon.core.policy import Rules
 from photon.core.tree import Readable
 from photon.errors import PhotonWarning
 from photon.machine.private_files import own_key
-from photon.privacy.accounting import Release
+from photon.privacy.accounting import Release, Told
 from photon.privacy.merge import identity, noise_on_mean, private_mixture, shortened
 from photon.privacy.noise import KEY_BYTES, name_of, secret_seed
 from photon.privacy.terms import price_of, price_of_updates, release_of
 from photon.run.participation import Participation
-from photon.run.releases import Ledger, Told
+from photon.run.releases import Ledger
 
 FOLDER = "privacy"
 """Of a run: its key and its ledger."""
@@ -54,6 +54,11 @@ class Privacy:
         if not self.settings.is_on:
             return participation
         return replace(participation, seed=secret_seed(self._key, "cohorts"))
+
+    @property
+    def blind(self) -> str:
+        """What keeps the digest of a plan, which nodes get, from telling its cohort."""
+        return f"{secret_seed(self._key, 'plans'):x}" if self.settings.is_on else ""
 
     def before(self, state: ServerState) -> None:
         """Called before each round.

@@ -1,0 +1,214 @@
+"""Private runs from end to end: the same bits everywhere, a price that nothing takes back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import photon
+from loopback import final_digest, nodes, train
+from photon.config import Config, load_config
+from photon.core.messages import Update
+from photon.errors import CorruptCheckpoint, PhotonWarning
+from photon.hub.hf_folder import export_folder
+from photon.node import engine, noise
+from photon.privacy.accounting import Release, epsilon
+from photon.run import checkpoint
+from photon.run.releases import Ledger
+from photon.run.results import TrainResult
+from photon.run.trackers import read_lines
+from photon.server import loop, privacy
+
+KEYS = ("fl.n_total_clients=4", "fl.aggregate_momenta=false", "fl.compression.upload=bf16",
+        "fl.eval_period=null", "llm_config.local_steps=1", "run_uuid=run")  # fmt: skip
+PRIVATE = (*KEYS, "fl.privacy.clip_norm=0.1", "fl.n_rounds=2")
+CLIENTS = (*PRIVATE, "fl.privacy.noise_by=clients")
+
+
+@pytest.fixture(autouse=True)
+def _one_key(monkeypatch):
+    """Of all runs, on every side, so that their noise can be compared."""
+    for side in (privacy, noise):
+        monkeypatch.setattr(side, "own_key", lambda path, size: bytes(range(size)))
+
+
+@pytest.fixture
+def make(four: Path, tmp_path: Path):
+    def configuration(saving: str, *overrides: str) -> Config:
+        paths = (f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path / saving}")
+        return load_config(["recipe=smoke", *paths, *overrides])
+
+    return configuration
+
+
+def records(result: TrainResult) -> list[dict]:
+    return [line for line in read_lines(Path(result.folder) / "metrics.jsonl") if line["round"]]
+
+
+def ledger(result: TrainResult) -> list[dict]:
+    text = (Path(result.folder) / "privacy" / "releases.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def parameters(result: TrainResult) -> torch.Tensor:
+    newest = checkpoint.newest_checkpoint(Path(result.folder) / "checkpoints")
+    params = checkpoint.load_parameters(newest)
+    return torch.cat([params[name].flatten() for name in sorted(params)])
+
+
+def priced(noise: float, times: int) -> float:
+    """By hand."""
+    return epsilon({Release(noise): times}, 1e-5)
+
+
+@pytest.mark.parametrize("keys", [PRIVATE, CLIENTS], ids=["by the server", "by clients"])
+def test_over_nodes_the_bits_are_those_of_one_machine(make, four, tmp_path, keys):
+    here = photon.train(make("here", *keys))
+    with nodes(tmp_path, four, {"a": [0, 1], "b": [2, 3]}) as sockets:
+        there = train(make("there", *keys, "photon.n_nodes=2"), sockets)
+    assert final_digest(here) == final_digest(there)
+    prices = [[line["epsilon"] for line in records(run)] for run in (here, there)]
+    of = 1.0 if keys == PRIVATE else (3 / 4) ** 0.5  # who looks knows a quarter of it
+    assert prices[0] == prices[1] == pytest.approx([priced(of, n) for n in (1, 2)])
+    assert {line["delta"] for line in records(here)} == {1e-5}
+    if keys == CLIENTS:
+        each = [line["epsilon_of_updates"] for line in records(here)]
+        assert each == pytest.approx([priced(1 / 2, n) for n in (1, 2)])
+
+
+def test_what_leaves_a_site_has_the_noise_of_its_client(make, monkeypatch):
+    """Its share: a deviation of clip_norm / sqrt(clients), over an update that is shortened."""
+    seen: list[float] = []
+    load = engine.load_update
+
+    def look(path):
+        update = load(path)
+        seen.append(float(sum(v.float().square().sum() for v in update.gradient.values())))
+        return update
+
+    monkeypatch.setattr(engine, "load_update", look)
+    result = photon.train(make("clients", *CLIENTS, "fl.n_rounds=1"))
+    count, deviation = parameters(result).numel(), 0.1 / 2
+    assert seen == pytest.approx([count * deviation**2 + 0.1**2] * 4, rel=0.05)
+
+
+class Gone(Exception):
+    """Stands for a crash."""
+
+
+@pytest.mark.parametrize("keys", [PRIVATE, CLIENTS], ids=["by the server", "by clients"])
+def test_a_crash_behind_a_release_costs_nothing_and_changes_nothing(make, monkeypatch, keys):
+    whole = photon.train(make("whole", *keys))
+    commit = loop.Server._commit
+
+    def crash(self, state, *rest):
+        if state.round == 2:
+            raise Gone
+        commit(self, state, *rest)
+
+    monkeypatch.setattr(loop.Server, "_commit", crash)
+    with pytest.raises(Gone):
+        photon.train(make("broken", *keys))
+    monkeypatch.setattr(loop.Server, "_commit", commit)
+    folder = Path(whole.folder).parents[1] / "broken" / "run"
+    assert len((folder / "privacy" / "releases.jsonl").read_text().splitlines()) == 2
+    again = photon.resume(folder)
+    assert final_digest(again) == final_digest(whole)
+    assert ledger(again) == ledger(whole)
+    assert [one["epsilon"] for one in records(again)] == [one["epsilon"] for one in records(whole)]
+
+
+def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
+    """The way back to an earlier round takes no price back, where updates come out otherwise."""
+    run = photon.train(make("back", *PRIVATE))
+    falsify(monkeypatch, lambda update: replace(update, gradient=scaled(update, 0.5)))
+    again = photon.resume(run.folder, ["photon.resume_round=1"])
+    assert records(again)[-1]["epsilon"] == pytest.approx(priced(1.0, 3))
+    assert [line["round"] for line in ledger(again)] == [1, 2, 2]
+
+
+def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
+    whole = photon.train(make("whole", *PRIVATE))
+    budget = f"fl.privacy.max_epsilon={priced(1.0, 1) + 1e-3}"
+    with pytest.warns(PhotonWarning, match=r"the run ends here: .*max_epsilon"):
+        ended = photon.train(make("budget", *PRIVATE, budget))
+    assert [line.get("budget_spent") for line in records(ended)] == [True]
+    assert len(ledger(ended)) == 1
+    assert (Path(ended.folder) / "summary.json").exists()
+    more = photon.resume(ended.folder, ["fl.privacy.max_epsilon=100"])
+    assert final_digest(more) == final_digest(whole)
+
+
+def test_an_export_says_what_its_parameters_promise(make, tmp_path):
+    run = photon.train(make("run", *CLIENTS))
+    export_folder(Path(run.folder), tmp_path / "out")
+    price, of_updates = priced((3 / 4) ** 0.5, 2), priced(1 / 2, 2)
+    facts = json.loads((tmp_path / "out" / "photon.json").read_text())["privacy"]
+    assert facts == pytest.approx(
+        {"epsilon": price, "delta": 1e-5, "releases": 2, "epsilon_of_updates": of_updates}
+    )
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| epsilon | {price:.4g} at delta 1e-05 |" in card
+    assert f"| for a server that keeps every update | epsilon {of_updates:.4g} |" in card
+    first = checkpoint.list_checkpoints(Path(run.folder) / "checkpoints")[-2]
+    export_folder(first, tmp_path / "first")
+    assert (
+        f"epsilon | {priced((3 / 4) ** 0.5, 1):.4g} at"
+        in (tmp_path / "first" / "README.md").read_text()
+    )
+
+
+def test_without_a_norm_nothing_changes(make, tmp_path):
+    plain = photon.train(make("plain", *KEYS))
+    idle = photon.train(make("idle", *KEYS, "fl.privacy.noise_multiplier=9"))
+    assert final_digest(plain) == final_digest(idle)
+    assert not {"epsilon", "delta"} & set(records(idle)[-1])
+    assert not (Path(idle.folder) / "privacy").exists()
+    export_folder(Path(idle.folder), tmp_path / "out")
+    assert "rivacy" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def falsify(monkeypatch, alter) -> None:
+    load = engine.load_update
+    monkeypatch.setattr(engine, "load_update", lambda path: alter(load(path)))
+
+
+def scaled(update: Update, by: float) -> dict:
+    return {name: by * value for name, value in update.gradient.items()}
+
+
+def test_an_update_a_thousand_times_as_large_moves_the_model_no_further(make, monkeypatch):
+    """Than clip_norm / clients times the outer rate, from where it is without that client."""
+    keys = (*PRIVATE, "fl.n_rounds=1", "fl.privacy.noise_multiplier=1e-9", "fl.max_reach=1e9",
+            "fl.strategy_name=fedavg", "fl.strategy_kwargs.server_learning_rate=0.5")  # fmt: skip
+    ends, load = [], engine.load_update
+    for by in (0.0, 1000.0):
+
+        def altered(path, by=by):
+            update = load(path)
+            return replace(update, gradient=scaled(update, by)) if update.client == 3 else update
+
+        monkeypatch.setattr(engine, "load_update", altered)
+        run = photon.train(make(f"by{by:g}", *keys))
+        assert not records(run)[-1]["refused"]
+        ends.append(parameters(run).double())
+    assert float((ends[1] - ends[0]).norm()) == pytest.approx(0.1 / 4 * 0.5, rel=1e-3)
+
+
+def test_a_broken_ledger_is_named_and_a_torn_line_is_not_one(tmp_path):
+    Ledger(tmp_path, (), "k").add(1, "sum", Release(2.0, 9, 3))
+    path = tmp_path / "releases.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + whole[:20])
+    assert Ledger(tmp_path, (), "k").count() == {Release(2.0, 9, 3): 1}
+    assert path.read_text() == whole, "and does not stay"
+    for bad in ("nonsense", "[1]", '{"round": 1}', whole.replace("2.0", '"2"'),
+                whole.replace("2.0", "NaN"), whole.replace("2.0", "-2.0"),
+                '{"before": [[1.0, 0]]}'):  # fmt: skip
+        path.write_text(whole + bad.strip() + "\n")
+        with pytest.raises(CorruptCheckpoint, match=r"releases\.jsonl: line 2"):
+            Ledger(tmp_path, (), "k")
