@@ -337,6 +337,13 @@ SHOWN = {
         "node/test_hostile_server.py::test_a_node_asks_the_hosts_that_its_owner_has_named_and_follows_nobody",
     "fl.secure_aggregation":
         "secure/test_masked_rounds.py::test_a_masked_run_is_the_plain_one_in_fixed_point",
+    **{f"fl.scoring.{key}": f"experiment/test_update_scoring.py::{test}" for key, test in (
+        ("enabled", "test_who_turns_its_update_around_is_refused_left_out_and_comes_back"),
+        ("failures", "test_who_turns_its_update_around_is_refused_left_out_and_comes_back"),
+        ("quarantine", "test_who_turns_its_update_around_is_refused_left_out_and_comes_back"),
+        ("rows", "test_a_copy_is_refused"),
+        ("deviations", "test_few_deviations_refuse_the_honest_too"),
+    )},
     "fl.secure_threshold":
         "secure/test_masked_rounds.py::test_a_threshold_that_protects_nobody_is_refused",
     "photon.fewest_masked":

@@ -109,3 +109,9 @@ def test_a_copy_is_refused(smoke, falsify):
     (line,) = rounds(photon.train(smoke(*KEYS, "fl.n_rounds=1", "fl.scoring.rows=0")))
     assert line["refused"] == {"2": "is a copy of client 1's update"}
     assert line["client_gains"] == dict.fromkeys("013"), "no public text, no gains"
+
+
+def test_few_deviations_refuse_the_honest_too(smoke):
+    keys = ("fl.n_rounds=1", "fl.accept_failures_cnt=3", "fl.scoring.deviations=0.001")
+    (line,) = rounds(photon.train(smoke(*KEYS, *keys)))
+    assert line["refused"]
