@@ -277,7 +277,8 @@ def test_what_a_codec_keeps_is_counted(monkeypatch):
     whole = num_bytes(outline_of(*of).params)
     before = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
     lossy = Codec(lambda value, _: ({"": value.bfloat16()}, value), BF16.read)
-    monkeypatch.setattr(memory, "codecs_of", lambda federation: Codecs(lossy, lossy, lossy))
+    for codecs in ("codecs_of", "kept_codecs"):
+        monkeypatch.setattr(memory, codecs, lambda federation: Codecs(lossy, lossy, lossy))
     after = stage_of(client_memory(*of, 1), "update"), server_memory(*of, 1).stages[0]
     more = [a.total("cpu") - b.total("cpu") for a, b in zip(after, before, strict=True)]
     assert more == [2 * whole + 2 * whole, whole + whole]
