@@ -18,7 +18,6 @@ moments and first parameters included.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from typing import Any
 
 from compression_arms import LOCAL_STEPS, MODELS, SPLITS, Setting, chosen, overrides_of
 from compression_table import Goal, plot, reached, rows, sent, table
+from records import append, lines
 
 import photon
 from photon.errors import NonFiniteLoss
@@ -105,13 +105,7 @@ def run_all(arguments: argparse.Namespace, log: Path) -> None:
         times = record["bytes_ddp"] / sent(record)
         print(f"{arm:<56} seed {seed}  {loss}  {times:.1f}x  {setting.title}", flush=True)
         if not arguments.quick:
-            log.parent.mkdir(exist_ok=True)
-            with log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-def lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+            append(log, record)
 
 
 def show(log: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import torch
+from records import append
 
 from photon.config import load_config
 from photon.config.compose import with_values
@@ -93,8 +94,7 @@ def main(
             }
             click.echo(json.dumps(line))
             if save:
-                with open(LOG, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                append(LOG, line)
 
 
 def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path:

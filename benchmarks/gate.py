@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import platform
 import statistics
 import tempfile
@@ -22,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
+
+from records import append, lines
 
 import photon
 from photon.errors import NonFiniteLoss
@@ -74,7 +75,7 @@ def alone(*extra: str) -> list[str]:
 
 def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> None:
     """Train one arm and log its score, unless the log has it."""
-    done = {(line["arm"], line["seed"]) for line in lines()}
+    done = {(line["arm"], line["seed"]) for line in lines(LOG)}
     if (arm, seed) in done:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -113,15 +114,9 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
 
 
 def log(record: dict) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    with open(LOG, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    append(LOG, record)
     result = record.get("diverged") or f"{record['val_loss']:.4f}  {record['wall_seconds']} s"
     print(f"{record['arm']:<46} seed {record['seed']}  {result}", flush=True)
-
-
-def lines() -> list[dict]:
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.exists() else []
 
 
 @contextlib.contextmanager
@@ -187,9 +182,9 @@ def main() -> None:
 def table() -> str:
     """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
     by_arm: dict[str, dict[int, dict]] = {}
-    if not lines():
+    if not lines(LOG):
         raise SystemExit(f"{LOG} holds no results yet; run `gate` first")
-    for line in lines():
+    for line in lines(LOG):
         by_arm.setdefault(line["arm"], {})[line["seed"]] = line
     seeds = sorted(by_arm["federated"])
     out = [

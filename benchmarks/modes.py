@@ -13,14 +13,14 @@ Asynchronous runs depend on the clock, so theirs is that of the simulator.
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from compression import lines, outcome
+from compression import outcome
 from compression_arms import of_seed
+from records import append, lines
 
 import photon
 from photon.experiment import experiment
@@ -113,8 +113,7 @@ def run_all(patterns: list[str], seeds: list[int]) -> None:
             record = run(arm, seed)
             loss = "diverged" if record["val_loss"] is None else f"{record['val_loss']:.4f}"
             print(f"{arm:<36} seed {seed}  {loss}  {record['wall_seconds']:.0f} s", flush=True)
-            with LOG.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append(LOG, record)
 
 
 def table(records: list[dict[str, Any]]) -> str:

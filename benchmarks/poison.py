@@ -17,7 +17,6 @@ without the liars, bit for bit; the exit code is 1 if they are not.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -28,9 +27,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from compression import lines, sums
+from compression import sums
 from compression_arms import of_seed
 from liars import ABSENT, LIES, SHUFFLED, lying
+from records import append, lines
 
 from photon.container.container import digest
 from photon.errors import NonFiniteLoss, RoundFailed
@@ -205,8 +205,7 @@ def main() -> int:
         records.append(record)
         print(shown(record), file=sys.stderr, flush=True)
         if not arguments.smoke:
-            with arguments.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append(arguments.log, record)
     print(found := table(records))
     return 1 if "OTHER" in found else 0
 

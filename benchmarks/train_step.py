@@ -26,6 +26,7 @@ from pathlib import Path
 import click
 import torch
 from own_process import in_own_process
+from records import append
 from training_arms import (
     FAMILIES,
     LARGE,
@@ -201,12 +202,6 @@ def profile(step: Callable[[], object], device: torch.device) -> dict[str, float
     return {key[:80]: round(times[key] / total, 4) for key in top}
 
 
-def save(record: dict) -> None:
-    LOG.parent.mkdir(exist_ok=True)
-    with open(LOG, "a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
 @click.group(help=__doc__, context_settings={"max_content_width": 100})
 def main() -> None:
     keep_freed_memory()
@@ -233,12 +228,12 @@ def cpu(pairs: int, threads: int, quick: bool, only: str, profiled: bool, saved:
                 record = compare(comparison, family, size, pairs)
                 print(table_row(record), flush=True)
                 if saved:
-                    save(record | {"torch": torch.__version__, "threads": threads})
+                    append(LOG, record | {"torch": torch.__version__, "threads": threads})
             if profiled:
                 shares = profile(partial(our_step(family, size), size.steps), CPU)
                 print(family, size.name, json.dumps(shares))
                 if saved:
-                    save({"profile": shares, "family": family, "size": size.name})
+                    append(LOG, {"profile": shares, "family": family, "size": size.name})
 
 
 @main.command()
@@ -260,7 +255,7 @@ def cuda(
             record |= {"device": name, "torch": torch.__version__, "overrides": overrides}
             print(json.dumps(record), flush=True)
             if saved:
-                save(record)
+                append(LOG, record)
             free_memory(where)
             if "error" in record:
                 break

@@ -21,7 +21,6 @@ Every run appends a line to benchmarks/results/waiting.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import shlex
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import append, lines
 from shaped import Case, Churn, Figures, Shape, Site, measure, prepared
 
 import photon
@@ -148,9 +148,7 @@ def run_all(arguments: argparse.Namespace) -> None:
         record = run(arm, arguments, rate)
         print(row(record), flush=True)
         if not arguments.quick:
-            LOG.parent.mkdir(exist_ok=True)
-            with LOG.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            append(LOG, record)
 
 
 def row(record: dict[str, Any]) -> str:
@@ -181,7 +179,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args(given)
     if arguments.what == "table":
-        print(table([json.loads(line) for line in LOG.read_text().splitlines()]))
+        print(table(lines(LOG)))
     else:
         run_all(arguments)
 
