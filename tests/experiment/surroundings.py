@@ -24,7 +24,7 @@ from photon.data.prepare import text
 from photon.data.read import remote as remote_store
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import DataError, PhotonError
-from photon.experiment import runs
+from photon.experiment import course, runs
 from photon.model.build import build_model, empty_model
 from photon.node import engine as local
 from photon.node import worker_process
@@ -179,7 +179,7 @@ def mirror(config: Config, monkeypatch: Any) -> Any:
     """How the store of the mirror is opened."""
     asked: list[Any] = []
     monkeypatch.setattr(remote_store, "_open_store", lambda *how: (asked.append(how), None))
-    runs._mirroring(SimpleNamespace(path=Path()), resolved(config).but(name="r"))  # pyright: ignore
+    course.mirroring(SimpleNamespace(path=Path()), resolved(config).but(name="r"))  # pyright: ignore
     return asked
 
 
@@ -242,7 +242,7 @@ def watched(config: Config, tmp: Path) -> Any:
         lambda _, args: shapes.append(args[0].tolist())
     )
     job: Any = SimpleNamespace(device=CPU, warn=records.append)
-    watch = runs._task_watch(run, data_of(run), job)
+    watch = course.task_watch(run, data_of(run), job)
     watch.score(model)
     watch.adding_to(records.append)({"val_loss": 0.0})
     return records, shapes
