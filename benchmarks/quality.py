@@ -7,6 +7,7 @@
     python benchmarks/quality.py run recipe --local-steps 256 --steps 768
     python benchmarks/quality.py run recipe --splits iid source --models "four times"
     python benchmarks/quality.py run "recipe: " --seeds 4      changes of the recipe
+    python benchmarks/quality.py run "radial + falls to 0" --seeds 4               two together
     python benchmarks/quality.py run ... --list                what it would run, and how long
     python benchmarks/quality.py run ... --minutes 40          none that would end later
     python benchmarks/quality.py --smoke                       a few tiny runs, nothing kept
@@ -14,10 +15,11 @@
 
 All arms of a table train on the same tokens in the same number of sequential steps, 32 rows in each
 whoever takes part, so that there is one centralised run for all numbers of clients and of local
-steps. The configuration is that of `recipe=quickstart`. `tune` runs an arm's grid at seed 4, `run`
-takes the best of it, or of the arm that it is a change of. Every run appends a line to
-benchmarks/results/quality.jsonl; finished runs are not repeated, so that it can be stopped and
-started again.
+steps. The configuration is that of `recipe=quickstart`. `tune` runs an arm's grid at seed 4, which
+is none of the table's: all inner rates with one outer rate, then all outer rates with the best of
+them; with --whole the whole of it. `run` takes the best rates, or those of the arm which it is a
+change of. Every run appends a line to benchmarks/results/quality.jsonl; finished runs are not
+repeated, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from quality_arms import ARMS, Arm, Phase, Rates, chosen, phases
+from quality_arms import Arm, Phase, Rates, arm_of, chosen, phases
 from quality_plan import data_parallel, planned, points
 from quality_setting import MODELS, SMOKE, SPLITS, STEPS, Setting
 from quality_table import plots, table
-from quality_tuning import SEED, choose, expected, key
+from quality_tuning import SEED, choose, cross, expected, key, tried
 from records import RESULTS, append, lines
 
 import photon
@@ -80,7 +82,6 @@ class Run:
             "seed": self.seed,
             "inner_rate": self.rates.inner,
             "outer_rate": self.rates.outer,
-            "tuning": self.tuned is None,
             "tuned": self.tuned,
         }
 
@@ -90,7 +91,7 @@ class Run:
 
 def measure(run: Run) -> dict[str, Any]:
     """Train; its line of the log."""
-    begun, arm = time.monotonic(), ARMS[run.arm]
+    begun, arm = time.monotonic(), arm_of(run.arm)
     parts = phases(run.arm, run.setting, run.seed, run.rates)
     found: dict[str, Any] = {"val_loss": None}
     with tempfile.TemporaryDirectory() as folder:
@@ -150,44 +151,63 @@ def outcome(arm: Arm, results: Sequence[TrainResult]) -> dict[str, Any]:
     }
 
 
-def wanted(arguments: argparse.Namespace, records: Sequence[dict[str, Any]]) -> Iterator[Run]:
-    """The runs that were asked for, all arms of a seed side by side, each once."""
-    seeds = [SEED] if arguments.what == "tune" else arguments.seeds
+def wanted(arguments: argparse.Namespace, records: Sequence[dict[str, Any]]) -> list[Run]:
+    """What the log does not have of the runs that were asked for: all arms of a seed side by side,
+    each once.
+    """
+    is_tuning = arguments.what == "tune"
     settings = [
         Setting(*one, arguments.steps)
         for one in product(
             arguments.models, arguments.splits, arguments.clients, arguments.local_steps
         )
     ]
+    names = chosen(arguments.arms, with_reference=not is_tuning)
+    places = [(name, arm_of(name).placed(setting)) for setting in settings for name in names]
     runs = (
-        run
-        for seed, setting, name in product(seeds, settings, chosen(arguments.arms))
-        for run in runs_of(name, ARMS[name].placed(setting), seed, records, arguments.what)
+        [one for place in places for one in grid(*place, records, whole=arguments.whole)]
+        if is_tuning
+        else [reported(*place, seed, records) for seed in arguments.seeds for place in places]
     )
-    yield from dict.fromkeys(runs)
+    done = {key(record) for record in records}
+    return [run for run in dict.fromkeys(runs) if key(run.facts) not in done]
 
 
-def runs_of(
-    name: str, setting: Setting, seed: int, records: Sequence[dict[str, Any]], what: str
+def grid(
+    name: str, setting: Setting, records: Sequence[dict[str, Any]], *, whole: bool
 ) -> list[Run]:
-    if what == "tune":
-        return [Run(name, setting, seed, rates) for rates in ARMS[name].grid]
+    """An arm's, as far as it is known."""
+    arm = arm_of(name)
+    all_rates = arm.grid if whole else cross(arm, tried(records, name, setting))
+    return [Run(name, setting, SEED, rates) for rates in all_rates]
+
+
+def reported(name: str, setting: Setting, seed: int, records: Sequence[dict[str, Any]]) -> Run:
     choice = choose(records, name, setting)
-    return [Run(name, setting, seed, choice.rates, choice.how)]
+    return Run(name, setting, seed, choice.rates, choice.how)
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    """Run what the log has not, and say before how long it will take."""
-    records, begun = lines(arguments.log), time.monotonic()
-    done = {key(record) for record in records}
-    runs = [run for run in wanted(arguments, records) if key(run.facts) not in done]
-    guess = {run: expected(records, run.arm, run.setting) for run in runs}
-    print(f"{len(runs)} runs, about {sum(guess.values()) / 60:.0f} minutes on 2 cores", flush=True)
-    for run in runs:
-        if arguments.list:
-            print(f"{run}  {guess[run]:.0f} s")
-        elif time.monotonic() - begun + guess[run] <= 60 * arguments.minutes:
-            append(arguments.log, told(run, measure(run)))
+    """Run what the log has not, and say before how long it will take; what follows from that too,
+    where the second half of a grid depends on the first.
+    """
+    ends = time.monotonic() + 60 * arguments.minutes
+    while runs := wanted(arguments, lines(arguments.log)):
+        guess = guessed(runs, lines(arguments.log))
+        print(f"{len(runs)} runs, about {sum(guess.values()) / 60:.0f} minutes on 2 cores",
+              flush=True)  # fmt: skip
+        for run in runs:
+            if arguments.list:
+                print(f"{run}  {guess[run]:.0f} s")
+            elif time.monotonic() + guess[run] <= ends:
+                append(arguments.log, told(run, measure(run)))
+        if arguments.list or time.monotonic() + min(guess.values()) > ends:
+            return
+
+
+def guessed(runs: Sequence[Run], records: Sequence[dict[str, Any]]) -> dict[Run, float]:
+    """Seconds that each will take."""
+    return {run: expected(records, run.arm, run.setting) for run in runs}
 
 
 def told(run: Run, record: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +221,7 @@ def smoke() -> None:
     """A run of every kind."""
     records: list[dict[str, Any]] = []
     for name in SMOKE_ARMS:
-        arm = ARMS[name]
+        arm = arm_of(name)
         run = Run(name, arm.placed(TINY), 1, Rates(*arm.first), "not tuned")
         records.append(told(run, measure(run)))
     print(table(records))
@@ -222,6 +242,7 @@ def main() -> None:
                         default=["tiny"])  # fmt: skip
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--list", action="store_true", help="say what would be run; run nothing")
+    parser.add_argument("--whole", action="store_true", help="tune: the whole grid, not a cross")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--log", type=Path, default=LOG)
     arguments = parser.parse_args()

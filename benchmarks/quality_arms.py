@@ -181,21 +181,57 @@ SEARCH: dict[str, Arm] = {
 them, since clients begin with what the server has.
 """
 ARMS: dict[str, Arm] = {**MAIN, **RUNGS, **MODES, **SEARCH}
+AND = " + "
 
 
-def chosen(patterns: Sequence[str]) -> list[str]:
-    """Arms of these names, or whose names hold these; and what all are compared with. Without any
-    the main ones, rungs and modes.
+def arm_of(name: str) -> Arm:
+    """The arm of that name; of `recipe: A + recipe: B` all changes together."""
+    first, *others = (ARMS[part] for part in name.split(AND))
+    for other in others:
+        first = replace(
+            first,
+            keys=(*first.keys, *other.keys),
+            fragments=first.fragments * other.fragments,
+            often=first.often * other.often,
+            ends=first.ends * other.ends,
+        )
+    return first
+
+
+def is_known(name: str) -> bool:
+    """Whether there is (still) such an arm."""
+    return all(part in ARMS for part in name.split(AND))
+
+
+def place_of(name: str) -> int:
+    """Where it stands in a table."""
+    return list(ARMS).index(name.split(AND)[0])
+
+
+def chosen(patterns: Sequence[str], *, with_reference: bool = True) -> list[str]:
+    """Arms of these names, or whose names hold these, or `A + B`; without any the main ones, rungs
+    and modes.
+
+    Args:
+        with_reference: with what all are compared with.
 
     Raises:
-        ValueError: a text that no arm's name holds.
+        ValueError: a text that no arm's name holds, or a sum of what are no changes of the recipe.
     """
     wanted = {name for text in patterns for name in _named(text)}
     wanted = wanted or {*MAIN, *RUNGS, *MODES}
-    return [name for name in ARMS if name == CENTRALISED or name in wanted]
+    wanted |= {CENTRALISED} if with_reference else set()
+    return sorted(wanted, key=lambda name: (place_of(name), name))
 
 
 def _named(text: str) -> list[str]:
+    if AND in text:
+        parts = [part if part in ARMS else f"{RECIPE}: {part}" for part in text.split(AND)]
+        if wrong := [part for part in parts if part not in SEARCH and part not in RUNGS]:
+            raise ValueError(
+                f"{text!r}: {wrong[0]!r} is no change of the recipe, by its whole name"
+            )
+        return [AND.join(parts)]
     found = [text] if text in ARMS else [name for name in ARMS if text in name]
     if not found:
         raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
@@ -219,7 +255,7 @@ class Phase:
 
 def phases(name: str, setting: Setting, seed: int, rates: Rates) -> list[Phase]:
     """What an arm is trained with, in a setting that is its own (`Arm.placed`)."""
-    arm = ARMS[name]
+    arm = arm_of(name)
     common = [*setting.overrides(), *of_seed(seed), *_rates(arm, rates)]
     if arm.trains != "federated":
         return [Phase([*common, *_keys(arm, setting, 1), *_baseline(arm, setting)],

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quality_arms import ALONE, ARMS, CENTRALISED, MAIN
+from quality_arms import ALONE, CENTRALISED, MAIN, arm_of, is_known, place_of
 from quality_plan import FLOOR, LATENCY, LINKS, SITE
 from quality_setting import Setting, setting_of
-from quality_tuning import Record, best, loss_of, rates_of
+from quality_tuning import SEED, Record, best, loss_of, rates_of, tried
 
 Runs = Mapping[tuple[str, Setting], Mapping[int, Record]]
 """Reported runs by arm and setting, then by seed."""
@@ -46,20 +46,30 @@ class Row:
 
 def gathered(records: Iterable[Record]) -> Runs:
     """The newest of each run that is no part of tuning, in the order of the arms."""
+    return _by_arm(record for record in records if record["seed"] != SEED)
+
+
+def searched(records: Iterable[Record]) -> Runs:
+    """The best of each arm at the seed of tuning."""
+    own = [record for record in records if record["seed"] == SEED]
+    return _by_arm(sorted(own, key=loss_of, reverse=True))
+
+
+def _by_arm(records: Iterable[Record]) -> Runs:
+    """The last of each."""
     found: dict[tuple[str, Setting], dict[int, Record]] = {}
     for record in records:
-        if not record["tuning"] and record["arm"] in ARMS:
+        if is_known(record["arm"]):
             found.setdefault((record["arm"], setting_of(record)), {})[record["seed"]] = record
-    order = list(ARMS)
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+    return dict(sorted(found.items(), key=lambda item: place_of(item[0][0])))
 
 
 def rows(runs: Runs, setting: Setting) -> list[Row]:
     """All arms in a setting of a federation, the baselines that belong to it among them."""
     found = [
-        (name, runs[name, own])
-        for name, arm in ARMS.items()
-        if (name, own := arm.placed(setting)) in runs
+        (name, runs[own])
+        for name in dict.fromkeys(name for name, _ in runs)
+        if (own := (name, arm_of(name).placed(setting))) in runs
     ]
     twin = next((t for _, by in found for r in by.values() if (t := r.get("data_parallel"))), None)
     return [_row(runs, name, setting, by, twin) for name, by in found]
@@ -77,7 +87,7 @@ def _row(
         losses=tuple(loss_of(r) for _, r in sorted(by.items())),
         centralised=_ratios(by, runs.get((CENTRALISED, setting.joined()), {})),
         alone=_ratios(by, runs.get((ALONE, setting.apart()), {})),
-        sent=beside or None if ARMS[name].trains == "centralised" else sent or None,
+        sent=beside or None if arm_of(name).trains == "centralised" else sent or None,
         less=beside / sent if sent and beside else None,
         minutes=_minutes(name, records, twin),
         rates=", ".join(dict.fromkeys(str(rates_of(r)) for r in records)),
@@ -99,7 +109,7 @@ def bits(record: Record) -> float:
 
 
 def _minutes(name: str, records: Sequence[Record], twin: Record | None) -> dict[str, float]:
-    if ARMS[name].trains == "centralised":
+    if arm_of(name).trains == "centralised":
         seconds = (twin or {}).get("seconds", {})
     else:
         ends = [curve[-1] for r in records if (curve := r.get("curve"))]
@@ -110,14 +120,21 @@ def _minutes(name: str, records: Sequence[Record], twin: Record | None) -> dict[
 def table(records: Iterable[Record]) -> str:
     """Everything as Markdown; nothing where there are no lines."""
     records = list(records)
-    runs = gathered(records)
-    federations = [key[1] for key in runs if ARMS[key[0]].trains == "federated"]
-    parts = [_of_setting(runs, setting) for setting in dict.fromkeys(federations)]
-    for title, name in (("local steps", "local_steps"), ("clients", "clients"), ("split", "split")):
-        parts.append(_sweep(runs, title, name))
-    parts += [_curves(runs, setting) for setting in dict.fromkeys(federations)][:1]
-    parts.append(_tuning(records))
-    return "\n".join([ABOUT, *filter(None, parts)]) if runs else ""
+    runs, search = gathered(records), searched(records)
+    sweeps = (("local steps", "local_steps"), ("clients", "clients"), ("split", "split"))
+    parts = [
+        *(_of_setting(runs, setting) for setting in federations(runs)),
+        *(_sweep(runs, *sweep) for sweep in sweeps),
+        *(_curves(runs, setting) for setting in federations(runs)[:1]),
+        _tuning(records),
+        *(_of_setting(search, setting, SEARCHED) for setting in federations(search)),
+    ]
+    return "\n".join([ABOUT, *filter(None, parts)]) if records else ""
+
+
+def federations(runs: Runs) -> list[Setting]:
+    """Settings in which one was run."""
+    return list(dict.fromkeys(s for name, s in runs if arm_of(name).trains == "federated"))
 
 
 ABOUT = f"""\
@@ -132,9 +149,13 @@ HEAD = (
 )
 
 
-def _of_setting(runs: Runs, setting: Setting) -> str:
+SEARCHED = f"Searched at seed {SEED}, which no table above has, the best rates of each: "
+
+
+def _of_setting(runs: Runs, setting: Setting, before: str = "") -> str:
     lines = [_line(row) for row in rows(runs, setting)]
-    title = f"{setting.title[0].upper()}{setting.title[1:]}:"
+    title = f"{before}{setting.title}:"
+    title = title[0].upper() + title[1:]
     return "\n".join([title, "", HEAD, _rule(HEAD), *lines, ""])
 
 
@@ -174,7 +195,7 @@ def _sweep(runs: Runs, title: str, name: str) -> str:
     """
     by: dict[tuple[str, str], dict[object, Row]] = {}
     for arm, setting in runs:
-        if ARMS[arm].trains == "federated":
+        if arm_of(arm).trains == "federated":
             row = next(row for row in rows(runs, setting) if row.arm == arm)
             by.setdefault((arm, _rest(setting, name)), {})[getattr(setting, name)] = row
     swept = {line: found for line, found in by.items() if len(found) > 1}
@@ -235,7 +256,7 @@ class Point:
 
 def curve(runs: Runs, name: str, setting: Setting) -> list[Point]:
     """An arm's way; that of the centralised run is sent and planned as its data-parallel twin."""
-    own = runs.get((name, ARMS[name].placed(setting)), {})
+    own = runs.get((name, arm_of(name).placed(setting)), {})
     curves = [c for _, r in sorted(own.items()) if (c := r.get("curve"))]
     whole = next((row for row in rows(runs, setting) if row.arm == name), None)
     if not curves or whole is None:
@@ -245,7 +266,7 @@ def curve(runs: Runs, name: str, setting: Setting) -> list[Point]:
         first, share = points[0], points[0]["step"] / setting.steps
         seconds = first["seconds"].get(LINK)
         minutes, sent = None if seconds is None else seconds / 60, first["bytes"]
-        if ARMS[name].trains == "centralised":
+        if arm_of(name).trains == "centralised":
             end = whole.minutes.get(LINK)
             minutes, sent = None if end is None else share * end, share * (whole.sent or 0)
         losses = tuple(point["val_loss"] for point in points)
@@ -254,22 +275,17 @@ def curve(runs: Runs, name: str, setting: Setting) -> list[Point]:
 
 
 def _tuning(records: Sequence[Record]) -> str:
-    """What each grid has found."""
-    tried: dict[tuple[str, Setting], dict[str, float]] = {}
-    for record in records:
-        if record["tuning"] and record["arm"] in ARMS:
-            own = tried.setdefault((record["arm"], setting_of(record)), {})
-            own[str(rates_of(record))] = loss_of(record)
-    if not tried:
-        return ""
-    head = "| arm | in | rates: loss | chosen |"
+    """What grids have found."""
+    head = "| arm | in | rates: loss | best |"
     lines = []
-    for (name, setting), losses in tried.items():
-        choice = best(records, name, setting)
-        each = ", ".join(f"{rates}: {spread([loss])}" for rates, loss in losses.items())
-        chosen = "not all run" if choice is None else f"{choice.rates} ({choice.how})"
-        lines.append(f"| {name} | {setting.title} | {each} | {chosen} |")
-    return "\n".join(["Tuned, one seed that is not reported:", "", head, _rule(head), *lines, ""])
+    for name, setting in searched(records):
+        losses, choice = tried(records, name, setting), best(records, name, setting)
+        if len(losses) > 1:
+            each = ", ".join(f"{rates}: {spread([loss])}" for rates, loss in losses.items())
+            found = "not all run" if choice is None else f"{choice.rates} ({choice.how})"
+            lines.append(f"| {name} | {setting.title} | {each} | {found} |")
+    title = f"Tuned at seed {SEED}:"
+    return "\n".join([title, "", head, _rule(head), *lines, ""]) if lines else ""
 
 
 AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
@@ -281,7 +297,7 @@ AXES: dict[str, tuple[str, Callable[[Point], float | None]]] = {
 def plots(records: Iterable[Record], folder: Path) -> list[Path | None]:
     """Loss of the main arms against bytes and planned time, for the first setting; the files."""
     runs = gathered(records)
-    setting = next((key[1] for key in runs if ARMS[key[0]].trains == "federated"), None)
+    setting = next(iter(federations(runs)), None)
     if setting is None:
         return []
     return [plot(runs, setting, axis, folder / f"quality-{axis}.png") for axis in AXES]

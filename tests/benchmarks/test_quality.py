@@ -43,8 +43,8 @@ def composed(overrides: list[str]) -> Config:
 
 def configs(bench, name, setting=None, seed=1):
     arms = bench("quality_arms")
-    own = arms.ARMS[name].placed(setting or bench("quality_setting").Setting())
-    rates = arms.Rates(*arms.ARMS[name].first)
+    own = arms.arm_of(name).placed(setting or bench("quality_setting").Setting())
+    rates = arms.Rates(*arms.arm_of(name).first)
     return [composed(part.overrides) for part in arms.phases(name, own, seed, rates)]
 
 
@@ -190,19 +190,24 @@ def test_names_pick_arms_and_the_reference_comes_too(bench):
     assert chosen(["recipe"]) == ["centralised", "recipe"]
     assert chosen(["fragments 4"]) == ["centralised", "recipe: fragments 4"]
     assert "recipe: radial" not in chosen([])
-    with pytest.raises(ValueError, match="no arm is named 'int3'"):
-        chosen(["int3"])
+    both = "recipe: radial + recipe: fragments 2"
+    assert chosen(["radial + fragments 2"]) == ["centralised", both]
+    (config,) = configs(bench, both)
+    assert (config.federation.aggregation, config.federation.fragments) == ("rda", 2)
+    for wrong in ("int3", "radial + FedAvg"):
+        with pytest.raises(ValueError, match=r"no arm is named 'int3'|no change of the recipe"):
+            chosen([wrong])
 
 
-def record(arm, seed, loss, *, tuning=False, sent=0, minutes=2.0, **more):
+def record(arm, seed, loss, *, sent=0, minutes=2.0, **more):
     """A line of the log; a token has half a byte, so that bits are twice the loss."""
     place = {"model": "tiny", "split": "iid", "clients": 8, "local_steps": 16, "steps": 384}
     links = ("10 Mbit/s", "100 Mbit/s", "1 Gbit/s")
     seconds = dict(zip(links, (600 * minutes, 60 * minutes, 60.0), strict=True))
     end = {"step": 384, "tokens": 10, "val_loss": loss, "bytes": sent, "seconds": seconds}
     found = {
-        "arm": arm, "seed": seed, "inner_rate": 0.018, "outer_rate": None, "tuning": tuning,
-        "tuned": None if tuning else "own grid", "val_loss": loss,
+        "arm": arm, "seed": seed, "inner_rate": 0.018, "outer_rate": None, "tuned": "own grid",
+        "val_loss": loss,
         "bits_per_byte": loss and 2 * loss, "bytes_up": sent // 4, "bytes_down": sent - sent // 4,
         "wall_seconds": 50.0, "data_parallel": None, "curve": [end],
     }  # fmt: skip
@@ -223,7 +228,10 @@ RUNS = [
     federated("recipe", 2, 3.36),
     federated("DiLoCo", 1, None, tuned="not tuned", curve=[]),
     federated("recipe", 1, 3.15, local_steps=8),
-    federated("recipe", 4, 2.0, tuning=True),
+    record("centralised", 4, 2.5, local_steps=1),
+    federated("recipe", 4, 2.75),
+    federated("recipe", 4, 3.0, inner_rate=0.027),
+    federated("recipe: radial", 4, 2.625),
 ]
 
 
@@ -254,6 +262,12 @@ def test_prints_every_setting_and_what_is_swept(bench):
     ) in lines
     assert "| recipe | 384 | 10 | 1.0 MB | 2.0 | 3.330 (3.300 .. 3.360) |" in lines
     assert "| centralised | 384 | 10 | 90.0 MB | 5.0 | 3.100 (3.000 .. 3.200) |" in lines
+    assert (
+        "| recipe | model tiny, iid, 8 clients, 16 local steps, 384 in all | 0.018 / 0.7: 2.750, "
+        "0.027 / 0.7: 3.000 | not all run |"
+    ) in lines
+    radial = next(line for line in lines if line.startswith("| recipe: radial |"))
+    assert radial.startswith("| recipe: radial | 1 | 2.625 | 1.050 |  | 1.0 MB | 90.0x |")
     assert bench("quality_table").table([]) == ""
 
 
@@ -266,7 +280,7 @@ def grid_of(bench, name, losses):
     arms = bench("quality_arms")
     place = bench("quality_setting").Setting()
     return [
-        {**record(name, 4, loss, tuning=True), "inner_rate": rates.inner,
+        {**record(name, 4, loss), "inner_rate": rates.inner,
          "outer_rate": rates.outer, **bench("dataclasses").asdict(arms.ARMS[name].placed(place))}
         for rates, loss in zip(arms.ARMS[name].grid, losses, strict=False)
     ]  # fmt: skip
@@ -275,16 +289,33 @@ def grid_of(bench, name, losses):
 def test_takes_the_best_of_a_whole_grid(bench):
     tuning, arms = bench("quality_tuning"), bench("quality_arms")
     setting = bench("quality_setting").Setting()
-    losses = [4.0, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0, None, 4.0]
+    losses = [4.0, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0, None, 4.0]  # of three inner rates, by outer ones
     records = grid_of(bench, "recipe", losses)
     assert len(records) == len(arms.ARMS["recipe"].grid)
     assert tuning.best(records, "recipe", setting) == tuning.Choice(
         arms.Rates(0.018, 0.7), "own grid"
     )
-    assert tuning.best(records[:-1], "recipe", setting) is None, "the grid is not done"
+    across, down = [records[n] for n in (1, 4, 7)], [records[n] for n in (3, 5)]
+    assert tuning.best([*across, *down], "recipe", setting).rates == arms.Rates(0.018, 0.7)
+    assert tuning.best([*across, *down[1:]], "recipe", setting) is None, "the cross is not done"
+    assert tuning.best([*across[1:], *down], "recipe", setting) is None
     edge = grid_of(bench, "recipe", [3.4, *losses[1:]])
     assert tuning.best(edge, "recipe", setting).how == "own grid, at its edge"
     assert tuning.best(grid_of(bench, "recipe", [None] * 9), "recipe", setting) is None
+
+
+def test_runs_a_cross_of_a_grid_unless_the_whole_is_asked_for(bench):
+    tuning, arms = bench("quality_tuning"), bench("quality_arms")
+    for arm in arms.ARMS.values():
+        assert arms.Rates(*arm.first) in arm.grid
+    ours = arms.ARMS["recipe"]
+    first = tuning.cross(ours, {})
+    assert [(one.inner, one.outer) for one in first] == [(0.012, 0.7), (0.018, 0.7), (0.027, 0.7)]
+    then = tuning.cross(ours, dict(zip(first, (3.0, 3.0, 2.9), strict=True)))
+    assert [one for one in then if one not in first] == [
+        arms.Rates(0.027, 0.5), arms.Rates(0.027, 1.0)
+    ]  # fmt: skip
+    assert len(tuning.cross(arms.ARMS["alone"], {})) == 3
 
 
 def test_takes_the_nearest_rates_that_were_tuned(bench):
@@ -327,6 +358,23 @@ def test_says_how_long_it_takes_and_runs_nothing_twice(bench, tmp_path, monkeypa
     assert len(log.read_text().splitlines()) == 4
     assert json.loads(log.read_text().splitlines()[1])["tuned"] == "not tuned"
     assert command("recipe", "--seeds", "3", "--list")[0].startswith("2 runs, about 2 minutes")
+
+
+def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, monkeypatch):
+    quality, log = bench("quality"), tmp_path / "log.jsonl"
+    best = quality.Rates(0.027, 0.5)
+    monkeypatch.setattr(
+        quality, "measure", lambda run: {
+            **record(run.arm, run.seed, 3.0 if run.rates == best else 4.0 - run.rates.inner),
+            **run.facts,
+        },
+    )  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["quality.py", "tune", "recipe", "--log", str(log)])
+    quality.main()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["arm"], line["seed"]) for line in lines] == [("recipe", 4)] * 5
+    tuning, setting = bench("quality_tuning"), bench("quality_setting").Setting()
+    assert tuning.choose(lines, "recipe", setting).rates == best
 
 
 def test_planned_time_counts_rounds_of_each_length(bench):
