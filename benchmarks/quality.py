@@ -53,7 +53,7 @@ LOG = RESULTS / "quality.jsonl"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TINY = Setting(SMOKE, clients=4, local_steps=4, steps=8)
 SMOKE_ARMS = (
-    "centralised", "alone", "FedAvg", "asynchronous: a quarter 4x slower",
+    "centralised", "alone", "asynchronous: a quarter 4x slower",
     "recipe: ends with short rounds",
 )  # fmt: skip
 """One of each kind: the other federations differ in keys alone."""
@@ -194,8 +194,9 @@ def run_all(arguments: argparse.Namespace) -> None:
     ends = time.monotonic() + 60 * arguments.minutes
     while runs := wanted(arguments, lines(arguments.log)):
         guess = guessed(runs, lines(arguments.log))
-        print(f"{len(runs)} runs, about {sum(guess.values()) / 60:.0f} minutes on 2 cores",
-              flush=True)  # fmt: skip
+        minutes = f"about {sum(guess.values()) / 60:.0f} minutes on 2 cores"
+        more = 0 if arguments.what == "run" or arguments.whole else following(runs)
+        print(f"{len(runs)} runs, {minutes}" + f"; {more} more follow" * (more > 0), flush=True)
         for run in runs:
             if arguments.list:
                 print(f"{run}  {guess[run]:.0f} s")
@@ -203,6 +204,12 @@ def run_all(arguments: argparse.Namespace) -> None:
                 append(arguments.log, told(run, measure(run)))
         if arguments.list or time.monotonic() + min(guess.values()) > ends:
             return
+
+
+def following(runs: Sequence[Run]) -> int:
+    """Runs of grids whose first half is not over, that follow from it."""
+    begun = {(run.arm, run.setting) for run in runs if run.rates.outer == arm_of(run.arm).first[1]}
+    return sum(max(0, len(arm_of(name).outer) - 1) for name, _ in begun)
 
 
 def guessed(runs: Sequence[Run], records: Sequence[dict[str, Any]]) -> dict[Run, float]:

@@ -150,6 +150,7 @@ SEARCH: dict[str, Arm] = {
     "recipe: embedding moves more": like_recipe(
         *outer_of_ours("by_layer"), "fl.strategy_kwargs.embedding=1.3"
     ),
+    "recipe: uniform:110/7 / uniform:80/11": like_recipe(*ways("uniform:110/7", "uniform:80/11")),
     "recipe: radial": like_recipe("fl.aggregation=rda"),
     "recipe: normed": like_recipe("fl.aggregation=normed"),
     "recipe: fragments 2": like_recipe(fragments=2),

@@ -360,7 +360,7 @@ def test_says_how_long_it_takes_and_runs_nothing_twice(bench, tmp_path, monkeypa
     assert command("recipe", "--seeds", "3", "--list")[0].startswith("2 runs, about 2 minutes")
 
 
-def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, monkeypatch):
+def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, monkeypatch, capsys):
     quality, log = bench("quality"), tmp_path / "log.jsonl"
     best = quality.Rates(0.027, 0.5)
     monkeypatch.setattr(
@@ -371,6 +371,9 @@ def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, m
     )  # fmt: skip
     monkeypatch.setattr("sys.argv", ["quality.py", "tune", "recipe", "--log", str(log)])
     quality.main()
+    told = [line for line in capsys.readouterr().out.splitlines() if "on 2 cores" in line]
+    assert told[0] == "3 runs, about 4 minutes on 2 cores; 2 more follow"
+    assert told[1] == "2 runs, about 2 minutes on 2 cores"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["arm"], line["seed"]) for line in lines] == [("recipe", 4)] * 5
     tuning, setting = bench("quality_tuning"), bench("quality_setting").Setting()
