@@ -1,15 +1,9 @@
-"""Runs a training that kills itself with -9 at a chosen moment. Used by test_resume.py.
-
-python crash.py MOMENT COUNT KIND OVERRIDES...: at the COUNT-th occurrence of MOMENT.
-"""
+"""A training that kills its process with -9 at a chosen moment."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
-
-import torch
 
 import photon
 from photon.run import artifact
@@ -68,8 +62,8 @@ def arm(moment: str, count: int) -> None:
     setattr(owner, name, wrap(Bomb(count), getattr(owner, name)))
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    arm(sys.argv[1], int(sys.argv[2]))
-    photon.train(sys.argv[4:], centralized=sys.argv[3] == "centralized")
-    raise SystemExit("survived: the moment did not occur so often")
+def train(moment: str, count: int, kind: str, overrides: list[str]) -> str:
+    """Train until the COUNT-th occurrence of the moment."""
+    arm(moment, count)
+    photon.train(overrides, centralized=kind == "centralized")
+    return "survived: the moment did not occur so often"

@@ -13,9 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import crash
 import pytest
 
 import photon
+from forked import Forked
 from photon.container.container import digest
 from photon.data.read.verify import verify
 from photon.errors import (
@@ -34,7 +36,6 @@ from photon.server import commits as server
 from photon.training import loop
 from photon.training.loop import Trainer
 
-CRASH = Path(__file__).with_name("crash.py")
 SHAPE = ["fl.n_rounds=4", "llm_config.local_steps=5", "llm_config.save_interval=2",
          "llm_config.eval_interval=7", "llm_config.max_duration=20"]  # fmt: skip
 
@@ -82,10 +83,9 @@ def uninterrupted(data_root, tmp_path_factory) -> dict[str, tuple[str, list[dict
     return results
 
 
-def train_until_killed(moment: str, count: int, kind: str, given: list[str]) -> None:
-    command = [sys.executable, str(CRASH), moment, str(count), kind, *given]
-    killed = subprocess.run(command, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+def train_until_killed(moment: str, count: int, kind: str, given: list[str], log: Path) -> None:
+    killed = Forked(crash.train, moment, count, kind, given, log=log)
+    assert killed.wait() == -signal.SIGKILL, log.read_text()
 
 
 KILLS = [
@@ -108,7 +108,7 @@ KILLS = [
 def test_killed_at_any_moment(data_root, tmp_path, uninterrupted, variant, moment, count):
     kind = "centralized" if variant == "centralized" else "federated"
     given = overrides(data_root, tmp_path, *VARIANTS[variant])
-    train_until_killed(moment, count, kind, given)
+    train_until_killed(moment, count, kind, given, tmp_path / "log")
     photon.resume(tmp_path / "run")
     parameters, lines = outcome(tmp_path / "run")
     expected_parameters, expected_lines = uninterrupted[variant]
@@ -135,7 +135,7 @@ def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp
     first one's update may not be on the disk yet: then its last segment, a step, is trained anew.
     """
     given = overrides(data_root, tmp_path)
-    train_until_killed("step", 16, "federated", given)
+    train_until_killed("step", 16, "federated", given, tmp_path / "log")
     taken = steps_taken(monkeypatch)
     photon.resume(tmp_path / "run")
     again = [9] * (len(taken) - (4 * 2 * 5 - 15))
@@ -146,7 +146,7 @@ def test_finished_clients_of_the_open_round_are_not_trained_again(data_root, tmp
 def test_at_most_one_segment_of_one_client_is_lost(data_root, tmp_path, monkeypatch):
     """Killed in the fifth step of a client: the four steps of two segments are kept."""
     given = overrides(data_root, tmp_path)
-    train_until_killed("step", 15, "federated", given)
+    train_until_killed("step", 15, "federated", given, tmp_path / "log")
     taken = steps_taken(monkeypatch)
     photon.resume(tmp_path / "run")
     assert taken[0] == 9
@@ -184,8 +184,7 @@ def test_a_stop_request_saves_and_resumes(
         assert lines == uninterrupted[variant][1]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path, signum, code):
+def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path):
     given = overrides(data_root, tmp_path, "photon.workers=2")
     given += ["llm_config.local_steps=1000000", "llm_config.save_interval=50"]
     run = tmp_path / "run"
@@ -193,9 +192,9 @@ def test_the_command_stops_with_workers_and_leaves_no_orphan(data_root, tmp_path
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         workers = wait_for_workers(process.pid, 2)
         wait_until(lambda: len(list(run.rglob("train.json"))) == 2)
-        process.send_signal(signum)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
+    assert process.returncode == 130, errors
     assert f"photon train --resume {run}" in errors
     lines = [line for line in errors.splitlines() if not line.startswith("photon: note: ")]
     assert len(lines) == 1
@@ -251,7 +250,7 @@ def test_a_killed_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeyp
                 busy[0].process.kill()
 
     monkeypatch.setattr(local.WorkerPool, "_hand_out", hand_out_and_kill)
-    photon.train(overrides(data_root, tmp_path, "photon.workers=2"))
+    photon.train(overrides(data_root, tmp_path, "photon.workers=1"))
     assert outcome(tmp_path / "run") == uninterrupted["moments averaged"]
 
 
@@ -453,7 +452,7 @@ def test_a_damaged_client_state_is_refused_and_goes_on_as_the_message_says(data_
 
 def test_metrics_are_cut_back_to_the_last_commit(data_root, tmp_path, uninterrupted):
     given = overrides(data_root, tmp_path)
-    train_until_killed("between rounds", 2, "federated", given)
+    train_until_killed("between rounds", 2, "federated", given, tmp_path / "log")
     metrics = tmp_path / "run/metrics.jsonl"
     with open(metrics, "a") as file:
         file.write('{"round": 3, "uncommitted": true}\n{"round": 4, "cut sho')

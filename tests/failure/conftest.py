@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import node_process
 import pytest
+import server_process
 
+from forked import Forked
 from photon.run.trackers import read_lines
 
-HERE = Path(__file__).parent
 CLIENTS = {"a": "0", "b": "1"}
 SHAPE = ["recipe=smoke", "run_uuid=run", "llm_config.save_interval=1", "fl.eval_period=null",
          "fl.failed_rounds=retry", "fl.round_attempts=50", "photon.join_timeout=60"]  # fmt: skip
@@ -35,7 +35,7 @@ class Federation:
     sockets: Path
     data_root: Path
     overrides: list[str]
-    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    processes: dict[str, Forked] = field(default_factory=dict)
 
     @property
     def run(self) -> Path:
@@ -45,16 +45,13 @@ class Federation:
         paths = [f"dataset.train.root_local={self.data_root}",
                  f"photon.saving_path={self.home / name}"]  # fmt: skip
         if name == "server":
-            command = [str(HERE / "server_process.py"), str(self.sockets), *SHAPE, *paths]
+            work = server_process.main, self.sockets, [*SHAPE, *paths, *self.overrides]
         else:
-            command = [str(HERE / "node_process.py"), str(self.sockets), name, CLIENTS[name],
-                       *paths, "photon.workers=1", "photon.threads=1"]  # fmt: skip
-        with open(self.home / f"{name}.txt", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *command, *(self.overrides if name == "server" else [])],
-                stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
-            )  # fmt: skip
+            own = [*paths, "photon.workers=1", "photon.threads=1"]
+            work = node_process.main, self.sockets, name, CLIENTS[name], own
+        self.processes[name] = Forked(
+            *work, log=self.home / f"{name}.txt", environment={"OMP_NUM_THREADS": "1"}
+        )
 
     def kill(self, name: str) -> None:
         self.processes[name].send_signal(signal.SIGKILL)

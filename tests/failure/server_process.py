@@ -1,26 +1,20 @@
-"""A server over sockets as a process of its own: python server_process.py SOCKETS OVERRIDES..."""
+"""A server over sockets, for a process of its own."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-import torch
 
 from loopback import over_sockets
 from photon.config import load_config
 from photon.errors import PhotonError
 from photon.experiment.experiment import train
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
+
+def main(sockets: Path, overrides: list[str]) -> int:
+    """Its exit code."""
     try:
-        train(
-            load_config(sys.argv[2:]),
-            resumes=True,
-            engine=over_sockets(Path(sys.argv[1])),
-            say=lambda line: print(line, flush=True),
-        )
+        train(load_config(overrides), resumes=True, engine=over_sockets(sockets), say=print)
     except PhotonError as error:
-        print(error, flush=True)
-        sys.exit(error.exit_code)
+        print(error)
+        return error.exit_code
+    return 0

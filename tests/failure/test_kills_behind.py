@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import runpy
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ from history import faults_of_run
 from test_kills import ROWS_PER_ROUND, final
 
 import photon
+from forked import Forked
+from photon.cli.main import run as photon_command
 from photon.node.client_files import ClientFiles
 from photon.run.trackers import read_lines
 
@@ -92,11 +92,15 @@ def trained(monkeypatch) -> list[tuple[int, int]]:
 
 
 def run_until_killed(home: Path, environment: dict[str, str], arguments: list[str]) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-m", "photon", "train", "--quiet", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    log, one_thread = home / "log", {"OMP_NUM_THREADS": "1"}
+    killed = Forked(command, arguments, log=log, environment={**one_thread, **environment})
+    assert killed.wait() == -signal.SIGKILL, log.read_text()
+
+
+def command(arguments: list[str]) -> int:
+    """The command, killed where the environment says."""
+    runpy.run_path(str(KILLING / "sitecustomize.py"))
+    return photon_command(["train", "--quiet", *arguments])
 
 
 @pytest.mark.parametrize("where", ROUND_2)
