@@ -107,9 +107,8 @@ def test_more_fragments_than_parameters_are_refused_before_a_folder_is_made(smok
 @pytest.mark.parametrize(
     "keys",
     [
-        ["fl.overlap=delayed"],
         [*ALL, "fl.compression=int4", "fl.aggregate_momenta=true"],
-        ["fl.overlap=eager", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
+        ["fl.overlap=delayed", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
     ],
     ids=str,
 )

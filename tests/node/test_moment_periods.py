@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 import photon
@@ -103,13 +102,17 @@ def test_each_moment_is_sent_in_its_own_rounds(smoke, tmp_path):
     node.host.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_goes_on_with_the_same_bits_between_averagings(smoke, workers):
-    """Of the round after an averaging of one moment, whose other one clients have kept."""
+def test_a_run_goes_on_with_the_same_bits_between_averagings(smoke):
+    """Of the round after an averaging of one moment, whose other one clients have kept; by a worker
+    as in the one process.
+    """
     keys = ["fl.first_moment_period=2", "fl.second_moment_period=3", "fl.n_rounds=5",
-            "fl.compression.download=bf16", f"photon.workers={workers}",
+            "fl.compression.download=bf16",
             "llm_config.optimizer.name=adamw"]  # fmt: skip
-    whole, half = (Path(photon.train(smoke(f"run_uuid={n}", *keys)).folder) for n in "wh")
+    whole, half = (
+        Path(photon.train(smoke(f"run_uuid={n}", f"photon.workers={n}", *keys)).folder)
+        for n in (0, 1)
+    )
     for folder in ("checkpoints", "clients/client_0", "clients/client_1"):
         (half / folder / "round_000005.json").unlink()
     photon.resume(half)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -45,7 +46,6 @@ def load_config(overrides: Overrides = ()) -> Config:
             wrong type or out of range, or an override that does not parse.
     """
     from hydra import compose, initialize_config_module
-    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -58,8 +58,7 @@ def load_config(overrides: Overrides = ()) -> Config:
     check_local_work(overrides)
     check_overrides(overrides)
     overrides = [_reaching_null_sections(text) for text in overrides]
-    node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
-    ConfigStore.instance().store(name="base", node=node)
+    _register()
     try:
         with initialize_config_module("photon.config.groups", version_base="1.3"):
             composed = compose("base", overrides=list(overrides))
@@ -67,6 +66,15 @@ def load_config(overrides: Overrides = ()) -> Config:
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
+
+
+@cache
+def _register() -> None:
+    """Hydra gets the defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
+    ConfigStore.instance().store(name="base", node=node)
 
 
 def as_overrides(given: Overrides) -> list[str]:
