@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from photon.cli.main import run
-from photon.report.comparison import bytes_line, loss_line
+from photon.report.comparison import bytes_line, epsilon_line, loss_line
 from photon.report.console import against_ddp, beside
+from photon.report.figures import draw_lines
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,17 @@ def test_lines_of_a_comparison():
         "sent 1 B up and 1 B down; data-parallel training would have sent none"
     )
     assert bytes_line(0, 0, 5.0) is None
+    assert epsilon_line(6.5731, 1e-5, None) == (
+        "private: epsilon 6.573 at delta 1e-05, of all rounds together"
+    )
+    assert "; 20.5 for who keeps every update" in str(epsilon_line(6.5731, 1e-5, 20.5))
+    assert epsilon_line(None, None, None) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_plot_of_nothing_warns_of_nothing(tmp_path):
+    """Of a run whose budget admits no round."""
+    assert draw_lines({}, "steps", "loss", tmp_path / "loss.png") == tmp_path / "loss.png"
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,8 @@ def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     path = Path(again.folder) / "privacy" / "releases.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     verdict, text = said_of_ledger(again)
-    assert verdict == "fail" and "lacks 1 of the releases that the checkpoint counts" in text
+    assert verdict == "fail"
+    assert "lacks 1 of the releases that the checkpoint counts" in text
     path.parent.rename(path.parent.with_name("elsewhere"))
     assert said_of_ledger(again)[0] == "note"
 
