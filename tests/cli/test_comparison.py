@@ -6,7 +6,7 @@ import pytest
 
 from photon.cli.main import run
 from photon.report.comparison import bytes_line, epsilon_line, loss_line
-from photon.report.console import against_ddp, beside
+from photon.report.console import against_ddp, beside, perplexity
 from photon.report.figures import draw_lines
 
 
@@ -23,6 +23,11 @@ from photon.report.figures import draw_lines
 def test_a_ratio_is_never_below_one(value, other, words):
     assert beside(value, other, "DDP") == words
     assert against_ddp(value, other) == words
+
+
+def test_a_perplexity_takes_no_line_of_its_own():
+    shown = [perplexity(value) for value in (36.24, 65331235.1, 1e160, float("inf"))]
+    assert shown == ["36.2", "6.53e+07", "1e+160", "inf"]
 
 
 def test_lines_of_a_comparison():

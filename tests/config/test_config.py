@@ -63,6 +63,8 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("llm_config.optimizer.lr=-1", "llm_config.optimizer.lr: .*greater than 0"),
         ("llm_config.optimizer.lr=nan", "llm_config.optimizer.lr: .*finite"),
         ("fl.n_rounds=2.5", "fl.n_rounds: Input should be a valid integer"),
+        ("fl.privacy.clip_norm=true", "fl.privacy.clip_norm: expected a number, got true"),
+        ("fl.n_rounds=true", "fl.n_rounds: expected a number, got true"),
         ("fl.n_rounds=0", "fl.n_rounds: .*greater than or equal to 1"),
         ("fl.privacy.noise_multiplier=1e-300", "fl.privacy.noise_multiplier: .*greater than"),
         ("fl.privacy.noise_multiplier=1e300", "fl.privacy.noise_multiplier: .*less than"),

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 
 from photon.report.comparison import bytes_line, epsilon_line, loss_line
-from photon.report.console import Console, new_table
+from photon.report.console import Console, new_table, perplexity
 from photon.report.figures import draw_lines
 from photon.run.trackers import read_lines
 
@@ -42,7 +42,7 @@ def _final_table(result: TrainResult) -> Table:
         table.add_row(
             name,
             f"{score.val_loss:.3f}",
-            f"{score.perplexity:.1f}",
+            perplexity(score.perplexity),
             f"{score.bits_per_byte:.3f}",
             f"{score.tokens:,}" if score.tokens else "-",
             str(score.steps or "-"),
