@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from photon.cli.main import run
-from photon.report.comparison import bytes_line, loss_line
-from photon.report.console import against_ddp, beside
+from photon.report.comparison import bytes_line, epsilon_line, loss_line
+from photon.report.console import against_ddp, beside, perplexity
+from photon.report.figures import draw_lines
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,11 @@ def test_a_ratio_is_never_below_one(value, other, words):
     assert against_ddp(value, other) == words
 
 
+def test_a_perplexity_takes_no_line_of_its_own():
+    shown = [perplexity(value) for value in (36.24, 65331235.1, 1e160, float("inf"))]
+    assert shown == ["36.2", "6.53e+07", "1e+160", "inf"]
+
+
 def test_lines_of_a_comparison():
     assert loss_line(3.0, 2.0, 4.0) == (
         "federated loss is 1.500 x centralised and 0.750 x one client alone"
@@ -37,6 +43,17 @@ def test_lines_of_a_comparison():
         "sent 1 B up and 1 B down; data-parallel training would have sent none"
     )
     assert bytes_line(0, 0, 5.0) is None
+    assert epsilon_line(6.5731, 1e-5, None) == (
+        "private: epsilon 6.573 at delta 1e-05, of all rounds together"
+    )
+    assert "; 20.5 for who keeps every update" in str(epsilon_line(6.5731, 1e-5, 20.5))
+    assert epsilon_line(None, None, None) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_plot_of_nothing_warns_of_nothing(tmp_path):
+    """Of a run whose budget admits no round."""
+    assert draw_lines({}, "steps", "loss", tmp_path / "loss.png") == tmp_path / "loss.png"
 
 
 @pytest.mark.parametrize(

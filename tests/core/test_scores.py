@@ -63,6 +63,15 @@ def test_whoever_turns_around_is_told_by_the_angle():
     assert "to the others' mean" in found[12]
 
 
+def test_who_is_left_alone_is_compared_with_nobody():
+    """The other of two was refused for its gain: an angle to nobody's mean says nothing."""
+    state = replace(STATE, gains=(0.3,) * 8, cosines=(0.5,) * 8)
+    assert cosines_to_others(np.eye(1), [3.0]) == [None]
+    assert faults(honest(1), [0.3], state) == {}
+    assert set(faults(honest(1), [-1.0], state)) == {10}, "its gain speaks still"
+    assert remembered(state, {10: Score(0.3, None)}) == ((0.3,) * 9, (0.5,) * 8)
+
+
 def test_copies_are_told_whatever_their_size_and_a_little_noise():
     rows = honest(8)
     rows[3] = rows[1]

@@ -11,6 +11,7 @@ import torch
 
 import photon
 from loopback import final_digest, nodes, train
+from photon.chain.verify import verify_run
 from photon.config import Config, load_config
 from photon.core.messages import Update
 from photon.errors import CorruptCheckpoint, PhotonWarning
@@ -18,7 +19,7 @@ from photon.hub.hf_folder import export_folder
 from photon.node import engine, noise
 from photon.privacy.accounting import Release, epsilon
 from photon.run import checkpoint
-from photon.run.releases import Ledger
+from photon.run.releases import Ledger, lack
 from photon.run.results import TrainResult
 from photon.run.trackers import read_lines
 from photon.server import loop, privacy
@@ -122,6 +123,11 @@ def test_a_crash_behind_a_release_costs_nothing_and_changes_nothing(make, monkey
     assert [one["epsilon"] for one in records(again)] == [one["epsilon"] for one in records(whole)]
 
 
+def said_of_ledger(result: TrainResult) -> tuple[str, str]:
+    [found] = [one for one in verify_run(Path(result.folder)) if one.what == "privacy"]
+    return found.verdict, found.text
+
+
 def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     """The way back to an earlier round takes no price back, where updates come out otherwise."""
     run = photon.train(make("back", *PRIVATE))
@@ -129,6 +135,14 @@ def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     again = photon.resume(run.folder, ["photon.resume_round=1"])
     assert records(again)[-1]["epsilon"] == pytest.approx(priced(1.0, 3))
     assert [line["round"] for line in ledger(again)] == [1, 2, 2]
+    assert said_of_ledger(again) == ("ok", "releases.jsonl has all that was committed")
+    path = Path(again.folder) / "privacy" / "releases.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    verdict, text = said_of_ledger(again)
+    assert verdict == "fail"
+    assert "lacks 1 of the releases that the checkpoint counts" in text
+    path.parent.rename(path.parent.with_name("elsewhere"))
+    assert said_of_ledger(again)[0] == "note"
 
 
 def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
@@ -212,3 +226,23 @@ def test_a_broken_ledger_is_named_and_a_torn_line_is_not_one(tmp_path):
         path.write_text(whole + bad.strip() + "\n")
         with pytest.raises(CorruptCheckpoint, match=r"releases\.jsonl: line 2"):
             Ledger(tmp_path, (), "k")
+
+
+def test_a_ledger_of_an_older_backup_is_refused(tmp_path):
+    """It would count less than has been spent."""
+    path, one = tmp_path / "releases.jsonl", Release(2.0, 9, 3)
+    told = ((*one, 2),)
+    whole = Ledger(tmp_path, (), "k")
+    for number in (1, 2):
+        whole.add(number, "sum", one)
+    assert Ledger(tmp_path, told, "k").count() == {one: 2}
+    assert lack(path, told, [1, 2]) is None
+    assert lack(path, told, [1, 2, 3]) == "lacks round 3, which was committed"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    older = path.read_bytes()
+    with pytest.raises(CorruptCheckpoint, match=r"releases\.jsonl: lacks 1 of the releases"):
+        Ledger(tmp_path, told, "k")
+    assert path.read_bytes() == older, "it stays as it was"
+    path.unlink()
+    assert Ledger(tmp_path, told, "k").count() == {one: 2}, "what the checkpoint counts"
+    assert lack(path, told, [1, 2]) is None

@@ -217,6 +217,16 @@ def test_who_took_part_and_why_not(trained, tmp_path):
     assert texts[0][2] == "late (by 1)"
 
 
+def test_a_private_run_says_its_epsilon(trained, tmp_path):
+    def change(records):
+        for record in records:
+            record |= {"epsilon": 1.5 * record["round"], "delta": 1e-6}
+
+    assert "private:" not in render([read_history(trained)], "")
+    page = render([read_history(altered(trained, tmp_path, change))], "")
+    assert "private: epsilon 4.5 at delta 1e-06, of all rounds together" in page
+
+
 def test_the_spread_is_that_of_the_clients(trained):
     records = read_lines(trained / "metrics.jsonl")
     plots = client_plots(read_history(trained), "run0")

@@ -236,7 +236,7 @@ def test_what_else_may_be_had_with_it(make, more):
         (["fl.quorum=2"], "a quorum of 2 is less than the 3 of a cohort of 4"),
         (["fl.quorum=3", "fl.secure_threshold=0.9"], "less than the 4"),
         (["fl.secure_threshold=0.5"], "greater than 0.5"),
-        (["fl.n_clients_per_round=1", "fl.quorum=null"], "needs a cohort"),
+        (["fl.n_clients_per_round=1", "fl.quorum=null"], "needs two clients or more"),
     ],
 )
 def test_a_threshold_that_protects_nobody_is_refused(make, given, reason):

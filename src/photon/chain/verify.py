@@ -14,10 +14,18 @@ from photon.chain.walk import Check, Known, Walk, name_of, walk
 from photon.config.between.resume import digest
 from photon.config.resolve import Run
 from photon.container.container import verify_container
-from photon.errors import CheckpointError, ConfigError, PayloadError, PhotonError, RunFolderError
+from photon.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptCheckpoint,
+    PayloadError,
+    PhotonError,
+    RunFolderError,
+)
 from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.kinds import FEDERATED
+from photon.run.releases import FOLDER, NAME, lack
 from photon.run.run_folder import read_config, read_run
 from photon.run.trackers import read_lines
 from photon.wire.signatures import fingerprint
@@ -58,6 +66,7 @@ def verify_run(
     yield from _of_configuration(folder, found.links[0])
     yield from _of_checkpoints(folder, found)
     yield _of_metrics(folder, found)
+    yield from _of_releases(folder, found)
     for path in receipts:
         yield _of_receipts(path, found)
 
@@ -182,6 +191,27 @@ def _of_metrics(folder: Path, found: Walk) -> Check:
             return Check("fail", "metrics", f"the line of round {number} was changed since")
         compared += 1
     return Check("ok", "metrics", f"{compared:,} lines are as they were committed")
+
+
+def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:
+    """Whether the ledger of a private run has all that was committed: epsilon is counted by it."""
+    kept, path = list_checkpoints(folder / "checkpoints"), folder / FOLDER / NAME
+    told = None
+    with suppress(CheckpointError):  # a damaged one has been named already
+        told = artifact.read(kept[-1]).facts["state"].get("releases") if kept else None
+    if not told and not path.exists():
+        return
+    if not path.parent.exists():
+        yield Check("note", "privacy", f"{path.parent} is not here: {NAME} was not looked at")
+        return
+    rounds = {one.head.round for one in found.links if one.head.kind == "round" and one.updates}
+    try:
+        fault = lack(path, told or (), rounds)
+    except CorruptCheckpoint as error:
+        yield Check("fail", "privacy", str(error))
+        return
+    text = f"{path}: {fault}; epsilon is more than it counts" if fault else None
+    yield Check("fail" if fault else "ok", "privacy", text or f"{NAME} has all that was committed")
 
 
 def _of_receipts(path: Path, found: Walk) -> Check:

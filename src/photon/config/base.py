@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     PlainSerializer,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -116,6 +118,12 @@ KEYS = {
 """Of fields that are called otherwise in the code, by the glossary: their keys, the original's."""
 
 
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types of a union."""
+    for one in get_args(annotation) or (annotation,):
+        yield from _kinds(one) if get_args(one) else (one,)
+
+
 class Closed(BaseModel):
     """Base of sections and messages: frozen, and closed to unknown keys."""
 
@@ -128,6 +136,14 @@ class Section(Closed):
     model_config = ConfigDict(
         alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_as_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
 
     def but(self, **changes: Any) -> Self:
         """A copy with other values, by field; a mapping changes fields of a section.

@@ -255,7 +255,10 @@ class Federation(Merging, Closing):
         if not self.secure_aggregation:
             return
         if self.cohort_size < 2:
-            raise ValueError("secure_aggregation=true needs a cohort: the sum of one client is its")
+            raise ValueError(
+                f"secure_aggregation=true needs two clients or more in a round, not "
+                f"{self.cohort_size}: the sum of one is its update"
+            )
         if (self.quorum or self.failures_accepted) and self._asked_for < self.fewest_masked:
             raise ValueError(
                 f"secure_aggregation=true: a quorum of {self._asked_for} is less than the "

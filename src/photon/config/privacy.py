@@ -19,14 +19,16 @@ class Privacy(Section):
 
     clip_norm: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-12,
+        le=1e12,
         description="Euclidean norm that an update is shortened to, so that no client moves the "
         "sum by more; then noise is added to it (docs/concepts/differential-privacy.md); null: no "
         "privacy",
     )
     noise_multiplier: float = Field(
         default=1.0,
-        gt=0,
+        ge=1e-9,
+        le=1e9,
         description="standard deviation of the noise on the sum of a round's updates, in units of "
         "clip_norm",
     )

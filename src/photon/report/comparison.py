@@ -22,3 +22,17 @@ def bytes_line(up: float, down: float, ddp: float) -> str | None:
     if not ddp:
         return f"{sent}; data-parallel training would have sent none"
     return f"{sent}: {beside(up + down, ddp, 'data-parallel training')} ({format_bytes(ddp)})"
+
+
+def epsilon_line(
+    epsilon: float | None, delta: float | None, of_updates: float | None
+) -> str | None:
+    """What a private run's parameters tell of a client, at the most; None: it is not private.
+
+    Args:
+        of_updates: what holds against a server that keeps every update, if clients add the noise.
+    """
+    if epsilon is None:
+        return None
+    beside = "" if of_updates is None else f"; {of_updates:.4g} for who keeps every update"
+    return f"private: epsilon {epsilon:.4g} at delta {delta or 0:g}, of all rounds together{beside}"

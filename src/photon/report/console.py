@@ -142,7 +142,7 @@ def progress_line(record: Mapping[str, Any], label: str, left: float | None = No
     parts = [what, "at the start" if is_start else f"loss {record['train_loss']:.3f}"]
     if "val_loss" in record:
         parts.append(
-            f"val {record['val_loss']:.3f} ppl {record['val_perplexity']:.1f} "
+            f"val {record['val_loss']:.3f} ppl {perplexity(record['val_perplexity'])} "
             f"bpb {record['val_bits_per_byte']:.3f}"
         )
     if not is_start:
@@ -169,6 +169,11 @@ def _course(record: Mapping[str, Any], left: float | None) -> Sequence[str]:
     ]
     parts += [f"client {c} began afresh: its state is lost" for c in record.get("state_lost", ())]
     return parts
+
+
+def perplexity(value: float) -> str:
+    """With a decimal; of a model that knows nothing in few digits, not in hundreds."""
+    return f"{value:.1f}" if value < 1e7 else f"{value:.3g}"
 
 
 def busy(share: float) -> str:

@@ -30,7 +30,8 @@ def draw_lines(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    if lines:
+        axes.legend(fontsize="small")
     return save_figure(figure, target)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from photon.report.comparison import bytes_line, loss_line
-from photon.report.console import Console, new_table
+from photon.report.comparison import bytes_line, epsilon_line, loss_line
+from photon.report.console import Console, new_table, perplexity
 from photon.report.figures import draw_lines
 from photon.run.trackers import read_lines
 
@@ -42,7 +42,7 @@ def _final_table(result: TrainResult) -> Table:
         table.add_row(
             name,
             f"{score.val_loss:.3f}",
-            f"{score.perplexity:.1f}",
+            perplexity(score.perplexity),
             f"{score.bits_per_byte:.3f}",
             f"{score.tokens:,}" if score.tokens else "-",
             str(score.steps or "-"),
@@ -75,8 +75,9 @@ def report(result: TrainResult, console: Console, as_json: bool) -> None:
     is_trained = any((folder / "checkpoints").glob("*.json"))
     plot = _draw_losses(folder) if is_trained else None  # before the reader of a pipe can go away
     console.print_table(_final_table(result))
-    for line in ratio_lines(result):
-        console.print(line)
+    for line in [*ratio_lines(result), _privacy_line(folder)]:
+        if line:
+            console.print(line)
     arguments = _show_sample(folder, console) if is_trained else ""
     console.print(f"summary   {folder / 'summary.json'}")
     console.print(f"metrics   {folder / 'metrics.jsonl'}")
@@ -84,6 +85,12 @@ def report(result: TrainResult, console: Console, as_json: bool) -> None:
         console.print(f"plot      {plot}")
     if is_trained:
         console.print(f"try       photon generate {folder} {arguments}")
+
+
+def _privacy_line(folder: Path) -> str | None:
+    private = [one for one in read_lines(folder / "metrics.jsonl") if "epsilon" in one]
+    keys = ("epsilon", "delta", "epsilon_of_updates")
+    return epsilon_line(*map(private[-1].get, keys)) if private else None
 
 
 def _show_sample(folder: Path, console: Console) -> str:

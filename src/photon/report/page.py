@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from photon.report.comparison import bytes_line, loss_line
+from photon.report.comparison import bytes_line, epsilon_line, loss_line
 from photon.report.history import RunHistory
 from photon.report.plots import Plot, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import (
@@ -73,6 +73,8 @@ def _told(history: RunHistory) -> str:
     lines: list[str | None] = [f"{history.name}: {status.state} after {status.place}"]
     if curve.is_federated:
         lines.append(bytes_line(*map(curve.total, ("bytes_up", "bytes_down", "bytes_ddp"))))
+        price = map(curve.last, ("epsilon", "delta", "epsilon_of_updates"))
+        lines.append(epsilon_line(*price))
     loss = curve.last("val_loss")
     if curve.is_federated and loss is not None and status.state == "ended":
         beside = {label: one.last("val_loss") for label, one in history.baselines.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ from photon.files import new_file, sync
 from photon.privacy.accounting import Count, Release, Told, count_of, told_of
 from photon.wire.facts import first_fault
 
+FOLDER = "privacy"
+"""Of a run: its key and its ledger."""
 NAME = "releases.jsonl"
 
 
@@ -52,7 +55,7 @@ class Ledger:
     key: name of the key that the noise is made with: what another made is another release.
 
     Raises:
-        CorruptCheckpoint: a line is not as it was written.
+        CorruptCheckpoint: a line is not as it was written, or the file is older than the state.
     """
 
     def __init__(self, folder: Path, before: Told, key: str) -> None:
@@ -61,6 +64,11 @@ class Ledger:
         self._lines: list[dict[str, Any]] = _read(self.path)
         if not self._lines and before:
             self._lines.append({"before": before})
+        if fault := _lack(self._lines, before):
+            raise CorruptCheckpoint(
+                f"{self.path}: {fault}: it is an older one; bring the newest back, or move it away "
+                "to go on from what the checkpoint counts"
+            )
         with new_file(self.path) as file:  # without a line that a crash has torn
             file.write("".join(json.dumps(line) + "\n" for line in self._lines).encode())
 
@@ -83,17 +91,45 @@ class Ledger:
 
     def count(self) -> Count:
         """All that has been released."""
-        found: Counter[Release] = Counter()
-        for line in self._lines:
-            if "before" in line:
-                found += count_of(line["before"])
-            else:
-                found[Release(line["noise"], line["pool"], line["cohort"])] += 1
-        return found
+        return _count(self._lines)
 
     def told(self) -> Told:
         """The same, as a state holds it."""
         return told_of(self.count())
+
+
+def lack(path: Path, told: Told, rounds: Iterable[int]) -> str | None:
+    """What a ledger lacks, as one that an older backup has replaced does; None: nothing.
+
+    Args:
+        told: what a checkpoint counts.
+        rounds: that were committed.
+
+    Raises:
+        CorruptCheckpoint: a line is not as it was written.
+    """
+    lines = _read(path)
+    if fault := _lack(lines, told):
+        return fault
+    if any("before" in line for line in lines):
+        return None  # of what was before it knows the number, not the rounds
+    lost = sorted(set(rounds) - {line["round"] for line in lines})
+    return f"lacks round {lost[0]}, which was committed" if lost else None
+
+
+def _lack(lines: Sequence[dict[str, Any]], told: Told) -> str | None:
+    lost = (count_of(told) - _count(lines)).total()
+    return f"lacks {lost:,} of the releases that the checkpoint counts" if lost else None
+
+
+def _count(lines: Iterable[dict[str, Any]]) -> Counter[Release]:
+    found: Counter[Release] = Counter()
+    for line in lines:
+        if "before" in line:
+            found += count_of(line["before"])
+        else:
+            found[Release(line["noise"], line["pool"], line["cohort"])] += 1
+    return found
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -22,11 +22,10 @@ from photon.privacy.merge import identity, noise_on_mean, private_mixture, short
 from photon.privacy.noise import KEY_BYTES, name_of, secret_seed
 from photon.privacy.terms import price_of, price_of_updates, release_of
 from photon.run.participation import Participation
-from photon.run.releases import Ledger
+from photon.run.releases import FOLDER, Ledger
 
-FOLDER = "privacy"
-"""Of a run: its key and its ledger."""
 KEY = "server.key"
+"""Of a run's privacy, beside its ledger."""
 
 
 class BudgetSpent(Exception):

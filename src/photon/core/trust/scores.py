@@ -35,11 +35,12 @@ class Score(NamedTuple):
 
     Attributes:
         gain: nats by which the public loss falls with this update alone; None: not measured.
-        cosine: of its angle to the mean of the others; 0 if one of them is zero.
+        cosine: of its angle to the mean of the others; 0 if one of them is zero; None: there are
+            no others.
     """
 
     gain: float | None
-    cosine: float
+    cosine: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +58,16 @@ class ScoreRules:
     rounds: int
 
 
-def cosines_to_others(gram: np.ndarray, weights: Sequence[float]) -> list[float]:
-    """Cosine of each update's angle to the weighted mean of the others.
+def cosines_to_others(gram: np.ndarray, weights: Sequence[float]) -> list[float | None]:
+    """Cosine of each update's angle to the weighted mean of the others; None: there are none.
 
     Args:
         gram: [K, K] inner products of the updates.
         weights: [K] in that mean.
     """
-    found = []
+    if len(weights) == 1:
+        return [None]
+    found: list[float | None] = []
     for k, own in enumerate(np.diag(gram)):
         others = np.array(weights, dtype=np.float64)
         others[k] = 0.0
@@ -126,9 +129,10 @@ def score_faults(
                 )
                 found.setdefault(client, why)
     cosines = [score.cosine for score in scores]
-    least = lowest(cosines, state.cosines, rules.deviations, LEAST_COSINE)
+    known = [cosine for cosine in cosines if cosine is not None]
+    least = lowest(known, state.cosines, rules.deviations, LEAST_COSINE)
     for client, cosine in zip(clients, cosines, strict=True):
-        if cosine < least:
+        if cosine is not None and cosine < least:
             why = f"cosine {cosine:.3g} to the others' mean, theirs are {least:.3g} or more"
             found.setdefault(client, why)
     return found
@@ -156,5 +160,5 @@ def remembered(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Gains and cosines of accepted updates, the last of them, with those of a round."""
     gains = [score.gain for score in accepted.values() if score.gain is not None]
-    cosines = [score.cosine for score in accepted.values()]
+    cosines = [score.cosine for score in accepted.values() if score.cosine is not None]
     return (*state.gains, *gains)[-SCORES_KEPT:], (*state.cosines, *cosines)[-SCORES_KEPT:]
