@@ -129,7 +129,7 @@ def _peers(home: Path, case: Case, script: str) -> Iterator[Federation]:
 
 
 def _over_loopback(group: Guarded) -> tuple[int, int]:
-    """Bytes that have passed in the network of a group; each was sent by one and received by one."""
+    """Bytes in the network of a group: each is sent by one of it, and received by another."""
     for pid in trees([group])[0]:
         with contextlib.suppress(OSError):
             if b"peer_group" in Path(f"/proc/{pid}/cmdline").read_bytes():

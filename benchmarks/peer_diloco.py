@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ import torch
 from minimal_transformer import MinimalTransformer
 from plain_diloco import Batches, Recipe, diloco
 from torch import Tensor
+from training_arms import Seconds
 
 from photon.config import Config
 from photon.core.messages import StreamState
@@ -37,7 +37,7 @@ class Ran:
 
     params: dict[str, Tensor]
     losses: list[float]
-    seconds: list[float]
+    seconds: list[Seconds]
 
 
 def keys(recipe: Recipe, *shape: str) -> list[str]:
@@ -58,10 +58,10 @@ def keys(recipe: Recipe, *shape: str) -> list[str]:
 
 def ours(config: Config) -> Ran:
     """Photon's local engine, durable as ever; a round lasts from record to record."""
-    ends: list[float] = []
+    ends: list[Seconds] = []
 
     def console(folder: RunFolder, label: str) -> Tracker:
-        return lambda record: ends.append(time.perf_counter())
+        return lambda record: ends.append(Seconds.now())
 
     folder = Path(train(config, console=console).folder)
     params = load_parameters(newest_checkpoint(folder / "checkpoints"))
@@ -83,14 +83,14 @@ def plain(config: Config, recipe: Recipe) -> Ran:
     model.load_state_dict(build_model(config.inner, config.seed).state_dict())
     data = RunData.of(*config.reading)
     batches = [in_order(data.stream(c), config.inner.batch_rows) for c in range(CLIENTS)]
-    ends = [time.perf_counter()]
-    found = diloco(model, batches, recipe, lambda: ends.append(time.perf_counter()))
+    ends = [Seconds.now()]
+    found = diloco(model, batches, recipe, lambda: ends.append(Seconds.now()))
     params = {name: value.detach() for name, value in model.named_parameters()}
     return Ran(params, found.losses, _between(ends[1:]))
 
 
-def _between(ends: Sequence[float]) -> list[float]:
-    return [b - a for a, b in pairwise(ends)]
+def _between(ends: Sequence[Seconds]) -> list[Seconds]:
+    return [b.since(a) for a, b in pairwise(ends)]
 
 
 def in_order(stream: Stream, count: int) -> Batches:
