@@ -20,35 +20,37 @@ class CountingProxy:
 
     def __init__(self, target: int) -> None:
         self.up = self.down = 0
-        self._target = target
+        self._target, self._lock = target, threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        """Take no more connections."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # else it goes on waiting for the next
         self._listener.close()
 
     def _accept(self) -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 near, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target), 5.0)
-            except OSError:
-                near.close()
-                continue
+                threading.Thread(target=self._serve, args=(near,), daemon=True).start()
+
+    def _serve(self, near: socket.socket) -> None:
+        server = ("127.0.0.1", self._target)
+        with near, contextlib.suppress(OSError), socket.create_connection(server, 5.0) as far:
             far.settimeout(None)
-            for name, pair in (("up", (near, far)), ("down", (far, near))):
-                threading.Thread(target=self._pass, args=(name, *pair), daemon=True).start()
+            down = threading.Thread(target=self._pass, args=("down", far, near), daemon=True)
+            down.start()
+            self._pass("up", near, far)
+            down.join()
 
     def _pass(self, name: str, source: socket.socket, sink: socket.socket) -> None:
-        """Each direction has one thread for each connection; counts may be added at once."""
         out, into = os.pipe()
         with contextlib.suppress(OSError):
             while count := os.splice(source.fileno(), into, PIECE_BYTES):
-                with _LOCK:
+                with self._lock:
                     setattr(self, name, getattr(self, name) + count)
                 while count:
                     count -= os.splice(out, sink.fileno(), count)
@@ -57,6 +59,3 @@ class CountingProxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-
-_LOCK = threading.Lock()

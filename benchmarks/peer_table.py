@@ -48,7 +48,7 @@ def _rounds(records: Sequence[Record]) -> Iterator[str]:
             if group:
                 yield _round_row(peer, size, group, found)
     yield ("\nMedians; a round without training. Sent and received: by a node, in payloads of "
-           "fp32. Memory: what the kernel cannot take back, of all of the server's processes together, "
+           "fp32. Memory: what the kernel cannot take back, of the server's processes together "
            "and of the largest node's (of peers without a server: the mean). The machine's load "
            f"was {min(loads, default=0):g} to {max(loads, default=0):g}.\n")  # fmt: skip
 
