@@ -32,7 +32,7 @@ def photon_keys(case: Case) -> list[str]:
     """FedAvg, everything in fp32; a step is one row, so that the plan is short."""
     return [*shape(round(case.megabytes * 1e6 / 4)), "fl.strategy_name=fedavg",
             "fl.compression=fp32", "fl.aggregate_momenta=false", "fl.eval_period=null",
-            f"fl.n_total_clients={case.clients}", f"fl.n_rounds={case.rounds + 1}",
+            f"fl.n_total_clients={case.clients}", f"fl.n_rounds={case.rounds_run}",
             f"photon.n_nodes={case.clients}", "photon.device=cpu", "photon.threads=1",
             "llm_config.local_steps=1", "llm_config.scheduler.schedulers.lr.t_warmup=1ba",
             "llm_config.global_train_batch_size=1", "llm_config.device_train_microbatch_size=1",
@@ -72,7 +72,7 @@ def flower(home: Path, case: Case, *, torch: bool = True) -> Iterator[Federation
         "insecure = true\n"
     )
     told = (f'shapes="{case.shapes}" log="{log}" clients={case.clients} '
-            f"rounds={case.rounds + 1} torch={str(torch).lower()}")  # fmt: skip
+            f"rounds={case.rounds_run} torch={str(torch).lower()}")  # fmt: skip
     with ExitStack() as stack:
         start = partial(_start, stack, home)
         server = start("superlink", "-c", _flower("superlink.cli", "flower_superlink"),
@@ -122,7 +122,7 @@ def _peers(home: Path, case: Case, script: str) -> Iterator[Federation]:
     """Peers among each other, in a network of their own, whose bytes the kernel counts."""
     command = ["unshare", "--map-root-user", "--net", sys.executable, str(HERE / "peer_group.py"),
                script, str(home), str(case.shapes), str(case.clients),
-               str(case.rounds + 1)]  # fmt: skip
+               str(case.rounds_run)]  # fmt: skip
     with closing(Guarded(command, home / "peers.txt", _own(home))) as group:
         yield Federation(home / "rounds.jsonl", [], [group], partial(_over_loopback, group),
                          case.clients)  # fmt: skip

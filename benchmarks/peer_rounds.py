@@ -41,6 +41,11 @@ class Case:
     shapes: Path
     limit: float = 900.0
 
+    @property
+    def rounds_run(self) -> int:
+        """One before and one after those that count: at the end of each the next has begun."""
+        return self.rounds + 2
+
 
 @dataclass(frozen=True)
 class Federation:
