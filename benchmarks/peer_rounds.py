@@ -43,7 +43,7 @@ class Case:
 
     @property
     def rounds_run(self) -> int:
-        """One before and one after those that count: at the end of each the next has begun."""
+        """One more before and one after: at the end of one that counts, the next has begun."""
         return self.rounds + 2
 
 
@@ -114,7 +114,7 @@ def measure(start: Arm, case: Case, home: Path) -> Figures:
     """
     give_up, marks = time.monotonic() + case.limit, []
     with start(home, case) as federation, Watch(federation) as watch:
-        while len(marks) <= case.rounds:
+        while len(marks) < case.rounds_run:
             if count_lines(federation.log) > len(marks):
                 marks.append(_mark(federation))
                 if len(marks) == 1:
@@ -128,16 +128,18 @@ def measure(start: Arm, case: Case, home: Path) -> Figures:
 
 
 def _figures(case: Case, marks: Sequence[Mark], watch: Watch) -> Figures:
-    first, last = marks[0], marks[-1]
-    each = 1e6 * case.rounds * case.clients
-    up, down = (b - a for a, b in zip(first.traffic, last.traffic, strict=True))
+    """Bytes are those of the whole run, since what a round sends may go before the one before ends
+    in the log; coming and connecting are a small part of it.
+    """
+    counted = marks[: case.rounds + 1]
+    up, down = (count / (1e6 * case.rounds_run * case.clients) for count in marks[-1].traffic)
     return Figures(
-        seconds=[b.at - a.at for a, b in pairwise(marks)],
-        cpu_seconds=(last.cpu - first.cpu) / case.rounds,
+        seconds=[b.at - a.at for a, b in pairwise(counted)],
+        cpu_seconds=(counted[-1].cpu - counted[0].cpu) / case.rounds,
         server_megabytes=watch.server,
         node_megabytes=watch.node,
-        up_megabytes=up / each,
-        down_megabytes=down / each,
+        up_megabytes=up,
+        down_megabytes=down,
     )
 
 
