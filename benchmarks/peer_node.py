@@ -34,10 +34,16 @@ class Answering:
         for client in waiting:
             gradient = {name: value * MOVED for name, value in base.sent.params.items()}
             update = Update(
-                run=plan.instructions[client].run, round=plan.round, client=client, gradient=gradient, moments={},
-                num_tokens=self.tokens, num_steps=1, base_digest=plan.base_digest,
+                run=plan.instructions[client].run,
+                round=plan.round,
+                client=client,
+                gradient=gradient,
+                moments={},
+                num_tokens=self.tokens,
+                num_steps=1,
+                base_digest=plan.base_digest,
                 metrics={"train_loss": 1.0},
-            )  # fmt: skip
+            )
             kept = ClientState(round=plan.round, stream=StreamState())
             yield load_update(save_answer(self.clients, update, kept))
 

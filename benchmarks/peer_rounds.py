@@ -129,7 +129,8 @@ def measure(start: Arm, case: Case, home: Path) -> Figures:
 
 def _figures(case: Case, marks: Sequence[Mark], watch: Watch) -> Figures:
     """Bytes are those of the whole run, since what a round sends may go before the one before ends
-    in the log; coming and connecting are a small part of it.
+    in the log; coming and connecting are a small part of it. Photon's first round sends nothing
+    down, since its first parameters are seeded: with few rounds it receives so much less.
     """
     counted = marks[: case.rounds + 1]
     up, down = (count / (1e6 * case.rounds_run * case.clients) for count in marks[-1].traffic)
