@@ -8,6 +8,9 @@ from typing import Any
 
 Record = Mapping[str, Any]
 NOTES = {
+    "photon": "Each round is committed and durable, and every payload is verified. The first "
+    "parameters are seeded, so the first of all the rounds (two more than are timed) sends nothing "
+    "down: that is why a node has received less than one payload a round",
     "flower": "Flower starts a process for each message that a node gets, and Photon's messages "
     "go through it too, several a round. Checkpoints, verification and going on with a broken "
     "round are left to the app. It has what Photon has not: Krum, Bulyan, trimmed mean and "
