@@ -11,6 +11,7 @@ import pytest
 import photon
 from photon.container.container import digest
 from photon.core.messages import Update
+from photon.experiment.refusals import scoring_warnings
 from photon.node import engine
 from photon.report.console import progress_line
 from photon.run import checkpoint
@@ -115,3 +116,17 @@ def test_few_deviations_refuse_the_honest_too(smoke):
     keys = ("fl.n_rounds=1", "fl.accept_failures_cnt=3", "fl.scoring.deviations=0.001")
     (line,) = rounds(photon.train(smoke(*KEYS, *keys)))
     assert line["refused"]
+
+
+def test_what_may_not_be_expected_of_scores_is_said(smoke):
+    rows = range(10)
+
+    def said(*keys: str) -> str:
+        fl = smoke(*KEYS, "fl.accept_failures_cnt=0", *keys).federation
+        return " ".join(scoring_warnings(fl, rows))  # pyright: ignore
+
+    assert "needs the updates of all 4 clients" in said()
+    assert "the validation set has 10 rows" in said("fl.scoring.rows=11", "fl.quorum=3")
+    assert said("fl.scoring.rows=10", "fl.quorum=3") == ""
+    assert said("fl.scoring.rows=10", "fl.failed_rounds=retry") == ""
+    assert said("fl.scoring.enabled=false") == ""

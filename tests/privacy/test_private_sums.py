@@ -15,11 +15,12 @@ from photon.config import load_config
 from photon.config.federation import Federation
 from photon.core.aggregate import mean_by_piece
 from photon.core.messages import RoundPlan
+from photon.errors import ConfigError
 from photon.privacy.accounting import Release, epsilon
 from photon.privacy.merge import noise_on_mean, private_mixture, shortened
 from photon.privacy.noise import normals
 from photon.privacy.share import share_for
-from photon.privacy.terms import promise_of, release_of
+from photon.privacy.terms import check_budget, promise_of, release_of
 
 KEY = bytes(range(32))
 
@@ -111,6 +112,15 @@ def test_a_promise_is_what_the_rounds_cost_and_ends_with_the_budget():
     assert (cut.rounds, cut.is_cut, cut.sampled, cut.would_be_sampled) == (17, True, False, True)
     assert cut.epsilon == pytest.approx(budget / 1.001)
     assert promise_of(federation(*keys, "fl.privacy.clip_norm=null")) is None
+
+
+def test_a_budget_below_one_round_is_refused():
+    price = epsilon({Release(4.0): 1}, 1e-5)
+    keys = (*SAMPLED, "fl.reset_checkpoint=false")
+    with pytest.raises(ConfigError, match=r"max_epsilon=.*: one round costs epsilon"):
+        check_budget(federation(*keys, f"fl.privacy.max_epsilon={0.999 * price}"))
+    check_budget(federation(*keys, f"fl.privacy.max_epsilon={1.001 * price}"))
+    check_budget(federation(*keys))
 
 
 def test_a_plan_of_a_secret_cohort_cannot_be_tried_out():

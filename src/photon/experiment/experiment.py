@@ -39,17 +39,15 @@ from photon.experiment.job import (
     on_this_machine,
     open_job,
 )
+from photon.experiment.refusals import check_federation, checked_start, scoring_warnings
 from photon.experiment.runs import train_in
-from photon.hub.warm_start import warm_start
 from photon.machine.device import count_gpus, num_cores, precision_warning
 from photon.machine.process_group import from_first
-from photon.model.build import empty_model, parameters_of
 from photon.model.hf_config import export_note
 from photon.node.microbatch import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
-from photon.run.outer import outer_of
-from photon.run.own_layers import layers_note, require_no_tasks
+from photon.run.own_layers import layers_note
 from photon.run.participation import client_rows, repeats_note
 from photon.run.preparation import architecture_of, prepare
 from photon.run.restore import (
@@ -60,15 +58,13 @@ from photon.run.restore import (
     start_of_centralized,
 )
 from photon.run.results import History, TrainResult, write_summary
-from photon.run.run_data import RunData
+from photon.run.run_data import VALIDATION, RunData
 from photon.run.run_folder import RunFolder, holds_run, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
 from photon.say import Say
 from photon.scoring.task_watch import check_tasks
 from photon.tracking.external import require_trackers
-from photon.training.layers import layers_of
-from photon.training.outline import check_sent
 from photon.training.parallel import require_precision
 
 
@@ -237,13 +233,9 @@ class _Command:
         config = self.config
         require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
         config = self._written_out(kind)
-        start = warm_start(config.inner, config.starts, config.federation)
-        start.check()
-        layers_of(config.federation, list(parameters_of(empty_model(config.inner))))  # or refused
-        outer_of(config.federation, 1)
+        start = checked_start(config.federation, config.inner, config.starts)
         if kind == FEDERATED:
-            check_sent(config.averaging(), config.inner)
-            require_no_tasks(config.federation, config.scoring)
+            check_federation(config.averaging(), config.inner, config.scoring)
         run = resolve(
             config,
             cores=_cores(job),
@@ -259,6 +251,7 @@ class _Command:
         data = RunData.of(*run.reading)
         check_tasks(run.scoring, run.inner, data)
         job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
+        job.warn(*scoring_warnings(run.federation, data.rows(VALIDATION)))
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 

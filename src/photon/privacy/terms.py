@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from photon.config.federation import Federation
+from photon.errors import ConfigError
 from photon.privacy.accounting import Count, Release, epsilon
 
 
@@ -70,6 +71,18 @@ class Promise:
     sampled: bool
     would_be_sampled: bool
     epsilon_of_updates: float | None
+
+
+def check_budget(fl: Federation) -> None:
+    """ConfigError: `fl.privacy.max_epsilon` does not pay for one round; as `promise_of`."""
+    promise = promise_of(fl)
+    if promise is None or promise.rounds or not fl.rounds:
+        return
+    price = price_of(fl, {release_of(fl, fl.cohort_size, fl.population): 1})
+    raise ConfigError(
+        f"fl.privacy.max_epsilon={fl.privacy.max_epsilon:g}: one round costs epsilon {price:.4g}; "
+        "raise it, or fl.privacy.noise_multiplier"
+    )
 
 
 def promise_of(fl: Federation) -> Promise | None:

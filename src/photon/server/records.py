@@ -91,7 +91,7 @@ def round_record(
         "bytes_down": traffic.bytes_down,
         "bytes_by_kind": {"up": dict(traffic.up), "down": dict(traffic.down)},
         "client_bytes": _by_client(traffic.clients),
-        "bytes_ddp": data_parallel_bytes(size, len(report.accepted), report.num_steps),
+        "bytes_ddp": data_parallel_bytes(size, run.federation.cohort_size, report.num_steps),
         **_norms(run.federation, report),
         "client_norms": _by_client(report.client_norms),
         "client_cosines": _by_client(report.client_cosines),

@@ -1,0 +1,53 @@
+"""What a new run is refused for before anything of it is made, and what is said of it."""
+
+from __future__ import annotations
+
+from photon.config.evaluation import Scoring
+from photon.config.federation import Federation
+from photon.config.llm import Inner
+from photon.data.read.shards import RowSource
+from photon.hub.warm_start import WarmStart, warm_start
+from photon.model.build import empty_model, parameters_of
+from photon.privacy.terms import check_budget
+from photon.run.outer import outer_of
+from photon.run.own_layers import require_no_tasks
+from photon.training.layers import layers_of
+from photon.training.outline import check_sent
+
+
+def checked_start(fl: Federation, inner: Inner, starts: tuple[str | None, str | None]) -> WarmStart:
+    """What a new run starts from.
+
+    Raises:
+        ConfigError: weights, layers or the outer optimizer do not fit.
+    """
+    start = warm_start(inner, starts, fl)
+    start.check()
+    layers_of(fl, list(parameters_of(empty_model(inner))))
+    outer_of(fl, 1)
+    return start
+
+
+def check_federation(fl: Federation, inner: Inner, scoring: Scoring) -> None:
+    """ConfigError: what is sent, the privacy budget or the tasks to score cannot be."""
+    check_sent(fl, inner)
+    check_budget(fl)
+    require_no_tasks(fl, scoring)
+
+
+def scoring_warnings(fl: Federation, rows: RowSource) -> list[str]:
+    """What somebody who has asked for scores of updates may not expect."""
+    if not fl.judging.enabled:
+        return []
+    found = []
+    if fl.needed == fl.cohort_size and fl.failed_rounds == "stop" and not fl.skips_failed_rounds:
+        found.append(
+            f"fl.scoring.enabled=true: a round needs the updates of all {fl.cohort_size} clients, "
+            "so the first that is refused stops the run; fl.accept_failures_cnt=1 does without one"
+        )
+    if len(rows) < fl.judging.rows:
+        found.append(
+            f"fl.scoring.rows={fl.judging.rows}: the validation set has {len(rows)} rows, all of "
+            "which are scored"
+        )
+    return found
