@@ -11,14 +11,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test reaches a network
 
+from forked import ForkedWorker
 from photon.config import Config, load_config
 from photon.data.prepare.embedded import prepare_embedded
+from photon.node import worker_process
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers start in no time; not where one is killed at a moment that its environment says."""
+    start, plain_command = worker_process.subprocess.Popen, worker_process.COMMAND
+
+    def begin(command, **keys):
+        is_plain = command[:3] == plain_command and "PHOTON_KILL" not in os.environ
+        return (ForkedWorker if is_plain else start)(command, **keys)
+
+    plain = SimpleNamespace(**vars(subprocess) | {"Popen": begin})
+    monkeypatch.setattr(worker_process, "subprocess", plain)
 
 
 @pytest.fixture(scope="session")

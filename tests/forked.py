@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import get_context
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
 LOADED = ["torch", "torch.optim", "photon.cli.train", "photon.experiment.experiment",
-          "photon.hub.warm_start", "photon.node.service", "hydra", "omegaconf"]  # fmt: skip
+          "photon.hub.warm_start", "photon.node.service", "photon.node.worker",
+          "photon.node.client_host", "photon.node.team", "hydra", "omegaconf"]  # fmt: skip
 
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)
@@ -24,7 +26,7 @@ class Forked:
     """A function in a process of its own, with what a `subprocess.Popen` is asked for.
 
     Args:
-        log: takes what it prints.
+        log: takes what it prints; None: it goes where that of all goes.
         environment: beside that of this process.
     """
 
@@ -32,11 +34,11 @@ class Forked:
         self,
         function: Callable[..., Any],
         *arguments: Any,
-        log: Path,
+        log: Path | None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._process = _CONTEXT.Process(
-            target=_run, args=(function, arguments, str(log), dict(environment or {}))
+            target=_run, args=(function, arguments, log, dict(environment or {}))
         )
         self._process.start()
         assert self._process.pid is not None
@@ -67,13 +69,31 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+class ForkedWorker(Forked):
+    """`photon.node.worker`, in place of `subprocess.Popen(command, ...)`."""
+
+    def __init__(self, command: list[str], *, pass_fds: Sequence[int], env: dict[str, str], **_):
+        number, *rest = command[3:]
+        own = [DupFd(one) for one in pass_fds]
+        assert int(number) == pass_fds[0]
+        super().__init__(_work, own, rest, log=None, environment={"PATH": env["PATH"]})
+
+
+def _work(descriptors: list[Any], rest: list[str]) -> int:
+    from photon.node import worker
+
+    first, *_ = [one.detach() for one in descriptors]  # the others stay open
+    return worker.main([str(first), *rest])
+
+
 def _run(
-    function: Callable[..., Any], arguments: tuple, log: str, environment: dict[str, str]
+    function: Callable[..., Any], arguments: tuple, log: Path | None, environment: dict[str, str]
 ) -> None:
     os.setsid()
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
+    if log is not None:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        for standard in (1, 2):
+            os.dup2(descriptor, standard)
     os.environ.update(environment)
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore
     import torch
