@@ -18,18 +18,16 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from unittest import mock
 
-from records import append, lines
+from records import RESULTS, Record, append, lines
 
 import photon
 from photon.errors import NonFiniteLoss
 from photon.report.console import beside
 from photon.run.results import Score
 
-RESULTS = Path(__file__).parent / "results"
 LOG = RESULTS / "gate.jsonl"
 
 FEDAVG = [
@@ -173,19 +171,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     arguments = parser.parse_args()
     if arguments.what == "table":
-        print(table())
+        print(table(lines(LOG)))
         return
     for seed in arguments.seeds:
         PARTS[arguments.what](seed)
 
 
-def table() -> str:
+def table(records: Iterable[Record]) -> str:
     """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
-    by_arm: dict[str, dict[int, dict]] = {}
-    if not lines(LOG):
-        raise SystemExit(f"{LOG} holds no results yet; run `gate` first")
-    for line in lines(LOG):
+    by_arm: dict[str, dict[int, Record]] = {}
+    for line in records:
         by_arm.setdefault(line["arm"], {})[line["seed"]] = line
+    if "federated" not in by_arm:
+        raise SystemExit(f"{LOG} holds no gate yet; run `gate` first")
     seeds = sorted(by_arm["federated"])
     out = [
         "| arm | " + " | ".join(f"seed {s}" for s in seeds)
@@ -200,7 +198,7 @@ def table() -> str:
     return "\n".join(out) + "\n"
 
 
-def row(arm: str, runs: dict[int, dict], by_arm: dict, seeds: list[int]) -> str:
+def row(arm: str, runs: dict[int, Record], by_arm: dict, seeds: list[int]) -> str:
     cells = [f"{runs[s]['val_loss']:.3f}" if s in runs else "" for s in seeds]
     mean = statistics.mean(line["val_loss"] for line in runs.values())
     shared = [s for s in seeds if s in runs and s in by_arm["centralised"] and s in by_arm["alone"]]

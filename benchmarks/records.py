@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ import torch
 
 import photon
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("PHOTON_RESULTS") or Path(__file__).parent / "results")
+"""Where the logs lie; another folder is for measuring anew."""
+Record = Mapping[str, Any]
+"""A line of a log."""
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
@@ -34,6 +37,32 @@ def append(log: Path, record: Mapping[str, Any]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**record, "made": made()}) + "\n")
+
+
+def is_typed(record: Record) -> bool:
+    """Whether its figures were copied from a text, not written by what measured them."""
+    return "note" in record.get("made", {})
+
+
+def key(record: Record, names: Iterable[str]) -> tuple[Any, ...]:
+    """What makes two lines measurements of the same."""
+    return tuple(record.get(name) for name in names)
+
+
+def finished(log: Path, *names: str) -> set[tuple[Any, ...]]:
+    """Keys of what was measured already. What was copied from a text is measured again."""
+    return {key(record, names) for record in lines(log) if not is_typed(record)}
+
+
+def current(records: Iterable[Record], *names: str) -> list[Record]:
+    """Of each key the newest line; copied ones at the end stand together, as runs of one text."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        group = groups.setdefault(key(record, names), [])
+        if not (group and is_typed(group[-1]) and is_typed(record)):
+            group.clear()
+        group.append(record)
+    return [record for group in groups.values() for record in group]
 
 
 @cache
