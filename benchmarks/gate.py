@@ -5,6 +5,7 @@
     python benchmarks/gate.py recipes --seeds 1     other recipes beside it
     python benchmarks/gate.py broken --seeds 1      aggregators broken on purpose: must fail
     python benchmarks/gate.py table                 print the results as a table
+    python benchmarks/gate.py gate --smoke          tiny runs, whose lines are not kept
 
 Every run appends a line to benchmarks/results/gate.jsonl; finished runs are not repeated. The
 configuration is that of `recipe=quickstart`, the data the quickstart's.
@@ -22,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from unittest import mock
 
 from records import RESULTS, Record, append, lines
+from smoke import TINY
 
 import photon
 from photon.errors import NonFiniteLoss
@@ -29,6 +31,8 @@ from photon.report.console import beside
 from photon.run.results import Score
 
 LOG = RESULTS / "gate.jsonl"
+SMOKE: list[str] = []
+"""Keys that make every run tiny, where that was asked for."""
 
 FEDAVG = [
     "fl.strategy_name=fedavg",
@@ -74,7 +78,7 @@ def alone(*extra: str) -> list[str]:
 def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> None:
     """Train one arm and log its score, unless the log has it."""
     done = {(line["arm"], line["seed"]) for line in lines(LOG)}
-    if (arm, seed) in done:
+    if (arm, seed) in done and not SMOKE:
         return
     with tempfile.TemporaryDirectory() as folder:
         common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
@@ -88,7 +92,7 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
         ]
         begun = time.monotonic()
         try:
-            result = photon.train([*common, *off, *overrides], centralized=central)
+            result = photon.train([*common, *off, *overrides, *SMOKE], centralized=central)
         except NonFiniteLoss as error:
             log({"arm": arm, "seed": seed, "diverged": str(error), "overrides": overrides})
             return
@@ -112,7 +116,8 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
 
 
 def log(record: dict) -> None:
-    append(LOG, record)
+    if not SMOKE:
+        append(LOG, record)
     result = record.get("diverged") or f"{record['val_loss']:.4f}  {record['wall_seconds']} s"
     print(f"{record['arm']:<46} seed {record['seed']}  {result}", flush=True)
 
@@ -169,7 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*PARTS, "table"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    SMOKE[:] = TINY if arguments.smoke else []
     if arguments.what == "table":
         print(table(lines(LOG)))
         return

@@ -44,21 +44,11 @@ def is_typed(record: Record) -> bool:
     return "note" in record.get("made", {})
 
 
-def key(record: Record, names: Iterable[str]) -> tuple[Any, ...]:
-    """What makes two lines measurements of the same."""
-    return tuple(record.get(name) for name in names)
-
-
-def finished(log: Path, *names: str) -> set[tuple[Any, ...]]:
-    """Keys of what was measured already. What was copied from a text is measured again."""
-    return {key(record, names) for record in lines(log) if not is_typed(record)}
-
-
 def current(records: Iterable[Record], *names: str) -> list[Record]:
-    """Of each key the newest line; copied ones at the end stand together, as runs of one text."""
+    """Of what is the same in these names the newest line; copied lines stand together."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        group = groups.setdefault(key(record, names), [])
+        group = groups.setdefault(tuple(record.get(name) for name in names), [])
         if not (group and is_typed(group[-1]) and is_typed(record)):
             group.clear()
         group.append(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 import subprocess
 from pathlib import Path
@@ -58,12 +57,3 @@ def test_the_newest_line_of_a_key_stands(records):
         {"arm": "d", "loss": 7}, {"arm": "d", "loss": 8, "made": TYPED},
     ]  # fmt: skip
     assert [one["loss"] for one in records.current(lines, "arm")] == [4, 2, 3, 6, 8]
-
-
-def test_what_was_typed_is_not_finished(records, tmp_path):
-    log = tmp_path / "some.jsonl"
-    log.write_text(
-        json.dumps({"arm": "a", "made": TYPED}) + "\n" + json.dumps({"arm": "b", "seed": 1}) + "\n"
-    )
-    records.append(log, {"arm": "c", "seed": 2})
-    assert records.finished(log, "arm", "seed") == {("b", 1), ("c", 2)}
