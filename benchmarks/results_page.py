@@ -36,6 +36,7 @@ SECTIONS: tuple[Callable[[Logs], Section], ...] = (
     others.evaluation,
     trust.lies,
     trust.secure,
+    others.whole,
 )
 HEAD = """\
 # Results

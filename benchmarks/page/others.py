@@ -1,4 +1,4 @@
-"""Data, planning and evaluation: sections of one log or two."""
+"""Data, planning, evaluation and the proof itself: sections of one log or two."""
 
 from __future__ import annotations
 
@@ -158,6 +158,24 @@ def score_table(records: Iterable[Record]) -> str:
     ])  # fmt: skip
 
 
+def whole(logs: Logs) -> Section:
+    """How long the parts of `proof.py` took, of each command the last time."""
+    records = current(logs("proof"), "command")
+    parts: dict[str, float] = {}
+    for one in records:
+        parts[one["part"]] = parts.get(one["part"], 0.0) + one["seconds"]
+    rows = [[part, f"{seconds / 60:.1f}"] for part, seconds in parts.items()]
+    rows += [["together", f"{sum(parts.values()) / 60:.1f}"]] if parts else []
+    return Section(
+        title="All of it again",
+        measured=WHOLE,
+        misleads=WHOLE_MISLEADS,
+        commands=["proof.py"],
+        records=records,
+        tables=[table(["part", "minutes"], rows)] if rows else [],
+    )
+
+
 DATA = """
 Preparing text and reading token rows. `photon prepare` for eight clients stands beside the
 tokenizer's own batches on the same cores, in pairs; rows are read in shuffled order from
@@ -193,4 +211,11 @@ EVALUATION_MISLEADS = """
 Where choices share a long context the prefix is computed once, which is most of the gain; piqa
 without examples has two long choices behind a short question and gains least. The weights are
 random and the model is small: it is the scorer's speed, not a score, and none of it is from a GPU.
+"""
+WHOLE = """
+Minutes of each part of `bash scripts/proof.sh`, of the commands that it has run to their end.
+"""
+WHOLE_MISLEADS = """
+What a log had before was not trained again, so that a part may have taken less than it would take
+anew.
 """
