@@ -17,7 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import records
-from page import carrying, learning, not_waiting, others, rounds, sending, stepping, trust
+from page import (
+    carrying,
+    comparing,
+    learning,
+    not_waiting,
+    others,
+    rounds,
+    sending,
+    stepping,
+    trust,
+)
 from page.plots import draw
 from page.section import Logs, Section, rendered
 from records import Record
@@ -25,6 +35,7 @@ from records import Record
 DOCS = Path(__file__).parents[1] / "docs"
 SECTIONS: tuple[Callable[[Logs], Section], ...] = (
     learning.section,
+    comparing.section,
     sending.section,
     sending.codecs,
     stepping.section,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import modes
+import quality_table
 from compression_arms import Setting
 from compression_table import sent, setting_of
 from records import Record, current
@@ -23,6 +24,8 @@ def draw(logs: Logs, folder: Path) -> None:
     plain = [one for one in logs("compression") if setting_of(one) == Setting()]
     if plain:
         loss_against_bytes(plain, logs("gate"), folder / "loss-against-bytes.png")
+    if logs("quality"):
+        quality_table.plots(logs("quality"), folder)
     if logs("modes"):
         loss_of_modes(losses_of(logs("modes")), folder / "loss-of-not-waiting.png")
     if logs("memory"):

@@ -260,3 +260,24 @@ def test_plots_are_drawn_of_what_is_there(bench, tmp_path):
     assert not list(tmp_path.iterdir())
     plots.draw(of(compression=[sent("kept: bf16", 1, 4.0, 1000)], gate=GATE), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["loss-against-bytes.png"]
+
+
+def test_the_goals_of_the_recipe_are_judged_in_every_setting(bench):
+    setting = {"model": "tiny", "split": "iid", "local_steps": 16, "steps": 384}
+    rates = {"inner_rate": 0.018, "outer_rate": None, "tuned": "grid", "curve": []}
+
+    def quality(arm, clients, bits, **more):
+        loss = {"seed": 1, "val_loss": bits, "bits_per_byte": bits}
+        return {"arm": arm, "clients": clients, **setting, **rates, **loss, **more}
+
+    twin = {"data_parallel": {"bytes": 4000.0, "seconds": {}}, "bytes_up": 40, "bytes_down": 60}
+    arms, made = bench("quality_arms"), bench("quality_setting").Setting(clients=8)
+    lines = []
+    for arm, bits in (("centralised", 1.0), ("alone", 1.4), ("recipe", 1.06)):
+        own = arms.arm_of(arm).placed(made)
+        place = {name: getattr(own, name) for name in ("clients", "local_steps", "steps")}
+        lines.append(quality(arm, 8, bits, **(twin if arm == "recipe" else {})) | place)
+    near, far, less = bench("page.comparing").claims(lines)
+    assert (near.values, near.holds) == (pytest.approx([1.06]), False)
+    assert (far.values, far.holds) == (pytest.approx([1.06 / 1.4]), True)
+    assert (less.values, less.holds) == ([40.0], False)
