@@ -18,6 +18,7 @@ from pathlib import Path
 
 import records
 from page import (
+    beside_peers,
     carrying,
     comparing,
     learning,
@@ -39,6 +40,7 @@ SECTIONS: tuple[Callable[[Logs], Section], ...] = (
     sending.section,
     sending.codecs,
     stepping.section,
+    beside_peers.section,
     rounds.section,
     others.data,
     carrying.section,

@@ -281,3 +281,15 @@ def test_the_goals_of_the_recipe_are_judged_in_every_setting(bench):
     assert (near.values, near.holds) == (pytest.approx([1.06]), False)
     assert (far.values, far.holds) == (pytest.approx([1.06 / 1.4]), True)
     assert (less.values, less.holds) == ([40.0], False)
+
+
+def test_a_cheaper_peer_is_said_to_be_cheaper(bench):
+    line = {"part": "rounds", "megabytes": 1.0, "pair": 0}
+    lines = [line | {"peer": "photon", "cpu_seconds": 2.0},
+             line | {"peer": "quick", "cpu_seconds": 1.0},
+             line | {"peer": "quick", "cpu_seconds": 9.0, "pair": 1},
+             line | {"peer": "slow", "cpu_seconds": 8.0}, line | {"peer": "gone", "missing": "?"},
+             {"part": "diloco", "peer": "torch", "local_steps": 2, "peer_cpu_seconds": 3.0,
+              "our_cpu_seconds": 2.0}]  # fmt: skip
+    found = [(claim.values, claim.holds) for claim in bench("page.beside_peers").claims(lines)]
+    assert found == [([0.5], False), ([4.0], True), ([1.5], True)]
