@@ -5,7 +5,8 @@
 A close merges the updates of all clients and takes the step of Nesterov's outer optimizer in place;
 updates have been examined before, as in a run, so that only what the rule changes is measured. The
 rules take turns with the mean; the quickest of each counts. Memory is what a close takes beyond
-what was there before. Bar: three times the mean, in the same memory.
+what was there before. Bar: three times the mean, in the same memory. A line of each goes to
+benchmarks/results/aggregation.jsonl; with --smoke a close is tiny and nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from close import OUTER, Round
 from network import seconds
+from records import RESULTS, append
 from round import count
 
 from photon import points
 from photon.core.round import close_round
 from photon.machine.device import num_cores, return_freed_memory
 
+LOG = RESULTS / "aggregation.jsonl"
 REFERENCE = "mean"
 
 
@@ -66,7 +70,10 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(points.AGGREGATIONS))
     parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.parameters, arguments.clients, arguments.turns = 60_000, [4], 1
     torch.set_num_threads(arguments.threads)
     return_freed_memory()
     print(f"{arguments.threads} threads, close of {arguments.parameters / 1e6:.0f}M")
@@ -75,18 +82,32 @@ def main() -> None:
         for clients in arguments.clients:
             turns = Turns(arguments.parameters, clients, codec)
             for rule in arguments.rules:
-                print(row(turns, rule, arguments.turns, f"{codec} | {clients}"), flush=True)
+                case = {"codec": codec, "clients": clients, "rule": rule}
+                record = case | measured(turns, rule, arguments.turns)
+                print(row(record), flush=True)
+                if not arguments.smoke:
+                    size = {"parameters": arguments.parameters, "threads": arguments.threads}
+                    append(LOG, record | size)
 
 
-def row(turns: Turns, rule: str, number: int, begin: str) -> str:
-    """A line of the table."""
+def measured(turns: Turns, rule: str, number: int) -> dict[str, float]:
+    """Seconds of a close, how many times the mean's, and the memory that it takes."""
     turns.close(rule)
     found = [
         (seconds(partial(turns.close, rule)), seconds(partial(turns.close, REFERENCE)))
         for _ in range(number)
     ]
     own, mean = (min(times) for times in zip(*found, strict=True))
-    return f"| {begin} | {rule} | {own:.3f} | {own / mean:.2f} | {turns.memory(rule) / 1e6:.0f} |"
+    megabytes = turns.memory(rule) / 1e6
+    return {"seconds": own, "mean_seconds": mean, "times": own / mean, "megabytes": megabytes}
+
+
+def row(record: dict[str, Any]) -> str:
+    """A line of the table."""
+    return (
+        f"| {record['codec']} | {record['clients']} | {record['rule']} | {record['seconds']:.3f} | "
+        f"{record['times']:.2f} | {record['megabytes']:.0f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@
 Each time of a rung is taken between two of the copy, and divided by their mean; the table has the
 medians. A copy writes memory that is there already; `new` is one that has to ask for it, as a
 codec does for what it gives. What is encoded has a residual, as in every round but the first; it
-is read in pieces, as the mean of a round reads.
+is read in pieces, as the mean of a round reads. A line of each rung goes to
+benchmarks/results/codec.jsonl; with --smoke tensors are tiny and nothing is kept.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from records import RESULTS, append
 
 from photon import points
 from photon.core.codec import Codec, Leaf
 
+LOG = RESULTS / "codec.jsonl"
 PIECE = 1 << 18
 BARS = {"bf16": 3, "int8": 3, "int4": 5, "e3m0": 5, "int2": 5, "topk": 25, "uniform": 25}
 """Copies that encoding and decoding may take together."""
@@ -77,7 +80,10 @@ def main() -> None:
     parser.add_argument("--elements", type=int, default=1 << 25)
     parser.add_argument("--times", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.elements, arguments.times = 1 << 14, 1
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     value = torch.randn(arguments.elements)
@@ -90,6 +96,9 @@ def main() -> None:
             f"{bar:>5}  {found['new']:.2f}; {1000 * found['copy']:.1f}",
             flush=True,
         )
+        if not arguments.smoke:
+            size = {"elements": arguments.elements, "threads": arguments.threads}
+            append(LOG, {"rung": name, **size, "copies": both, **found})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python benchmarks/compression.py run --local-steps 16 32 64 --splits iid source
     python benchmarks/compression.py run --models tiny "four times"
     python benchmarks/compression.py run int4 --rounds 200      a long run
-    python benchmarks/compression.py run --quick                that all of them run: four rounds
+    python benchmarks/compression.py run --quick                that all of them run: tiny
     python benchmarks/compression.py table                      results as Markdown, and plots
 
 Every run appends a line to benchmarks/results/compression.jsonl; finished runs are not repeated, so
@@ -28,15 +28,14 @@ from typing import Any
 
 from compression_arms import LOCAL_STEPS, MODELS, SPLITS, Setting, chosen, overrides_of
 from compression_table import Goal, plot, reached, rows, sent, table
-from records import append, lines
+from records import RESULTS, append, lines
+from smoke import TINY
 
 import photon
 from photon.errors import NonFiniteLoss
 from photon.run.trackers import read_lines
 
-RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-QUICK = ["llm_config.local_steps=2", "fl.n_rounds=4"]
 GOALS = [Goal(50, 0.003), Goal(100, 0.01), Goal(400, 0.01), Goal(1000, 0.02)]
 
 
@@ -66,7 +65,7 @@ def outcome(overrides: list[str], train: Callable[[list[str]], object]) -> dict[
 
 def run(arm: str, setting: Setting, seed: int, *, quick: bool = False) -> dict[str, Any]:
     """Train an arm; its line of the log."""
-    overrides = overrides_of(arm, setting, seed) + (QUICK if quick else [])
+    overrides = overrides_of(arm, setting, seed) + (TINY if quick else [])
     return {
         "arm": arm,
         "model": setting.model,

@@ -6,7 +6,9 @@
     python benchmarks/data.py wait         share of the training step that waits for rows
     python benchmarks/data.py download     rows behind the cache, from a local S3 server
 
-Everything that is compared runs in the same process, in turns; the median of the turns counts.
+Everything that is compared runs in the same process, in turns; the median of the turns counts. The
+lines of each part go to benchmarks/results/data.jsonl; with --smoke there is little of everything,
+and nothing is kept.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from records import RESULTS, append
 from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -36,10 +40,13 @@ from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
 from shards import write_shards
 
+LOG = RESULTS / "data.jsonl"
 LENGTH = 2048
+Lines = Iterator[dict[str, Any]]
+"""Of the log, without the name of the part."""
 
 
-def prepare(arguments: argparse.Namespace) -> None:
+def prepare(arguments: argparse.Namespace) -> Lines:
     """Tokens per second of a whole preparation, and of the same tokenizer on texts in memory."""
     from photon.data.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -61,7 +68,10 @@ def prepare(arguments: argparse.Namespace) -> None:
             bare, ours = (tokens / t / 1e6 for t in (seconds, whole))
             print(f"pair {pair}: tokenizer {bare:.2f} Mtok/s, photon prepare {ours:.2f} Mtok/s, "
                   f"ratio {ratios[-1]:.2f}", flush=True)  # fmt: skip
-    print(f"median ratio {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    median, least, most = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"median ratio {median:.2f}, {least:.2f} to {most:.2f}")
+    yield {"megabytes": arguments.megabytes, "pairs": arguments.pairs, "ratio": median,
+           "ratio_min": least, "ratio_max": most}  # fmt: skip
 
 
 def _texts(most_bytes: int) -> list[str]:
@@ -107,7 +117,7 @@ def make_rows(folder: Path, rows: int, length: int = LENGTH) -> Rows:
     return Rows(folder)
 
 
-def read(arguments: argparse.Namespace) -> None:
+def read(arguments: argparse.Namespace) -> Lines:
     """Tokens per second of `Rows.read` in the order of a stream, and of a loop over rows."""
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         rows = make_rows(Path(folder) / "d", arguments.rows)
@@ -127,6 +137,8 @@ def read(arguments: argparse.Namespace) -> None:
             fast, slow = _in_turns(rows, batch, [rows.read, loop])
             print(f"batch {batch:>4}: {fast / 1e6:7.0f} Mtok/s, loop {slow / 1e6:6.0f} Mtok/s, "
                   f"ratio {fast / slow:.2f}")  # fmt: skip
+            yield {"batch": batch, "tokens_per_second": fast, "loop_tokens_per_second": slow,
+                   "ratio": fast / slow}  # fmt: skip
 
 
 def _in_turns(rows: Rows, batch: int, readers: list[Callable]) -> list[float]:
@@ -144,7 +156,7 @@ def _in_turns(rows: Rows, batch: int, readers: list[Callable]) -> list[float]:
     return [statistics.median(speed) for speed in speeds]
 
 
-def resume(arguments: argparse.Namespace) -> None:
+def resume(arguments: argparse.Namespace) -> Lines:
     """Seconds from a stored position to the indices of its batch, in a fresh stream."""
     for size in (10_000, 1_000_000, 4_194_304, 10_000_000, 100_000_000):
         shards = [32_768] * (size // 32_768) + [size % 32_768] * bool(size % 32_768)
@@ -154,9 +166,10 @@ def resume(arguments: argparse.Namespace) -> None:
             EpochOrder(shards, seed=1, client=0).rows(3, place, 256)
             seconds.append(time.perf_counter() - begun)
         print(f"{size:>12,} rows: {max(seconds):.3f} s at the slowest of 5 positions")
+        yield {"rows": size, "seconds": max(seconds)}
 
 
-def wait(arguments: argparse.Namespace) -> None:
+def wait(arguments: argparse.Namespace) -> Lines:
     """The default model's steps on shards of its own, with and without reading ahead."""
     import torch
 
@@ -186,9 +199,10 @@ def wait(arguments: argparse.Namespace) -> None:
     print(f"step {step * 1e3:.2f} ms; waits {waited * 1e6:.0f} us for its rows "
           f"({waited / step:.3%}); reading them in line would take {reading * 1e6:.0f} us "
           f"({reading / step:.3%})")  # fmt: skip
+    yield {"step_seconds": step, "wait_seconds": waited, "read_seconds": reading}
 
 
-def download(arguments: argparse.Namespace) -> None:
+def download(arguments: argparse.Namespace) -> Lines:
     """Bytes per second from a local S3 server through the cache, hashes checked."""
     from photon.data.prepare.push import push
     from photon.data.read.cache import Cache
@@ -224,6 +238,8 @@ def download(arguments: argparse.Namespace) -> None:
         server.wait()
     print(f"up {size / sent / 1e6:.0f} MB/s, down {size / received / 1e6:.0f} MB/s; "
           f"cached rows {speed / 1e6:.0f} Mtok/s")  # fmt: skip
+    yield {"up_bytes_per_second": size / sent, "down_bytes_per_second": size / received,
+           "cached_tokens_per_second": speed}  # fmt: skip
 
 
 def _make_bucket(url: str) -> None:
@@ -236,9 +252,12 @@ def _make_bucket(url: str) -> None:
     raise SystemExit("the S3 server does not answer")
 
 
+PARTS = {"prepare": prepare, "read": read, "resume": resume, "wait": wait, "download": download}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["prepare", "read", "resume", "wait", "download"])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("what", choices=PARTS)
     parser.add_argument("--rows", type=int, default=65_536, help="rows of 2048 tokens to make")
     parser.add_argument("--megabytes", type=int, default=40, help="text to prepare")
     parser.add_argument("--vocab-size", type=int, default=32_000)
@@ -246,8 +265,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to make them; default: temporary")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    globals()[arguments.what](arguments)
+    if arguments.smoke:
+        arguments.rows, arguments.megabytes, arguments.pairs, arguments.steps = 512, 1, 1, 2
+        arguments.vocab_size = 512
+    for line in list(PARTS[arguments.what](arguments)):
+        if not arguments.smoke:
+            append(LOG, {"part": arguments.what, **line})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 import torch
-from records import append
+from records import RESULTS, append
 
 from photon.config import load_config
 from photon.config.compose import with_values
@@ -38,7 +38,7 @@ from photon.run.saved_model import load_saved_model
 from photon.scoring.lm_adapter import PhotonLM
 from photon.training.state import TrainState
 
-LOG = Path(__file__).parent / "results" / "evaluate.jsonl"
+LOG = RESULTS / "evaluate.jsonl"
 BATCH_SIZES = (1, 4, 8)
 TOKENS = 8192
 TASKS = {

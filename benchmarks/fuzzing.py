@@ -1,11 +1,20 @@
-"""What the fuzzers share: their command line, and the line of what came of it."""
+"""What the fuzzers share: their command line, and the line of what came of it.
+
+It goes to benchmarks/results/fuzz.jsonl, unless fewer mutants were asked for than by default.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+
+from records import RESULTS, append
+
+LOG = RESULTS / "fuzz.jsonl"
 
 
 def run(about: str | None, count: int, fuzz: Callable[[int, int], Counter[str]]) -> None:
@@ -23,4 +32,9 @@ def run(about: str | None, count: int, fuzz: Callable[[int, int], Counter[str]])
     begun = time.monotonic()
     outcomes = fuzz(arguments.count, arguments.seed)
     told = ", ".join(f"{number} {what}" for what, number in sorted(outcomes.items()))
-    print(f"{arguments.count} mutants in {time.monotonic() - begun:.0f} s: {told}")
+    seconds = time.monotonic() - begun
+    print(f"{arguments.count} mutants in {seconds:.0f} s: {told}")
+    if arguments.count >= count:
+        what = Path(sys.argv[0]).stem.removeprefix("fuzz_")
+        run = {"mutants": arguments.count, "seed": arguments.seed, "seconds": round(seconds, 1)}
+        append(LOG, {"what": what, **run, "outcomes": dict(outcomes)})

@@ -5,6 +5,7 @@
     python benchmarks/gate.py recipes --seeds 1     other recipes beside it
     python benchmarks/gate.py broken --seeds 1      aggregators broken on purpose: must fail
     python benchmarks/gate.py table                 print the results as a table
+    python benchmarks/gate.py gate --smoke          tiny runs, whose lines are not kept
 
 Every run appends a line to benchmarks/results/gate.jsonl; finished runs are not repeated. The
 configuration is that of `recipe=quickstart`, the data the quickstart's.
@@ -18,19 +19,20 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from unittest import mock
 
-from records import append, lines
+from records import RESULTS, Record, append, lines
+from smoke import TINY
 
 import photon
 from photon.errors import NonFiniteLoss
 from photon.report.console import beside
 from photon.run.results import Score
 
-RESULTS = Path(__file__).parent / "results"
 LOG = RESULTS / "gate.jsonl"
+SMOKE: list[str] = []
+"""Keys that make every run tiny, where that was asked for."""
 
 FEDAVG = [
     "fl.strategy_name=fedavg",
@@ -76,7 +78,7 @@ def alone(*extra: str) -> list[str]:
 def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> None:
     """Train one arm and log its score, unless the log has it."""
     done = {(line["arm"], line["seed"]) for line in lines(LOG)}
-    if (arm, seed) in done:
+    if (arm, seed) in done and not SMOKE:
         return
     with tempfile.TemporaryDirectory() as folder:
         common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
@@ -90,7 +92,7 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
         ]
         begun = time.monotonic()
         try:
-            result = photon.train([*common, *off, *overrides], centralized=central)
+            result = photon.train([*common, *off, *overrides, *SMOKE], centralized=central)
         except NonFiniteLoss as error:
             log({"arm": arm, "seed": seed, "diverged": str(error), "overrides": overrides})
             return
@@ -114,7 +116,8 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
 
 
 def log(record: dict) -> None:
-    append(LOG, record)
+    if not SMOKE:
+        append(LOG, record)
     result = record.get("diverged") or f"{record['val_loss']:.4f}  {record['wall_seconds']} s"
     print(f"{record['arm']:<46} seed {record['seed']}  {result}", flush=True)
 
@@ -171,21 +174,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=[*PARTS, "table"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    SMOKE[:] = TINY if arguments.smoke else []
     if arguments.what == "table":
-        print(table())
+        print(table(lines(LOG)))
         return
     for seed in arguments.seeds:
         PARTS[arguments.what](seed)
 
 
-def table() -> str:
+def table(records: Iterable[Record]) -> str:
     """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
-    by_arm: dict[str, dict[int, dict]] = {}
-    if not lines(LOG):
-        raise SystemExit(f"{LOG} holds no results yet; run `gate` first")
-    for line in lines(LOG):
+    by_arm: dict[str, dict[int, Record]] = {}
+    for line in records:
         by_arm.setdefault(line["arm"], {})[line["seed"]] = line
+    if "federated" not in by_arm:
+        raise SystemExit(f"{LOG} holds no gate yet; run `gate` first")
     seeds = sorted(by_arm["federated"])
     out = [
         "| arm | " + " | ".join(f"seed {s}" for s in seeds)
@@ -200,7 +205,7 @@ def table() -> str:
     return "\n".join(out) + "\n"
 
 
-def row(arm: str, runs: dict[int, dict], by_arm: dict, seeds: list[int]) -> str:
+def row(arm: str, runs: dict[int, Record], by_arm: dict, seeds: list[int]) -> str:
     cells = [f"{runs[s]['val_loss']:.3f}" if s in runs else "" for s in seeds]
     mean = statistics.mean(line["val_loss"] for line in runs.values())
     shared = [s for s in seeds if s in runs and s in by_arm["centralised"] and s in by_arm["alone"]]

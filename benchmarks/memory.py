@@ -4,7 +4,8 @@
 
 Two clients, two rounds of two steps (or four steps of a centralised run), each in a process of its
 own. Anonymous memory (what the kernel cannot take back), sampled every 2 ms. The second figures
-leave out what the program takes without a model.
+leave out what the program takes without a model. A line of each goes to
+benchmarks/results/memory.jsonl.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from records import RESULTS, append
 from relay import children_of
 from server_memory import anonymous_megabytes
 
@@ -33,6 +36,7 @@ from photon.node.microbatch import Trainers
 from photon.run.preparation import architecture_of
 from photon.training.memory import PROGRAM
 
+LOG = RESULTS / "memory.jsonl"
 COMMON = ["fl.n_total_clients=2", "fl.n_rounds=2", "llm_config.local_steps=2",
           "llm_config.scheduler.schedulers.lr.t_warmup=1ba", "llm_config.max_duration=4",
           "llm_config.eval_interval=4", "compare.centralized=false", "compare.alone=false",
@@ -100,7 +104,8 @@ def estimate(config: Config, is_centralized: bool) -> int:
     return Trainers.of(config, role).process(rows).peak("cpu")
 
 
-def measure(name: str, home: Path) -> None:
+def measure(name: str, home: Path) -> dict[str, Any]:
+    """The line of a case in the log."""
     is_centralized = "--centralized" in CASES[name]
     keys = [*COMMON, *(key for key in CASES[name] if not key.startswith("--"))]
     config = load_config(keys)
@@ -117,6 +122,8 @@ def measure(name: str, home: Path) -> None:
     planned, program = estimate(load_config(keys), is_centralized) / 1e6, PROGRAM / 1e6
     print(f"| {name} | {planned:.0f} | {most:.0f} | {planned / most - 1:+.0%} | "
           f"{planned - program:.0f} | {most - program:.0f} |", flush=True)  # fmt: skip
+    return {"case": name, "planned_megabytes": planned, "measured_megabytes": most,
+            "program_megabytes": program}  # fmt: skip
 
 
 def main() -> None:
@@ -132,7 +139,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.cases or CASES:
-            measure(name, Path(folder))
+            append(LOG, measure(name, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What it costs to carry payloads: files, shared memory, an object store; and whole rounds.
+"""What whole rounds cost beside training; `transport.py` has the transports by themselves.
 
-    python benchmarks/network.py spans      write + verify + read against plain copies of the bytes
-    python benchmarks/network.py store      put + get through S3 against bare obstore
     python benchmarks/network.py rounds     rounds without training: server and two nodes, by size
     python benchmarks/network.py floor      a round of the local engine against its fsyncs
 
-What is compared runs in the same process, in turns; medians of the turns count.
+Medians of turns. Lines go to benchmarks/results/network.jsonl; with --smoke there is one small size
+or a few rounds, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -22,15 +20,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from records import RESULTS, append
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from loopback import SocketLink
 from photon.config import load_config
-from photon.container.container import open_container, write_container
 from photon.core.messages import (
     ClientState,
     RoundPlan,
@@ -41,6 +41,7 @@ from photon.core.messages import (
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
 from photon.node import hosted_run
+from photon.node.hosted_run import HostedRun
 from photon.node.service import NodeService
 from photon.run.base import Base, received_of
 from photon.run.checkpoint import load_update, save_answer, save_server_state, sent_file
@@ -49,9 +50,9 @@ from photon.server.depot import Depot
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
-from photon.wire.shared_memory import SharedMemory
 from photon.wire.transport import transport_of
 
+LOG = RESULTS / "network.jsonl"
 PAIRS = 5
 
 
@@ -70,77 +71,6 @@ def seconds(action: Callable[[], object]) -> float:
 
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def spans(arguments: argparse.Namespace) -> None:
-    """Bar: at most four plain copies."""
-    tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
-    before = peak_megabytes()
-    source, ref = root / "source", write_container(root / "source", tensors, {})
-    shared = SharedMemory.create("bench")
-    touched = torch.zeros(1)
-
-    def through_file() -> None:
-        ref = write_container(root / "p", tensors, {})
-        found, _ = open_container(root / "p", ref)
-        touched.add_(sum(value[::1024].sum() for value in found.values()))
-
-    def through_memory() -> None:
-        ref = write_container(root / "p", tensors, {})
-        ticket = shared.offer(root / "p", ref)
-        (root / "q").unlink(missing_ok=True)
-        shared.fetch(ticket, ref, root / "q")
-        shared.withdraw(ticket)
-
-    data = source.read_bytes()
-
-    def copy() -> None:
-        """From memory to a file: `copyfile` would share blocks where the file system can."""
-        (root / "copy").write_bytes(data)
-        (root / "copy").unlink()
-
-    try:
-        for name, action in (("file", through_file), ("shared memory", through_memory)):
-            ratios = [seconds(action) / seconds(copy) for _ in range(PAIRS)]
-            print(f"{name}, {ref.size / 1e6:.0f} MB: {statistics.median(ratios):.2f} plain copies "
-                  f"({min(ratios):.2f} to {max(ratios):.2f})")  # fmt: skip
-        print(f"peak memory beyond the tensors: {peak_megabytes() - before:.0f} MB")
-    finally:
-        shared.close()
-        shutil.rmtree(root)
-
-
-def store(arguments: argparse.Namespace) -> None:
-    """Bar: 0.7 of the speed of bare obstore."""
-    import obstore
-    from obstore.store import S3Store
-
-    from photon.wire.object_store import ObjectStore
-    from photon.wire.signed_urls import fetch, upload
-
-    tensors, root = tree(arguments.megabytes), Path(tempfile.mkdtemp(dir=arguments.folder))
-    ref = write_container(root / "p", tensors, {})
-    with s3_server() as bucket:
-        ours = ObjectStore(bucket, "run")
-        options = {"allow_http": True, "timeout": "300s"}
-        bare = S3Store.from_url(bucket, client_options=options, config={"region": "us-east-1"})
-        ours.offer(root / "p", ref)
-
-        def photon() -> None:
-            ticket = upload(root / "p", ref, ours.grant(1, ref.size))
-            fetch(ours.locate(ticket), ref, root / "q")
-            ours.withdraw(ticket)
-
-        def plain() -> None:
-            obstore.put(bare, "plain", root / "p")
-            with open(root / "r", "wb") as file:
-                for piece in obstore.get(bare, "plain").stream():
-                    file.write(piece)
-
-        ratios = [seconds(plain) / seconds(photon) for _ in range(PAIRS)]
-    speed = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"put + get of {ref.size / 1e6:.0f} MB: {speed} of bare obstore's speed")
-    shutil.rmtree(root)
 
 
 class s3_server:  # noqa: N801
@@ -169,8 +99,10 @@ class s3_server:  # noqa: N801
 class Echo:
     """An engine that answers at once with an update of the base's size, which it keeps."""
 
-    def __init__(self, clients: Path) -> None:
-        self.clients = clients
+    devices = 1
+
+    def __init__(self, clients: Path, tokens: int) -> None:
+        self.clients, self.tokens = clients, tokens
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -179,7 +111,7 @@ class Echo:
             gradient = {name: (value + client) * 1e-4 for name, value in base.sent.params.items()}
             update = Update(
                 run="bench", round=plan.round, client=client, gradient=gradient, moments={},
-                num_tokens=1, num_steps=1, base_digest=plan.base_digest,
+                num_tokens=self.tokens, num_steps=1, base_digest=plan.base_digest,
                 metrics={"train_loss": 1.0},
             )  # fmt: skip
             kept = ClientState(round=plan.round, stream=StreamState())
@@ -189,9 +121,17 @@ class Echo:
         """Nothing to end."""
 
 
-def rounds(arguments: argparse.Namespace) -> None:
+def nodes_answer_at_once() -> None:
+    """Nodes of this process have an `Echo` for an engine."""
+    HostedRun.open = partial(  # pyright: ignore
+        HostedRun.open,
+        make_engine=lambda folder, run, device: Echo(folder.clients, run.inner.tokens_per_step),
+    )
+
+
+def rounds(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Seconds of a round, commit and all, for two nodes with one client each."""
-    hosted_run.local_engine = lambda folder, config, device: Echo(folder.clients)
+    nodes_answer_at_once()
     torch.set_num_threads(1)
     with s3_server() as bucket:
         for megabytes in arguments.sizes:
@@ -200,6 +140,8 @@ def rounds(arguments: argparse.Namespace) -> None:
                     taken = _rounds_over(Path(home), megabytes, via, bucket)
                 print(f"{megabytes:>8g} MB  {via:<7} {statistics.median(taken):7.3f} s a round "
                       f"({min(taken):.3f} to {max(taken):.3f})", flush=True)  # fmt: skip
+                yield {"megabytes": megabytes, "via": via, "seconds": statistics.median(taken),
+                       "seconds_min": min(taken), "seconds_max": max(taken)}  # fmt: skip
     print(f"peak memory of server and both nodes in one process: {peak_megabytes():.0f} MB")
 
 
@@ -242,8 +184,10 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
         state, _ = close_round(state, plan, updates, outer=outer, rules=rules)
         saved = save_server_state(home / "checkpoints", state)
         taken.append(time.perf_counter() - begun)
-        for old in sorted((home / "checkpoints").iterdir())[:-2]:
-            old.unlink()
+        before = f"round_{state.round - 1:06d}"
+        for old in (home / "checkpoints").iterdir():
+            if old.name < before:
+                old.unlink()
     stop.set()
     for thread in threads:
         thread.join()
@@ -251,7 +195,7 @@ def _rounds_over(home: Path, megabytes: float, via: str, bucket: str) -> list[fl
     return taken[1:]
 
 
-def floor(arguments: argparse.Namespace) -> None:
+def floor(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Bar: at most 50 ms beyond its fsyncs."""
     import photon
 
@@ -262,7 +206,7 @@ def floor(arguments: argparse.Namespace) -> None:
         synced.append(seconds(lambda: fsync(descriptor)))
 
     os.fsync = timed
-    count = 40
+    count = 3 if arguments.smoke else 40
     with tempfile.TemporaryDirectory(dir=arguments.folder) as home:
         keys = ["recipe=smoke", f"photon.saving_path={home}", f"fl.n_rounds={count}",
                 "fl.eval_period=null", "llm_config.local_steps=1"]  # fmt: skip
@@ -273,16 +217,25 @@ def floor(arguments: argparse.Namespace) -> None:
     each, own = result.federated.seconds / count, sum(synced) / count
     print(f"a round of two clients and a tiny step: {each * 1e3:.1f} ms, of it {own * 1e3:.1f} ms "
           f"in {len(synced) / count:.1f} fsyncs; {(each - own) * 1e3:.1f} ms beyond")  # fmt: skip
+    yield {"round_seconds": each, "fsync_seconds": own, "fsyncs": len(synced) / count,
+           "beyond_seconds": each - own}  # fmt: skip
+
+
+PARTS = {"rounds": rounds, "floor": floor}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["spans", "store", "rounds", "floor"])
-    parser.add_argument("--megabytes", type=float, default=500.0)
-    parser.add_argument("--sizes", type=float, nargs="+", default=[1e-6, 1.0, 100.0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("what", choices=PARTS)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1e-6, 1.0, 100.0, 500.0])
     parser.add_argument("--folder", type=Path, help="where files are written; default: temporary")
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    globals()[arguments.what](arguments)
+    if arguments.smoke:
+        arguments.sizes = [1e-6]
+    for line in PARTS[arguments.what](arguments):
+        if not arguments.smoke:
+            append(LOG, {"part": arguments.what, **line})
 
 
 if __name__ == "__main__":

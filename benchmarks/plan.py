@@ -5,7 +5,8 @@
 A server and two nodes over Flower with TLS, each node behind a TCP proxy of so many bytes a second
 both ways (the failure suite's). One run without a limit gives a client's speed and the floor of a
 round; each run with a limit is predicted from these before it is compared. The first round, in
-which nodes come, is left out; medians of the others.
+which nodes come, is left out; medians of the others. A line of each link goes to
+benchmarks/results/plan.jsonl.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "failure"))
 
+from records import RESULTS, append
 from test_flower import Processes, wait_until
 
 from photon.cli.options import Quantity
@@ -31,6 +33,7 @@ from photon.machine.address import free_port
 from photon.run.trackers import read_lines
 from proxy import Proxy, Shape
 
+LOG = RESULTS / "plan.jsonl"
 CLIENTS = {"a": "0", "b": "1"}
 FAST = 1e12
 
@@ -115,6 +118,13 @@ def main() -> None:
             each = ", ".join("{:.1f}".format(record["seconds"]) for record in records)
             print(f"{text}/s: predicted {predicted:.1f} s a round, measured {seconds:.1f} s "
                   f"({each}): {predicted / seconds - 1:+.1%} (bar 10%)", flush=True)  # fmt: skip
+            append(LOG, {
+                "rate": rate, "local_steps": arguments.local_steps, "rounds": arguments.rounds,
+                "training_seconds": statistics.median(map(slowest, free)), "floor": floor,
+                "predicted": predicted, "measured": seconds,
+                "each": [record["seconds"] for record in records],
+                "deviation": predicted / seconds - 1,
+            })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any
 from compression import sums
 from compression_arms import of_seed
 from liars import ABSENT, LIES, SHUFFLED, lying
-from records import append, lines
+from records import RESULTS, append, lines
 
 from photon.container.container import digest
 from photon.errors import NonFiniteLoss, RoundFailed
@@ -39,7 +39,7 @@ from photon.run import checkpoint
 from photon.run.preparation import config_of_run
 from photon.run.trackers import read_lines
 
-LOG = Path(__file__).parent / "results" / "poison.jsonl"
+LOG = RESULTS / "poison.jsonl"
 REFERENCE = "mean"
 SETTINGS: dict[str, list[str]] = {
     REFERENCE: [],

@@ -4,7 +4,8 @@
 
 `photon server` and two `photon node`, TLS, two rounds of one step; updates in fp32 are as large as
 the model. Anonymous memory (what the kernel cannot take back), sampled every 20 ms; the largest
-process of each kind counts. The first width is so small that it shows what the programs need.
+process of each kind counts. The first width is so small that it shows what the programs need. A
+line of each goes to benchmarks/results/process_memory.jsonl.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from plan import measure
+from records import RESULTS, append
 from relay import children_of
 from server_memory import anonymous_megabytes
 
@@ -26,6 +28,7 @@ from photon.config import load_config
 from photon.data.prepare.embedded import prepare_embedded
 from photon.model.flops import model_cost
 
+LOG = RESULTS / "process_memory.jsonl"
 KINDS = {
     "server": b"photon\0server",
     "node": b"photon\0node",
@@ -97,6 +100,8 @@ def main() -> None:
         size = 4 * model_cost(config.inner).parameters / 1e6
         peaks = " | ".join(f"{watch.most[kind]:.0f}" for kind in KINDS)
         print(f"| {size:.0f} | {peaks} |", flush=True)
+        append(LOG, {"transport": arguments.transport, "megabytes": round(size),
+                     "peaks": dict(watch.most)})  # fmt: skip
 
 
 if __name__ == "__main__":

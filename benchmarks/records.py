@@ -12,7 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ import torch
 
 import photon
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("PHOTON_RESULTS") or Path(__file__).parent / "results")
+"""Where the logs lie; another folder is for measuring anew."""
+Record = Mapping[str, Any]
+"""A line of a log."""
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
@@ -34,6 +37,22 @@ def append(log: Path, record: Mapping[str, Any]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps({**record, "made": made()}) + "\n")
+
+
+def is_typed(record: Record) -> bool:
+    """Whether its figures were copied from a text, not written by what measured them."""
+    return "note" in record.get("made", {})
+
+
+def current(records: Iterable[Record], *names: str) -> list[Record]:
+    """Of what is the same in these names the newest line; copied lines stand together."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        group = groups.setdefault(tuple(record.get(name) for name in names), [])
+        if not (group and is_typed(group[-1]) and is_typed(record)):
+            group.clear()
+        group.append(record)
+    return [record for group in groups.values() for record in group]
 
 
 @cache

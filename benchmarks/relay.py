@@ -4,7 +4,8 @@
 
 Two federations beside each other on this machine, without TLS: one with Photon's relay and a
 service that answers, one whose app returns an empty message. They get the same messages in turns.
-Flower starts a process for each message; its time is what the SuperNode's processes have reaped.
+Flower starts a process for each message; its time is what the SuperNode's processes have reaped. A
+line of each size goes to benchmarks/results/relay.jsonl.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 
+from records import RESULTS, append
+
 from photon.flower import link as flower
 from photon.flower.link import FlowerLink
 from photon.flower.superlink import APP, SuperNode
@@ -27,6 +30,7 @@ from photon.machine.address import free_port
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
 
+LOG = RESULTS / "relay.jsonl"
 TICK = os.sysconf("SC_CLK_TCK")
 EMPTY = """
 @client.query()
@@ -144,6 +148,9 @@ def main() -> None:
                 ours, empty = (statistics.median(t[name] for t in turns) for name in found)
                 print(f"{kilobytes:g} kB: photon {ours:.2f} s, empty {empty:.2f} s of processor "
                       f"time a message: {ours / empty:.2f} (bar 1.5)", flush=True)  # fmt: skip
+                append(LOG, {"kilobytes": kilobytes, "photon_seconds": ours,
+                             "empty_seconds": empty, "ratio": ours / empty,
+                             "messages": arguments.messages})  # fmt: skip
         finally:
             for federation in found.values():
                 federation.close()

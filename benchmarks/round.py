@@ -8,7 +8,8 @@ only the trainer is replaced, by one that takes so many seconds a client and lea
 alone. The ways take turns, each run in a process of its own. A round lasts from the record before
 to its own, the commit before within it; the first one is not counted, and nothing is validated.
 Memory is anonymous (what the kernel cannot take back), beyond the server's parameters and what
-stands for the device's memory, in payloads: bytes of one update.
+stands for the device's memory, in payloads: bytes of one update. A line of each run goes to
+benchmarks/results/round.jsonl; with --smoke the model is tiny and nothing is kept.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from concurrent import futures
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import stand_in
 import torch
 from idle_time import NAMES, Profile, Watch, functions_of, parts_of
+from records import RESULTS, append
 
 from photon.config import load_config
 from photon.config.dataset import EmbeddedCorpus
@@ -52,6 +55,7 @@ from photon.run.trackers import JsonlTracker
 from photon.server.commits import Commits
 from photon.server.loop import Server, initial_state
 
+LOG = RESULTS / "round.jsonl"
 CPU = torch.device("cpu")
 CORPUS, ROW_LENGTH = EmbeddedCorpus(vocab_size=300, max_bytes=4_000_000), 32
 """Of data that is opened and never read."""
@@ -284,6 +288,15 @@ def _printed(found: tuple[Case, Figures, float]) -> tuple[Case, Figures]:
     return case, figures
 
 
+def record_of(case: Case, figures: Figures) -> dict[str, Any]:
+    """The line of the log."""
+    plain = asdict(figures)
+    del plain["functions"]
+    return {"moments": case.moments, "way": case.way, "clients": case.clients,
+            "workers": case.workers, "client_seconds": case.seconds, **plain,
+            "parameters": case.parameters}  # fmt: skip
+
+
 def count(text: str) -> int:
     """125M as a number."""
     scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper())
@@ -303,6 +316,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--top", type=int, default=0, help="functions shown, by idle seconds")
     parser.add_argument("--folder", type=Path, help="where runs are written; default: temporary")
+    parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -310,6 +324,8 @@ def main() -> None:
         case = Case(**json.loads(arguments.case))
         print(json.dumps(asdict(measure(case, arguments.folder, arguments.data))))
         return
+    if arguments.smoke:
+        arguments.parameters, arguments.seconds, arguments.clients = 60_000, 0.05, 2
     cases = [
         Case(arguments.parameters, arguments.seconds, arguments.clients, arguments.rounds,
              arguments.workers, arguments.threads, moments, way)
@@ -321,6 +337,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         prepare_embedded(Path(folder, "data"), CORPUS, arguments.clients, ROW_LENGTH)
         measured = list(map(_printed, compare(cases, arguments.pairs, Path(folder))))
+    for case, figures in measured if not arguments.smoke else ():
+        append(LOG, record_of(case, figures))
     for case, figures in measured if arguments.top else ():
         print(f"\n{case.moments}, {case.way}: idle seconds a round by function")
         for part, function, seconds in figures.functions[: arguments.top]:

@@ -2,12 +2,12 @@
 
     python benchmarks/secure.py --clients 8 32              125 million parameters
     python benchmarks/secure.py --clients 32 --lost 8       of which 8 drop out before their numbers
-    python benchmarks/secure.py --smoke                     a moment
+    python benchmarks/secure.py --smoke                     a moment, nothing kept
 
 A session runs whole, in one process, one client after the other: every client masks all its
 numbers, into a file of its own as on a node, and the server undoes the masks of the sum. Seconds
 are of a client alone on the machine's cores. The sum is compared with the plain fixed-point mean,
-bit for bit.
+bit for bit. A line of each session goes to benchmarks/results/secure.jsonl.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import RESULTS, append
 
 from photon.secure import fixed_point, member, session
 from photon.secure.fixed_point import TOKENS, Trees, plain_mean
@@ -33,6 +34,7 @@ from photon.secure.here import Here, Own
 from photon.secure.terms import Terms
 from photon.wire.messages import MaskNumbers, Reveal, ShareKeys, Told, pack_reply, pack_request
 
+LOG = RESULTS / "secure.jsonl"
 GRADIENT = "pseudo-gradient"
 LEAF = 1 << 22
 REACH = 0.01
@@ -194,6 +196,8 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     for clients in given.clients:
         found.append(measured(given.parameters, clients, given.lost, given.scratch))
         print(json.dumps(found[-1]), flush=True)
+        if not given.smoke:
+            append(LOG, found[-1])
     return found
 
 

@@ -5,7 +5,8 @@
 The node is another process; it answers at once with updates as large as the base. Anonymous memory
 is counted (what the kernel cannot take back), sampled every 2 ms, beyond what the server had before
 it had a model; each case is a process of its own. Bar: parameters + outer state + one accumulator +
-1.5 payloads.
+1.5 payloads. A line of each case goes to benchmarks/results/server_memory.jsonl; with --smoke one
+of a megabyte runs, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from network import Echo, tree
+from network import nodes_answer_at_once, tree
+from records import RESULTS, append
 
 from loopback import SocketLink
 from photon.config import load_config
@@ -43,6 +45,7 @@ from photon.server.roster import Roster
 from photon.wire.enrolment import Register
 from photon.wire.transport import transport_of
 
+LOG = RESULTS / "server_memory.jsonl"
 ROUNDS = 2
 
 
@@ -89,7 +92,7 @@ class Peak:
 
 def serve_node(home: Path, clients: int, via: str) -> None:
     """The other process."""
-    hosted_run.local_engine = lambda folder, config, device: Echo(folder.clients)
+    nodes_answer_at_once()
     own, _ = prepare(configuration(home / "node", clients, via), lambda line: None)
     path = home / "sockets" / "a.sock"
     NodeService("a", list(range(clients)), own, path, None, lambda line: None).serve(
@@ -115,11 +118,13 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         facts = hosted_run.data_facts(RunData.of(*config.reading))
         engine = RemoteEngine(config, facts, link, roster, depot, lambda line: None)
         engine.alive(lambda: False)
-        with Peak() as peak:
-            _rounds(megabytes, config, engine, home)
-        (home / "done").touch()
-        engine.close()
-        node.wait()
+        try:
+            with Peak() as peak:
+                _rounds(megabytes, config, engine, home)
+        finally:
+            (home / "done").touch()
+            engine.close()
+            node.wait()
     return peak.megabytes
 
 
@@ -143,8 +148,11 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--clients", type=int, nargs="+", default=[2, 16])
     parser.add_argument("--via", nargs="+", default=["inline", "shm"])
+    parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--node", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.megabytes, arguments.clients, arguments.via = 1.0, [2], ["inline"]
     if arguments.node:
         serve_node(Path(arguments.node), arguments.clients[0], arguments.via[0])
         return
@@ -157,6 +165,9 @@ def main() -> None:
             peak = measure(size, clients, via)
             print(f"{via:<7} {clients:>3} clients, {size:g} MB each: {peak:6.0f} MB, "
                   f"{peak / size:.2f} payloads (bar 3.5)", flush=True)  # fmt: skip
+            if not arguments.smoke:
+                append(LOG, {"megabytes": size, "clients": clients, "via": via,
+                             "server_megabytes": peak, "payloads": peak / size})  # fmt: skip
 
 
 if __name__ == "__main__":

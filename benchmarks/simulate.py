@@ -5,7 +5,8 @@
 Three steps for each way to run: a real run without links shaped says what nodes and server take
 beside steps (`round_seconds`, `server_seconds`) on this machine; the simulation predicts the run
 over slow links; the same run over the shaping proxy (`shaped.py`). Bar: seconds of a round and
-utilisation within 10 %. A line of JSON for each way.
+utilisation within 10 %. A line for each way goes to benchmarks/results/simulate.jsonl, but not with
+--quick.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS, append
 from shaped import PLAIN, Case, Shape, Site, measure, prepared
 
 from photon.config import load_config
@@ -36,6 +38,7 @@ WAYS = {
 }
 """Overrides; those whose keys are not there are left out."""
 BAR = 0.1
+LOG = RESULTS / "simulate.jsonl"
 
 
 def links_of(case: Case, round_seconds: float, server_seconds: float) -> Links:
@@ -135,7 +138,10 @@ def main(given: list[str] | None = None) -> None:
     there = set(known_keys())
     for way in arguments.ways:
         if all(key.partition("=")[0] in there for key in WAYS[way]):
-            print(json.dumps(compare(way, Case(sites, arguments.rounds, WAYS[way]))), flush=True)
+            record = compare(way, Case(sites, arguments.rounds, WAYS[way]))
+            print(json.dumps(record), flush=True)
+            if not arguments.quick:
+                append(LOG, record)
 
 
 if __name__ == "__main__":

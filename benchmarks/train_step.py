@@ -21,12 +21,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import click
 import torch
 from own_process import in_own_process
-from records import append
+from records import RESULTS, append
 from training_arms import (
     FAMILIES,
     LARGE,
@@ -50,7 +49,7 @@ from photon.errors import DeviceError
 from photon.machine.device import choose_device, keep_freed_memory, num_cores, peak_flops
 from photon.model.flops import model_cost
 
-LOG = Path(__file__).parent / "results" / "train_step.jsonl"
+LOG = RESULTS / "train_step.jsonl"
 CPU = torch.device("cpu")
 
 

@@ -4,7 +4,8 @@
     python benchmarks/transport.py store    a local S3 server, against bare put and get of obstore
     python benchmarks/transport.py memory   peak memory of each, beyond the payload's own tensors
 
-What is compared takes turns in one process; medians of the turns' ratios count.
+What is compared takes turns in one process; medians of the turns' ratios count. Lines go to
+benchmarks/results/transport.jsonl; with --smoke payloads are of a megabyte, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from records import RESULTS, append
 from torch import Tensor
 
 from photon.container.container import (
@@ -38,9 +41,12 @@ from photon.wire.object_store import ObjectStore
 from photon.wire.shared_memory import SHARED, SharedMemory
 from photon.wire.signed_urls import fetch, upload
 
+LOG = RESULTS / "transport.jsonl"
 FACTS = {"kind": "benchmark"}
 Spans = dict[str, float]
 Tensors = dict[str, Tensor]
+Lines = Iterator[dict[str, Any]]
+"""Of the log, without the name of the part."""
 
 
 def main() -> None:
@@ -49,14 +55,21 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=500)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
+    parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.megabytes, arguments.pairs = 1, 1
     torch.set_num_threads(1)
-    print(f"{arguments.megabytes} MB, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    load = os.getloadavg()[0]
+    print(f"{arguments.megabytes} MB, {os.cpu_count()} cores, load {load:.1f}")
+    about = {"part": arguments.what, "megabytes": arguments.megabytes, "load": round(load, 1)}
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="photon-bench-") as folder:
-        PARTS[arguments.what](arguments, Path(folder))
+        for line in PARTS[arguments.what](arguments, Path(folder)):
+            if not arguments.smoke:
+                append(LOG, {**about, **line})
 
 
-def file(arguments: argparse.Namespace, disk: Path) -> None:
+def file(arguments: argparse.Namespace, disk: Path) -> Lines:
     """Write, offer, fetch (which verifies) and read, against copies on the same file system."""
     tensors = make_tensors(arguments.megabytes)
     into = {name: torch.zeros_like(value) for name, value in tensors.items()}
@@ -73,12 +86,12 @@ def file(arguments: argparse.Namespace, disk: Path) -> None:
                     disk, lambda: through_shared(shared, memory, disk, tensors, into)),
             }  # fmt: skip
             for arm, (place, ours) in arms.items():
-                compare(arm, arguments.pairs, ours, lambda p=place: copy_of(p, tensors))
+                yield compare(arm, arguments.pairs, ours, lambda p=place: copy_of(p, tensors))
         finally:
             shared.close()
 
 
-def store(arguments: argparse.Namespace, disk: Path) -> None:
+def store(arguments: argparse.Namespace, disk: Path) -> Lines:
     """A server's base down and a node's update up, each put and get, against obstore's own."""
     import obstore
     from obstore.store import S3Store
@@ -100,10 +113,8 @@ def store(arguments: argparse.Namespace, disk: Path) -> None:
             return {"put": sent - begun, "get": time.perf_counter() - sent}
 
         ours.withdraw(ours.offer(path, ref))  # tells how large updates may be
-        compare("base: signed GET", arguments.pairs, lambda: base(ours, path, ref, target), plain)
-        compare(
-            "update: signed PUT", arguments.pairs, lambda: update(ours, path, ref, target), plain
-        )
+        for arm, way in (("base: signed GET", base), ("update: signed PUT", update)):
+            yield compare(arm, arguments.pairs, lambda w=way: w(ours, path, ref, target), plain)
 
 
 def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Spans:
@@ -126,30 +137,32 @@ def update(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Sp
     return {"put": sent - begun, "get": got - sent}
 
 
-def memory(arguments: argparse.Namespace, disk: Path) -> None:
+def memory(arguments: argparse.Namespace, disk: Path) -> Lines:
     """Peak of the process's own memory during each operation, less that before it."""
     tensors = make_tensors(arguments.megabytes)
     payload = arguments.megabytes / 1000
     path, target = disk / "payload", disk / "target"
     ref = write_container(path, tensors, FACTS)
 
-    def report(what: str, run: Callable[[], object]) -> None:
+    def report(what: str, run: Callable[[], object]) -> dict[str, Any]:
         with peak() as grown:
             run()
         print(f"{what:32s} {grown[0] / 1e6:6.0f} MB of its own, {grown[1] / 1e6:6.0f} MB with "
               f"mapped files: {grown[1] / 1e9 / payload:.2f} payloads", flush=True)  # fmt: skip
+        own, mapped = (value / 1e6 for value in grown)
+        return {"arm": what, "own_megabytes": own, "mapped_megabytes": mapped}
 
-    report("write", lambda: write_container(path, tensors, FACTS))
-    report("verify", lambda: verify_container(path, ref))
-    report("verify and map", lambda: open_container(path, ref))
+    yield report("write", lambda: write_container(path, tensors, FACTS))
+    yield report("verify", lambda: verify_container(path, ref))
+    yield report("verify and map", lambda: open_container(path, ref))
     shared = SharedMemory.create("bench")
-    report("shared memory, offer", lambda: shared.offer(path, ref))
-    report("shared memory, fetch", lambda: shared.fetch(shared.offer(path, ref), ref, target))
+    yield report("shared memory, offer", lambda: shared.offer(path, ref))
+    yield report("shared memory, fetch", lambda: shared.fetch(shared.offer(path, ref), ref, target))
     shared.close()
     with s3_server():
         ours = ObjectStore("s3://bench/ours", "run")
-        report("object store, base", lambda: base(ours, path, ref, target))
-        report("object store, update", lambda: update(ours, path, ref, target))
+        yield report("object store, base", lambda: base(ours, path, ref, target))
+        yield report("object store, update", lambda: update(ours, path, ref, target))
 
 
 PARTS = {"file": file, "store": store, "memory": memory}
@@ -222,8 +235,10 @@ def copy_of(folder: Path, tensors: Tensors) -> Spans:
     return spans
 
 
-def compare(arm: str, pairs: int, ours: Callable[[], Spans], plain: Callable[[], Spans]) -> None:
-    """Take turns, each first in half of the pairs; print medians of spans and of the ratio."""
+def compare(
+    arm: str, pairs: int, ours: Callable[[], Spans], plain: Callable[[], Spans]
+) -> dict[str, Any]:
+    """Take turns, each first in half of the pairs; medians of spans and of the ratio."""
     ours(), plain()
     mine, theirs = [], []
     for pair in range(pairs):
@@ -234,11 +249,16 @@ def compare(arm: str, pairs: int, ours: Callable[[], Spans], plain: Callable[[],
     print(f"{arm:32s} {describe(mine)} | plain {describe(theirs)} | "
           f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
           f"speed {1 / statistics.median(ratios):.2f}", flush=True)  # fmt: skip
+    return {"arm": arm, "pairs": pairs, "ratio": statistics.median(ratios), "ratio_min": ratios[0],
+            "ratio_max": ratios[-1], "spans": medians(mine), "plain": medians(theirs)}  # fmt: skip
+
+
+def medians(turns: list[Spans]) -> Spans:
+    return {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
 
 
 def describe(turns: list[Spans]) -> str:
-    medians = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
-    return " + ".join(f"{name} {seconds:.2f}" for name, seconds in medians.items()) + " s"
+    return " + ".join(f"{name} {value:.2f}" for name, value in medians(turns).items()) + " s"
 
 
 @contextmanager

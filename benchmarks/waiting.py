@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from records import append, lines
+from records import RESULTS, append, lines
 from shaped import Case, Churn, Figures, Shape, Site, measure, prepared
 
 import photon
 
-LOG = Path(__file__).parent / "results" / "waiting.jsonl"
+LOG = RESULTS / "waiting.jsonl"
 BF16, INT4 = "fl.compression=bf16", "fl.compression=int4"
 STEPS, STEP_SECONDS, NODES = 16, 0.4, 3
 

@@ -44,3 +44,16 @@ def test_a_commit_is_that_of_the_checkout(records, monkeypatch, tmp_path):
     assert records._commit() == head.stdout[:10]
     (tmp_path / "src" / "a.py").write_text("a = 2\n")
     assert records._commit() == head.stdout[:10] + "+", "measured on something else"
+
+
+TYPED = {"commit": "", "note": "typed from a text"}
+
+
+def test_the_newest_line_of_a_key_stands(records):
+    lines = [
+        {"arm": "a", "loss": 1}, {"arm": "b", "loss": 2, "made": TYPED},
+        {"arm": "b", "loss": 3, "made": TYPED}, {"arm": "a", "loss": 4},
+        {"arm": "c", "loss": 5, "made": TYPED}, {"arm": "c", "loss": 6, "made": {"commit": "x"}},
+        {"arm": "d", "loss": 7}, {"arm": "d", "loss": 8, "made": TYPED},
+    ]  # fmt: skip
+    assert [one["loss"] for one in records.current(lines, "arm")] == [4, 2, 3, 6, 8]

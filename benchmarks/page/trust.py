@@ -1,0 +1,108 @@
+"""What lying clients do, what robust rules cost, and what secure aggregation costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import poison
+from records import Record, current
+
+from page.section import Claim, Logs, Section, table
+
+TIMES = 3.0
+"""The most that a rule may take, in closes of the mean."""
+
+
+def lies(logs: Logs) -> Section:
+    records = current(logs("poison"), "attack", "setting", "seed")
+    closes = current(logs("aggregation"), "rule", "codec", "clients", "parameters")
+    tables = [poison.table([dict(one) for one in records]) if records else "", close_table(closes)]
+    return Section(
+        title="Clients that lie",
+        measured=LIES,
+        misleads=LIES_MISLEAD,
+        commands=["poison.py", "aggregation.py"],
+        records=[*records, *closes],
+        claims=lies_claims(records, closes),
+        tables=[one for one in tables if one],
+    )
+
+
+def lies_claims(records: Iterable[Record], closes: Iterable[Record]) -> list[Claim]:
+    """Where all lies were refused the parameters are those without liars; and a close's time."""
+    by_key = {poison.key(one): dict(one) for one in records}
+    said = [poison.verdict([one], by_key) for one in by_key.values()]
+    by_rule: dict[str, list[float]] = {}
+    for one in closes:
+        if one["rule"] != "mean":
+            by_rule.setdefault(one["rule"], []).append(one["times"])
+    return [
+        Claim("parameters where every lie was refused: runs that differ from those without the "
+              "liars", [said.count("OTHER")] if any(said) else [], 0, form=".0f", each="set"),
+        *(Claim(f"a close by *{rule}*, in times of the mean's", found, TIMES, form=".2f",
+                each="case") for rule, found in by_rule.items()),
+    ]  # fmt: skip
+
+
+def close_table(records: Iterable[Record]) -> str:
+    rows = [
+        [one["codec"], str(one["clients"]), one["rule"], f"{one['seconds']:.3f}",
+         f"{one['times']:.2f}", f"{one['megabytes']:.0f}"]
+        for one in records
+    ]  # fmt: skip
+    head = ["codec", "clients", "rule", "s a close", "times the mean", "MB beyond"]
+    return table(head, rows) if rows else ""
+
+
+def secure(logs: Logs) -> Section:
+    records = current(logs("secure"), "parameters", "clients", "lost")
+    return Section(
+        title="Secure aggregation",
+        measured=SECURE,
+        misleads=SECURE_MISLEADS,
+        commands=["secure.py --clients 8", "secure.py --clients 8 --lost 2",
+                  "secure.py --clients 32", "secure.py --clients 32 --lost 8"],
+        records=records,
+        claims=[Claim("sums that differ from the plain fixed-point mean in any bit",
+                      [float(not one["equal_to_plain"]) for one in records], 0, form=".0f",
+                      each="session")],
+        tables=[secure_table(records)] if records else [],
+    )  # fmt: skip
+
+
+def secure_table(records: Iterable[Record]) -> str:
+    head = ["parameters", "clients", "dropped out", "s to mask, a client", "without masks",
+            "s of the server", "MB of an update", "kB of messages, a client"]  # fmt: skip
+    return table(head, map(_secure_row, records))
+
+
+def _secure_row(one: Record) -> list[str]:
+    messages = one["client_bytes_messages_up"] + one["client_bytes_messages_down"]
+    return [f"{one['parameters'] / 1e6:.0f} M", str(one["clients"]), str(one["lost"]),
+            f"{one['client_seconds']['masks']:.1f}", f"{one['client_seconds_unmasked']:.1f}",
+            f"{one['server_seconds']:.1f}", f"{one['client_bytes_masked'] / 1e6:.0f}",
+            f"{messages / 1e3:.1f}"]  # fmt: skip
+
+
+LIES = """
+Two of the quickstart's eight clients send something else than they have trained, by the way of
+merging; losses are those of whole runs, beside those of the default settings without the liars,
+seed by seed. A refused update leaves no trace: where every answer of a liar was refused, the
+parameters must be those of the same settings without them, bit for bit. Below it, what each rule's
+close takes beside the mean's: the quickest of turns, and memory beyond what was there.
+"""
+LIES_MISLEAD = """
+Liars here do not know what the others send, and two of eight is within what each rule withstands;
+whoever knows more can do more, and a lie that looks honest is found by none of them. The clients'
+data is alike, which is the easy case for a median.
+"""
+SECURE = """
+Whole sessions in one process, one client after the other: every client masks all its numbers, into
+a file of its own as on a node, and the server undoes the masks of the sum. Seconds are of a client
+alone on the machine's cores.
+"""
+SECURE_MISLEADS = """
+Times differ by a factor of two with the load of the machine, and no link is in them. A client makes
+as many masks as there are others; the server one for each client that is left, and for each that
+dropped out as many as are left: drop-outs are what is dear.
+"""
