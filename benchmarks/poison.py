@@ -2,7 +2,7 @@
 
     python benchmarks/poison.py                                  all lies, all settings, three seeds
     python benchmarks/poison.py --attacks flipped zero --settings mean krum --seeds 1
-    python benchmarks/poison.py --also "scored=fl.scoring=true fl.aggregation=median"
+    python benchmarks/poison.py --also "both=fl.scoring.enabled=true fl.aggregation=median"
     python benchmarks/poison.py --smoke                          tiny runs, whose lines are not kept
     python benchmarks/poison.py --table                          what the log has
 
@@ -17,6 +17,7 @@ without the liars, bit for bit; the exit code is 1 if they are not.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ SETTINGS: dict[str, list[str]] = {
     "trimmed_mean": ["fl.aggregation=trimmed_mean"],
     "centred_clip": ["fl.aggregation=centred_clip"],
     "krum": ["fl.aggregation=krum"],
+    "scored": ["fl.scoring.enabled=true"],
 }
 """Name -> overrides beyond the recipe."""
 
@@ -139,11 +141,7 @@ def table(records: list[dict[str, Any]]) -> str:
     for attack, setting in dict.fromkeys(key(record)[:2] for record in records):
         own = [r for r in records if (r["attack"], r["setting"]) == (attack, setting)]
         losses = [r["val_loss"] for r in own]
-        above = [
-            r["val_loss"] / control["val_loss"] - 1
-            for r in own
-            if (control := by_key.get((ABSENT, REFERENCE, r["seed"]))) and r["val_loss"]
-        ]
+        above = [ratio - 1 for r in own if r["val_loss"] and (ratio := beside_control(r, by_key))]
         cells = [
             attack,
             setting,
@@ -156,6 +154,18 @@ def table(records: list[dict[str, Any]]) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def beside_control(
+    record: Mapping[str, Any], by_key: Mapping[tuple, dict[str, Any]]
+) -> float | None:
+    """A run's loss over that of the default settings without the liars; infinite where it ended,
+    None where the other is not there.
+    """
+    control = by_key.get((ABSENT, REFERENCE, record["seed"]))
+    if control is None:
+        return None
+    return record["val_loss"] / control["val_loss"] if record["val_loss"] else math.inf
 
 
 def verdict(own: list[dict[str, Any]], by_key: Mapping[tuple, dict[str, Any]]) -> str:

@@ -245,13 +245,16 @@ def test_lies_are_judged_by_the_parameters(bench):
     taken = {"liars_taken": 0, "liars_refused": 2, "reason": "why"}
     lines = [{**record, **taken, "attack": "absent", "digest": "a", "liars_refused": 0},
              {**record, **taken, "attack": "nan", "digest": "a"},
-             {**record, **taken, "attack": "zero", "digest": "b"}]  # fmt: skip
+             {**record, **taken, "attack": "zero", "digest": "b", "val_loss": 4.1},
+             {**record, **taken, "attack": "x1000", "digest": "a", "val_loss": None}]  # fmt: skip
     close = {"codec": "bf16", "clients": 8, "parameters": 10, "seconds": 1.0, "megabytes": 5}
     closes = [close | {"rule": "mean", "times": 9.0}, close | {"rule": "krum", "times": 3.1}]
-    differ, krum = trust.lies_claims(lines, closes)
+    differ, above, krum = trust.lies_claims(lines, closes)
+    assert above.values == pytest.approx([0.0, 2.5, math.inf])
+    assert above.holds is False
     assert (differ.values, differ.holds) == ([1], False)
     assert (krum.values, krum.holds) == ([3.1], False)
-    assert trust.lies_claims(lines[:2], [])[0].holds
+    assert all(claim.holds for claim in trust.lies_claims(lines[:2], []))
 
 
 def test_plots_are_drawn_of_what_is_there(bench, tmp_path):
