@@ -14,6 +14,7 @@ from photon.core.trust.scores import (
     SCORES_KEPT,
     Score,
     ScoreRules,
+    common_part,
     copies,
     cosines_to_others,
     lowest,
@@ -46,6 +47,18 @@ def test_cosines_are_those_to_the_weighted_mean_of_the_others():
         expected = row @ others / np.linalg.norm(row) / np.linalg.norm(others)
         assert found[k] == pytest.approx(expected)
     assert cosines_to_others(np.zeros((2, 2)), [1.0, 1.0]) == [0.0, 0.0]
+
+
+def test_the_common_part_is_all_of_what_is_alike_and_little_of_what_is_not():
+    one = np.array([2.0, 0.0, 0.0, 0.0])
+    alike = np.stack([one, one, one])
+    apart = np.eye(4) * 3.0
+    assert common_part(alike @ alike.T, [1, 1, 1]) == pytest.approx(1.0)
+    assert common_part(apart @ apart.T, [1, 1, 1, 1]) == pytest.approx(1 / math.sqrt(4))
+    assert common_part(apart @ apart.T, [1, 0, 0, 0]) == pytest.approx(1.0)
+    against = np.stack([one, -one])
+    assert common_part(against @ against.T, [1, 1]) == 0.0
+    assert common_part(np.zeros((2, 2)), [1, 1]) == 0.0
 
 
 @pytest.mark.parametrize("seed", range(20))

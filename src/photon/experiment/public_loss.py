@@ -45,8 +45,8 @@ class _PublicText:
     count: int
     device: torch.device
 
-    def __call__(self, params: Tree, less: Readable) -> float:
-        moved = {name: self._moved(value, less.get(name)) for name, value in params.items()}
+    def __call__(self, params: Tree, less: Readable, part: float) -> float:
+        moved = {name: self._moved(value, less.get(name), part) for name, value in params.items()}
         batch = min(self.count, self.inner.validation_rows)
         return evaluate_loss(
             model_with(self.inner, moved, self.device),
@@ -57,5 +57,7 @@ class _PublicText:
         ).loss
 
     @staticmethod
-    def _moved(value: Tensor, by: Tensor | Row | None) -> Tensor:
-        return value if by is None else value - read(by, 0, value.numel()).view(value.shape)
+    def _moved(value: Tensor, by: Tensor | Row | None, part: float) -> Tensor:
+        if by is None:
+            return value
+        return value - part * read(by, 0, value.numel()).view(value.shape)

@@ -16,13 +16,16 @@ from photon.core.trust.quarantine import after_round
 from photon.core.trust.scores import (
     Score,
     ScoreRules,
+    common_part,
     cosines_to_others,
     remembered,
     score_faults,
 )
 
-PublicLoss = Callable[[Tree, Readable], float]
-"""Nats per token of the public text, of parameters less a pseudo-gradient, which may lack some."""
+PublicLoss = Callable[[Tree, Readable, float], float]
+"""Nats per token of the public text, of parameters less a part of a pseudo-gradient, which may lack
+some of them.
+"""
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Scoring:
     rules: ScoreRules
     public_loss: PublicLoss | None
     _gains: dict[int, float] = field(default_factory=dict)
+    _part: float | None = None
 
     def judged(
         self,
@@ -50,7 +54,8 @@ class Scoring:
 
         One that stands in for another which is refused is scored as well.
         """
-        self._gains, found, scores = {}, list(verdicts), dict[int, Score]()
+        self._gains, self._part = {}, None
+        found, scores = list(verdicts), dict[int, Score]()
         while True:
             taken, *_ = check(state, plan, updates, found, rules.max_norm_ratio)
             if not taken:
@@ -68,7 +73,10 @@ class Scoring:
     ) -> tuple[dict[int, str], dict[int, Score]]:
         trees: list[Readable] = [opened(update, plan, state)[GRADIENT] for update in taken]
         products = gram(trees).numpy()
-        cosines = cosines_to_others(products, [weight(update, plan, rules) for update in taken])
+        weights = [weight(update, plan, rules) for update in taken]
+        cosines = cosines_to_others(products, weights)
+        if self._part is None:  # that of all, so that gains of a round can be compared
+            self._part = common_part(products, weights)
         clients = [update.client for update in taken]
         gains = self._measured(state, clients, trees)
         scores = [Score(gain, cosine) for gain, cosine in zip(gains, cosines, strict=True)]
@@ -78,13 +86,17 @@ class Scoring:
     def _measured(
         self, state: ServerState, clients: Sequence[int], trees: Sequence[Readable]
     ) -> list[float | None]:
-        """By how many nats each update alone lowers the public loss of what clients held."""
-        if self.public_loss is None:
+        """By how many nats as much of each update as a round has in common lowers the public loss
+        of what clients held.
+        """
+        if self.public_loss is None or self._part is None:
             return [None] * len(clients)
         held = {**state.params, **state.held}
         new = [(c, tree) for c, tree in zip(clients, trees, strict=True) if c not in self._gains]
-        before = self.public_loss(held, {}) if new else nan
-        self._gains |= {client: before - self.public_loss(held, tree) for client, tree in new}
+        before = self.public_loss(held, {}, 0.0) if new else nan
+        self._gains |= {
+            client: before - self.public_loss(held, tree, self._part) for client, tree in new
+        }
         return [self._gains[client] for client in clients]
 
     def noted(

@@ -34,7 +34,8 @@ class Score(NamedTuple):
     """What is to be said of an update beside the others of its round.
 
     Attributes:
-        gain: nats by which the public loss falls with this update alone; None: not measured.
+        gain: nats by which the public loss falls with the round's `common_part` of this update;
+            None: not measured.
         cosine: of its angle to the mean of the others; 0 if one of them is zero; None: there are
             no others.
     """
@@ -75,6 +76,22 @@ def cosines_to_others(gram: np.ndarray, weights: Sequence[float]) -> list[float 
         scale = np.sqrt(max(own, 0.0) * max(length, 0.0))
         found.append(float(others @ gram[k] / scale) if scale > 0 else 0.0)
     return found
+
+
+def common_part(gram: np.ndarray, weights: Sequence[float]) -> float:
+    """Length of the weighted mean of the updates over their mean length: 1 where all point one way,
+    1 / sqrt(K) where they have nothing in common.
+
+    An update by itself goes so much too far: most of it is what only its client's rows and their
+    order made of it, which the mean of all cancels. A loss after the whole of it is that of noise.
+
+    Args:
+        gram: [K, K] inner products of the updates.
+        weights: [K] in the mean.
+    """
+    parts = np.array(weights, dtype=np.float64)
+    lengths = parts @ np.sqrt(np.maximum(np.diag(gram), 0.0))
+    return float(np.sqrt(max(parts @ gram @ parts, 0.0)) / lengths) if lengths > 0 else 0.0
 
 
 def copies(gram: np.ndarray) -> dict[int, int]:
