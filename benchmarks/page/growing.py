@@ -78,16 +78,18 @@ the plan's. *The simulator*: the real server and nodes with a small model over l
 much slower as it is smaller.
 """
 MISLEADS = """
-Three sizes within a factor of five, of which embeddings are a third and more, determine a law with
-a floor exactly and leave a power law one degree of freedom: it says how the two arms compare, not
-what a model of 125M would reach, and the largest size has twice the passes of the smallest over the
-text that both share. Equal tokens are not equal quality: the plans take the same steps for both
-sides, while the paper's federation took 1.9 times the compute to the same perplexity, and sparse
-rungs cost loss in short runs (see [bytes](#bytes)). Nobody would run data-parallel training of
-eight sites over 100 Mbit/s, nor without hiding gradients behind the backward pass or compressing
-them, neither of which is counted; the ring's latencies are 0.7 s of each of its steps. The paper's
+Three sizes within a factor of five, whose embeddings are from a quarter to more than half of them,
+determine a law with a floor exactly and leave a power law one degree of freedom: it says how the
+two arms compare, not what a model of 125M would reach. The smallest size reads less than a quarter
+of the text, the largest all of it once. Equal tokens are not equal quality: the plans take the same
+steps for both sides, while the paper's federation took 1.9 times the compute to the same
+perplexity, and sparse rungs cost loss in short runs (see [bytes](#bytes)). That 95.6 h are met is
+easy, since 95.5 of them are compute, which is given to the plan; its exchange is the test, and that
+is met at 512 local steps in 4 bits, not in fp32. Nobody would run data-parallel training of eight
+sites over 100 Mbit/s, nor without hiding gradients behind the backward pass or compressing them,
+neither of which is counted; the ring's latencies are 0.7 s of each of its steps. The paper's
 figures are from notes on it that agree, not from its text; those of others are quoted from their
-papers and from notes on them, in other settings than ours. The price is supposed. Where clients
+papers or from notes on them, in other settings than ours. The price is supposed. Where clients
 share the server's link, a plan lets all of them wait for all, as on a link shared fairly, and the
 simulator serves one after the other, so that the first trains while the last still receives: the
 plan says more seconds. Utilization counts what `photon plan` supposes of a round's floor, 6 s.
