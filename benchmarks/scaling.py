@@ -6,7 +6,7 @@
     python benchmarks/scaling.py tune                      each at three rates, at a seed of its own
     python benchmarks/scaling.py plan [--price 2.5]        125M, 1B and 7B over three links; the
                                                            paper's 7B run; the simulator beside it
-    python benchmarks/scaling.py --smoke                   two tiny runs and a plan, nothing kept
+    python benchmarks/scaling.py --smoke                   tiny runs and a plan, nothing kept
     python benchmarks/scaling.py table                     results as Markdown
 
 A run has about three tokens for each parameter, the recipe of the quickstart, and the rate that
@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from quality_setting import MODELS as TRAINED
+from quality_setting import SMOKE
 from records import RESULTS, append, lines
 from scaling_plan import LINKS, MODELS, PRICE, plans
 from scaling_published import LONG, papers_run
@@ -60,8 +62,11 @@ def run_all(runs: list[Run], arguments: argparse.Namespace) -> None:
 
 
 def try_out(price: float) -> None:
-    """A run of each arm, and the plans of the smallest model."""
-    print(table([*smoke(), *plans(price, {"125M": MODELS["125M"]})]))
+    """A run of each arm, the plans of the smallest model, a simulation of a tinier one."""
+    tiny = [*TRAINED[SMOKE], "llm_config.local_steps=2"]
+    with tempfile.TemporaryDirectory() as folder:
+        records = [*smoke(), simulated(CASES[1], Path(folder), tiny)]
+    print(table([*records, *plans(price, {"125M": MODELS["125M"]})]))
 
 
 def main() -> None:

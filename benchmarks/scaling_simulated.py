@@ -56,8 +56,9 @@ def simulated(case: Case, folder: Path, more: Sequence[str] = ()) -> dict[str, A
     Args:
         more: overrides of the small model.
     """
-    planned = estimate(load_config(MODELS[case.model].overrides(case.rung)), case)
     config = small(case.rung, folder, more)
+    steps = f"llm_config.local_steps={config.inner.local_steps}"
+    planned = estimate(load_config([*MODELS[case.model].overrides(case.rung), steps]), case)
     parameters = estimate(config, case).parameters
     rate = parse_quantity(LINKS[case.link]) * parameters / planned.parameters
     server = Link() if case.server == "without limit" else Link(up=rate, down=rate)
