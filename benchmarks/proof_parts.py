@@ -39,6 +39,8 @@ PARTS = (
           "quality.py run recipe DiLoCo --local-steps 8 16 32 64 128",
           "quality.py run recipe --splits iid source"),
          "quality.py --smoke"),
+    Part("scaling", ("scaling.py tune", "scaling.py run", "scaling.py plan --price 2.5"),
+         "scaling.py --smoke"),
     Part("modes", ("modes.py run",), 'modes.py run "fragments 2" --seeds 1 --smoke'),
     Part("waiting", ("waiting.py run links", "waiting.py run uneven"), without=PROCESSES),
     Part("train_step", ("train_step.py cpu --pairs 9 --save",),

@@ -21,6 +21,7 @@ from page import (
     beside_peers,
     carrying,
     comparing,
+    growing,
     learning,
     not_waiting,
     others,
@@ -37,6 +38,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SECTIONS: tuple[Callable[[Logs], Section], ...] = (
     learning.section,
     comparing.section,
+    growing.section,
     sending.section,
     sending.codecs,
     stepping.section,
