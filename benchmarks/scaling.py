@@ -24,8 +24,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quality_setting import MODELS as TRAINED
-from quality_setting import SMOKE
 from records import RESULTS, append, lines
 from scaling_plan import LINKS, MODELS, PRICE, plans
 from scaling_published import LONG, papers_run
@@ -62,11 +60,8 @@ def run_all(runs: list[Run], arguments: argparse.Namespace) -> None:
 
 
 def try_out(price: float) -> None:
-    """A run of each arm, the plans of the smallest model, a simulation of a tinier one."""
-    tiny = [*TRAINED[SMOKE], "llm_config.local_steps=2"]
-    with tempfile.TemporaryDirectory() as folder:
-        records = [*smoke(), simulated(CASES[1], Path(folder), tiny)]
-    print(table([*records, *plans(price, {"125M": MODELS["125M"]})]))
+    """A run of each arm, and the plans of the smallest model."""
+    print(table([*smoke(), *plans(price, {"125M": MODELS["125M"]})]))
 
 
 def main() -> None:
