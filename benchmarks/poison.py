@@ -74,7 +74,7 @@ class Scale:
         return [
             *self.overrides,
             f"fl.n_total_clients={self.clients}",
-            f"fl.quorum={self.liars.start}",
+            f"fl.quorum={self.clients // 2 + 1}",
         ]
 
 

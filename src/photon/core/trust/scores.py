@@ -22,7 +22,7 @@ SCORES_NEEDED = 4
 """Updates of a round that are judged by each other alone."""
 NORMAL = 1.4826
 """A median absolute deviation of normal numbers is their standard deviation over this."""
-LEAST_NATS, LEAST_COSINE, LEAST_SHARE = 0.004, 0.02, 0.1
+LEAST_NATS, LEAST_COSINE, LEAST_SHARE = 0.006, 0.02, 0.1
 """Deviations that say nothing: of a gain in nats, of a cosine, and as a share of the median."""
 TOO_SHORT = 0.1
 """Of the median norm, below which next to nothing has been trained."""
