@@ -65,9 +65,8 @@ def measure(work: Work, shape: Shape) -> Ran:
     Raises:
         RuntimeError: a process has failed; its last words.
     """
-    with tempfile.TemporaryDirectory() as folder, _started(work, Path(folder)) as started:
-        processes, ends = started
-        hub = Hub(ends, shape)
+    with tempfile.TemporaryDirectory() as folder, _started(work, shape, Path(folder)) as started:
+        processes, hub = started
         sent: list[int] = []
         first = processes[0].stdout
         assert first is not None
@@ -100,9 +99,9 @@ def _counting(told, hub: Hub, sent: list[int]):
 
 
 @contextmanager
-def _started(work: Work, folder: Path):
-    """The processes, and the other ends of their links."""
-    processes, ends = [], {}
+def _started(work: Work, shape: Shape, folder: Path):
+    """The processes, and the hub between them."""
+    processes, ends, hub = [], {}, None
     try:
         for site in range(work.sites):
             ours, theirs = socket.socketpair()
@@ -118,11 +117,14 @@ def _started(work: Work, folder: Path):
             if not received:
                 raise RuntimeError((folder / f"{site}.txt").read_text()[-2000:])
             ends[site] = received[0]
-        yield processes, ends
+        hub = Hub(ends, shape)
+        yield processes, hub
     finally:
         for process in processes:
             process.kill()
             process.wait()
+        if hub is not None:
+            hub.close()
         for end in ends.values():
             os.close(end)
 

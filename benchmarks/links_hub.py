@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import os
 import queue
+import select
 import socket
 import struct
 import subprocess
@@ -30,6 +31,8 @@ from proxy import Shape
 DEVICE = "link"
 PACKET = 65_000
 """Bytes of the largest packet: as large as the proxy's pieces, so that neither starts slowly."""
+LOOKS_UP = 0.2
+"""Seconds after which a reader sees that the hub is closed."""
 NEW_NETWORK = 0x40000000
 SET_TUNNEL, WITHOUT_HEADER, IS_TUNNEL = 0x400454CA, 0x1000, 0x0001
 SET_FLAGS, IS_UP, SET_ADDRESS, SET_MASK, SET_PACKET = 0x8914, 0x0041, 0x8916, 0x891C, 0x8922
@@ -85,16 +88,28 @@ class Hub:
         self._arriving = {
             address_of(site): queue.SimpleQueue[tuple[float, bytes]]() for site in ends
         }
-        for site in ends:
-            for work in (self._take, self._deliver):
-                threading.Thread(target=work, args=(site,), daemon=True).start()
+        self._closed = threading.Event()
+        self._threads = [threading.Thread(target=work, args=(site,), daemon=True)
+                         for work in (self._take, self._deliver) for site in ends]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """To be called when the processes are gone, and before the ends are closed: a number that
+        is given again would be read by the threads of this hub.
+        """
+        self._closed.set()
+        for arriving in self._arriving.values():
+            arriving.put((0.0, b""))
+        for thread in self._threads:
+            thread.join()
 
     def _seconds(self, packet: bytes) -> float:
         return len(packet) / self._shape.rate if self._shape.rate else 0.0
 
     def _take(self, site: int) -> None:
         free = 0.0
-        while packet := read(self._ends[site]):
+        while packet := self._read(self._ends[site]):
             arriving = self._arriving.get(receiver(packet))
             if arriving is None:
                 continue
@@ -103,10 +118,24 @@ class Hub:
             wait_until(free)
             arriving.put((free + self._shape.delay, packet))
 
+    def _read(self, end: int) -> bytes:
+        """A packet; nothing when the network is gone or the hub is closed, which wakes nobody who
+        waits in `read`.
+        """
+        while not self._closed.is_set():
+            if select.select([end], [], [], LOOKS_UP)[0]:
+                try:
+                    return os.read(end, PACKET + 100)
+                except OSError:
+                    return b""
+        return b""
+
     def _deliver(self, site: int) -> None:
         free, arriving = 0.0, self._arriving[address_of(site)]
         while True:
             due, packet = arriving.get()
+            if not packet:
+                return
             free = max(due, free + self._seconds(packet))
             wait_until(free)
             try:
@@ -117,14 +146,6 @@ class Hub:
 
 def wait_until(moment: float) -> None:
     time.sleep(max(0.0, moment - time.monotonic()))
-
-
-def read(end: int) -> bytes:
-    """A packet; nothing when the network is gone."""
-    try:
-        return os.read(end, PACKET + 100)
-    except OSError:
-        return b""
 
 
 def receiver(packet: bytes) -> str:
