@@ -62,7 +62,8 @@ def logger(path: Path) -> Write:
 def main(part: str, log: str, arguments: list[str]) -> int:
     if part == "node":
         worker_process.COMMAND = [sys.executable, __file__, "worker", log]
-        node_process.main(arguments)
+        sockets, name, clients, *overrides = arguments
+        node_process.main(Path(sockets), name, clients, overrides)
         return 0
     write = logger(Path(log))
     course.Pace = partial(CountedPace, write)  # pyright: ignore

@@ -1,7 +1,10 @@
-"""A server over sockets, for a process of its own."""
+"""A server over sockets, for a process of its own: forked, or python server_process.py SOCKETS
+OVERRIDES...
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from loopback import over_sockets
@@ -18,3 +21,7 @@ def main(sockets: Path, overrides: list[str]) -> int:
         print(error)
         return error.exit_code
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
