@@ -43,7 +43,7 @@ PARTS = (
          "scaling.py --smoke"),
     Part("modes", ("modes.py run",), 'modes.py run "fragments 2" --seeds 1 --smoke'),
     Part("waiting", ("waiting.py run links", "waiting.py run uneven"), without=PROCESSES),
-    Part("links", ("links.py run",), "links.py --smoke"),
+    Part("links", ("links.py run",), without=PROCESSES),
     Part("train_step", ("train_step.py cpu --pairs 9 --save",),
          without="tests/benchmarks/test_train_step.py runs it", needs="accelerate"),
     Part("peers", ("peers.py rounds", "peers.py diloco"), "peers.py --smoke"),
