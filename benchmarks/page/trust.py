@@ -24,6 +24,7 @@ def lies(logs: Logs) -> Section:
         measured=LIES,
         misleads=LIES_MISLEAD,
         commands=["poison.py", "aggregation.py"],
+        about="lies",
         records=[*records, *closes],
         claims=lies_claims(records, closes),
         tables=[one for one in tables if one],
