@@ -56,9 +56,9 @@ def test_the_common_part_is_all_of_what_is_alike_and_little_of_what_is_not():
     assert common_part(alike @ alike.T, [1, 1, 1]) == pytest.approx(1.0)
     assert common_part(apart @ apart.T, [1, 1, 1, 1]) == pytest.approx(1 / math.sqrt(4))
     assert common_part(apart @ apart.T, [1, 0, 0, 0]) == pytest.approx(1.0)
-    against = np.stack([one, -one])
-    assert common_part(against @ against.T, [1, 1]) == 0.0
-    assert common_part(np.zeros((2, 2)), [1, 1]) == 0.0
+    cancelled = np.stack([one, one, -2 * one])
+    assert common_part(cancelled @ cancelled.T, [1, 1, 1]) == pytest.approx(1 / math.sqrt(3))
+    assert common_part(np.zeros((2, 2)), [1, 1]) == pytest.approx(1 / math.sqrt(2))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -80,7 +80,8 @@ def cosines_to_others(gram: np.ndarray, weights: Sequence[float]) -> list[float 
 
 def common_part(gram: np.ndarray, weights: Sequence[float]) -> float:
     """Length of the weighted mean of the updates over their mean length: 1 where all point one way,
-    1 / sqrt(K) where they have nothing in common.
+    1 / sqrt(K) where they have nothing in common. Never less: who cancels the sum of the others
+    would make all gains nothing, and hide whom they would tell.
 
     An update by itself goes so much too far: most of it is what only its client's rows and their
     order made of it, which the mean of all cancels. A loss after the whole of it is that of noise.
@@ -91,7 +92,8 @@ def common_part(gram: np.ndarray, weights: Sequence[float]) -> float:
     """
     parts = np.array(weights, dtype=np.float64)
     lengths = parts @ np.sqrt(np.maximum(np.diag(gram), 0.0))
-    return float(np.sqrt(max(parts @ gram @ parts, 0.0)) / lengths) if lengths > 0 else 0.0
+    common = np.sqrt(max(parts @ gram @ parts, 0.0)) / lengths if lengths > 0 else 0.0
+    return float(max(common, 1 / np.sqrt(len(parts))))
 
 
 def copies(gram: np.ndarray) -> dict[int, int]:
