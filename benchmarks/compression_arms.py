@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 STEPS = 384
@@ -128,21 +128,36 @@ class Setting:
         ]
 
 
-def of_seed(seed: int) -> list[str]:
-    """A run for its last validation alone, with its own initial weights and order of the rows."""
+def seeded(seed: int) -> list[str]:
+    """A run with its own initial weights and order of the rows; and no baselines beside it."""
     return [
         f"seed={seed}",
         f"dataset.train.shuffle_seed={9175 + seed}",  # 9176 is the default
         "compare.centralized=false",
         "compare.alone=false",
-        "fl.eval_period=null",
-        "llm_config.eval_subset_num_batches=-1",
     ]
+
+
+def of_seed(seed: int) -> list[str]:
+    """The same for its last validation alone."""
+    return [*seeded(seed), "fl.eval_period=null", "llm_config.eval_subset_num_batches=-1"]
 
 
 def overrides_of(arm: str, setting: Setting, seed: int) -> list[str]:
     """Everything beyond the recipe that a run is given, but its folder."""
     return [*setting.overrides(), *of_seed(seed), *ARMS[arm]]
+
+
+def named(text: str, arms: Iterable[str]) -> list[str]:
+    """Those of the arms whose names hold a text.
+
+    Raises:
+        ValueError: none does.
+    """
+    arms = list(arms)
+    if not (found := [arm for arm in arms if text in arm]):
+        raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(arms)}")
+    return found
 
 
 def chosen(patterns: Sequence[str]) -> list[str]:
@@ -151,9 +166,6 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a text that no arm's name holds.
     """
-    for text in patterns:
-        if not any(text in arm for arm in ARMS):
-            raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
-    wanted = [arm for arm in ARMS if any(text in arm for text in patterns or [""])]
+    wanted = [arm for text in patterns or [""] for arm in named(text, ARMS)]
     kept = {AVERAGED, *wanted, *map(reference_of, wanted)}
     return [arm for arm in ARMS if arm in kept]

@@ -11,6 +11,7 @@ from typing import Any
 import links_ddp
 import quality
 import simulate
+from compression_arms import named
 from quality_arms import CENTRALISED, RECIPE, Phase, Rates, arm_of, phases
 from quality_plan import MBIT
 from quality_setting import Setting
@@ -189,7 +190,5 @@ def chosen(patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a text that no arm's name holds.
     """
-    for text in patterns:
-        if not any(text in arm for arm in TRAINED_AS):
-            raise ValueError(f"no arm is named {text!r}; there are: {', '.join(TRAINED_AS)}")
-    return [arm for arm in TRAINED_AS if not patterns or any(text in arm for text in patterns)]
+    wanted = {arm for text in patterns or [""] for arm in named(text, TRAINED_AS)}
+    return [arm for arm in TRAINED_AS if arm in wanted]

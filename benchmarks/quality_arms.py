@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from compression_arms import RECIPES, ways
+from compression_arms import RECIPES, named, seeded, ways
 from gate import FEDAVG
 from quality_setting import Setting
 
@@ -233,10 +233,7 @@ def _named(text: str) -> list[str]:
                 f"{text!r}: {wrong[0]!r} is no change of the recipe, by its whole name"
             )
         return [AND.join(parts)]
-    found = [text] if text in ARMS else [name for name in ARMS if text in name]
-    if not found:
-        raise ValueError(f"no arm is named {text!r}; there are: {'; '.join(ARMS)}")
-    return found
+    return [text] if text in ARMS else named(text, ARMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +254,7 @@ class Phase:
 def phases(name: str, setting: Setting, seed: int, rates: Rates) -> list[Phase]:
     """What an arm is trained with, in a setting that is its own (`Arm.placed`)."""
     arm = arm_of(name)
-    common = [*setting.overrides(), *of_seed(seed), *_rates(arm, rates)]
+    common = [*setting.overrides(), *seeded(seed), *_rates(arm, rates)]
     if arm.trains != "federated":
         return [Phase([*common, *_keys(arm, setting, 1), *_baseline(arm, setting)],
                       1, setting.steps)]  # fmt: skip
@@ -314,13 +311,3 @@ def _baseline(arm: Arm, setting: Setting) -> list[str]:
            f"llm_config.eval_interval={max(1, setting.steps // 4)}ba"]  # fmt: skip
     rows = "llm_config.global_train_batch_size=32"
     return [*own, rows if arm.trains == "centralised" else "centralized.stream_id=0"]
-
-
-def of_seed(seed: int) -> list[str]:
-    """Its initial weights and its order of the rows; and no baselines beside it."""
-    return [
-        f"seed={seed}",
-        f"dataset.train.shuffle_seed={9175 + seed}",  # 9176 is the default
-        "compare.centralized=false",
-        "compare.alone=false",
-    ]

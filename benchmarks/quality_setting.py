@@ -8,6 +8,7 @@ from typing import Any
 
 from compression_arms import MODELS as SIZES
 from compression_arms import SPLITS, STEPS
+from smoke import TINY_MODEL
 
 ROWS = 32
 """Of all clients in a step together, so that more clients do not train on more tokens."""
@@ -16,19 +17,7 @@ CLIENTS = {SMOKE: 4}
 """Whose text is joined; of the others it is that of 8."""
 MODELS: dict[str, list[str]] = {
     **SIZES,
-    SMOKE: [
-        "llm_config.max_seq_len=32",
-        "llm_config.eval_subset_num_batches=2",
-        "llm_config.model.d_model=16",
-        "llm_config.model.n_heads=2",
-        "llm_config.model.n_layers=1",
-        "llm_config.model.ffn_hidden_size=32",
-        "llm_config.model.vocab_size=300",
-        "dataset.embedded.vocab_size=300",
-        "dataset.embedded.max_bytes=400000",
-        "photon.workers=0",
-        "photon.threads=1",
-    ],
+    SMOKE: TINY_MODEL,
 }
 
 

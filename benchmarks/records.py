@@ -83,7 +83,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Of the checkout; with a plus where tracked files differ from it."""
+    """Of the checkout; with a plus where files of `src` differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], **_QUIET).stdout.strip()

@@ -1,9 +1,6 @@
 """What makes a run of `recipe=quickstart` tiny: that it runs, not what comes of it."""
 
-TINY = [
-    "fl.n_total_clients=2",
-    "fl.n_rounds=2",
-    "llm_config.local_steps=2",
+TINY_MODEL = [
     "llm_config.max_seq_len=32",
     "llm_config.eval_subset_num_batches=2",
     "llm_config.model.d_model=16",
@@ -16,4 +13,5 @@ TINY = [
     "photon.workers=0",
     "photon.threads=1",
 ]
+TINY = ["fl.n_total_clients=2", "fl.n_rounds=2", "llm_config.local_steps=2", *TINY_MODEL]
 """Keys, to come last."""
