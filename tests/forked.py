@@ -76,7 +76,7 @@ class ForkedWorker(Forked):
         number, *rest = command[3:]
         own = [DupFd(one) for one in pass_fds]
         assert int(number) == pass_fds[0]
-        super().__init__(_work, own, rest, log=None, environment={"PATH": env["PATH"]})
+        super().__init__(_work, own, rest, log=None, environment=env)
 
 
 def _work(descriptors: list[Any], rest: list[str]) -> int:

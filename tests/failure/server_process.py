@@ -7,6 +7,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
+
 from loopback import over_sockets
 from photon.config import load_config
 from photon.errors import PhotonError
@@ -24,4 +26,5 @@ def main(sockets: Path, overrides: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
