@@ -123,7 +123,7 @@ def test_what_may_not_be_expected_of_scores_is_said(smoke):
 
     def said(*keys: str) -> str:
         fl = smoke(*KEYS, "fl.accept_failures_cnt=0", *keys).federation
-        return " ".join(scoring_warnings(fl, rows))  # pyright: ignore
+        return " ".join(scoring_warnings(fl, lambda: rows))  # pyright: ignore
 
     assert "needs the updates of all 4 clients" in said()
     assert "the validation set has 10 rows" in said("fl.scoring.rows=11", "fl.quorum=3")

@@ -140,9 +140,10 @@ class Section(Closed):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_as_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise ValueError(f"expected a number, got {str(value).lower()}")
+        if isinstance(value, bool):
+            kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
 
     def but(self, **changes: Any) -> Self:

@@ -251,7 +251,8 @@ class _Command:
         data = RunData.of(*run.reading)
         check_tasks(run.scoring, run.inner, data)
         job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
-        job.warn(*scoring_warnings(run.federation, data.rows(VALIDATION)))
+        if kind == FEDERATED:
+            job.warn(*scoring_warnings(run.federation, lambda: data.rows(VALIDATION)))
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 

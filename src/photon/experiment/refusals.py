@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from photon.config.evaluation import Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -35,8 +37,12 @@ def check_federation(fl: Federation, inner: Inner, scoring: Scoring) -> None:
     require_no_tasks(fl, scoring)
 
 
-def scoring_warnings(fl: Federation, rows: RowSource) -> list[str]:
-    """What somebody who has asked for scores of updates may not expect."""
+def scoring_warnings(fl: Federation, public: Callable[[], RowSource]) -> list[str]:
+    """What somebody who has asked for scores of updates may not expect.
+
+    Args:
+        public: opens the rows that the model is scored on.
+    """
     if not fl.judging.enabled:
         return []
     found = []
@@ -45,6 +51,7 @@ def scoring_warnings(fl: Federation, rows: RowSource) -> list[str]:
             f"fl.scoring.enabled=true: a round needs the updates of all {fl.cohort_size} clients, "
             "so the first that is refused stops the run; fl.accept_failures_cnt=1 does without one"
         )
+    rows = public()
     if len(rows) < fl.judging.rows:
         found.append(
             f"fl.scoring.rows={fl.judging.rows}: the validation set has {len(rows)} rows, all of "

@@ -75,14 +75,15 @@ class Promise:
 
 def check_budget(fl: Federation) -> None:
     """ConfigError: `fl.privacy.max_epsilon` does not pay for one round; as `promise_of`."""
-    promise = promise_of(fl)
-    if promise is None or promise.rounds or not fl.rounds:
+    if not fl.privacy.is_on or not fl.rounds:
         return
+    budget = fl.privacy.max_epsilon
     price = price_of(fl, {release_of(fl, fl.cohort_size, fl.population): 1})
-    raise ConfigError(
-        f"fl.privacy.max_epsilon={fl.privacy.max_epsilon:g}: one round costs epsilon {price:.4g}; "
-        "raise it, or fl.privacy.noise_multiplier"
-    )
+    if budget is not None and price > budget:
+        raise ConfigError(
+            f"fl.privacy.max_epsilon={budget:g}: one round costs epsilon {price:.4g}; raise it, or "
+            "fl.privacy.noise_multiplier"
+        )
 
 
 def promise_of(fl: Federation) -> Promise | None:
