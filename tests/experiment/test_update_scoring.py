@@ -11,6 +11,7 @@ import pytest
 import photon
 from photon.container.container import digest
 from photon.core.messages import Update
+from photon.errors import PhotonWarning
 from photon.experiment.refusals import scoring_warnings
 from photon.node import engine
 from photon.report.console import progress_line
@@ -114,7 +115,9 @@ def test_a_copy_is_refused(smoke, falsify):
 
 def test_few_deviations_refuse_the_honest_too(smoke):
     keys = ("fl.n_rounds=1", "fl.accept_failures_cnt=3", "fl.scoring.deviations=0.001")
-    (line,) = rounds(photon.train(smoke(*KEYS, *keys)))
+    with pytest.warns(PhotonWarning, match="the validation set has"):
+        run = photon.train(smoke(*KEYS, *keys, "fl.scoring.rows=9999"))
+    (line,) = rounds(run)
     assert line["refused"]
 
 

@@ -14,10 +14,12 @@ from loopback import final_digest, nodes, train
 from photon.chain.verify import verify_run
 from photon.config import Config, load_config
 from photon.core.messages import Update
-from photon.errors import CorruptCheckpoint, PhotonWarning
+from photon.errors import ConfigError, CorruptCheckpoint, PhotonWarning
 from photon.hub.hf_folder import export_folder
 from photon.node import engine, noise
 from photon.privacy.accounting import Release, epsilon
+from photon.report.console import Console
+from photon.report.outcome import report
 from photon.run import checkpoint
 from photon.run.releases import Ledger, lack
 from photon.run.results import TrainResult
@@ -157,10 +159,20 @@ def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
     assert final_digest(more) == final_digest(whole)
 
 
-def test_an_export_says_what_its_parameters_promise(make, tmp_path):
+def test_a_budget_below_one_round_is_refused_before_a_folder_is_made(make, tmp_path):
+    budget = f"fl.privacy.max_epsilon={priced(1.0, 1) - 1e-3}"
+    with pytest.raises(ConfigError, match="one round costs epsilon"):
+        photon.train(make("budget", *PRIVATE, budget))
+    assert not (tmp_path / "budget").exists()
+
+
+def test_a_runs_end_and_its_export_say_what_its_parameters_promise(make, tmp_path, capsys):
     run = photon.train(make("run", *CLIENTS))
     export_folder(Path(run.folder), tmp_path / "out")
     price, of_updates = priced((3 / 4) ** 0.5, 2), priced(1 / 2, 2)
+    report(run, Console(), as_json=False)
+    told = f"epsilon {price:.4g} at delta 1e-05, of all rounds together; {of_updates:.4g}"
+    assert told in capsys.readouterr().out
     facts = json.loads((tmp_path / "out" / "photon.json").read_text())["privacy"]
     assert facts == pytest.approx(
         {"epsilon": price, "delta": 1e-5, "releases": 2, "epsilon_of_updates": of_updates}
