@@ -111,6 +111,32 @@ def test_light_entry_points_do_not_import_torch(code):
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 
 
+WITHOUT_EXTRAS = """
+import importlib, pkgutil, sys, tomllib
+extras = tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"]
+for extra in set(extras) - {"test", "docs"}:
+    for text in extras[extra]:
+        name = text.split("[")[0].split(">")[0].split("=")[0]
+        sys.modules[name.replace("-", "_")] = None
+import photon
+for module in pkgutil.walk_packages(photon.__path__, "photon."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:
+            print(module.name)
+"""
+NEED_EXTRAS = {"photon.scoring.lm_adapter", "photon.wire.keys", "photon.wire.knock"}
+
+
+def test_a_plain_installation_has_all_but_what_its_extras_are_for():
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, ROOT.parents[1] / "pyproject.toml"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    flower = {name for name in done.stdout.split() if name.startswith("photon.flower.")}
+    assert set(done.stdout.split()) - flower == NEED_EXTRAS
+    assert flower
+
+
 def test_public_names():
     assert set(photon.__all__) == {
         "Config", "PhotonError", "TrainResult", "load_config", "resume", "train",

@@ -1,7 +1,8 @@
 """Keys that two clients agree on, and the masks and seals that are made of them.
 
 X25519 and HKDF with SHA-256 give a key, ChaCha20 makes a mask of it, piece by piece, of any length;
-ChaCha20-Poly1305 seals what goes from one client to another through the server.
+ChaCha20-Poly1305 seals what goes from one client to another through the server. `cryptography`
+makes them, which a run without secure aggregation does without.
 """
 
 from __future__ import annotations
@@ -11,12 +12,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from photon.errors import PayloadError
 
@@ -35,6 +30,8 @@ class Mask(NamedTuple):
 
 def public_of(private: bytes) -> bytes:
     """The public key of an X25519 private key, 32 bytes each."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
@@ -52,6 +49,8 @@ def agreed(private: bytes, public: bytes, purpose: bytes, context: bytes) -> byt
     Raises:
         PayloadError: a public key with which nobody can have a secret.
     """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
     own, other = (
         X25519PrivateKey.from_private_bytes(private),
         X25519PublicKey.from_public_bytes(public),
@@ -65,12 +64,17 @@ def agreed(private: bytes, public: bytes, purpose: bytes, context: bytes) -> byt
 
 def derived(secret: bytes, purpose: bytes, context: bytes) -> bytes:
     """A key of 32 bytes for one purpose, from a secret."""
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     info = b"photon secure aggregation 1\0" + purpose
     return HKDF(SHA256(), KEY_BYTES, salt=context, info=info).derive(secret)
 
 
 def seal(key: bytes, text: bytes, context: bytes) -> bytes:
     """Encrypt and authenticate the one text that a key is for."""
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
     return ChaCha20Poly1305(key).encrypt(_NONCE, text, context)
 
 
@@ -78,6 +82,9 @@ def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
     """Raises:
     PayloadError: it was not sealed so.
     """
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
     except InvalidTag:
@@ -106,6 +113,8 @@ def add(mask: Mask, piece: int, numbers: np.ndarray) -> None:
     """
     if not numbers.size:
         return
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
     stream = Cipher(algorithms.ChaCha20(mask.key, bytes(4) + piece.to_bytes(12, "little")), None)
     drawn = np.empty_like(numbers)
     stream.encryptor().update_into(_zeros(numbers.nbytes), drawn.view(np.uint8).data)
