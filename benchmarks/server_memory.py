@@ -1,6 +1,7 @@
 """What a server's memory depends on: the model's size, not the number of clients.
 
     python benchmarks/server_memory.py [--megabytes 100] [--clients 2 16] [--via inline shm]
+    python benchmarks/server_memory.py --megabytes 4000 --clients 2 --via inline    a billion
 
 The node is another process; it answers at once with updates as large as the base. Anonymous memory
 is counted (what the kernel cannot take back), sampled every 2 ms, beyond what the server had before
@@ -100,8 +101,8 @@ def serve_node(home: Path, clients: int, via: str) -> None:
     )
 
 
-def measure(megabytes: float, clients: int, via: str) -> float:
-    """Peak of a server in megabytes."""
+def measure(megabytes: float, clients: int, via: str) -> tuple[float, float]:
+    """Peak of a server in megabytes, and seconds of a round, its commit in them."""
     torch.set_num_threads(1)
     return_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -120,12 +121,14 @@ def measure(megabytes: float, clients: int, via: str) -> float:
         engine.alive(lambda: False)
         try:
             with Peak() as peak:
+                begun = time.monotonic()
                 _rounds(megabytes, config, engine, home)
+                taken = (time.monotonic() - begun) / ROUNDS
         finally:
             (home / "done").touch()
             engine.close()
             node.wait()
-    return peak.megabytes
+    return peak.megabytes, taken
 
 
 def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> None:
@@ -162,12 +165,14 @@ def main() -> None:
             case = ["--megabytes", str(size), "--clients", str(clients), "--via", via]
             subprocess.run([sys.executable, __file__, *case], check=True)
         else:
-            peak = measure(size, clients, via)
+            peak, taken = measure(size, clients, via)
             print(f"{via:<7} {clients:>3} clients, {size:g} MB each: {peak:6.0f} MB, "
-                  f"{peak / size:.2f} payloads (bar 3.5)", flush=True)  # fmt: skip
+                  f"{peak / size:.2f} payloads (bar 3.5), {taken:.1f} s a round",
+                  flush=True)  # fmt: skip
             if not arguments.smoke:
                 append(LOG, {"megabytes": size, "clients": clients, "via": via,
-                             "server_megabytes": peak, "payloads": peak / size})  # fmt: skip
+                             "server_megabytes": peak, "payloads": peak / size,
+                             "round_seconds": taken})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,18 +20,20 @@ def section(logs: Logs) -> Section:
     relay = current(logs("relay"), "kilobytes")
     carried = current(logs("transport"), "part", "arm")
     mutants = current(logs("fuzz"), "what")
+    nodes = current(logs("scale"), "nodes")
     claims = [*_of_rounds(rounds), *_of_memory(memory), *_of_processes(processes),
               *_of_transports(carried), *_of_relay(relay)]  # fmt: skip
     tables = [
         rounds_table(rounds), memory_table(memory), processes_table(processes),
-        transport_table(carried), store_table(carried), peak_table(carried), mutants_table(mutants),
+        nodes_table(nodes), transport_table(carried), store_table(carried), peak_table(carried),
+        mutants_table(mutants),
     ]  # fmt: skip
     return Section(
         title="Network",
         measured=MEASURED,
         misleads=MISLEADS,
         commands=COMMANDS,
-        records=[*rounds, *memory, *processes, *relay, *carried, *mutants],
+        records=[*rounds, *memory, *processes, *relay, *carried, *mutants, *nodes],
         claims=claims,
         tables=[one for one in tables if one],
         about="network",
@@ -106,10 +108,24 @@ def rounds_table(records: Iterable[Record]) -> str:
 
 def memory_table(records: Iterable[Record]) -> str:
     rows = [
-        [f"{one['megabytes']:g}", one["via"], str(one["clients"]), f"{one['payloads']:.2f}"]
+        [f"{one['megabytes']:g}", one["via"], str(one["clients"]), f"{one['payloads']:.2f}",
+         f"{one['round_seconds']:.1f}" if "round_seconds" in one else ""]
         for one in records
-    ]
-    return table(["MB of an update", "via", "clients", "server, payloads"], rows) if rows else ""
+    ]  # fmt: skip
+    head = ["MB of an update", "via", "clients", "server, payloads", "s a round"]
+    return table(head, rows) if rows else ""
+
+
+def nodes_table(records: Iterable[Record]) -> str:
+    """Real processes, one client each, all of them on this machine."""
+    rows = [
+        [str(one["nodes"]), f"{one['first_round_seconds']:.0f}", f"{one['round_seconds']:.1f}",
+         *(f"{one[f'{whose}_megabytes']:.0f}" for whose in ("server", "node", "all"))]
+        for one in records
+    ]  # fmt: skip
+    head = ["node processes", "s until the first round's end", "s a round", "MB of the server",
+            "of a node", "of all"]  # fmt: skip
+    return table(head, rows) if rows else ""
 
 
 def processes_table(records: Sequence[Record]) -> str:
@@ -180,6 +196,8 @@ COMMANDS = (
     "network.py floor",
     "server_memory.py --megabytes 200 --clients 2 16",
     "server_memory.py --megabytes 60 --clients 2 16",
+    "server_memory.py --megabytes 4000 --clients 2 --via inline",
+    "scale.py nodes",
     "process_memory.py",
     "process_memory.py --widths 1024 --transport shm",
     "relay.py --messages 5",

@@ -17,6 +17,8 @@ MOST_ABOVE = {
     "asynchronous, two of eight 4x slower": 0.02,
 }
 """Arm of `modes.py` -> the most that its loss may be above the synchronous one, a share."""
+ROUNDS_A_MINUTE = 200.0
+"""The least that the simulator does with 2,000 virtual clients that train nothing."""
 NEAR = 0.1
 """The most that a prediction of the simulator may be off, a share."""
 
@@ -35,9 +37,9 @@ def section(logs: Logs) -> Section:
         title="Not waiting",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["waiting.py", "modes.py", "simulate.py"],
+        commands=["waiting.py", "modes.py", "simulate.py", "scale.py clients"],
         records=[*waits, *runs, *told, *many],
-        claims=[*_of_waiting(waits), *_of_modes(runs), *_of_simulator(told)],
+        claims=[*_of_waiting(waits), *_of_modes(runs), *_of_simulator(told), *_of_many(many)],
         tables=[one for one in tables if one],
         images=[("loss-of-not-waiting.png", "Loss above the synchronous run, each seed")],
         about="waiting",
@@ -71,6 +73,14 @@ def _of_simulator(records: list[Record]) -> list[Claim]:
     ]  # fmt: skip
 
 
+def _of_many(records: list[Record]) -> list[Claim]:
+    return [
+        Claim(f"rounds a minute with {one['clients']:,} virtual clients",
+              [60 * one["rounds"] / one["seconds"]], ROUNDS_A_MINUTE, at_least=True, form=".0f")
+        for one in records
+    ]  # fmt: skip
+
+
 def simulated_table(records: list[Record]) -> str:
     head = ["simulated", "s a round: predicted", "real", "ratio", "utilization: predicted", "real",
             "ratio"]  # fmt: skip
@@ -87,7 +97,7 @@ def many_table(records: list[Record]) -> str:
     """Virtual clients with the stand-in for training."""
     head = ["virtual clients", "a round", "rounds", "seconds", "MB at most"]
     names = ("clients", "per_round", "rounds", "seconds", "megabytes")
-    return table(head, [[f"{one[name]:,}" for name in names] for one in records])
+    return table(head, [[f"{one[name]:,.0f}" for name in names] for one in records])
 
 
 MEASURED = """
