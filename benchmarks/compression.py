@@ -9,7 +9,7 @@
     python benchmarks/compression.py table                      results as Markdown, and plots
 
 Every run appends a line to benchmarks/results/compression.jsonl; finished runs are not repeated, so
-that it can be stopped and started again. The configuration is that of `recipe=quickstart`, its
+that it can be stopped and started again. The configuration is that of `long_rounds.py`, its
 learning rate the best of `gate.py`'s grid. The reference of each setting and seed is the same
 recipe sent in bf16. Bytes are those that the records of the run's rounds count, both directions,
 moments and first parameters included.
@@ -28,6 +28,7 @@ from typing import Any
 
 from compression_arms import LOCAL_STEPS, MODELS, SPLITS, Setting, chosen, overrides_of
 from compression_table import Goal, plot, reached, rows, sent, table
+from long_rounds import LONG_ROUNDS
 from records import RESULTS, append, lines
 from smoke import TINY
 
@@ -48,12 +49,12 @@ def sums(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def outcome(overrides: list[str], train: Callable[[list[str]], object]) -> dict[str, Any]:
-    """What a run of the quickstart's recipe ends with, as a line of a log has it."""
+    """What a run of the recipe ends with, as a line of a log has it."""
     begun, diverged = time.monotonic(), None
     with tempfile.TemporaryDirectory() as folder:
         place = [f"photon.saving_path={folder}", "run_uuid=arm"]
         try:
-            train(["recipe=quickstart", *overrides, *place])
+            train([*LONG_ROUNDS, *overrides, *place])
         except NonFiniteLoss as error:
             diverged = str(error)
         found = sums(read_lines(Path(folder) / "arm" / "metrics.jsonl"))

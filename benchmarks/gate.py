@@ -8,7 +8,7 @@
     python benchmarks/gate.py gate --smoke          tiny runs, whose lines are not kept
 
 Every run appends a line to benchmarks/results/gate.jsonl; finished runs are not repeated. The
-configuration is that of `recipe=quickstart`, the data the quickstart's.
+configuration is that of `long_rounds.py`, the data the quickstart's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from unittest import mock
 
+from long_rounds import LONG_ROUNDS
 from records import RESULTS, Record, append, lines
 from smoke import TINY
 
@@ -59,13 +60,13 @@ BROKEN = ("updates dropped", "wrong sign", "first client only")
 
 
 def centralised(*extra: str) -> list[str]:
-    config = photon.load_config(["recipe=quickstart", *extra])
+    config = photon.load_config([*LONG_ROUNDS, *extra])
     batch = config.inner.batch_rows * config.federation.cohort_size
     return [f"llm_config.global_train_batch_size={batch}", "photon.workers=0", *extra]
 
 
 def alone(*extra: str) -> list[str]:
-    config = photon.load_config(["recipe=quickstart", *extra])
+    config = photon.load_config([*LONG_ROUNDS, *extra])
     rate = config.compare.alone_learning_rate
     return [
         "centralized.stream_id=0",
@@ -81,7 +82,7 @@ def run(arm: str, seed: int, overrides: list[str], *, central: bool = False) -> 
     if (arm, seed) in done and not SMOKE:
         return
     with tempfile.TemporaryDirectory() as folder:
-        common = ["recipe=quickstart", f"seed={seed}", f"photon.saving_path={folder}"]
+        common = [*LONG_ROUNDS, f"seed={seed}", f"photon.saving_path={folder}"]
         common += [f"dataset.train.shuffle_seed={9175 + seed}"]  # 9176 is the default
         off = [
             "compare.centralized=false",

@@ -6,10 +6,10 @@
     python benchmarks/poison.py --smoke                          tiny runs, whose lines are not kept
     python benchmarks/poison.py --table                          what the log has
 
-Everything of a run is real: `recipe=quickstart`, on this machine, and the last quarter of its
-clients sends something else than it has trained (`liars.py`). Every run appends a line to
-benchmarks/results/poison.jsonl; finished runs are not repeated, so that it can be stopped and
-started again. Losses are compared with those of the default settings without the liars, seed by
+Everything of a run is real: the quickstart with longer rounds (`long_rounds.py`), and the last
+quarter of its clients sends something else than it has trained (`liars.py`). Every run appends a
+line to benchmarks/results/poison.jsonl; finished runs are not repeated, so that it can be stopped
+and started again. Losses are compared with those of the default settings without the liars, seed by
 seed. Where every answer of a liar was refused, the parameters must be those of the same settings
 without the liars, bit for bit; the exit code is 1 if they are not.
 """
@@ -31,6 +31,7 @@ from typing import Any
 from compression import sums
 from compression_arms import of_seed
 from liars import ABSENT, LIES, SHUFFLED, lying
+from long_rounds import LONG_ROUNDS
 from records import RESULTS, append, lines
 
 from photon.container.container import digest
@@ -78,7 +79,7 @@ class Scale:
         ]
 
 
-QUICKSTART = Scale(8, ("recipe=quickstart",))
+QUICKSTART = Scale(8, LONG_ROUNDS)
 SMOKE = Scale(4, ("recipe=smoke", "fl.n_rounds=2", "llm_config.local_steps=2"))
 
 

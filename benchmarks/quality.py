@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="*", help="names, or parts; `centralised` is run too")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--clients", type=int, nargs="+", default=[8])
-    parser.add_argument("--local-steps", type=int, nargs="+", default=[16])
+    parser.add_argument("--local-steps", type=int, nargs="+", default=[8])
     parser.add_argument("--steps", type=int, default=STEPS, help="of a run, in sequence")
     parser.add_argument("--splits", choices=SPLITS, nargs="+", default=["iid"])
     parser.add_argument("--models", choices=[m for m in MODELS if m != SMOKE], nargs="+",

@@ -10,9 +10,12 @@ from compression_arms import RECIPES, named, seeded, ways
 from gate import FEDAVG
 from quality_setting import Setting
 
-INNER_RATES = (0.012, 0.018, 0.027)
+INNER_RATES = (0.018, 0.027, 0.036)
+JOINED_RATES = (0.012, 0.018, 0.027)
+ALONE_RATES = (0.009, 0.012, 0.018)
+"""Fewer rows want smaller steps, and a mean of clients larger ones than what it is beside."""
 ADAMW_RATES = (0.004, 0.008, 0.016)
-OUTER_RATES = (0.5, 0.7, 1.0)
+OUTER_RATES = (0.7, 1.0, 1.3)
 ETAS = (0.005, 0.01, 0.02)
 """Of FedAdam: what an element moves in a round, at most."""
 SGD, ADAPTIVE = "server_learning_rate", "eta"
@@ -41,7 +44,7 @@ class Arm:
     trains: Literal["federated", "centralised", "alone"] = "federated"
     inner: tuple[float, ...] = INNER_RATES
     outer: tuple[float, ...] = OUTER_RATES
-    first: tuple[float, float | None] = (0.018, 0.7)
+    first: tuple[float, float | None] = (0.027, 1.0)
     outer_key: str = SGD
     tuned_as: str | None = None
     fragments: int = 1
@@ -97,12 +100,12 @@ def like_recipe(*keys: str, **more: object) -> Arm:
 
 SCHEDULE = "llm_config.scheduler.schedulers.lr"
 MAIN: dict[str, Arm] = {
-    CENTRALISED: Arm(USUAL, "centralised", outer=(), first=(0.018, None)),
-    "centralised: the recipe's moments": Arm((), "centralised", outer=(), first=(0.018, None)),
-    ALONE: Arm(USUAL, "alone", outer=(), first=(0.012, None)),
-    "FedAvg": Arm((*KEPT, *FEDAVG), outer=(), first=(0.018, None)),
-    "DiLoCo": Arm((*KEPT, *NESTEROV)),
-    "FedAdam": Arm((*KEPT, *FEDADAM), outer=ETAS, first=(0.018, 0.01), outer_key=ADAPTIVE),
+    CENTRALISED: Arm(USUAL, "centralised", JOINED_RATES, (), (0.018, None)),
+    "centralised: the recipe's moments": Arm((), "centralised", JOINED_RATES, (), (0.018, None)),
+    ALONE: Arm((), "alone", ALONE_RATES, (), (0.012, None)),
+    "FedAvg": Arm((*KEPT, *FEDAVG), outer=(), first=(0.027, None)),
+    "DiLoCo": Arm((*KEPT, *NESTEROV), first=(0.027, 0.7)),
+    "FedAdam": Arm((*KEPT, *FEDADAM), outer=ETAS, first=(0.027, 0.01), outer_key=ADAPTIVE),
     RECIPE: Arm(),
     "AdamW: centralised": Arm((*USUAL, *ADAMW), "centralised", ADAMW_RATES, (), (0.008, None)),
     "AdamW: DiLoCo": Arm((*KEPT, *NESTEROV, *ADAMW), inner=ADAMW_RATES, first=(0.008, 0.7)),

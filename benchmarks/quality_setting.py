@@ -32,7 +32,7 @@ class Setting:
     model: str = "tiny"
     split: str = "iid"
     clients: int = 8
-    local_steps: int = 16
+    local_steps: int = 8
     steps: int = STEPS
 
     def __post_init__(self) -> None:

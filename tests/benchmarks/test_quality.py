@@ -88,9 +88,9 @@ def test_alone_has_a_clients_share_of_the_same_steps(bench):
 
 def test_the_last_quarter_is_of_short_rounds(bench):
     early, late = configs(bench, "recipe: ends with short rounds")
-    assert (early.total_steps, early.inner.local_steps) == (288, 16)
-    assert late.inner.local_steps == 4
-    assert (late.federation.rounds - early.federation.rounds) * 4 == 384 - 288
+    assert (early.total_steps, early.inner.local_steps) == (288, 8)
+    assert late.inner.local_steps == 2
+    assert (late.federation.rounds - early.federation.rounds) * 2 == 384 - 288
     assert early.inner.schedule.t_max == late.inner.schedule.t_max == 384
 
 
@@ -236,7 +236,7 @@ RUNS = [
 
 
 def test_compares_each_seed_with_the_baselines_of_its_own(bench):
-    table, setting = bench("quality_table"), bench("quality_setting").Setting()
+    table, setting = bench("quality_table"), bench("quality_setting").Setting(local_steps=16)
     found = {row.arm: row for row in table.rows(table.gathered(RUNS), setting)}
     assert list(found) == ["centralised", "alone", "DiLoCo", "recipe"], "in the order of the arms"
     ours = found["recipe"]
@@ -293,10 +293,10 @@ def test_takes_the_best_of_a_whole_grid(bench):
     records = grid_of(bench, "recipe", losses)
     assert len(records) == len(arms.ARMS["recipe"].grid)
     assert tuning.best(records, "recipe", setting) == tuning.Choice(
-        arms.Rates(0.018, 0.7), "own grid"
+        arms.Rates(0.027, 1.0), "own grid"
     )
     across, down = [records[n] for n in (1, 4, 7)], [records[n] for n in (3, 5)]
-    assert tuning.best([*across, *down], "recipe", setting).rates == arms.Rates(0.018, 0.7)
+    assert tuning.best([*across, *down], "recipe", setting).rates == arms.Rates(0.027, 1.0)
     assert tuning.best([*across, *down[1:]], "recipe", setting) is None, "the cross is not done"
     assert tuning.best([*across[1:], *down], "recipe", setting) is None
     edge = grid_of(bench, "recipe", [3.4, *losses[1:]])
@@ -310,10 +310,10 @@ def test_runs_a_cross_of_a_grid_unless_the_whole_is_asked_for(bench):
         assert arms.Rates(*arm.first) in arm.grid
     ours = arms.ARMS["recipe"]
     first = tuning.cross(ours, {})
-    assert [(one.inner, one.outer) for one in first] == [(0.012, 0.7), (0.018, 0.7), (0.027, 0.7)]
+    assert [(one.inner, one.outer) for one in first] == [(0.018, 1.0), (0.027, 1.0), (0.036, 1.0)]
     then = tuning.cross(ours, dict(zip(first, (3.0, 3.0, 2.9), strict=True)))
     assert [one for one in then if one not in first] == [
-        arms.Rates(0.027, 0.5), arms.Rates(0.027, 1.0)
+        arms.Rates(0.036, 0.7), arms.Rates(0.036, 1.3)
     ]  # fmt: skip
     assert len(tuning.cross(arms.ARMS["alone"], {})) == 3
 
@@ -323,13 +323,13 @@ def test_takes_the_nearest_rates_that_were_tuned(bench):
     setting = bench("quality_setting").Setting(clients=4)
     records = grid_of(bench, "recipe", [4.0, 4.0, 4.0, 4.0, 4.0, 3.5, 4.0, 4.0, 4.0])
     choice = tuning.choose(records, "rung: bf16", setting)
-    assert choice.rates == arms.Rates(0.018, 1.0)
+    assert choice.rates == arms.Rates(0.027, 1.3)
     assert choice.how.startswith("recipe's grid, at its edge (model tiny, iid, 8 clients")
     assert tuning.choose(records, "DiLoCo", setting) == tuning.Choice(
-        arms.Rates(0.018, 0.7), "not tuned"
+        arms.Rates(0.027, 0.7), "not tuned"
     )
     alone = grid_of(bench, "alone", [4.0, 3.9, 4.1])
-    assert tuning.choose(alone, "alone", setting.apart()).rates == arms.Rates(0.018)
+    assert tuning.choose(alone, "alone", setting.apart()).rates == arms.Rates(0.012)
 
 
 def test_says_how_long_it_takes_and_runs_nothing_twice(bench, tmp_path, monkeypatch, capsys):
@@ -362,7 +362,7 @@ def test_says_how_long_it_takes_and_runs_nothing_twice(bench, tmp_path, monkeypa
 
 def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, monkeypatch, capsys):
     quality, log = bench("quality"), tmp_path / "log.jsonl"
-    best = quality.Rates(0.027, 0.5)
+    best = quality.Rates(0.036, 0.7)
     monkeypatch.setattr(
         quality, "measure", lambda run: {
             **record(run.arm, run.seed, 3.0 if run.rates == best else 4.0 - run.rates.inner),

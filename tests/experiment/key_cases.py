@@ -324,6 +324,8 @@ SHOWN = {
         "node/test_options.py::test_eval_only_scores_the_model_that_was_named",
     "compare.centralized": "experiment/test_equivalence.py::test_the_summary_is_the_result",
     "compare.alone": "experiment/test_equivalence.py::test_the_summary_is_the_result",
+    "compare.centralized_learning_rate":
+        "experiment/test_equivalence.py::test_the_summary_is_the_result",
     "compare.alone_learning_rate":
         "experiment/test_equivalence.py::test_the_summary_is_the_result",
     f"{MODEL}.pretrained_model_name_or_path":

@@ -161,6 +161,7 @@ def test_the_summary_is_the_result(smoke):
     from photon.run.results import read_summary, summary_of
 
     result = photon.train(smoke("compare.centralized=true", "compare.alone=true",
+                                "compare.centralized_learning_rate=0.002",
                                 "compare.alone_learning_rate=0.001"))  # fmt: skip
     assert read_summary(result.folder) == summary_of(result)
     assert result.federated is not None
@@ -168,6 +169,6 @@ def test_the_summary_is_the_result(smoke):
     assert result.alone is not None
     assert result.centralized.tokens == result.federated.tokens == 2 * result.alone.tokens
     assert result.centralized.steps == result.federated.steps == result.alone.steps
-    assert result.alone.learning_rate == 0.001
+    assert (result.centralized.learning_rate, result.alone.learning_rate) == (0.002, 0.001)
     assert result.unigram is not None
     assert 2 < result.unigram.val_loss < 5.7

@@ -56,6 +56,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", (), "photon.copy_client_checkpoints=false"),
     ("federated", (), "photon.restore_cent_run_batches=5"),
     ("federated", (), "photon.resume_round=-1"),
+    ("federated", (), "compare.centralized_learning_rate=1"),
     ("federated", (), "compare.alone_learning_rate=1"),
     ("federated", (), "s3_comm_config.num_attempts=9"),
     ("federated", (), "wandb.setup.project=mine"),

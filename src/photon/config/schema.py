@@ -171,6 +171,9 @@ class Compare(Section):
     """Baselines that are trained after a federated run, for the final table."""
 
     centralized: bool = Field(default=False, description="train the data-parallel twin")
+    centralized_learning_rate: float | None = Field(
+        default=None, gt=0, description="the twin's own best learning rate; null: the shared one"
+    )
     alone: bool = Field(default=False, description="train one client by itself")
     alone_learning_rate: float | None = Field(
         default=None, gt=0, description="the control's own best learning rate; null: the shared one"

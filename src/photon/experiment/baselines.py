@@ -10,7 +10,8 @@ def baselines(run: Run) -> dict[str, Run]:
     """The runs that a federation asks to be compared with, by their labels.
 
     The centralised twin joins the cohort's batches, so it sees the same number of tokens in the
-    same number of steps; the control is one client with its own batch and its own learning rate.
+    same number of steps; the control is one client with its own batch. Each may have its own
+    learning rate, since what is best for one is not for the others.
     """
     inner, compare = run.inner, run.compare
     shared = run.but(
@@ -21,9 +22,11 @@ def baselines(run: Run) -> dict[str, Run]:
     )
     wanted: dict[str, Run] = {}
     if compare.centralized:
+        rate = compare.centralized_learning_rate or inner.optimizer.lr
         joined = {"batch_rows": inner.batch_rows * run.federation.cohort_size}
         wanted["centralized"] = shared.but(
-            name="centralized", inner={**joined, "microbatch_rows": "auto"}
+            name="centralized",
+            inner={**joined, "microbatch_rows": "auto", "optimizer": {"lr": rate}},
         )
     if compare.alone:
         rate = compare.alone_learning_rate or inner.optimizer.lr

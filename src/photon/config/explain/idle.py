@@ -144,6 +144,8 @@ RULES: tuple[Idle, ...] = (
     Idle(("photon.resume_round",),
          lambda c, run: run != "server" and not (c.name or c.machine.copied_run),
          "nothing names a run to go on with: give run_uuid"),
+    Idle(("compare.centralized_learning_rate",), lambda c, run: not c.compare.centralized,
+         "compare.centralized=true trains what it is of"),
     Idle(("compare.alone_learning_rate",), lambda c, run: not c.compare.alone,
          "compare.alone=true trains what it is of"),
     Idle(("s3_comm_config",), lambda c, run: c.mirror.bucket is None,
