@@ -180,6 +180,15 @@ def configuration(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def tokenizer(folder: Path) -> None:
+    """With two ids swapped: every sample reads otherwise, and nothing else shows it."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    ids = content["model"]["vocab"]
+    (first, one), (second, other) = list(ids.items())[-2:]
+    ids |= {first: other, second: one}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
 def more_tokens(link: dict[str, Any]) -> None:
     link["updates"][0]["tokens"] += 1
 
@@ -215,6 +224,8 @@ def unnoticed_tokens(link: dict[str, Any]) -> None:
         (metrics, "metrics: the line of round 2 was changed since"),
         (no_line, "metrics: the line of round 3 is missing"),
         (configuration, "config: config.json has the digest"),
+        (tokenizer, "tokenizer: tokenizer.json has the digest"),
+        (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json: cannot read"),
         (lambda run: artifact.remove(run / "checkpoints", "round_000004"), "that of link 4 (rou"),
     ],
 )  # fmt: skip

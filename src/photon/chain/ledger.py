@@ -27,6 +27,7 @@ from photon.chain.link import (
 from photon.chain.said import Said
 from photon.core.messages import ServerState
 from photon.core.parts import parts_of
+from photon.data.tokenizer import tokenizer_digest
 from photon.errors import CheckpointError, PayloadError, storing
 from photon.files import sync
 from photon.run import artifact
@@ -65,6 +66,7 @@ class Chain:
         Raises:
             StorageError: it cannot be written.
             CheckpointError: there is no sound checkpoint.
+            DataError: it is begun, and the run's tokenizer is missing.
         """
         chain = cls(folder, name, seal)
         chain.last = _last_link(whole_lines(folder / FILE))
@@ -73,7 +75,8 @@ class Chain:
             chain._complete(link_in(path))
         newest = artifact.read(checkpoints[-1])
         if chain.last is None:
-            about = {"seed": str(seed), **_about(read_facts(folder))}
+            tokenizer = tokenizer_digest(folder / "tokenizer.json")
+            about = {"seed": str(seed), "tokenizer": tokenizer, **_about(read_facts(folder))}
             chain.append(chain._of_checkpoint("begin", newest, about))
         elif not is_of(chain.last.head, newest):
             chain.append(chain._of_checkpoint("rewound", newest))

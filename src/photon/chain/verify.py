@@ -14,10 +14,12 @@ from photon.chain.walk import Check, Known, Walk, name_of, walk
 from photon.config.between.resume import digest
 from photon.config.resolve import Run
 from photon.container.container import verify_container
+from photon.data.tokenizer import tokenizer_digest
 from photon.errors import (
     CheckpointError,
     ConfigError,
     CorruptCheckpoint,
+    DataError,
     PayloadError,
     PhotonError,
     RunFolderError,
@@ -64,6 +66,7 @@ def verify_run(
         return
     yield from _of_links(found)
     yield from _of_configuration(folder, found.links[0])
+    yield from _of_tokenizer(folder / "tokenizer.json", found.links[0])
     yield from _of_checkpoints(folder, found)
     yield _of_metrics(folder, found)
     yield from _of_releases(folder, found)
@@ -146,6 +149,23 @@ def _of_configuration(folder: Path, first: Link) -> Iterator[Check]:
     text = f"config.json has the digest {here}"
     verdict = "ok" if here == said else "fail"
     yield Check(verdict, "config", text if here == said else f"{text}, the first link {said}")
+
+
+def _of_tokenizer(path: Path, first: Link) -> Iterator[Check]:
+    """Whether the run's tokenizer is still the one that the first link names; chains that were
+    begun by older versions name none.
+    """
+    said = first.head.about.get("tokenizer")
+    if said is None:
+        return
+    try:
+        here = tokenizer_digest(path)
+    except DataError as error:
+        yield Check("fail", "tokenizer", str(error))
+        return
+    text = f"{path.name} has the digest {here}"
+    verdict = "ok" if here == said else "fail"
+    yield Check(verdict, "tokenizer", text if here == said else f"{text}, the first link {said}")
 
 
 def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:
