@@ -143,6 +143,11 @@ def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     verdict, text = said_of_ledger(again)
     assert verdict == "fail"
     assert "lacks 1 of the releases that the checkpoint counts" in text
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+    with pytest.raises(
+        CorruptCheckpoint, match=r"lacks round 2, which was committed: it is an old"
+    ):
+        photon.resume(again.folder, ["photon.resume_round=1"])
     path.parent.rename(path.parent.with_name("elsewhere"))
     assert said_of_ledger(again)[0] == "note"
 

@@ -9,7 +9,7 @@ earlier round says so in a link.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,10 @@ class Chain:
         link = Link(head=head, updates=list(said.updates), refused=dict(said.refused))
         return link.signed_by(self.seal)
 
+    def merged(self) -> set[int]:
+        """See `merged_rounds`; lines that are damaged are left to `photon verify`."""
+        return merged_rounds(_readable(whole_lines(self.folder / FILE)))
+
     def append(self, link: Link) -> None:
         """Write a link down, durably.
 
@@ -197,6 +201,11 @@ def state_of(saved: Artifact) -> dict[str, str]:
     return {**saved.digests, "facts": digest_of_facts(saved.facts["state"])}
 
 
+def merged_rounds(links: Iterable[Link]) -> set[int]:
+    """Rounds in which updates were merged, whether or not the run has gone back since."""
+    return {one.head.round for one in links if one.head.kind == "round" and one.updates}
+
+
 def hash_in(manifest: Path) -> str:
     """Hash of the link of a checkpoint; empty if it has none."""
     link = link_in(manifest)
@@ -207,10 +216,13 @@ def _last_link(lines: list[bytes]) -> Link | None:
     """The newest one that can be read: damage is no reason not to go on, and `photon verify` names
     it.
     """
-    for line in reversed(lines):
+    return next(_readable(reversed(lines)), None)
+
+
+def _readable(lines: Iterable[bytes]) -> Iterator[Link]:
+    for line in lines:
         with suppress(PayloadError):
-            return parse_link(line)
-    return None
+            yield parse_link(line)
 
 
 def _about(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import photon
-from photon.chain.ledger import FILE, is_of, link_in, whole_lines
+from photon.chain.ledger import FILE, is_of, link_in, merged_rounds, whole_lines
 from photon.chain.link import Link, mark_of, parse_link
 from photon.chain.receipts import Receipt, read_receipts
 from photon.chain.walk import Check, Known, Walk, name_of, walk
@@ -224,7 +224,7 @@ def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:
     if not path.parent.exists():
         yield Check("note", "privacy", f"{path.parent} is not here: {NAME} was not looked at")
         return
-    rounds = {one.head.round for one in found.links if one.head.kind == "round" and one.updates}
+    rounds = merged_rounds(found.links)
     try:
         fault = lack(path, told or (), rounds)
     except CorruptCheckpoint as error:

@@ -53,18 +53,20 @@ class Ledger:
     folder: of the run's secrets; made if it is not there.
     before: what the state that the run goes on from has released.
     key: name of the key that the noise is made with: what another made is another release.
+    rounds: that were committed, those after the state that the run goes back to as well.
 
     Raises:
-        CorruptCheckpoint: a line is not as it was written, or the file is older than the state.
+        CorruptCheckpoint: a line is not as it was written, or the file is older than the run.
     """
 
-    def __init__(self, folder: Path, before: Told, key: str) -> None:
+    def __init__(self, folder: Path, before: Told, key: str, rounds: Iterable[int] = ()) -> None:
         self.path, self.key = folder / NAME, key
         folder.mkdir(parents=True, exist_ok=True)
+        is_kept = self.path.exists()
         self._lines: list[dict[str, Any]] = _read(self.path)
         if not self._lines and before:
             self._lines.append({"before": before})
-        if fault := _lack(self._lines, before):
+        if fault := _lack(self._lines, before, rounds if is_kept else ()):
             raise CorruptCheckpoint(
                 f"{self.path}: {fault}: it is an older one; bring the newest back, or move it away "
                 "to go on from what the checkpoint counts"
@@ -108,18 +110,16 @@ def lack(path: Path, told: Told, rounds: Iterable[int]) -> str | None:
     Raises:
         CorruptCheckpoint: a line is not as it was written.
     """
-    lines = _read(path)
-    if fault := _lack(lines, told):
-        return fault
+    return _lack(_read(path), told, rounds)
+
+
+def _lack(lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int]) -> str | None:
+    if lost := (count_of(told) - _count(lines)).total():
+        return f"lacks {lost:,} of the releases that the checkpoint counts"
     if any("before" in line for line in lines):
         return None  # of what was before it knows the number, not the rounds
-    lost = sorted(set(rounds) - {line["round"] for line in lines})
-    return f"lacks round {lost[0]}, which was committed" if lost else None
-
-
-def _lack(lines: Sequence[dict[str, Any]], told: Told) -> str | None:
-    lost = (count_of(told) - _count(lines)).total()
-    return f"lacks {lost:,} of the releases that the checkpoint counts" if lost else None
+    missing = sorted(set(rounds) - {line["round"] for line in lines})
+    return f"lacks round {missing[0]}, which was committed" if missing else None
 
 
 def _count(lines: Iterable[dict[str, Any]]) -> Counter[Release]:

@@ -122,7 +122,8 @@ class Server:
         run = self.run
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
-        self._privacy = Privacy(fl, self.checkpoints.parent, state)
+        merged = self.chain.merged() if self.chain is not None and fl.privacy.is_on else ()
+        self._privacy = Privacy(fl, self.checkpoints.parent, state, merged)
         participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._participation = self._privacy.choosing(participation)
         self._fragments = Fragments.of(fl, self._layers, state.params)
