@@ -36,7 +36,7 @@ PARTS = (
     Part("quality",
          ("quality.py tune centralised alone FedAvg DiLoCo FedAdam recipe", "quality.py run",
           "quality.py run recipe DiLoCo --clients 2 4 8 16",
-          "quality.py run recipe DiLoCo --local-steps 8 16 32 64 128",
+          "quality.py run recipe DiLoCo --local-steps 4 8 16 32 64 128",
           "quality.py run recipe --splits iid source"),
          "quality.py --smoke"),
     Part("scaling", ("scaling.py tune", "scaling.py run", "scaling.py plan --price 2.5"),

@@ -3,7 +3,7 @@
     python benchmarks/quality.py tune centralised alone FedAvg DiLoCo FedAdam recipe
     python benchmarks/quality.py run                           main arms, rungs and modes
     python benchmarks/quality.py run recipe DiLoCo --clients 2 4 8 16
-    python benchmarks/quality.py run recipe DiLoCo --local-steps 8 16 32 64 128
+    python benchmarks/quality.py run recipe DiLoCo --local-steps 4 8 16 32 64 128
     python benchmarks/quality.py run recipe --local-steps 256 --steps 768
     python benchmarks/quality.py run recipe --splits iid source --models "four times"
     python benchmarks/quality.py run "recipe: " --seeds 4      changes of the recipe

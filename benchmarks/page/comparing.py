@@ -24,6 +24,7 @@ def section(logs: Logs) -> Section:
         tables=[quality_table.table(records)] if records else [],
         images=[(f"quality-{axis}.png", f"Loss against {axis}") for axis in quality_table.AXES]
         if quality_table.federations(quality_table.gathered(records)) else [],
+        about="quality",
     )  # fmt: skip
 
 
@@ -49,16 +50,19 @@ COMMANDS = (
     "quality.py tune centralised alone FedAvg DiLoCo FedAdam recipe",
     "quality.py run",
     "quality.py run recipe DiLoCo --clients 2 4 8 16",
-    "quality.py run recipe DiLoCo --local-steps 8 16 32 64 128",
+    "quality.py run recipe DiLoCo --local-steps 4 8 16 32 64 128",
     "quality.py run recipe --splits iid source",
 )
 MEASURED = """
-Ways of training one model on text in several places, each tuned over the same grid at a seed that
-no table has: all arms take the same tokens in the same number of sequential steps. Ratios are of
-bits per byte, seed by seed, to the tuned centralised run and to one client alone.
+Ways of training one model on text in several places, each tuned at a seed that no table has, over
+as many rates around what is best for its kind: all arms take the same tokens in the same number of
+sequential steps. Ratios are of bits per byte, seed by seed, to the tuned centralised run and to one
+client alone.
 """
 MISLEADS = """
 So few steps are the hard case for local training. Minutes are planned, not measured. An arm whose
 rates say that they are another's was not tuned by itself, which is a handicap for it.
-Data-parallel training is counted without compression of its own.
+Data-parallel training is counted without compression of its own. Length of rounds, moments and
+codecs of the recipe were searched for too, at the same seed; the other federations have its rounds
+and their own rates.
 """
