@@ -13,4 +13,5 @@ LONG_ROUNDS = (
     "fl.compression.download=uniform:75/11",
     "llm_config.local_steps=16",
     "llm_config.optimizer.lr=0.018",
+    "compare.alone_learning_rate=0.012",
 )

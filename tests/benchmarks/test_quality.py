@@ -329,7 +329,7 @@ def test_takes_the_nearest_rates_that_were_tuned(bench):
         arms.Rates(0.027, 0.7), "not tuned"
     )
     alone = grid_of(bench, "alone", [4.0, 3.9, 4.1])
-    assert tuning.choose(alone, "alone", setting.apart()).rates == arms.Rates(0.012)
+    assert tuning.choose(alone, "alone", setting.apart()).rates == arms.Rates(0.018)
 
 
 def test_says_how_long_it_takes_and_runs_nothing_twice(bench, tmp_path, monkeypatch, capsys):
