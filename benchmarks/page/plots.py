@@ -43,7 +43,7 @@ def loss_against_bytes(
         axes.plot(megabytes, [one["val_loss"] for one in runs], "o", markersize=5, label=arm)
     losses = [one["val_loss"] for one in baselines if one["arm"] == "centralised"]
     every_step = [records[0]["bytes_ddp"] / 1e6] * len(losses)
-    axes.plot(every_step, losses, "ks", markersize=5, label="data-parallel (fp32 gradients)")
+    axes.plot(every_step, losses, "ks", markersize=5, label="data-parallel (bf16 gradients)")
     axes.set_xscale("log")
     axes.set_xlabel("MB sent, both ways, all clients")
     axes.set_ylabel("validation loss")

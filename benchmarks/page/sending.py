@@ -119,7 +119,7 @@ shorter one of gradients (betas 0.8 / 0.999, momentum 0.8). Then up / down. A cl
 with most seeds, and holds where each of them keeps the bar.
 """
 MISLEADS = """
-Data-parallel training is counted as a ring of fp32 gradients of all steps, without any compression
+Data-parallel training is counted as a ring of bf16 gradients of all steps, without any compression
 of its own, so that part of each factor is the steps between two rounds and part the codec. The
 recipes were chosen at seed 1337, the quickstart's two numbers of levels between their neighbours in
 this table at seed 1; rows of one seed differ by less than 1 % for no reason. What is cheap for 24
