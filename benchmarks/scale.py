@@ -47,6 +47,8 @@ groups:
   - {clients: 0-%d, up: 20Mbit, down: 100Mbit, latency: 0.05, step_seconds: 0.5,
      failures_every: 3600}
 """
+TEXT_BYTES = 300_000
+"""Of each node: at least two documents."""
 PER_ROUND = 8
 LIMIT_SECONDS = 1800.0
 POLL_SECONDS = 0.05
@@ -108,7 +110,8 @@ def real_nodes(nodes: int, rounds: int) -> dict[str, Any]:
         RuntimeError: the server has failed, or is not done in time.
     """
     keys = [*KEYS, f"fl.n_total_clients={nodes}", f"photon.n_nodes={nodes}",
-            f"fl.n_rounds={rounds}"]  # fmt: skip
+            f"fl.n_rounds={rounds}",
+            f"dataset.embedded.max_bytes={nodes * TEXT_BYTES}"]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         home, config = Path(folder), load_config(keys)
         embedded, length = config.data.embedded, config.inner.row_length
