@@ -7,10 +7,13 @@ import base64
 import contextlib
 import dataclasses
 import datetime
+import io
+import itertools
 import socket
 import sqlite3
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -293,6 +296,23 @@ def test_a_node_runs_the_relay_of_its_own_installation_only():
     for damaged in (b"", own[:-10], b"PK"):
         with pytest.raises(PayloadError):
             require_own_app(damaged, own)
+
+
+def test_a_damaged_app_is_its_own_or_refused_wherever_it_is_damaged():
+    """Bytes that say nothing of a file, such as its time, may be others."""
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("relay.py", "a line of the relay\n" * 50)
+        own = file.getvalue()
+    refused = 0
+    for at, change in itertools.product(range(len(own)), (0x01, 0x80, 0xFF)):
+        damaged = bytearray(own)
+        damaged[at] ^= change
+        try:
+            require_own_app(bytes(damaged), own)
+        except PayloadError:
+            refused += 1
+    assert refused > len(own) // 2
 
 
 @pytest.fixture(scope="module", params=["keys", "insecure"])
