@@ -130,6 +130,13 @@ def said_of_ledger(result: TrainResult) -> tuple[str, str]:
     return found.verdict, found.text
 
 
+def files_of(result: TrainResult) -> dict[Path, bytes]:
+    """The checkpoints of a run, and its chain."""
+    folder = Path(result.folder)
+    paths = [folder / "chain.jsonl", *(folder / "checkpoints").iterdir()]
+    return {path: path.read_bytes() for path in paths}
+
+
 def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     """The way back to an earlier round takes no price back, where updates come out otherwise."""
     run = photon.train(make("back", *PRIVATE))
@@ -144,10 +151,11 @@ def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     assert verdict == "fail"
     assert "lacks 1 of the releases that the checkpoint counts" in text
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
-    with pytest.raises(
-        CorruptCheckpoint, match=r"lacks round 2, which was committed: it is an old"
-    ):
+    before = files_of(again)
+    older = "lacks round 2, which was committed: it is an older one"
+    with pytest.raises(CorruptCheckpoint, match=older):
         photon.resume(again.folder, ["photon.resume_round=1"])
+    assert files_of(again) == before, "a refusal changes nothing"
     path.parent.rename(path.parent.with_name("elsewhere"))
     assert said_of_ledger(again)[0] == "note"
 

@@ -116,10 +116,6 @@ class Chain:
         link = Link(head=head, updates=list(said.updates), refused=dict(said.refused))
         return link.signed_by(self.seal)
 
-    def merged(self) -> set[int]:
-        """See `merged_rounds`; lines that are damaged are left to `photon verify`."""
-        return merged_rounds(_readable(whole_lines(self.folder / FILE)))
-
     def append(self, link: Link) -> None:
         """Write a link down, durably.
 
@@ -204,6 +200,11 @@ def state_of(saved: Artifact) -> dict[str, str]:
 def merged_rounds(links: Iterable[Link]) -> set[int]:
     """Rounds in which updates were merged, whether or not the run has gone back since."""
     return {one.head.round for one in links if one.head.kind == "round" and one.updates}
+
+
+def merged_in(folder: Path) -> set[int]:
+    """The same of a run; lines that are damaged are left to `photon verify`."""
+    return merged_rounds(_readable(whole_lines(folder / FILE)))
 
 
 def hash_in(manifest: Path) -> str:

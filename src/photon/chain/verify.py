@@ -145,10 +145,7 @@ def _of_configuration(folder: Path, first: Link) -> Iterator[Check]:
     except PhotonError as error:
         yield Check("fail", "config", str(error))
         return
-    said = about.get("config_digest")
-    text = f"config.json has the digest {here}"
-    verdict = "ok" if here == said else "fail"
-    yield Check(verdict, "config", text if here == said else f"{text}, the first link {said}")
+    yield _of_digest("config", "config.json", here, about.get("config_digest"))
 
 
 def _of_tokenizer(path: Path, first: Link) -> Iterator[Check]:
@@ -163,9 +160,15 @@ def _of_tokenizer(path: Path, first: Link) -> Iterator[Check]:
     except DataError as error:
         yield Check("fail", "tokenizer", str(error))
         return
-    text = f"{path.name} has the digest {here}"
-    verdict = "ok" if here == said else "fail"
-    yield Check(verdict, "tokenizer", text if here == said else f"{text}, the first link {said}")
+    yield _of_digest("tokenizer", path.name, here, said)
+
+
+def _of_digest(what: str, file: str, here: str, said: str | None) -> Check:
+    """A file beside what the first link says of it."""
+    text = f"{file} has the digest {here}"
+    if here == said:
+        return Check("ok", what, text)
+    return Check("fail", what, f"{text}, the first link {said}")
 
 
 def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:

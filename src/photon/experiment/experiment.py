@@ -39,7 +39,12 @@ from photon.experiment.job import (
     on_this_machine,
     open_job,
 )
-from photon.experiment.refusals import check_federation, checked_start, scoring_warnings
+from photon.experiment.refusals import (
+    check_federation,
+    checked_start,
+    require_ledger,
+    scoring_warnings,
+)
 from photon.experiment.runs import train_in
 from photon.machine.device import count_gpus, num_cores, precision_warning
 from photon.machine.process_group import from_first
@@ -357,6 +362,7 @@ def _folder(
 
     def open_or_create() -> None:
         if existing:
+            require_ledger(run.federation, path)
             opened.append(RunFolder.open(path))
             if run.machine.resume_round is not None:
                 rewind(path, run.machine.resume_round)

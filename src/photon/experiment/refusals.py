@@ -1,9 +1,11 @@
-"""What a new run is refused for before anything of it is made, and what is said of it."""
+"""What a run is refused for before anything of it is made or changed, and what is said of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from photon.chain.ledger import merged_in
 from photon.config.evaluation import Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -13,6 +15,7 @@ from photon.model.build import empty_model, parameters_of
 from photon.privacy.terms import check_budget
 from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
+from photon.run.releases import FOLDER, NAME, require_rounds
 from photon.training.layers import layers_of
 from photon.training.outline import check_sent
 
@@ -35,6 +38,12 @@ def check_federation(fl: Federation, inner: Inner, scoring: Scoring) -> None:
     check_sent(fl, inner)
     check_budget(fl)
     require_no_tasks(fl, scoring)
+
+
+def require_ledger(fl: Federation, folder: Path) -> None:
+    """CorruptCheckpoint: a run that goes on privately has released more than its ledger has."""
+    if fl.privacy.is_on:
+        require_rounds(folder / FOLDER / NAME, merged_in(folder))
 
 
 def scoring_warnings(fl: Federation, public: Callable[[], RowSource]) -> list[str]:

@@ -53,24 +53,19 @@ class Ledger:
     folder: of the run's secrets; made if it is not there.
     before: what the state that the run goes on from has released.
     key: name of the key that the noise is made with: what another made is another release.
-    rounds: that were committed, those after the state that the run goes back to as well.
 
     Raises:
-        CorruptCheckpoint: a line is not as it was written, or the file is older than the run.
+        CorruptCheckpoint: a line is not as it was written, or the file is older than the state.
     """
 
-    def __init__(self, folder: Path, before: Told, key: str, rounds: Iterable[int] = ()) -> None:
+    def __init__(self, folder: Path, before: Told, key: str) -> None:
         self.path, self.key = folder / NAME, key
         folder.mkdir(parents=True, exist_ok=True)
-        is_kept = self.path.exists()
         self._lines: list[dict[str, Any]] = _read(self.path)
         if not self._lines and before:
             self._lines.append({"before": before})
-        if fault := _lack(self._lines, before, rounds if is_kept else ()):
-            raise CorruptCheckpoint(
-                f"{self.path}: {fault}: it is an older one; bring the newest back, or move it away "
-                "to go on from what the checkpoint counts"
-            )
+        if fault := _lack(self._lines, before, ()):
+            raise _older(self.path, fault)
         with new_file(self.path) as file:  # without a line that a crash has torn
             file.write("".join(json.dumps(line) + "\n" for line in self._lines).encode())
 
@@ -98,6 +93,23 @@ class Ledger:
     def told(self) -> Told:
         """The same, as a state holds it."""
         return told_of(self.count())
+
+
+def require_rounds(path: Path, rounds: Iterable[int]) -> None:
+    """Before a run goes back to an earlier round, whose state does not count what came after it.
+
+    Raises:
+        CorruptCheckpoint: the ledger is damaged, or lacks one of the rounds that were committed.
+    """
+    if path.exists() and (fault := lack(path, (), rounds)):
+        raise _older(path, fault)
+
+
+def _older(path: Path, fault: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"{path}: {fault}: it is an older one; bring the newest back, or move it away to go on "
+        "from what the checkpoint counts"
+    )
 
 
 def lack(path: Path, told: Told, rounds: Iterable[int]) -> str | None:

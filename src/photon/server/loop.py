@@ -122,8 +122,7 @@ class Server:
         run = self.run
         fl, inner = run.federation, run.inner
         self._layers = layers_of(fl, list(state.params))
-        merged = self.chain.merged() if self.chain is not None and fl.privacy.is_on else ()
-        self._privacy = Privacy(fl, self.checkpoints.parent, state, merged)
+        self._privacy = Privacy(fl, self.checkpoints.parent, state)
         participation = Participation.of(fl, inner, RunData.of(*run.reading))
         self._participation = self._privacy.choosing(participation)
         self._fragments = Fragments.of(fl, self._layers, state.params)

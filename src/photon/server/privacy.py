@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,17 +38,14 @@ class Privacy:
     Args:
         folder: of the run.
         state: that it goes on from.
-        rounds: that have been merged, as the run's chain has them.
     """
 
-    def __init__(
-        self, federation: Federation, folder: Path, state: ServerState, rounds: Iterable[int] = ()
-    ) -> None:
+    def __init__(self, federation: Federation, folder: Path, state: ServerState) -> None:
         self.federation, self.settings = federation, federation.privacy
         self._alive = federation.population
         if self.settings.is_on:
             self._key = own_key(folder / FOLDER / KEY, KEY_BYTES)
-            self._ledger = Ledger(folder / FOLDER, state.releases, name_of(self._key), rounds)
+            self._ledger = Ledger(folder / FOLDER, state.releases, name_of(self._key))
             price_of(federation, self._ledger.count())  # or what computes it is missing
 
     def choosing(self, participation: Participation) -> Participation:
