@@ -52,7 +52,6 @@ SENT: dict[str, dict[str, list[str]]] = {
         "uniform:100/7 / uniform:75/11": ways("uniform:100/7", "uniform:75/11"),
         "uniform:106/7 / uniform:74/11": ways("uniform:106/7", "uniform:74/11"),
         "uniform:107/7 / uniform:75/11": ways("uniform:107/7", "uniform:75/11"),
-        "uniform:108/7 / uniform:76/11": ways("uniform:108/7", "uniform:76/11"),
         "uniform:110/7 / uniform:80/11": ways("uniform:110/7", "uniform:80/11"),
         "uniform:150/5 / uniform:100/7": ways("uniform:150/5", "uniform:100/7"),
         "uniform:150/5 / uniform:100/7, no feedback": ways(

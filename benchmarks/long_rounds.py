@@ -1,7 +1,7 @@
 """The recipe of `gate.py`, `compression.py`, `modes.py` and `poison.py`: 24 rounds of 16 steps.
 
-It was the quickstart's until its rounds became half as long. What these logs compare does not
-depend on that, and their lines stay comparable with each other.
+It was the quickstart's until its rounds became half as long. The lines of these logs stay
+comparable with each other; what they say was not measured with shorter rounds.
 """
 
 LONG_ROUNDS = (

@@ -6,10 +6,9 @@
     python benchmarks/modes.py table                   results as Markdown
 
 Everything of a run is real: the recipe of `long_rounds.py`, whose 384 steps of eight clients every
-arm takes.
-Every run appends a line to benchmarks/results/modes.jsonl; finished runs are not repeated, so that
-it can be stopped and started again. A seed sets the initial weights and the order of the rows.
-Asynchronous runs depend on the clock, so theirs is that of the simulator.
+arm takes. Every run appends a line to benchmarks/results/modes.jsonl; finished runs are not
+repeated, so that it can be stopped and started again. A seed sets the initial weights and the order
+of the rows. Asynchronous runs depend on the clock, so theirs is that of the simulator.
 """
 
 from __future__ import annotations

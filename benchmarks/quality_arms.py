@@ -11,9 +11,8 @@ from gate import FEDAVG
 from quality_setting import Setting
 
 INNER_RATES = (0.018, 0.027, 0.036)
-JOINED_RATES = (0.012, 0.018, 0.027)
-ALONE_RATES = (0.012, 0.018, 0.027)
-"""Fewer rows want smaller steps, and a mean of clients larger ones than what it is beside."""
+BASELINE_RATES = (0.012, 0.018, 0.027)
+"""A mean of clients wants larger steps than what it is compared with."""
 ADAMW_RATES = (0.004, 0.008, 0.016)
 OUTER_RATES = (0.7, 1.0, 1.3)
 ETAS = (0.005, 0.01, 0.02)
@@ -100,9 +99,9 @@ def like_recipe(*keys: str, **more: object) -> Arm:
 
 SCHEDULE = "llm_config.scheduler.schedulers.lr"
 MAIN: dict[str, Arm] = {
-    CENTRALISED: Arm(USUAL, "centralised", JOINED_RATES, (), (0.018, None)),
-    "centralised: the recipe's moments": Arm((), "centralised", JOINED_RATES, (), (0.018, None)),
-    ALONE: Arm((), "alone", ALONE_RATES, (), (0.018, None)),
+    CENTRALISED: Arm(USUAL, "centralised", BASELINE_RATES, (), (0.018, None)),
+    "centralised: the recipe's moments": Arm((), "centralised", BASELINE_RATES, (), (0.018, None)),
+    ALONE: Arm((), "alone", BASELINE_RATES, (), (0.018, None)),
     "FedAvg": Arm((*KEPT, *FEDAVG), outer=(), first=(0.027, None)),
     "DiLoCo": Arm((*KEPT, *NESTEROV), first=(0.027, 0.7)),
     "FedAdam": Arm((*KEPT, *FEDADAM), outer=ETAS, first=(0.027, 0.01), outer_key=ADAPTIVE),

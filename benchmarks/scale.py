@@ -14,7 +14,6 @@ takes is `server_memory.py`'s.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,14 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from records import RESULTS, append
 from server_memory import anonymous_megabytes
-from shaped import MODEL, count_lines
+from shaped import MODEL, ROOT, count_lines, end, started_process
 
 from photon.config import load_config
 from photon.data.prepare.embedded import prepare_embedded
 
 LOG = RESULTS / "scale.jsonl"
 CLIENTS_LOG = RESULTS / "many_clients.jsonl"
-TESTS = Path(__file__).parents[1] / "tests"
+SCRIPTS = ROOT / "tests" / "failure"
 KEYS = (*MODEL, "llm_config.local_steps=4", "llm_config.device_train_microbatch_size=1",
         "llm_config.global_train_batch_size=1", "fl.eval_period=null", "photon.join_timeout=900",
         "photon.workers=0", "photon.threads=1")  # fmt: skip
@@ -62,45 +61,26 @@ class Peaks:
         self.together = 0.0
 
     def sample(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-        now = {process.pid: _megabytes(process.pid) for process in processes}
+        now = {process.pid: anonymous_megabytes(process.pid) for process in processes}
         self.of = {pid: max(value, self.of.get(pid, 0.0)) for pid, value in now.items()}
         self.together = max(self.together, sum(now.values()))
-
-
-def _megabytes(pid: int) -> float:
-    try:
-        return anonymous_megabytes(pid)
-    except FileNotFoundError:
-        return 0.0
 
 
 @contextmanager
 def processes(home: Path, keys: Sequence[str], nodes: int) -> Iterator[list[subprocess.Popen]]:
     """The server, and after it the nodes."""
     with tempfile.TemporaryDirectory(prefix="photon-") as sockets:
-        code = "import sys; from pathlib import Path; from failure import node_process; "
-        code += "node_process.main(Path(sys.argv[1]), *sys.argv[2:4], sys.argv[4:])"
-        server = [str(TESTS / "failure" / "server_process.py"), sockets]
-        commands = [("server", [*server, *keys, "run_uuid=run"])] + [
-            (f"n{number}", ["-c", code, sockets, f"n{number}", str(number), *KEYS])
-            for number in range(nodes)
-        ]
-        started = [_start(home, name, command) for name, command in commands]
+        server, node = (str(SCRIPTS / f"{which}_process.py") for which in ("server", "node"))
+        commands = {
+            "server": [server, sockets, *keys, "run_uuid=run"],
+            **{f"n{n}": [node, sockets, f"n{n}", str(n), *KEYS] for n in range(nodes)},
+        }
+        started = [started_process(home, home / "data", *one) for one in commands.items()]
         try:
             yield started
         finally:
             for process in started:
-                process.kill()
-                process.wait()
-
-
-def _start(home: Path, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    places = [f"dataset.train.root_local={home / 'data'}", f"photon.saving_path={home / name}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
-    with open(home / f"{name}.txt", "wb") as log:
-        return subprocess.Popen(
-            [sys.executable, *command, *places], stdout=log, stderr=log, env=environment
-        )
+                end(process)
 
 
 def real_nodes(nodes: int, rounds: int) -> dict[str, Any]:
@@ -145,7 +125,8 @@ def _ends_of_rounds(
         seen = now
         time.sleep(POLL_SECONDS)
     if code != 0:
-        raise RuntimeError(f"exit code {code}: {(home / 'server.txt').read_text()[-2000:]}")
+        ended = f"not done after {LIMIT_SECONDS:.0f} s" if code is None else f"exit code {code}"
+        raise RuntimeError(f"{ended}: {(home / 'server.txt').read_text()[-2000:]}")
     yield from [time.monotonic()] * (count_lines(records) - seen)
 
 
@@ -186,6 +167,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.nodes, arguments.clients, arguments.rounds = 2, [20], 2
+    if arguments.rounds == 1:
+        parser.error("--rounds 1: a round is timed from the one before; give 2 or more")
     if arguments.what == "nodes":
         log, found = LOG, [real_nodes(arguments.nodes, arguments.rounds or 6)]
     else:

@@ -70,7 +70,7 @@ class Run:
     def overrides(self) -> list[str]:
         """As `quality.py` runs the arm, with another shape and length."""
         setting = arm_of(self.arm).placed(Setting(steps=SIZES[self.size].steps))
-        rates = Rates(self.rate, 1.0 if self.arm == RECIPE else None)
+        rates = Rates(self.rate, arm_of(self.arm).first[1])
         (part,) = phases(self.arm, setting, self.seed, rates)
         return ["recipe=quickstart", *part.overrides, *SIZES[self.size].overrides()]
 

@@ -121,9 +121,7 @@ def measure(megabytes: float, clients: int, via: str) -> tuple[float, float]:
         engine.alive(lambda: False)
         try:
             with Peak() as peak:
-                begun = time.monotonic()
-                _rounds(megabytes, config, engine, home)
-                taken = (time.monotonic() - begun) / ROUNDS
+                taken = _rounds(megabytes, config, engine, home)
         finally:
             (home / "done").touch()
             engine.close()
@@ -131,8 +129,8 @@ def measure(megabytes: float, clients: int, via: str) -> tuple[float, float]:
     return peak.megabytes, taken
 
 
-def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> None:
-    """Rounds as a run has them, records and commits included."""
+def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> float:
+    """Rounds as a run has them, records and commits included; seconds of one."""
     states = [initial_state(tree(megabytes), outer_of(run.federation, 1))]
     save_server_state(home / "checkpoints", states[0])
     server = Server(
@@ -143,7 +141,9 @@ def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> Non
         track=lambda record: None,
         stop=StopRequest(),
     )
+    begun = time.monotonic()
     server.serve(states.pop())
+    return (time.monotonic() - begun) / ROUNDS
 
 
 def main() -> None:

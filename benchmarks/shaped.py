@@ -134,16 +134,11 @@ class Federation:
                            str(number), "photon.workers=1", "photon.threads=1", pace])  # fmt: skip
 
     def _start(self, name: str, command: list[str]) -> None:
-        places = [f"dataset.train.root_local={self.data}", f"photon.saving_path={self.home / name}"]
-        with open(self.home / f"{name}.txt", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *command, *places], stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
-            )  # fmt: skip
+        self.processes[name] = started_process(self.home, self.data, name, command)
 
     def kill(self, number: int) -> None:
         """With -9; its worker sees that between two steps, and ends."""
-        _end(self.processes[f"n{number}"])
+        end(self.processes[f"n{number}"])
 
     def is_over(self) -> bool:
         """Whether the server has ended well.
@@ -158,10 +153,22 @@ class Federation:
 
     def close(self) -> None:
         for process in self.processes.values():
-            _end(process)
+            end(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def started_process(
+    home: Path, data: Path, name: str, command: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """Of Python, with one thread, a folder and a log of its own in the home of a federation."""
+    places = [f"dataset.train.root_local={data}", f"photon.saving_path={home / name}"]
+    with open(home / f"{name}.txt", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *command, *places], stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
+        )  # fmt: skip
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
 

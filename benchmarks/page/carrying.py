@@ -221,6 +221,7 @@ takes any time. The object store's gain is all in the put, since that server is 
 parts of a multipart upload; the get alone is slower than the bare one, because ours verifies what
 has come. A server puts an update that comes through shared memory aside on disk, to keep its memory
 flat in the number of clients: two copies and two hashes. Of the programs' memory, the SuperLink's
-and SuperNode's is Flower's own. Memory of a mapped file is the kernel's to take back. Not measured:
-a real object store, tensors on an accelerator.
+and SuperNode's is Flower's own. Memory of a mapped file is the kernel's to take back. The memory of
+a server is that of plain FedAvg, which keeps nothing but the parameters, with updates in fp32: a
+momentum is another payload. Not measured: a real object store, tensors on an accelerator.
 """

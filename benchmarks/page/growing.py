@@ -64,13 +64,13 @@ def simulated(records: list[Record]) -> list[Claim]:
 
 
 MEASURED = """
-*Loss against size*: Llamas of three sizes, the quickstart's data and recipe, eight clients, 16
-local steps, about three tokens for each parameter, 4096 tokens in a step whoever takes part. A
-power law is fitted to the logarithms of all seeds (Charles et al. 2025, arXiv:2503.09799), and one
-with a floor (Hoffmann et al. 2022, arXiv:2203.15556). *Plans*, none of which was run: the
-original's presets with their batch shared by eight clients, their steps, 500 of them local, moments
-kept; a client of 125M has one H100, of 1B and 7B eight, at 40 % of their peak and 2.50 dollars an
-hour; every latency is 50 ms. A line of the log has the `photon plan` command that prints it.
+*Loss against size*: Llamas of three sizes, the quickstart's data and recipe, eight clients, 8 local
+steps, about three tokens for each parameter, 4096 tokens in a step whoever takes part. A power law
+is fitted to the logarithms of all seeds (Charles et al. 2025, arXiv:2503.09799), and one with a
+floor (Hoffmann et al. 2022, arXiv:2203.15556). *Plans*, none of which was run: the original's
+presets with their batch shared by eight clients, their steps, 500 of them local, moments kept; a
+client of 125M has one H100, of 1B and 7B eight, at 40 % of their peak and 2.50 dollars an hour;
+every latency is 50 ms. A line of the log has the `photon plan` command that prints it.
 Data-parallel is the twin with as many tokens and steps: a ring of bf16 gradients over the same
 links. *The paper's 7B run*: its centralised exchange of 97.2 h gives the steps, its two compute
 times what a step takes and how many the federation took; what its exchange and the whole take is

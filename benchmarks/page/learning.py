@@ -15,7 +15,7 @@ from page.section import Claim, Logs, Section
 
 CENTRALISED, ALONE, UNIGRAM = 1.15, 0.85, 0.75
 """The most that a loss may be of its baseline's."""
-LONG_ROUNDS = "kept: uniform:107/7 / uniform:75/11"
+FEW_LEVELS = "kept: uniform:107/7 / uniform:75/11"
 """The arm of `compression.py` that is the recipe of `long_rounds.py`."""
 Losses = dict[tuple[str, int], float]
 
@@ -54,8 +54,8 @@ def claims(
         _against("centralised", "unigram", losses | unigram, UNIGRAM, "token frequencies alone"),
         Claim("*federated*: times fewer bytes than data-parallel training",
               times(records, "federated"), form=".1f", each="seed", unit="x"),
-        _against(LONG_ROUNDS, "centralised", losses, CENTRALISED, "moments kept, few levels"),
-        _against(LONG_ROUNDS, "alone", losses, ALONE, "moments kept, few levels"),
+        _against(FEW_LEVELS, "centralised", losses, CENTRALISED, "moments kept, few levels"),
+        _against(FEW_LEVELS, "alone", losses, ALONE, "moments kept, few levels"),
         _against(RECIPE, "centralised", today, CENTRALISED, "the quickstart as it is"),
         _against(RECIPE, "alone", today, ALONE, "the quickstart as it is"),
         Claim("aggregators broken on purpose miss the first bar",

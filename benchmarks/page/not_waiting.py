@@ -106,9 +106,9 @@ so that the processor does not decide. *links* are so slow that half of a synchr
 is communication; in *uneven* one of four clients is four times slower, and nodes are killed with -9
 every 20 s in the mean. Utilization is seconds of steps over seconds of nodes, the last round, whose
 update nothing overlaps, in it; goodput is tokens that were merged over tokens trained. *Loss at
-equal tokens*: the quickstart with its codecs, nothing else changed or tuned anew; asynchronous runs
-are the simulator's, whose training is real, with step times that vary by 5 %. *The simulator beside
-real runs*: nodes over the same shaped links.
+equal tokens*: the quickstart with rounds of 16 steps, as it was, and its codecs, nothing else
+changed or tuned anew; asynchronous runs are the simulator's, whose training is real, with step
+times that vary by 5 %. *The simulator beside real runs*: nodes over the same shaped links.
 """
 MISLEADS = """
 *Who waits* has one seed, under some load from other work, and its overlap is that of whole rounds,

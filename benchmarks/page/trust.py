@@ -94,11 +94,12 @@ def _secure_row(one: Record) -> list[str]:
 
 
 LIES = """
-Two of the quickstart's eight clients send something else than they have trained, by the way of
-merging; losses are those of whole runs, beside those of the default settings without the liars,
-seed by seed. A refused update leaves no trace: where every answer of a liar was refused, the
-parameters must be those of the same settings without them, bit for bit. Below it, what each rule's
-close takes beside the mean's: the quickest of turns, and memory beyond what was there.
+Two of eight clients (the quickstart with rounds of 16 steps, as it was) send something else than
+they have trained, by the way of merging; losses are those of whole runs, beside those of the
+default settings without the liars, seed by seed. A refused update leaves no trace: where every
+answer of a liar was refused, the parameters must be those of the same settings without them, bit
+for bit. Below it, what each rule's close takes beside the mean's: the quickest of turns, and memory
+beyond what was there.
 """
 LIES_MISLEAD = """
 Liars here do not know what the others send, and two of eight is within what each rule withstands;
