@@ -21,12 +21,13 @@ class Middle:
     """A `photon.core.aggregate.Reduction`: the mean of what is left of each column without so many
     at each end.
 
-    The sum is float32, from the lowest: off by 6e-8 of the largest for each summand.
+    The sum is float32, in an order that follows from that of the rows: off by 6e-8 of the largest
+    for each summand.
     """
 
     def __init__(self, count: int, cut: int) -> None:
         self._kept = slice(cut, count - cut)
-        self._comparisons = selecting(count, cut, count - cut) if cut else ()
+        self._comparisons = selecting(count, cut) if cut else ()
         self._memory = torch.empty(0)
 
     def __call__(self, rows: Sequence[Tensor]) -> Tensor:
@@ -39,20 +40,22 @@ class Middle:
         return found.div_(count) if count > 1 else found
 
     def _placed(self, rows: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-        """What is kept of each column, in order, in memory of its own."""
-        own = self._rows(len(rows) + 1, len(rows[0]), dtype)
-        torch._foreach_copy_(own[:-1].unbind(), list(rows))
+        """What is kept of each column, in memory of its own."""
+        *own, spare = self._rows(len(rows) + 1, len(rows[0]), dtype).unbind()
         if dtype == torch.int16:
-            _order(own[:-1], own[-1])
-        return exchange(own[:-1].unbind(), own[-1], self._comparisons)[self._kept]
+            for row, into in zip(rows, own, strict=True):
+                _order(row, into)
+        else:
+            torch._foreach_copy_(own, list(rows))
+        return exchange(own, spare, self._comparisons)[self._kept]
 
     def _short(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         """The same of bf16, whose bits are compared as whole numbers: in half the memory, and in
         half the time.
         """
-        for row in self._placed([row.view(torch.int16) for row in rows], torch.int16):
-            _order(row[None], torch.empty_like(row))
-            yield row.view(torch.bfloat16).float()
+        bits = [row.view(torch.int16) for row in rows]
+        for row in self._placed(bits, torch.int16):
+            yield _order(row, torch.empty_like(row)).view(torch.bfloat16).float()
 
     def _rows(self, count: int, elements: int, dtype: torch.dtype) -> Tensor:
         """Memory that is kept from piece to piece."""
@@ -61,13 +64,12 @@ class Middle:
         return self._memory.view(dtype)[: count * elements].view(count, elements)
 
 
-def _order(bits: Tensor, spare: Tensor) -> None:
+def _order(bits: Tensor, into: Tensor) -> Tensor:
     """Make whole numbers of the bits of bf16 that lie as these do, or bits of such numbers: of what
     is below zero, the larger magnitude is the lower.
     """
-    for row in bits.unbind():
-        torch.bitwise_right_shift(row, 15, out=spare)
-        row.bitwise_xor_(spare.bitwise_and_(0x7FFF))
+    torch.bitwise_right_shift(bits, 15, out=into)
+    return torch.bitwise_xor(into.bitwise_and_(0x7FFF), bits, out=into)
 
 
 def median(trees: Sequence[Readable], weights: Sequence[float], tables: Collection[str]) -> Mixture:
