@@ -89,8 +89,6 @@ is met at 512 local steps in 4 bits, not in fp32. Nobody would run data-parallel
 sites over 100 Mbit/s, nor without hiding gradients behind the backward pass or compressing them,
 neither of which is counted; the ring's latencies are 0.7 s of each of its steps. The paper's
 figures are from notes on it that agree, not from its text; those of others are quoted from their
-papers or from notes on them, in other settings than ours. The price is supposed. Where clients
-share the server's link, a plan lets all of them wait for all, as on a link shared fairly, and the
-simulator serves one after the other, so that the first trains while the last still receives: the
-plan says more seconds. Utilization counts what `photon plan` supposes of a round's floor, 6 s.
+papers or from notes on them, in other settings than ours. The price is supposed. Utilization counts
+what `photon plan` supposes of a round's floor, 6 s.
 """

@@ -18,7 +18,7 @@ from photon.simulation.links import Links, Place
 from photon.simulation.nodes import Nodes
 from photon.simulation.progress import Done, Task, steps_ahead, steps_left
 from photon.simulation.timeline import Timeline
-from photon.simulation.transfer import Lane, Road
+from photon.simulation.transfer import Junction, Road
 from photon.wire.buffers import Buffers
 from photon.wire.messages import Cancel, Get, Put, Request, Train, unpack_request
 
@@ -76,7 +76,7 @@ class VirtualLink(ServersLink):
     ) -> None:
         self.links, self.nodes, self.ledger = links, nodes, ledger
         self.timeline, self.seed, self.segment, self.tokens = timeline, seed, segment, tokens
-        down, up = Lane(links.server.up), Lane(links.server.down)
+        down, up = Junction(links.server.up, timeline), Junction(links.server.down, timeline)
         made = (_site(n, place, links, seed, down, up) for n, place in enumerate(places))
         self._sites = {site.place.name: site for site in made}
         self._known = dict.fromkeys(self._sites)
@@ -102,7 +102,7 @@ class VirtualLink(ServersLink):
         elif isinstance(request, Get):
             self.ledger.turn(address, "upload", now)
         arriving = partial(self._arrive, site, site.lives, name, message, request)
-        self.timeline.at(site.down.arrival(now, message.size), arriving)
+        site.down.send(message.size, arriving)
         return name
 
     def answers(self, timeout: float) -> Iterator[Answer]:
@@ -204,7 +204,7 @@ class VirtualLink(ServersLink):
     def _leave(self, site: Site, name: str, answer: Buffers) -> None:
         """An answer sets out."""
         coming = partial(self._come, site, site.lives, name, answer)
-        self.timeline.at(site.up.arrival(self.timeline.now, answer.size), coming)
+        site.up.send(answer.size, coming)
 
     def _come(self, site: Site, life: int, name: str, answer: Buffers) -> Answer | None:
         if site.lives != life:
@@ -250,11 +250,11 @@ class VirtualLink(ServersLink):
         self._plan_failure(site)
 
 
-def _site(number: int, place: Place, links: Links, seed: int, down: Lane, up: Lane) -> Site:
+def _site(number: int, place: Place, links: Links, seed: int, down: Junction, up: Junction) -> Site:
     ends = (links.server, place.group)
     return Site(
         number,
         place,
-        Road((down, Lane(place.group.down)), ends, (seed, "down", number)),
-        Road((up, Lane(place.group.up)), ends, (seed, "up", number)),
+        Road(down, place.group.down, ends, (seed, "down", number)),
+        Road(up, place.group.up, ends, (seed, "up", number)),
     )

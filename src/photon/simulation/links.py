@@ -91,7 +91,7 @@ class Links(Closed):
     Attributes:
         trainer: a stand-in takes the place of the model's arithmetic: updates are drawn.
         seed: of all that is drawn; none: the run's.
-        server: its own link, which all messages share.
+        server: its own link, which all messages share fairly.
         server_seconds: from the last update of a round to the next instructions.
         noticed_after: seconds after which the server knows that a node has gone.
     """

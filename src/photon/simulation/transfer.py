@@ -2,70 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from photon.core.seeds import generator
 from photon.simulation.links import Link
+from photon.simulation.timeline import Timeline
 
 PIECE_BYTES = 1 << 16
 RETRANSMIT_SECONDS = 0.2
 """By which a lost piece comes later: what loss looks like above TCP."""
 
 
-@dataclass(slots=True)
-class Lane:
-    """One direction of a link: its bytes pass one after the other.
+def fair_shares(rate: float, most: Sequence[float]) -> list[float]:
+    """What each gets of a rate: all alike, but nobody more than its most, and the others what it
+    leaves (max-min fairness), as connections share a link.
+    """
+    found, left = [0.0] * len(most), rate
+    for taken, at in enumerate(sorted(range(len(most)), key=most.__getitem__)):
+        found[at] = min(most[at], left / (len(most) - taken))
+        left -= found[at]
+    return found
 
-    Attributes:
-        rate: bytes per second.
-        free: when all that was sent so far has passed.
+
+class Junction:
+    """The server's end of one direction of its link, whose bytes all ways share.
+
+    Args:
+        rate: bytes per second; without limit no way is in another's way.
     """
 
-    rate: float
-    free: float = 0.0
+    def __init__(self, rate: float, timeline: Timeline[Any]) -> None:
+        self.rate, self.timeline = rate, timeline
+        self._left: dict[Road, float] = {}
+        self._shares: list[float] = []
+        self._since = 0.0
+        self._plans = 0
 
-    def passed(self, now: float, size: int) -> float:
-        """When so many bytes have passed that are sent now."""
-        self.free = max(now, self.free) + size / self.rate
-        return self.free
+    def begin(self, road: Road, size: int) -> None:
+        """So many bytes set out; the way is told when they have passed."""
+        if math.isinf(self.rate):
+            self.timeline.at(self.timeline() + size / road.rate, road.passed)
+            return
+        self._pass()
+        self._left[road] = size
+        self._plan()
+
+    def _pass(self) -> None:
+        """Bytes pass up to now."""
+        now = self.timeline()
+        for road, share in zip(self._left, self._shares, strict=True):
+            self._left[road] -= share * (now - self._since)
+        self._since = now
+
+    def _plan(self) -> None:
+        """Say who will be through first, if nobody else sets out before."""
+        self._plans += 1
+        self._shares = fair_shares(self.rate, [road.rate for road in self._left])
+        if not self._left:
+            return
+        seconds = [n / s for n, s in zip(self._left.values(), self._shares, strict=True)]
+        road, after = min(zip(self._left, seconds, strict=True), key=lambda pair: pair[1])
+        ending = partial(self._end, road, self._plans)
+        self.timeline.at(self.timeline() + max(0.0, after), ending)
+
+    def _end(self, road: Road, plan: int) -> None:
+        if plan != self._plans:
+            return  # somebody has set out since
+        self._pass()
+        through = [one for one, left in self._left.items() if one is road or left < 1]
+        for one in through:
+            del self._left[one]
+        self._plan()
+        for one in through:
+            one.passed()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Road:
-    """One way between the server and a node, through a lane of each.
+    """One way between the server and a node.
 
     Messages come in the order in which they were sent, as over one connection.
 
     Attributes:
+        rate: of the node's own link, bytes per second.
         ends: both links, which add their latencies, jitters and losses.
         address: of what is drawn: a seed, a purpose, and the node's number.
     """
 
-    lanes: Sequence[Lane]
+    junction: Junction
+    rate: float
     ends: Sequence[Link]
     address: tuple[int, str, int]
-    _sent: int = 0
+    _queue: deque[tuple[int, Callable[[], Any]]] = field(default_factory=deque)
+    _passed: int = 0
     _last: float = 0.0
 
-    def arrival(self, now: float, size: int) -> float:
-        """When a message of so many bytes that is sent now has arrived."""
-        through = max(lane.passed(now, size) for lane in self.lanes)
+    def send(self, size: int, arriving: Callable[[], Any]) -> None:
+        """Have an event happen when a message of so many bytes, which sets out now, has arrived."""
+        self._queue.append((size, arriving))
+        if len(self._queue) == 1:
+            self.junction.begin(self, size)
+
+    def passed(self) -> None:
+        """The bytes of the first message have, and are under way for the latency yet."""
+        size, arriving = self._queue.popleft()
+        timeline = self.junction.timeline
         late = sum(end.latency for end in self.ends) + self._drawn(size)
-        self._sent += 1
-        self._last = max(self._last, through + late)
-        return self._last
+        self._passed += 1
+        self._last = max(self._last, timeline() + late)
+        timeline.at(self._last, arriving)
+        if self._queue:
+            self.junction.begin(self, self._queue[0][0])
 
     def _drawn(self, size: int) -> float:
         """Seconds by which chance makes a message later: the piece that comes last decides."""
         if not any(end.jitter or end.loss for end in self.ends):
             return 0.0
-        draw, pieces = generator(*self.address, self._sent), max(1, -(-size // PIECE_BYTES))
+        draw, pieces = generator(*self.address, self._passed), max(1, -(-size // PIECE_BYTES))
         late = np.zeros(pieces)
         for end in self.ends:
             late += end.jitter * draw.random(pieces)
             late += RETRANSMIT_SECONDS * (draw.random(pieces) < end.loss)
-        ahead = PIECE_BYTES / min(lane.rate for lane in self.lanes) * np.arange(pieces)[::-1]
+        ahead = PIECE_BYTES / min(self.rate, self.junction.rate) * np.arange(pieces)[::-1]
         return float((late - ahead).max())
