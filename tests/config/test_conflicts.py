@@ -16,9 +16,10 @@ IN_USE = {
     "scoring": ["fl.scoring.enabled=true"],
     "scaling_fn": ["fl.scaling_fn=sqrt"],
     "privacy": ["fl.privacy.clip_norm=1"],
-    "privacy.noise_by": [
+    "privacy.noise_by=clients": [
         "fl.privacy.clip_norm=1", "fl.privacy.noise_by=clients", "fl.compression.upload=bf16"
     ],
+    "privacy.noise_by=server": ["fl.privacy.clip_norm=1", "fl.privacy.noise_by=server"],
     "aggregate_momenta": ["fl.aggregate_momenta=true"],
     "mode": ["fl.mode=async"],
     "staleness_exponent": ["fl.staleness_exponent=1"],
@@ -50,4 +51,9 @@ def test_the_rows_of_an_option_are_printed():
     assert len(lines) == sum("scoring" in row[:2] for row in CONFLICTS)
     told = explained("fl.scoring.rows", [])
     assert all(line in told for line in lines)
+    of_parts = [line for line in conflict_lines("privacy") if "noise_by" in line]
+    assert [line.strip().partition(":")[0] for line in of_parts] == [
+        "fl.privacy.noise_by=clients with fl.compression.upload",
+        "fl.privacy.noise_by=server with fl.secure_aggregation",
+    ]
     assert "not together" not in explained("fl.n_rounds", [])

@@ -13,6 +13,7 @@ import photon
 from loopback import final_digest, nodes, train
 from photon.chain.verify import verify_run
 from photon.config import Config, load_config
+from photon.core.gate import GRADIENT
 from photon.core.messages import Update
 from photon.errors import ConfigError, CorruptCheckpoint, PhotonWarning
 from photon.hub.hf_folder import export_folder
@@ -25,11 +26,14 @@ from photon.run.releases import Ledger, lack
 from photon.run.results import TrainResult
 from photon.run.trackers import read_lines
 from photon.server import loop, privacy
+from photon.server.masked import sum_of
 
 KEYS = ("fl.n_total_clients=4", "fl.aggregate_momenta=false", "fl.compression.upload=bf16",
         "fl.eval_period=null", "llm_config.local_steps=1", "run_uuid=run")  # fmt: skip
 PRIVATE = (*KEYS, "fl.privacy.clip_norm=0.1", "fl.n_rounds=2")
 CLIENTS = (*PRIVATE, "fl.privacy.noise_by=clients")
+MASKED = (*CLIENTS, "fl.secure_aggregation=true")
+WAYS = {"by the server": PRIVATE, "by clients": CLIENTS, "by clients, masked": MASKED}
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +72,7 @@ def priced(noise: float, times: int) -> float:
     return epsilon({Release(noise): times}, 1e-5)
 
 
-@pytest.mark.parametrize("keys", [PRIVATE, CLIENTS], ids=["by the server", "by clients"])
+@pytest.mark.parametrize("keys", WAYS.values(), ids=WAYS)
 def test_over_nodes_the_bits_are_those_of_one_machine(make, four, tmp_path, keys):
     here = photon.train(make("here", *keys))
     with nodes(tmp_path, four, {"a": [0, 1], "b": [2, 3]}) as sockets:
@@ -78,9 +82,37 @@ def test_over_nodes_the_bits_are_those_of_one_machine(make, four, tmp_path, keys
     of = 1.0 if keys == PRIVATE else (3 / 4) ** 0.5  # who looks knows a quarter of it
     assert prices[0] == prices[1] == pytest.approx([priced(of, n) for n in (1, 2)])
     assert {line["delta"] for line in records(here)} == {1e-5}
-    if keys == CLIENTS:
-        each = [line["epsilon_of_updates"] for line in records(here)]
-        assert each == pytest.approx([priced(1 / 2, n) for n in (1, 2)])
+    each = [line["epsilon_of_updates"] for line in records(here) if "epsilon_of_updates" in line]
+    assert each == pytest.approx([priced(1 / 2, n) for n in (1, 2)] if keys == CLIENTS else [])
+
+
+def test_masks_change_nothing_of_a_private_sum_but_who_sees_what(make):
+    """The server gets no update; the sum is that of the same noisy ones, to its fixed point, which
+    reaches as far as the noise does.
+    """
+    more = ("fl.compression.upload=fp32", "fl.n_rounds=1", "fl.privacy.noise_multiplier=100")
+    seen = photon.train(make("seen", *CLIENTS, *more))
+    unseen = photon.train(make("unseen", *MASKED, *more))
+    before, moved = parameters(seen), (parameters(unseen) - parameters(seen)).abs().max()
+    assert 0 < moved < 1e-6 * before.abs().max()
+
+
+def test_whoever_drops_out_of_a_masked_sum_takes_its_share_of_the_noise_along(make, monkeypatch):
+    """The sum of those that are left is divided by the cohort, and priced by their noise."""
+    norms = []
+
+    def without_3(terms, parties, like, fewest):
+        left = [parties.own[client].trees[GRADIENT] for client in (0, 1, 2)]
+        sums = [sum(tree[name].double() for tree in left) for name in left[0]]
+        norms.append(float(torch.cat([one.flatten() for one in sums]).norm()) / 4)
+        parties.lost[3] = "is gone"
+        return sum_of(replace(terms, clients=(0, 1, 2)), parties, like, fewest)
+
+    monkeypatch.setattr(loop, "sum_of", without_3)
+    line = records(photon.train(make("less", *MASKED, "fl.quorum=3", "fl.n_rounds=1")))[0]
+    assert line["accepted"] == [0, 1, 2]
+    assert line["gradient_norm"] == pytest.approx(norms[0], rel=1e-5)
+    assert line["epsilon"] == pytest.approx(priced((2 / 4) ** 0.5, 1))
 
 
 def test_what_leaves_a_site_has_the_noise_of_its_client(make, monkeypatch):

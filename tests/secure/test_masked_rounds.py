@@ -17,6 +17,7 @@ from photon.config.between.travel import travelling
 from photon.errors import ConfigError, PayloadError, RoundFailed
 from photon.node import masking
 from photon.node.hosted_run import node_config
+from photon.node.mailbox import Mailbox
 from photon.node.masking import Masking
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
@@ -25,6 +26,7 @@ from photon.secure.session import Sum
 from photon.server import errand, loop
 from photon.wire import inline
 from photon.wire.keys import enrol, make_authority
+from photon.wire.messages import Agree
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2", "photon.workers=0",
          "fl.secure_aggregation=true", "fl.round_timeout=60", "fl.quorum=3"]  # fmt: skip
@@ -255,6 +257,19 @@ def test_a_node_trains_for_sums_of_so_many_clients_alone(make):
         with pytest.raises(ConfigError, match=reason):
             node_config(theirs, own)
     node_config(travelling(make("run_uuid=n").model_dump(mode="json")), own)
+
+
+@pytest.mark.parametrize("said", [{"alike": True}, {"cohort": 5}])
+def test_a_node_masks_by_its_run_s_own_weights_and_cohort(make, tmp_path, said):
+    """Else its number would weigh what the server likes."""
+    usual = {"session": "ab" * 16, "run": "n", "round": 1, "base_digest": "d", "cohort": 4,
+             "threshold": 3, "most_tokens": 9, "reaches": {"pseudo-gradient": 1.0},
+             "parties": [0, 1, 2, 3], "clients": [0]}  # fmt: skip
+    federation = make("run_uuid=n").federation
+    here = Masking("n", tmp_path, federation, Mailbox(tmp_path), threads=1)
+    assert "not here" in here.answer(Agree.model_validate(usual)).failed[0]
+    with pytest.raises(PayloadError, match="that are not the run's"):
+        here.answer(Agree.model_validate(usual | said))
 
 
 def test_without_a_bound_there_is_no_fixed_point(make):

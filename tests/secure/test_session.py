@@ -118,6 +118,18 @@ def test_the_sum_is_the_plain_one_bit_for_bit():
     require_mean(result, CLIENTS)
 
 
+def test_where_all_count_alike_their_tokens_say_how_many_there_are_and_nothing_else():
+    """As where each had one token of one: bit for bit; a third of the tokens changes nothing."""
+    few = {client: own._replace(tokens=own.tokens // (1 + client)) for client, own in OWN.items()}
+    left = [client for client in CLIENTS if client != 3]
+    found = summed(terms(alike=True), Leaving(few, {"mask": (3,)}), OWN[0].trees)
+    same = plain_mean([OWN[c].trees for c in left], [1] * 4, 1, REACHES, 5)
+    assert found.tokens == sum(few[client].tokens for client in left)
+    for tree, leaves in same.items():
+        for leaf, numbers in leaves.items():
+            assert np.array_equal(found.mean[tree][leaf].flatten().numpy(), numbers)
+
+
 @pytest.mark.parametrize("phase", ["agree", "share", "mask", "reveal"])
 @pytest.mark.parametrize("lost", [(0,), (9,), (3, 7)])
 def test_who_drops_out_at_any_phase_does_not_spoil_the_sum(phase, lost):
@@ -210,7 +222,7 @@ def test_the_sum_of_the_largest_numbers_does_not_wrap(clients, tree):
         total = np.zeros(3, kind)
         for _ in range(clients):
             total += row
-        mean = restored(total, 5 * clients, 5, its)
+        mean = restored(total, 1 / clients, its)
         assert mean == pytest.approx(0.25 * sign, rel=1e-4 if clients > 100 else 1e-6)
 
 

@@ -50,8 +50,11 @@ OPTIONS: dict[str, Option] = {
     "scoring": Option("scoring.enabled=true", lambda fl: fl.judging.enabled),
     "scaling_fn": Option("scaling_fn={fl.scaling}", lambda fl: fl.scaling != "none"),
     "privacy": Option("privacy.clip_norm={fl.privacy.clip_norm:g}", lambda fl: fl.privacy.is_on),
-    "privacy.noise_by": Option(
+    "privacy.noise_by=clients": Option(
         "privacy.noise_by=clients", lambda fl: fl.privacy.is_by_clients
+    ),
+    "privacy.noise_by=server": Option(
+        "privacy.noise_by=server", lambda fl: fl.privacy.is_on and not fl.privacy.is_by_clients
     ),
     "aggregate_momenta": Option("aggregate_momenta=true", lambda fl: bool(fl.averages_moments)),
     "mode": Option("mode=async", lambda fl: fl.is_async),
@@ -66,7 +69,7 @@ OPTIONS: dict[str, Option] = {
     "use_noise_scale_metric": Option("use_noise_scale_metric=true", lambda fl: fl.measures_noise),
     "compression.upload": Option(
         "compression.upload={fl.compression.upload}",
-        lambda fl: not rounds_only(fl.compression.upload),
+        lambda fl: not rounds_only(fl.compression.upload) and not fl.secure_aggregation,
     ),
     "secure_aggregation": Option("secure_aggregation=true", lambda fl: fl.secure_aggregation),
 }  # fmt: skip
@@ -96,7 +99,7 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("privacy", "n_local_epochs",
              "the size of the largest client would show in everybody's learning rate"),
     Conflict("privacy", "use_noise_scale_metric", "it tells of norms that carry no noise"),
-    Conflict("privacy.noise_by", "compression.upload",
+    Conflict("privacy.noise_by=clients", "compression.upload",
              "noise that each client adds must reach the sum, which a codec below 16 bits would "
              "change; take fl.compression.upload=bf16 or fp32"),
     Conflict("secure_aggregation", "fold_updates",
@@ -112,8 +115,9 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("secure_aggregation", "use_noise_scale_metric",
              "it needs the norm of each update, and the server has that of the mean"),
     Conflict("secure_aggregation", "scoring", "the server has no single update to score"),
-    Conflict("secure_aggregation", "privacy",
-             "the server has no single update whose length it could check"),
+    Conflict("secure_aggregation", "privacy.noise_by=server",
+             "the server has no single update that it could shorten; take "
+             "fl.privacy.noise_by=clients"),
 )  # fmt: skip
 
 
@@ -128,7 +132,10 @@ def check_conflicts(fl: Federation) -> None:
 
 
 def conflict_lines(option: str) -> Iterator[str]:
-    """The rows of an option, a line each."""
+    """The rows of an option, and of those below it, a line each."""
     for one, other, why in CONFLICTS:
-        if option in (one, other):
-            yield f"    fl.{other if option == one else one}: {why}"
+        for own, with_it in ((one, other), (other, one)):
+            if own == option:
+                yield f"    fl.{with_it}: {why}"
+            elif own.startswith(f"{option}."):
+                yield f"    fl.{own} with fl.{with_it}: {why}"

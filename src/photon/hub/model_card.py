@@ -108,8 +108,8 @@ def privacy_of(saved: SavedModel) -> dict[str, float]:
         "delta": fl.privacy.delta_for(fl.population),
         "releases": count.total(),
     }
-    if fl.privacy.is_by_clients:
-        found["epsilon_of_updates"] = price_of_updates(fl, count.total())
+    if (of_updates := price_of_updates(fl, count.total())) is not None:
+        found["epsilon_of_updates"] = of_updates
     return found
 
 

@@ -75,8 +75,9 @@ class Masking:
         fault = terms.fault(asked.clients, fl.fewest_masked)
         if terms.run != self.run or not fl.secure_aggregation:
             fault = "another run than is hosted here"
-        if fault or terms.cohort != fl.cohort_size:
-            raise PayloadError(f"secure aggregation: {fault or f'a cohort of {terms.cohort}'}")
+        if fault or (terms.cohort, terms.alike) != (fl.cohort_size, fl.privacy.is_on):
+            others = f"a cohort of {terms.cohort}, or weights, that are not the run's"
+            raise PayloadError(f"secure aggregation: {fault or others}")
         self._session, self._members = terms.session, {}
 
         def begin(client: int) -> bytes:

@@ -44,10 +44,12 @@ def price_of(fl: Federation, releases: Count) -> float:
     return epsilon(releases, fl.privacy.delta_for(fl.population))
 
 
-def price_of_updates(fl: Federation, rounds: int) -> float:
+def price_of_updates(fl: Federation, rounds: int) -> float | None:
     """The epsilon of what noise by clients leaves to a server that keeps every update, of a client
-    that took part in so many rounds.
+    that took part in so many rounds; None where it has none to keep, or has them bare.
     """
+    if not fl.privacy.is_by_clients or fl.secure_aggregation or not rounds:
+        return None
     alone = fl.privacy.noise_multiplier / math.sqrt(fl.cohort_size)
     return price_of(fl, {Release(alone): rounds})
 
@@ -61,7 +63,7 @@ class Promise:
         is_cut: whether the budget ends it.
         sampled: whether the bound of a secret cohort may count, which is for those who do not know
             it; would_be_sampled: it would if clients kept nothing between rounds.
-        epsilon_of_updates: against a server that keeps every update; None: it sees them bare.
+        epsilon_of_updates: as of `price_of_updates`.
     """
 
     epsilon: float
@@ -111,7 +113,5 @@ def promise_of(fl: Federation) -> Promise | None:
         is_cut=rounds < fl.rounds,
         sampled=release.pool > 0,
         would_be_sampled=is_sampled(fl) and not release.pool,
-        epsilon_of_updates=price_of_updates(fl, rounds)
-        if fl.privacy.is_by_clients and rounds
-        else None,
+        epsilon_of_updates=price_of_updates(fl, rounds),
     )

@@ -1,7 +1,8 @@
 """Updates as whole numbers whose sum over a cohort cannot wrap, and their mean.
 
-A client multiplies each number by the share that its tokens are of the most that anybody can have,
-and rounds it to the nearest of 2 x `levels` + 1 steps within the reach of an honest client:
+A client multiplies each number by the share that its tokens are of the most that anybody can have
+(or by 1, where all clients count alike), and rounds it to the nearest of 2 x `levels` + 1 steps
+within the reach of an honest client:
 
     q = round(x * (tokens / most_tokens) * levels / reach)          |q| <= levels
     mean = (sum of q) * (reach / levels) * most_tokens / (sum of tokens)
@@ -100,7 +101,7 @@ def quantised(numbers: np.ndarray, share: float, scale: Scale, kind: np.dtype) -
     """Whole numbers in the ring, from the float32 ones of a client.
 
     Args:
-        share: that the client's tokens are of the most.
+        share: by which they are multiplied, 1 at the most.
 
     Raises:
         PayloadError: one is out of reach, or none at all.
@@ -114,9 +115,13 @@ def quantised(numbers: np.ndarray, share: float, scale: Scale, kind: np.dtype) -
     return steps.astype(np.dtype(f"<i{kind.itemsize}")).view(kind)
 
 
-def restored(total: np.ndarray, tokens: int, most_tokens: int, scale: Scale) -> np.ndarray:
-    """The mean, float32, from sums in the ring."""
-    unit = scale.reach / scale.levels * (most_tokens / tokens)
+def restored(total: np.ndarray, weight: float, scale: Scale) -> np.ndarray:
+    """The mean, float32, from sums in the ring.
+
+    Args:
+        weight: one over the sum of the clients' shares.
+    """
+    unit = scale.reach / scale.levels * weight
     signed = total.view(np.dtype(f"<i{total.dtype.itemsize}"))
     return np.multiply(signed, unit, dtype=np.float64).astype(np.float32)
 
@@ -151,6 +156,7 @@ def plain_mean(
     one is equal to, bit for bit.
 
     Args:
+        tokens, most_tokens: 1 each where all clients count alike.
         reaches: of each tree.
         clients: that the scale has room for, those that dropped out too.
 
@@ -166,7 +172,7 @@ def plain_mean(
                 for update, own in zip(updates, tokens, strict=True)
             ]
             total = _sum(rows)
-            mean.setdefault(name, {})[leaf] = restored(total, sum(tokens), most_tokens, its)
+            mean.setdefault(name, {})[leaf] = restored(total, most_tokens / sum(tokens), its)
     return mean
 
 

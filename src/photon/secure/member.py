@@ -151,7 +151,7 @@ def mask_numbers(
     make: Callable[[str, int, np.dtype], np.ndarray],
     pool: Executor | None = None,
 ) -> dict[str, np.ndarray]:
-    """The numbers of an update, weighted, in fixed point, masked; a few pieces in memory at a time.
+    """The numbers of an update by its share, in fixed point, masked; few pieces in memory at once.
 
     Args:
         tokens: that the client has trained on.
@@ -165,7 +165,7 @@ def mask_numbers(
         raise PayloadError(
             f"trained on {tokens} tokens, at most {terms.most_tokens} were asked for"
         )
-    made, share = pieces(trees), tokens / terms.most_tokens
+    made, share = pieces(trees), terms.share(tokens)
     out = {
         name: make(name, sum(value.numel() for value in tree.values()), ring(name))
         for name, tree in trees.items()

@@ -53,7 +53,7 @@ class Sum(NamedTuple):
     Attributes:
         clients: whose numbers are in it, in ascending order.
         tokens: of all of them.
-        mean: weighted by tokens, float32.
+        mean: by their shares, float32.
     """
 
     clients: tuple[int, ...]
@@ -185,6 +185,7 @@ def _opened(
             f"round {terms.round}: secure aggregation: the sum of the masked updates is no sum: "
             f"{tokens} tokens of {len(numbers)} clients"
         )
+    weight = terms.weight(len(numbers), tokens)
     mean = {name: {leaf: torch.empty(v.shape) for leaf, v in t.items()} for name, t in like.items()}
 
     def write(numbered: tuple[int, Piece]) -> None:
@@ -192,7 +193,7 @@ def _opened(
         rows = [its[piece.tree][piece.place] for its in numbers.values()]
         total, its = _added_up(rows, added, number), terms.scale(piece.tree)
         flat = mean[piece.tree][piece.leaf].view(-1).numpy()
-        flat[piece.start : piece.stop] = restored(total, tokens, terms.most_tokens, its)
+        flat[piece.start : piece.stop] = restored(total, weight, its)
 
     for _ in pool.map(write, enumerate(made)) if pool else map(write, enumerate(made)):
         pass

@@ -41,6 +41,7 @@ class Terms:
         threshold: fewest clients without which nothing is revealed.
         most_tokens: that any client can have trained on.
         reaches: of each tree of an update, the largest number of an honest client.
+        alike: whether all clients count alike in the mean, whatever their tokens.
     """
 
     session: str
@@ -52,6 +53,7 @@ class Terms:
     threshold: int
     most_tokens: int
     reaches: Mapping[str, float]
+    alike: bool = False
 
     def fault(self, own: Collection[int], threshold: int) -> str | None:
         """Why a client does not take part, or None.
@@ -83,6 +85,14 @@ class Terms:
         if tree not in self.reaches:
             raise PayloadError(f"secure aggregation: no scale for {tree}")
         return scale(tree, self.reaches[tree], self.cohort)
+
+    def share(self, tokens: int) -> float:
+        """By which a client multiplies its numbers."""
+        return 1.0 if self.alike else tokens / self.most_tokens
+
+    def weight(self, clients: int, tokens: int) -> float:
+        """One over the sum of the shares of so many clients, who have so many tokens together."""
+        return 1.0 / clients if self.alike else self.most_tokens / tokens
 
     def context(self, keys: Mapping[int, PublicKeys]) -> bytes:
         """What all keys of the session depend on: clients that were told different things, or other

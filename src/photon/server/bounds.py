@@ -10,7 +10,7 @@ from photon.config.llm import Inner
 from photon.core.codec import leaves
 from photon.core.messages import Bounds, ServerState
 from photon.core.policy import MOST_PACE
-from photon.core.tree import Tree, norm, num_elements
+from photon.core.tree import norm, num_elements
 from photon.privacy.share import longest
 from photon.privacy.terms import share_deviation
 from photon.training.fragments import Fragments
@@ -59,8 +59,10 @@ class Honesty:
             tokens_per_step=inner.tokens_per_step,
             late_steps=round(most),
             rate=sum(rates) / len(rates),
-            norm=math.inf if fl.max_reach is None else self._most(fl.max_reach * most_norm, shared),
-            element=reach_of_element(inner, farthest, last, shared)
+            norm=math.inf
+            if fl.max_reach is None
+            else self._noisy(fl.max_reach * most_norm, num_elements(shared)),
+            element=self._noisy(reach_of_element(inner, farthest, last, shared), 1)
             if fl.secure_aggregation
             else math.inf,
             moments=moment_bounds(
@@ -73,13 +75,14 @@ class Honesty:
             ),
         )
 
-    def _most(self, reached: float, shared: Tree) -> float:
-        """Norm of an update whose steps reach so far; with the noise that its client adds."""
+    def _noisy(self, reached: float, elements: int) -> float:
+        """Norm of so many elements of an update whose steps reach so far; with the noise that its
+        client adds.
+        """
         clip = self.federation.privacy.clip_norm
         if clip is None or not self.federation.privacy.is_by_clients:
             return reached
-        deviation = share_deviation(self.federation)
-        return longest(min(clip, reached), deviation, num_elements(shared))
+        return longest(min(clip, reached), share_deviation(self.federation), elements)
 
     def _of(self, moment: str, names: Collection[str]) -> list[str]:
         """Those of these parameters that have a moment."""

@@ -49,6 +49,7 @@ def terms_of(plan: RoundPlan, clients: Sequence[int], fl: Federation) -> Terms:
         threshold=fl.fewest_masked,
         most_tokens=steps * (bounds.tokens_per_step or 1),
         reaches={GRADIENT: bounds.element, **{n: one.norm for n, one in bounds.moments.items()}},
+        alike=fl.privacy.is_on,
     )
 
 

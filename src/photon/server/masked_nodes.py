@@ -52,7 +52,7 @@ class OverNodes:
             "session": terms.session, "run": terms.run, "round": terms.round,
             "base_digest": terms.base_digest, "cohort": terms.cohort,
             "threshold": terms.threshold, "most_tokens": terms.most_tokens,
-            "reaches": dict(terms.reaches), "parties": list(terms.clients),
+            "reaches": dict(terms.reaches), "alike": terms.alike, "parties": list(terms.clients),
         }  # fmt: skip
         told = self._ask(terms.clients, lambda own: Agree(**said, clients=own), lambda t: t.keys)
         return {c: PublicKeys(its[:32], its[32:64], its[64:]) for c, its in told.items()}

@@ -101,13 +101,13 @@ class Privacy:
         """
         fl, clip = self.federation, self.settings.clip_norm
         assert clip is not None
-        whose = identity(updates)
+        whose, own = identity(updates), [float(len(update.clients)) for update in updates]
         if not self._ledger.has(plan.round, whose):
-            release = release_of(fl, len(updates), alive)
+            release = release_of(fl, round(sum(own)), alive)
             self._require_budget(release)
             self._ledger.add(plan.round, whose, release)
         if self.settings.is_by_clients:  # they have been shortened before the noise was added
-            return private_mixture(gradients, [1.0] * len(gradients), fl.cohort_size, None)
+            return private_mixture(gradients, own, fl.cohort_size, None)
         address = f"{plan.run} {plan.round} {plan.base_digest} {whose}"
         deviation = self.settings.noise_multiplier * clip / fl.cohort_size
         noise = noise_on_mean(self._key, address, deviation)
@@ -141,8 +141,8 @@ class Privacy:
             "epsilon": price_of(fl, count),
             "delta": self.settings.delta_for(fl.population),
         }
-        if self.settings.is_by_clients and count:
-            found["epsilon_of_updates"] = price_of_updates(fl, sum(count.values()))
+        if (of_updates := price_of_updates(fl, sum(count.values()))) is not None:
+            found["epsilon_of_updates"] = of_updates
         try:
             self.before(state)
         except BudgetSpent:
