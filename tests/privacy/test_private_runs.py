@@ -212,7 +212,8 @@ def test_a_budget_below_one_round_is_refused_before_a_folder_is_made(make, tmp_p
 
 
 def test_a_runs_end_and_its_export_say_what_its_parameters_promise(make, tmp_path, capsys):
-    run = photon.train(make("run", *CLIENTS))
+    with pytest.warns(PhotonWarning, match="noise of a round is .* times as long"):
+        run = photon.train(make("run", *CLIENTS))
     export_folder(Path(run.folder), tmp_path / "out")
     price, of_updates = priced((3 / 4) ** 0.5, 2), priced(1 / 2, 2)
     report(run, Console(), as_json=False)

@@ -20,7 +20,13 @@ from photon.privacy.accounting import Release, epsilon
 from photon.privacy.merge import noise_on_mean, private_mixture, shortened
 from photon.privacy.noise import normals
 from photon.privacy.share import share_for
-from photon.privacy.terms import check_budget, promise_of, release_of
+from photon.privacy.terms import (
+    check_budget,
+    loudness,
+    noise_warning,
+    promise_of,
+    release_of,
+)
 
 KEY = bytes(range(32))
 
@@ -121,6 +127,18 @@ def test_a_budget_below_one_round_is_refused():
         check_budget(federation(*keys, f"fl.privacy.max_epsilon={0.999 * price}"))
     check_budget(federation(*keys, f"fl.privacy.max_epsilon={1.001 * price}"))
     check_budget(federation(*keys))
+
+
+def test_noise_that_drowns_what_is_learned_is_told_before_a_run():
+    """10,000 elements: a vector of noise is 100 deviations long, in the mean."""
+    drawn = normals(KEY, "length", 0, 10_000)
+    clip, keys = 0.5, ["fl.privacy.clip_norm=0.5", "fl.n_total_clients=8"]
+    fl = federation(*keys, "fl.privacy.noise_multiplier=2", "fl.aggregate_momenta=false")
+    by_hand = float((2 * clip * drawn).norm()) / (8 * clip)
+    assert loudness(fl, 10_000) == pytest.approx(by_hand, rel=0.05)
+    assert "is 25 times as long as the updates of its 8 clients" in str(noise_warning(fl, 10_000))
+    assert noise_warning(fl, 1_000) is None
+    assert noise_warning(federation(), 10_000) is None
 
 
 def test_a_plan_of_a_secret_cohort_cannot_be_tried_out():

@@ -140,6 +140,8 @@ def _print(
     )
     if estimate.privacy is not None:
         console.print(f"privacy   {_promised(estimate.privacy)}")
+    if estimate.noise is not None:
+        console.print(estimate.noise)
     if room is False and device is not None:
         console.print(
             f"does not fit: a device has {size(device)}, of which {HEADROOM:.0%} may be filled; "

@@ -42,8 +42,8 @@ from photon.experiment.job import (
 from photon.experiment.refusals import (
     check_federation,
     checked_start,
+    federation_warnings,
     require_ledger,
-    scoring_warnings,
 )
 from photon.experiment.runs import train_in
 from photon.machine.device import count_gpus, num_cores, precision_warning
@@ -257,7 +257,8 @@ class _Command:
         check_tasks(run.scoring, run.inner, data)
         job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
         if kind == FEDERATED:
-            job.warn(*scoring_warnings(run.federation, lambda: data.rows(VALIDATION)))
+            fl = run.federation
+            job.warn(*federation_warnings(fl, run.inner, lambda: data.rows(VALIDATION)))
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 

@@ -25,11 +25,18 @@ from photon.core.walltime import (
 from photon.errors import ConfigError
 from photon.machine.device import peak_of
 from photon.model.flops import ModelCost, model_cost
-from photon.privacy.terms import Promise, promise_of
+from photon.privacy.terms import Promise, noise_warning, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
+from photon.training.outline import (
+    Outline,
+    RoundBytes,
+    elements_sent,
+    kept_codecs,
+    outline_of,
+    traffic_of,
+)
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -81,6 +88,7 @@ class Estimate:
         client: memory of a process that trains clients; server: of the server's process.
         disk: bytes, by where.
         privacy: what the run will promise; None: nothing.
+        noise: what is to be said of its noise.
     """
 
     federated: Forecast
@@ -96,6 +104,7 @@ class Estimate:
     disk: dict[str, float]
     price: float | None
     privacy: Promise | None
+    noise: str | None
 
     def cost(self, forecast: Forecast) -> float | None:
         """Of all devices for the whole run, in the currency of the price."""
@@ -158,6 +167,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         ),
         price=setting.price,
         privacy=promise_of(fl),
+        noise=noise_warning(fl, elements_sent(inner, fl)),
     )  # fmt: skip
 
 

@@ -12,12 +12,12 @@ from photon.config.llm import Inner
 from photon.data.read.shards import RowSource
 from photon.hub.warm_start import WarmStart, warm_start
 from photon.model.build import empty_model, parameters_of
-from photon.privacy.terms import check_budget
+from photon.privacy.terms import check_budget, noise_warning
 from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
 from photon.run.releases import FOLDER, NAME, require_rounds
 from photon.training.layers import layers_of
-from photon.training.outline import check_sent
+from photon.training.outline import check_sent, elements_sent
 
 
 def checked_start(fl: Federation, inner: Inner, starts: tuple[str | None, str | None]) -> WarmStart:
@@ -44,6 +44,13 @@ def require_ledger(fl: Federation, folder: Path) -> None:
     """CorruptCheckpoint: a run that goes on privately has released more than its ledger has."""
     if fl.privacy.is_on:
         require_rounds(folder / FOLDER / NAME, merged_in(folder))
+
+
+def federation_warnings(
+    fl: Federation, inner: Inner, public: Callable[[], RowSource]
+) -> list[str | None]:
+    """What is allowed, and may not be expected; the arguments are those of `scoring_warnings`."""
+    return [noise_warning(fl, elements_sent(inner, fl)), *scoring_warnings(fl, public)]
 
 
 def scoring_warnings(fl: Federation, public: Callable[[], RowSource]) -> list[str]:

@@ -9,6 +9,11 @@ from photon.config.federation import Federation
 from photon.errors import ConfigError
 from photon.privacy.accounting import Count, Release, epsilon
 
+LOUD = 10.0
+"""Beyond it noise is longer than what is learned even after a hundred rounds, over which the one
+adds up as their root and the other as their number.
+"""
+
 
 def release_of(fl: Federation, arrived: int, alive: int) -> Release:
     """What a round makes public.
@@ -73,6 +78,24 @@ class Promise:
     sampled: bool
     would_be_sampled: bool
     epsilon_of_updates: float | None
+
+
+def loudness(fl: Federation, elements: int) -> float:
+    """How many times as long a round's noise on a sum of so many elements is as the sum of a whole
+    cohort can be: noise_multiplier sqrt(d) / K.
+    """
+    return fl.privacy.noise_multiplier * math.sqrt(elements) / fl.cohort_size
+
+
+def noise_warning(fl: Federation, elements: int) -> str | None:
+    """What somebody who has asked for privacy among few clients may not expect."""
+    if not fl.privacy.is_on or (times := loudness(fl, elements)) <= LOUD:
+        return None
+    return (
+        f"fl.privacy.noise_multiplier={fl.privacy.noise_multiplier:g}: the noise of a round is "
+        f"{times:.0f} times as long as the updates of its {fl.cohort_size} clients together can "
+        "be: little will be learned; larger cohorts hide clients behind less noise"
+    )
 
 
 def check_budget(fl: Federation) -> None:

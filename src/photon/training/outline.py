@@ -14,7 +14,7 @@ from photon import points
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import SQUARES, Codec, Codecs, layout
-from photon.core.tree import Tree, num_bytes
+from photon.core.tree import Tree, num_bytes, num_elements
 from photon.errors import ConfigError, install_with
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
@@ -135,6 +135,12 @@ def averaged_in(federation: Federation, moments: Iterable[str], round_number: in
         return []
     first, second = federation.first_moment_period, federation.second_moment_period
     return [n for n in moments if round_number % (second if n in SQUARES else first) == 0]
+
+
+def elements_sent(inner: Inner, federation: Federation) -> int:
+    """Of a pseudo-gradient, all fragments together."""
+    this = outline_of(inner, federation)
+    return num_elements({name: this.params[name] for name in this.layers.shared})
 
 
 def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
