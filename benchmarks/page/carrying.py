@@ -175,6 +175,10 @@ def peak_table(records: Iterable[Record]) -> str:
     return table(head, rows) if rows else ""
 
 
+NOTHING_CAME = ("refused", "failed", "at fault", "another secret")
+"""Ends of the fuzzers' outcomes: not read; a client's failure; found by a hash; of no use."""
+
+
 def mutants_table(records: Iterable[Record]) -> str:
     rows = [
         [one["what"], f"{one['mutants']:,}", *(f"{share:,}" for share in outcomes(one))]
@@ -185,9 +189,9 @@ def mutants_table(records: Iterable[Record]) -> str:
 
 
 def outcomes(record: Record) -> tuple[int, int]:
-    """Mutants that were refused, and the others; an outcome's last word says which."""
+    """Mutants of which nothing came, and the others; how an outcome ends says which."""
     found = record["outcomes"].items()
-    refused = sum(number for what, number in found if what.split()[-1] == "refused")
+    refused = sum(number for what, number in found if what.endswith(NOTHING_CAME))
     return refused, record["mutants"] - refused
 
 
@@ -206,6 +210,9 @@ COMMANDS = (
     "transport.py memory",
     "fuzz_container.py",
     "fuzz_codecs.py",
+    "fuzz_secure.py --count 1000000",
+    "fuzz_history.py --count 1000000",
+    "fuzz_facts.py",
 )
 MEASURED = """
 What it costs to carry payloads: rounds of a server and two nodes without any training; peak
@@ -213,7 +220,8 @@ anonymous memory (what the kernel cannot take back) of a server and of each prog
 over Flower with TLS; transports beside the plain operation that each cannot do without, in turns; a
 message in the node's relay beside an empty Flower app; damaged payloads. What is read of a damaged
 payload is exactly what was sent; what is read of the codecs' mutants are sound numbers of the
-declared length, since a code that is changed is another number.
+declared length, since a code that is changed is another number; what is read of messages, links and
+shares is in its one form, and a share that was changed gives no secret back.
 """
 MISLEADS = """
 Everything is on one machine: loopback and a local S3 server stand for links, and no round trip

@@ -68,5 +68,6 @@ MISLEADS = """
 *load* and *encode* are copies and casts that a GPU makes by itself, in milliseconds; here the
 processor makes them in the device's place, so that no bar of a busy device can be judged without
 one. Of the close, what is left are the conversion of bf16 and a second pass over float32 in the
-cache, each an operation of its own: one fused loop needs a compiler.
+cache, each an operation of its own. One fused loop would need a compiler, and not keep the bar
+either: see below what C takes.
 """
