@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import modes
 import waiting
+from quality_arms import RECIPE
+from quality_setting import Setting, setting_of
+from quality_tuning import SEED as TUNING
 from records import Record, current
 
 from page.learning import losses_of, ratios
@@ -17,6 +20,13 @@ MOST_ABOVE = {
     "asynchronous, two of eight 4x slower": 0.02,
 }
 """Arm of `modes.py` -> the most that its loss may be above the synchronous one, a share."""
+OF_THE_RECIPE = {
+    "overlap: 1 step": 0.005,
+    "overlap: 1 step, fragments 2": 0.005,
+    "asynchronous: equal speeds": 0.01,
+    "asynchronous: a quarter 4x slower": 0.02,
+}
+"""Arm of `quality.py` -> the most that its loss may be above that of the recipe, a share."""
 ROUNDS_A_MINUTE = 200.0
 """The least that the simulator does with 2,000 virtual clients that train nothing."""
 NEAR = 0.1
@@ -27,6 +37,7 @@ def section(logs: Logs) -> Section:
     waits = current(logs("waiting"), "setting", "arm", "seed")
     runs, told = logs("modes"), current(logs("simulate"), "way")
     many = current(logs("many_clients"), "clients")
+    today = [one for one in logs("quality") if setting_of(one) == Setting()]
     tables = [
         waiting.table(waits) if waits else "",
         modes.table(runs) if runs else "",
@@ -39,7 +50,13 @@ def section(logs: Logs) -> Section:
         misleads=MISLEADS,
         commands=["waiting.py", "modes.py", "simulate.py", "scale.py clients"],
         records=[*waits, *runs, *told, *many],
-        claims=[*_of_waiting(waits), *_of_modes(runs), *_of_simulator(told), *_of_many(many)],
+        claims=[
+            *_of_waiting(waits),
+            *_of_modes(runs),
+            *_of_recipe(today),
+            *_of_simulator(told),
+            *_of_many(many),
+        ],
         tables=[one for one in tables if one],
         images=[("loss-of-not-waiting.png", "Loss above the synchronous run, each seed")],
         about="waiting",
@@ -61,6 +78,16 @@ def _of_modes(records: list[Record]) -> list[Claim]:
               [ratio - 1 for ratio in ratios(losses, arm, modes.REFERENCE)], most, form="+.2%",
               each="seed")
         for arm, most in MOST_ABOVE.items()
+    ]  # fmt: skip
+
+
+def _of_recipe(records: list[Record]) -> list[Claim]:
+    """Of the lines of the quality table in the quickstart's setting."""
+    losses = losses_of([one for one in records if one["seed"] != TUNING])
+    return [
+        Claim(f"loss above the recipe as it is, rounds of 8 steps: {arm}",
+              [ratio - 1 for ratio in ratios(losses, arm, RECIPE)], most, form="+.2%", each="seed")
+        for arm, most in OF_THE_RECIPE.items()
     ]  # fmt: skip
 
 
@@ -108,12 +135,13 @@ every 20 s in the mean. Utilization is seconds of steps over seconds of nodes, t
 update nothing overlaps, in it; goodput is tokens that were merged over tokens trained. *Loss at
 equal tokens*: the quickstart with rounds of 16 steps, as it was, and its codecs, nothing else
 changed or tuned anew; asynchronous runs are the simulator's, whose training is real, with step
-times that vary by 5 %. *The simulator beside real runs*: nodes over the same shaped links.
+times that vary by 5 %. *The recipe as it is* has rounds of 8 steps; its lines are those of the
+quality table. *The simulator beside real runs*: nodes over the same shaped links.
 """
 MISLEADS = """
 *Who waits* has one seed, under some load from other work, and its overlap is that of whole rounds,
 which these links need and which costs the loss of the second table: what hides everything is not
 what one should use. Of *4x slower*, seeds 1 and 2 ran before momentum went with the part nearest to
-a whole round. The simulator's asynchronous merge was of half the cohort, the default of then.
+a whole round.
 Virtual clients of the last table train nothing.
 """
