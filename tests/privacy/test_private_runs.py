@@ -187,9 +187,24 @@ def test_another_sum_of_a_round_is_another_release(make, monkeypatch):
     older = "lacks round 2, which was committed: it is an older one"
     with pytest.raises(CorruptCheckpoint, match=older):
         photon.resume(again.folder, ["photon.resume_round=1"])
-    assert files_of(again) == before, "a refusal changes nothing"
     path.parent.rename(path.parent.with_name("elsewhere"))
+    with pytest.raises(CorruptCheckpoint, match="lacks round 2, which was committed: it is missin"):
+        photon.resume(again.folder, ["photon.resume_round=1"])
+    assert files_of(again) == before, "a refusal changes nothing"
     assert said_of_ledger(again)[0] == "note"
+
+
+def test_a_lost_ledger_is_made_anew_of_what_the_newest_checkpoint_counts(make):
+    """And says of which rounds it knows nothing else, so that what comes later is missed."""
+    run = photon.train(make("lost", *PRIVATE))
+    path = Path(run.folder) / "privacy" / "releases.jsonl"
+    path.unlink()
+    again = photon.resume(run.folder, ["fl.n_rounds=3"])
+    assert records(again)[-1]["epsilon"] == pytest.approx(priced(1.0, 3))
+    assert [line["round"] for line in ledger(again)] == [2, 3]
+    assert said_of_ledger(again) == ("ok", "releases.jsonl has all that was committed")
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    assert lack(path, (), [1, 2, 3]) == "lacks round 3, which was committed"
 
 
 def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
@@ -272,35 +287,35 @@ def test_an_update_a_thousand_times_as_large_moves_the_model_no_further(make, mo
 
 
 def test_a_broken_ledger_is_named_and_a_torn_line_is_not_one(tmp_path):
-    Ledger(tmp_path, (), "k").add(1, "sum", Release(2.0, 9, 3))
+    Ledger(tmp_path, (), 0, "k").add(1, "sum", Release(2.0, 9, 3))
     path = tmp_path / "releases.jsonl"
     whole = path.read_text()
     path.write_text(whole + whole[:20])
-    assert Ledger(tmp_path, (), "k").count() == {Release(2.0, 9, 3): 1}
+    assert Ledger(tmp_path, (), 0, "k").count() == {Release(2.0, 9, 3): 1}
     assert path.read_text() == whole, "and does not stay"
     for bad in ("nonsense", "[1]", '{"round": 1}', whole.replace("2.0", '"2"'),
                 whole.replace("2.0", "NaN"), whole.replace("2.0", "-2.0"),
-                '{"before": [[1.0, 0]]}'):  # fmt: skip
+                '{"before": [[1.0, 0]], "round": 1}'):  # fmt: skip
         path.write_text(whole + bad.strip() + "\n")
         with pytest.raises(CorruptCheckpoint, match=r"releases\.jsonl: line 2"):
-            Ledger(tmp_path, (), "k")
+            Ledger(tmp_path, (), 0, "k")
 
 
 def test_a_ledger_of_an_older_backup_is_refused(tmp_path):
     """It would count less than has been spent."""
     path, one = tmp_path / "releases.jsonl", Release(2.0, 9, 3)
     told = ((*one, 2),)
-    whole = Ledger(tmp_path, (), "k")
+    whole = Ledger(tmp_path, (), 0, "k")
     for number in (1, 2):
         whole.add(number, "sum", one)
-    assert Ledger(tmp_path, told, "k").count() == {one: 2}
+    assert Ledger(tmp_path, told, 2, "k").count() == {one: 2}
     assert lack(path, told, [1, 2]) is None
     assert lack(path, told, [1, 2, 3]) == "lacks round 3, which was committed"
     path.write_text(path.read_text().splitlines(keepends=True)[0])
     older = path.read_bytes()
     with pytest.raises(CorruptCheckpoint, match=r"releases\.jsonl: lacks 1 of the releases"):
-        Ledger(tmp_path, told, "k")
+        Ledger(tmp_path, told, 2, "k")
     assert path.read_bytes() == older, "it stays as it was"
     path.unlink()
-    assert Ledger(tmp_path, told, "k").count() == {one: 2}, "what the checkpoint counts"
+    assert Ledger(tmp_path, told, 2, "k").count() == {one: 2}, "what the checkpoint counts"
     assert lack(path, told, [1, 2]) is None

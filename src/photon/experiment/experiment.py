@@ -363,7 +363,7 @@ def _folder(
 
     def open_or_create() -> None:
         if existing:
-            require_ledger(run.federation, path)
+            require_ledger(run.federation, path, run.machine.resume_round)
             opened.append(RunFolder.open(path))
             if run.machine.resume_round is not None:
                 rewind(path, run.machine.resume_round)

@@ -13,9 +13,11 @@ from photon.data.read.shards import RowSource
 from photon.hub.warm_start import WarmStart, warm_start
 from photon.model.build import empty_model, parameters_of
 from photon.privacy.terms import check_budget, noise_warning
+from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
 from photon.run.releases import FOLDER, NAME, require_rounds
+from photon.run.restore import checkpoint_of_round
 from photon.training.layers import layers_of
 from photon.training.outline import check_sent, elements_sent
 
@@ -40,10 +42,18 @@ def check_federation(fl: Federation, inner: Inner, scoring: Scoring) -> None:
     require_no_tasks(fl, scoring)
 
 
-def require_ledger(fl: Federation, folder: Path) -> None:
-    """CorruptCheckpoint: a run that goes on privately has released more than its ledger has."""
-    if fl.privacy.is_on:
-        require_rounds(folder / FOLDER / NAME, merged_in(folder))
+def require_ledger(fl: Federation, run: Path, wanted: int | None) -> None:
+    """CorruptCheckpoint: a run that goes on privately has released more than its ledger has.
+
+    Args:
+        wanted: the round that it goes back to, if one is named.
+    """
+    if not fl.privacy.is_on:
+        return
+    kept, since = run / "checkpoints", 0
+    if list_checkpoints(kept):
+        since = number_of(checkpoint_of_round(kept, -1 if wanted is None else wanted))
+    require_rounds(run / FOLDER / NAME, merged_in(run), since)
 
 
 def federation_warnings(

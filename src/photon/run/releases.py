@@ -2,8 +2,8 @@
 round takes nothing back.
 
 Each line of `privacy/releases.jsonl` is one sum that got noise: its round, what it was made of, the
-key of the noise, and the `Release`. The first line may hold what was released before the file was
-there: by the run that this one is a copy of.
+key of the noise, and the `Release`. The first line may hold what was released up to a round, before
+the file was there: by the run that this one is a copy of, or because the file was lost.
 """
 
 from __future__ import annotations
@@ -43,27 +43,29 @@ class Line(Closed):
 
 
 class Before(Closed):
-    """What was released before: noise, pool, cohort, and how many."""
+    """What was released up to a round: noise, pool, cohort, and how many."""
 
     before: list[tuple[Noise, float, float, float]]
+    round: Clients
 
 
 class Ledger:
     """Args:
     folder: of the run's secrets; made if it is not there.
     before: what the state that the run goes on from has released.
+    since: the round of that state.
     key: name of the key that the noise is made with: what another made is another release.
 
     Raises:
         CorruptCheckpoint: a line is not as it was written, or the file is older than the state.
     """
 
-    def __init__(self, folder: Path, before: Told, key: str) -> None:
+    def __init__(self, folder: Path, before: Told, since: int, key: str) -> None:
         self.path, self.key = folder / NAME, key
         folder.mkdir(parents=True, exist_ok=True)
         self._lines: list[dict[str, Any]] = _read(self.path)
         if not self._lines and before:
-            self._lines.append({"before": before})
+            self._lines.append({"before": before, "round": since})
         if fault := _lack(self._lines, before, ()):
             raise _older(self.path, fault)
         with new_file(self.path) as file:  # without a line that a crash has torn
@@ -72,8 +74,8 @@ class Ledger:
     def has(self, round_number: int, identity: str | None = None) -> bool:
         """Whether a round has been released: with these updates, or with any."""
         return any(
-            line.get("round") == round_number
-            and line["key"] == self.key
+            line["round"] == round_number
+            and line.get("key") == self.key
             and identity in (None, line["sum"])
             for line in self._lines
         )
@@ -95,20 +97,29 @@ class Ledger:
         return told_of(self.count())
 
 
-def require_rounds(path: Path, rounds: Iterable[int]) -> None:
-    """Before a run goes back to an earlier round, whose state does not count what came after it.
+def require_rounds(path: Path, rounds: Iterable[int], since: int) -> None:
+    """Before a run goes on, perhaps from an earlier round, whose state does not count what came
+    after it.
+
+    Args:
+        rounds: that were committed.
+        since: the round that it goes on from.
 
     Raises:
-        CorruptCheckpoint: the ledger is damaged, or lacks one of the rounds that were committed.
+        CorruptCheckpoint: the ledger is damaged, or lacks one of these rounds; it may be missing
+            where none is later than `since`.
     """
-    if path.exists() and (fault := lack(path, (), rounds)):
+    lines = _read(path) or [{"before": (), "round": since}]
+    if fault := _lack(lines, (), rounds):
         raise _older(path, fault)
 
 
 def _older(path: Path, fault: str) -> CorruptCheckpoint:
+    what = "it is an older one" if path.exists() else "it is missing"
     return CorruptCheckpoint(
-        f"{path}: {fault}: it is an older one; bring the newest back, or move it away to go on "
-        "from what the checkpoint counts"
+        f"{path}: {fault}: {what}; bring the newest back: without it epsilon would be less than "
+        "what has been spent. Only from its newest checkpoint, which counts all, may a run go on "
+        "without the file"
     )
 
 
@@ -128,9 +139,10 @@ def lack(path: Path, told: Told, rounds: Iterable[int]) -> str | None:
 def _lack(lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int]) -> str | None:
     if lost := (count_of(told) - _count(lines)).total():
         return f"lacks {lost:,} of the releases that the checkpoint counts"
-    if any("before" in line for line in lines):
-        return None  # of what was before it knows the number, not the rounds
-    missing = sorted(set(rounds) - {line["round"] for line in lines})
+    # Of what was before it knows the number, and of which rounds at the most.
+    first = max((line["round"] for line in lines if "before" in line), default=0)
+    known = {line["round"] for line in lines}
+    missing = sorted(number for number in set(rounds) - known if number > first)
     return f"lacks round {missing[0]}, which was committed" if missing else None
 
 

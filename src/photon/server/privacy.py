@@ -45,7 +45,8 @@ class Privacy:
         self._alive = federation.population
         if self.settings.is_on:
             self._key = own_key(folder / FOLDER / KEY, KEY_BYTES)
-            self._ledger = Ledger(folder / FOLDER, state.releases, name_of(self._key))
+            name = name_of(self._key)
+            self._ledger = Ledger(folder / FOLDER, state.releases, state.round, name)
             price_of(federation, self._ledger.count())  # or what computes it is missing
 
     def choosing(self, participation: Participation) -> Participation:
