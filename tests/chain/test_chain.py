@@ -173,6 +173,25 @@ def no_line(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join(lines[:2] + lines[3:]))
 
 
+def one_more_line(number: int, at: int | None = None) -> Callable[[Path], None]:
+    """A line of a round with a better loss, in the middle or at the end."""
+
+    def tamper(folder: Path) -> None:
+        lines = read_lines(folder / "metrics.jsonl")
+        lines.insert(
+            len(lines) if at is None else at, lines[-1] | {"round": number, "val_loss": 1.0}
+        )
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+    return tamper
+
+
+def better_summary(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["federated"]["val_loss"] -= 0.5
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
 def configuration(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     config = json.loads(text)
@@ -223,7 +242,13 @@ def unnoticed_tokens(link: dict[str, Any]) -> None:
         (manifest_facts, "round_000004: has another state than link 4 (round 4) says"),
         (metrics, "metrics: the line of round 2 was changed since"),
         (no_line, "metrics: the line of round 3 is missing"),
+        (one_more_line(2, at=1), "metrics: round 2 has 2 lines"),
+        (one_more_line(9), "metrics: a line is of round 9, which no link is of"),
+        (better_summary, "federated.val_loss is"),
+        (lambda run: (run / "summary.json").write_text("{"), "summary.json: is damaged"),
         (configuration, "config: config.json has the digest"),
+        (lambda run: (run / "config.json").write_text("{"), "config: "),
+        (lambda run: (run / "run.json").write_text("{"), "unreadable run.json"),
         (tokenizer, "tokenizer: tokenizer.json has the digest"),
         (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json: cannot read"),
         (lambda run: artifact.remove(run / "checkpoints", "round_000004"), "that of link 4 (rou"),
@@ -235,6 +260,19 @@ def test_every_change_is_named(run: Path, tamper: Callable[[Path], None], messag
     assert message in found
     assert not others
     assert command(["verify", str(run)]) == 2
+
+
+def test_a_line_of_the_round_that_is_under_way_is_told(run: Path):
+    """It is there before its link; and a summary that is older than the chain is none of it."""
+    one_more_line(5)(run)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["federated"]["tokens"] = 1
+    (run / "summary.json").write_text(json.dumps(summary))
+    found = {one.what: (one.verdict, one.text) for one in verify_run(run)}
+    assert found["metrics"][0] == "note"
+    assert found["metrics"][1].endswith("that of round 5 is of no link yet")
+    assert found["summary"][0] == "note"
+    assert not faults(run)
 
 
 def test_the_last_link_is_held_by_its_checkpoint(run: Path):

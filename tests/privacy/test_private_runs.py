@@ -22,6 +22,7 @@ from photon.privacy.accounting import Release, epsilon
 from photon.report.console import Console
 from photon.report.outcome import report
 from photon.run import checkpoint
+from photon.run.listing import run_status
 from photon.run.releases import Ledger, lack
 from photon.run.results import TrainResult
 from photon.run.trackers import read_lines
@@ -217,6 +218,15 @@ def test_a_spent_budget_ends_a_run_and_a_larger_one_lets_it_go_on(make):
     assert (Path(ended.folder) / "summary.json").exists()
     more = photon.resume(ended.folder, ["fl.privacy.max_epsilon=100"])
     assert final_digest(more) == final_digest(whole)
+
+
+def test_a_budget_that_was_spent_before_it_was_set_ends_a_run_too(make):
+    run = photon.train(make("late", *PRIVATE))
+    with pytest.warns(PhotonWarning, match="the run ends here"):
+        photon.resume(run.folder, ["fl.n_rounds=3", f"fl.privacy.max_epsilon={priced(1.0, 2)}"])
+    assert run_status(Path(run.folder)).state == "ended"
+    assert len(ledger(run)) == 2
+    assert not [one for one in verify_run(Path(run.folder)) if one.verdict == "fail"]
 
 
 def test_a_budget_below_one_round_is_refused_before_a_folder_is_made(make, tmp_path):

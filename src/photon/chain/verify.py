@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,8 @@ from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.kinds import FEDERATED
 from photon.run.releases import FOLDER, NAME, lack
-from photon.run.run_folder import read_config, read_run
+from photon.run.results import read_summary
+from photon.run.run_folder import read_config, read_facts, read_run
 from photon.run.trackers import read_lines
 from photon.wire.signatures import fingerprint
 
@@ -53,13 +55,7 @@ def verify_run(
         raise ConfigError(
             f"--receipts {missing[0]}: no such file; a node keeps it in its run folder"
         )
-    if read_run(folder)[1]["kind"] != FEDERATED:
-        raise RunFolderError(f"{folder}: is no federated run, and so has no chain")
-    if not (folder / FILE).exists():
-        raise RunFolderError(
-            f"{folder}: has no {FILE}: it is lost, or the run is of a version that kept none; it "
-            "begins when the run goes on"
-        )
+    yield from _of_run(folder)
     found = walk(folder, Known.of(keys))
     if found.fault is not None or not found.links:
         yield Check("fail", "chain", found.fault or "has no whole link")
@@ -69,9 +65,32 @@ def verify_run(
     yield from _of_tokenizer(folder / "tokenizer.json", found.links[0])
     yield from _of_checkpoints(folder, found)
     yield _of_metrics(folder, found)
+    yield from _of_summary(folder, found)
     yield from _of_releases(folder, found)
     for path in receipts:
         yield _of_receipts(path, found)
+
+
+def _of_run(folder: Path) -> Iterator[Check]:
+    """Whether a federated run is here.
+
+    Raises:
+        RunFolderError: it is none, or has no chain.
+    """
+    has_chain, is_federated = (folder / FILE).exists(), True
+    if not has_chain:
+        read_run(folder)  # or there is no run at all
+    try:
+        is_federated = read_facts(folder)["kind"] == FEDERATED
+    except CorruptCheckpoint as error:
+        yield Check("fail", "run", str(error))
+    if not is_federated:
+        raise RunFolderError(f"{folder}: is no federated run, and so has no chain")
+    if not has_chain:
+        raise RunFolderError(
+            f"{folder}: has no {FILE}: it is lost, or the run is of a version that kept none; it "
+            "begins when the run goes on"
+        )
 
 
 def link_of(folder: Path, manifest: Path) -> Link | None:
@@ -200,20 +219,58 @@ def _checkpoint_fault(path: Path, found: Walk) -> str | None:
 
 
 def _of_metrics(folder: Path, found: Walk) -> Check:
-    """Whether the lines of metrics.jsonl are those that the commits held."""
-    lines = {line.get("round"): line for line in read_lines(folder / "metrics.jsonl")}
-    compared = 0
+    """Whether the lines of metrics.jsonl are those that the commits held, and no others."""
+    every = read_lines(folder / "metrics.jsonl")
+    rounds = [number for line in every if isinstance(number := line.get("round"), int)]
+    if fault := _strange_round(rounds, found):
+        return Check("fail", "metrics", fault)
+    lines, compared = {line.get("round"): line for line in every}, 0
     for number, link in found.by_round.items():
         said = link.head.record
         if said is None:
             continue
-        line = lines.get(number)
-        if line is None:
+        if (line := lines.get(number)) is None:
             return Check("fail", "metrics", f"the line of round {number} is missing")
         if mark_of(line, said.keys) != said:
             return Check("fail", "metrics", f"the line of round {number} was changed since")
         compared += 1
-    return Check("ok", "metrics", f"{compared:,} lines are as they were committed")
+    text = f"{compared:,} lines are as they were committed"
+    if rounds and rounds[-1] == found.links[-1].head.round + 1:
+        return Check("note", "metrics", f"{text}; that of round {rounds[-1]} is of no link yet")
+    return Check("ok", "metrics", text)
+
+
+def _strange_round(rounds: Sequence[int], found: Walk) -> str | None:
+    """Why these are not the rounds of a chain; before it and next behind it there may be others."""
+    first, after = found.links[0].head.round, found.links[-1].head.round + 1
+    for number, times in Counter(rounds).items():
+        if times > 1:
+            return f"round {number} has {times} lines"
+        if number > first and number != after and number not in found.by_round:
+            return f"a line is of round {number}, which no link is of"
+    return None
+
+
+def _of_summary(folder: Path, found: Walk) -> Iterator[Check]:
+    """Whether summary.json, which the end of a run writes, says what the last round's line says."""
+    path, head = folder / "summary.json", found.links[-1].head
+    if not path.exists():
+        return
+    try:
+        said = read_summary(folder).get("federated") or {}
+    except (OSError, ValueError, AttributeError):
+        yield Check("fail", "summary", f"{path}: is damaged; metrics.jsonl has what it says")
+        return
+    if said.get("tokens") != head.tokens:
+        yield Check("note", "summary", f"{path}: is not of {name_of(head)}")
+        return
+    lines = {line.get("round"): line for line in read_lines(folder / "metrics.jsonl")}
+    loss = lines.get(head.round, {}).get("val_loss")
+    text = f"federated.val_loss is {said.get('val_loss')}"
+    if said.get("val_loss") == loss:
+        yield Check("ok", "summary", text)
+    else:
+        yield Check("fail", "summary", f"{text}, the line of round {head.round} has {loss}")
 
 
 def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:
@@ -245,7 +302,7 @@ def _of_receipts(path: Path, found: Walk) -> Check:
         if fault is not None:
             return Check("fail", "receipts", f"{path}: line {number}: {fault}")
         count += 1
-    return Check("ok", "receipts", f"{path}: {count:,} are of this chain")
+    return Check("ok" if count else "note", "receipts", f"{path}: {count:,} are of this chain")
 
 
 def _receipt_fault(receipt: Receipt, found: Walk) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -149,11 +150,18 @@ def checked(kind: type[ConfigT], values: Any) -> ConfigT:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "model_type":
+            reason = f"is a section, whose keys take values: `photon config {key}` lists them"
         given = first.get("input")
         told = "got" in reason or (isinstance(given, str) and repr(given) in reason)
-        shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {given!r}"
+        shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {_plain(given)}"
         prefix = f"{key}: " if key else ""
         raise ConfigError(f"{prefix}{reason}{shown}") from error
+
+
+def _plain(given: Any) -> str:
+    """As it is written in an override."""
+    return json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:

@@ -115,6 +115,7 @@ class _Course:
                 clock=engine.clock,
                 scoring=scoring_of(run.federation, run.inner, self.validation, job.device),
                 chain=chain,
+                is_spent=lambda: self.lines.complete({"budget_spent": True}),
             )
             return server.serve(states.pop())
 

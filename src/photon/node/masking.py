@@ -27,6 +27,7 @@ from photon.run import checkpoint
 from photon.secure.member import Member, mask_numbers
 from photon.secure.payload import facts_of, tensors_of
 from photon.secure.terms import PublicKeys, Terms
+from photon.wire.enrolment import format_clients
 from photon.wire.messages import Agree, MaskNumbers, Reveal, ShareKeys, Ticket, Told
 
 T = TypeVar("T")
@@ -145,7 +146,12 @@ class Masking:
         before = _read(path) if path.exists() else {}
         same = all(before.get(key) == now[key] for key in ("round", "base"))
         if same and before.get("survivors") != now["survivors"]:
-            raise PayloadError("its update is in a sum that has been opened, of other clients")
+            others = format_clients(before.get("survivors", ()))
+            raise PayloadError(
+                f"its update is in a sum that has been opened, of clients {others}: no sum of "
+                "others may be; bring all of them back, or give the round up with "
+                "fl.failed_rounds=skip"
+            )
         write_json(path, now)
 
     def _update(self, client: int, terms: Terms) -> Update:

@@ -98,7 +98,7 @@ def _enough(terms: Terms, found: Mapping[int, T], what: str, fewest: int = 0) ->
         key = "fl.quorum" if fewest > terms.threshold else "fl.secure_threshold"
         raise RoundFailed(
             f"round {terms.round}: secure aggregation got the {what} of {len(known)} clients, "
-            f"{max(fewest, terms.threshold)} are needed ({key}); nothing is revealed"
+            f"{max(fewest, terms.threshold)} are needed ({key}); this attempt reveals nothing"
         )
     return known
 

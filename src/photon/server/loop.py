@@ -90,6 +90,7 @@ class Server:
         clock: the engine's.
         scoring: judges the updates of a round beside each other, where that is asked for.
         chain: gets a link of each commit.
+        is_spent: called where the budget of `fl.privacy` ends the run.
     """
 
     run: Run
@@ -104,6 +105,7 @@ class Server:
     clock: Clock = SYSTEM
     scoring: Scoring | None = None
     chain: Chain | None = None
+    is_spent: Callable[[], None] = lambda: None
     _attempts: int = 0
     _missing: Mapping[int, str] = field(default_factory=dict)
     _plan: RoundPlan | None = None
@@ -134,7 +136,7 @@ class Server:
         self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
-            with until_spent():
+            with until_spent(self.is_spent):
                 while not is_over(run, state):
                     self._privacy.before(state)
                     self._phases = self._phases.of_next_attempt()
@@ -163,7 +165,7 @@ class Server:
             self._attempts += 1
             if self._rules.merging is not None:  # those in training would answer another attempt
                 self.engine.cancel(sys.maxsize)
-            skipped = self._after_failure(state, error)
+            skipped = self._after_failure(state, _naming(error, self._missing))
             if skipped is None:
                 return None
             after, report = skipped
@@ -331,15 +333,11 @@ class Server:
             verdicts, scores = self.scoring.judged(
                 state, plan, delivery.updates, verdicts, self._rules
             )
-        try:
-            after, report = close_round(
-                state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
-                rules=rules, verdicts=verdicts,
-                last=_previous_parameters(self.checkpoints),
-            )  # fmt: skip
-        except RoundFailed as error:
-            missing = "".join(f"; client {c}: {why}" for c, why in self._missing.items())
-            raise RoundFailed(f"{error}{missing}") from None
+        after, report = close_round(
+            state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
+            rules=rules, verdicts=verdicts,
+            last=_previous_parameters(self.checkpoints),
+        )  # fmt: skip
         if self.scoring is not None:
             after, report = self.scoring.noted(after, report, scores)
         if fl.measures_noise:
@@ -386,6 +384,10 @@ class Server:
             with self._phases.timing("commit"):
                 self._commits.add(fresh, self.written())
         return fresh
+
+
+def _naming(error: RoundFailed, missing: Mapping[int, str]) -> RoundFailed:
+    return RoundFailed(f"{error}{''.join(f'; client {c}: {why}' for c, why in missing.items())}")
 
 
 def _previous_parameters(checkpoints: Path) -> Tree | None:

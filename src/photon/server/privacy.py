@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -152,9 +152,14 @@ class Privacy:
 
 
 @contextmanager
-def until_spent() -> Iterator[None]:
-    """Rounds, which end where the budget does: the run is over then, as after its last round."""
+def until_spent(is_spent: Callable[[], None]) -> Iterator[None]:
+    """Rounds, which end where the budget does: the run is over then, as after its last round.
+
+    Args:
+        is_spent: is told that it was the budget.
+    """
     try:
         yield
     except BudgetSpent as spent:
+        is_spent()
         warnings.warn(f"the run ends here: {spent}", PhotonWarning, stacklevel=3)

@@ -82,7 +82,13 @@ def apply_resume_overrides(
         if override.is_delete() or override.key_or_group in GROUPS:
             raise MismatchedCheckpoint(f"{text}: a resumed run takes key=value overrides only")
         values[override.key_or_group] = override.value()
-    changed = with_values(saved, values)
+    try:
+        changed = with_values(saved, values)
+    except ConfigError:  # what to do about it is no use where the key may not change anyway
+        before = saved.values_by_key()
+        fixed = {k: v for k, v in values.items() if k in before and k not in LENGTHS}
+        check_resumable(before, before | fixed)
+        raise
     check_resumable(saved.values_by_key(), changed.values_by_key(), done(changed))
     if changed.federation.rounds > saved.federation.rounds:
         longer = max(changed.total_steps, changed.inner.max_steps or 0)
