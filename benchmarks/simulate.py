@@ -1,12 +1,13 @@
 """What `photon simulate` predicts of a federation, beside the same federation of real processes.
 
-    python benchmarks/simulate.py [--nodes 4] [--rounds 6] [--step-seconds 0.2] [--quick]
+    python benchmarks/simulate.py [--nodes 4] [--rounds 20] [--step-seconds 0.2] [--quick]
 
 Three steps for each way to run: a real run without links shaped says what nodes and server take
 beside steps (`round_seconds`, `server_seconds`) on this machine; the simulation predicts the run
 over slow links; the same run over the shaping proxy (`shaped.py`). Bar: seconds of a round and
-utilisation within 10 %. A line for each way goes to benchmarks/results/simulate.jsonl, but not with
---quick.
+utilisation within 10 %. Nodes that go on while their updates travel have taken most steps of the
+second round before the first record, from which a run is counted: with few rounds that weighs. A
+line for each way goes to benchmarks/results/simulate.jsonl, but not with --quick.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def main(given: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--step-seconds", type=float, default=0.2)
     parser.add_argument("--rate", type=float, default=150e3, help="bytes/s")
     parser.add_argument("--delay", type=float, default=0.1)
