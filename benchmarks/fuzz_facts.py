@@ -1,12 +1,12 @@
 """Fuzz what a node says: each mutant of an answer is a client's failure, a refusal, or harmless.
 
-    python benchmarks/fuzz_facts.py                    ten thousand mutants
-    python benchmarks/fuzz_facts.py --count 1000 --seed 7
+    python benchmarks/fuzz_facts.py                    a hundred thousand mutants
+    python benchmarks/fuzz_facts.py --count 1000000 --seed 7
 
-An answer goes the way of a real one: from the message, through its payload, to the round that is
-closed with it and two honest updates. Whatever the mutant says, the round closes, its record is
-JSON without infinities, no reason is long or holds a control character, and the mutant's weight is
-at most that of what it was asked for.
+What an answer says is parsed and judged. One in a hundred goes the whole way of a real one: from
+the message, through its payload, to the round that is closed with it and two honest updates.
+Whatever the mutant says, the round closes, its record is JSON without infinities, no reason is long
+or holds a control character, and the mutant's weight is at most that of what it was asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import fuzzing
 import torch
 
 from photon.container.container import write_container
+from photon.core.gate import examined
 from photon.core.messages import (
     Bounds,
     MomentBound,
@@ -36,17 +37,20 @@ from photon.core.messages import (
 from photon.core.outer import sgd
 from photon.core.parts import parts_of
 from photon.core.round import Rules, close_round, open_round
+from photon.core.text import cleaned
+from photon.core.tree import Tree
 from photon.errors import PayloadError
 from photon.run.base import Base, base_ref, received_of
 from photon.run.checkpoint import save_server_state, sent_file
 from photon.server.depot import Depot
 from photon.server.errand import Errand, Outcome
 from photon.wire.buffers import Buffers
-from photon.wire.facts import InstructionFacts
+from photon.wire.facts import InstructionFacts, update_of
 from photon.wire.inline import InlineServer
 from photon.wire.messages import Train, pack_reply
 
 PER_STEP, STEPS = 64, 5
+WHOLE_WAY = 100
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 6, 64, 320, 321, 10**15, 2**53 + 1, 10**400, -(10**400), 0.5,
     1e308, -1e308, 5e-324, "", "100", "exp_avg", "w", "x" * 10_000, "\x1b[2J\n\u202e", [], {}, [1],
@@ -55,8 +59,12 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-def fuzz(count: int, seed: int) -> Counter[str]:
-    """Outcomes by kind; an assertion fails where a mutant does harm."""
+def fuzz(count: int, seed: int, whole_way: int = WHOLE_WAY) -> Counter[str]:
+    """Outcomes by kind; an assertion fails where a mutant does harm.
+
+    Args:
+        whole_way: mutants, of which one goes all the way.
+    """
     rng, outcomes = random.Random(seed), Counter[str]()
     state, plan = a_round()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,8 +72,12 @@ def fuzz(count: int, seed: int) -> Counter[str]:
         saved = save_server_state(Path(folder) / "checkpoints", state)
         received = received_of(state)
         depot.publish(plan, Base.at(sent_file(saved)[0], received, base_ref(received)))
-        for _ in range(count):
-            tensors, facts = parts_of(an_update(plan, 0))
+        tensors, facts_before = parts_of(an_update(plan, 0))
+        for number in range(count):
+            facts = facts_before
+            if number % whole_way:
+                outcomes[parsed(state, plan, tensors, mutant(facts, rng))] += 1
+                continue
             reply = {"updates": {0: {}}, "failed": {}}
             in_reply = rng.random() < 0.2
             if not in_reply:
@@ -75,6 +87,21 @@ def fuzz(count: int, seed: int) -> Counter[str]:
             outcome = answered(plan, depot, mutant(reply, rng) if in_reply else reply)
             outcomes[judge(state, plan, outcome)] += 1
     return outcomes
+
+
+def parsed(state: ServerState, plan: RoundPlan, tensors: Tree, facts: Mapping[str, Any]) -> str:
+    """What is made of an update's facts before it is merged; fails where that is harm."""
+    try:
+        update = update_of(tensors, facts)
+    except PayloadError as error:
+        assert_harmless(cleaned(str(error)))
+        return "failed"
+    if reason := examined(update, plan, state).reason:
+        assert_harmless(cleaned(reason))
+        return "refused"
+    assert update.num_tokens <= PER_STEP * STEPS
+    json.dumps(dict(update.metrics), allow_nan=False)
+    return "accepted"
 
 
 def a_round() -> tuple[ServerState, RoundPlan]:
@@ -206,4 +233,4 @@ def assert_harmless(reason: str) -> None:
 
 
 if __name__ == "__main__":
-    fuzzing.run(__doc__, 10_000, fuzz)
+    fuzzing.run(__doc__, 100_000, fuzz)

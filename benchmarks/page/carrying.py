@@ -212,7 +212,7 @@ COMMANDS = (
     "fuzz_codecs.py",
     "fuzz_secure.py --count 1000000",
     "fuzz_history.py --count 1000000",
-    "fuzz_facts.py",
+    "fuzz_facts.py --count 1000000",
 )
 MEASURED = """
 What it costs to carry payloads: rounds of a server and two nodes without any training; peak

@@ -67,8 +67,9 @@ def test_of_many_mutants_none_ends_the_server_or_harms_a_round(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from fuzz_facts import fuzz
 
-    outcomes = fuzz(400, seed=0)
-    assert set(outcomes) == {"accepted", "refused", "failed"}
+    for whole_way in (1, 400):
+        outcomes = fuzz(400, seed=0, whole_way=whole_way)
+        assert set(outcomes) == {"accepted", "refused", "failed"}
 
 
 def test_texts_of_nodes_are_short_where_they_come_in():
