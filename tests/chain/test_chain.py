@@ -173,7 +173,7 @@ def no_line(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("".join(lines[:2] + lines[3:]))
 
 
-def one_more_line(number: int, at: int | None = None) -> Callable[[Path], None]:
+def one_more_line(number: Any, at: int | None = None) -> Callable[[Path], None]:
     """A line of a round with a better loss, in the middle or at the end."""
 
     def tamper(folder: Path) -> None:
@@ -244,7 +244,10 @@ def unnoticed_tokens(link: dict[str, Any]) -> None:
         (no_line, "metrics: the line of round 3 is missing"),
         (one_more_line(2, at=1), "metrics: round 2 has 2 lines"),
         (one_more_line(9), "metrics: a line is of round 9, which no link is of"),
+        (one_more_line("9"), "metrics: a line is of no round"),
+        (one_more_line([9]), "metrics: a line is of no round"),
         (better_summary, "federated.val_loss is"),
+        (lambda run: (run / "summary.json").write_text('{"federated": "x"}'), "is damaged"),
         (lambda run: (run / "summary.json").write_text("{"), "summary.json: is damaged"),
         (configuration, "config: config.json has the digest"),
         (lambda run: (run / "config.json").write_text("{"), "config: "),

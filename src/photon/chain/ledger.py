@@ -207,6 +207,11 @@ def merged_in(folder: Path) -> set[int]:
     return merged_rounds(_readable(whole_lines(folder / FILE)))
 
 
+def rounds_in(folder: Path) -> set[int]:
+    """Rounds of a run that links are of."""
+    return {link.head.round for link in _readable(whole_lines(folder / FILE))}
+
+
 def hash_in(manifest: Path) -> str:
     """Hash of the link of a checkpoint; empty if it has none."""
     link = link_in(manifest)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import photon
-from photon.chain.ledger import FILE, is_of, link_in, merged_rounds, whole_lines
+from photon.chain.ledger import FILE, is_of, link_in, merged_rounds, rounds_in, whole_lines
 from photon.chain.link import Link, mark_of, parse_link
 from photon.chain.receipts import Receipt, read_receipts
 from photon.chain.walk import Check, Known, Walk, name_of, walk
@@ -221,8 +222,8 @@ def _checkpoint_fault(path: Path, found: Walk) -> str | None:
 def _of_metrics(folder: Path, found: Walk) -> Check:
     """Whether the lines of metrics.jsonl are those that the commits held, and no others."""
     every = read_lines(folder / "metrics.jsonl")
-    rounds = [number for line in every if isinstance(number := line.get("round"), int)]
-    if fault := _strange_round(rounds, found):
+    rounds = [line.get("round") for line in every]
+    if fault := _strange_round(rounds, found, folder):
         return Check("fail", "metrics", fault)
     lines, compared = {line.get("round"): line for line in every}, 0
     for number, link in found.by_round.items():
@@ -240,14 +241,18 @@ def _of_metrics(folder: Path, found: Walk) -> Check:
     return Check("ok", "metrics", text)
 
 
-def _strange_round(rounds: Sequence[int], found: Walk) -> str | None:
+def _strange_round(rounds: Sequence[Any], found: Walk, folder: Path) -> str | None:
     """Why these are not the rounds of a chain; before it and next behind it there may be others."""
     first, after = found.links[0].head.round, found.links[-1].head.round + 1
+    if not all(isinstance(number, int) for number in rounds):
+        return "a line is of no round"
     for number, times in Counter(rounds).items():
         if times > 1:
             return f"round {number} has {times} lines"
         if number > first and number != after and number not in found.by_round:
-            return f"a line is of round {number}, which no link is of"
+            now = rounds_in(folder)  # a run that is under way has gone on since
+            if number not in now and number != max(now) + 1:
+                return f"a line is of round {number}, which no link is of"
     return None
 
 
@@ -257,15 +262,16 @@ def _of_summary(folder: Path, found: Walk) -> Iterator[Check]:
     if not path.exists():
         return
     try:
-        said = read_summary(folder).get("federated") or {}
-    except (OSError, ValueError, AttributeError):
+        said = dict(read_summary(folder).get("federated") or {})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         yield Check("fail", "summary", f"{path}: is damaged; metrics.jsonl has what it says")
         return
     if said.get("tokens") != head.tokens:
         yield Check("note", "summary", f"{path}: is not of {name_of(head)}")
         return
-    lines = {line.get("round"): line for line in read_lines(folder / "metrics.jsonl")}
-    loss = lines.get(head.round, {}).get("val_loss")
+    # Read behind the summary, which is written behind them.
+    lines = read_lines(folder / "metrics.jsonl")
+    loss = next((one.get("val_loss") for one in lines if one.get("round") == head.round), None)
     text = f"federated.val_loss is {said.get('val_loss')}"
     if said.get("val_loss") == loss:
         yield Check("ok", "summary", text)

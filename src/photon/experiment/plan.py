@@ -29,14 +29,7 @@ from photon.privacy.terms import Promise, noise_warning, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.memory import Memory, Place, client_memory, server_memory
-from photon.training.outline import (
-    Outline,
-    RoundBytes,
-    elements_sent,
-    kept_codecs,
-    outline_of,
-    traffic_of,
-)
+from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
 from photon.training.parallel import is_sharded
 
 GRADIENT_BYTES = 2
@@ -167,7 +160,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         ),
         price=setting.price,
         privacy=promise_of(fl),
-        noise=noise_warning(fl, elements_sent(inner, fl)),
+        noise=noise_warning(fl, outline.num_sent),
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from photon.run.own_layers import require_no_tasks
 from photon.run.releases import FOLDER, NAME, require_rounds
 from photon.run.restore import checkpoint_of_round
 from photon.training.layers import layers_of
-from photon.training.outline import check_sent, elements_sent
+from photon.training.outline import check_sent, outline_of
 
 
 def checked_start(fl: Federation, inner: Inner, starts: tuple[str | None, str | None]) -> WarmStart:
@@ -60,7 +60,8 @@ def federation_warnings(
     fl: Federation, inner: Inner, public: Callable[[], RowSource]
 ) -> list[str | None]:
     """What is allowed, and may not be expected; the arguments are those of `scoring_warnings`."""
-    return [noise_warning(fl, elements_sent(inner, fl)), *scoring_warnings(fl, public)]
+    noise = noise_warning(fl, outline_of(inner, fl).num_sent) if fl.privacy.is_on else None
+    return [noise, *scoring_warnings(fl, public)]
 
 
 def scoring_warnings(fl: Federation, public: Callable[[], RowSource]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,14 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a metrics file; a line that a crash cut short is left out."""
+    """Records of a metrics file; a line that a crash cut short, or that is none, is left out."""
     if not path.exists():
         return []
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            if isinstance(record := json.loads(line), dict):
+                records.append(record)
     return records
 
 

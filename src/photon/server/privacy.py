@@ -102,13 +102,13 @@ class Privacy:
         """
         fl, clip = self.federation, self.settings.clip_norm
         assert clip is not None
-        whose, own = identity(updates), [float(len(update.clients)) for update in updates]
+        whose, clients = identity(updates), [len(update.clients) for update in updates]
         if not self._ledger.has(plan.round, whose):
-            release = release_of(fl, round(sum(own)), alive)
+            release = release_of(fl, sum(clients), alive)
             self._require_budget(release)
             self._ledger.add(plan.round, whose, release)
         if self.settings.is_by_clients:  # they have been shortened before the noise was added
-            return private_mixture(gradients, own, fl.cohort_size, None)
+            return private_mixture(gradients, clients, fl.cohort_size, None)
         address = f"{plan.run} {plan.round} {plan.base_digest} {whose}"
         deviation = self.settings.noise_multiplier * clip / fl.cohort_size
         noise = noise_on_mean(self._key, address, deviation)

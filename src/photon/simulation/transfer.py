@@ -41,7 +41,7 @@ class Junction:
     def __init__(self, rate: float, timeline: Timeline[Any]) -> None:
         self.rate, self.timeline = rate, timeline
         self._left: dict[Road, float] = {}
-        self._shares: list[float] = []
+        self._shares: dict[Road, float] = {}
         self._since = 0.0
         self._plans = 0
 
@@ -51,26 +51,34 @@ class Junction:
             self.timeline.at(self.timeline() + size / road.rate, road.passed)
             return
         self._pass()
-        self._left[road] = size
-        self._plan()
+        self._left[road], self._shares[road] = size, 0.0
+        self._plan_soon()
 
     def _pass(self) -> None:
         """Bytes pass up to now."""
         now = self.timeline()
-        for road, share in zip(self._left, self._shares, strict=True):
-            self._left[road] -= share * (now - self._since)
+        if (seconds := now - self._since) > 0:
+            for road, share in self._shares.items():
+                self._left[road] -= share * seconds
         self._since = now
 
-    def _plan(self) -> None:
-        """Say who will be through first, if nobody else sets out before."""
+    def _plan_soon(self) -> None:
+        """At this moment, but once for all that set out at it."""
         self._plans += 1
-        self._shares = fair_shares(self.rate, [road.rate for road in self._left])
-        if not self._left:
+        self.timeline.at(self.timeline(), partial(self._plan, self._plans))
+
+    def _plan(self, plan: int) -> None:
+        """Say who will be through first, if nobody else sets out before."""
+        if plan != self._plans or not self._left:
             return
-        seconds = [n / s for n, s in zip(self._left.values(), self._shares, strict=True)]
-        road, after = min(zip(self._left, seconds, strict=True), key=lambda pair: pair[1])
-        ending = partial(self._end, road, self._plans)
-        self.timeline.at(self.timeline() + max(0.0, after), ending)
+        self._pass()
+        rates = fair_shares(self.rate, [road.rate for road in self._left])
+        self._shares = dict(zip(self._left, rates, strict=True))
+        after, road = min(
+            ((left / self._shares[road], road) for road, left in self._left.items()),
+            key=lambda pair: pair[0],
+        )
+        self.timeline.at(self.timeline() + max(0.0, after), partial(self._end, road, plan))
 
     def _end(self, road: Road, plan: int) -> None:
         if plan != self._plans:
@@ -78,8 +86,8 @@ class Junction:
         self._pass()
         through = [one for one, left in self._left.items() if one is road or left < 1]
         for one in through:
-            del self._left[one]
-        self._plan()
+            del self._left[one], self._shares[one]
+        self._plan_soon()
         for one in through:
             one.passed()
 

@@ -38,6 +38,11 @@ class Outline:
     moments: Mapping[str, Tree]
     embeddings: frozenset[str]
 
+    @property
+    def num_sent(self) -> int:
+        """Elements of a pseudo-gradient, all fragments together."""
+        return num_elements({name: self.params[name] for name in self.layers.shared})
+
 
 @dataclass(frozen=True, slots=True)
 class RoundBytes:
@@ -135,12 +140,6 @@ def averaged_in(federation: Federation, moments: Iterable[str], round_number: in
         return []
     first, second = federation.first_moment_period, federation.second_moment_period
     return [n for n in moments if round_number % (second if n in SQUARES else first) == 0]
-
-
-def elements_sent(inner: Inner, federation: Federation) -> int:
-    """Of a pseudo-gradient, all fragments together."""
-    this = outline_of(inner, federation)
-    return num_elements({name: this.params[name] for name in this.layers.shared})
 
 
 def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:

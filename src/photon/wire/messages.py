@@ -162,7 +162,7 @@ class Agree(Closed):
     threshold: Annotated[int, Field(strict=True, ge=2, le=MOST_MASKED)]
     most_tokens: Positive
     reaches: dict[MetricName, Number] = Field(min_length=1, max_length=8)
-    alike: bool = False
+    alike: Annotated[bool, Field(strict=True)] = False
     parties: Parties
     clients: Parties
 
