@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import photon
-from loopback import final_digest, nodes, train
+from loopback import final_digest, nodes, over_sockets, train
 from photon.chain.ledger import FILE, whole_lines
 from photon.chain.link import parse_link
 from photon.chain.verify import verify_run
 from photon.config import Config, load_config
 from photon.config.between.travel import travelling
 from photon.errors import ConfigError, PayloadError, RoundFailed
+from photon.experiment import experiment
 from photon.node import masking
 from photon.node.hosted_run import node_config
 from photon.node.mailbox import Mailbox
@@ -222,6 +223,32 @@ def test_a_client_is_in_one_opened_sum_of_an_update(make, four, tmp_path, monkey
         path.write_text("{")
         with pytest.raises(PayloadError, match="no share may be told"):
             note(again, 2, [0, 1, 2, 3])
+
+
+class Gone(Exception):
+    """Stands for a crash."""
+
+
+def test_a_sum_that_was_opened_before_a_crash_is_given_up_where_a_client_stays_away(
+    make, four, tmp_path, monkeypatch
+):
+    """It names who keeps it from being opened again; a round that is given up is trained anew."""
+    close = loop.Server._close
+
+    def crash(self, delivery, rules):
+        raise Gone
+
+    monkeypatch.setattr(loop.Server, "_close", crash)
+    config = make("run_uuid=opened")
+    with nodes(tmp_path, four, {"a": [0, 1, 2], "b": [3]}) as sockets, pytest.raises(Gone):
+        train(config, sockets)
+    monkeypatch.setattr(loop.Server, "_close", close)
+    folder = Path(config.machine.runs_folder) / "opened"
+    away = ["photon.n_nodes=1", "fl.failed_rounds=skip"]
+    told = "client 0: .*opened, of clients 0-3: .*=skip"
+    with nodes(tmp_path, four, {"a": [0, 1, 2]}) as sockets, pytest.warns(UserWarning, match=told):
+        result = experiment.resume(folder, away, engine=over_sockets(sockets))
+    assert [line["accepted"] for line in records(result)] == [[], [0, 1, 2]]
 
 
 @pytest.mark.parametrize("more", [["fl.fragments=2"], ["fl.overlap=delayed"],
