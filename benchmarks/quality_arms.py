@@ -15,6 +15,8 @@ BASELINE_RATES = (0.012, 0.018, 0.027)
 """A mean of clients wants larger steps than what it is compared with."""
 ADAMW_RATES = (0.004, 0.008, 0.016)
 OUTER_RATES = (0.7, 1.0, 1.3)
+DILOCO_RATES = (0.2, 0.4, 0.7)
+"""With a momentum of 0.9 each pseudo-gradient moves ten times as far in the end."""
 ETAS = (0.005, 0.01, 0.02)
 """Of FedAdam: what an element moves in a round, at most."""
 SGD, ADAPTIVE = "server_learning_rate", "eta"
@@ -103,7 +105,7 @@ MAIN: dict[str, Arm] = {
     "centralised: the recipe's moments": Arm((), "centralised", BASELINE_RATES, (), (0.018, None)),
     ALONE: Arm((), "alone", BASELINE_RATES, (), (0.018, None)),
     "FedAvg": Arm((*KEPT, *FEDAVG), outer=(), first=(0.027, None)),
-    "DiLoCo": Arm((*KEPT, *NESTEROV), first=(0.027, 0.7)),
+    "DiLoCo": Arm((*KEPT, *NESTEROV), outer=DILOCO_RATES, first=(0.027, 0.7)),
     "FedAdam": Arm((*KEPT, *FEDADAM), outer=ETAS, first=(0.027, 0.01), outer_key=ADAPTIVE),
     RECIPE: Arm(),
     "AdamW: centralised": Arm((*USUAL, *ADAMW), "centralised", ADAMW_RATES, (), (0.008, None)),
