@@ -2,6 +2,7 @@
 
     python benchmarks/network.py rounds     rounds without training: server and two nodes, by size
     python benchmarks/network.py floor      a round of the local engine against its fsyncs
+    python benchmarks/network.py flower     a round over Flower with TLS, two nodes, one tiny step
 
 Medians of turns. Lines go to benchmarks/results/network.jsonl; with --smoke there is one small size
 or a few rounds, and nothing is kept.
@@ -221,7 +222,24 @@ def floor(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
            "beyond_seconds": each - own}  # fmt: skip
 
 
-PARTS = {"rounds": rounds, "floor": floor}
+def flower(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What `photon plan` supposes of a round beside training and transfers."""
+    from plan import beside, measure, prepared, shape
+
+    tiny = argparse.Namespace(width=32, rounds=3 if arguments.smoke else 12, local_steps=1)
+    keys = shape(tiny)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        home = Path(folder)
+        found = [
+            beside(one) for one in measure(home, prepared(home, load_config(keys)), keys, None)
+        ]
+    median, least, most = statistics.median(found), min(found), max(found)
+    print(f"a round over Flower with TLS beside its training: {median:.2f} s "
+          f"({least:.2f} to {most:.2f}; {len(found)} rounds)")  # fmt: skip
+    yield {"beside_seconds": median, "least": least, "most": most, "rounds": len(found)}
+
+
+PARTS = {"rounds": rounds, "floor": floor, "flower": flower}
 
 
 def main() -> None:

@@ -48,6 +48,13 @@ def shape(arguments: argparse.Namespace) -> list[str]:
             "llm_config.scheduler.schedulers.lr.t_warmup=1ba"]  # fmt: skip
 
 
+def prepared(home: Path, config: Config) -> Path:
+    """Data of two clients."""
+    data = home / "data"
+    prepare_embedded(data, config.data.embedded, len(CLIENTS), config.inner.row_length)
+    return data
+
+
 def measure(home: Path, data: Path, keys: list[str], rate: float | None) -> list[dict[str, Any]]:
     """Records of the rounds of a run whose nodes have such a link."""
     port, processes = free_port(), Processes(home)
@@ -77,6 +84,11 @@ def slowest(record: dict[str, Any]) -> float:
     return max(metrics["seconds"] for metrics in record["client_metrics"].values())
 
 
+def beside(record: dict[str, Any]) -> float:
+    """Seconds of a round without its training."""
+    return record["seconds"] - slowest(record)
+
+
 def predict(config: Config, records: list[dict[str, Any]], rate: float, floor: float) -> float:
     """Seconds of a round, from a client's speed and the floor alone."""
     inner = config.inner
@@ -102,17 +114,16 @@ def main() -> None:
     config = load_config(keys)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        embedded = config.data.embedded
-        prepare_embedded(home / "data", embedded, 2, config.inner.row_length)
+        data = prepared(home, config)
         (home / "free").mkdir()
-        free = measure(home / "free", home / "data", keys, None)
-        floor = statistics.median(r["seconds"] - slowest(r) for r in free)
+        free = measure(home / "free", data, keys, None)
+        floor = statistics.median(map(beside, free))
         print(f"without a limit: {statistics.median(map(slowest, free)):.1f} s of training, floor "
               f"of a round {floor:.1f} s ({len(free)} rounds)", flush=True)  # fmt: skip
         for text in arguments.rates:
             rate = Quantity("1MB").convert(text, None, None)
             (home / text).mkdir()
-            records = measure(home / text, home / "data", keys, rate)
+            records = measure(home / text, data, keys, rate)
             seconds = statistics.median(r["seconds"] for r in records)
             predicted = predict(config, free, rate, floor)
             each = ", ".join("{:.1f}".format(record["seconds"]) for record in records)

@@ -19,33 +19,45 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from plan import measure
+from plan import measure, prepared
 from records import RESULTS, append
-from relay import children_of
+from relay import children_of, stat
 from server_memory import anonymous_megabytes
 
 from photon.config import load_config
-from photon.data.prepare.embedded import prepare_embedded
 from photon.model.flops import model_cost
 
 LOG = RESULTS / "process_memory.jsonl"
+SUPEREXEC = b"photon.flower.superexec_process"
+SUPERLINK = b"photon.flower.superlink_process"
 KINDS = {
     "server": b"photon\0server",
     "node": b"photon\0node",
     "worker of a node": b"photon.node.worker",
-    "SuperLink": b"photon.flower.superlink_process",
-    "relay at the server": b"flwr-serverapp",
+    "SuperLink": SUPERLINK,
+    "relay at the server": SUPEREXEC,
     "SuperNode": b"photon.flower.supernode_process",
-    "relay at a node": b"flwr-clientapp",
+    "relay at a node": SUPEREXEC,
+    "SuperExec": SUPEREXEC,
 }
-"""What is in the command line of each."""
+"""What is in the command line of each; a relay is a fork of its SuperExec."""
 
 
 def kind_of(pid: int) -> str | None:
-    line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    line = line_of(pid)
     if b"photon.machine.guard" in line:
         return None
+    if SUPEREXEC in line:
+        parent = int(stat(pid)[1])
+        if SUPEREXEC not in line_of(parent):
+            return "SuperExec"
+        is_server = SUPERLINK in line_of(int(stat(parent)[1]))
+        return "relay at the server" if is_server else "relay at a node"
     return next((kind for kind, words in KINDS.items() if words in line), None)
+
+
+def line_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 class Watch:
@@ -65,7 +77,7 @@ class Watch:
     def _run(self) -> None:
         while not self._done.is_set():
             for pid in children_of(os.getpid()) - {os.getpid()}:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, IndexError):
                     kind = kind_of(pid)
                     if kind is not None:
                         self.most[kind] = max(self.most[kind], anonymous_megabytes(pid))
@@ -93,10 +105,7 @@ def main() -> None:
         keys = shape(width, arguments.transport)
         config = load_config(keys)
         with tempfile.TemporaryDirectory() as folder, Watch() as watch:
-            home = Path(folder)
-            embedded, length = config.data.embedded, config.inner.row_length
-            prepare_embedded(home / "data", embedded, 2, length)
-            measure(home, home / "data", keys, None)
+            measure(Path(folder), prepared(Path(folder), config), keys, None)
         size = 4 * model_cost(config.inner).parameters / 1e6
         peaks = " | ".join(f"{watch.most[kind]:.0f}" for kind in KINDS)
         print(f"| {size:.0f} | {peaks} |", flush=True)

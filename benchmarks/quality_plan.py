@@ -9,7 +9,7 @@ from typing import Any
 from quality_arms import Arm
 
 from photon.config.schema import Config
-from photon.core.walltime import LinkSpeed
+from photon.core.walltime import FLOOR, LinkSpeed
 from photon.experiment.plan import Estimate, Setting, make_estimate
 from photon.model.flops import model_cost
 
@@ -18,8 +18,6 @@ LINKS = {"10 Mbit/s": 10 * MBIT, "100 Mbit/s": 100 * MBIT, "1 Gbit/s": 1000 * MB
 """Bytes a second of each site and of the server, both ways."""
 LATENCY = 0.025
 """Seconds one way."""
-FLOOR = 6.0
-"""Seconds of a round beside training and transfers: what `photon plan` supposes."""
 SITE = 50e9
 """Floating-point operations a second of a client: about one core."""
 

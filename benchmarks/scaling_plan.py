@@ -10,13 +10,13 @@ from typing import Any
 from compression_arms import ways
 
 from photon.config import load_config
-from photon.core.walltime import Forecast, LinkSpeed
+from photon.core.walltime import FLOOR, Forecast, LinkSpeed
 from photon.experiment.plan import Estimate, Setting, make_estimate
 from photon.machine.quantity import parse_quantity
 
 CLIENTS, LOCAL_STEPS = 8, 500
 """The presets' local steps."""
-LATENCY, FLOOR, DEVICE, MFU = 0.05, 6.0, "H100", 0.4
+LATENCY, DEVICE, MFU = 0.05, "H100", 0.4
 """What `photon plan` supposes."""
 PRICE = 2.5
 """Of an hour of an H100, in dollars: a supposition, not a quotation."""

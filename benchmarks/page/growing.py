@@ -90,5 +90,5 @@ sites over 100 Mbit/s, nor without hiding gradients behind the backward pass or 
 neither of which is counted; the ring's latencies are 0.7 s of each of its steps. The paper's
 figures are from notes on it that agree, not from its text; those of others are quoted from their
 papers or from notes on them, in other settings than ours. The price is supposed. Utilization counts
-what `photon plan` supposes of a round's floor, 6 s.
+what `photon plan` supposes of a round's floor, 2 s.
 """

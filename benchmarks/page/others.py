@@ -197,10 +197,10 @@ of 128 tokens in passes of two.
 """
 PLANNING_MISLEADS = """
 A plan cannot know how fast a machine trains while others use it: with 20 local steps, beside other
-work, the same step took between 20 and 45 s in consecutive rounds. Most of the floor of a round is
-Flower's processes on this machine. Without the program's own part the largest deviations of memory
-are those of the smallest run and of the centralised one. Not measured: a GPU, bf16 on a CPU, more
-than two threads, a server in a process of its own.
+work, the same step took between 20 and 45 s in consecutive rounds. Most of the floor of a round was
+Flower's processes on this machine, which are forks now. Without the program's own part the largest
+deviations of memory are those of the smallest run and of the centralised one. Not measured: a GPU,
+bf16 on a CPU, more than two threads, a server in a process of its own.
 """
 EVALUATION = """
 Process CPU time of the same requests of lm-eval's own tasks on the same weights, by our scorer

@@ -393,9 +393,9 @@ def test_the_port_of_this_machine_wants_the_secret_and_serves_no_commands(link):
     command = next(
         line
         for path in Path("/proc").glob("[0-9]*/cmdline")
-        if str(link.folder) in (line := read(path)) and "--runtime-api-address" in line
+        if str(link.folder) in (line := read(path)) and "superexec_process" in line
     )
-    port = int(command.partition("127.0.0.1:")[2].split()[0])
+    port = int(command.partition("superexec_process")[2].split()[0])
     with client_of(RuntimeHttpClient, link, keys, port=port) as runtime:
         assert status_of(runtime.AcquireTask, AcquireTaskRequest()) == 401
     with client_of(ControlHttpClient, link, keys, port=port) as control:

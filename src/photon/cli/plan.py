@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from photon.cli.options import Quantity, json_option, overrides_argument
+from photon.core.walltime import FLOOR
 from photon.report.console import Console, beside, busy, duration, new_table
 from photon.report.console import format_bytes as size
 
@@ -38,7 +39,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 )
 @click.option("--sites", type=click.IntRange(1), help="Sites that send one update; default: all.")
 @click.option("--site-bandwidth", type=RATE, help="Between the machines of one site.")
-@click.option("--floor", default=6.0, show_default=True, help="Seconds of a round beside these.")
+@click.option("--floor", default=FLOOR, show_default=True, help="Seconds of a round beside these.")
 @click.option("--device", default="H100", show_default=True, help="What trains: H100, A100, L4...")
 @click.option("--mfu", type=click.FloatRange(0, 1, True), default=0.4, show_default=True,
               help="Share of the device's peak.")  # fmt: skip

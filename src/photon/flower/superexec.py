@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 from photon.machine.private_files import write_private
@@ -21,9 +22,6 @@ def start_superexec(folder: Path, port: int) -> Path:
     secret = folder / SECRET
     secret.unlink(missing_ok=True)
     write_private(secret, secrets.token_bytes(32))
-    command = [
-        "flower-superexec", "--insecure", "--runtime-api-address", f"127.0.0.1:{port}",
-        "--superexec-auth-secret-file", str(secret), "--parent-pid", str(os.getpid()),
-    ]  # fmt: skip
-    subprocess.Popen(command)
+    command = [sys.executable, "-m", "photon.flower.superexec_process"]
+    subprocess.Popen([*command, str(port), str(secret), str(os.getpid())])
     return secret

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import PayloadError
+from photon.flower.patience import Patience
 from photon.flower.superexec import start_superexec
 
 
@@ -46,19 +47,30 @@ def _files(bundle: bytes) -> list[tuple[str, bytes]]:
 
 def main(app: Path, port: int, options: list[str]) -> None:
     from flwr.cli.build import build_fab_from_disk
-    from flwr.supernode import fleet_http_connection
+    from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
-    own = build_fab_from_disk(app)
+    own, patience = build_fab_from_disk(app), Patience()
 
-    class OwnAppOnly(FleetHttpClient):
+    class OwnFleetClient(FleetHttpClient):
         def GetFab(self, request: Any) -> Any:  # noqa: N802 -- Flower's name
             response = super().GetFab(request)
             require_own_app(response.fab.content, own)
             return response
 
-    fleet_http_connection.FleetHttpClient = OwnAppOnly
+        def PullMessages(self, request: Any) -> Any:  # noqa: N802
+            response = super().PullMessages(request)
+            if response.messages_list:
+                patience.something_happened()
+            return response
+
+        def PushMessages(self, request: Any) -> Any:  # noqa: N802
+            patience.something_happened()
+            return super().PushMessages(request)
+
+    fleet_http_connection.FleetHttpClient = OwnFleetClient
+    start_client_internal.time = patience  # pyright: ignore[reportAttributeAccessIssue]
     secret = start_superexec(Path(os.environ["FLWR_HOME"]), port)
     sys.argv = ["flower-supernode", "--port", str(port), "--isolation", "process",
                 "--superexec-auth-secret-file", str(secret), *options]  # fmt: skip

@@ -21,7 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 NODES, ANSWER, LOST = b"N", b"A", b"L"
-POLL_SECONDS = 0.25
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.02, 0.25
 NODES_SECONDS = 1.0
 TTL_SECONDS = 14 * 86_400.0
 MOST_BYTES = 68 << 20
@@ -115,21 +115,27 @@ class Coming:
 
 def _relay(grid, connection):
     requests, coming, told, asked = {}, [], None, 0.0
+    moved = time.monotonic()
     while True:
-        while select.select([connection], [], [], 0 if requests or coming else POLL_SECONDS)[0]:
+        pause = (time.monotonic() - moved) / 10  # as Photon's own `Patience`
+        while select.select([connection], [], [], min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))[
+            0
+        ]:
             frame = read_frame(connection)
             if frame is None:
                 return
             _forward(grid, connection, frame, requests)
-        coming += _replies(grid, requests)
-        coming = [reply for reply in coming if not reply.settle(grid, connection)]
+            moved, pause = time.monotonic(), 0.0
+        new = list(_replies(grid, requests))
+        waiting = coming + new
+        coming = [reply for reply in waiting if not reply.settle(grid, connection)]
+        if new or len(coming) < len(waiting):
+            moved = time.monotonic()
         if time.monotonic() - asked > NODES_SECONDS:
             asked, nodes = time.monotonic(), sorted(grid.get_node_ids())
             if nodes != told:
                 told = nodes
                 _tell(connection, NODES, 0, json.dumps(nodes).encode())
-        if requests or coming:
-            time.sleep(POLL_SECONDS)
 
 
 def _replies(grid, requests):

@@ -1,0 +1,86 @@
+"""Flower's SuperExec, whose relays are forks of it: what they import is there already.
+
+    python -m photon.flower.superexec_process PORT SECRET PARENT
+
+A process of Flower's that is started anew takes seconds to import Flower, and there is one for each
+message that a node gets.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
+from flwr.supercore.utils import disable_process_dumping
+from flwr.superlink.cli import flwr_serverapp
+from flwr.supernode.cli import flwr_clientapp
+
+from photon.flower.patience import Patience
+
+COMMANDS = {TaskType.CLIENT_APP: flwr_clientapp, TaskType.SERVER_APP: flwr_serverapp}
+FORK = multiprocessing.get_context("fork")  # no thread runs here that a fork could leave behind
+
+
+class Relays(SubprocessExecutor):
+    """Starts relays as forks of this process, and ends with it."""
+
+    def __init__(self, parent: int, patience: Patience) -> None:
+        self._parent, self._patience = parent, patience
+        self._running = 0
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        if spec.task_type not in COMMANDS:
+            return LaunchResult.failed(f"a relay is no {spec.task_type}")
+        options = [
+            "--runtime-api-address", spec.runtime_api_address, "--token", spec.token,
+            "--insecure", "--parent-pid", str(os.getpid()),
+        ]  # fmt: skip
+        arguments = (spec.task_type, options, spec.suppress_output)
+        FORK.Process(target=relay, args=arguments, daemon=True).start()
+        self._patience.something_happened()
+        return LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Called before each request for work.
+
+        Raises:
+            SystemExit: the process that has started this one has ended.
+        """
+        if os.getppid() != self._parent:
+            raise SystemExit
+        running = len(multiprocessing.active_children())
+        if running != self._running:
+            self._patience.something_happened()
+        self._running = running
+
+
+def relay(task: TaskType, options: Sequence[str], is_silent: bool) -> None:
+    """Be the process of Flower that does a task."""
+    if is_silent:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    sys.argv = [str(task), *options]
+    COMMANDS[task]()
+
+
+def main(port: int, secret: Path, parent: int) -> None:
+    disable_process_dumping(strict=False)
+    patience = Patience()
+    run_superexec.time = patience  # pyright: ignore[reportAttributeAccessIssue]
+    run_superexec.get_executor = lambda *_, **__: Relays(parent, patience)
+    run_superexec.run_superexec(
+        f"127.0.0.1:{port}", insecure=True,
+        superexec_auth_secret=load_superexec_auth_secret(secret_file=str(secret)),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
