@@ -179,12 +179,12 @@ SEARCH: dict[str, Arm] = {
     "recipe: longer memory": like_recipe(
         "llm_config.optimizer.momentum=0.9", "llm_config.optimizer.betas=[0.9,0.999]"
     ),
+    "recipe: average of rounds": like_recipe("fl.ema_decay=0.7"),
+    "recipe: average of many rounds": like_recipe("fl.ema_decay=0.95"),
     "recipe: no weight decay": like_recipe("llm_config.optimizer.weight_decay=0"),
     "recipe: ends with short rounds": like_recipe(ends=4),
 }
-"""Of what was thought of, what there are keys for: no mean of the global model over time is among
-them, since clients begin with what the server has.
-"""
+"""Of what was thought of, what there are keys for."""
 ARMS: dict[str, Arm] = {**MAIN, **RUNGS, **MODES, **SEARCH}
 AND = " + "
 

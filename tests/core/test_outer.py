@@ -7,9 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from photon.config import load_config
-from photon.core.outer import OuterOptimizer, adaptive, nesterov, outer_factor, sgd
+from photon.core.outer import (
+    EMA,
+    OuterOptimizer,
+    adaptive,
+    averaging,
+    ema_decay,
+    nesterov,
+    outer_factor,
+    sgd,
+)
 from photon.points import OUTER_OPTIMIZERS
 from photon.run.outer import outer_of
 
@@ -154,3 +164,57 @@ def test_no_round_has_a_factor_of_zero(name):
             assert min(factors) > 0
             after = factors[warmup:]
             assert after == sorted(after, reverse=True)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7, 0.99])
+def test_the_average_is_that_of_torch_beside_the_same_steps(decay):
+    plain, averaged = nesterov(lr=0.7, server_momentum=0.6), nesterov(lr=0.7, server_momentum=0.6)
+    averaged = averaging(averaged, decay)
+    params, ours = tree(0), tree(0)
+    module = torch.nn.ParameterDict({name: value.clone() for name, value in params.items()})
+    reference = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    reference.update_parameters(module)
+    state, our_state = plain.init(params), averaged.init(ours)
+    for step in range(6):
+        params, state = plain.step(params, tree(step + 1), state)
+        ours, our_state = averaged.step(ours, tree(step + 1), our_state)
+        with torch.no_grad():
+            for name, value in params.items():
+                module[name].copy_(value)
+        reference.update_parameters(module)
+    for name in params:
+        assert torch.equal(ours[name], params[name])
+        assert torch.equal(our_state["momentum"][name], state["momentum"][name])
+        torch.testing.assert_close(our_state[EMA][name], reference.module[name].detach())
+
+
+def test_all_rounds_count_alike_until_the_average_is_as_old_as_its_decay_remembers():
+    outer, seen, params = sgd(lr=1.0), [], tree(0)
+    state = averaging(outer, 0.0).init(params)
+    for round_number in range(1, 9):
+        one = averaging(outer, ema_decay(0.75, round_number))
+        params, state = one.step(params, tree(round_number), state)
+        seen.append({name: value.clone() for name, value in params.items()})
+        if round_number <= 4:
+            for name in params:
+                mean = torch.stack([one[name] for one in seen]).mean(0)
+                torch.testing.assert_close(state[EMA][name], mean)
+    expected = torch.stack([one["a"] for one in seen[:4]]).mean(0)
+    for one in seen[4:]:
+        expected = 0.75 * expected + 0.25 * one["a"]
+    torch.testing.assert_close(state[EMA]["a"], expected)
+
+
+@pytest.mark.parametrize("gathers", [False, True])
+def test_parts_of_a_round_move_the_parameters_and_not_the_average(gathers):
+    momentum = 0.6 if gathers else 0.0
+    outer = averaging(sgd(lr=0.5, momentum=momentum, gathers=gathers), 0.5)
+    assert outer.between is not None
+    params = tree(0)
+    state = outer.init(params)
+    before = {name: value.clone() for name, value in params.items()}
+    params, state = outer.between(params, tree(1), state)
+    assert all(torch.equal(state[EMA][name], before[name]) for name in params)
+    assert not any(torch.equal(params[name], before[name]) for name in params)
+    params, state = outer.step(params, tree(2), state)
+    assert not any(torch.equal(state[EMA][name], before[name]) for name in params)

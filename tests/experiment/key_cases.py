@@ -131,6 +131,7 @@ CASES: dict[str, Case] = {
     "fl.outer_schedule.alpha_f": (
         outer_step, (*ROUNDS, "fl.outer_schedule.name=cosine"), "0.5",
     ),
+    "fl.ema_decay": (outer_step, ROUNDS, "0.5"),
     "fl.aggregate_momenta": (record, TWICE, "false"),
     "fl.compression.upload": (record, TWICE, "int2"),
     "fl.compression.download": (record, TWICE, "int2"),

@@ -30,6 +30,7 @@ from photon.core.messages import (
     StreamState,
     Update,
 )
+from photon.core.outer import EMA
 from photon.core.policy import closing
 from photon.data.read.stream import JoinedStream, Stream
 from photon.errors import PhotonWarning, RoundFailed
@@ -93,13 +94,13 @@ def rates(config: Config) -> Any:
 
 
 def outer_step(config: Config) -> Any:
-    """Two outer steps on one parameter, in the rounds before the last and the last but one."""
+    """Three outer steps on one parameter: where it is then, and what is given out."""
     params, state = {"w": torch.arange(4.0)}, None
     for number in (1, 2, 3):
         outer = outer_of(config.federation, number)
         state = outer.init(params) if state is None else state
         params, state = outer.step(params, {"w": torch.ones(4) * number}, state)
-    return params["w"].tolist()
+    return [tree["w"].tolist() for tree in (params, state.get(EMA, params))]
 
 
 def cohort(config: Config) -> Any:

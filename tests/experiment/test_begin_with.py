@@ -13,6 +13,7 @@ from photon.errors import MismatchedCheckpoint, PhotonWarning
 from photon.run.checkpoint import (
     load_base,
     load_client_state,
+    load_model,
     load_parameters,
     load_server_state,
     newest_checkpoint,
@@ -128,3 +129,17 @@ def test_clients_of_a_copy_hold_what_those_of_the_original_did(
         digest(held), digest({**theirs.params, **held}),
     )  # fmt: skip
     assert bool(load_server_state(folder / "checkpoints/round_000003.json").held) == bool(now)
+
+
+def test_a_copy_may_begin_to_average_its_rounds_or_end_it(smoke, original):
+    """Whether or not there was an average before, the momentum goes on."""
+    original(KEPT)
+    plain = photon.train(smoke(*COPY, KEPT))
+    averaging = photon.train(smoke(*COPY, "run_uuid=three", KEPT, "fl.ema_decay=0.6"))
+    begun = Path(averaging.folder) / "checkpoints"
+    before, after = (load_parameters(begun / f"round_00000{n}.json") for n in (2, 3))
+    assert digest(after) == digest(last(plain))
+    expected = {name: 0.6 * value + 0.4 * after[name] for name, value in before.items()}
+    torch.testing.assert_close(load_model(begun / "round_000003.json"), expected)
+    ended = ("run_uuid=four", "photon.restore_run_uuid=three", "photon.resume_round=2")
+    assert digest(last(photon.train(smoke(*COPY, *ended, KEPT)))) == digest(after)

@@ -77,7 +77,7 @@ def test_who_is_slow_trains_on_and_counts_later_for_less(make, four, tmp_path, h
     records = merged()
     assert [r["accepted"] for r in records[:4]] == [[0, 1, 2]] * 4
     assert not any(r["missing"] or r["refused"] for r in records), "nobody trains for nothing"
-    (came,) = [r for r in records if "3" in r["late"]]
+    came = next(r for r in records if "3" in r["late"])  # on a busy machine it is late again
     late = came["late"]["3"]
     assert late == came["round"] - 1 >= 4
     on_time = len(came["accepted"]) - 1

@@ -80,6 +80,13 @@ class Merging(Section):
         default="none", description="multiply the mean pseudo-gradient by 1, sqrt(K) or K clients"
     )
     outer_schedule: OuterSchedule = OuterSchedule()
+    ema_decay: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="keep an exponential moving average of the global parameters, so much of it in "
+        "each round, and validate and give out that in place of the last ones; null: none",
+    )
 
     @field_validator("outer_name", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from photon.core.codec import Codecs
 from photon.core.loss_scale import LossScale
-from photon.core.outer import OuterState
+from photon.core.outer import EMA, OuterState
 from photon.core.parts import STAYS
 from photon.core.tree import Tree
 
@@ -250,6 +250,11 @@ class ServerState:
     failures: Mapping[int, int] = field(default_factory=dict)
     quarantined: Mapping[int, int] = field(default_factory=dict)
     releases: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def model(self) -> Tree:
+        """What is validated and given out: the average of the rounds where one is kept."""
+        return {**self.params, **self.outer.get(EMA, {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

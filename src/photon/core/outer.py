@@ -24,6 +24,8 @@ from photon.core.tree import Tree, zeros_like
 
 OuterState = dict[str, dict[str, Tensor]]
 """Moments by name (`momentum`, `second`), each a tree like the parameters; may be empty."""
+EMA = "ema"
+"""Of these the average of the parameters, where one is kept."""
 
 
 Take = Callable[[Tree, Tree, OuterState], tuple[Mapping[str, Tensor], OuterState]]
@@ -145,6 +147,46 @@ def _second_moment(rule: str, v: Tensor, square: Tensor, beta_2: float) -> Tenso
     if rule == "adam":
         return v.mul_(beta_2).add_(square, alpha=1 - beta_2)
     return v.sub_(torch.sign(v - square).mul_(square), alpha=1 - beta_2)
+
+
+def averaging(outer: OuterOptimizer, decay: float) -> OuterOptimizer:
+    """The same steps, with an exponential moving average of the parameters beside them.
+
+    a <- decay a + (1 - decay) x after each step, of rounds that come in parts once a round. It is
+    the state's `ema`, begins at the initial parameters, and nobody trains from it. Sources: Polyak
+    and Juditsky 1992; of models, Izmailov et al. 2018, arXiv:1803.05407.
+    """
+
+    def init(params: Tree) -> OuterState:
+        ema = {name: value.clone() for name, value in params.items()}
+        return {**outer.init(params), EMA: ema}
+
+    def kept(take: Take) -> Take:
+        def without_ema(params: Tree, gradient: Tree, state: OuterState):
+            rest = {key: tree for key, tree in state.items() if key != EMA}
+            params, rest = take(params, gradient, rest)
+            return params, {**rest, EMA: state[EMA]}
+
+        return without_ema
+
+    def step(params: Tree, gradient: Tree, state: OuterState):
+        params, state = kept(outer.step)(params, gradient, state)
+        for name, value in params.items():
+            state[EMA][name].lerp_(value, 1.0 - decay)
+        return params, state
+
+    between = kept(outer.between or outer.step)
+    return OuterOptimizer(init, step, outer.elementwise, between)
+
+
+def ema_decay(decay: float, round_number: int) -> float:
+    """What a round keeps of the average: until it is as old as `decay` remembers, all rounds count
+    alike, and the initial parameters not at all.
+
+    Args:
+        round_number: counted from 1.
+    """
+    return min(decay, 1.0 - 1.0 / round_number)
 
 
 def fedavgm(*, lr: float, server_momentum: float, gathers: bool = False) -> OuterOptimizer:

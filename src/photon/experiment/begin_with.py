@@ -14,6 +14,7 @@ from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
+from photon.core.outer import EMA
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
 from photon.model.build import empty_model, parameters_of
@@ -111,11 +112,15 @@ class _Fit:
     layers: LayerRoles
 
     def outer(self, state: ServerState, notes: list[str]) -> ServerState:
-        """Moments of another outer optimizer mean something else: they begin as in a new run."""
+        """Moments of another outer optimizer mean something else: they begin as in a new run. An
+        average of the rounds begins with the parameters, where there was none.
+        """
         fresh = outer_of(self.ours.federation, 1).init(state.params)
         before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
-        if before == after and _names(state.outer) == _names(fresh):
-            return state
+        both = {EMA: fresh.get(EMA, {}), **state.outer}
+        own = {key: both[key] for key in fresh if key in both}
+        if before == after and _names(own) == _names(fresh) and not both.keys() - {*fresh, EMA}:
+            return replace(state, outer=own)
         if fresh or state.outer:
             notes.append(
                 f"the outer optimizer begins afresh: it was {before} in {self.source}, "

@@ -122,7 +122,7 @@ class _Course:
     def score(self, state: ServerState) -> LossReport:
         """Of the global model; the mean over clients where these have layers of their own."""
         run = self.run
-        model = model_with(run.inner, state.params, self.job.device)
+        model = model_with(run.inner, state.model, self.job.device)
         self.tasks.score(model)
         own = own_layers(run.federation, self.folder.path, state.last_accepted)
         here = own.here if own is not None else ()

@@ -62,6 +62,9 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "clients": f"{fl.population}, {fl.cohort_size} in a round",
         "local steps in a round": inner.local_steps,
         "outer optimizer": fl.outer_name,
+        "parameters are": None
+        if fl.ema_decay is None
+        else f"the average of the rounds, decay {fl.ema_decay:g}",
         "layers of one client": None
         if saved.client is None
         else f"client {saved.client}'s own: {', '.join(fl.personal_layers)}",

@@ -122,7 +122,7 @@ class WarmStart:
             return pretrained_parameters(model, str(path))
         if is_hugging_face_folder(path):
             return read_model(path)[1]
-        return checkpoint.load_parameters(resolve_checkpoint(path)[1])
+        return checkpoint.load_model(resolve_checkpoint(path)[1])
 
 
 def warm_start(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container
 from photon.core.messages import Broadcast, ClientState, Origin, ServerState, Update
+from photon.core.outer import EMA
 from photon.core.parts import from_parts, parts_of
 from photon.core.tree import Tree, mismatch
 from photon.errors import (
@@ -191,6 +192,16 @@ def load_parameters(path: Path, *, verify: bool = True) -> dict[str, Tensor]:
     tensors, facts = saved.load(BASE, verify=verify)
     tensors = {**tensors, **_ahead(saved, verify=verify)}
     return dict(_value(path, Broadcast, tensors, facts).params)
+
+
+def load_model(path: Path) -> dict[str, Tensor]:
+    """What a checkpoint gives out: of a server the average of its rounds, where it keeps one."""
+    params, saved = load_parameters(path), _read(path, *KINDS)
+    average = {f"outer/{EMA}/{name}": name for name in params}
+    if average.keys().isdisjoint(saved.load(OWN, verify=False)[0]):
+        return params
+    own = saved.load(OWN)[0]
+    return params | {name: own[key] for key, name in average.items() if key in own}
 
 
 def require_same_model(params: Tree, like: Tree, path: Path) -> None:

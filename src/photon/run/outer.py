@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from photon.config.federation import Federation
-from photon.core.outer import OuterOptimizer, outer_factor
+from photon.core.outer import OuterOptimizer, averaging, ema_decay, outer_factor
 from photon.errors import ConfigError
 from photon.points import find
 
@@ -36,7 +36,10 @@ def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     if fl.has_own_strategy and os.getcwd() not in sys.path:  # it is looked into as Python does
         sys.path.append(os.getcwd())
     gathering = {"gathers": True} if fl.is_async else {}
-    return _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
+    made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
+    if fl.ema_decay is None:
+        return made
+    return averaging(made, ema_decay(fl.ema_decay, round_number))
 
 
 def outer_trees(federation: Federation) -> int:

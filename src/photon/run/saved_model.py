@@ -108,7 +108,7 @@ def load_saved_model(path: Path) -> SavedModel:
     """
     run, manifest = resolve_checkpoint(path)
     config, facts = read_run(run)
-    params = checkpoint.load_with_way_back(manifest, checkpoint.load_parameters)
+    params = checkpoint.load_with_way_back(manifest, checkpoint.load_model)
     like = parameters_of(empty_model(config.inner))
     checkpoint.require_same_model(params, like, manifest)
     encoder = encoder_of_run(run, facts)

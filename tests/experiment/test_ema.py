@@ -1,0 +1,100 @@
+"""The average of the rounds: what is validated and given out, and what nobody trains from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import photon
+from photon.container.container import digest
+from photon.errors import MismatchedCheckpoint
+from photon.evaluation.loss import held_out_loss
+from photon.hub.model_card import model_card
+from photon.model.build import model_with
+from photon.run import checkpoint
+from photon.run.run_data import VALIDATION, RunData
+from photon.run.run_folder import read_run
+from photon.run.saved_model import load_saved_model
+from photon.run.trackers import read_lines
+
+DECAY = 0.6
+KEYS = ("fl.n_rounds=4", "fl.eval_period=1", "llm_config.save_num_checkpoints_to_keep=9")
+AVERAGED = (*KEYS, f"fl.ema_decay={DECAY}", "run_uuid=averaged")
+
+
+def trained(run: Path) -> list[dict[str, Tensor]]:
+    """The parameters after each round."""
+    found = checkpoint.list_checkpoints(run / "checkpoints")[1:]
+    return [checkpoint.load_parameters(path) for path in found]
+
+
+def given_out(run: Path) -> list[dict[str, Tensor]]:
+    """What should be: the mean of all rounds, once there are more than the decay remembers it."""
+    averages: list[dict[str, Tensor]] = []
+    for number, params in enumerate(trained(run), start=1):
+        kept = min(DECAY, 1 - 1 / number)
+        before = averages[-1] if averages else params
+        averages.append({n: kept * before[n] + (1 - kept) * v for n, v in params.items()})
+    return averages
+
+
+@pytest.fixture(scope="module")
+def run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("ema")
+    place = [f"dataset.train.root_local={data_root}", f"photon.saving_path={home}"]
+    return Path(photon.train(["recipe=smoke", *place, *AVERAGED]).folder)
+
+
+def test_a_checkpoint_gives_out_the_average_of_its_rounds(run):
+    for path, expected in zip(
+        checkpoint.list_checkpoints(run / "checkpoints")[1:], given_out(run), strict=True
+    ):
+        for found in (checkpoint.load_model(path), load_saved_model(path).params):
+            torch.testing.assert_close(found, expected)
+    assert not torch.equal(found["embedding.weight"], trained(run)[-1]["embedding.weight"])
+
+
+def test_the_average_is_what_is_validated(run):
+    config, _ = read_run(run)
+    inner, rows = config.inner, RunData.of(*config.reading).rows(VALIDATION)
+    for record, params in zip(read_lines(run / "metrics.jsonl"), given_out(run), strict=True):
+        model = model_with(inner, params, torch.device("cpu"))
+        expected = held_out_loss(model, rows, inner).loss
+        assert record["val_loss"] == pytest.approx(expected, abs=1e-5)
+        last = held_out_loss(model_with(inner, trained(run)[-1], torch.device("cpu")), rows, inner)
+        assert abs(last.loss - record["val_loss"]) > 1e-4
+
+
+def test_nobody_trains_from_it(run, smoke):
+    plain = photon.train(smoke(*KEYS, "run_uuid=plain"))
+    assert [digest(p) for p in trained(Path(plain.folder))] == [digest(p) for p in trained(run)]
+    newest = checkpoint.newest_checkpoint(Path(plain.folder) / "checkpoints")
+    assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
+
+
+def test_it_goes_on_where_it_was(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / run.name))
+    photon.resume(copy, ["photon.resume_round=2"])
+    found, expected = load_saved_model(copy), load_saved_model(run)
+    assert digest(found.params) == digest(expected.params)
+    with pytest.raises(MismatchedCheckpoint, match=r"fl\.ema_decay"):
+        photon.resume(copy, ["fl.ema_decay=null", "fl.n_rounds=5"])
+
+
+def test_another_run_begins_with_the_average(run, smoke):
+    warm = photon.train(smoke("fl.n_rounds=1", f"pretrained_model_path={run}", "run_uuid=warm"))
+    first = checkpoint.list_checkpoints(Path(warm.folder) / "checkpoints")[0]
+    expected = load_saved_model(run).params
+    assert digest(checkpoint.load_parameters(first)) == digest(expected)
+
+
+def test_the_card_says_so(run, smoke):
+    assert "| parameters are | the average of the rounds, decay 0.6 |" in model_card(
+        load_saved_model(run)
+    )
+    plain = photon.train(smoke("fl.n_rounds=1", "run_uuid=plain"))
+    assert "parameters are" not in model_card(load_saved_model(Path(plain.folder)))
