@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +55,7 @@ def run(relays: Relays, task: TaskType, *, is_silent: bool = False) -> LaunchRes
 
 
 def test_that_a_relay_is_a_fork_which_gets_its_task(told: Path) -> None:
-    assert run(Relays(os.getppid(), Patience()), TaskType.CLIENT_APP) == LaunchResultStatus.ACCEPTED
+    assert run(Relays(Patience()), TaskType.CLIENT_APP) == LaunchResultStatus.ACCEPTED
     found = json.loads(told.read_text())
     assert found["parent"] == os.getpid()
     assert found["argv"] == [
@@ -62,7 +65,7 @@ def test_that_a_relay_is_a_fork_which_gets_its_task(told: Path) -> None:
 
 
 def test_that_its_token_is_not_on_a_command_line(told: Path) -> None:
-    run(Relays(os.getppid(), Patience()), TaskType.CLIENT_APP)
+    run(Relays(Patience()), TaskType.CLIENT_APP)
     assert "nobody else" not in json.loads(told.read_text())["line"]
 
 
@@ -70,13 +73,13 @@ def test_that_its_token_is_not_on_a_command_line(told: Path) -> None:
 def test_that_a_relay_is_silent_where_flower_wants_it(
     told: Path, capfd: pytest.CaptureFixture[str], is_silent: bool
 ) -> None:
-    run(Relays(os.getppid(), Patience()), TaskType.CLIENT_APP, is_silent=is_silent)
+    run(Relays(Patience()), TaskType.CLIENT_APP, is_silent=is_silent)
     assert told.exists()
     assert capfd.readouterr().out == ("" if is_silent else "said aloud\n")
 
 
 def test_that_no_other_task_of_flowers_is_run(told: Path) -> None:
-    status = run(Relays(os.getppid(), Patience()), TaskType.SIMULATION)
+    status = run(Relays(Patience()), TaskType.SIMULATION)
     assert status == LaunchResultStatus.FAILED
     assert not told.exists()
 
@@ -94,7 +97,7 @@ def test_that_it_asks_again_soon_after_a_task_and_after_a_relay_has_ended(
     happened: list[str] = []
     patience = Patience()
     monkeypatch.setattr(patience, "something_happened", lambda: happened.append("once"))
-    relays = Relays(os.getppid(), patience)
+    relays = Relays(patience)
     relays.reconcile()
     assert not happened
     run(relays, TaskType.CLIENT_APP)
@@ -105,6 +108,38 @@ def test_that_it_asks_again_soon_after_a_task_and_after_a_relay_has_ended(
     assert len(happened) == 2
 
 
-def test_that_it_ends_with_the_process_that_has_started_it() -> None:
-    with pytest.raises(SystemExit):
-        Relays(os.getpid(), Patience()).reconcile()
+STARTER = """
+import sys, time
+from pathlib import Path
+from photon.flower import superexec
+
+superexec.LEAVE_SECONDS = 0.1
+superexec.start_superexec(Path(sys.argv[1]), 1)
+time.sleep(60)
+"""
+
+
+def test_that_neither_outlives_the_other(tmp_path: Path) -> None:
+    """Else a node would take messages that nobody answers."""
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)]) as starter:
+        os.kill(child_of(starter.pid), signal.SIGKILL)
+        assert starter.wait(20.0) == -signal.SIGTERM
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)]) as starter:
+        child = child_of(starter.pid)
+        time.sleep(5.0)  # it tries again and again to reach its port by then
+        starter.kill()
+    deadline = time.monotonic() + 30.0
+    while Path(f"/proc/{child}/cmdline").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{child}/cmdline").exists()
+
+
+def child_of(parent: int) -> int:
+    """The only child of a process, once it is there."""
+    deadline = time.monotonic() + 20.0
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        if found:
+            return int(found[0])
+        time.sleep(0.02)
+    raise AssertionError("no child")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +26,15 @@ from flwr.supernode.cli import flwr_clientapp
 from photon.flower.patience import Patience
 
 COMMANDS = {TaskType.CLIENT_APP: flwr_clientapp, TaskType.SERVER_APP: flwr_serverapp}
+LOOK_SECONDS = 0.5
 FORK = multiprocessing.get_context("fork")  # no thread runs here that a fork could leave behind
 
 
 class Relays(SubprocessExecutor):
-    """Starts relays as forks of this process, and ends with it."""
+    """Starts relays as forks of this process."""
 
-    def __init__(self, parent: int, patience: Patience) -> None:
-        self._parent, self._patience = parent, patience
-        self._running = 0
+    def __init__(self, patience: Patience) -> None:
+        self._patience, self._running = patience, 0
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         if spec.task_type not in COMMANDS:
@@ -48,13 +49,7 @@ class Relays(SubprocessExecutor):
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Called before each request for work.
-
-        Raises:
-            SystemExit: the process that has started this one has ended.
-        """
-        if os.getppid() != self._parent:
-            raise SystemExit
+        """Called before each request for work."""
         running = len(multiprocessing.active_children())
         if running != self._running:
             self._patience.something_happened()
@@ -71,11 +66,26 @@ def relay(task: TaskType, options: Sequence[str], is_silent: bool) -> None:
     COMMANDS[task]()
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after the one that has started it, whatever it is at.
+
+    By a timer: Flower's own thread for that would be lost in a fork.
+    """
+
+    def look(*_: object) -> None:
+        if os.getppid() != parent:
+            raise SystemExit
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_SECONDS, LOOK_SECONDS)
+
+
 def main(port: int, secret: Path, parent: int) -> None:
     disable_process_dumping(strict=False)
+    end_with(parent)
     patience = Patience()
     run_superexec.time = patience  # pyright: ignore[reportAttributeAccessIssue]
-    run_superexec.get_executor = lambda *_, **__: Relays(parent, patience)
+    run_superexec.get_executor = lambda *_, **__: Relays(patience)
     run_superexec.run_superexec(
         f"127.0.0.1:{port}", insecure=True,
         superexec_auth_secret=load_superexec_auth_secret(secret_file=str(secret)),
