@@ -76,6 +76,14 @@ def test_nobody_trains_from_it(run, smoke):
     assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
 
 
+def test_each_fragment_has_an_average_of_its_own_rounds(smoke):
+    """The first parameters, which are noise, are not in it once all fragments have had a turn."""
+    keys = (*AVERAGED, "run_uuid=fragments", "fl.fragments=2", "fl.n_rounds=2")
+    folder = Path(photon.train(smoke(*keys)).folder)
+    newest = checkpoint.newest_checkpoint(folder / "checkpoints")
+    assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
+
+
 def test_it_goes_on_where_it_was(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / run.name))
     photon.resume(copy, ["photon.resume_round=2"])

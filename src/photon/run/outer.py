@@ -39,7 +39,8 @@ def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
     if fl.ema_decay is None:
         return made
-    return averaging(made, ema_decay(fl.ema_decay, round_number))
+    turn = (round_number - 1) // fl.fragments + 1  # of each fragment, whose average is its own
+    return averaging(made, ema_decay(fl.ema_decay, turn))
 
 
 def outer_trees(federation: Federation) -> int:
