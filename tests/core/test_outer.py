@@ -20,6 +20,7 @@ from photon.core.outer import (
     outer_factor,
     sgd,
 )
+from photon.errors import ConfigError
 from photon.points import OUTER_OPTIMIZERS
 from photon.run.outer import outer_of
 
@@ -218,3 +219,28 @@ def test_parts_of_a_round_move_the_parameters_and_not_the_average(gathers):
     assert not any(torch.equal(params[name], before[name]) for name in params)
     params, state = outer.step(params, tree(2), state)
     assert not any(torch.equal(state[EMA][name], before[name]) for name in params)
+
+
+def own_with_an_average_of_its_own(lr: float) -> OuterOptimizer:
+    plain = sgd(lr=lr)
+    return plain._replace(init=lambda params: {EMA: {n: v.clone() for n, v in params.items()}})
+
+
+def test_a_tree_of_ones_own_that_would_be_given_out_as_the_model_is_refused():
+    keys = [f"fl.strategy_name={__name__}:own_with_an_average_of_its_own"]
+    with pytest.raises(ConfigError, match=r"is called 'ema', as is that of fl\.ema_decay"):
+        outer_of(load_config(keys).federation, 1)
+
+
+def test_the_average_begins_with_the_first_merge_whatever_its_round():
+    fl = load_config(["fl.ema_decay=0.9"]).federation
+    for is_first in (True, False):
+        outer, params = outer_of(fl, 5, is_first=is_first), tree(0)
+        params, state = outer.step(params, tree(1), outer.init(params))
+        assert all(torch.equal(state[EMA][n], v) for n, v in params.items()) == is_first
+
+
+def test_an_average_of_layers_that_are_drawn_anew_is_refused():
+    keys = ["fl.ema_decay=0.9", "fl.random_layers=[embedding]", "fl.random_init_freq=8ba"]
+    with pytest.raises(ConfigError, match=r"ema_decay=0\.9 and random_layers exclude each other"):
+        load_config(keys)

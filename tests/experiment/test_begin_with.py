@@ -143,3 +143,14 @@ def test_a_copy_may_begin_to_average_its_rounds_or_end_it(smoke, original):
     torch.testing.assert_close(load_model(begun / "round_000003.json"), expected)
     ended = ("run_uuid=four", "photon.restore_run_uuid=three", "photon.resume_round=2")
     assert digest(last(photon.train(smoke(*COPY, *ended, KEPT)))) == digest(after)
+
+
+def test_a_copy_with_another_outer_optimizer_keeps_the_average(smoke, original):
+    original(KEPT, "fl.ema_decay=0.6")
+    there = Path(smoke().machine.runs_folder) / "one" / "checkpoints" / "round_000002.json"
+    with pytest.warns(PhotonWarning, match="outer optimizer begins afresh"):
+        adam = photon.train(smoke(*COPY, KEPT, "fl.ema_decay=0.6", "fl.strategy_name=FEDADAM"))
+    begun = Path(adam.folder) / "checkpoints"
+    after = load_parameters(begun / "round_000003.json")
+    expected = {n: 0.6 * v + 0.4 * after[n] for n, v in load_model(there).items()}
+    torch.testing.assert_close(load_model(begun / "round_000003.json"), expected)

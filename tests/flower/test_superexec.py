@@ -22,6 +22,8 @@ from photon.flower import superexec_process  # noqa: E402
 from photon.flower.patience import Patience  # noqa: E402
 from photon.flower.superexec_process import Relays  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+
 
 def spec(task: TaskType, *, is_silent: bool = False) -> ExecutionSpec:
     return ExecutionSpec(

@@ -126,7 +126,8 @@ class _Fit:
                 f"the outer optimizer begins afresh: it was {before} in {self.source}, "
                 f"is {after} here"
             )
-        return replace(state, outer=fresh)
+        kept = {EMA: own[EMA]} if EMA in own else {}
+        return replace(state, outer=fresh | kept)
 
     def moments(self, state: ServerState) -> ServerState:
         """The averaged inner moments, if they go on being averaged.

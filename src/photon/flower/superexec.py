@@ -29,7 +29,8 @@ def start_superexec(folder: Path, port: int) -> Path:
     secret.unlink(missing_ok=True)
     write_private(secret, secrets.token_bytes(32))
     command = [sys.executable, "-m", "photon.flower.superexec_process"]
-    process = subprocess.Popen([*command, str(port), str(secret), str(os.getpid())])
+    alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would be lost in a fork
+    process = subprocess.Popen([*command, str(port), str(secret), str(os.getpid())], env=alone)
     threading.Thread(target=_end_with, args=(process,), daemon=True).start()
     return secret
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from photon.config.federation import Federation
-from photon.core.outer import OuterOptimizer, averaging, ema_decay, outer_factor
+from photon.core.outer import EMA, OuterOptimizer, averaging, ema_decay, outer_factor
 from photon.errors import ConfigError
 from photon.points import find
 
@@ -18,11 +18,14 @@ RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
 
 
-def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
+def outer_of(
+    federation: Federation, round_number: int, *, is_first: bool = False
+) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
 
     Args:
         round_number: of an asynchronous run the round in which a synchronous one would be.
+        is_first: whether nothing was merged before, as after rounds that were skipped.
 
     Raises:
         ConfigError: an own one cannot be imported, or is none.
@@ -37,10 +40,15 @@ def outer_of(federation: Federation, round_number: int) -> OuterOptimizer:
         sys.path.append(os.getcwd())
     gathering = {"gathers": True} if fl.is_async else {}
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
+    if fl.has_own_strategy and EMA in made.init({"w": torch.zeros(1)}):
+        raise ConfigError(
+            f"fl.strategy_name={fl.outer_name}: a tree of its state is called {EMA!r}, as is "
+            "that of fl.ema_decay, which is given out; call it something else"
+        )
     if fl.ema_decay is None:
         return made
     turn = (round_number - 1) // fl.fragments + 1  # of each fragment, whose average is its own
-    return averaging(made, ema_decay(fl.ema_decay, turn))
+    return averaging(made, ema_decay(fl.ema_decay, 1 if is_first else turn))
 
 
 def outer_trees(federation: Federation) -> int:

@@ -333,9 +333,9 @@ class Server:
             verdicts, scores = self.scoring.judged(
                 state, plan, delivery.updates, verdicts, self._rules
             )
+        outer = outer_of(fl, round_of(self.run, state), is_first=state.step == 0)
         after, report = close_round(
-            state, plan, delivery.updates, outer=outer_of(fl, round_of(self.run, state)),
-            rules=rules, verdicts=verdicts,
+            state, plan, delivery.updates, outer=outer, rules=rules, verdicts=verdicts,
             last=_previous_parameters(self.checkpoints),
         )  # fmt: skip
         if self.scoring is not None:
