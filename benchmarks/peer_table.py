@@ -11,10 +11,10 @@ NOTES = {
     "photon": "Each round is committed and durable, and every payload is verified. The first "
     "parameters are seeded, so the first of all the rounds (two more than are timed) sends nothing "
     "down: that is why a node has received less than one payload a round",
-    "flower": "Flower starts a process for each message that a node gets, and Photon's messages "
-    "go through it too, several a round. Checkpoints, verification and going on with a broken "
-    "round are left to the app. It has what Photon has not: Krum, Bulyan, trimmed mean and "
-    "XGBoost, a simulation engine on Ray, SDKs for phones, a hub of apps",
+    "flower": "Flower starts a process for each message that a node gets; Photon's messages go "
+    "through Flower too, several a round, by forks of a process that is there. Checkpoints, "
+    "verification and going on with a broken round are left to the app. It has what Photon has "
+    "not: Bulyan and XGBoost, a simulation engine on Ray, SDKs for phones, a hub of apps",
     "torchft": "Replicas are processes that stay and hold the model; pseudo-gradients go from "
     "memory to memory by gloo's ring, with no server and no disk on the way. It averages after "
     "every step if wanted, heals a replica live from another's memory, and composes with FSDP. "

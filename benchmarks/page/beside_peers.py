@@ -55,6 +55,7 @@ sites of one machine, DiLoCo in plain torch on the same trajectory, a step of Hu
 """
 MISLEADS = """
 The peers do not do the same, as the notes say: what is durable, verified and encrypted costs time
-that a ring in memory does not spend. Everything is on one machine, which had other work, so that
-processor time says more than seconds; few pairs were run.
+that a ring in memory does not spend. Everything is on one machine; few pairs were run. That of
+Flower and Photon had little other work, torchft and hivemind ran earlier on a busy machine: of
+these processor time says more than seconds.
 """
