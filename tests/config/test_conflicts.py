@@ -28,6 +28,8 @@ IN_USE = {
     "use_noise_scale_metric": ["fl.use_noise_scale_metric=true"],
     "compression.upload": ["fl.compression.upload=int4"],
     "secure_aggregation": ["fl.secure_aggregation=true"],
+    "ema_decay": ["fl.ema_decay=0.9"],
+    "random_layers": ["fl.random_layers=[embedding]", "fl.random_init_freq=8ba"],
 }  # fmt: skip
 """Overrides by which each option is in use."""
 

@@ -238,9 +238,3 @@ def test_the_average_begins_with_the_first_merge_whatever_its_round():
         outer, params = outer_of(fl, 5, is_first=is_first), tree(0)
         params, state = outer.step(params, tree(1), outer.init(params))
         assert all(torch.equal(state[EMA][n], v) for n, v in params.items()) == is_first
-
-
-def test_an_average_of_layers_that_are_drawn_anew_is_refused():
-    keys = ["fl.ema_decay=0.9", "fl.random_layers=[embedding]", "fl.random_init_freq=8ba"]
-    with pytest.raises(ConfigError, match=r"ema_decay=0\.9 and random_layers exclude each other"):
-        load_config(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor
 
 import photon
 from photon.container.container import digest
-from photon.errors import MismatchedCheckpoint
+from photon.core.messages import Update
+from photon.errors import MismatchedCheckpoint, PhotonWarning
 from photon.evaluation.loss import held_out_loss
 from photon.hub.model_card import model_card
 from photon.model.build import model_with
+from photon.node import engine
 from photon.run import checkpoint
 from photon.run.run_data import VALIDATION, RunData
 from photon.run.run_folder import read_run
@@ -80,6 +83,23 @@ def test_each_fragment_has_an_average_of_its_own_rounds(smoke):
     """The first parameters, which are noise, are not in it once all fragments have had a turn."""
     keys = (*AVERAGED, "run_uuid=fragments", "fl.fragments=2", "fl.n_rounds=2")
     folder = Path(photon.train(smoke(*keys)).folder)
+    newest = checkpoint.newest_checkpoint(folder / "checkpoints")
+    assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
+
+
+def test_it_begins_with_the_first_round_that_is_not_skipped(smoke, monkeypatch):
+    """Else half of it would be the first parameters."""
+    load = engine.load_update
+
+    def spoilt(path: Path) -> Update:
+        update = load(path)
+        nan = {name: value * torch.nan for name, value in update.gradient.items()}
+        return replace(update, gradient=nan) if update.round == 1 else update
+
+    monkeypatch.setattr(engine, "load_update", spoilt)
+    keys = ("run_uuid=skipped", "fl.failed_rounds=skip", "fl.compression=fp32", "fl.n_rounds=2")
+    with pytest.warns(PhotonWarning, match=r"round 1: 0 of"):
+        folder = Path(photon.train(smoke(*AVERAGED, *keys)).folder)
     newest = checkpoint.newest_checkpoint(folder / "checkpoints")
     assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
 

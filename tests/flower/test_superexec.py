@@ -104,7 +104,6 @@ def test_that_it_asks_again_soon_after_a_task_and_after_a_relay_has_ended(
     assert not happened
     run(relays, TaskType.CLIENT_APP)
     assert len(happened) == 1
-    relays._running = 1
     relays.reconcile()
     relays.reconcile()
     assert len(happened) == 2

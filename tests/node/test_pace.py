@@ -5,23 +5,10 @@ from __future__ import annotations
 import pytest
 
 import photon
+from clocks import Clock
 from loopback import final_digest
 from photon.node import pace
 from photon.node.pace import Pace
-
-
-class Clock:
-    """A clock that goes on as somebody sleeps or works."""
-
-    def __init__(self) -> None:
-        self.now, self.slept = 100.0, []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture

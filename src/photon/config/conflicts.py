@@ -72,6 +72,8 @@ OPTIONS: dict[str, Option] = {
         lambda fl: not rounds_only(fl.compression.upload) and not fl.secure_aggregation,
     ),
     "secure_aggregation": Option("secure_aggregation=true", lambda fl: fl.secure_aggregation),
+    "ema_decay": Option("ema_decay={fl.ema_decay:g}", lambda fl: fl.ema_decay is not None),
+    "random_layers": Option("random_layers", lambda fl: bool(fl.random_layers)),
 }  # fmt: skip
 
 CONFLICTS: tuple[Conflict, ...] = (
@@ -118,6 +120,8 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("secure_aggregation", "privacy.noise_by=server",
              "the server has no single update that it could shorten; take "
              "fl.privacy.noise_by=clients"),
+    Conflict("ema_decay", "random_layers",
+             "layers that have been drawn anew would be mostly noise in the average for long"),
 )  # fmt: skip
 
 

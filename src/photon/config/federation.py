@@ -301,11 +301,6 @@ class Federation(Merging, Closing):
                 f"fragments={self.fragments} and random_layers exclude each other: until their "
                 "fragment's turn clients would go on from layers that have been drawn anew"
             )
-        if self.ema_decay is not None and self.random_layers:
-            raise ValueError(
-                f"ema_decay={self.ema_decay:g} and random_layers exclude each other: layers that "
-                "have been drawn anew would be mostly noise in the average for many rounds"
-            )
         periods = self.first_moment_period * self.second_moment_period
         if self.fragments > 1 and self.averages_moments and periods > 1:
             raise ValueError(

@@ -161,22 +161,22 @@ def averaging(outer: OuterOptimizer, decay: float) -> OuterOptimizer:
         ema = {name: value.clone() for name, value in params.items()}
         return {**outer.init(params), EMA: ema}
 
-    def kept(take: Take) -> Take:
-        def without_ema(params: Tree, gradient: Tree, state: OuterState):
-            rest = {key: tree for key, tree in state.items() if key != EMA}
-            params, rest = take(params, gradient, rest)
-            return params, {**rest, EMA: state[EMA]}
-
-        return without_ema
-
     def step(params: Tree, gradient: Tree, state: OuterState):
-        params, state = kept(outer.step)(params, gradient, state)
+        params, moments = outer.step(params, gradient, without_ema(state))
         for name, value in params.items():
             state[EMA][name].lerp_(value, 1.0 - decay)
-        return params, state
+        return params, {**moments, EMA: state[EMA]}
 
-    between = kept(outer.between or outer.step)
+    def between(params: Tree, gradient: Tree, state: OuterState):
+        params, moments = (outer.between or outer.step)(params, gradient, without_ema(state))
+        return params, {**moments, EMA: state[EMA]}
+
     return OuterOptimizer(init, step, outer.elementwise, between)
+
+
+def without_ema(state: OuterState) -> OuterState:
+    """The moments alone."""
+    return {key: tree for key, tree in state.items() if key != EMA}
 
 
 def ema_decay(decay: float, round_number: int) -> float:

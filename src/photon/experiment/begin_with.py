@@ -14,7 +14,7 @@ from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
-from photon.core.outer import EMA
+from photon.core.outer import EMA, without_ema
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
 from photon.model.build import empty_model, parameters_of
@@ -117,17 +117,16 @@ class _Fit:
         """
         fresh = outer_of(self.ours.federation, 1).init(state.params)
         before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
-        both = {EMA: fresh.get(EMA, {}), **state.outer}
-        own = {key: both[key] for key in fresh if key in both}
-        if before == after and _names(own) == _names(fresh) and not both.keys() - {*fresh, EMA}:
-            return replace(state, outer=own)
-        if fresh or state.outer:
+        average = {EMA: state.outer.get(EMA, fresh[EMA])} if EMA in fresh else {}
+        own, fresh = without_ema(state.outer), without_ema(fresh)
+        if before == after and _names(own) == _names(fresh):
+            return replace(state, outer=own | average)
+        if fresh or own:
             notes.append(
                 f"the outer optimizer begins afresh: it was {before} in {self.source}, "
                 f"is {after} here"
             )
-        kept = {EMA: own[EMA]} if EMA in own else {}
-        return replace(state, outer=fresh | kept)
+        return replace(state, outer=fresh | average)
 
     def moments(self, state: ServerState) -> ServerState:
         """The averaged inner moments, if they go on being averaged.

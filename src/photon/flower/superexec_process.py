@@ -45,6 +45,7 @@ class Relays(SubprocessExecutor):
         ]  # fmt: skip
         arguments = (spec.task_type, options, spec.suppress_output)
         FORK.Process(target=relay, args=arguments, daemon=True).start()
+        self._running += 1
         self._patience.something_happened()
         return LaunchResult.accepted()
 

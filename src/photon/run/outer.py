@@ -40,11 +40,6 @@ def outer_of(
         sys.path.append(os.getcwd())
     gathering = {"gathers": True} if fl.is_async else {}
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
-    if fl.has_own_strategy and EMA in made.init({"w": torch.zeros(1)}):
-        raise ConfigError(
-            f"fl.strategy_name={fl.outer_name}: a tree of its state is called {EMA!r}, as is "
-            "that of fl.ema_decay, which is given out; call it something else"
-        )
     if fl.ema_decay is None:
         return made
     turn = (round_number - 1) // fl.fragments + 1  # of each fragment, whose average is its own
@@ -66,6 +61,11 @@ def _made(name: str, make: Callable[..., object], arguments: Mapping[str, float]
         raise ConfigError(
             f"fl.strategy_name={name}: must give a photon.core.outer.OuterOptimizer, "
             f"gave {type(made).__name__}"
+        )
+    if EMA in made.init({"w": torch.zeros(1)}):
+        raise ConfigError(
+            f"fl.strategy_name={name}: a tree of its state is called {EMA!r}, as is that of "
+            "fl.ema_decay, which is given out; call it something else"
         )
     return made
 

@@ -117,15 +117,12 @@ def _relay(grid, connection):
     requests, coming, told, asked = {}, [], None, 0.0
     moved = time.monotonic()
     while True:
-        pause = (time.monotonic() - moved) / 10  # as Photon's own `Patience`
-        while select.select([connection], [], [], min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE))[
-            0
-        ]:
+        while select.select([connection], [], [], _pause(moved))[0]:
             frame = read_frame(connection)
             if frame is None:
                 return
             _forward(grid, connection, frame, requests)
-            moved, pause = time.monotonic(), 0.0
+            moved = time.monotonic()
         new = list(_replies(grid, requests))
         waiting = coming + new
         coming = [reply for reply in waiting if not reply.settle(grid, connection)]
@@ -136,6 +133,11 @@ def _relay(grid, connection):
             if nodes != told:
                 told = nodes
                 _tell(connection, NODES, 0, json.dumps(nodes).encode())
+
+
+def _pause(since):
+    """Seconds until the next look, as Photon's own `Patience` has them."""
+    return min(max((time.monotonic() - since) / 10, SHORTEST_PAUSE), LONGEST_PAUSE)
 
 
 def _replies(grid, requests):
