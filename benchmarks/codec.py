@@ -21,10 +21,10 @@ import torch
 from records import RESULTS, append
 
 from photon import points
+from photon.core.aggregate import MOST_ELEMENTS
 from photon.core.codec import Codec, Leaf
 
 LOG = RESULTS / "codec.jsonl"
-PIECE = 1 << 18
 BARS = {"bf16": 3, "int8": 3, "int4": 5, "e3m0": 5, "int2": 5, "topk": 25, "uniform": 25}
 """Copies that encoding and decoding may take together."""
 
@@ -61,8 +61,8 @@ def measured(name: str, value: torch.Tensor, times: int) -> dict[str, float]:
 
 
 def read(leaf: Leaf, into: torch.Tensor) -> None:
-    for start in range(0, leaf.numel(), PIECE):
-        stop = min(start + PIECE, leaf.numel())
+    for start in range(0, leaf.numel(), MOST_ELEMENTS):
+        stop = min(start + MOST_ELEMENTS, leaf.numel())
         into[start:stop] = leaf.read(start, stop)
 
 

@@ -130,12 +130,12 @@ def broken(how: str) -> Iterator[None]:
 
     step = rounds.outer_step
 
-    def wrong(state, gradients, weights, outer, by, last):
+    def wrong(state, gradients, weights, outer, by, *rest):
         if how == "first client only":
             weights = [weights[0], *(0.0 for _ in weights[1:])]
-            return step(state, gradients, weights, outer, by, last)
+            return step(state, gradients, weights, outer, by, *rest)
         factor = {"updates dropped": 0.0, "wrong sign": -1.0}[how]
-        return step(state, gradients, weights, outer, by * factor, last)
+        return step(state, gradients, weights, outer, by * factor, *rest)
 
     with mock.patch.object(rounds, "outer_step", wrong):
         yield

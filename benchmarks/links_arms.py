@@ -11,6 +11,7 @@ from typing import Any
 import links_ddp
 import quality
 import simulate
+from base_recipe import BASE
 from compression_arms import named
 from quality_arms import CENTRALISED, RECIPE, Phase, Rates, arm_of, phases
 from quality_plan import MBIT
@@ -78,7 +79,7 @@ class LinkCase(Case):
     own: tuple[str, ...] = ()
 
     def keys(self) -> list[str]:
-        return ["recipe=quickstart", *self.own, *STEADY, f"photon.n_nodes={len(self.sites)}",
+        return [*BASE, *self.own, *STEADY, f"photon.n_nodes={len(self.sites)}",
                 f"fl.n_rounds={self.rounds}", *self.overrides]  # fmt: skip
 
 

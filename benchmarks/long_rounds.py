@@ -4,8 +4,10 @@ It was the quickstart's until its rounds became half as long. The lines of these
 comparable with each other; what they say was not measured with shorter rounds.
 """
 
+from base_recipe import BASE
+
 LONG_ROUNDS = (
-    "recipe=quickstart",
+    *BASE,
     "fl.n_rounds=24",
     "fl.eval_period=4",
     "fl.strategy_kwargs.server_learning_rate=0.7",

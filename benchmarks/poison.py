@@ -52,6 +52,8 @@ SETTINGS: dict[str, list[str]] = {
     "scored": ["fl.scoring.enabled=true"],
 }
 """Name -> overrides beyond the recipe."""
+BELIEVED = ("copied", "flipped", "flipped x3", "stale", SHUFFLED)
+"""Lies that the default settings do not look for: `docs/concepts/robust.md` says what does."""
 
 
 @dataclass(frozen=True, slots=True)

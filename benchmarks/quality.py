@@ -8,6 +8,8 @@
     python benchmarks/quality.py run recipe --splits iid source --models "four times"
     python benchmarks/quality.py run "recipe: " --seeds 4      changes of the recipe
     python benchmarks/quality.py run "radial + falls to 0" --seeds 4               two together
+    python benchmarks/quality.py run "average of many rounds + uniform:110/7 / uniform:80/11" \
+        --steps 3072 --rates 0.018/1                           at rates that are given
     python benchmarks/quality.py run ... --list                what it would run, and how long
     python benchmarks/quality.py run ... --minutes 40          none that would end later
     python benchmarks/quality.py --smoke                       a few tiny runs, nothing kept
@@ -15,7 +17,7 @@
 
 All arms of a table train on the same tokens in the same number of sequential steps, 32 rows in each
 whoever takes part, so that there is one centralised run for all numbers of clients and of local
-steps. The configuration is that of `recipe=quickstart`. `tune` runs an arm's grid at seed 4, which
+steps. The configuration is that of `base_recipe.py`. `tune` runs an arm's grid at seed 4, which
 is none of the table's: all inner rates with one outer rate, then all outer rates with the best of
 them; with --whole the whole of it. `run` takes the best rates, or those of the arm which it is a
 change of. Every run appends a line to benchmarks/results/quality.jsonl; finished runs are not
@@ -33,6 +35,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from base_recipe import BASE
 from quality_arms import Arm, Phase, Rates, arm_of, chosen, phases
 from quality_plan import data_parallel, planned, points
 from quality_setting import MODELS, SMOKE, SPLITS, STEPS, Setting
@@ -109,7 +112,7 @@ def trained(arm: Arm, parts: Sequence[Phase], folder: Path) -> list[TrainResult]
     results, before = [], []
     for number, part in enumerate(parts):
         place = [f"photon.saving_path={folder}", f"run_uuid=phase-{number}", *before]
-        results.append(train(arm, ["recipe=quickstart", *part.overrides, *place]))
+        results.append(train(arm, [*BASE, *part.overrides, *place]))
         before = [f"photon.restore_run_uuid=phase-{number}"]
     return results
 
@@ -155,19 +158,21 @@ def wanted(arguments: argparse.Namespace, records: Sequence[dict[str, Any]]) -> 
     """What the log does not have of the runs that were asked for: all arms of a seed side by side,
     each once.
     """
-    is_tuning = arguments.what == "tune"
+    is_tuning, given = arguments.what == "tune", arguments.rates
     settings = [
         Setting(*one, arguments.steps)
         for one in product(
             arguments.models, arguments.splits, arguments.clients, arguments.local_steps
         )
     ]
-    names = chosen(arguments.arms, with_reference=not is_tuning)
+    names = chosen(arguments.arms, with_reference=not (is_tuning or given))
     places = [(name, arm_of(name).placed(setting)) for setting in settings for name in names]
     runs = (
         [one for place in places for one in grid(*place, records, whole=arguments.whole)]
         if is_tuning
-        else [reported(*place, seed, records) for seed in arguments.seeds for place in places]
+        else [
+            reported(*place, seed, records, given) for seed in arguments.seeds for place in places
+        ]
     )
     done = {key(record) for record in records}
     return [run for run in dict.fromkeys(runs) if key(run.facts) not in done]
@@ -182,9 +187,27 @@ def grid(
     return [Run(name, setting, SEED, rates) for rates in all_rates]
 
 
-def reported(name: str, setting: Setting, seed: int, records: Sequence[dict[str, Any]]) -> Run:
+def reported(
+    name: str, setting: Setting, seed: int, records: Sequence[dict[str, Any]], given: Rates | None
+) -> Run:
+    """
+    Args:
+        given: rates in place of the best that are known.
+    """
+    if given is not None:
+        if (given.outer is not None) != bool(arm_of(name).outer):
+            raise ValueError(
+                f"--rates {given}: {name} has {'an' if arm_of(name).outer else 'no'} outer rate"
+            )
+        return Run(name, setting, seed, given, "given")
     choice = choose(records, name, setting)
     return Run(name, setting, seed, choice.rates, choice.how)
+
+
+def rates_in(text: str) -> Rates:
+    """Those of a text, as `Rates` is shown."""
+    inner, _, outer = text.partition("/")
+    return Rates(float(inner), float(outer) if outer else None)
 
 
 def run_all(arguments: argparse.Namespace) -> None:
@@ -247,6 +270,8 @@ def main() -> None:
     parser.add_argument("--splits", choices=SPLITS, nargs="+", default=["iid"])
     parser.add_argument("--models", choices=[m for m in MODELS if m != SMOKE], nargs="+",
                         default=["tiny"])  # fmt: skip
+    parser.add_argument("--rates", type=rates_in, metavar="INNER[/OUTER]",
+                        help="run: these, and without the centralised run beside it")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--list", action="store_true", help="say what would be run; run nothing")
     parser.add_argument("--whole", action="store_true", help="tune: the whole grid, not a cross")

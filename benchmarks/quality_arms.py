@@ -19,13 +19,15 @@ DILOCO_RATES = (0.2, 0.4, 0.7)
 """With a momentum of 0.9 each pseudo-gradient moves ten times as far in the end."""
 ETAS = (0.005, 0.01, 0.02)
 """Of FedAdam: what an element moves in a round, at most."""
+QUICKSTART = "recipe: seldom averaged squares"
+"""The arm that is the quickstart as it is."""
 SGD, ADAPTIVE = "server_learning_rate", "eta"
 RECIPE, CENTRALISED, ALONE = "recipe", "centralised", "alone"
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way of training, beyond `recipe=quickstart`.
+    """A way of training, beyond `base_recipe.py`.
 
     Attributes:
         keys: overrides; {steps}, {rounds} and parts of them are filled in, see `_lengths`.
@@ -99,6 +101,12 @@ def like_recipe(*keys: str, **more: object) -> Arm:
     return replace(Arm(keys=keys, tuned_as=RECIPE), **more)  # pyright: ignore[reportArgumentType]
 
 
+SQUARES = (
+    "fl.aggregate_momenta=true",
+    "fl.compression.moments=int4",
+    "fl.first_moment_period={rounds}",
+)
+"""The second moments are averaged; the first ones in the last round, where that changes nothing."""
 SCHEDULE = "llm_config.scheduler.schedulers.lr"
 MAIN: dict[str, Arm] = {
     CENTRALISED: Arm(USUAL, "centralised", BASELINE_RATES, (), (0.018, None)),
@@ -168,10 +176,26 @@ SEARCH: dict[str, Arm] = {
         "fl.first_moment_period=4",
         "fl.second_moment_period=4",
     ),
-    "recipe: squares averaged in int4": like_recipe(
-        "fl.aggregate_momenta=true",
-        "fl.compression.moments=int4",
-        "fl.first_moment_period={rounds}",
+    "recipe: squares averaged in int4": like_recipe(*SQUARES),
+    "recipe: squares averaged in int4, every 4 rounds": like_recipe(
+        *SQUARES, "fl.second_moment_period=4"
+    ),
+    "recipe: squares averaged in int4, every 8 rounds": like_recipe(
+        *SQUARES, "fl.second_moment_period=8"
+    ),
+    "recipe: squares averaged in int2, every 10 rounds": like_recipe(
+        *SQUARES, "fl.compression.moments=int2", "fl.second_moment_period=10"
+    ),
+    "recipe: squares averaged in int4, every 13 rounds": like_recipe(
+        *SQUARES, "fl.second_moment_period=13"
+    ),
+    "recipe: uniform:114/7 / uniform:82/11": like_recipe(*ways("uniform:114/7", "uniform:82/11")),
+    QUICKSTART: like_recipe(
+        *ways("uniform:112/7", "uniform:79/11"),
+        "fl.aggregate_momenta=null",
+        "fl.first_moment_period=null",
+        "fl.second_moment_period=10",
+        "fl.compression.moments=int2",
     ),
     "recipe: shorter memory": like_recipe(
         "llm_config.optimizer.momentum=0.7", "llm_config.optimizer.betas=[0.7,0.999]"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from base_recipe import BASE
 from quality_arms import CENTRALISED, RECIPE, Rates, arm_of, phases
 from quality_setting import SMOKE, Setting
 
@@ -72,7 +73,7 @@ class Run:
         setting = arm_of(self.arm).placed(Setting(steps=SIZES[self.size].steps))
         rates = Rates(self.rate, arm_of(self.arm).first[1])
         (part,) = phases(self.arm, setting, self.seed, rates)
-        return ["recipe=quickstart", *part.overrides, *SIZES[self.size].overrides()]
+        return [*BASE, *part.overrides, *SIZES[self.size].overrides()]
 
 
 def wanted(

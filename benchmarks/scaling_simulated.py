@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from base_recipe import BASE
 from scaling_plan import CLIENTS, LATENCY, LINKS, LOCAL_STEPS, MODELS, RUNGS, setting_of
 
 from photon.config import Config, load_config
@@ -86,7 +87,7 @@ def estimate(config: Config, case: Case) -> Estimate:
 def small(rung: str, folder: Path, more: Sequence[str]) -> Config:
     """The quickstart's model in the federation that was planned."""
     config = config_of_run(
-        ["recipe=quickstart", f"fl.n_total_clients={CLIENTS}", f"fl.n_rounds={ROUNDS}",
+        [*BASE, f"fl.n_total_clients={CLIENTS}", f"fl.n_rounds={ROUNDS}",
          f"llm_config.local_steps={LOCAL_STEPS}", "fl.eval_period=null",
          "compare.centralized=false", "compare.alone=false", f"photon.saving_path={folder}",
          "llm_config.save_interval=1000", "photon.threads=1", *RUNGS[rung], *more],

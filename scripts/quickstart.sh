@@ -3,6 +3,7 @@
 # of eight clients and its baselines, evaluates, and shows the result. Run it again to start anew.
 # Arguments are overrides: bash scripts/quickstart.sh fl.n_rounds=4
 set -euo pipefail
+case ${1-} in -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;; esac
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 

@@ -22,6 +22,14 @@ _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped has ended. Needs /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Forked:
     """A function in a process of its own, with what a `subprocess.Popen` is asked for.
 

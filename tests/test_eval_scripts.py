@@ -107,7 +107,9 @@ def make_run(smoke, data_root, tmp_path):
         with RunFolder.create(
             path, config.model_dump(mode="json"), "centralized", tokenizer, facts
         ) as folder:
-            checkpoint.save_train_state(folder.checkpoints, "step_1", TrainState(params=params))
+            checkpoint.save_train_state(
+                folder.checkpoints, "step_1", TrainState(params=params, step=1)
+            )
 
     return make
 

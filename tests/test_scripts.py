@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_help_is_the_header(name, how, tmp_path):
     done = bash(f'{how} "{SCRIPTS / name}" --help; echo "code $?"; {LEFT}', tmp_path)
     assert f"bash scripts/{name}" in done.stdout
     assert done.stdout.splitlines()[-2:] == ["code 0", "0"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh"])
+def test_help_installs_nothing(name, tmp_path):
+    copy = tmp_path / "scripts" / name
+    copy.parent.mkdir()
+    shutil.copy(SCRIPTS / name, copy)
+    done = bash(f'bash "{copy}" --help', tmp_path)
+    header = copy.read_text().partition("set -")[0].splitlines()[1:]
+    assert done.stdout.splitlines() == [line.removeprefix("# ") for line in header]
     assert done.stderr == ""
 
 

@@ -35,10 +35,11 @@ def lies_claims(records: Iterable[Record], closes: Iterable[Record]) -> list[Cla
     """Where all lies were refused the parameters are those without liars; and a close's time."""
     by_key = {poison.key(one): dict(one) for one in records}
     said = [poison.verdict([one], by_key) for one in by_key.values()]
-    above: dict[str, list[float]] = {}
+    above: dict[tuple[str, bool], list[float]] = {}
     for one in by_key.values():
         if one["attack"] != poison.ABSENT and (ratio := poison.beside_control(one, by_key)):
-            above.setdefault(one["setting"], []).append(100 * (ratio - 1))
+            believed = one["setting"] == poison.REFERENCE and one["attack"] in poison.BELIEVED
+            above.setdefault((one["setting"], believed), []).append(100 * (ratio - 1))
     by_rule: dict[str, list[float]] = {}
     for one in closes:
         if one["rule"] != "mean":
@@ -46,8 +47,10 @@ def lies_claims(records: Iterable[Record], closes: Iterable[Record]) -> list[Cla
     return [
         Claim("parameters where every lie was refused: runs that differ from those without the "
               "liars", [said.count("OTHER")] if any(said) else [], 0, form=".0f", each="set"),
-        *(Claim(f"loss with liars above that without, by *{setting}*", found, ABOVE, form="+.2f",
-                each="run", unit=" %") for setting, found in above.items()),
+        *(Claim(f"loss with liars above that without, by *{setting}*"
+                f"{', lies that it does not look for' if believed else ''}", found,
+                None if believed else ABOVE, form="+.2f", each="run", unit=" %")
+          for (setting, believed), found in sorted(above.items())),
         *(Claim(f"a close by *{rule}*, in times of the mean's", found, TIMES, form=".2f",
                 each="case") for rule, found in by_rule.items()),
     ]  # fmt: skip

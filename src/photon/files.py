@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and locks that processes hold on files."""
+"""Files that appear whole or not at all, locks on files, and texts that people write in them."""
 
 from __future__ import annotations
 
@@ -65,3 +65,25 @@ def is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a text that somebody wrote, none of whose keys is dropped.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or has a key twice.
+    """
+    import yaml
+    from yaml.constructor import ConstructorError
+
+    class EachKeyOnce(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen = set()
+            for key, _ in node.value:
+                if (what := (key.tag, str(key.value))) in seen:
+                    problem = f"{key.value} is there twice"
+                    raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+                seen.add(what)
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, EachKeyOnce)

@@ -174,7 +174,7 @@ CODECS: dict[str, Rung] = {
         {"kept": 64, "block": 4096, "bits": 2},
         0.1499,
         "the largest of each block, in 2 bits or 1, and their places; for runs of hundreds of "
-        "rounds, and +3.1 % loss even there (300/4096/1 up, 480/4096/1 down)",
+        "rounds, and +10.6 % loss even there (300/4096/1 up, 480/4096/1 down)",
     ),
 }
 """By what `fl.compression.upload`, `.download` and `.moments` begin with."""

@@ -110,7 +110,8 @@ def test_every_arm_is_a_configuration_of_its_own(bench):
     arms = bench("compression_arms")
     setting = arms.Setting(model="four times", split="source", local_steps=64)
     configs = [
-        load_config(["recipe=quickstart", *arms.overrides_of(arm, setting, 2)]) for arm in arms.ARMS
+        load_config([*bench("base_recipe").BASE, *arms.overrides_of(arm, setting, 2)])
+        for arm in arms.ARMS
     ]
     sent = {
         (fl.compression, fl.averages_moments, fl.first_moment_period)

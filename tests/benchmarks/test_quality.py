@@ -30,7 +30,7 @@ def _bench(monkeypatch):
 
 @cache
 def recipe(*groups: str) -> Config:
-    return load_config(["recipe=quickstart", *groups])
+    return load_config([*importlib.import_module("base_recipe").BASE, *groups])
 
 
 def composed(overrides: list[str]) -> Config:
@@ -55,7 +55,7 @@ def test_every_arm_is_a_configuration_of_its_own(bench):
     own = bench("quality_arms").Rates(0.018, 0.7)
     setting = bench("quality_setting").Setting()
     (part,) = bench("quality_arms").phases("recipe: quasi-hyperbolic", setting, 1, own)
-    assert load_config(["recipe=quickstart", *part.overrides]) == composed(part.overrides)
+    assert load_config([*bench("base_recipe").BASE, *part.overrides]) == composed(part.overrides)
 
 
 def tokens(config: Config) -> int:
@@ -380,6 +380,27 @@ def test_tuning_goes_on_with_what_follows_from_its_first_half(bench, tmp_path, m
     assert tuning.choose(lines, "recipe", setting).rates == best
 
 
+def test_runs_at_the_rates_that_are_given(bench, tmp_path, monkeypatch, capsys):
+    quality, log = bench("quality"), tmp_path / "log.jsonl"
+    monkeypatch.setattr(quality, "measure", lambda run: {**run.facts, "val_loss": 3.0,
+                                                         "wall_seconds": 1.0})  # fmt: skip
+
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["quality.py", "run", *words, "--log", str(log)])
+        quality.main()
+
+    command("recipe", "--seeds", "1", "--rates", "0.018/0.5")
+    command("centralised", "--seeds", "1", "--rates", "0.012")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = ("arm", "inner_rate", "outer_rate", "tuned")
+    assert [[line[name] for name in names] for line in lines] == [
+        ["recipe", 0.018, 0.5, "given"], ["centralised", 0.012, None, "given"],
+    ]  # fmt: skip
+    with pytest.raises(SystemExit):
+        command("recipe", "--rates", "0.018")
+    assert "--rates 0.018: recipe has an outer rate" in capsys.readouterr().err
+
+
 def test_planned_time_counts_rounds_of_each_length(bench):
     plan = bench("quality_plan")
     spans = [plan.Span(20, 10.0), plan.Span(40, 3.0)]
@@ -413,3 +434,18 @@ def test_a_run_of_two_lengths_is_measured_whole(bench, four, monkeypatch, tmp_pa
     assert found["curve"][-1]["bytes"] == found["bytes_up"] + found["bytes_down"] > 0
     assert found["curve"][-1]["val_loss"] == found["val_loss"] < found["curve"][0]["val_loss"]
     assert len(found["overrides"]) == 2
+
+
+def test_one_arm_is_the_quickstart_itself(bench):
+    arms = bench("quality_arms")
+    arm = arms.arm_of(arms.QUICKSTART)
+    (part,) = arms.phases(arms.QUICKSTART, bench("quality_setting").Setting(), 1,
+                          arms.Rates(*arm.first))  # fmt: skip
+    own = composed(part.overrides).values_by_key()
+    of_the_run = {
+        "seed", "run_uuid", "dataset.train.shuffle_seed", "compare.centralized", "compare.alone",
+        "fl.eval_period", "llm_config.eval_subset_num_batches",
+        "llm_config.scheduler.schedulers.lr.t_max",  # the length of the run, spelled out
+    }  # fmt: skip
+    quickstart = load_config(["recipe=quickstart"]).values_by_key()
+    assert {k for k, value in own.items() if quickstart[k] != value} <= of_the_run

@@ -257,6 +257,19 @@ def test_lies_are_judged_by_the_parameters(bench):
     assert all(claim.holds for claim in trust.lies_claims(lines[:2], []))
 
 
+def test_that_only_what_the_default_looks_for_is_held_against_it(bench):
+    trust, record = bench("page.trust"), {"seed": 1, "digest": "a", "reason": ""}
+    taken = {"liars_taken": 2, "liars_refused": 0}
+    runs = [("absent", "mean", 4.0), ("zero", "mean", 4.04), ("copied", "mean", 4.2),
+            ("copied", "krum", 4.2)]  # fmt: skip
+    lines = [{**record, **taken, "attack": attack, "setting": setting, "val_loss": loss}
+             for attack, setting, loss in runs]  # fmt: skip
+    _, krum, mean, believed = trust.lies_claims(lines, [])
+    assert (mean.values, mean.holds) == ([pytest.approx(1.0)], True)
+    assert (believed.values, believed.holds) == ([pytest.approx(5.0)], None)
+    assert (krum.values, krum.holds) == ([pytest.approx(5.0)], False)
+
+
 def test_plots_are_drawn_of_what_is_there(bench, tmp_path):
     plots = bench("page.plots")
     plots.draw(of(), tmp_path)

@@ -186,10 +186,36 @@ def one_more_line(number: Any, at: int | None = None) -> Callable[[Path], None]:
     return tamper
 
 
+def with_tokens(folder: Path, tokens: int) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["federated"]["tokens"] = tokens
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
 def better_summary(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     summary["federated"]["val_loss"] -= 0.5
     (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def better_perplexity(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["federated"]["perplexity"] = 1.0
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def line_between(text: str) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        first, *others = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join([first, text + "\n", *others]))
+
+    return tamper
+
+
+def older_in_place_of_newest(folder: Path) -> None:
+    """It is a whole checkpoint of this run, and was the newest once."""
+    kept = folder / "checkpoints"
+    (kept / "round_000004.json").write_bytes((kept / "round_000003.json").read_bytes())
 
 
 def configuration(folder: Path) -> None:
@@ -246,12 +272,19 @@ def unnoticed_tokens(link: dict[str, Any]) -> None:
         (one_more_line(9), "metrics: a line is of round 9, which no link is of"),
         (one_more_line("9"), "metrics: a line is of no round"),
         (one_more_line([9]), "metrics: a line is of no round"),
+        (line_between("garbage"), "metrics: line 2 is of no round"),
+        (line_between('[{"round": 3}]'), "metrics: line 2 is of no round"),
         (better_summary, "federated.val_loss is"),
+        (better_perplexity, "federated.perplexity is 1.0, the line of round 4 has"),
+        (lambda run: with_tokens(run, 1), "has 1 tokens, which no link has"),
         (lambda run: (run / "summary.json").write_text('{"federated": "x"}'), "is damaged"),
         (lambda run: (run / "summary.json").write_text("{"), "summary.json: is damaged"),
         (configuration, "config: config.json has the digest"),
         (lambda run: (run / "config.json").write_text("{"), "config: "),
         (lambda run: (run / "run.json").write_text("{"), "unreadable run.json"),
+        (lambda run: (run / "run.json").write_text("[]"), "unreadable run.json"),
+        (lambda run: (run / "run.json").write_text("{}"), "unreadable run.json"),
+        (older_in_place_of_newest, "round_000004.json: holds round 3: it is a copy of another"),
         (tokenizer, "tokenizer: tokenizer.json has the digest"),
         (lambda run: (run / "tokenizer.json").unlink(), "tokenizer.json: cannot read"),
         (lambda run: artifact.remove(run / "checkpoints", "round_000004"), "that of link 4 (rou"),
@@ -266,23 +299,24 @@ def test_every_change_is_named(run: Path, tamper: Callable[[Path], None], messag
 
 
 def test_a_line_of_the_round_that_is_under_way_is_told(run: Path):
-    """It is there before its link; and a summary that is older than the chain is none of it."""
+    """It is there before its link; and a summary that is older than the last link is of another."""
     one_more_line(5)(run)
-    summary = json.loads((run / "summary.json").read_text())
-    summary["federated"]["tokens"] = 1
-    (run / "summary.json").write_text(json.dumps(summary))
+    first = next(line for line in read_lines(run / "metrics.jsonl") if line["round"] == 1)
+    with_tokens(run, first["tokens"])
     found = {one.what: (one.verdict, one.text) for one in verify_run(run)}
     assert found["metrics"][0] == "note"
     assert found["metrics"][1].endswith("that of round 5 is of no link yet")
     assert found["summary"][0] == "note"
+    assert found["summary"][1].endswith("is of link 1 (round 1), not of the last")
     assert not faults(run)
 
 
 def test_the_last_link_is_held_by_its_checkpoint(run: Path):
     """A last line that is changed with everything in it has no link behind it that would tell."""
     edited(4, unnoticed_tokens)(run)
-    (found,) = faults(run)
+    found, summary = faults(run)
     assert "checkpoint: round_000004: is of link 4 (round 4) with the hash" in found
+    assert summary.endswith("tokens, which no link has")
 
 
 def resume(folder: Path, *overrides: str) -> None:

@@ -167,3 +167,27 @@ def test_noise_that_drowns_what_is_learned_is_told(capsys):
     assert "is 1399 times as long as the updates of its 8 clients" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_it_says_what_it_does_not_count(capsys):
+    assert plan(capsys)["not_counted"] == []
+    (merges,) = plan(capsys, "fl.mode=async", "fl.buffer=2")["not_counted"]
+    assert "fl.mode=async" in merges
+    (away,) = plan(capsys, "fl.n_clients_per_round=2")["not_counted"]
+    assert "missed rounds" in away
+    assert plan(capsys, "fl.n_clients_per_round=2", "fl.compression=fp32")["not_counted"] == []
+    assert run(["plan", *MODEL, "fl.mode=async"]) == 0
+    assert "\nnot counted: fl.mode=async" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["-5", "nan", "inf", "x"])
+@pytest.mark.parametrize("option", ["--tokens-per-second", "--latency", "--floor", "--price"])
+def test_numbers_that_nothing_can_have_are_refused(capsys, option, number):
+    assert run(["plan", *MODEL, option, number]) == 2
+    assert f"{option}': '{number}': must be a number, " in capsys.readouterr().err
+
+
+def test_nobody_trains_no_tokens_a_second(capsys):
+    assert run(["plan", *MODEL, "--tokens-per-second", "0"]) == 2
+    assert "more than 0" in capsys.readouterr().err
+    assert run(["plan", *MODEL, "--latency", "0"]) == 0

@@ -143,9 +143,10 @@ def test_how_a_run_goes_on(facts, has_flower, command, tmp_path):
 def test_the_way_back_from_a_damaged_checkpoint_is_the_runs_own(facts, command, tmp_path):
     write_json(tmp_path / "run.json", {"kind": "federated", **facts})
     for number in (1, 2):
-        artifact.save(tmp_path / "checkpoints", f"round_{number:06d}", {}, {"n": number})
+        state = {"state": {"round": number}}
+        artifact.save(tmp_path / "checkpoints", f"round_{number:06d}", {}, state)
     newest = tmp_path / "checkpoints" / "round_000002.json"
-    newest.write_text(newest.read_text().replace('"n": 2', '"n": 3'))
+    newest.write_text(newest.read_text().replace('"round": 2', '"round": 3'))
     with pytest.raises(CorruptCheckpoint) as refused:
         load_with_way_back(newest, artifact.read)
     assert str(refused.value).endswith(f"go back to it with: {command.format(tmp_path)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from photon import points
+from photon.codecs.sparse import largest
 from photon.core.codec import Codec, Leaf, decode, encode, form_fault, layout
 
 RUNGS = ["int8", "int4", "int4:8", "e3m0", "int2", "int2:256", "int1", "uniform", "uniform:50/15",
@@ -302,3 +303,18 @@ def test_small_numbers_in_eight_bits_are_as_often_read_as_zero():
     found = decode(sent, {"w": value}, points.codec("int8"))["w"]
     assert found[0] == pytest.approx(1.0, rel=0.05)
     assert torch.count_nonzero(found) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 64, 300, 480, 2048, 4096])
+@pytest.mark.parametrize("has_nan", [False, True])
+def test_the_largest_are_those_of_a_whole_search(count, has_nan):
+    sizes = drawn((5, 4096)).abs()
+    if has_nan:
+        sizes[2, 77] = float("nan")
+    found = sizes.gather(1, largest(sizes, count)).sort(dim=1, descending=True).values
+    assert torch.equal(found.nan_to_num(9e9), sizes.topk(count, dim=1).values.nan_to_num(9e9))
+
+
+def test_among_equal_ones_each_is_found_once():
+    columns = largest(torch.ones(3, 4096), 64)
+    assert all(len(set(row)) == 64 for row in columns.tolist())

@@ -155,6 +155,13 @@ def test_resolving_by_machine():
     assert resolved("photon.workers=0", cores=8).machine.threads == 8
 
 
+@pytest.mark.parametrize("key", ["photon.threads", "photon.workers"])
+@pytest.mark.parametrize("number", [-1, 1025, 100_000])
+def test_that_no_more_threads_or_workers_are_asked_for_than_a_machine_bears(key, number):
+    with pytest.raises(ConfigError, match=rf"{key}.*must be 0 to 1024"):
+        load_config([f"{key}={number}"])
+
+
 def test_warmup_longer_than_the_schedule_is_refused():
     with pytest.raises(ConfigError, match=r"t_warmup=50 is more than t_max=10"):
         resolved(

@@ -59,3 +59,14 @@ def test_the_rows_of_an_option_are_printed():
         "fl.privacy.noise_by=server with fl.secure_aggregation",
     ]
     assert "not together" not in explained("fl.n_rounds", [])
+
+
+def test_what_an_asynchronous_server_does_without_is_listed_both_ways():
+    of_mode = explained("fl.mode", ())
+    assert "    fl.fragments: a late update is of another fragment" in of_mode
+    assert "    fl.mode=async: a merge needs one update" in explained("fl.quorum", ())
+
+
+def test_arguments_that_no_codec_can_do_with_are_refused_when_they_are_explained():
+    with pytest.raises(ConfigError, match=r"^fl\.compression\.upload: top 65 of 64"):
+        explained("fl.compression", ["fl.compression.upload=topk:65/64"])

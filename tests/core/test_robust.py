@@ -17,7 +17,7 @@ from photon.core.codec import BF16, Codecs, decode, encode, leaves
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import nesterov, sgd
 from photon.core.policy import Rules
-from photon.core.robust.gram import gram
+from photon.core.robust.gram import RUN_ELEMENTS, gram
 from photon.core.robust.network import exchange, selecting, sorting
 from photon.core.round import close_round, open_round
 from states import bits, copied
@@ -63,6 +63,17 @@ def test_inner_products_of_what_was_sent_and_of_any_size():
     error = (gram(sent) - rows @ rows.T).abs() / (lengths[:, None] * lengths)
     assert torch.isfinite(gram(sent)).all()
     assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1e25])
+def test_inner_products_that_float32_does_not_hold(scale, monkeypatch):
+    """Of runs of elements and of what is left of them."""
+    monkeypatch.setattr(aggregate, "FEWEST_ELEMENTS", 2 * RUN_ELEMENTS + 10)
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(2, 2 * RUN_ELEMENTS + 10, generator=generator)
+    trees = [{"a": drawn[0]}, {"a": drawn[1] * scale}]
+    rows = dense(trees)
+    torch.testing.assert_close(gram(trees), rows @ rows.T, rtol=1e-4, atol=0.0)
 
 
 def test_no_trees_have_no_inner_products():

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import photon
+from photon.config import load_config
 from photon.container.container import digest
 from photon.core.messages import ServerState
-from photon.errors import ConfigError, Interrupted, MismatchedCheckpoint
+from photon.errors import ConfigError, Interrupted, MismatchedCheckpoint, PhotonWarning
 from photon.experiment import experiment
+from photon.experiment.refusals import merging_warning
 from photon.report.console import progress_line
 from photon.run import checkpoint
 from photon.run.listing import run_status, seconds_to_go
@@ -90,6 +92,9 @@ def test_what_a_run_says_of_its_place_is_in_steps(train):
     assert left is not None
     spent = sum(sum(line["phase_seconds"].values()) for line in lines[:3])
     assert left == pytest.approx(5 * spent / 4)
+    left = seconds_to_go(lines[2:5])  # of which the first only tells where the others begin
+    assert left == pytest.approx(2 * sum(sum(x["phase_seconds"].values()) for x in lines[3:5]) / 3)
+    assert seconds_to_go(lines[2:3]) is None
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
@@ -155,3 +160,40 @@ def test_fast_clients_take_more_steps_and_the_tokens_say_so(make):
 def test_what_says_nothing_of_merges_is_refused_before_anything_is_trained(make, keys, why):
     with pytest.raises(ConfigError, match=why):
         make("fl.n_total_clients=4", ASYNC, *keys)
+
+
+def test_that_a_run_warns_of_merges_of_few(train):
+    with pytest.warns(PhotonWarning, match="fl.aggregation=median .* of one update or two"):
+        train(ASYNC, "fl.aggregation=median", "fl.n_rounds=1")
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode", "is_warned"),
+    [("krum", "async", True), ("median", "async", True), ("median", "sync", False),
+     ("mean", "async", False), ("rda", "async", False)],
+)  # fmt: skip
+def test_that_a_merge_of_few_is_warned_of(rule, mode, is_warned):
+    keys = [f"fl.aggregation={rule}", f"fl.mode={mode}", "fl.aggregate_momenta=false",
+            "fl.n_total_clients=4"]  # fmt: skip
+    found = merging_warning(load_config(["recipe=smoke", *keys]).federation)
+    assert (found is not None) == is_warned
+    if found:
+        assert found.startswith(f"fl.aggregation={rule}")
+        assert "may be of one update or two" in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "clients", "quorum", "is_warned"),
+    [("median", 2, None, True), ("median", 3, None, False), ("median", 3, 2, True),
+     ("trimmed_mean:25", 3, None, True), ("trimmed_mean:25", 4, None, False),
+     ("centred_clip", 2, None, True), ("krum", 2, None, True), ("krum", 5, None, False),
+     ("mean", 2, None, False)],
+)  # fmt: skip
+def test_that_a_round_of_too_few_to_tell_a_false_one_is_warned_of(rule, clients, quorum, is_warned):
+    keys = [f"fl.aggregation={rule}", f"fl.n_total_clients={clients}",
+            *([] if quorum is None else [f"fl.quorum={quorum}"])]  # fmt: skip
+    found = merging_warning(load_config(["recipe=smoke", *keys]).federation)
+    assert (found is not None) == is_warned
+    if found:
+        fewest = quorum or clients
+        assert found.startswith(f"fl.aggregation={rule}: a round may be of {fewest} updates")

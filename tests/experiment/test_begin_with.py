@@ -154,3 +154,21 @@ def test_a_copy_with_another_outer_optimizer_keeps_the_average(smoke, original):
     after = load_parameters(begun / "round_000003.json")
     expected = {n: 0.6 * v + 0.4 * after[n] for n, v in load_model(there).items()}
     torch.testing.assert_close(load_model(begun / "round_000003.json"), expected)
+
+
+@pytest.mark.parametrize("now", ["int2", "bf16"])
+def test_what_another_rung_has_lost_is_not_fed_back_and_it_is_said(smoke, original, now):
+    """It may be more than the new one sends at once. With the same rung it is taken over."""
+    upload = "fl.compression.upload=topk:1/64"
+    original(KEPT, upload)
+    with pytest.warns(PhotonWarning, match="topk:1/64 in .*one, is " + now):
+        other = photon.train(smoke(*COPY, KEPT, f"fl.compression.upload={now}"))
+    same = photon.train(smoke(*COPY, "run_uuid=three", KEPT, upload))
+    stays = [load_client_state(Path(one.folder) / "clients/client_0/round_000002.json")
+             for one in (other, same)]  # fmt: skip
+    assert not stays[0].residual
+    assert any(value.any() for value in stays[1].residual.values())
+    assert stays[0].stream == stays[1].stream
+    moments = [{name: digest(tree) for name, tree in one.moments.items()} for one in stays]
+    assert moments[0] == moments[1]
+    assert moments[0]

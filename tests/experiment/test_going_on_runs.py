@@ -16,8 +16,9 @@ from photon.container.container import digest
 from photon.core.messages import Broadcast, ClientState, Instruction, StreamState
 from photon.errors import ConfigError
 from photon.model.build import build_model, parameters_of
-from photon.node.client_host import ClientHost, _news
+from photon.node.client_host import ClientHost
 from photon.node.course import Stopped
+from photon.node.news import news
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
 from photon.training.fragments import fragments_of
@@ -289,27 +290,39 @@ def test_a_client_that_stops_after_the_base_has_arrived_goes_on_from_there(smoke
 
 
 def test_averaged_moments_arrive_with_the_base(smoke, tmp_path, monkeypatch):
+    """After two steps, of which beta^2 is left of what the client began with; those are kept."""
     this = Going(smoke, tmp_path, "fl.aggregate_momenta=true", "fl.compression=fp32",
-                 "llm_config.optimizer.name=adamw")  # fmt: skip
+                 "llm_config.optimizer.name=adamw",
+                 "llm_config.optimizer.betas=[0.5,0.75]")  # fmt: skip
     moments = this.first().moments
-    seen: list[tuple[int, dict]] = []
-    shift = this.host.trainer.shift
+    trebled = {m: {n: 3 * v for n, v in tree.items()} for m, tree in moments.items()}
+    trainer, seen = this.host.trainer, []
+    shift = trainer.shift
+
+    def live():
+        trees = trainer.optimizer.moments()
+        return {m: {n: v.clone() for n, v in tree.items()} for m, tree in trees.items()}
 
     def noted(by, averaged):
+        before = live()
         shift(by, averaged)
-        live = this.host.trainer.optimizer.moments()
-        seen.append((this.host.trainer.state.steps_done, {m: digest(t) for m, t in live.items()}))
+        seen.append((trainer.state.steps_done, before, live()))
 
-    monkeypatch.setattr(this.host.trainer, "shift", noted)
+    monkeypatch.setattr(trainer, "shift", noted)
     averaged = dict.fromkeys(moments, 1)
-    this.second(this.host, Broadcast(params=this.params, moments=moments, averaged=averaged))
-    assert seen == [(2, {name: digest(dict(tree)) for name, tree in moments.items()})]
+    this.second(this.host, Broadcast(params=this.params, moments=trebled, averaged=averaged))
+    ((steps, before, after),) = seen
+    assert steps == 2
+    for moment, part in (("exp_avg", 0.5**2), ("exp_avg_sq", 0.75**2)):
+        for name, value in moments[moment].items():
+            expected = before[moment][name] + part * 2 * value
+            torch.testing.assert_close(after[moment][name], expected)
 
 
 def test_moments_that_do_not_arrive_stay_the_client_s_own():
     tree = {"a": torch.ones(1), "b": torch.ones(1)}
     before = ClientState(round=3, stream=StreamState(), moments={"exp_avg": tree})
     received = Broadcast(params=tree, moments={"exp_avg": tree}, averaged={"exp_avg": 3})
-    assert list(_news(received, {"exp_avg": tree}, before, {"a"})["exp_avg"]) == ["a"]
+    assert list(news(received, {"exp_avg": tree}, before, {"a"})["exp_avg"]) == ["a"]
     newcomer = ClientState(round=0, stream=StreamState())
-    assert list(_news(received, {"exp_avg": tree}, newcomer, {"a"})["exp_avg"]) == ["a", "b"]
+    assert list(news(received, {"exp_avg": tree}, newcomer, {"a"})["exp_avg"]) == ["a", "b"]

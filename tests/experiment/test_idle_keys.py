@@ -29,6 +29,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("server", (), "photon.devices_per_client=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),
+    ("simulated", (), "photon.transport_url=s3://b"),
     ("federated", (), "photon.transport_hosts=[a]"),
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),

@@ -17,7 +17,7 @@ import crash
 import pytest
 
 import photon
-from forked import Forked
+from forked import Forked, is_alive
 from photon.container.container import digest
 from photon.data.read.verify import verify
 from photon.errors import (
@@ -30,6 +30,7 @@ from photon.errors import (
 )
 from photon.report.console import progress_line
 from photon.run import checkpoint
+from photon.run.listing import run_status
 from photon.run.saved_model import load_saved_model
 from photon.run.trackers import read_lines
 from photon.server import commits as server
@@ -224,12 +225,13 @@ def test_workers_end_when_their_parent_is_killed_and_the_run_goes_on(
     given = overrides(data_root, tmp_path, "photon.workers=2", "llm_config.local_steps=5")
     process = subprocess.Popen([sys.executable, "-m", "photon", "train", *given])
     workers = wait_for_workers(process.pid, 2)
-    wait_until((tmp_path / "run/metrics.jsonl").exists)
+    metrics = tmp_path / "run/metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0)
     process.kill()
     process.wait()
     photon.resume(tmp_path / "run")
     assert outcome(tmp_path / "run")[0] == uninterrupted["moments averaged"][0]
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    wait_until(lambda: not any(is_alive(pid) for pid in workers))
 
 
 def test_a_killed_worker_is_replaced(data_root, tmp_path, uninterrupted, monkeypatch):
@@ -336,6 +338,41 @@ def test_a_corrupt_checkpoint_is_refused_and_the_last_good_one_goes_on(
     assert [line["train_loss"] for line in lines] == [line["train_loss"] for line in expected[1]]
 
 
+@pytest.mark.parametrize("variant", ["moments averaged", "centralized"])
+def test_a_refused_resume_leaves_the_run_as_it_was(data_root, tmp_path, variant):
+    """More of it is asked for, and its newest checkpoint is cut off: it has ended, as before."""
+    is_centralized = variant == "centralized"
+    photon.train(overrides(data_root, tmp_path), centralized=is_centralized)
+    run, longer = tmp_path / "run", {True: "llm_config.max_duration=24", False: "fl.n_rounds=5"}
+    newest = checkpoint.newest_checkpoint(run / "checkpoints")
+    (tensors,) = newest.parent.glob(f"{newest.stem}-base-*")
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[: len(whole) // 2])
+    before = {name: (run / name).read_bytes() for name in ("config.json", "run.json")}
+    with pytest.raises(CorruptCheckpoint):
+        photon.resume(run, [longer[is_centralized]])
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert run_status(run).state == "ended"
+    tensors.write_bytes(whole)
+    photon.resume(run, [longer[is_centralized]])
+    assert (run / "config.json").read_bytes() != before["config.json"]
+    photon.resume(run)
+    assert checkpoint.number_of(checkpoint.newest_checkpoint(run / "checkpoints")) in (5, 24)
+
+
+def test_going_back_to_a_damaged_round_deletes_none(data_root, tmp_path):
+    keep = "llm_config.save_num_checkpoints_to_keep=9"
+    run = Path(photon.train(overrides(data_root, tmp_path, keep)).folder)
+    older, *_, newest = checkpoint.list_checkpoints(run / "checkpoints")
+    file = next((run / "checkpoints").glob(f"{older.stem}-base-*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    back = f"photon.resume_round={checkpoint.number_of(older)}"
+    with pytest.raises(CorruptCheckpoint, match="later rounds are kept"):
+        photon.resume(run, [back])
+    assert checkpoint.list_checkpoints(run / "checkpoints")[-1] == newest
+    photon.resume(run)
+
+
 def test_where_no_checkpoint_is_good_it_is_said(data_root, tmp_path):
     photon.train(overrides(data_root, tmp_path, "llm_config.save_num_checkpoints_to_keep=1"))
     (manifest,) = (tmp_path / "run/checkpoints").glob("*.json")
@@ -391,6 +428,26 @@ def test_a_run_that_could_not_be_created_leaves_no_lock(data_root, tmp_path, mon
         photon.train(overrides(data_root, tmp_path))
     monkeypatch.undo()
     photon.train(overrides(data_root, tmp_path))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(data_root, tmp_path):
+    run = Path(photon.train(overrides(data_root, tmp_path)).folder)
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(CorruptCheckpoint, match="keeps none of the rounds that were committed, up"):
+        photon.resume(run, ["fl.n_rounds=9"])
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", ["checkpoints", "metrics.jsonl", "chain.jsonl"])
+def test_what_is_left_of_a_run_is_not_written_over(data_root, tmp_path, kept):
+    run = tmp_path / "runs" / "run"
+    run.mkdir(parents=True)
+    (run / kept).touch()
+    given = overrides(data_root, run.parent)
+    with pytest.raises(RunFolderError, match=f"has the {kept} of a run, and no run.json"):
+        photon.train(given)
+    assert list(run.iterdir()) == [run / kept]
 
 
 def test_no_run_there(tmp_path):

@@ -160,7 +160,7 @@ def test_a_body_is_bounded_in_size_and_time(call, status):
 def test_whoever_is_known_is_told_so_and_nothing_goes_inside():
     inside, strangers = Inside(), []
     for who, status in ((b"a", 204), (None, 401)):
-        front = Front(inside, PATHS, lambda *_, who=who: who, LIMITS, None, strangers.append)
+        front = Front(inside, PATHS, lambda *_, who=who: who, LIMITS, on_stranger=strangers.append)
         assert asyncio.run(ask(front, KNOWN)) == status
     assert asyncio.run(ask(front)) == 401
     assert inside.bodies == []
@@ -437,10 +437,21 @@ def test_a_key_is_known_or_both_sides_say_that_it_is_not(link, smoke, tmp_path):
         assert found["key"].verdict == verdict
 
 
-def test_a_server_that_is_not_there_says_nothing_of_a_key(tmp_path):
-    make_authority(tmp_path, ["127.0.0.1"])
-    key = enrol(tmp_path, "a", [0])
-    assert find_key_trouble("127.0.0.1", free_port(), tmp_path / "ca.pem", key) is None
+@pytest.mark.parametrize(
+    ("offered", "verdict", "rest"),
+    [(None, "ok", ""), ([1], "ok", ""), ([0, 1], "warn", ", not for 0: change --clients"),
+     ([0, 2], "fail", ", not for 0,2: change --clients")],
+)  # fmt: skip
+def test_the_doctor_knows_which_clients_a_key_is_bound_to(link, smoke, offered, verdict, rest):
+    """A node that offers others only is turned away, see `Register.allowed`."""
+    link, keys = link
+    if keys is None:
+        pytest.skip("nobody is enrolled")
+    server = ("127.0.0.1", link.port)
+    examined = examine(smoke(), offered, server, keys / "ca.pem", keys / "b.key")
+    (found,) = [one for one in examined if one.what == "key"]
+    assert found.verdict == verdict
+    assert f"b.key is enrolled for clients 1{rest}" in found.text
 
 
 def instruction(link: FlowerLink, to: int) -> PushMessagesRequest:

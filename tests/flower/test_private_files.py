@@ -85,3 +85,19 @@ def test_prepared_data_is_not_seen(project):
     prepare_embedded(project / "fed-c4" / "c8", config.data.embedded, 2, 16)
     assert (project / "fed-c4" / "c8" / "manifest.json").exists()
     assert seen(project) == []
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "", "ca", "server", ".a", "a" * 65])
+def test_a_node_has_a_name_for_a_file_of_its_own(project, capsys, name):
+    assert run(["keys", "init"]) == 0
+    before = sorted(project.rglob("*"))
+    assert run(["keys", "add", name, "--clients", "0"]) == 2
+    assert "is no name for a node" in capsys.readouterr().err
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_node_is_told_of_the_keys_of_nodes_alone(project):
+    assert run(["keys", "init"]) == 0
+    assert run(["keys", "add", "a", "--clients", "0"]) == 0
+    with pytest.raises(ConfigError, match=r"or is this node --name a\?"):
+        find_node_keys(project / "keys", "nope")

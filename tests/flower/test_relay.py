@@ -43,6 +43,7 @@ class Link:
     def __init__(self, replies) -> None:
         self.node, self.run = Node(node_id=1), SimpleNamespace(run_id=1)
         self.replies, self.objects, self.waiting, self.confirmed = replies, {}, [], []
+        self.answered = threading.Semaphore(0)
 
     def get_node_ids(self):
         return list(self.replies)
@@ -66,6 +67,7 @@ class Link:
                 protos.append(proto)
                 trees.append(tree)
                 self.objects |= objects
+            self.answered.release()
         return PullAppMessagesResponse(messages_list=protos, message_object_trees=trees)
 
     def PullObject(self, request):  # noqa: N802
@@ -75,6 +77,10 @@ class Link:
             object_available=content != b"",
             object_content=content,
         )
+
+    def waiting_for(self, answers):
+        for _ in range(answers):
+            assert self.answered.acquire(timeout=20)
 
     def ConfirmMessageReceived(self, request):  # noqa: N802
         self.confirmed.append(request.message_object_id)
@@ -130,40 +136,70 @@ UNTOLD = {"withheld": withheld, "of another": of_another}
 """Bad ones that nothing is said of: their node may still come with the rest."""
 
 
-@pytest.mark.parametrize("bad", [*BAD, "damaged", "gone", *UNTOLD])
-def test_a_bad_answer_costs_its_sender_alone(bad, monkeypatch):
-    for number in ("_run_id", "_task_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, number, 1)
-    change = {"damaged": damaged, "gone": gone} | UNTOLD
-    node = reply_with(BAD[bad]) if bad in BAD else reply_with(record(b"x"), change[bad])
-    link = Link({2: node, 3: reply_with(record(b"honest")), 4: lambda message: []})
-    ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=relay._relay, args=(link, theirs))
-    thread.start()
-    ours.settimeout(20)
-    told: dict[int, tuple[bytes, bytes]] = {}
+class Relay:
+    """A relay at work in a thread, at its server's end."""
 
-    def listen(count):
-        while len(told) < count:
-            frame = frames.receive_bytes(ours, MAX_MESSAGE_BYTES + HEAD.size)
+    def __init__(self, link: Link) -> None:
+        self.socket, self._theirs = socket.socketpair()
+        self.told: dict[int, tuple[bytes, bytes]] = {}
+        self.thread = threading.Thread(target=relay._relay, args=(link, self._theirs))
+
+    def __enter__(self) -> Relay:
+        self.thread.start()
+        self.socket.settimeout(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+        self.thread.join(20)
+        self.socket.close()
+        self._theirs.close()
+
+    def send(self, request, to):
+        frames.send_bytes(self.socket, HEAD.pack(SEND, request, to), b"hello")
+
+    def listen(self, count):
+        while len(self.told) < count:
+            frame = frames.receive_bytes(self.socket, MAX_MESSAGE_BYTES + HEAD.size)
             assert frame is not None, "the relay has ended"
             kind, request, _ = HEAD.unpack(frame[: HEAD.size])
             if kind != NODES:
-                told[request] = (kind, bytes(frame[HEAD.size :]))
+                self.told[request] = (kind, bytes(frame[HEAD.size :]))
 
-    try:
+
+@pytest.fixture(autouse=True)
+def of_a_task(monkeypatch):
+    for number in ("_run_id", "_task_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, number, 1)
+
+
+@pytest.mark.parametrize("bad", [*BAD, "damaged", "gone", *UNTOLD])
+def test_a_bad_answer_costs_its_sender_alone(bad):
+    change = {"damaged": damaged, "gone": gone} | UNTOLD
+    node = reply_with(BAD[bad]) if bad in BAD else reply_with(record(b"x"), change[bad])
+    link = Link({2: node, 3: reply_with(record(b"honest")), 4: lambda message: []})
+    with Relay(link) as at_work:
         for request, to in ((7, 2), (8, 3), (9, 4)):
-            frames.send_bytes(ours, HEAD.pack(SEND, request, to), b"hello")
-        listen(1 if bad in UNTOLD else 2)
-        frames.send_bytes(ours, HEAD.pack(SEND, 10, 3), b"again")
-        listen(2 if bad in UNTOLD else 3)
-    finally:
-        ours.close()
-        thread.join(20)
-        theirs.close()
+            at_work.send(request, to)
+        at_work.listen(1 if bad in UNTOLD else 2)
+        at_work.send(10, 3)
+        at_work.listen(2 if bad in UNTOLD else 3)
     honest = {8: (ANSWER, b"honest"), 10: (ANSWER, b"honest")}
-    assert told == honest | ({} if bad in UNTOLD else {7: (LOST, b"")})
-    assert not thread.is_alive()
+    assert at_work.told == honest | ({} if bad in UNTOLD else {7: (LOST, b"")})
+    assert not at_work.thread.is_alive()
+
+
+def test_an_answer_whose_node_goes_before_all_of_it_has_come_is_lost(monkeypatch):
+    monkeypatch.setattr(relay, "NODES_SECONDS", 0.0)
+    half = reply_with(record(b"x"), withheld)
+    link = Link({2: half, 3: half})
+    with Relay(link) as at_work:
+        at_work.send(7, 2)
+        at_work.send(8, 3)
+        link.waiting_for(2)
+        del link.replies[2]
+        at_work.listen(1)
+    assert at_work.told == {7: (LOST, b"")}
 
 
 def test_a_nodes_relay_reads_no_answer_that_is_too_long():

@@ -76,7 +76,7 @@ def make_run(smoke, data_root, tmp_path):
             tmp_path / label, config.model_dump(mode="json"), "centralized", tokenizer, facts
         ) as folder:
             checkpoint.save_train_state(
-                folder.checkpoints, "step_000007", TrainState(params=params)
+                folder.checkpoints, "step_000007", TrainState(params=params, step=7)
             )
         return folder.path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,17 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from forked import is_alive
 from photon.machine.guard import Guarded
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 GRANDCHILD = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '300'], " \
     "start_new_session=True); print(p.pid, flush=True); time.sleep(300)"  # fmt: skip
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 def wait_for(what, seconds: float = 20.0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import photon
@@ -12,9 +13,10 @@ from photon.container.container import digest
 from photon.core.codec import decode, encode
 from photon.core.messages import Broadcast, Instruction, Moments, Update
 from photon.core.tree import Tree
+from photon.errors import ConfigError
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import ClientHost
-from photon.run.checkpoint import load_client_state, load_update
+from photon.run.checkpoint import load_client_state, load_parameters, load_update
 from photon.run.trackers import read_lines
 from photon.training.outline import codecs_of
 from photon.training.reach import matched
@@ -99,6 +101,58 @@ def test_each_moment_is_sent_in_its_own_rounds(smoke, tmp_path):
     assert bits(node.begun)["exp_avg_sq"] == bits(after.moments)["exp_avg_sq"]
     assert bits(node.begun)["exp_avg_sq"] != bits(kept.moments)["exp_avg_sq"]
     assert (list(update.moments), list(later.moments)) == (["exp_avg_sq"], ["exp_avg"])
+    node.host.close()
+
+
+def test_moments_without_a_period_never_leave_their_clients(smoke):
+    """Which goes on as if that moment's turn were later than the run's end."""
+
+    def run(name: str, period: str) -> tuple[Path, list[dict]]:
+        result = photon.train(
+            smoke(f"run_uuid={name}", f"fl.first_moment_period={period}", "fl.n_rounds=5",
+                  "fl.second_moment_period=2", "fl.compression.moments=int4")
+        )  # fmt: skip
+        folder = Path(result.folder)
+        return folder, read_lines(folder / "metrics.jsonl")
+
+    (never, lines), (later, others) = run("never", "null"), run("later", "6")
+    newest = "checkpoints/round_000005.json"
+    assert digest(load_parameters(never / newest)) == digest(load_parameters(later / newest))
+    sent = [line["bytes_by_kind"]["up"]["moments"] for line in lines]
+    assert [bool(size) for size in sent] == [False, True, False, True, False]
+    assert sent == [line["bytes_by_kind"]["up"]["moments"] for line in others]
+
+
+def test_that_nothing_is_averaged_is_said_by_its_own_key(smoke):
+    with pytest.raises(ConfigError, match="averages no moments; set aggregate_momenta=false"):
+        smoke("fl.first_moment_period=null", "fl.second_moment_period=null",
+              "fl.aggregate_momenta=true")  # fmt: skip
+
+
+@pytest.mark.parametrize("periods", [(2, 4), (3, 1), ("null", 2), (2, "null")])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adopt"])
+def test_a_newcomer_begins_with_zeros_where_nothing_was_averaged_yet(smoke, periods, optimizer):
+    """It comes after one kind of moment has been averaged, and before the other has."""
+    first, second = periods
+    result = photon.train(
+        smoke("run_uuid=new", f"fl.first_moment_period={first}", "fl.n_clients_per_round=1",
+              f"fl.second_moment_period={second}", f"llm_config.optimizer.name={optimizer}",
+              "fl.n_total_clients=2", "fl.n_rounds=6", "seed=5")
+    )  # fmt: skip
+    lines = read_lines(Path(result.folder) / "metrics.jsonl")
+    asked = [line["accepted"][0] for line in lines]
+    assert len(lines) == 6
+    assert set(asked) == {0, 1}
+
+
+def test_what_a_newcomer_lacks_is_zero(smoke, tmp_path):
+    node = Node(smoke, tmp_path, "fl.first_moment_period=1", "fl.second_moment_period=2")
+    update, _ = node.train(0, 1, {})
+    sent, _ = node.averaged(update)
+    node.train(1, 2, sent, exp_avg=1)
+    assert sorted(node.begun) == MOMENTS
+    assert all(not value.any() for value in node.begun["exp_avg_sq"].values())
+    assert all(not value.any() for value in node.begun["exp_avg"].values()), "as that allows"
     node.host.close()
 
 

@@ -259,6 +259,17 @@ def test_a_runs_end_and_its_export_say_what_its_parameters_promise(make, tmp_pat
     )
 
 
+def test_epsilon_is_not_said_of_weights_that_the_run_began_with(make, tmp_path):
+    base = photon.train(make("base", *KEYS))
+    began = f"pretrained_model_path={base.folder}"
+    with pytest.warns(PhotonWarning, match=r"epsilon counts .*: what else .*run tells of the"):
+        run = photon.train(make("private", *PRIVATE, began))
+    export_folder(Path(run.folder), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "; what `run`, which the run began with, tells beyond these releases |" in card
+    assert "| began with | `run` |" in card
+
+
 def test_without_a_norm_nothing_changes(make, tmp_path):
     plain = photon.train(make("plain", *KEYS))
     idle = photon.train(make("idle", *KEYS, "fl.privacy.noise_multiplier=9"))

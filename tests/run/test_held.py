@@ -7,9 +7,9 @@ from dataclasses import fields
 import torch
 
 from photon.core.codec import BF16, Codecs, encode
+from photon.core.held import advanced
 from photon.core.messages import ServerState
 from photon.core.parts import parts_of
-from photon.core.round import advanced
 from photon.run.base import base_ref, difference_of, received_of
 from photon.run.checkpoint import (
     load_base,

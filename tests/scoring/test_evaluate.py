@@ -182,7 +182,9 @@ def test_nothing_is_reused_that_would_score_otherwise(make_run, suite, change, m
     else:
         manifest = path / "checkpoints" / "step_000007.json"
         params = {k: v + 0.5 for k, v in checkpoint.load_parameters(manifest).items()}
-        checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params))
+        checkpoint.save_train_state(
+            manifest.parent, "step_000007", TrainState(params=params, step=7)
+        )
     calls = []
     real = evaluation.evaluate_task
     monkeypatch.setattr(
@@ -269,7 +271,7 @@ def test_nan_is_valid_json(make_run, suite, command):
     path = make_run()
     manifest = path / "checkpoints" / "step_000007.json"
     params = {k: v * math.nan for k, v in checkpoint.load_parameters(manifest).items()}
-    checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params))
+    checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params, step=7))
     code, out, _ = command(str(path), *tasks_of(suite, "pick"), "--json")
     done = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert code == 0

@@ -87,7 +87,9 @@ def run_path(smoke, data_root, tmp_path):
     with RunFolder.create(
         tmp_path / "r", config.model_dump(mode="json"), "centralized", tokenizer, facts
     ) as folder:
-        checkpoint.save_train_state(folder.checkpoints, "step_000001", TrainState(params=params))
+        checkpoint.save_train_state(
+            folder.checkpoints, "step_000001", TrainState(params=params, step=1)
+        )
     return folder.path
 
 

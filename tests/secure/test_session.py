@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from photon.errors import PayloadError, RoundFailed
-from photon.secure import fixed_point, masks
+from photon.secure import fixed_point, masks, session
 from photon.secure.fixed_point import TOKENS, form, limbs, pieces, plain_mean, restored
 from photon.secure.here import Here, Own
 from photon.secure.member import Member, mask_numbers
@@ -256,6 +256,32 @@ def test_one_client_that_lies_about_its_shares_is_found_out():
     require_mean(summed(terms(), Lying(OWN, {"mask": (9,)}), OWN[0].trees), (0, 3, 4, 7))
     with pytest.raises(RoundFailed, match="no shares of client 0 fit together"):
         summed(terms(threshold=5), Lying(OWN), OWN[0].trees)
+
+
+@pytest.mark.parametrize("liars", [(0, 1), (0, 4), (2, 6), (3, 7)])
+def test_so_many_honest_ones_as_are_needed_are_found_among_liars(liars):
+    class Lying(Leaving):
+        def reveal(self, clients, survivors):
+            told = {c: dict(its) for c, its in super().reveal(clients, survivors).items()}
+            return {
+                c: {of: bytes([of, *bytes(32)]) for of in its} if c in liars else its
+                for c, its in told.items()
+            }
+
+    every = {client: own(client) for client in range(8)}
+    of = terms(clients=tuple(every), cohort=8, threshold=5)
+    found = summed(of, Lying(every), every[0].trees)
+    assert found.clients == tuple(every)
+
+
+def test_where_there_are_many_ways_to_choose_shares_they_are_drawn():
+    found = list(session._choices(list(range(40)), 30))
+    assert found[0] == list(range(30))
+    assert len(found) == session.MOST_TRIED + 40
+    assert all(any(liar not in each for each in found[:40]) for liar in range(40))
+    assert all(len(set(each)) == 30 and set(each) <= set(range(40)) for each in found)
+    assert len({frozenset(each) for each in found}) > 900
+    assert list(session._choices([3, 5, 7], 2)) == [(3, 5), (3, 7), (5, 7)]
 
 
 def test_a_masked_update_of_other_masks_is_no_sum():

@@ -210,3 +210,28 @@ def test_a_node_that_is_killed_in_a_round_gets_the_difference_again(
     assert gone
     assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
     assert sent_down(result, "parameters") == [0, 2 * result.parameters]
+
+
+@pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=false"]], ids=str)
+def test_who_missed_rounds_gets_the_newest_moments_once(make, four, tmp_path, keys):
+    """On one machine as many bytes are counted as nodes of one client each get, but for the sizes
+    of headers and of instructions.
+    """
+    config = make("fl.n_clients_per_round=2", "fl.n_rounds=7", "photon.n_nodes=4", *keys,
+                  "fl.compression.download=int2", "fl.compression.upload=bf16")  # fmt: skip
+    places = {name: [client] for client, name in enumerate("abcd")}
+    with nodes(tmp_path, four, places) as sockets:
+        result = train(config, sockets)
+    local = photon.train(config.but(name="local"))
+    assert final_digest(result) == final_digest(local)
+    for kind in ("parameters", "moments"):
+        assert sent_down(result, kind) == sent_down(local, kind), kind
+    missed, asked = [], {}
+    for number, record in enumerate(records(result)):
+        missed.append([number - asked.get(client, number) for client in record["accepted"]])
+        asked |= dict.fromkeys(record["accepted"], number)
+    assert any(2 in each for each in missed), "somebody has missed a round"
+    if not keys:
+        moments = sent_down(result, "moments")
+        (once,) = {m // len(each) for m, each in zip(moments, missed, strict=True) if min(each) > 0}
+        assert all(m % once == 0 for m in moments)

@@ -55,6 +55,10 @@ def test_groups_become_nodes(links):
         ("groups: [{clients: 0-4}]", "groups have clients 2-4; there are 0 to 1"),
         ("groups: [{clients: 0-1, failures_every: 9}]", "failures_every needs step_seconds"),
         ("{trainer: stand-in, groups: [{clients: 0-1}]}", "give step_seconds"),
+        ("groups: [{clients: [0, 0, 1]}]", "groups.0.clients: client 0 is there twice"),
+        ("groups: [{clients: 0}]\ngroups: [{clients: 1}]", "groups is there twice"),
+        ("groups: [{clients: 0-1, up: 1MB, up: 2MB}]", "up is there twice"),
+        ("{[a, b]: 1, groups: [{clients: 0-1}]}", "no YAML"),
         ("{trainer: fast, groups: [{clients: 0-1}]}", "trainer: Input should be 'real' or"),
     ],
 )

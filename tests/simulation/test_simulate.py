@@ -134,6 +134,54 @@ def test_who_fails_is_asked_again_and_what_is_kept_is_not_trained_twice(smoke, s
     assert found.simulated["tokens_merged"] == 2 * 2 * 16 * 64
 
 
+def test_a_node_that_dies_in_training_is_what_the_others_wait_for(smoke, simulate):
+    """Not the server, which takes no time here."""
+    found = simulate(
+        smoke("run_uuid=dying", "fl.n_rounds=2", "llm_config.local_steps=16"), noticed_after=2.0,
+        groups=[{"clients": 0, "step_seconds": 1},
+                {"clients": 1, "step_seconds": 1, "failures_every": 20, "back_after": 30}],
+    )  # fmt: skip
+    assert found.simulated is not None
+    spent = found.simulated["device_seconds"]
+    assert spent["away"] >= 30.0
+    assert spent["slowest"] >= 25.0
+    assert spent["server"] < 5.0
+
+
+def test_a_merge_to_which_nothing_comes_in_time_says_who_is_late(smoke, simulate):
+    with pytest.raises(RoundFailed, match="client 0: late; client 1: late"):
+        simulate(smoke("run_uuid=late", "fl.mode=async", "fl.round_timeout=1"),
+                 groups=[{"clients": "0-1", "step_seconds": 10.0}])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "key", ["fl.round_timeout=1000", "fl.staleness_exponent=1", "photon.n_nodes=2"]
+)
+def test_what_counts_in_a_simulation_is_not_said_to_be_idle(tmp_path, monkeypatch, capsys, key):
+    monkeypatch.chdir(tmp_path)
+    Path("links.yaml").write_text("groups: [{clients: 0-1}]")
+    words = ["simulate", "recipe=smoke", "--links", "links.yaml", "fl.n_rounds=1", key]
+    assert run(words) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_more_nodes_than_there_are_links_for_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("links.yaml").write_text("groups: [{clients: 0-1}]")
+    assert run(["simulate", "recipe=smoke", "--links", "links.yaml", "photon.n_nodes=9"]) == 2
+    assert "photon.n_nodes=9: links.yaml has 2 nodes" in capsys.readouterr().err
+
+
+def test_a_stand_in_does_not_go_on_with_what_was_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("links.yaml").write_text("groups: [{clients: 0-1, step_seconds: 1}]")
+    words = ["simulate", "--links", "links.yaml", "-q"]
+    assert run([*words, "recipe=smoke", "run_uuid=real", "fl.n_rounds=1"]) == 0
+    assert run([*words, "--stand-in", "--resume", "runs/real", "fl.n_rounds=2"]) == 2
+    assert "its clients train in a simulation; go on with" in capsys.readouterr().err
+    assert run([*words, "--resume", "runs/real", "fl.n_rounds=2"]) == 0
+
+
 def test_nothing_waits_for_ever(smoke, simulate):
     """No client ever ends a step: each is tried so often as one is, and the run says so."""
     hopeless = {"clients": "0-1", "step_seconds": 1000.0, "failures_every": 5, "back_after": 1}
@@ -163,6 +211,6 @@ def test_two_thousand_clients_with_a_stand_in(tmp_path, monkeypatch, capsys):
     assert "not asked" in shown
     assert len(read_lines(Path("runs/many/metrics.jsonl"))) == 4
     assert run(["train", "--resume", "runs/many"]) == 2
-    assert "its clients train in a simulation; go on with: photon simulate" in (
+    assert "where a stand-in draws their updates; go on with: photon simulate" in (
         capsys.readouterr().err
     )

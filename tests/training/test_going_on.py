@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from photon.config.federation import Federation
+from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, StreamState
 from photon.training.fragments import Fragments, fragments_of
-from photon.training.going_on import arrival, beginning, going_on_from, own_part
+from photon.training.going_on import (
+    arrival,
+    beginning,
+    going_on_from,
+    moments_arriving,
+    own_part,
+)
 
 
 def instruction(number: int = 2, ahead: int = 0) -> Instruction:
@@ -114,3 +121,33 @@ def test_rounds_take_turns_and_whoever_was_away_gets_all_that_were_merged():
     assert fragments.since(2, 3) == {"b"}
     assert fragments.since(2, 4) == {"b", "c"}
     assert fragments.since(1, 9) == {"a", "b", "c"}
+
+
+STATES = {
+    "exp_avg": lambda p: torch.optim.AdamW([p], lr=0.0, betas=(0.8, 0.9)),
+    "exp_avg_sq": lambda p: torch.optim.AdamW([p], lr=0.0, betas=(0.8, 0.9)),
+    "momentum_buffer": lambda p: torch.optim.SGD([p], lr=0.0, momentum=0.7),
+}
+
+
+@pytest.mark.parametrize("moment", STATES)
+def test_moments_that_arrive_are_as_if_training_had_begun_with_them(moment):
+    """Three steps of torch's own optimizers with the same gradients, from one start and another."""
+    gradients = [torch.randn(5) for _ in range(3)]
+    own, averaged = torch.rand(5), torch.rand(5)
+
+    def after(start: torch.Tensor) -> torch.Tensor:
+        parameter = torch.nn.Parameter(torch.zeros(5))
+        optimizer = STATES[moment](parameter)
+        for number, gradient in enumerate([torch.zeros(5), *gradients]):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+            if number == 0:  # its state is there now
+                optimizer.state[parameter][moment].copy_(start)
+        return optimizer.state[parameter][moment]
+
+    config = OptimizerConfig(name="muon", betas=(0.8, 0.9), momentum=0.7)
+    given = [{moment: {"a": value}} for value in (averaged, own)]
+    ((*what, by),) = moments_arriving(*given, config, 3)
+    assert what == [moment, "a"]
+    torch.testing.assert_close(after(own) + by, after(averaged))

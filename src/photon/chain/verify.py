@@ -15,7 +15,6 @@ from photon.chain.receipts import Receipt, read_receipts
 from photon.chain.walk import Check, Known, Walk, name_of, walk
 from photon.config.between.resume import digest
 from photon.config.resolve import Run
-from photon.container.container import verify_container
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import (
     CheckpointError,
@@ -27,12 +26,12 @@ from photon.errors import (
     RunFolderError,
 )
 from photon.run import artifact
-from photon.run.checkpoint import list_checkpoints, number_of
+from photon.run.checkpoint import list_checkpoints, number_of, verified
 from photon.run.kinds import FEDERATED
 from photon.run.releases import FOLDER, NAME, lack
 from photon.run.results import read_summary
 from photon.run.run_folder import read_config, read_facts, read_run
-from photon.run.trackers import read_lines
+from photon.run.trackers import read_lines, strange_line
 from photon.wire.signatures import fingerprint
 
 
@@ -204,10 +203,8 @@ def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:
 
 def _checkpoint_fault(path: Path, found: Walk) -> str | None:
     try:
-        saved = artifact.read(path)
-        for part in saved.files:
-            verify_container(*saved.file(part))
-    except (CheckpointError, PayloadError) as error:
+        saved = verified(path)
+    except CheckpointError as error:
         return str(error)
     link, own = found.by_round.get(saved.facts["state"]["round"]), link_in(path)
     if link is None:
@@ -222,6 +219,8 @@ def _checkpoint_fault(path: Path, found: Walk) -> str | None:
 def _of_metrics(folder: Path, found: Walk) -> Check:
     """Whether the lines of metrics.jsonl are those that the commits held, and no others."""
     every = read_lines(folder / "metrics.jsonl")
+    if strange := strange_line(folder / "metrics.jsonl"):
+        return Check("fail", "metrics", f"line {strange} is of no round")
     rounds = [line.get("round") for line in every]
     if fault := _strange_round(rounds, found, folder):
         return Check("fail", "metrics", fault)
@@ -266,17 +265,22 @@ def _of_summary(folder: Path, found: Walk) -> Iterator[Check]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         yield Check("fail", "summary", f"{path}: is damaged; metrics.jsonl has what it says")
         return
-    if said.get("tokens") != head.tokens:
-        yield Check("note", "summary", f"{path}: is not of {name_of(head)}")
+    if (tokens := said.get("tokens")) != head.tokens:
+        before = next((one.head for one in found.links if one.head.tokens == tokens), None)
+        text = f"{path}: is of {name_of(before)}, not of the last" if before else None
+        fault = f"{path}: has {tokens} tokens, which no link has"
+        yield Check("note" if before else "fail", "summary", text or fault)
         return
     # Read behind the summary, which is written behind them.
     lines = read_lines(folder / "metrics.jsonl")
-    loss = next((one.get("val_loss") for one in lines if one.get("round") == head.round), None)
-    text = f"federated.val_loss is {said.get('val_loss')}"
-    if said.get("val_loss") == loss:
-        yield Check("ok", "summary", text)
-    else:
-        yield Check("fail", "summary", f"{text}, the line of round {head.round} has {loss}")
+    line = next((one for one in lines if one.get("round") == head.round), {})
+    for key in ("val_loss", "perplexity", "bits_per_byte"):
+        there = line.get(f"val_{key.removeprefix('val_')}")
+        if (here := said.get(key)) != there:
+            text = f"federated.{key} is {here}, the line of round {head.round} has {there}"
+            yield Check("fail", "summary", text)
+            return
+    yield Check("ok", "summary", f"federated.val_loss is {said.get('val_loss')}")
 
 
 def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,25 @@ class Quantity(click.ParamType):
             return parse_quantity(str(value))
         except ValueError:
             self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
+
+
+class Amount(click.ParamType):
+    """A finite number, of which there is no less than none; `is_positive`: and some."""
+
+    name = "number"
+
+    def __init__(self, *, is_positive: bool = False) -> None:
+        self.is_positive = is_positive
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number) and (number > 0 or (number == 0 and not self.is_positive)):
+            return number
+        least = "more than 0" if self.is_positive else "0 or more"
+        self.fail(f"{value!r}: must be a number, {least}", param, ctx)
 
 
 def require_flower() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import Quantity, json_option, overrides_argument
+from photon.cli.options import Amount, Quantity, json_option, overrides_argument
 from photon.core.walltime import FLOOR
 from photon.report.console import Console, beside, busy, duration, new_table
 from photon.report.console import format_bytes as size
@@ -29,7 +29,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--bandwidth", type=RATE, default="1Gbit", show_default=True, help="Of each site.")
 @click.option("--upload", type=RATE, help="Of each site, where it differs from --bandwidth.")
 @click.option("--server-bandwidth", type=RATE, help="Of the server; default: as --bandwidth.")
-@click.option("--latency", default=0.05, show_default=True, help="Seconds, one way.")
+@click.option("--latency", type=Amount(), default=0.05, show_default=True, help="Seconds, one way.")
 @click.option(
     "--topology",
     type=click.Choice(["server", "all_reduce", "ring"]),
@@ -39,16 +39,18 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 )
 @click.option("--sites", type=click.IntRange(1), help="Sites that send one update; default: all.")
 @click.option("--site-bandwidth", type=RATE, help="Between the machines of one site.")
-@click.option("--floor", default=FLOOR, show_default=True, help="Seconds of a round beside these.")
+@click.option("--floor", type=Amount(), default=FLOOR, show_default=True,
+              help="Seconds of a round beside these.")  # fmt: skip
 @click.option("--device", default="H100", show_default=True, help="What trains: H100, A100, L4...")
 @click.option("--mfu", type=click.FloatRange(0, 1, True), default=0.4, show_default=True,
               help="Share of the device's peak.")  # fmt: skip
-@click.option("--tokens-per-second", type=float, help="Of one client, if you have measured it.")
+@click.option("--tokens-per-second", type=Amount(is_positive=True),
+              help="Of one client, if you have measured it.")  # fmt: skip
 @click.option("--memory-speed", type=RATE, default="10GB", show_default=True,
               help="Bytes a second that a machine moves in memory.")  # fmt: skip
 @click.option("--disk-speed", type=RATE, default="1GB", show_default=True,
               help="Bytes a second onto its disk.")  # fmt: skip
-@click.option("--price", type=float, help="Of an hour of one device.")
+@click.option("--price", type=Amount(), help="Of an hour of one device.")
 @click.option("--overlap", type=click.FloatRange(0, 1), default=0.0, help="Hidden share, 0 to 1.")
 @click.option("--target", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True,
               help="Utilization that local steps are found for.")  # fmt: skip
@@ -64,19 +66,21 @@ def command(overrides: tuple[str, ...], target: float, as_json: bool, **given: A
     photon plan --tokens-per-second 21000 --bandwidth 100Mbit --target 0.95 --json
     """
     from photon.config import load_config
-    from photon.experiment.plan import described, make_estimate
+    from photon.experiment.plan import described, left_out, make_estimate
     from photon.node.microbatch import fits
 
     memory = given.pop("device_memory")
     assumed = _assumed(given)
-    estimate = make_estimate(load_config(overrides), _setting(given))
+    config = load_config(overrides)
+    estimate, not_counted = make_estimate(config, _setting(given)), left_out(config.federation)
     needed = {"utilization": target, "local_steps": estimate.local_steps_for(target)}
     room = None if memory is None else fits(estimate.memory["device"], memory)
     if as_json:
-        facts = {**described(estimate), "assumed": assumed, "target": needed, "fits_device": room}
+        facts = {**described(estimate), "assumed": assumed, "target": needed, "fits_device": room,
+                 "not_counted": not_counted}  # fmt: skip
         click.echo(json.dumps(facts, indent=1))
         return
-    click.echo(f"assumes {assumed}")
+    click.echo("\n".join([f"assumes {assumed}", *(f"not counted: {one}" for one in not_counted)]))
     _print(estimate, needed, room, memory)
 
 

@@ -52,27 +52,29 @@ def command(
     require_flower()
     from photon.experiment.experiment import resume, train
     from photon.flower.federation import over_flower
-    from photon.flower.own_node import own_node
-    from photon.machine.address import split_address
+    from photon.flower.own_node import own_node, require_clients
+    from photon.machine.address import require_free, split_address
     from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.report.outcome import report
     from photon.run.preparation import config_of_run
     from photon.run.restore import config_to_go_on
 
-    console = Console(quiet)
+    console, address = Console(quiet), split_address(listen)
     if resume_from is None:
         config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
         config = config.but(name=config.name or "federation")
     else:
         config = config_to_go_on(resume_from, overrides)
+    # Before anything is made: what is refused leaves no run behind.
+    require_clients(host_clients, config.federation.population, config.data.train)
+    require_free(*address)
     if insecure:
         click.echo(
             "photon: warning: --insecure: nothing is encrypted, and whoever reaches "
             f"{listen} may take part",
             err=True,
         )
-    address = split_address(listen)
     runs, given = Path(config.machine.runs_folder), config.values_by_key()
     own = own_node(host_clients, address, None if insecure else keys, runs, given)
     with own as hint, live_view(console):

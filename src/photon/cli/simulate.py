@@ -72,14 +72,14 @@ def command(
     from photon.run.preparation import config_of_run, embedded_data
     from photon.run.restore import config_to_go_on
     from photon.simulation.engine import Simulation
-    from photon.simulation.links import places_of, read_links
+    from photon.simulation.links import nodes_needed, places_of, read_links
 
     console = Console(quiet)
     links = read_links(links_path, stand_in=stand_in)
     if resume_from is not None:
         config = config_to_go_on(resume_from, overrides)
     else:
-        config = config_of_run(overrides, "federated", console.say)
+        config = config_of_run(overrides, "simulated", console.say)
     places = places_of(links, config.federation.population, links_path)
     options = ("--links", str(links_path.resolve()), *(["--stand-in"] if stand_in else []))
     simulation = Simulation(links, places, options)
@@ -88,8 +88,10 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            if not any(word.startswith("photon.n_nodes=") for word in overrides):
-                config = config.but(machine={"nodes": len(places)})
+            given = any(word.startswith("photon.n_nodes=") for word in overrides)
+            asked = config.machine.nodes if given else None
+            needed = nodes_needed(asked, len(places), links_path)
+            config = config.but(machine={"nodes": needed})
             train_data = config.data.train
             if links.trainer == "stand-in" and train_data.root is None and train_data.store is None:
                 corpus, length = config.data.embedded, config.inner.row_length

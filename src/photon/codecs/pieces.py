@@ -40,8 +40,9 @@ def pieces(flat: Tensor, unit: int = PIECE) -> Iterator[slice]:
 
 
 def rows(part: Tensor, block: int) -> Tensor:
-    """[blocks, elements] of a row, the last filled with zeros."""
-    return pad(part, (0, -part.numel() % block)).view(-1, block)
+    """[blocks, elements] of a row, the last filled with zeros; the row itself where it is whole."""
+    rest = -part.numel() % block
+    return (pad(part, (0, rest)) if rest else part).view(-1, block)
 
 
 def write(sent: Tensor, parts: dict[int, Tensor]) -> None:

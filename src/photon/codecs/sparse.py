@@ -80,26 +80,33 @@ class Largest:
         """Numbers of groups, scales, values and places of some whole groups or the last one, which
         are taken from what is left.
         """
-        blocks = rows(left[at], self.block)
-        columns = blocks.abs().topk(self.kept, dim=1).indices
-        most = -(-(at.stop - at.start - (len(blocks) - 1) * self.block) * self.kept // self.block)
-        values = blocks.gather(1, columns)
-        values[-1, most:] = 0
+        columns, values = self._picked(left[at])
+        groups = max(1, len(values) // self.group)
         sizes = values.abs().sum(1) / values.count_nonzero(1).clamp(min=1)
-        scale = scales.settle_(sizes.view(max(1, len(blocks) // self.group), -1)).view(-1, 1)
-        bases, codes = scales.coded(scale.view(max(1, len(blocks) // self.group), -1))
+        scale = scales.settle_(sizes.view(groups, -1)).view(-1, 1)
+        bases, codes = scales.coded(scale.view(groups, -1))
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
-        columns, order = columns.sort(dim=1)
-        values = values.gather(1, order)
         # Of what is not a number something must go, so that it is refused.
         is_sent = (values != 0) & (scale != 0)
-        places = (first + columns)[is_sent]
-        each = scale.expand_as(values)[is_sent]
-        found = values[is_sent] / each
+        places, each, found = _where(is_sent, first + columns, scale.expand_as(values), values)
+        found = found / each
         near = torch.empty_like(found, dtype=torch.uint8)
         self.grid.round_(found.div_(self.grid.unit), near)
         left.index_add_(0, places, found.mul_(each * self.grid.unit), alpha=-1)
         return bases, codes, near, places
+
+    def _picked(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """[blocks, kept]: columns of the largest, ascending, and their values; of a short block
+        some are zero.
+        """
+        blocks = rows(part, self.block)
+        sizes = blocks.abs()
+        columns = largest(sizes, self.kept)
+        columns[-1] = sizes[-1].topk(self.kept).indices
+        values = blocks.gather(1, columns)
+        values[-1, self.most_places(len(part)) - (len(blocks) - 1) * self.kept :] = 0
+        columns, order = columns.sort(dim=1)
+        return columns, values.gather(1, order)
 
     def read(self, leaf: Leaf, start: int, stop: int) -> Tensor:
         if not leaf.opened:
@@ -151,6 +158,31 @@ class Largest:
         except ValueError as error:
             return str(error)
         return None
+
+
+def _where(mask: Tensor, *values: Tensor) -> list[Tensor]:
+    """Of each [rows, columns] what the mask has, in a row; all of it is had without a search."""
+    if mask.all():
+        return [each.reshape(-1) for each in values]
+    return [each[mask] for each in values]
+
+
+def largest(sizes: Tensor, count: int) -> Tensor:
+    """[rows, count]: columns of the largest of each row, in any order.
+
+    The largest are in those parts of a row whose own largest are the largest, so that most of a row
+    is only looked at once. Among equal ones any are taken.
+    """
+    width = sizes.shape[1]
+    part = 1 << max(0, round(math.log2(width / max(1, count)) / 2))
+    parts = width // part
+    if part == 1 or parts < count:
+        return sizes.topk(count, dim=1, sorted=False).indices
+    lying = sizes.view(-1, part, parts)
+    chosen = lying.amax(1).topk(count, dim=1, sorted=False).indices
+    found = lying.gather(2, chosen[:, None].expand(-1, part, -1)).view(-1, part * count)
+    own = found.topk(count, dim=1, sorted=False).indices
+    return own // count * parts + chosen.gather(1, own % count)
 
 
 def topk(kept: int, block: int, bits: int) -> Codec:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from photon.config.base import Section
 
+_NO_PERIODS = "clients are not at one version together (aggregate_momenta=false averages none)"
 ONLY_SYNC: dict[str, tuple[str, object, str]] = {
     "failures_accepted": ("accept_failures_cnt", 0, "a merge needs one update"),
     "quorum": ("quorum", None, "a merge needs one update"),
@@ -22,8 +23,8 @@ ONLY_SYNC: dict[str, tuple[str, object, str]] = {
     "fragment_alpha": ("fragment_alpha", 0.0, "a merge is of some clients, and old to the others"),
     "random_layers": ("random_layers", [], "an update may be older than they are"),
     "validates_clients": ("split_eval", False, "its clients are not at one version together"),
-    "first_moment_period": ("first_moment_period", 1, "clients are not at one version together"),
-    "second_moment_period": ("second_moment_period", 1, "clients are not at one version together"),
+    "first_moment_period": ("first_moment_period", 1, _NO_PERIODS),
+    "second_moment_period": ("second_moment_period", 1, _NO_PERIODS),
 }  # fmt: skip
 """Fields that say something of synchronous rounds alone -> key, value that says nothing, why."""
 ASYNC_EXPONENT = 0.5
@@ -126,14 +127,15 @@ class Closing(Section):
         """Updates of an asynchronous merge."""
         return self.buffer or cohort
 
-    def check_mode(self, cohort: int) -> None:
+    def check_mode(self, cohort: int, *, averages_moments: bool) -> None:
         """Raises:
         ValueError: a key that says nothing of asynchronous merges, or a buffer that never fills.
         """
         if not self.is_async:
             return
+        without = set() if averages_moments else {"first_moment_period", "second_moment_period"}
         for name, (key, idle, why) in ONLY_SYNC.items():
-            if (value := getattr(self, name)) != idle:
+            if name not in without and (value := getattr(self, name)) != idle:
                 shown = str(value).lower() if isinstance(value, bool) else value
                 raise ValueError(f"mode=async takes no {key}={shown}: {why}; leave one of them out")
         if self.failed_rounds == "skip":

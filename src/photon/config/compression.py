@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, field_validator
 
 from photon.config.base import Section
-from photon.points import CODECS, codec_parts, spelled
+from photon.errors import ConfigError
+from photon.points import CODECS, codec, codec_parts, spelled
 
 _NAMES = list(CODECS)
 WHOLE = "fp32"
@@ -57,6 +58,18 @@ class Compression(Section):
     def sends_differences(self) -> bool:
         """Whether clients get differences, in place of whole parameters."""
         return self.download != WHOLE
+
+
+def codec_of(key: str, text: str) -> Any:
+    """The `photon.core.codec.Codec` that a key names.
+
+    Raises:
+        ConfigError: numbers that it cannot do with.
+    """
+    try:
+        return codec(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def rounds_only(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from photon.config.closing import ONLY_SYNC
 from photon.config.compression import rounds_only
 
 if TYPE_CHECKING:
@@ -136,7 +137,12 @@ def check_conflicts(fl: Federation) -> None:
 
 
 def conflict_lines(option: str) -> Iterator[str]:
-    """The rows of an option, and of those below it, a line each."""
+    """The rows of an option, and of those below it, a line each; and what an asynchronous server
+    does without.
+    """
+    for key, _, why in ONLY_SYNC.values():
+        if option in ("mode", key):
+            yield f"    {f'fl.{key}' if option == 'mode' else 'fl.mode=async'}: {why}"
     for one, other, why in CONFLICTS:
         for own, with_it in ((one, other), (other, one)):
             if own == option:

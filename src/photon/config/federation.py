@@ -107,13 +107,13 @@ class Federation(Merging, Closing):
         "keeps the embeddings of the tokens that both have",
     )
     compression: CompressionOrName = Compression()
-    first_moment_period: int = Field(
+    first_moment_period: int | None = Field(
         default=1,
         ge=1,
-        description="rounds from one averaging of the inner first moments to the next; in between "
-        "each client goes on with its own",
+        description="rounds from one averaging of the inner first moments to the next; in between, "
+        "and for ever where it is null, each client goes on with its own",
     )
-    second_moment_period: int = Field(
+    second_moment_period: int | None = Field(
         default=1, ge=1, description="the same, of inner second moments"
     )
     overlap: Literal["none", "delayed", "eager"] = Field(
@@ -211,7 +211,7 @@ class Federation(Merging, Closing):
                 f"n_total_clients={self.population}"
             )
         self._check_quorum()
-        self.check_mode(self.cohort_size)
+        self.check_mode(self.cohort_size, averages_moments=self.averages_moments is not False)
         self.check_momentum(self.is_async)
         if self.frozen_layers and self.unfrozen_layers:
             raise ValueError("frozen_layers and unfrozen_layers exclude each other; give one")
@@ -301,8 +301,13 @@ class Federation(Merging, Closing):
                 f"fragments={self.fragments} and random_layers exclude each other: until their "
                 "fragment's turn clients would go on from layers that have been drawn anew"
             )
-        periods = self.first_moment_period * self.second_moment_period
-        if self.fragments > 1 and self.averages_moments and periods > 1:
+        periods = {self.first_moment_period, self.second_moment_period}
+        if self.averages_moments and periods == {None}:
+            raise ValueError(
+                "aggregate_momenta=true with first_moment_period=null and second_moment_period="
+                "null averages no moments; set aggregate_momenta=false"
+            )
+        if self.fragments > 1 and self.averages_moments and periods != {1}:
             raise ValueError(
                 f"fragments={self.fragments} and first_moment_period, second_moment_period exclude "
                 "each other: moments are averaged with their fragment"
@@ -317,6 +322,11 @@ class Federation(Merging, Closing):
     def goes_on(self) -> bool:
         """Whether clients go on from parameters of their own."""
         return self.overlap != "none" or self.fragments > 1 or self.fragment_alpha > 0
+
+    @property
+    def averages_apart(self) -> bool:
+        """Whether first and second moments are averaged in rounds of their own."""
+        return self.first_moment_period != self.second_moment_period
 
     @property
     def most_ahead(self) -> int:

@@ -19,6 +19,9 @@ from photon.config.model import ModelConfig
 from photon.config.tracking import Wandb, WandbSetup
 from photon.points import TRANSPORTS, known
 
+MOST_AT_ONCE = 1024
+"""Workers and threads: with far more of them a process dies without a word."""
+
 
 class Machine(Section):
     """This machine: where things are saved and what does the work."""
@@ -32,7 +35,8 @@ class Machine(Section):
         "or per devices_per_client GPUs",
     )
     threads: int | Literal["auto"] = Field(
-        default="auto", description="CPU threads of each trainer; recorded, since sums depend on it"
+        default="auto",
+        description="CPU threads of each trainer; 0 is auto; recorded, since sums depend on it",
     )
     devices_per_client: int = Field(
         default=1,
@@ -118,9 +122,9 @@ class Machine(Section):
 
     @field_validator("workers", "threads")
     @classmethod
-    def _not_negative(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 0:
-            raise ValueError("must be 0 or more")
+    def _in_bounds(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and not 0 <= value <= MOST_AT_ONCE:
+            raise ValueError(f"must be 0 to {MOST_AT_ONCE}")
         return value
 
 
@@ -235,10 +239,15 @@ class Config(Section):
         return self.start_path, self.embedding_path
 
     @property
+    def trained_before(self) -> tuple[str, ...]:
+        """Where parameters come from that somebody has trained: paths, and names of runs."""
+        given = (*self.starts, self.machine.copied_run, self.machine.centralized_run)
+        return tuple(start for start in given if start is not None)
+
+    @property
     def begins_elsewhere(self) -> bool:
         """Whether it begins with parameters that are there already, or with another vocabulary."""
-        others = (self.federation.vocabulary, self.machine.copied_run, self.machine.centralized_run)
-        return any(start is not None for start in (*self.starts, *others))
+        return bool(self.trained_before) or self.federation.vocabulary is not None
 
     def with_model(self, model: ModelConfig) -> Self:
         return self.but(inner={"model": model})
@@ -261,12 +270,13 @@ class Config(Section):
         """The federation with its answer to whether the clients' inner moments travel and are
         averaged, which depends on the inner optimizer.
         """
-        given = self.federation.averages_moments
         has_moments = self.inner.optimizer.name != "sgd"
-        fits = (
-            has_moments and self.federation.keeps_optimizer and not self.federation.personal_layers
-        ) and not self.federation.privacy.is_on
-        return self.federation.but(averages_moments=fits if given is None else given)
+        fl = self.federation
+        is_ever_due = fl.first_moment_period is not None or fl.second_moment_period is not None
+        fits = has_moments and fl.keeps_optimizer and not fl.personal_layers and is_ever_due
+        fits = fits and not fl.privacy.is_on
+        given = fl.averages_moments
+        return fl.but(averages_moments=fits if given is None else given)
 
     @property
     def wandb_setup(self) -> WandbSetup | None:

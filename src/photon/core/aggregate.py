@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 MOST_ELEMENTS = 1 << 18
 """Of a piece: it stays in the caches of the cores between two operations."""
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 """Of the same elements of all updates, side by side."""
 BLOCKS_KEPT = 8
 """Most sizes of a block that are kept: ends of leaves, and short leaves, have their own."""

@@ -1,9 +1,94 @@
-"""Numbers about a round that do not change it."""
+"""Numbers about a round that do not change it, and the report that they make."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from photon.core.gate import Checked
+from photon.core.messages import RoundPlan, RoundReport, Update
+from photon.core.step import Step
+
+
+def report_of(
+    plan: RoundPlan,
+    updates: Sequence[Update],
+    checked: Checked,
+    weights: Sequence[float],
+    step: Step,
+    share: float,
+) -> RoundReport:
+    """What happened in a round.
+
+    Args:
+        updates: all that came.
+        weights: of the accepted.
+        share: of the step, that was taken.
+    """
+    came = {update.client for update in updates if update.round == plan.round}
+    spare = came.intersection(plan.cohort) - checked.norms.keys() - checked.refused.keys()
+    return replace(
+        _of_the_accepted(plan, checked.taken),
+        refused=checked.refused,
+        spare=tuple(sorted(spare)),
+        **_agreement(step, weights, checked.norms),
+        **_sizes(step),
+        share=share,
+    )
+
+
+def _of_the_accepted(plan: RoundPlan, taken: Sequence[Update]) -> RoundReport:
+    """What follows from these updates alone."""
+    tokens = sum(update.num_tokens for update in taken)
+    loss = sum(u.metrics["train_loss"] * u.num_tokens for u in taken) / tokens
+    return RoundReport(
+        round=plan.round,
+        accepted=tuple(sorted(client for update in taken for client in update.clients)),
+        num_tokens=tokens,
+        num_steps=max(update.num_steps for update in taken),
+        train_loss=loss,
+        client_metrics={u.client: u.metrics for u in taken},
+        state_lost=tuple(u.client for u in taken if u.state_lost),
+        late={u.client: plan.round - u.round for u in taken if u.round != plan.round},
+        taken=tuple(replace(update, gradient={}, moments={}) for update in taken),
+    )
+
+
+def _agreement(step: Step, weights: Sequence[float], norms: Mapping[int, float]) -> dict[str, Any]:
+    """How the pseudo-gradients lie to each other: those fields of the report.
+
+    Args:
+        norms: of them, by client and in their order.
+    """
+    length = math.sqrt(sum(step.gradient.values()))
+    mean = length if step.mean_norm is None else step.mean_norm
+    return {
+        "gradient_norm": length,
+        "mean_norm": mean,
+        "client_norms": norms,
+        "client_cosines": {
+            client: product / (own * length) if own * length > 0 else 0.0
+            for (client, own), product in zip(norms.items(), step.products, strict=True)
+        },
+        "consensus_distance": consensus_distance(list(norms.values()), weights, mean),
+        "cosine_to_last_step": step.cosine,
+    }
+
+
+def _sizes(step: Step) -> dict[str, Any]:
+    """The norms in a report."""
+    return {
+        "parameter_norm": math.sqrt(sum(step.parameters.values())),
+        "outer_norms": _lengths(step.moments),
+        "gradient_layer_norms": _lengths(step.gradient),
+        "parameter_layer_norms": _lengths(step.parameters),
+    }
+
+
+def _lengths(squares: Mapping[str, float]) -> dict[str, float]:
+    return {name: math.sqrt(square) for name, square in squares.items()}
 
 
 def data_parallel_bytes(num_parameters: int, num_workers: int, num_steps: int) -> int:

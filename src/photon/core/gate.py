@@ -11,6 +11,8 @@ import numpy as np
 
 from photon.core.codec import Codec, Leaf, form_fault, leaves
 from photon.core.messages import Bounds, Moments, RoundPlan, ServerState, Update
+from photon.core.policy import averaged
+from photon.core.text import cleaned
 from photon.core.tree import Readable, Tree, is_negative, norm
 
 NORMS_KEPT = 32
@@ -36,6 +38,20 @@ class Verdict(NamedTuple):
 
     reason: str | None
     sizes: Mapping[str, float]
+
+
+class Checked(NamedTuple):
+    """The updates of a round, judged beside each other.
+
+    Attributes:
+        taken: the accepted, in the order of their clients.
+        refused: client -> reason.
+        norms: of each accepted pseudo-gradient, by client and in their order.
+    """
+
+    taken: list[Update]
+    refused: dict[int, str]
+    norms: dict[int, float]
 
 
 def refusal(
@@ -176,6 +192,41 @@ def _size_fault(
         if bound.is_square and is_negative(trees[name]):
             return f"{name} is negative, a mean of squares"
     return None
+
+
+def check(
+    state: ServerState,
+    plan: RoundPlan,
+    updates: Sequence[Update],
+    verdicts: Sequence[Verdict],
+    max_norm_ratio: float | None,
+) -> Checked:
+    """Split updates into the accepted and the refused.
+
+    Args:
+        verdicts: what `examined` says of each.
+    """
+    taken: dict[int, Update] = {}
+    refused: dict[int, str] = {}
+    sizes: dict[int, Mapping[str, float]] = {}
+    for update, (reason, own) in zip(updates, verdicts, strict=True):
+        here = {client for other in taken.values() for client in other.clients}
+        if not here.isdisjoint(update.clients):
+            reason = "duplicate"
+        if reason is None:
+            taken[update.client], sizes[update.client] = update, own
+        elif update.client not in here:
+            refused[update.client] = cleaned(reason)
+    kept = averaged(plan, taken)
+    # Without an outlier a spare may come in its place, and the median is another one.
+    while large := outliers(kept, sizes, plan, state, max_norm_ratio):
+        refused |= large
+        taken = {client: update for client, update in taken.items() if client not in large}
+        before, kept = kept, averaged(plan, taken)
+        if kept.keys() <= before.keys():
+            break
+    clients = sorted(kept)
+    return Checked([kept[c] for c in clients], refused, {c: sizes[c][GRADIENT] for c in clients})
 
 
 def outliers(

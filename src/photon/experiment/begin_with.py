@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from photon.chain.ledger import COPIED, hash_in
+from photon.config.compression import rounds_only
 from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.config.schema import Config
@@ -44,17 +45,21 @@ class Copy:
         source: folder of the run that it comes from.
         with_clients: whether its clients' states are taken over.
         notes: what is not taken over, and why.
+        with_residuals: whether what uploads have lost so far is fed back.
     """
 
     source: Path
     state: ServerState
     with_clients: bool
     notes: tuple[str, ...]
+    with_residuals: bool = True
 
     def write(self, folder: RunFolder) -> None:
         """Put it into a new run's folder."""
         if self.with_clients:
             shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
+            if not self.with_residuals:
+                self._drop_residuals(folder)
         theirs, done = self.source / "metrics.jsonl", self.state.round
         kept = checkpoint.kept_records(self.source / "checkpoints")
         lines = copy_lines(theirs, folder.metrics, "round", done, kept)
@@ -62,6 +67,13 @@ class Copy:
         checkpoint.save_server_state(folder.checkpoints, self.state, record)
         there = checkpoint.round_path(self.source / "checkpoints", done)
         folder.save_facts({COPIED: {"run": self.source.name, "link": hash_in(there)}})
+
+    def _drop_residuals(self, folder: RunFolder) -> None:
+        for path in kept_answers(folder.path, self.state.last_accepted).values():
+            if path.exists():
+                update = checkpoint.load_update(path, verify=True)  # what is written has new hashes
+                kept = checkpoint.load_client_state(path)
+                checkpoint.save_answer(folder.clients, update, replace(kept, residual={}))
 
 
 def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
@@ -99,7 +111,10 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
         state = replace(state, last_accepted={})
-    return Copy(source, state, not reason and bool(state.last_accepted), tuple(notes))
+    with_clients = bool(state.last_accepted)
+    if lost := fit.why_residuals_are_dropped() if with_clients else None:
+        notes.append(f"what uploads have lost so far is not fed back: {lost}")
+    return Copy(source, state, with_clients, tuple(notes), not lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +191,13 @@ class _Fit:
         if not same_data:
             return f"the data is not that of {self.source}"
         return next(self._faults(state), None)
+
+    def why_residuals_are_dropped(self) -> str | None:
+        """A rung's residual may be more than another may send at once."""
+        before, after = (one.federation.compression.upload for one in (self.theirs, self.ours))
+        if before == after or rounds_only(before) or not self.theirs.federation.feeds_back:
+            return None
+        return f"fl.compression.upload was {before} in {self.source}, is {after} here"
 
     def _faults(self, state: ServerState) -> Iterator[str]:
         fl = self.ours.federation

@@ -71,6 +71,7 @@ class _Course:
         self.trainer = Trainer(run.inner, run.seed, job.device, job.world, frozen)
         start = warm_start(run.inner, run.starts, run.federation)
         self.seconds = _load_trainer(folder, start, self.trainer, self.stream)
+        folder.loaded()
         self.validation = data.rows(VALIDATION)
         self.share = Share(job.world.rank, job.world.size, job.world.sum)
         self.tasks = task_watch(run, data, job)

@@ -34,8 +34,13 @@ from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.run_data import RunData
 from photon.training.outline import traffic_of
+from photon.wire.enrolment import format_clients
 
 FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"
+REBIND = (
+    "change --clients, or enrol the node anew on the server (photon keys remove, then add), copy "
+    "the new key here and restart the server"
+)
 MAX_CLOCK_SECONDS = 60.0
 PROBE_BYTES = 4_000_000
 TIMEOUT_SECONDS = 10.0
@@ -99,7 +104,7 @@ def examine(
     if server is not None:
         yield from _connection(*server, authority)
         if authority is not None and key is not None:
-            yield _key(*server, authority, key)
+            yield _key(*server, authority, key, clients)
 
 
 def _versions() -> Finding:
@@ -240,14 +245,31 @@ def _connection(host: str, port: int, authority: Path | None) -> Iterator[Findin
     yield _access(answered)
 
 
-def _key(host: str, port: int, authority: Path, key: Path) -> Finding:
-    from photon.wire.knock import find_key_trouble  # of the extra that brings Flower
+def _key(host: str, port: int, authority: Path, key: Path, clients: list[int] | None) -> Finding:
+    from photon.wire.knock import ask_of_key  # of the extra that brings Flower
 
     if not key.is_file():
         return Finding("fail", "key", f"{key}: no such file; `photon keys add` on the server")
-    if (trouble := find_key_trouble(host, port, authority, key)) is not None:
-        return Finding("fail", "key", trouble)
-    return Finding("ok", "key", f"{key} is enrolled")
+    said = ask_of_key(host, port, authority, key)
+    if said.trouble is not None:
+        return Finding("fail", "key", said.trouble)
+    if not said.is_known:
+        return Finding("warn", "key", f"the server does not say whether {key} is enrolled")
+    offered = clients or []
+    return _bound(key, said.bound, offered, said.find_unbound(offered))
+
+
+def _bound(key: Path, bound: str, offered: list[int], missing: list[int]) -> Finding:
+    """Whether a known key is for the clients that the node offers, as far as the server says."""
+    if not bound:
+        text = f"{key} is enrolled (which clients it is bound to is not said)"
+        return Finding("ok", "key", text)
+    text = f"{key} is enrolled for clients {bound}"
+    if not missing:
+        return Finding("ok", "key", text)
+    # A server takes a node for those of its clients that it is bound to, if there are any.
+    verdict = "fail" if len(missing) == len(offered) else "warn"
+    return Finding(verdict, "key", f"{text}, not for {format_clients(missing)}: {REBIND}")
 
 
 def _access(answered: list[str]) -> Finding:

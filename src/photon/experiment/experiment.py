@@ -58,7 +58,7 @@ from photon.run.preparation import architecture_of, prepare
 from photon.run.restore import (
     config_to_go_on,
     find_run,
-    rewind,
+    reopened,
     rounds_done,
     start_of_centralized,
 )
@@ -257,8 +257,7 @@ class _Command:
         check_tasks(run.scoring, run.inner, data)
         job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
         if kind == FEDERATED:
-            fl = run.federation
-            job.warn(*federation_warnings(fl, run.inner, lambda: data.rows(VALIDATION)))
+            job.warn(*federation_warnings(run, lambda: data.rows(VALIDATION)))
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 
@@ -364,11 +363,8 @@ def _folder(
     def open_or_create() -> None:
         if existing:
             require_ledger(run.federation, path, run.machine.resume_round)
-            opened.append(RunFolder.open(path))
-            if run.machine.resume_round is not None:
-                rewind(path, run.machine.resume_round)
-            opened[0].save_config(kept)
-            opened[0].save_facts(engine)
+            opened.append(reopened(path, run.machine.resume_round))
+            opened[0].save_once_loaded(kept, engine)
             return
         copy = copy_of_run(run, data) if kind == FEDERATED else None
         here = RunData.of(*run.reading)

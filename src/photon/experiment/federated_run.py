@@ -7,10 +7,11 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from photon.chain.ledger import Chain
+from photon.chain.ledger import Chain, rounds_in
 from photon.config.resolve import Run
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
+from photon.errors import CorruptCheckpoint
 from photon.evaluation.loss import LossReport, held_out_loss
 from photon.experiment.course import (
     begins_with_evaluation,
@@ -49,6 +50,7 @@ def train_federated(
     """
     # Held by nobody else, so that its memory is free once the next one is there.
     states = [_server_state(folder, run)]
+    folder.loaded()
     course = _Course(folder, run, job, result, states[0].round)
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", states[0].round)]
     track = course.begin(states[0], shown)
@@ -145,12 +147,21 @@ class _Course:
 
 
 def _server_state(folder: RunFolder, run: Run) -> ServerState:
-    """The last committed state, or the first one, committed."""
+    """The last committed state, or the first one, committed.
+
+    Raises:
+        CorruptCheckpoint: it is damaged, or is no longer there.
+    """
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
         state = checkpoint.load_with_way_back(newest, checkpoint.load_server_state)
         checkpoint.require_same_model(state.params, parameters_of(empty_model(run.inner)), newest)
         return state
+    if lost := max(rounds_in(folder.path), default=0):
+        raise CorruptCheckpoint(
+            f"{folder.checkpoints}: keeps none of the rounds that were committed, up to {lost}; "
+            "put its files back, or begin another run (run_uuid)"
+        )
     seeded = parameters_of(build_model(run.inner, run.seed))
     params = warm_start(run.inner, run.starts, run.federation).parameters(seeded)
     first = outer_of(run.federation, 1)

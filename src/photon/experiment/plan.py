@@ -164,6 +164,22 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     )  # fmt: skip
 
 
+def left_out(fl: Federation) -> list[str]:
+    """What a run does that its estimate does not count, a line each."""
+    found = []
+    if fl.is_async:
+        found.append(
+            "fl.mode=async is counted as rounds in which all wait for all; `photon simulate` shows "
+            "merges"
+        )
+    if fl.cohort_size < fl.population and fl.compression.sends_differences:
+        found.append(
+            "who has missed rounds gets the differences of those too, or all parameters: what goes "
+            "down is counted as if everybody had been in the round before"
+        )
+    return found
+
+
 def described(estimate: Estimate) -> dict[str, Any]:
     """An estimate as JSON has it."""
 

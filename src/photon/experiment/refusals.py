@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from photon.chain.ledger import merged_in
 from photon.config.evaluation import Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
+from photon.config.resolve import Run
+from photon.core.robust.probe import withstands_one
 from photon.data.read.shards import RowSource
 from photon.hub.warm_start import WarmStart, warm_start
 from photon.model.build import empty_model, parameters_of
+from photon.points import AGGREGATIONS, aggregation, aggregation_parts
 from photon.privacy.terms import check_budget, noise_warning
 from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.outer import outer_of
@@ -56,12 +59,40 @@ def require_ledger(fl: Federation, run: Path, wanted: int | None) -> None:
     require_rounds(run / FOLDER / NAME, merged_in(run), since)
 
 
-def federation_warnings(
-    fl: Federation, inner: Inner, public: Callable[[], RowSource]
-) -> list[str | None]:
-    """What is allowed, and may not be expected; the arguments are those of `scoring_warnings`."""
+def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str | None]:
+    """What is allowed, and may not be expected; `public` as for `scoring_warnings`."""
+    fl, inner = run.federation, run.inner
     noise = noise_warning(fl, outline_of(inner, fl).num_sent) if fl.privacy.is_on else None
-    return [noise, *scoring_warnings(fl, public)]
+    origin = origin_warning(fl, run.trained_before)
+    return [noise, origin, merging_warning(fl), *scoring_warnings(fl, public)]
+
+
+def merging_warning(fl: Federation) -> str | None:
+    """What a rule that withstands liars does not withstand."""
+    rule = AGGREGATIONS[aggregation_parts(fl.aggregation)[0]]
+    if rule.withstands == "none":
+        return None
+    if fl.is_async:
+        return (
+            f"fl.aggregation={fl.aggregation} with fl.mode=async: a merge may be of one update or "
+            "two, of which nothing tells the false one"
+        )
+    if withstands_one(aggregation(fl.aggregation), fl.needed):
+        return None
+    return (
+        f"fl.aggregation={fl.aggregation}: a round may be of {fl.needed} updates (fl.quorum), and "
+        "of so few it does not withstand a single false one"
+    )
+
+
+def origin_warning(fl: Federation, trained_before: Sequence[str]) -> str | None:
+    """What epsilon does not count of parameters that somebody has trained."""
+    if not fl.privacy.is_on or not trained_before:
+        return None
+    return (
+        "epsilon counts this run's releases, with those of a run that photon.restore_run_uuid "
+        f"copies: what else {trained_before[0]} tells of the clients' text is not in it"
+    )
 
 
 def scoring_warnings(fl: Federation, public: Callable[[], RowSource]) -> list[str]:

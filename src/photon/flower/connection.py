@@ -13,6 +13,7 @@ from photon.machine.probe import find_trouble
 from photon.machine.waiting import Waiting
 from photon.node.service import NodeService
 from photon.say import Say
+from photon.wire.keys import RESERVED
 from photon.wire.knock import find_key_trouble
 
 MAX_FAILURES, LONGEST_PAUSE, STEADY_SECONDS = 25, 30.0, 60.0
@@ -37,7 +38,8 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
             "keys`, or name its folder with --keys"
         )
     if not keys.key.is_file():
-        others = ", ".join(sorted(path.stem for path in folder.glob("*.key")))
+        stems = {path.stem for path in folder.glob("*.key")} - set(RESERVED)
+        others = ", ".join(sorted(stems))
         raise ConfigError(
             f"{keys.key}: no such file; `photon keys add {name} --clients ...` makes it on the "
             "server: copy it here, or name its folder with --keys"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from photon.wire.knock import KNOWN
+from photon.wire.knock import BOUND, KNOWN
 from photon.wire.messages import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Front:
         paths: what may be called, by POST, spelled exactly so.
         identify: who calls; None is answered with 401.
         may_say: of a path, whether a body may pass; others are answered with 403.
+        bound: of a caller, the clients that its key is bound to, which it may ask for.
         on_stranger: takes the address of a node whose key is not known.
     """
 
@@ -78,10 +79,12 @@ class Front:
         identify: Identify,
         limits: Limits | None = None,
         may_say: Mapping[str, Callable[[bytes], bool]] | None = None,
+        bound: Mapping[Hashable, str] | None = None,
         on_stranger: Callable[[str], None] | None = None,
     ) -> None:
         self.app, self.paths, self.identify = app, paths | {KNOWN}, identify
         self.limits, self.may_say = limits or Limits(), may_say or {}
+        self.bound = bound or {}
         self.on_stranger = on_stranger or (lambda address: None)
         self._turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
 
@@ -98,7 +101,9 @@ class Front:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._admit(scope)
         if scope["path"] == KNOWN:
-            await _answer(204, send)
+            clients = self.bound.get(caller)
+            headers = [] if clients is None else [(BOUND.encode(), clients.encode())]
+            await _answer(204, send, headers)
             return
         turn = self._turns.setdefault(caller, asyncio.Semaphore(self.limits.at_once))
         async with turn:

@@ -33,7 +33,7 @@ from photon.machine.private_files import keep_from_git
 from photon.say import Say
 from photon.server.link import Answer, Inbox, Link
 from photon.wire.buffers import Buffers
-from photon.wire.enrolment import Register
+from photon.wire.enrolment import Register, format_clients
 from photon.wire.messages import MAX_MESSAGE_BYTES
 
 HEAD = struct.Struct(">cQQ")
@@ -143,6 +143,7 @@ class FlowerLink(Link):
             certificate=None if keys is None else str(keys.certificate),
             key=None if keys is None else str(keys.key),
             nodes=None if nodes is None else {n: e.public_key for n, e in nodes.items()},
+            clients={n: format_clients(e.clients) for n, e in (nodes or {}).items()},
             app=str(APP),
             socket=str(relay),
             token=token,

@@ -12,12 +12,14 @@ from typing import Any
 
 from photon.config.between.travel import TRAVELS
 from photon.config.compose import as_overrides
+from photon.config.dataset import StorageConfig
 from photon.config.schema import Config
-from photon.errors import RoundFailed
+from photon.errors import ConfigError, RoundFailed
 from photon.flower.superlink import last_line
 from photon.machine.address import dialled, format_address
 from photon.machine.guard import Guarded
-from photon.wire.enrolment import REGISTER, parse_clients
+from photon.run.preparation import require_data
+from photon.wire.enrolment import REGISTER, format_clients, parse_clients
 from photon.wire.keys import bind, enrol, make_authority
 
 NAME = "local"
@@ -31,6 +33,30 @@ SENT = (
     "dataset.val.",
 )
 """Prefixes of keys that the node takes from the server's command line, but for what travels."""
+
+
+def require_clients(clients: str | None, population: int, train: StorageConfig) -> None:
+    """Refuse to host clients that the federation does not have, or that have no data here.
+
+    Args:
+        population: clients of the federation.
+        train: where their data is.
+
+    Raises:
+        ConfigError: one of them is not below `fl.n_total_clients`.
+        DataError: nothing is prepared for one of them.
+    """
+    if clients is None:
+        return
+    numbers = parse_clients(clients)
+    if numbers[-1] >= population:
+        beyond = format_clients(number for number in numbers if number >= population)
+        raise ConfigError(
+            f"--host-clients {clients}: there is no client {beyond} with "
+            f"fl.n_total_clients={population}, which has 0 to {population - 1}; host those, or "
+            "set that key"
+        )
+    require_data(train, numbers)
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, Subpr
 from flwr.supercore.utils import disable_process_dumping
 from flwr.superlink.cli import flwr_serverapp
 from flwr.supernode.cli import flwr_clientapp
+from flwr.supernode.runtime import run_clientapp
 
-from photon.flower.patience import Patience
+from photon.flower.patience import Patience, pulling_soon
 
 COMMANDS = {TaskType.CLIENT_APP: flwr_clientapp, TaskType.SERVER_APP: flwr_serverapp}
 LOOK_SECONDS = 0.5
@@ -85,6 +86,8 @@ def main(port: int, secret: Path, parent: int) -> None:
     disable_process_dumping(strict=False)
     end_with(parent)
     patience = Patience()
+    pull = run_clientapp.pull_and_inflate_object_from_tree
+    run_clientapp.pull_and_inflate_object_from_tree = pulling_soon(pull)
     run_superexec.time = patience  # pyright: ignore[reportAttributeAccessIssue]
     run_superexec.get_executor = lambda *_, **__: Relays(patience)
     run_superexec.run_superexec(

@@ -82,6 +82,7 @@ class Order:
         host, port: where nodes reach it.
         certificate, key: of its TLS; None: none.
         nodes: public keys (OpenSSH) of the enrolled, by name; None: whoever comes.
+        clients: by name, those that its key is bound to, as in 0-3,7.
         app: folder of the relays.
         socket, token: where the server's relay is awaited, and what it must say there.
     """
@@ -92,6 +93,7 @@ class Order:
     certificate: str | None
     key: str | None
     nodes: dict[str, str] | None
+    clients: dict[str, str]
     app: str
     socket: str
     token: str

@@ -19,7 +19,7 @@ import hashlib
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ from photon.flower.front import Door, Front, Identify, Limits, bounded_protocol
 from photon.flower.superexec import start_superexec
 from photon.flower.superlink import TOLD, Order
 from photon.machine.address import listeners
+from photon.wire.knock import MOST_CHARACTERS
 
 PublicKeys = dict[bytes, ec.EllipticCurvePublicKey]
 """Of enrolled nodes, by the form in which a SuperNode sends its own."""
@@ -72,6 +73,16 @@ def read_keys(nodes: dict[str, str]) -> PublicKeys:
         assert isinstance(key, ec.EllipticCurvePublicKey)
         found[public_key_to_bytes(key)] = key
     return found
+
+
+def read_bound(nodes: dict[str, str], clients: dict[str, str]) -> dict[Hashable, str]:
+    """The clients that each key is bound to; not of one that has too many ranges to be sent."""
+    return {
+        key: clients[name]
+        for name, text in nodes.items()
+        if len(clients[name]) <= MOST_CHARACTERS
+        for key in read_keys({name: text})
+    }
 
 
 def fleet_calls(has_keys: bool) -> frozenset[str]:
@@ -147,7 +158,8 @@ class GuardedSuperLink:
         runtime = Front(self.app, _paths(runtime_router.routes), by_address, limits)
         known = by_address if self.keys is None else by_key(self.keys)
         calls = fleet_calls(self.keys is not None)
-        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply}, Strangers())
+        bound = read_bound(self.order.nodes or {}, self.order.clients)
+        fleet = Front(self.app, calls, known, limits, {PUSH: is_reply}, bound, Strangers())
         tls = {"ssl_certfile": self.order.certificate, "ssl_keyfile": self.order.key}
         return (
             _server(runtime, limits, lifespan="on"),

@@ -11,13 +11,17 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from photon.errors import PayloadError
-from photon.flower.patience import Patience
+from photon.flower.patience import Patience, pulling_soon
 from photon.flower.superexec import start_superexec
+
+ABSENT_SECONDS = 1.5
+"""Longer than the server's relay takes to see who is here."""
 
 
 def require_own_app(bundle: bytes, own: bytes) -> None:
@@ -45,16 +49,25 @@ def _files(bundle: bytes) -> list[tuple[str, bytes]]:
         return sorted((info.filename, archive.read(info)) for info in infos)
 
 
-def main(app: Path, port: int, options: list[str]) -> None:
-    from flwr.cli.build import build_fab_from_disk
-    from flwr.supernode import fleet_http_connection, start_client_internal
-    from flwr.supernode.cli.flower_supernode import flower_supernode
-    from flwr.supernode.fleet_http_client import FleetHttpClient
+def own_client(client: type, own: bytes, patience: Patience) -> type:
+    """Flower's client of a SuperLink, for a node that runs no other app.
 
-    own, patience = build_fab_from_disk(app), Patience()
+    Args:
+        own: this machine's bundle.
+        patience: is told when something happens.
+    """
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 
-    class OwnFleetClient(FleetHttpClient):
-        def GetFab(self, request: Any) -> Any:  # noqa: N802 -- Flower's name
+    class OwnFleetClient(client):
+        def ActivateNode(self, request: Any) -> Any:  # noqa: N802 -- Flower's names
+            # Were the server not to see that an earlier SuperNode of this node has gone, it would
+            # wait for ever for what that one had taken and not answered.
+            here = super().ActivateNode(request)
+            super().DeactivateNode(DeactivateNodeRequest(node_id=here.node_id))
+            time.sleep(ABSENT_SECONDS)
+            return super().ActivateNode(request)
+
+        def GetFab(self, request: Any) -> Any:  # noqa: N802
             response = super().GetFab(request)
             require_own_app(response.fab.content, own)
             return response
@@ -69,7 +82,18 @@ def main(app: Path, port: int, options: list[str]) -> None:
             patience.something_happened()
             return super().PushMessages(request)
 
-    fleet_http_connection.FleetHttpClient = OwnFleetClient
+    return OwnFleetClient
+
+
+def main(app: Path, port: int, options: list[str]) -> None:
+    from flwr.cli.build import build_fab_from_disk
+    from flwr.supernode import fleet_http_connection, start_client_internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    own, patience = build_fab_from_disk(app), Patience()
+    client = own_client(fleet_http_connection.FleetHttpClient, own, patience)
+    fleet_http_connection.FleetHttpClient = client
+    start_client_internal.pull_objects = pulling_soon(start_client_internal.pull_objects)
     start_client_internal.time = patience  # pyright: ignore[reportAttributeAccessIssue]
     secret = start_superexec(Path(os.environ["FLWR_HOME"]), port)
     sys.argv = ["flower-supernode", "--port", str(port), "--isolation", "process",

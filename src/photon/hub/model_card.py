@@ -72,6 +72,7 @@ def _training(saved: SavedModel) -> dict[str, Any]:
     return {
         **parameters,
         "kind": facts["kind"],
+        "began with": _origin(saved),
         **(federated if "round" in state else {}),
         "steps": state.get("step"),
         "tokens": state.get("num_tokens"),
@@ -85,6 +86,11 @@ def _training(saved: SavedModel) -> dict[str, Any]:
         "Photon": facts.get("photon"),
         "PyTorch": facts.get("torch"),
     }
+
+
+def _origin(saved: SavedModel) -> str | None:
+    """What a run began with that somebody had trained, by name: a path is its owner's."""
+    return ", ".join(f"`{Path(one).name}`" for one in saved.config.trained_before) or None
 
 
 def _history(saved: SavedModel) -> str | None:
@@ -123,12 +129,15 @@ def _privacy(saved: SavedModel) -> dict[str, Any]:
         return {}
     price, server = facts["epsilon"], facts.get("epsilon_of_updates")
     own = "" if saved.client is None else " and the layers of one client"
+    before = _origin(saved)
+    origin = f"; what {before}, which the run began with, tells beyond these releases"
     return {
         "epsilon": f"{price:.4g} at delta {facts['delta']:g}",
-        "it bounds": "what these parameters, and all before them, tell of whether a client took "
-        f"part with all its text: odds change by a factor of {_odds(price)} at most, but for a "
-        "chance of delta",
-        "it does not bound": f"metrics of the run{own}; what several clients have in common",
+        "it bounds": "what these parameters, and all of the run before them, tell of whether a "
+        f"client took part with all its text: odds change by a factor of {_odds(price)} at most, "
+        "but for a chance of delta",
+        "it does not bound": f"metrics of the run{own}; what several clients have in common"
+        f"{origin if before else ''}",
         "releases": f"{facts['releases']}, of updates of norm {given.clip_norm:g} at most",
         "noise": f"by the {given.noise_by}, {given.noise_multiplier:g} times that norm",
         "for a server that keeps every update": server and f"epsilon {server:.4g}",

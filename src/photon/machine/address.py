@@ -86,15 +86,21 @@ def _to_bind(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
         return [*ipv6, (socket.AF_INET, _EVERYWHERE_IPV4)]
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ConfigError(f"address {host}: is not known here ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the latter of what no name can be: a..b
+        why = error.strerror if isinstance(error, OSError) else "no host can have that name"
+        raise ConfigError(
+            f"address {host}: is not known here ({why}); choose another with --listen"
+        ) from None
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
 
 def _refusal(address: str, port: int, error: OSError) -> str:
     where = format_address(address, port)
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {address}: is taken; choose another with --listen"
+        return (
+            f"port {port} on {address}: is taken, by a server that still runs perhaps (`photon "
+            "runs`); choose another with --listen"
+        )
     if error.errno == errno.EADDRNOTAVAIL:
         return f"address {where}: is none of this machine; --listen :{port} takes all it has"
     return f"address {where}: cannot listen there ({error.strerror}); choose another with --listen"

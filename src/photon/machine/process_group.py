@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,9 @@ from photon.machine.interrupt import StopRequest
 from photon.training.parallel import ALONE, World
 
 TIMEOUT = timedelta(minutes=30)
+_last: deque[dist.Work] = deque(maxlen=16)
+"""Broadcasts, which stay until the interpreter ends: gloo's thread would else give back the tensors
+of the last one, for which it asks for the lock of an interpreter that may be gone; that aborts."""
 
 
 @contextmanager
@@ -74,10 +78,18 @@ def from_first(world: World, compute: Callable[[], Any]) -> Any:
 def _broadcast(world: World, value: dict[str, Any]) -> dict[str, Any]:
     body = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     length = torch.tensor([len(body)])
-    dist.broadcast(length, 0)
+    _from_first(length)
     buffer = body if world.is_first else torch.empty(int(length), dtype=torch.uint8)
-    dist.broadcast(buffer, 0)
+    _from_first(buffer)
     return json.loads(buffer.numpy().tobytes())
+
+
+def _from_first(values: torch.Tensor) -> None:
+    """Write the first process's values into those of the others."""
+    work = dist.broadcast(values, 0, async_op=True)
+    assert work is not None
+    work.wait()
+    _last.append(work)
 
 
 class AgreedStop(StopRequest):

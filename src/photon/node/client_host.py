@@ -35,11 +35,12 @@ from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles
 from photon.node.course import Course, Segments, Stopped, is_of
 from photon.node.measure import Spent
+from photon.node.news import filled, joined, news
 from photon.node.noise import share_of
 from photon.node.residents import Residents
 from photon.run.run_data import RunData
 from photon.training.fragments import Fragments
-from photon.training.going_on import Beginning, arrival, beginning
+from photon.training.going_on import Beginning, arrival, beginning, moments_arriving
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.offload import Offload
@@ -116,7 +117,7 @@ class ClientHost:
             base, averaged = self._base(instruction, received)
             base = {**self._first, **base, **before.layers}
             arriving = self._arriving(instruction, before)
-            averaged = _news(received, averaged, before, arriving)
+            averaged = news(received, averaged, before, arriving)
             begun = beginning(instruction, base, before, arriving, self.federation.fragment_alpha)
             at_once = {} if begun.giving_way else averaged
             if not is_live:
@@ -128,7 +129,7 @@ class ClientHost:
             course.metrics |= self._score_own(instruction, "val_loss", course.spent)
         if begun.giving_way and not course.has_arrived:
             self._run(course, instruction.ahead, should_stop)
-            self._arrive(begun, base, averaged)
+            self._arrive(course, begun, base, before, averaged)
             course.has_arrived = True
         self._run(course, instruction.local_steps, should_stop)
         course.metrics |= self._score_own(instruction, "trained_val_loss", course.spent)
@@ -205,13 +206,24 @@ class ClientHost:
         may_save = course is not self._under_way
         self.steps_taken += self._segments.run(course, until, stream, should_stop, may_save)
 
-    def _arrive(self, begun: Beginning, base: Tree, averaged: Moments) -> None:
+    def _arrive(
+        self,
+        course: Course,
+        begun: Beginning,
+        base: Tree,
+        before: ClientState,
+        averaged: Moments,
+    ) -> None:
         """Let base and averaged moments take the place of what training has begun with."""
-        fl, moments = self.federation, averaged
-        if averaged and fl.first_moment_period != fl.second_moment_period:
-            live, step = self.trainer.optimizer.moments(), self.trainer.state.optimizer_step
-            moments = matched({**live, **averaged}, self.inner.optimizer, step)
+        fl, optimizer = self.federation, self.inner.optimizer
+        own = self._residents.moments(course.instruction.client, before.round, before.moments)
+        moments = moments_arriving(averaged, own, optimizer, course.instruction.ahead)
         self.trainer.shift(arrival(begun, base, fl.fragment_alpha), moments)
+        if averaged and fl.averages_apart:
+            live = self.trainer.optimizer.moments()
+            fitting = matched(live, optimizer, self.trainer.state.optimizer_step)
+            for name, value in fitting.get("exp_avg", {}).items():
+                live["exp_avg"][name].copy_(value)
 
     def rest(self) -> None:
         """Nobody is trained next."""
@@ -255,10 +267,11 @@ class ClientHost:
         own = self._residents.moments(client, before.round, before.moments)
         step = before.optimizer_step
         if fl.averages_moments:
-            own, step = _joined(own, averaged), instruction.first_step
-            if own and fl.fragments > 1:  # of a newcomer some have not had their turn
-                own = _filled(own, self.trainer.optimizer.moments())
-            if averaged and fl.first_moment_period != fl.second_moment_period:
+            own, step = joined(own, averaged), instruction.first_step
+            # Of a newcomer some may not have had their turn yet.
+            if own and (fl.averages_apart or fl.fragments > 1):
+                own = filled(own, self.trainer.optimizer.moments())
+            if averaged and fl.averages_apart:
                 own = matched(own, self.inner.optimizer, step)
         elif not fl.keeps_optimizer:
             own, step = {}, 0
@@ -357,30 +370,6 @@ def _faded(before: ClientState, round_number: int, decay: float) -> dict[str, Te
     if factor == 1.0:
         return dict(before.residual)
     return {name: value * factor for name, value in before.residual.items()}
-
-
-def _news(
-    received: Broadcast, averaged: Moments, before: ClientState, arriving: Collection[str]
-) -> dict[str, Tree]:
-    """The averaged moments that a client has not got yet, of parameters that arrive with them."""
-    found = {}
-    for name, tree in averaged.items():
-        if name not in before.moments or received.averaged[name] >= before.round:
-            own = before.moments.get(name, {})
-            found[name] = {n: v for n, v in tree.items() if n in arriving or n not in own}
-    return found
-
-
-def _joined(own: Moments, averaged: Moments) -> dict[str, Tree]:
-    return {**own, **{name: {**own.get(name, {}), **tree} for name, tree in averaged.items()}}
-
-
-def _filled(own: Moments, live: Moments) -> dict[str, Tree]:
-    """Moments with zeros where there are none yet; `live` has the names and shapes of all."""
-    return {
-        moment: {n: own.get(moment, {}).get(n, torch.zeros(v.shape)) for n, v in tree.items()}
-        for moment, tree in live.items()
-    }
 
 
 def _done(path: Path) -> Future[Path]:

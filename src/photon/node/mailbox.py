@@ -13,9 +13,9 @@ from photon.container.container import (
     write_container,
 )
 from photon.core.codec import Codec
+from photon.core.held import advanced
 from photon.core.messages import Broadcast, Difference
 from photon.core.parts import from_parts, parts_of
-from photon.core.round import advanced
 from photon.errors import PayloadError
 from photon.run.checkpoint import load_base
 from photon.wire.chunks import UNFINISHED

@@ -36,6 +36,7 @@ BASE, OWN, UPDATE, AHEAD = "base", "own", "update", "ahead"
 parameters that clients have been told of with what a codec left of them.
 """
 KINDS = ("server", "train")
+NUMBERED = re.compile(r"(round|step)_\d+")
 
 
 def _tensors(saved: Artifact) -> dict[str, Tensor]:
@@ -53,6 +54,30 @@ def _read(path: Path, *kinds: str) -> Artifact:
     saved = artifact.read(path)
     if (found := saved.facts.get("kind")) not in kinds:
         raise CheckpointError(f"{path}: holds a {found} state, not a {' or '.join(kinds)} state")
+    require_own_name(path, saved)
+    return saved
+
+
+def require_own_name(path: Path, saved: Artifact) -> None:
+    """CorruptCheckpoint: the manifest of a round or step lies under the name of another one."""
+    if NUMBERED.fullmatch(path.stem) is None:
+        return
+    what = path.stem.partition("_")[0]
+    state = saved.facts.get("state")
+    if (own := state.get(what) if isinstance(state, dict) else None) != number_of(path):
+        raise CorruptCheckpoint(f"{path}: holds {what} {own}: it is a copy of another checkpoint")
+
+
+def verified(path: Path) -> Artifact:
+    """A checkpoint under its own name, of which every byte is as it was written.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    saved = artifact.read(path)
+    require_own_name(path, saved)
+    for part in saved.files:
+        saved.load(part)
     return saved
 
 
@@ -216,7 +241,7 @@ def require_same_model(params: Tree, like: Tree, path: Path) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Manifests of a checkpoint folder, oldest first."""
-    found = [path for path in folder.glob("*.json") if re.fullmatch(r"(round|step)_\d+", path.stem)]
+    found = [path for path in folder.glob("*.json") if NUMBERED.fullmatch(path.stem)]
     return sorted(found, key=number_of)
 
 
@@ -256,9 +281,7 @@ def _way_back(damaged: Path) -> str:
     folder = damaged.parent
     for path in reversed([p for p in list_checkpoints(folder) if p.stem < damaged.stem]):
         with suppress(CheckpointError):
-            saved = artifact.read(path)
-            for part in saved.files:
-                saved.load(part)
+            verified(path)
             back = [f"photon.resume_round={number_of(path)}"]
             command = how_to_go_on(folder.parent, read_facts(folder.parent), back)
             return f"the last good checkpoint is {path}; go back to it with: {command}"

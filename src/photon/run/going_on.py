@@ -10,11 +10,16 @@ from typing import Any
 from photon.errors import RunFolderError
 from photon.run.kinds import NODE
 
-LOCAL, FLOWER, SIMULATED = "local", "flower", "simulated"
-"""Engines by name, as run.json keeps them: this machine, `photon server`, `photon simulate`; others
-are one's own.
+LOCAL, FLOWER, SIMULATED, STAND_IN = "local", "flower", "simulated", "stand-in"
+"""Engines by name, as run.json keeps them: this machine, `photon server`, `photon simulate` with
+real training and with a stand-in for it; others are one's own.
 """
-_COMMANDS = {LOCAL: "train", FLOWER: "server", SIMULATED: "simulate"}
+_COMMANDS = {LOCAL: "train", FLOWER: "server", SIMULATED: "simulate", STAND_IN: "simulate"}
+_PLACES = {
+    LOCAL: "on this machine",
+    SIMULATED: "in a simulation",
+    STAND_IN: "in a simulation, where a stand-in draws their updates",
+}
 
 
 def engine_of(path: Path, facts: Mapping[str, Any]) -> str:
@@ -51,7 +56,6 @@ def require_engine(path: Path, facts: Mapping[str, Any], engine: str) -> None:
     own = engine_of(path, facts)
     if own == engine:
         return
-    wheres = {LOCAL: "on this machine", SIMULATED: "in a simulation"}
-    where = wheres.get(own, "on nodes, not on this machine")
+    where = _PLACES.get(own, "on nodes, not on this machine")
     raise RunFolderError(f"{path}: its clients train {where}; go on with: "
                          f"{how_to_go_on(path, facts)}")  # fmt: skip

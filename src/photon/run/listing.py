@@ -193,14 +193,26 @@ def seconds_to_go(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _round_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     last = list(records)[-ROUNDS_LOOKED_AT:]
-    took = [sum(r["phase_seconds"].values()) for r in last if "phase_seconds" in r]
+    took = [_without_first_wait(r) for r in last if "phase_seconds" in r]
     return statistics.median(took) if took else None
 
 
+def _without_first_wait(record: Mapping[str, Any]) -> float:
+    """Seconds of a round; until nodes have come for the first time, one waits once."""
+    phases = record["phase_seconds"]
+    return sum(phases.values()) - (phases.get("wait", 0.0) if record.get("round") == 1 else 0.0)
+
+
 def _step_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Of an asynchronous run, over all its merges, which differ in their tokens."""
-    took = sum(sum(r["phase_seconds"].values()) for r in records if "phase_seconds" in r)
-    steps = records[-1]["step"] if records else 0
+    """Of an asynchronous run, whose merges differ in their tokens: over these, of which the first
+    begins the run or tells where the others begin.
+    """
+    timed = [record for record in records if "phase_seconds" in record]
+    if not timed:
+        return None
+    first = timed.pop(0) if timed[0]["round"] > 1 else {"step": 0}
+    took = sum(sum(record["phase_seconds"].values()) for record in timed)
+    steps = timed[-1]["step"] - first["step"] if timed else 0
     return took / steps if took and steps else None
 
 

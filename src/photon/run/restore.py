@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from photon.config.between.resume import LENGTH_OF, apply_resume_overrides
 from photon.config.schema import Bucket, Config, Machine
-from photon.errors import CheckpointError, RunFolderError
+from photon.errors import CheckpointError, CorruptCheckpoint, RunFolderError
 from photon.run import artifact, checkpoint
 from photon.run.kinds import FEDERATED
 from photon.run.mirror import fetch_run
-from photon.run.run_folder import holds_run, read_run
+from photon.run.run_folder import RunFolder, holds_run, read_run
 
 
 def find_run(machine: Machine, mirror: Bucket, name: str) -> Path:
@@ -85,17 +86,34 @@ def config_to_go_on(run: Path, overrides: Sequence[str]) -> Config:
     )
 
 
+def reopened(path: Path, resume_round: int | None) -> RunFolder:
+    """The folder of a run that goes on, from a round that is named; it is let go if it cannot."""
+    with ExitStack() as on_failure:
+        folder = RunFolder.open(path)
+        on_failure.callback(folder.close)
+        if resume_round is not None:
+            rewind(path, resume_round)
+        on_failure.pop_all()
+    return folder
+
+
 def rewind(run: Path, number: int) -> None:
     """Make a round the last one of a run; what came after it is deleted.
 
     Raises:
         CheckpointError: the round is not kept.
+        CorruptCheckpoint: it is damaged; nothing is deleted.
     """
     folder = run / "checkpoints"
     target = checkpoint_of_round(folder, number)
-    for path in checkpoint.list_checkpoints(folder):
-        if path.stem > target.stem:
-            artifact.remove(folder, path.stem)
+    later = [p for p in checkpoint.list_checkpoints(folder) if p.stem > target.stem]
+    if later:
+        try:
+            checkpoint.verified(target)
+        except CorruptCheckpoint as error:
+            raise CorruptCheckpoint(f"{error}; later rounds are kept") from error
+    for path in later:
+        artifact.remove(folder, path.stem)
 
 
 def start_of_centralized(machine: Machine, mirror: Bucket) -> str | None:

@@ -49,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path, kind: str, *, locked: bool = True) -> None:
         self.path, self.kind = path, kind
         self.lock_fd = _lock(path) if locked else None
+        self._waiting: tuple[Tree, Mapping[str, Any]] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -105,6 +106,18 @@ class RunFolder:
     def save_config(self, config: Tree) -> None:
         write_json(self.path / "config.json", dict(config))
 
+    def save_once_loaded(self, config: Tree, facts: Mapping[str, Any]) -> None:
+        """Save these when `loaded` says so: a run that cannot go on stays as it was."""
+        self._waiting = config, facts
+
+    def loaded(self) -> None:
+        """The state that the run goes on from is read and verified: save what waits for it."""
+        if self._waiting is not None:
+            config, facts = self._waiting
+            self._waiting = None
+            self.save_config(config)
+            self.save_facts(facts)
+
     def save_facts(self, facts: Mapping[str, Any]) -> None:
         """Add to the run's facts, or change some."""
         if (known := read_facts(self.path)) != (changed := known | dict(facts)):
@@ -132,10 +145,20 @@ def holds_run(path: Path) -> bool:
         return False
 
 
+REMAINS = ("checkpoints", "metrics.jsonl", "chain.jsonl")
+"""What a run has beside run.json, once it has done something."""
+
+
 def refuse_existing(path: Path) -> None:
     """Raises:
-    RunFolderError: a run lies there.
+    RunFolderError: a run lies there, or what is left of one.
     """
+    left = next((name for name in REMAINS if (path / name).exists()), None)
+    if left is not None and not holds_run(path):
+        raise RunFolderError(
+            f"{path}: has the {left} of a run, and no run.json; put that back, or choose another "
+            "run_uuid"
+        )
     if holds_run(path):
         raise RunFolderError(
             f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "
@@ -178,9 +201,12 @@ def read_facts(path: Path) -> dict[str, Any]:
         CorruptCheckpoint: it is unreadable.
     """
     try:
-        return json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        facts = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
+            raise ValueError("it does not say what kind of a run this is")
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path}: unreadable run.json ({error})") from error
+    return facts
 
 
 def _lock(path: Path) -> int:

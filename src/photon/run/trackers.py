@@ -79,12 +79,24 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Records of a metrics file; a line that a crash cut short, or that is none, is left out."""
     if not path.exists():
         return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            if isinstance(record := json.loads(line), dict):
-                records.append(record)
-    return records
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [record for record in map(_record, lines) if record is not None]
+
+
+def strange_line(path: Path) -> int | None:
+    """Number, from 1, of the first whole line of a metrics file that is no record."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if line.endswith(b"\n") and _record(line.decode("utf-8", errors="replace")) is None:
+            return number
+    return None
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        if isinstance(record := json.loads(line), dict):
+            return record
+    return None
 
 
 def to_all(trackers: Sequence[Tracker]) -> Tracker:

@@ -7,7 +7,10 @@ session ends, and the server has nothing but masks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+import math
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -24,7 +27,8 @@ from photon.secure.shares import SHARE_BYTES, factors, joined
 from photon.secure.terms import PublicKeys, Sealed, Terms
 
 T = TypeVar("T")
-
+MOST_TRIED = 1000
+"""Choices of shares for a secret, of which one without a liar is looked for."""
 Replies = Mapping[int, Mapping[int, bytes]]
 """By client, what it has for or of each other one."""
 
@@ -147,17 +151,31 @@ def remedies(
 def _secret(terms: Terms, keys: PublicKeys, has_come: bool, client: int, told: Replies) -> bytes:
     """A client's secret that fits what it told at first, from the shares of any so many others.
 
-    Those of one who lies are left out where there are more than needed.
+    Those of some who lie are left out where there are more than needed, as long as so many honest
+    ones are found in `MOST_TRIED` choices.
     """
-    holders, of = list(told), {holder: its[client] for holder, its in told.items()}
-    for first in range(len(holders)):
-        chosen = [holders[(first + i) % len(holders)] for i in range(terms.threshold)]
+    of = {holder: its[client] for holder, its in told.items()}
+    for chosen in _choices(list(told), terms.threshold):
         secret = joined(of, factors(chosen))
         if secret is not None and _fits(secret, keys, has_come):
             return secret
     raise RoundFailed(
         f"round {terms.round}: secure aggregation: no shares of client {client} fit together"
     )
+
+
+def _choices(holders: list[int], count: int) -> Iterator[Sequence[int]]:
+    """So many holders of shares, in ever other ways: in all there are; or, where these are too
+    many, neighbours, one of which is without any one liar, and then by lot.
+    """
+    if math.comb(len(holders), count) <= MOST_TRIED:
+        yield from itertools.combinations(holders, count)
+        return
+    for first in range(len(holders)):
+        yield [holders[(first + i) % len(holders)] for i in range(count)]
+    lot = random.Random(0)
+    for _ in range(MOST_TRIED):
+        yield lot.sample(holders, count)
 
 
 def _fits(secret: bytes, keys: PublicKeys, has_come: bool) -> bool:

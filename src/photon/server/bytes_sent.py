@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from photon.container.container import container_size
+from photon.core.held import without_moments_of
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.parts import parts_of
 from photon.core.traffic import Traffic, kinds_down, kinds_up
@@ -39,16 +40,17 @@ class Sites:
         """
         found = Traffic()
         whole = kinds_down(received_of(base.sent, plan.sent))
-        step = base.difference
-        kinds, size = (whole, base.ref.size) if step is None else (kinds_down(step), _size(step))
+        last, earlier = _differences(base, state)
         for client in asked:
             rounds = self._missed(client, base, state)
-            if rounds and (step is None or rounds * size >= base.ref.size):
+            size = last.size + (rounds - 1) * earlier.size
+            if rounds and size >= base.ref.size:
                 found.received([client], base.ref.size)
                 found.were_tensors({}, whole)
             elif rounds:
-                found.received([client], rounds * size)
-                found.were_tensors({}, {kind: rounds * its for kind, its in kinds.items()})
+                found.received([client], size)
+                found.were_tensors({}, last.kinds)
+                found.were_tensors({}, {k: (rounds - 1) * n for k, n in earlier.kinds.items()})
             self._holds[client] = base.ref.digest
         for update in updates:
             is_masked = bool(update.covers)  # each of its clients has sent as much
@@ -67,6 +69,26 @@ class Sites:
             return 1
         last = state.last_accepted.get(client)
         return sys.maxsize if last is None else state.round + 1 - last
+
+
+class _Sent(NamedTuple):
+    """Bytes of a payload, and of its tensors by kind."""
+
+    size: int
+    kinds: Mapping[str, int]
+
+
+def _differences(base: Base, state: ServerState) -> tuple[_Sent, _Sent]:
+    """The last difference, and one before it to who gets both: without the moments that the last
+    one tells, unless that is of a fragment, and so of others; where there is none, the base.
+    """
+    last = base.difference
+    if last is None:
+        whole = _Sent(base.ref.size, {})
+        return whole, whole
+    told = {key.partition("/")[0] for key in last.params}
+    earlier = without_moments_of(last, last) if told >= state.held.keys() else last
+    return _Sent(_size(last), kinds_down(last)), _Sent(_size(earlier), kinds_down(earlier))
 
 
 def _size(payload: Any) -> int:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 
 from photon.core import policy
-from photon.core.gate import Verdict, examined, promised
+from photon.core.gate import Verdict, check, examined, promised
 from photon.core.messages import Failure, RoundPlan, ServerState, Update
-from photon.core.round import check
 from photon.machine.clock import SYSTEM, Clock
 from photon.server.masked import promise
 
@@ -138,9 +137,9 @@ class Delivery:
     @property
     def missing(self) -> dict[int, str]:
         """Client -> why it has no update, of all that were asked; whoever trains on for a later
-        merge is not missing.
+        merge is not missing, unless there is nothing to merge.
         """
-        if self.rules.merging is not None:
+        if self.rules.merging is not None and self.sound:
             return {c: why for c, why in self.failed.items() if c not in self.arrived}
         absent = sorted(set(self.asked) - self.arrived.keys())
         return {client: self.failed.get(client, "late") for client in absent}

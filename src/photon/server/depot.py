@@ -12,9 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from photon.container.container import ContainerRef, open_container, write_container
-from photon.core.messages import RoundPlan
-from photon.core.parts import parts_of
+from photon.container.container import (
+    ContainerRef,
+    container_ref,
+    open_container,
+    write_container,
+)
+from photon.core.held import without_moments_of
+from photon.core.messages import Difference, RoundPlan
+from photon.core.parts import from_parts, parts_of
 from photon.core.traffic import kinds_down
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
@@ -100,10 +106,8 @@ class Depot:
         self._base = Payload(path, base.ref, kinds_down(received))
         self._is_seeded = base.is_seeded
         if base.difference is not None and base.ref.digest not in self._differences:
-            path = self.folder / f"difference-{base.ref.digest}"
-            ref = write_container(path, *parts_of(base.difference))
-            kinds, before = kinds_down(base.difference), base.difference.before
-            self._differences[base.ref.digest] = Payload(path, ref, kinds, before)
+            self._take_back(base.difference)
+            self._differences[base.ref.digest] = self._written(base.difference)
         self._drop_differences(base.ref.size)
 
     def way(self, holds: str | None) -> Way:
@@ -172,6 +176,20 @@ class Depot:
         if digest not in self._tickets:
             self._tickets[digest] = self.transport.offer(payload.path, payload.ref)
         return self._tickets[digest]
+
+    def _written(self, difference: Difference) -> Payload:
+        tensors, facts = parts_of(difference)
+        ref = container_ref(tensors, facts)
+        path = self.folder / f"difference-{ref.digest}"
+        write_container(path, tensors, facts, ref=ref)
+        return Payload(path, ref, kinds_down(difference), difference.before)
+
+    def _take_back(self, newest: Difference) -> None:
+        """Leave out of earlier differences the moments that are told again."""
+        for after, payload in self._differences.items() if newest.moments else ():
+            before = from_parts(Difference, *open_container(payload.path))
+            if (slim := without_moments_of(before, newest)) is not before:
+                self._differences[after] = self._written(slim)
 
     def _drop_differences(self, most: int) -> None:
         """The oldest first, until all are at most so long."""

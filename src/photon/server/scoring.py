@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import nan
 
-from photon.core.gate import GRADIENT, Verdict, opened
+from photon.core.gate import GRADIENT, Verdict, check, opened
 from photon.core.messages import RoundPlan, RoundReport, ServerState, Update
 from photon.core.policy import Rules, weight
 from photon.core.robust.gram import gram
-from photon.core.round import check
 from photon.core.tree import Readable, Tree
 from photon.core.trust.quarantine import after_round
 from photon.core.trust.scores import (

@@ -15,7 +15,7 @@ from photon.experiment.remote import depot_of
 from photon.machine.waiting import Waiting
 from photon.node.hosted_run import data_facts
 from photon.run.base import Base
-from photon.run.going_on import SIMULATED
+from photon.run.going_on import SIMULATED, STAND_IN
 from photon.run.results import TrainResult, write_summary
 from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
@@ -79,7 +79,8 @@ class Simulation:
     @property
     def factory(self) -> EngineFactory:
         """Gives the engine that `experiment` trains with."""
-        return EngineFactory(SIMULATED, self._make, self.options)
+        name = STAND_IN if self.links.trainer == "stand-in" else SIMULATED
+        return EngineFactory(name, self._make, self.options)
 
     def told(self, result: TrainResult) -> TrainResult:
         """The result with what the simulation has found; in the run's `summary.json` too."""

@@ -13,7 +13,7 @@ from photon.core.seeds import generator
 from photon.errors import RoundFailed
 from photon.server.link import Answer
 from photon.server.link import Link as ServersLink
-from photon.simulation.ledger import Ledger
+from photon.simulation.ledger import Ledger, State
 from photon.simulation.links import Links, Place
 from photon.simulation.nodes import Nodes
 from photon.simulation.progress import Done, Task, steps_ahead, steps_left
@@ -137,8 +137,9 @@ class VirtualLink(ServersLink):
     ) -> Answer | None:
         if site.lives != life:
             return None  # of which the server will hear
-        if isinstance(request, Cancel | Train):
-            self._break_off(site)
+        if isinstance(request, Cancel | Train) and site.task is not None:
+            self._account(site, site.task)
+            self.ledger.turn(site.place.name, "idle", self.timeline.now)
         if isinstance(request, Train):
             self._begin(site, name, message, request)
         else:
@@ -156,21 +157,23 @@ class VirtualLink(ServersLink):
         else:
             draw = generator(self.seed, "pace", site.number, site.trainings).random()
             pace = group.step_seconds * (1 + group.step_jitter * (2 * draw - 1))
-        ahead = steps_ahead(orders, max(0.0, now - site.trained_at), pace)
+        ahead, rest = steps_ahead(orders, max(0.0, now - site.trained_at), pace)
         steps = [min(n, one.local_steps - a) for n, one, a in zip(left, orders, ahead, strict=True)]
         site.trainings += 1
-        site.task = task = Task(orders, now + group.round_seconds, pace, steps)
-        self.ledger.turn(site.place.name, "node", now)
-        self.timeline.at(task.begun, partial(self._take_steps, site, task))
+        site.task = task = Task(orders, now + rest + group.round_seconds, pace, steps)
+        self.ledger.turn(site.place.name, "train" if rest else "node", now)
+        if rest:
+            self.timeline.at(now + rest, partial(self._turn, site, task, "node"))
+        self.timeline.at(task.begun, partial(self._turn, site, task, "train"))
         if any(ahead):
-            self.ledger.trained_ahead(site.place.name, pace * sum(ahead))
+            self.ledger.trained_ahead(site.place.name, pace * sum(ahead) - rest)
             self.ledger.tokens += self.tokens * sum(ahead)
         end = partial(self._end, site, task, name, message, answer)
         self.timeline.at(task.end, end)
 
-    def _take_steps(self, site: Site, task: Task) -> None:
+    def _turn(self, site: Site, task: Task, state: State) -> None:
         if site.task is task:
-            self.ledger.turn(site.place.name, "train", self.timeline.now)
+            self.ledger.turn(site.place.name, state, self.timeline.now)
 
     def _end(
         self, site: Site, task: Task, name: str, message: Buffers, answer: Buffers | None
@@ -189,11 +192,6 @@ class VirtualLink(ServersLink):
         self.ledger.tokens += self.tokens * task.steps_by(now)
         site.done |= task.done_by(now, self.segment)
         site.task, site.trained_at = None, now
-
-    def _break_off(self, site: Site) -> None:
-        if site.task is not None:
-            self._account(site, site.task)
-            self.ledger.turn(site.place.name, "idle", self.timeline.now)
 
     @property
     def tokens_under_way(self) -> int:
@@ -228,7 +226,8 @@ class VirtualLink(ServersLink):
 
     def _fail(self, site: Site) -> None:
         """A node's process dies; the server hears of it later."""
-        self._break_off(site)
+        if site.task is not None:
+            self._account(site, site.task)
         now, wait = self.timeline.now, self.links.noticed_after
         site.trained_at = math.inf  # what was done ahead was in its memory
         site.is_here, site.lives = False, site.lives + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from photon.config.base import Closed
 from photon.errors import ConfigError
+from photon.files import parse_yaml
 from photon.machine.quantity import parse_quantity
 from photon.wire.enrolment import format_clients, parse_clients
 
@@ -78,6 +80,13 @@ class Group(Link):
     failures_every: Annotated[float, Field(gt=0)] | None = None
     back_after: Seconds = 60.0
 
+    @field_validator("clients")
+    @classmethod
+    def _each_once(cls, clients: list[int]) -> list[int]:
+        if twice := [client for client, count in Counter(clients).items() if count > 1]:
+            raise ValueError(f"client {twice[0]} is there twice")
+        return clients
+
     @model_validator(mode="after")
     def _failures_need_seconds(self) -> Group:
         if self.failures_every is not None and self.step_seconds == "measured":
@@ -134,7 +143,7 @@ def read_links(path: Path, *, stand_in: bool = False) -> Links:
         ConfigError: unreadable; or naming the key, what was wrong and what was given.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except (UnicodeError, yaml.YAMLError) as error:
@@ -183,6 +192,20 @@ def places_of(links: Links, population: int, path: Path) -> list[Place]:
             f"{population - 1} (fl.n_total_clients={population})"
         )
     return [place for group in links.groups for place in _nodes(group)]
+
+
+def nodes_needed(asked: int | None, nodes: int, path: Path) -> int:
+    """How many of the nodes have to be there when a run begins.
+
+    Args:
+        asked: `photon.n_nodes`, if it is given.
+
+    Raises:
+        ConfigError: more than there are.
+    """
+    if asked is not None and asked > nodes:
+        raise ConfigError(f"photon.n_nodes={asked}: {path} has {nodes} nodes; leave the key out")
+    return nodes if asked is None else asked
 
 
 def _nodes(group: Group) -> Iterator[Place]:

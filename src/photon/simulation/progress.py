@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,14 +71,16 @@ def steps_left(one: InstructionFacts, done: Mapping[int, Done]) -> int:
     return one.local_steps - kept.steps
 
 
-def steps_ahead(instructions: Sequence[InstructionFacts], spare: float, pace: float) -> list[int]:
-    """Steps of each instruction that were taken while it was on its way (`fl.overlap`): a node goes
-    ahead with the client that it trains first.
+def steps_ahead(
+    instructions: Sequence[InstructionFacts], spare: float, pace: float
+) -> tuple[list[int], float]:
+    """Steps of each instruction that were begun while it was on its way (`fl.overlap`): a node goes
+    ahead with the client that it trains first. And seconds until the last of them is done.
 
     Args:
         spare: seconds since the node's last training.
         pace: seconds of a step.
     """
     first, rest = instructions[0], instructions[1:]
-    room = int(spare / pace + 1e-9)
-    return [min(room, first.ahead, first.local_steps), *(0 for _ in rest)]
+    begun = min(math.ceil(spare / pace - 1e-9), first.ahead, first.local_steps)
+    return [begun, *(0 for _ in rest)], max(0.0, begun * pace - spare)

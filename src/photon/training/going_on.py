@@ -14,14 +14,15 @@ pseudo-gradient now, the others' a round late, Kale et al. 2025, arXiv:2502.1299
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from photon.config.federation import Federation
-from photon.core.messages import ClientState, Instruction
+from photon.config.llm import OptimizerConfig
+from photon.core.messages import ClientState, Instruction, Moments
 from photon.core.tree import Tree
 
 
@@ -70,6 +71,30 @@ def arrival(begun: Beginning, base: Tree, alpha: float = 0.0) -> dict[str, Tenso
     """What is added to the moving parameters when the base arrives: (1 - alpha)(base - begun)."""
     gap = {n: base[n] - value.to(base[n]) for n, value in begun.giving_way.items()}
     return gap if alpha == 0 else {name: value.mul_(1 - alpha) for name, value in gap.items()}
+
+
+def moments_arriving(
+    averaged: Moments, begun: Moments, optimizer: OptimizerConfig, steps: int
+) -> Iterator[tuple[str, str, Tensor]]:
+    """What is added to moving moments when averaged ones arrive: beta^steps (averaged - begun).
+
+    A moment is an exponential average of gradients, linear in what it began with: with this it is
+    as if the client had begun with the averaged one, and its own steps are kept.
+
+    Args:
+        averaged, begun: moment -> parameter -> value, in any float type; all of the first are in
+            the second.
+        steps: that the client has taken meanwhile.
+
+    Yields:
+        Moment, parameter, and the value for it, one after the other for the memory's sake.
+    """
+    first, second = optimizer.decay_rates
+    decay = {"exp_avg": first, "exp_avg_sq": second, "momentum_buffer": optimizer.momentum}
+    for moment, tree in averaged.items():
+        for name, value in tree.items():
+            gap = value.float() - begun[moment][name].to(value.device).float()
+            yield moment, name, gap.mul_(decay[moment] ** steps)
 
 
 def own_part(federation: Federation) -> float:

@@ -7,7 +7,7 @@ centralised run use the same `Trainer`; the latter merely has no outer step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 
@@ -69,14 +69,15 @@ class Trainer:
         self.state = replace(state, params={}, moments={})
 
     @torch.no_grad()
-    def shift(self, by: Tree, moments: Mapping[str, Tree]) -> None:
-        """Add to live parameters, and put other moments in the place of live ones."""
+    def shift(self, by: Tree, moments: Iterable[tuple[str, str, Tensor]]) -> None:
+        """Add to live parameters, and to live moments, of which means of squares stay positive."""
         own = {PARAMS: self.params, **self.optimizer.moments()}
         for name, value in by.items():
             own[PARAMS][name].add_(like_parameter(value, own[PARAMS][name]))
-        for moment, tree in moments.items():
-            for name, value in tree.items():
-                own[moment][name].copy_(like_parameter(value, own[moment][name]))
+        for moment, name, value in moments:
+            live = own[moment][name].add_(like_parameter(value, own[moment][name]))
+            if moment == "exp_avg_sq":
+                live.clamp_(min=0.0)
 
     def snapshot(self, *, moments: bool = True) -> TrainState:
         """Copy the live state, its tensors to the CPU, one at a time.

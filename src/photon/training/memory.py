@@ -16,7 +16,7 @@ from photon.config.llm import Inner
 from photon.core.codec import encode, layout
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scoring_bytes, training_pass
-from photon.training.outline import codecs_of, kept_codecs, outline_of
+from photon.training.outline import codecs_of, kept_codecs, outline_of, periods_of
 
 Place = Literal["device", "host", "cpu"]
 ByteCounts = Mapping[str, int]
@@ -92,7 +92,7 @@ class _Sizes:
         self.shared = num_bytes(self._of(this.layers.shared))
         self.personal = num_bytes(self._of(this.layers.personal))
         self.moments = sum(map(num_bytes, this.moments.values()))
-        averaged = this.moments if federation.averages_moments else {}
+        averaged = {n: this.moments[n] for n in periods_of(federation, this.moments)}
         self.codecs, codecs = codecs_of(federation), kept_codecs(federation)
         sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
         self.sent_update = num_bytes(sent)
@@ -232,7 +232,7 @@ def _step_bytes(sizes: _Sizes) -> int:
 def _leaving_bytes(sizes: _Sizes) -> int:
     """What a client sends and keeps of a round: it is on the host until it is written."""
     fl = sizes.federation
-    seldom = max(fl.first_moment_period, fl.second_moment_period) > 1
+    seldom = {fl.first_moment_period, fl.second_moment_period} != {1}
     kept = fl.keeps_optimizer and (seldom or not fl.averages_moments or fl.goes_on)
     sent = sizes.sent_update + sizes.lost_update + sizes.sent_moments
     ahead = sizes.shared if fl.goes_on else 0

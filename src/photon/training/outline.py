@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from photon import points
+from photon.config.compression import codec_of
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.core.codec import SQUARES, Codec, Codecs, layout
+from photon.core.codec import SQUARES, Codecs, layout
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.errors import ConfigError, install_with
 from photon.model.build import empty_model, parameters_of
@@ -82,24 +82,19 @@ def codecs_of(federation: Federation) -> Codecs:
         ConfigError: a codec that cannot do with its numbers, or with what it is to send.
     """
     named = federation.compression
-    moments = _codec("moments", named.moments)
+    moments = codec_of("fl.compression.moments", named.moments)
     if federation.averages_moments and not moments.is_dense:
         raise ConfigError(
             f"fl.compression.moments={named.moments}: moments that are not sent would be zero, and "
             "a second moment of zero makes a step without bound; take one of blocks, such as int4"
         )
     return Codecs(
-        gradient=_codec("upload", named.upload),
+        gradient=codec_of("fl.compression.upload", named.upload),
         moments=moments,
-        parameters=_codec("download", named.download) if federation.sends_differences else None,
+        parameters=codec_of("fl.compression.download", named.download)
+        if federation.sends_differences
+        else None,
     )
-
-
-def _codec(key: str, name: str) -> Codec:
-    try:
-        return points.codec(name)
-    except ValueError as error:
-        raise ConfigError(f"fl.compression.{key}: {error}") from None
 
 
 def check_sent(federation: Federation, inner: Inner) -> None:
@@ -136,10 +131,16 @@ def averaged_in(federation: Federation, moments: Iterable[str], round_number: in
     """The moments that clients send in a round, each at its own period (DES-LOC: Iacob et al. 2025,
     arXiv:2505.22549, algorithm 1).
     """
-    if not federation.averages_moments:
-        return []
+    periods = periods_of(federation, moments)
+    return [name for name, period in periods.items() if round_number % period == 0]
+
+
+def periods_of(federation: Federation, moments: Iterable[str]) -> dict[str, int]:
+    """Rounds from one averaging to the next, of the moments that are averaged."""
     first, second = federation.first_moment_period, federation.second_moment_period
-    return [n for n in moments if round_number % (second if n in SQUARES else first) == 0]
+    given = {name: second if name in SQUARES else first for name in moments}
+    averages = federation.averages_moments
+    return {name: period for name, period in given.items() if averages and period is not None}
 
 
 def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
@@ -150,7 +151,7 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
     """
     this = outline_of(inner, federation)
     shared = {name: this.params[name] for name in this.layers.shared}
-    sent = this.moments if federation.averages_moments else {}
+    sent = {name: this.moments[name] for name in periods_of(federation, this.moments)}
     up, down = update_codecs(federation), codecs_of(federation)
     longer = {n: 2 if federation.secure_aggregation and n in SQUARES else 1 for n in sent}
     moments_up = {
@@ -160,7 +161,8 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
 
     def each_round(moments: Mapping[str, int]) -> int:
         """On average over the rounds of their periods."""
-        rounds = range(1, 1 + federation.first_moment_period * federation.second_moment_period)
+        first, second = federation.first_moment_period, federation.second_moment_period
+        rounds = range(1, 1 + (first or 1) * (second or 1))
         due = [sum(moments[n] for n in averaged_in(federation, moments, r)) for r in rounds]
         return round(sum(due) / len(due))
 

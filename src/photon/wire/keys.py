@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,9 @@ from photon.errors import ConfigError
 from photon.machine.private_files import keep_from_git, write_private
 from photon.wire.enrolment import REGISTER, Enrolled
 
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = ("ca", "server")
+"""Names of keys that are no node's."""
 VALID = timedelta(days=825)
 """What common TLS clients accept at most."""
 
@@ -60,8 +64,13 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
         Path of the private key, which belongs on the node.
 
     Raises:
-        ConfigError: no authority here, or the name is taken.
+        ConfigError: no authority here, or the name is taken or none for a file.
     """
+    if NODE_NAME.fullmatch(name) is None or name in RESERVED:
+        raise ConfigError(
+            f"{name!r}: is no name for a node: letters, digits, '.', '_' and '-', beginning with a "
+            f"letter or digit, at most 64, and neither of {', '.join(RESERVED)}"
+        )
     register = folder / REGISTER
     if not register.exists():
         raise ConfigError(f"{folder}: no keys here; make them with `photon keys init`")

@@ -11,6 +11,7 @@ from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_conf
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
+from photon.files import parse_yaml
 
 LENGTH_OF = {"federated": "fl.n_rounds", "centralized": "llm_config.max_duration"}
 LENGTHS = frozenset(LENGTH_OF.values())
@@ -133,7 +134,7 @@ def _section_of_file(section: str, name: str) -> dict[str, Any]:
 
     try:
         with open(name, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+            values = parse_yaml(file.read())
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{section}={name}: cannot be read ({reason})") from error

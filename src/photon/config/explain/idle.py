@@ -12,8 +12,10 @@ from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
 
-Course = Literal["federated", "centralized", "server"]
-"""What trains: a federation on this machine, no federation, a federation over the network."""
+Course = Literal["federated", "centralized", "server", "simulated"]
+"""What trains: a federation on this machine, no federation, a federation over the network, or over
+links that are made up.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ def _is_below(key: str, keys: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in keys)
 
 
+def _has_nodes(run: Course) -> bool:
+    return run in ("server", "simulated")
+
+
 LR, LLM, MODEL = "llm_config.scheduler.schedulers.lr", "llm_config", "llm_config.model"
 _SHAPE = ("d_model", "n_heads", "n_layers", "vocab_size", "tie_word_embeddings", "norm_eps",
           "init_std")  # fmt: skip
@@ -51,7 +57,10 @@ _OF_HF = (f"{MODEL}.pretrained_model_name_or_path", f"{MODEL}.pretrained",
           f"{MODEL}.config_overrides", f"{MODEL}.hf_config")  # fmt: skip
 _CLOCK = ("fl.round_timeout", "fl.round_timeout_min", "fl.straggler_factor",
           "fl.staleness_exponent", "fl.max_staleness")  # fmt: skip
-_NETWORK = ("photon.n_nodes", "photon.join_timeout", "photon.transport", "photon.transport_url")
+_NODES, _TRANSPORT = (
+    ("photon.n_nodes", "photon.join_timeout"),
+    ("photon.transport", "photon.transport_url"),
+)
 _POOL = ("photon.workers", "photon.worker_timeout", "photon.refresh_period")
 _LENGTH = ("fl.n_rounds", "fl.n_local_steps", "fl.n_local_epochs", "llm_config.local_steps")
 
@@ -84,13 +93,14 @@ RULES: tuple[Idle, ...] = (
     Idle((*_POOL[1:], "photon.devices_per_client", "photon.step_seconds"),
          lambda c, run: run == "server", "it is each node's own"),
     Idle(_POOL[1:], lambda c, run: c.machine.workers == 0, "photon.workers=0 has no workers"),
-    Idle(_NETWORK, lambda c, run: run != "server", "it is of `photon server`"),
+    Idle(_NODES, lambda c, run: not _has_nodes(run), "it is of `photon server`"),
+    Idle(_TRANSPORT, lambda c, run: run != "server", "it is of `photon server`"),
     Idle(("photon.transport_hosts", "photon.fewest_masked"),
          lambda c, run: run != "server", "it is of `photon node`"),
     Idle(("photon.transport_url", "photon.transport_hosts"),
          lambda c, run: c.machine.transport != "s3",
          "it is of photon.transport=s3"),
-    Idle(_CLOCK, lambda c, run: run != "server",
+    Idle(_CLOCK, lambda c, run: not _has_nodes(run),
          "clients of this machine are waited for; it is of `photon server`"),
     Idle(("fl.buffer",), lambda c, run: not c.federation.is_async,
          "rounds wait for their cohort; fl.mode=async merges what has come"),
@@ -98,7 +108,7 @@ RULES: tuple[Idle, ...] = (
          "fl.scoring.enabled=true scores updates"),
     Idle(("fl.round_timeout_min", "fl.straggler_factor"), lambda c, run: c.federation.is_async,
          "an asynchronous merge waits for nobody in particular"),
-    Idle(("fl.fold_updates",), lambda c, run: run != "server",
+    Idle(("fl.fold_updates",), lambda c, run: not _has_nodes(run),
          "nothing is sent on one machine; it is of `photon server`"),
     Idle(("fl.secure_threshold",), lambda c, run: not c.federation.secure_aggregation,
          "fl.secure_aggregation=true masks what it is of"),
@@ -185,7 +195,7 @@ RULES: tuple[Idle, ...] = (
          lambda c, run: c.inner.schedules.schedulers.lr.name == "cosine_with_warmup",
          "a cosine falls from its warm-up on"),
     Idle(("llm_config.fsdp_config.sharding_strategy", "llm_config.fsdp_config.mixed_precision"),
-         lambda c, run: run == "federated" and c.machine.devices_per_client == 1,
+         lambda c, run: run in ("federated", "simulated") and c.machine.devices_per_client == 1,
          "one device trains a client; photon.devices_per_client takes more"),
     Idle(("icl_tasks_config",), lambda c, run: not c.scoring.tasks,
          "no tasks are scored: icl_tasks_config=light has some",

@@ -8,7 +8,7 @@ from typing import Any
 
 from photon.config.base import keys_of
 from photon.config.compose import DEFAULT_OPTIONS, GROUPS, load_config
-from photon.config.compression import CODEC_KEYS, ladder
+from photon.config.compression import CODEC_KEYS, codec_of, ladder
 from photon.config.conflicts import conflict_lines
 from photon.config.explain.reference import find_keys, presets, shown
 from photon.config.merging import aggregations
@@ -101,6 +101,8 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     if automatic := standing_of(key):
         return f"{key}\n    needs no setting: {automatic.note}"
     if key in ("fl.compression", *CODEC_KEYS):
+        if overrides:  # codecs are torch's, which takes a moment
+            _check_codecs(overrides)
         of_parameter = "codecs, NAME:ARGUMENTS, and their bits of a parameter:"
         return "\n".join([*_keys(key, overrides), of_parameter, *ladder()])
     rows = _keys(key, overrides)
@@ -111,6 +113,15 @@ def explained(key: str, overrides: Sequence[str]) -> str:
     if conflicts := list(conflict_lines(_option(key))):
         rows += ["not together with:", *conflicts]
     return "\n".join(rows)
+
+
+def _check_codecs(overrides: Sequence[str]) -> None:
+    """Raises:
+    ConfigError: as `codec_of`.
+    """
+    values = load_config(overrides).values_by_key()
+    for key in CODEC_KEYS:
+        codec_of(key, values[key])
 
 
 def _option(key: str) -> str:

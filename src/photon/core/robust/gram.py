@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from photon.core import aggregate
-from photon.core.tree import Readable, dots, read, spans
+from photon.core.tree import Readable, read, spans
+
+RUN_ELEMENTS = 1 << 11
+"""One matrix product of two very long rows would not be shared among the cores."""
 
 
 def gram(trees: Sequence[Readable]) -> Tensor:
     """The inner product of every two of some trees, all leaves together.
 
-    One pass over them, a block at a time. Blocks are summed in float32, or where its range does not
-    hold them in float64, and these sums in float64 and in the order of the leaves: to about six
-    digits of the product of two lengths. The same trees in the same order give the same bits.
+    One pass over them, a block at a time. Runs of elements are summed in float32, or where its
+    range does not hold them in float64, and these sums in float64 and in the order of the leaves:
+    to about six digits of the product of two lengths. The same trees in the same order give the
+    same bits.
 
     Returns:
         [trees, trees], float64, symmetric.
@@ -28,15 +32,29 @@ def gram(trees: Sequence[Readable]) -> Tensor:
     """
     if not trees:
         raise ValueError("inner products need a tree at least")
-    count = len(trees)
-    sums = torch.zeros(count * (count + 1) // 2, dtype=torch.float64)
-    for rows in _blocks(trees):
-        found = [product for at in range(count) for product in dots(rows[at:], rows[at])]
-        sums += torch.tensor(found, dtype=torch.float64)
-    products = torch.empty(count, count, dtype=torch.float64)
-    row, column = torch.triu_indices(count, count)
-    products[row, column] = products[column, row] = sums
-    return products
+    none = torch.zeros(len(trees), len(trees), dtype=torch.float64)
+    sums = sum(map(_products, _blocks(trees)), none)
+    upper = sums.triu()
+    return upper + upper.triu(1).T
+
+
+def _products(rows: Tensor) -> Tensor:
+    """[trees, trees], float64, of which the upper half counts."""
+    found = _summed(rows)
+    squares = found.diag()
+    is_doubtful = ~((squares > 1e-30) & (squares < 1e30))
+    return _summed(rows.double()) if rows[is_doubtful].any() else found
+
+
+def _summed(rows: Tensor) -> Tensor:
+    """The products of short runs of elements, which all cores make side by side, in their type, and
+    their sum.
+    """
+    whole = rows.shape[1] // RUN_ELEMENTS * RUN_ELEMENTS
+    runs = rows[:, :whole].unflatten(1, (-1, RUN_ELEMENTS)).transpose(0, 1)
+    rest = rows[:, whole:]
+    found = torch.bmm(runs, runs.transpose(1, 2)).sum(0, dtype=torch.float64)
+    return found.add_(rest @ rest.T)
 
 
 def _blocks(trees: Sequence[Readable]) -> Iterator[Tensor]:

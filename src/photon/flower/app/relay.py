@@ -63,6 +63,7 @@ class Coming:
 
     def __init__(self, request, reply, tree):
         self.request, self.name = request, reply.metadata.message_id
+        self.node = reply.metadata.src_node_id
         self.is_error = reply.HasField("error")
         self.missing = [part.object_id for part in iterate_object_tree(tree)]
         self.parts, self.until = {}, time.monotonic() + HELD_SECONDS
@@ -112,6 +113,13 @@ class Coming:
         )
         return True
 
+    def may_come(self, nodes, connection):
+        """Whether its node is here; what one that has gone had not sent yet is said to be lost."""
+        if self.node in nodes:
+            return True
+        _tell(connection, LOST, self.request)
+        return False
+
 
 def _relay(grid, connection):
     requests, coming, told, asked = {}, [], None, 0.0
@@ -130,6 +138,7 @@ def _relay(grid, connection):
             moved = time.monotonic()
         if time.monotonic() - asked > NODES_SECONDS:
             asked, nodes = time.monotonic(), sorted(grid.get_node_ids())
+            coming = [reply for reply in coming if reply.may_come(nodes, connection)]
             if nodes != told:
                 told = nodes
                 _tell(connection, NODES, 0, json.dumps(nodes).encode())

@@ -1,0 +1,88 @@
+"""What clients hold of the parameters, where they are told no more than how these have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from photon.core.codec import Codec, decode, encode, form_fault
+from photon.core.messages import Broadcast, Difference, ServerState
+from photon.core.tree import Tree
+from photon.errors import PayloadError
+
+
+def held_before(
+    state: ServerState, trained: Iterable[str], codec: Codec | None
+) -> dict[str, Tensor]:
+    """Parameters as clients hold them, of those that come as differences: at first all they are."""
+    if codec is None:
+        return {}
+    held = state.held
+    return {n: held[n] if n in held else state.params[n].clone() for n in trained}
+
+
+def told(
+    held: dict[str, Tensor], params: Tree, codec: Codec | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What clients hold when they have been told of new parameters, and what they are told.
+
+    They are told the difference to what they hold, so that whatever the codec has lost of one is in
+    the next: error feedback, whose residual is `params - held`.
+
+    Args:
+        held: before; written over.
+    """
+    sent: dict[str, Tensor] = {}
+    if codec is None:
+        return held, sent
+    for name, value in held.items():
+        parts = encode({name: params[name] - value}, codec)[0]
+        sent |= parts
+        advance(held, parts, codec)
+    return held, sent
+
+
+def advanced(base: Broadcast, difference: Difference, codec: Codec) -> Broadcast:
+    """What a difference makes of a base, whose parameters are written over.
+
+    Raises:
+        PayloadError: it is of other parameters, or malformed.
+    """
+    names = {key.partition("/")[0] for key in difference.params}
+    like = {name: value for name, value in base.params.items() if name in names}
+    if reason := form_fault(difference.params, like, codec):
+        raise PayloadError(f"difference {difference.after[:12]}: {reason}")
+    advance(base.params, difference.params, codec)
+    return Broadcast(
+        params=base.params,
+        moments={
+            **base.moments,
+            **{m: {**base.moments.get(m, {}), **its} for m, its in difference.moments.items()},
+        },
+        averaged={**base.averaged, **difference.averaged},
+    )
+
+
+def without_moments_of(before: Difference, newest: Difference) -> Difference:
+    """A difference without the moments that a later one gives again; itself if there are none.
+
+    Moments are told as they are, not as differences: only the last ones count.
+    """
+    again = newest.moments
+    if not any(before.moments[m].keys() & again[m].keys() for m in before.moments if m in again):
+        return before
+    left = {
+        m: {n: v for n, v in tree.items() if n not in again.get(m, {})}
+        for m, tree in before.moments.items()
+    }
+    left = {m: tree for m, tree in left.items() if tree}
+    averaged = {m: number for m, number in before.averaged.items() if m in left}
+    return replace(before, moments=left, averaged=averaged)
+
+
+def advance(held: Mapping[str, Tensor], difference: Tree, codec: Codec) -> None:
+    """Add an encoded difference to what is held, in place; the same bits wherever that is done."""
+    for name, value in decode(difference, held, codec).items():
+        held[name].add_(value)

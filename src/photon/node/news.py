@@ -1,0 +1,35 @@
+"""Averaged moments as one client gets them: which are new to it, and what it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from photon.core.messages import Broadcast, ClientState, Moments
+from photon.core.tree import Tree
+
+
+def news(
+    received: Broadcast, averaged: Moments, before: ClientState, arriving: Collection[str]
+) -> dict[str, Tree]:
+    """The averaged moments that a client has not got yet, of parameters that arrive with them."""
+    found = {}
+    for name, tree in averaged.items():
+        if name not in before.moments or received.averaged[name] >= before.round:
+            own = before.moments.get(name, {})
+            found[name] = {n: v for n, v in tree.items() if n in arriving or n not in own}
+    return found
+
+
+def joined(own: Moments, averaged: Moments) -> dict[str, Tree]:
+    """A client's own moments, with averaged ones in the place of theirs."""
+    return {**own, **{name: {**own.get(name, {}), **tree} for name, tree in averaged.items()}}
+
+
+def filled(own: Moments, live: Moments) -> dict[str, Tree]:
+    """Moments with zeros where there are none yet; `live` has the names and shapes of all."""
+    return {
+        moment: {n: own.get(moment, {}).get(n, torch.zeros(v.shape)) for n, v in tree.items()}
+        for moment, tree in live.items()
+    }
