@@ -256,12 +256,17 @@ def chosen(patterns: Sequence[str], *, with_reference: bool = True) -> list[str]
 def _named(text: str) -> list[str]:
     if AND in text:
         parts = [part if part in ARMS else f"{RECIPE}: {part}" for part in text.split(AND)]
-        if wrong := [part for part in parts if part not in SEARCH and part not in RUNGS]:
+        if wrong := [part for part in parts if not _changes_recipe(part)]:
             raise ValueError(
                 f"{text!r}: {wrong[0]!r} is no change of the recipe, by its whole name"
             )
         return [AND.join(parts)]
     return [text] if text in ARMS else named(text, ARMS)
+
+
+def _changes_recipe(name: str) -> bool:
+    """Whether an arm is no more than keys and lengths of rounds, which go with those of others."""
+    return name in ARMS and ARMS[name].tuned_as == RECIPE and ARMS[name].slow is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.data.read.shards import Rows
-from photon.evaluation.loss import LossReport, evaluate_loss, unigram_loss
+from photon.evaluation.loss import LossReport, evaluate_loss, held_out_loss, unigram_loss
 from photon.model.build import build_model
 from shards import write_shards
 
@@ -47,6 +47,31 @@ def test_loss_is_the_mean_over_all_tokens(rows, model, batch_size):
     assert report.num_tokens == 88
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("room", "passes"), [(1 << 30, [4, 4, 3]), (4 * 20 * 8 * 2, [2] * 5 + [1]),
+                                              (1 << 10, [1] * 11)])  # fmt: skip
+def test_logits_of_a_pass_are_bounded(rows, model, room, passes):
+    """Of rows that fit, one at least; the loss is the same."""
+    inner = Inner(
+        model=model.config, max_seq_len=8, device_eval_batch_size=4, max_logits_bytes=room
+    )
+    seen: list[int] = []
+    model.register_forward_hook(lambda *call: seen.append(call[2].shape[0]))
+    report = held_out_loss(model, rows, inner)
+    assert seen == passes
+    assert report.loss == pytest.approx(evaluate_loss(model, rows, batch_size=100).loss, rel=1e-6)
+
+
+def test_validation_batches_are_of_the_rows_that_are_asked_for(rows, model):
+    """Fewer rows at once are more passes, not fewer rows."""
+    inner = Inner(
+        model=model.config, max_seq_len=8, device_eval_batch_size=4, eval_subset_num_batches=2
+    )
+    one_by_one = inner.model_copy(update={"max_logits_bytes": 1 << 10})
+    counts = [held_out_loss(model, rows, keys).num_tokens for keys in (inner, one_by_one)]
+    assert counts == [8 * 8, 8 * 8]
+
+
 def test_it_tells_how_far_it_is(rows, model):
     seen: list[float] = []
     evaluate_loss(model, rows, batch_size=3, progress=seen.append)
@@ -55,7 +80,7 @@ def test_it_tells_how_far_it_is(rows, model):
 
 @torch.no_grad()
 def test_a_subset_is_spread_over_the_rows(rows, model):
-    report = evaluate_loss(model, rows, batch_size=2, max_batches=2)
+    report = evaluate_loss(model, rows, batch_size=3, max_rows=4)
     chosen = torch.from_numpy(rows.read([0, 2, 5, 8]))
     logits = model(chosen[:, :-1]).flatten(0, 1)
     expected = float(F.cross_entropy(logits, chosen[:, 1:].flatten()))

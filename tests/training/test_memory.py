@@ -229,7 +229,7 @@ def test_validation_takes_what_is_counted(precision, data_root):
     model = build_model(config.inner, 0)
     rows = Rows(data_root / "validation")
     taken = peak_bytes(
-        lambda: evaluate_loss(model, rows, batch_size=8, max_batches=3, precision=precision)
+        lambda: evaluate_loss(model, rows, batch_size=8, max_rows=24, precision=precision)
     )
     assert taken == pytest.approx(scoring_bytes(config.inner, 8), rel=0.15)
 

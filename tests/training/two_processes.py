@@ -95,7 +95,7 @@ def run(config: Config, out: Path, world: World) -> None:
         trainer, losses = train(changed, world, stream)
         rows = Rows(data.root / "validation")
         share = Share(world.rank, world.size, world.sum)
-        report = evaluate_loss(trainer.model, rows, batch_size=3, max_batches=5, share=share)
+        report = evaluate_loss(trainer.model, rows, batch_size=3, max_rows=15, share=share)
         state = trainer.snapshot()
         if world.is_first:
             facts = {"losses": losses, "val_loss": report.loss, "tokens": report.num_tokens}

@@ -177,7 +177,8 @@ class Inner(Section):
     max_logits_bytes: int = Field(
         default=1 << 30,
         ge=1 << 10,
-        description="fp32 logits held at once; larger ones are made in chunks",
+        description="fp32 logits held at once: a step makes more of them in chunks of tokens, "
+        "validation in passes of fewer rows",
     )
     nonfinite_loss: Literal["stop", "skip"] = Field(
         default="stop",
@@ -200,7 +201,12 @@ class Inner(Section):
     microbatch_rows: int | Literal["auto"] = Field(
         default="auto", description="rows of one forward pass; auto takes what fits into memory"
     )
-    validation_rows: int = Field(default=32, ge=1, description="rows of one validation pass")
+    validation_rows: int = Field(
+        default=32,
+        ge=1,
+        description="rows of one validation pass, at most; fewer where their logits exceed "
+        "max_logits_bytes",
+    )
     validation_batches: int = Field(
         default=-1, ge=-1, description="validation batches; -1 takes the whole validation set"
     )

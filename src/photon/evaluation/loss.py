@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from photon.config.llm import Inner
 from photon.data.read.shards import RowSource
 from photon.errors import DataError
+from photon.model.activations import scored_rows
 from photon.model.precision import autocast
 
 DoneCallback = Callable[[float], None]
@@ -97,8 +98,8 @@ def held_out_loss(
     return evaluate_loss(
         model,
         rows,
-        batch_size=inner.validation_rows,
-        max_batches=inner.validation_batches,
+        batch_size=scored_rows(inner),
+        max_rows=inner.validation_batches * inner.validation_rows,
         precision=inner.precision,
         share=share,
         progress=progress,
@@ -111,7 +112,7 @@ def evaluate_loss(
     rows: RowSource,
     *,
     batch_size: int,
-    max_batches: int = -1,
+    max_rows: int = -1,
     precision: str = "fp32",
     share: Share = ALL,
     progress: DoneCallback = lambda done: None,
@@ -120,7 +121,7 @@ def evaluate_loss(
 
     Args:
         batch_size: rows of one forward pass.
-        max_batches: -1 scores all rows, else evenly spread rows that fill so many batches.
+        max_rows: evenly spread ones; -1: all.
         precision: of the forward pass; the loss is summed in fp32.
         progress: told which share is done.
     """
@@ -128,7 +129,7 @@ def evaluate_loss(
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     was_training = model.training
     model.eval()
-    for batch, counts, done in _shared_batches(rows, batch_size, max_batches, share):
+    for batch, counts, done in _shared_batches(rows, batch_size, max_rows, share):
         part = torch.from_numpy(batch).to(device)
         with autocast(precision, device):
             logits = model(part[:, :-1]).flatten(0, 1)
@@ -148,25 +149,24 @@ def _score(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _shared_batches(
-    rows: RowSource, batch_size: int, max_batches: int, share: Share
+    rows: RowSource, batch_size: int, max_rows: int, share: Share
 ) -> Iterator[tuple[np.ndarray, bool, float]]:
     """This process's batches, whether they count, and the share that is done after each.
 
     All processes get the same number, since a sharded model's forward pass needs all of them: where
     they do not come out even, the last batch is scored once more and dropped.
     """
-    parts = _indices(rows, batch_size, max_batches)
+    parts = _indices(rows, batch_size, max_rows)
     for first in range(0, len(parts), share.size):
         turn = first + share.rank
         done = min(1.0, (first + share.size) / len(parts))
         yield rows.read(parts[min(turn, len(parts) - 1)]), turn < len(parts), done
 
 
-def _indices(rows: RowSource, batch_size: int, max_batches: int) -> list[np.ndarray]:
+def _indices(rows: RowSource, batch_size: int, max_rows: int) -> list[np.ndarray]:
     indices = np.arange(len(rows))
-    if 0 < max_batches * batch_size < len(rows):
-        count = max_batches * batch_size
-        indices = np.arange(count) * len(rows) // count
+    if 0 < max_rows < len(rows):
+        indices = np.arange(max_rows) * len(rows) // max_rows
     return [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
 
 

@@ -13,6 +13,7 @@ from photon.core.tree import Readable, Row, Tree, read
 from photon.core.trust.scores import ScoreRules
 from photon.data.read.shards import RowSource
 from photon.evaluation.loss import evaluate_loss
+from photon.model.activations import scored_rows
 from photon.model.build import model_with
 from photon.server.scoring import PublicLoss, Scoring
 
@@ -47,12 +48,11 @@ class _PublicText:
 
     def __call__(self, params: Tree, less: Readable, part: float) -> float:
         moved = {name: self._moved(value, less.get(name), part) for name, value in params.items()}
-        batch = min(self.count, self.inner.validation_rows)
         return evaluate_loss(
             model_with(self.inner, moved, self.device),
             self.rows,
-            batch_size=batch,
-            max_batches=self.count // batch,
+            batch_size=scored_rows(self.inner),
+            max_rows=self.count,
             precision=self.inner.precision,
         ).loss
 

@@ -53,6 +53,13 @@ def training_pass(inner: Inner, rows: int, blocks: int, matrices: int) -> Pass:
     )
 
 
+def scored_rows(inner: Inner) -> int:
+    """Rows of one validation pass: as many as are asked for and whose logits may be there at once,
+    at least one, since a forward pass makes those of all its rows.
+    """
+    return min(inner.validation_rows, max(1, loss_chunk(inner) // inner.row_length))
+
+
 def scoring_bytes(inner: Inner, rows: int) -> int:
     """Of a validation pass: logits beside those of the pass before, or beside their logarithms."""
     return rows * inner.row_length * _logit_bytes(inner)

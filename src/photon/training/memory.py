@@ -15,7 +15,7 @@ from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import encode, layout
 from photon.core.tree import Tree, num_bytes, num_elements
-from photon.model.activations import scoring_bytes, training_pass
+from photon.model.activations import scored_rows, scoring_bytes, training_pass
 from photon.training.outline import codecs_of, kept_codecs, outline_of, periods_of
 
 Place = Literal["device", "host", "cpu"]
@@ -197,7 +197,7 @@ def _step(sizes: _Sizes, host: ByteCounts, name: str, **new: int) -> Stage:
 
 def _validation(sizes: _Sizes, device: ByteCounts, host: ByteCounts) -> Stage:
     inner = sizes.inner
-    logits = scoring_bytes(inner, inner.validation_rows)
+    logits = scoring_bytes(inner, scored_rows(inner))
     return Stage("validation", {**device, "logits": logits}, host)
 
 
