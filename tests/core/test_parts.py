@@ -43,7 +43,7 @@ STATES = [
     ClientState(
         round=2, stream=StreamState(epoch=1, cursor=5), moments=MOMENTS, optimizer_step=4,
         loss_scale=LossScale(factor=8.0, good_steps=3), layers=tree("z"),
-        residual=tree("z", "a/b"), ahead=tree("a/b"),
+        residual=tree("z", "a/b"), ahead=tree("a/b"), told=tree("z"),
     ),
     TrainState(
         params=tree("z", "a/b"), moments=MOMENTS, optimizer_step=3, step=4, steps_done=2,

@@ -14,6 +14,7 @@ from photon.config import load_config
 from photon.config.resolve import resolve
 from photon.container.container import digest
 from photon.core.messages import Broadcast, ClientState, Instruction, StreamState
+from photon.core.tree import Tree
 from photon.errors import ConfigError
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import ClientHost
@@ -157,6 +158,31 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
     assert updates[0].num_steps == updates[1].num_steps == 6
     assert digest(dict(updates[0].gradient)) == digest(dict(updates[1].gradient))
     assert updates[0].metrics["train_loss"] == updates[1].metrics["train_loss"]
+
+
+@pytest.mark.parametrize(("third", "knows"), [(3, True), (4, False)])
+def test_a_client_goes_on_with_some_of_the_servers_last_step(smoke, tmp_path, third, knows):
+    """Where it was told of what came before that: it was in the round before."""
+    run = resolve(smoke("fl.overlap=delayed", *FEDAVG), cores=1, accelerator=0, run_uuid="r")
+    host = ClientHost(run, tmp_path / "clients", torch.device("cpu"))
+    params = parameters_of(build_model(run.inner, run.seed))
+    served = [{n: v + number for n, v in params.items()} for number in (0.0, 0.25, 1.0)]
+
+    def after(number: int, last: int, told: Tree) -> tuple[ClientState, Tree]:
+        task = Instruction(run="r", round=number, client=0, first_step=0, local_steps=1,
+                           base_digest=str(number), last_accepted=last, again=0.5)  # fmt: skip
+        path = host.train(task, Broadcast(params=told)).result()
+        moved = checkpoint.load_update(path).gradient
+        return checkpoint.load_client_state(path), {n: told[n] - moved[n] for n in moved}
+
+    for number, last, told in ((1, 0, served[0]), (2, 1, served[1])):
+        after(number, last, told)
+    state, ends = after(third, 2, served[2])
+    host.close()
+    for name, end in ends.items():
+        supposed = 0.5 * (served[2][name] - served[1][name]) if knows else 0.0
+        torch.testing.assert_close(state.ahead[name], end + supposed)
+        assert torch.equal(state.told[name], served[2][name])
 
 
 @pytest.mark.parametrize(

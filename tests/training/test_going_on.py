@@ -10,6 +10,7 @@ from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, StreamState
 from photon.training.fragments import Fragments, fragments_of
 from photon.training.going_on import (
+    again,
     arrival,
     beginning,
     going_on_from,
@@ -96,6 +97,47 @@ def test_a_staleness_of_one_by_hand(overlap, expected):
         base = float(sum(ends) / 2)
         served.append(base)
     assert served == expected
+
+
+def test_momentum_takes_clients_to_where_the_server_will_be():
+    """A pseudo-gradient that is always 1, a rate of 0.7 and a momentum of 0.9. The server's step of
+    round n is 7 (1 - 0.9^n); from 1 and 6/7 of the step before that is 0.3 x 0.9^(n - 1) away.
+    """
+    federation = Federation(
+        n_total_clients=2,
+        overlap="delayed",
+        strategy_name="FEDMOM",
+        strategy_kwargs={"server_learning_rate": 0.7, "server_momentum": 0.9},
+    )  # pyright: ignore
+    share = again(federation)
+    assert share == pytest.approx(6 / 7)
+    x = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    outer = torch.optim.SGD([x], lr=0.7, momentum=0.9)
+    last, away = None, []
+    for _ in range(60):
+        told = x.detach().clone()
+        start = going_on_from(told, told - 1.0, 1.0, last, share)
+        x.grad = torch.ones_like(x)
+        outer.step()
+        away.append(float(abs(x.detach() - start)))
+        last = told
+    assert away == pytest.approx([0.3 * 0.9**n for n in range(60)])
+
+
+@pytest.mark.parametrize(
+    ("keys", "share"),
+    [
+        ({"strategy_name": "FEDAVG"}, 0.0),
+        ({"strategy_name": "FEDAVG", "strategy_kwargs": {"server_learning_rate": 0.5}}, 0.0),
+        ({"strategy_name": "FEDADAM"}, 0.0),
+        ({"overlap": "eager"}, 0.0),
+        ({"overlap": "none"}, 0.0),
+    ],
+    ids=str,
+)
+def test_who_cannot_know_the_servers_step_supposes_none(keys, share):
+    given = {"overlap": "delayed", "strategy_name": "NESTEROV", **keys}
+    assert again(Federation(n_total_clients=2, **given)) == share
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7])

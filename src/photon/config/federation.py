@@ -119,8 +119,8 @@ class Federation(Merging, Closing):
     overlap: Literal["none", "delayed", "eager"] = Field(
         default="none",
         description="what a client does while its update travels: it waits; or it trains on until "
-        "the server's parameters arrive, from its own (delayed), or from the last of the server's "
-        "with its part of the mean in them (eager)",
+        "the server's parameters arrive, from its own and what momentum adds (delayed), or from "
+        "the last of the server's with its part of the mean in them (eager)",
     )
     overlap_steps: int | None = Field(
         default=None,

@@ -43,6 +43,7 @@ class Instruction:
             the place of that; 0: it begins with the base.
         part: of its pseudo-gradient, that the client has in what it goes on from afterwards, see
             `training.going_on`.
+        again: of the server's last step, that it has in it as well.
     """
 
     run: str
@@ -55,6 +56,7 @@ class Instruction:
     evaluate: bool = False
     ahead: int = 0
     part: float = 1.0
+    again: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +173,7 @@ class ClientState:
         layers: parameters of the client's own.
         residual: what the codec lost of the pseudo-gradient.
         ahead: parameters that the client goes on from; empty where each round begins with the base.
+        told: what it was told of them, where it goes on with some of the server's last step.
     """
 
     round: int
@@ -181,6 +184,7 @@ class ClientState:
     layers: Tree = field(default_factory=dict)
     residual: Mapping[str, Tensor] = field(default_factory=dict)
     ahead: Tree = field(default_factory=dict)
+    told: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

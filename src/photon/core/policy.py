@@ -73,6 +73,7 @@ class Rules:
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
         part: of its pseudo-gradient, that a client goes on with.
+        again: of the server's last step, that it goes on with as well.
         private: how updates are merged where no client may show, in the place of `mixing`.
         masked: whether the server gets the sum of the updates, and no single one.
     """
@@ -93,6 +94,7 @@ class Rules:
     merging: Merging | None = None
     ahead: int = 0
     part: float = 1.0
+    again: float = 0.0
     private: Private | None = None
     masked: bool = False
 

@@ -69,6 +69,7 @@ def open_round(
             last_accepted=state.last_accepted.get(client, 0),
             ahead=min(rules.ahead, steps[client]) if has_just_merged(state, client) else 0,
             part=rules.part,
+            again=rules.again,
         )
         for client in cohort
     }

@@ -28,6 +28,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.privacy.terms import Promise, noise_warning, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
+from photon.training.going_on import again
 from photon.training.memory import Memory, Place, client_memory, server_memory
 from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
 from photon.training.parallel import is_sharded
@@ -295,8 +296,10 @@ def _fed_back(this: Outline, fl: Federation) -> int:
 
 
 def _gone_on(this: Outline, fl: Federation) -> int:
-    """Bytes of the parameters that a client goes on from."""
-    return num_bytes({n: this.params[n] for n in this.layers.shared}) if fl.goes_on else 0
+    """Bytes of the parameters that a client goes on from, and of those that it was told of."""
+    if not fl.goes_on:
+        return 0
+    return (1 + bool(again(fl))) * num_bytes({n: this.params[n] for n in this.layers.shared})
 
 
 def _disk(

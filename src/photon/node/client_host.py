@@ -316,9 +316,11 @@ class ClientHost:
         moments = trainer.optimizer.moments()
         trees = leaving(fl, self.layers, trainer.params, moments)
         fragment = self._fragments.of_round(instruction.round)
-        due = Due(fragment, averaged_in(fl, moments, instruction.round), instruction.part)
+        averaged = averaged_in(fl, moments, instruction.round)
+        due = Due(fragment, averaged, instruction.part, instruction.again)
         faded = _faded(before, instruction.round, fl.compression.residual_decay)
-        before = replace(before, residual=faded)
+        told = before.told if before.round == instruction.round - 1 else {}
+        before = replace(before, residual=faded, told=told)
         run_folder = self.files.folder.parent
         share = share_of(fl, run_folder, instruction, params, trainer, fragment)
         live = trainer.whole(trees)
@@ -335,6 +337,7 @@ class ClientHost:
             layers=out.layers,
             residual=out.residual,
             ahead=out.ahead,
+            told=out.told,
         )
 
     def _update(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from photon.config.federation import Federation
 from photon.core.policy import Merging, Rules
 from photon.points import aggregation
-from photon.training.going_on import own_part
+from photon.training.going_on import again, own_part
 from photon.training.outline import codecs_of, kept_codecs, update_codecs
 
 
@@ -33,5 +33,6 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         merging=merging,
         ahead=fl.most_ahead,
         part=own_part(fl),
+        again=again(fl),
         masked=fl.secure_aggregation,
     )

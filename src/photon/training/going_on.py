@@ -1,15 +1,16 @@
 """Where a client begins a round: at the server's parameters, or at its own until those arrive.
 
 A client that goes on does not wait while its update travels. It trains on from its own parameters
-(delayed), or from the newest of the server's with its own fresh pseudo-gradient in them as far as
-the server will take it (eager). When the base of the round arrives, after a fixed number of steps,
-what it began with gives way to it and its steps are kept: x <- x + (base - begun). Its
-pseudo-gradient, base - x, then has nothing but its own steps of this round in it, so that the
-server need not know.
+and what the server's momentum adds to them (delayed), or from the newest of the server's with its
+own fresh pseudo-gradient in them as far as the server will take it (eager). When the base of the
+round arrives, after a fixed number of steps, what it began with gives way to it and its steps are
+kept: x <- x + (base - begun). Its pseudo-gradient, base - x, then has nothing but its own steps of
+this round in it, so that the server need not know.
 
 Sources: parameters that move on under a merge, Streaming DiLoCo (Douillard et al. 2025,
 arXiv:2501.18512), which keeps alpha of the steps where we keep them all; one's own fresh
-pseudo-gradient now, the others' a round late, Kale et al. 2025, arXiv:2502.12996.
+pseudo-gradient now, the others' a round late, Kale et al. 2025, arXiv:2502.12996; gradients where
+momentum will have taken the parameters, Chen et al. 2018, arXiv:1809.02839, there in a pipeline.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from photon.config.federation import Federation
 from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, Moments
 from photon.core.tree import Tree
+
+SGD = ("FEDAVG", "FEDMOM", "NESTEROV")
+"""Outer optimizers whose steps are sums of pseudo-gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +116,31 @@ def own_part(federation: Federation) -> float:
     return min(1.0, direct / federation.cohort_size)
 
 
-def going_on_from(base: Tensor, end: Tensor, part: float) -> Tensor:
-    """Where a client goes on from: base - part x pseudo-gradient, which is base - end.
+def again(federation: Federation) -> float:
+    """Share of the server's last step that a client supposes in the next one, beside its own part.
+
+    With a steady pseudo-gradient g, outer SGD makes steps of g lr / (1 - momentum). A client's own
+    stands for one g in that; the rest is 1 - (1 - momentum) / lr of a step. Clients of an outer
+    optimizer whose steps are no multiples of g suppose nothing, and eager ones only what is sure.
+    """
+    given = federation.outer_arguments
+    if federation.overlap != "delayed" or federation.outer_name not in SGD:
+        return 0.0
+    lr, momentum = given.get("server_learning_rate", 1.0), given.get("server_momentum", 0.0)
+    return min(1.0, max(0.0, 1 - (1 - momentum) / lr)) if lr else 0.0
+
+
+def going_on_from(
+    base: Tensor, end: Tensor, part: float, last: Tensor | None = None, again: float = 0.0
+) -> Tensor:
+    """Where a client goes on from: base - part x pseudo-gradient, which is base - end; and some of
+    the server's last step on top.
 
     Args:
         base: that it was told of at the beginning of the round.
         end: its own value after it.
+        last: what it was told of a round earlier; None: it was not there.
+        again: share of base - last.
     """
-    return end if part == 1.0 else torch.lerp(base, end, part)
+    start = end if part == 1.0 else torch.lerp(base, end, part)
+    return start if last is None else start + again * (base - last.to(base))

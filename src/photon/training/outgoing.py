@@ -33,6 +33,7 @@ class Outgoing:
         residual: what the codec has lost of the pseudo-gradient.
         layers, kept: parameters and moments that stay with the client.
         ahead: what the client goes on from.
+        told: what it was told of, where it will suppose the server's last step.
     """
 
     gradient: dict[str, Tensor] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Outgoing:
     layers: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     ahead: dict[str, Tensor] = field(default_factory=dict)
+    told: dict[str, Tensor] = field(default_factory=dict)
 
 
 def leaving(
@@ -59,11 +61,13 @@ class Due(NamedTuple):
         params: names of the parameters whose pseudo-gradient is.
         moments: those of them that are averaged.
         part: of the pseudo-gradient, that the client goes on with.
+        again: of the server's last step, that it goes on with.
     """
 
     params: Collection[str]
     moments: Collection[str]
     part: float = 1.0
+    again: float = 0.0
 
 
 @torch.no_grad()
@@ -92,13 +96,11 @@ def outgoing(
             out.layers[name] = offload.take(value, value)
         elif tree == PARAMS:
             if name not in due.params:
-                out.ahead[name] = offload.take(value, value)
-                if name in before.residual:
-                    out.residual[name] = before.residual[name]
+                _leave_out(out, name, value, before, offload)
                 continue
             told = base[name].to(value.device, non_blocking=True)
             if goes_on:
-                out.ahead[name] = offload.take(going_on_from(told, value, due.part), value)
+                _go_on(out, name, told, value, due, before.told.get(name), offload)
             _pseudo_gradient(name, told, value, share)
             last = before.residual.get(name)
             rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
@@ -112,6 +114,36 @@ def outgoing(
             if goes_on or not is_due:
                 out.kept.setdefault(tree, {})[name] = offload.take(value, value)
     return out
+
+
+def _leave_out(
+    out: Outgoing, name: str, value: Tensor, before: ClientState, offload: Offload
+) -> None:
+    """Keep what is not due, for the round in which it is."""
+    out.ahead[name] = offload.take(value, value)
+    for kept, known in ((out.residual, before.residual), (out.told, before.told)):
+        if name in known:
+            kept[name] = known[name]
+
+
+def _go_on(
+    out: Outgoing,
+    name: str,
+    told: Tensor,
+    value: Tensor,
+    due: Due,
+    last: Tensor | None,
+    offload: Offload,
+) -> None:
+    """Keep where the client goes on from, and what says the next time what the server's step was.
+
+    Args:
+        last: what it was told of a round earlier, if it was there.
+    """
+    start = going_on_from(told, value, due.part, last, due.again)
+    out.ahead[name] = offload.take(start, value)
+    if due.again:
+        out.told[name] = offload.take(told, value)
 
 
 def _pseudo_gradient(name: str, told: Tensor, value: Tensor, share: Share | None) -> None:

@@ -25,6 +25,7 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=LARGEST_COUNT)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
 MetricName = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_./-]{1,64}$")]
 Name = Annotated[str, Field(strict=True, max_length=1000)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 
 class InstructionFacts(Closed):
@@ -39,7 +40,8 @@ class InstructionFacts(Closed):
     last_accepted: Count
     evaluate: Annotated[bool, Field(strict=True)] = False
     ahead: Count = 0
-    part: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 1.0
+    part: Share = 1.0
+    again: Share = 0.0
 
 
 class UpdateFacts(Closed):
