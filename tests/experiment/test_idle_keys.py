@@ -34,6 +34,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
     ("server", (), "fl.buffer=2"),
+    ("federated", ("fl.overlap=delayed",), "fl.overlap_steps=9"),
     ("federated", (), "fl.scoring.rows=5"),
     ("server", ("fl.mode=async",), "fl.straggler_factor=2"),
     ("federated", ("fl.compression.upload=bf16",), "fl.fold_updates=true"),
