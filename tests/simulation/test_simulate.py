@@ -199,6 +199,7 @@ def test_two_thousand_clients_with_a_stand_in(tmp_path, monkeypatch, capsys):
     assert run(words) == 0
     told = json.loads(capsys.readouterr().out)["simulated"]
     assert told["devices"] == 2000
+    assert told["after_round"] == 0
     assert told["goodput"] == 1.0
     assert told == json.loads(Path("runs/many/summary.json").read_text())["simulated"]
     clients = list(Path("runs/many/nodes/many/clients").glob("client_*"))
@@ -209,6 +210,7 @@ def test_two_thousand_clients_with_a_stand_in(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "time of devices" in shown
     assert "not asked" in shown
+    assert "of 2,000 devices since round 3: utilization" in " ".join(shown.split())
     assert len(read_lines(Path("runs/many/metrics.jsonl"))) == 4
     assert run(["train", "--resume", "runs/many"]) == 2
     assert "where a stand-in draws their updates; go on with: photon simulate" in (

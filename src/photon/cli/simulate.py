@@ -118,8 +118,9 @@ def _print(result: TrainResult, console: Console) -> None:
         each = duration(spent[cause] / found["devices"])
         table.add_row(name, each, f"{spent[cause] / whole:.1%}")
     console.print_table(table)
+    since = f" since round {found['after_round']}" if found["after_round"] else ""
     console.print(
-        f"simulated {duration(found['seconds'])} of {found['devices']:,} devices: utilization "
-        f"{found['utilization']:.1%}, goodput {found['goodput']:.1%} "
+        f"simulated {duration(found['seconds'])} of {found['devices']:,} devices{since}: "
+        f"utilization {found['utilization']:.1%}, goodput {found['goodput']:.1%} "
         f"({found['tokens_merged']:,} of {found['tokens_trained']:,} tokens reached the model)"
     )

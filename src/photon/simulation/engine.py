@@ -74,6 +74,7 @@ class Simulation:
     _ledger: Ledger = field(init=False)
     _link: VirtualLink = field(init=False)
     _tokens_before: int = 0
+    _round_before: int = 0
     _has_begun: bool = False
 
     @property
@@ -91,20 +92,21 @@ class Simulation:
         return result
 
     def so_far(self, tokens: int) -> dict[str, Any]:
-        """What the simulation has found until now.
+        """What the simulation has found until now, of the rounds after `after_round`.
 
         Args:
             tokens: of the run, that have reached the model.
         """
         merged, under_way = tokens - self._tokens_before, self._link.tokens_under_way
-        return self._ledger.report(self._timeline.now, merged, under_way)
+        found = self._ledger.report(self._timeline.now, merged, under_way)
+        return {"after_round": self._round_before, **found}
 
     def _make(self, folder: RunFolder, run: Run, job: Job) -> Engine:
         links = self.links
         seconds = 0.0 if links.server_seconds == "measured" else links.server_seconds
         self._timeline = timeline = Timeline(is_real=links.server_seconds == "measured")
         self._ledger = Ledger([place.name for place in self.places])
-        self._tokens_before = _tokens_so_far(folder.metrics)
+        self._round_before, self._tokens_before = _so_far(folder.metrics)
         self._has_begun = True
         nodes = Nodes(run, folder.path / "nodes", links.trainer == "stand-in", job.stop)
         self._link = link = VirtualLink(
@@ -119,6 +121,7 @@ class Simulation:
         return SimulatedEngine(run, data, link, roster, depot_of(folder, run), job.say, seconds)
 
 
-def _tokens_so_far(metrics: Path) -> int:
+def _so_far(metrics: Path) -> tuple[int, int]:
+    """Rounds and tokens of a run that goes on."""
     lines: list[dict[str, Any]] = read_lines(metrics)
-    return int(lines[-1]["tokens"]) if lines else 0
+    return (int(lines[-1]["round"]), int(lines[-1]["tokens"])) if lines else (0, 0)
