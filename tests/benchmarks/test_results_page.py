@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def test_no_log_is_left_out(bench):
     assert {path.stem for path in RESULTS.glob("*.jsonl")} <= asked
     assert page.count("\nNot run yet.\n") == page.count("\n## ") == len(made.SECTIONS)
     assert page.count("**Where these numbers mislead.**") == len(made.SECTIONS)
+
+
+def test_whatever_was_tried_is_in_a_section():
+    lines = (RESULTS / "tried.jsonl").read_text(encoding="utf-8").splitlines()
+    written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert not [one for one in map(json.loads, lines) if one["what"] not in written]
 
 
 def test_an_edited_page_is_told(bench, tmp_path, monkeypatch):
