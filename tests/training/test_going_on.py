@@ -132,12 +132,22 @@ def test_momentum_takes_clients_to_where_the_server_will_be():
         ({"strategy_name": "FEDADAM"}, 0.0),
         ({"overlap": "eager"}, 0.0),
         ({"overlap": "none"}, 0.0),
+        ({"strategy_name": "FEDAVG", "scaling_fn": "linear"}, 0.5),
+        ({"strategy_kwargs": {"server_learning_rate": 0.5, "server_momentum": 0.9}}, 0.8),
     ],
     ids=str,
 )
-def test_who_cannot_know_the_servers_step_supposes_none(keys, share):
+def test_what_is_more_than_a_mean_in_the_servers_steps_is_supposed_again(keys, share):
+    """Of two clients a linear scaling makes twice the mean."""
     given = {"overlap": "delayed", "strategy_name": "NESTEROV", **keys}
-    assert again(Federation(n_total_clients=2, **given)) == share
+    assert again(Federation(n_total_clients=2, **given)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("scaling", "part"), [("none", 0.25), ("sqrt", 0.5), ("linear", 1.0)])
+def test_the_part_of_the_eager_is_what_the_server_takes_at_once(scaling, part):
+    """Four clients, outer rate 1 without momentum: a quarter, twice that, or all."""
+    given = {"strategy_name": "FEDAVG", "overlap": "eager", "scaling_fn": scaling}
+    assert own_part(Federation(n_total_clients=4, **given)) == part
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 7])

@@ -246,8 +246,12 @@ def share(weights: Sequence[float], rules: Rules) -> float:
 
 def scale(count: int, rules: Rules) -> float:
     """Factor on the mean pseudo-gradient of `count` clients; of a merge, of a whole cohort."""
-    count = rules.merging.cohort if rules.merging else count
-    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[rules.scaling]
+    return factor(rules.scaling, rules.merging.cohort if rules.merging else count)
+
+
+def factor(scaling: Scaling, count: int) -> float:
+    """On the mean pseudo-gradient of `count` clients: 1, sqrt(count) or count."""
+    return {"none": 1.0, "sqrt": math.sqrt(count), "linear": float(count)}[scaling]
 
 
 def oldest_taken(round_number: int, rules: Rules) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor
 from photon.config.federation import Federation
 from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, Moments
+from photon.core.policy import factor
 from photon.core.tree import Tree
 
 SGD = ("FEDAVG", "FEDMOM", "NESTEROV")
@@ -110,10 +111,16 @@ def own_part(federation: Federation) -> float:
     if federation.overlap != "eager":
         return 1.0
     given, name = federation.outer_arguments, federation.outer_name
-    direct = float(given.get("server_learning_rate", 1.0))
+    direct = _rate(federation)
     if name in ("NESTEROV", "FEDMOM"):
         direct *= 1 + float(given["server_momentum"])
     return min(1.0, direct / federation.cohort_size)
+
+
+def _rate(federation: Federation) -> float:
+    """What a mean pseudo-gradient of a whole cohort is multiplied by."""
+    lr = float(federation.outer_arguments.get("server_learning_rate", 1.0))
+    return lr * factor(federation.scaling, federation.cohort_size)
 
 
 def again(federation: Federation) -> float:
@@ -123,11 +130,10 @@ def again(federation: Federation) -> float:
     stands for one g in that; the rest is 1 - (1 - momentum) / lr of a step. Clients of an outer
     optimizer whose steps are no multiples of g suppose nothing, and eager ones only what is sure.
     """
-    given = federation.outer_arguments
     if federation.overlap != "delayed" or federation.outer_name not in SGD:
         return 0.0
-    lr, momentum = given.get("server_learning_rate", 1.0), given.get("server_momentum", 0.0)
-    return min(1.0, max(0.0, 1 - (1 - momentum) / lr)) if lr else 0.0
+    rate, momentum = _rate(federation), federation.outer_arguments.get("server_momentum", 0.0)
+    return max(0.0, 1 - (1 - momentum) / rate) if rate else 0.0
 
 
 def going_on_from(
