@@ -38,7 +38,8 @@ def losses(result) -> list[float]:
     return [line["train_loss"] for line in read_lines(Path(result.folder) / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=true", "fl.compression=int4"]])
+@pytest.mark.parametrize("keys", [[], ["fl.aggregate_momenta=true", "fl.compression=int4"],
+                                  ["fl.fragment_alpha=0.25"]])  # fmt: skip
 @pytest.mark.parametrize("overlap", OVERLAPS)
 def test_without_delay_and_with_one_fragment_it_is_the_synchronous_run(smoke, overlap, keys):
     plain = photon.train(smoke("fl.n_rounds=3", "run_uuid=plain", *keys))

@@ -8,6 +8,7 @@ import torch
 from photon.config.federation import Federation
 from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, StreamState
+from photon.server.rules import rules_of
 from photon.training.fragments import Fragments, fragments_of
 from photon.training.going_on import (
     again,
@@ -132,6 +133,9 @@ def test_momentum_takes_clients_to_where_the_server_will_be():
         ({"strategy_name": "FEDADAM"}, 0.0),
         ({"overlap": "eager"}, 0.0),
         ({"overlap": "none"}, 0.0),
+        ({"overlap_steps": 0}, 0.0),
+        ({"fragment_alpha": 0.25}, 0.0),
+        ({"strategy_name": "FEDAVGM", "strategy_kwargs": {"server_momentum": 0.5}}, 2 / 7),
         ({"strategy_name": "FEDAVG", "scaling_fn": "linear"}, 0.5),
         ({"strategy_kwargs": {"server_learning_rate": 0.5, "server_momentum": 0.9}}, 0.8),
     ],
@@ -141,6 +145,22 @@ def test_what_is_more_than_a_mean_in_the_servers_steps_is_supposed_again(keys, s
     """Of two clients a linear scaling makes twice the mean."""
     given = {"overlap": "delayed", "strategy_name": "NESTEROV", **keys}
     assert again(Federation(n_total_clients=2, **given)) == pytest.approx(share)
+
+
+def test_the_share_follows_the_outer_rate_of_a_round():
+    """It rises over ten rounds: with half of the rate there is nothing more than a mean."""
+    given = {"server_learning_rate": 1.0, "server_momentum": 0.5}
+    federation = Federation(
+        n_total_clients=2,
+        n_rounds=20,
+        overlap="delayed",
+        strategy_name="NESTEROV",
+        strategy_kwargs=given,
+        outer_schedule={"t_warmup": 10},
+    )  # pyright: ignore
+    shares = [again(federation, number) for number in (5, 8, 10, 11)]
+    assert shares == pytest.approx([0.0, 1 - 0.5 / 0.8, 0.5, 0.5])
+    assert rules_of(federation, False).again(8) == shares[1]
 
 
 @pytest.mark.parametrize(("scaling", "part"), [("none", 0.25), ("sqrt", 0.5), ("linear", 1.0)])

@@ -13,7 +13,7 @@ asks them, and engines carry out what comes of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,7 +72,7 @@ class Rules:
         max_staleness: rounds after which a late update is refused.
         merging: of an asynchronous run, in which a round is a merge; None: rounds are synchronous.
         ahead: most steps that a client of the last round takes before the base arrives.
-        part: of its pseudo-gradient, that a client goes on with.
+        part: of its pseudo-gradient, that a client goes on with after a round.
         again: of the server's last step, that it goes on with as well.
         private: how updates are merged where no client may show, in the place of `mixing`.
         masked: whether the server gets the sum of the updates, and no single one.
@@ -93,8 +93,8 @@ class Rules:
     max_staleness: int = 4
     merging: Merging | None = None
     ahead: int = 0
-    part: float = 1.0
-    again: float = 0.0
+    part: Callable[[int], float] = lambda round_number: 1.0
+    again: Callable[[int], float] = lambda round_number: 0.0
     private: Private | None = None
     masked: bool = False
 

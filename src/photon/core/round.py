@@ -68,8 +68,8 @@ def open_round(
             base_digest=base_digest,
             last_accepted=state.last_accepted.get(client, 0),
             ahead=min(rules.ahead, steps[client]) if has_just_merged(state, client) else 0,
-            part=rules.part,
-            again=rules.again,
+            part=rules.part(number),
+            again=rules.again(number),
         )
         for client in cohort
     }

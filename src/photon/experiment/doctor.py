@@ -25,15 +25,14 @@ from photon.data.read.shards import Rows
 from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, PhotonError, install_with
+from photon.experiment.disk import disk_of
 from photon.machine.address import format_address
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.machine.probe import find_trouble, tls_context
-from photon.model.flops import model_cost
 from photon.node.hosted_run import node_config
 from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.run_data import RunData
-from photon.training.outline import traffic_of
 from photon.wire.enrolment import format_clients
 
 FROM_SERVER = "how much is needed is up to the server's model (llm_config=... compares with one)"
@@ -96,7 +95,7 @@ def examine(
     yield _versions()
     yield here.device()
     yield here.memory()
-    yield here.disk()
+    yield here.disk(len(clients or [0]) if here.is_node else config.federation.population)
     if trouble is not None:
         yield trouble
     if clients is not None:
@@ -171,21 +170,18 @@ class _Machine:
         run = resolve(config, cores=num_cores(), accelerator=gpus, run_uuid="doctor")
         return Trainers.of(run, "run")
 
-    def disk(self) -> Finding:
-        """A node keeps of each client an open and a closed state and an update; a server two
-        states.
-        """
-        cost = model_cost(self.config.inner)
-        update = traffic_of(self.config.inner, self.config.averaging())
-        kept = self.config.inner.checkpoints_kept + 1
-        need = kept * 3 * 4 * cost.parameters + 4 * (update.up + update.down)
+    def disk(self, clients: int) -> Finding:
+        """Room for what so many clients keep, and for the server's where it is here too."""
+        config = self.config
+        sizes = disk_of(config.inner, config.averaging(), config.checkpoints_kept, clients)
+        need = clients * sizes["client"] + (0 if self.is_node else sizes["server"])
         path = Path(self.config.machine.runs_folder).resolve()
         while not path.exists():
             path = path.parent
         free = shutil.disk_usage(path).free
         if not self.has_model:
             return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
-        text = f"{_size(need)} for a run's states, {_size(free)} free at {path}"
+        text = f"{_size(need)} for the states of {clients} clients, {_size(free)} free at {path}"
         return Finding("ok" if need <= free else "fail", "disk", text)
 
     def data(self, clients: list[int]) -> Finding:

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from photon.config.base import Epochs
+from photon.config.compose import checked
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.config.schema import Config
-from photon.core.tree import num_bytes, num_elements
+from photon.core.tree import num_bytes
 from photon.core.walltime import (
     Exchange,
     Forecast,
@@ -19,10 +20,10 @@ from photon.core.walltime import (
     forecast,
     hidden_share,
     local_steps_for,
-    server_disk,
     step_seconds,
 )
 from photon.errors import ConfigError
+from photon.experiment.disk import disk_of
 from photon.machine.device import peak_of
 from photon.model.flops import ModelCost, model_cost
 from photon.privacy.terms import Promise, noise_warning, promise_of
@@ -127,6 +128,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     steps = _local_steps(config.inner, config.federation)
     model = architecture_of(config.inner.model, config.federation.vocabulary)
     config = config.with_model(model)
+    config = checked(Config, config.but(federation=config.averaging()).model_dump(mode="json"))
     inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
     cost = model_cost(inner)
     sent, machine = traffic_of(inner, fl), config.machine
@@ -155,10 +157,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         parameters=cost.parameters,
         client=_client(inner, fl, each),
         server=server_memory(inner, fl, outer),
-        disk=_disk(
-            outline, fl, outer, sent.up, setting.sites or fl.cohort_size,
-            config.checkpoints_kept,
-        ),
+        disk=disk_of(inner, fl, config.checkpoints_kept, setting.sites or fl.cohort_size),
         price=setting.price,
         privacy=promise_of(fl),
         noise=noise_warning(fl, outline.num_sent),
@@ -300,18 +299,6 @@ def _gone_on(this: Outline, fl: Federation) -> int:
     if not fl.goes_on:
         return 0
     return (1 + bool(again(fl))) * num_bytes({n: this.params[n] for n in this.layers.shared})
-
-
-def _disk(
-    this: Outline, fl: Federation, outer: int, payload: int, clients: int, kept: int
-) -> dict[str, float]:
-    state = sum(map(num_bytes, (this.params, *this.moments.values())))
-    state += _fed_back(this, fl) + _gone_on(this, fl)
-    trees = outer + fl.sends_differences  # and what clients hold
-    return {
-        "server": server_disk(num_elements(this.params), trees, payload, clients, kept),
-        "client": 2 * (state + payload),  # the round it goes on from, and the newest
-    }
 
 
 def _client(inner: Inner, federation: Federation, devices: int) -> Memory:

@@ -17,6 +17,13 @@ from photon.training.offload import Landing
 from photon.training.state import TrainState
 
 
+def states_kept(checkpoints: int) -> int:
+    """Of a client whose server keeps so many checkpoints: it asks for the states of that time when
+    it goes back, and has one more, a round older, while the newest is being written.
+    """
+    return checkpoints + 2
+
+
 class ClientFiles:
     """The clients of one folder.
 

@@ -32,7 +32,7 @@ from photon.data.read.stream import JoinedStream
 from photon.errors import PhotonError
 from photon.evaluation.loss import Share, held_out_loss
 from photon.model.build import build_model, empty_model, parameters_of
-from photon.node.client_files import ClientFiles
+from photon.node.client_files import ClientFiles, states_kept
 from photon.node.course import Course, Segments, Stopped, is_of
 from photon.node.measure import Spent
 from photon.node.news import filled, joined, news
@@ -66,9 +66,9 @@ class ClientHost:
     def __init__(self, run: Run, folder: Path, device: torch.device, world: World = ALONE) -> None:
         self.inner, self.federation = run.inner, run.federation
         self.data = RunData.of(*run.reading)
-        # A server that goes back to an earlier checkpoint asks for the states of that time, and the
-        # one that it keeps longest is a round older while the newest is still being written.
-        self.files = ClientFiles(folder, run.federation.forgets_clients, run.checkpoints_kept + 2)
+        self.files = ClientFiles(
+            folder, run.federation.forgets_clients, states_kept(run.checkpoints_kept)
+        )
         names = list(parameters_of(empty_model(run.inner)))
         self.layers = layers_of(run.federation, names)
         self._first = _first_layers(run.inner, run.seed, self.layers)

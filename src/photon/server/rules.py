@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from photon.config.federation import Federation
 from photon.core.policy import Merging, Rules
 from photon.points import aggregation
@@ -32,7 +34,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
         max_staleness=fl.most_staleness(fl.cohort_size),
         merging=merging,
         ahead=fl.most_ahead,
-        part=own_part(fl),
-        again=again(fl),
+        part=partial(own_part, fl),
+        again=partial(again, fl),
         masked=fl.secure_aggregation,
     )

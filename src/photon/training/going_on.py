@@ -24,10 +24,11 @@ from torch import Tensor
 from photon.config.federation import Federation
 from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, Moments
+from photon.core.outer import outer_factor
 from photon.core.policy import factor
 from photon.core.tree import Tree
 
-SGD = ("FEDAVG", "FEDMOM", "NESTEROV")
+SGD = ("FEDAVG", "FEDAVGM", "FEDMOM", "NESTEROV")
 """Outer optimizers whose steps are sums of pseudo-gradients."""
 
 
@@ -102,37 +103,50 @@ def moments_arriving(
             yield moment, name, gap.mul_(decay[moment] ** steps)
 
 
-def own_part(federation: Federation) -> float:
+def own_part(federation: Federation, round_number: int | None = None) -> float:
     """What a client that goes on has of its last pseudo-gradient, beside the base that it knows.
 
     All of it; or if it is eager, what the server's next step will have of it at once: its part in
     the mean, times what the outer optimizer makes of that.
+
+    Args:
+        round_number: whose outer rate it is; None: the highest.
     """
-    if federation.overlap != "eager":
+    if federation.overlap != "eager" or not federation.most_ahead:
         return 1.0
     given, name = federation.outer_arguments, federation.outer_name
-    direct = _rate(federation)
+    direct = _rate(federation, round_number)
     if name in ("NESTEROV", "FEDMOM"):
         direct *= 1 + float(given["server_momentum"])
     return min(1.0, direct / federation.cohort_size)
 
 
-def _rate(federation: Federation) -> float:
+def _rate(federation: Federation, round_number: int | None) -> float:
     """What a mean pseudo-gradient of a whole cohort is multiplied by."""
     lr = float(federation.outer_arguments.get("server_learning_rate", 1.0))
-    return lr * factor(federation.scaling, federation.cohort_size)
+    lr *= factor(federation.scaling, federation.cohort_size)
+    if round_number is None:
+        return lr
+    one, rounds = federation.outer_schedule, federation.rounds
+    return lr * outer_factor(one.name, round_number, rounds, one.t_warmup, one.alpha_f)
 
 
-def again(federation: Federation) -> float:
+def again(federation: Federation, round_number: int | None = None) -> float:
     """Share of the server's last step that a client supposes in the next one, beside its own part.
 
     With a steady pseudo-gradient g, outer SGD makes steps of g lr / (1 - momentum). A client's own
     stands for one g in that; the rest is 1 - (1 - momentum) / lr of a step. Clients of an outer
-    optimizer whose steps are no multiples of g suppose nothing, and eager ones only what is sure.
+    optimizer whose steps are no multiples of g suppose nothing, eager ones only what is sure, and
+    who keeps a part of its own (fragment_alpha) nothing that is not its own.
+
+    Args:
+        round_number: whose outer rate it is; None: the highest.
     """
-    if federation.overlap != "delayed" or federation.outer_name not in SGD:
+    supposes = federation.overlap == "delayed" and federation.outer_name in SGD
+    if not supposes or not federation.most_ahead or federation.fragment_alpha:
         return 0.0
-    rate, momentum = _rate(federation), federation.outer_arguments.get("server_momentum", 0.0)
+    rate = _rate(federation, round_number)
+    momentum = federation.outer_arguments.get("server_momentum", 0.0)
     return max(0.0, 1 - (1 - momentum) / rate) if rate else 0.0
 
 

@@ -158,6 +158,15 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
     return Memory((Stage("aggregation", {}, {**host, **following}), _validation(sizes, {}, host)))
 
 
+def client_disk(inner: Inner, federation: Federation, kept: int) -> int:
+    """Most bytes of a client's folder: what it keeps of so many rounds and of the one that is being
+    written, and what an open round goes on from, the last and the next.
+    """
+    sizes = _Sizes(inner, federation)
+    answer, open_round = _leaving_bytes(sizes), sizes.whole + sizes.moments
+    return (kept + 1) * answer + 2 * open_round
+
+
 def in_one_process(client: Memory, server: Memory) -> Memory:
     """Of a process that trains clients and serves, one after the other."""
     trainer = next(stage for stage in client.stages if stage.name == "update")
