@@ -18,7 +18,7 @@ from photon.config import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint
 from photon.run import artifact
-from photon.run.checkpoint import load_with_way_back
+from photon.run.checkpoint import load_with_way_back, verified
 from photon.run.going_on import how_to_go_on
 from photon.run.kinds import IMPORTED
 from photon.run.listing import run_named, run_status
@@ -200,3 +200,9 @@ def test_names_of_runs_are_completed(named):
     assert [item.value for item in found] == ["named"]
     (path,) = parameter.shell_complete(click.Context(cli), cli.params[0], "zz")
     assert path.type == "file"
+
+
+def test_a_numbered_manifest_without_a_state_is_no_checkpoint(tmp_path):
+    path = artifact.save(tmp_path, "round_000001", {}, {"n": 1})
+    with pytest.raises(CorruptCheckpoint, match="holds no state of a round"):
+        verified(path)

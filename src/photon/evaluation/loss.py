@@ -121,7 +121,7 @@ def evaluate_loss(
 
     Args:
         batch_size: rows of one forward pass.
-        max_rows: evenly spread ones; -1: all.
+        max_rows: evenly spread ones; below 1: all.
         precision: of the forward pass; the loss is summed in fp32.
         progress: told which share is done.
     """

@@ -181,7 +181,8 @@ class _Machine:
         free = shutil.disk_usage(path).free
         if not self.has_model:
             return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
-        text = f"{_size(need)} for the states of {clients} clients, {_size(free)} free at {path}"
+        whose = f"{clients} client{'s' * (clients != 1)}{'' if self.is_node else ' and the server'}"
+        text = f"{_size(need)} for the states of {whose}, {_size(free)} free at {path}"
         return Finding("ok" if need <= free else "fail", "disk", text)
 
     def data(self, clients: list[int]) -> Finding:

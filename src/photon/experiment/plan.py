@@ -29,7 +29,7 @@ from photon.model.flops import ModelCost, model_cost
 from photon.privacy.terms import Promise, noise_warning, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
-from photon.training.going_on import again
+from photon.training.going_on import trees_kept
 from photon.training.memory import Memory, Place, client_memory, server_memory
 from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
 from photon.training.parallel import is_sharded
@@ -129,7 +129,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     model = architecture_of(config.inner.model, config.federation.vocabulary)
     config = config.with_model(model)
     config = checked(Config, config.but(federation=config.averaging()).model_dump(mode="json"))
-    inner, fl, each = config.inner, config.averaging(), config.machine.devices_per_client
+    inner, fl, each = config.inner, config.federation, config.machine.devices_per_client
     cost = model_cost(inner)
     sent, machine = traffic_of(inner, fl), config.machine
     told = any((*config.starts, machine.copied_run, machine.centralized_run))
@@ -296,9 +296,7 @@ def _fed_back(this: Outline, fl: Federation) -> int:
 
 def _gone_on(this: Outline, fl: Federation) -> int:
     """Bytes of the parameters that a client goes on from, and of those that it was told of."""
-    if not fl.goes_on:
-        return 0
-    return (1 + bool(again(fl))) * num_bytes({n: this.params[n] for n in this.layers.shared})
+    return trees_kept(fl) * num_bytes({n: this.params[n] for n in this.layers.shared})
 
 
 def _client(inner: Inner, federation: Federation, devices: int) -> Memory:

@@ -64,7 +64,9 @@ def require_own_name(path: Path, saved: Artifact) -> None:
         return
     what = path.stem.partition("_")[0]
     state = saved.facts.get("state")
-    if (own := state.get(what) if isinstance(state, dict) else None) != number_of(path):
+    if not isinstance(state, dict) or what not in state:
+        raise CorruptCheckpoint(f"{path}: holds no state of a {what}")
+    if (own := state[what]) != number_of(path):
         raise CorruptCheckpoint(f"{path}: holds {what} {own}: it is a copy of another checkpoint")
 
 

@@ -150,6 +150,13 @@ def again(federation: Federation, round_number: int | None = None) -> float:
     return max(0.0, 1 - (1 - momentum) / rate) if rate else 0.0
 
 
+def trees_kept(federation: Federation) -> int:
+    """Trees like the parameters that are sent, which a client keeps to go on: where it goes on
+    from, and what it was told of where it will suppose the server's step again.
+    """
+    return 1 + bool(again(federation)) if federation.goes_on else 0
+
+
 def going_on_from(
     base: Tensor, end: Tensor, part: float, last: Tensor | None = None, again: float = 0.0
 ) -> Tensor:

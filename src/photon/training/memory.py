@@ -16,7 +16,7 @@ from photon.config.llm import Inner
 from photon.core.codec import encode, layout
 from photon.core.tree import Tree, num_bytes, num_elements
 from photon.model.activations import scored_rows, scoring_bytes, training_pass
-from photon.training.going_on import again
+from photon.training.going_on import trees_kept
 from photon.training.outline import codecs_of, kept_codecs, outline_of, periods_of
 
 Place = Literal["device", "host", "cpu"]
@@ -245,5 +245,5 @@ def _leaving_bytes(sizes: _Sizes) -> int:
     seldom = {fl.first_moment_period, fl.second_moment_period} != {1}
     kept = fl.keeps_optimizer and (seldom or not fl.averages_moments or fl.goes_on)
     sent = sizes.sent_update + sizes.lost_update + sizes.sent_moments
-    ahead = sizes.shared * ((1 + bool(again(fl))) if fl.goes_on else 0)
+    ahead = sizes.shared * trees_kept(fl)
     return sent + sizes.personal + ahead + (sizes.moments if kept else 0)
