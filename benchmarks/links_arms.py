@@ -13,7 +13,7 @@ import quality
 import simulate
 from base_recipe import BASE
 from compression_arms import named
-from quality_arms import CENTRALISED, RECIPE, Phase, Rates, arm_of, phases
+from quality_arms import CENTRALISED, QUICKSTART, Phase, Rates, arm_of, phases
 from quality_plan import MBIT
 from quality_setting import Setting
 from shaped import PLAIN, STEADY, Case, Churn, Shape, Site, measure, prepared
@@ -28,8 +28,8 @@ DDP, PLAIN_ARM, COMPRESSED, OVERLAPPED = "DDP", "plain", "compressed", "overlapp
 TRAINED_AS = {
     DDP: CENTRALISED,
     PLAIN_ARM: "rung: bf16",
-    COMPRESSED: RECIPE,
-    OVERLAPPED: "overlap: 1 step",
+    COMPRESSED: QUICKSTART,
+    OVERLAPPED: f"overlap: 1 step + {QUICKSTART}",
 }
 """Arm -> that of `quality.py` whose configuration it has."""
 SAME_MACHINE = {PLAIN_ARM: PLAIN_ARM, COMPRESSED: COMPRESSED, OVERLAPPED: COMPRESSED}

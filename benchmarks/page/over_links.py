@@ -42,8 +42,8 @@ def claims(records: list[Record]) -> list[Claim]:
 
 MEASURED = """
 Four sites train the quickstart's model behind links of their own, whose steps last 0.4 s at least:
-torch's DDP over gloo with gradients in bf16, and Photon in bf16 (plain), with the quickstart's
-codecs (compressed), and with these and one step of overlap (overlapped). Seconds to the loss are
+torch's DDP over gloo with gradients in bf16, and Photon in bf16 (plain), as the quickstart
+is (compressed), and with one step of overlap besides (overlapped). Seconds to the loss are
 steps to it, from the curve of a whole run, times seconds of a step, from a short run over the link.
 Nodes of Photon are killed with -9 and are back after a second. A kill of a DDP process stops all of
 them: it costs half of what lies between two checkpoints, in the mean, and a start of all.
@@ -54,5 +54,6 @@ DDP's curve is that of the centralised run of the same steps, not of bf16 gradie
 a kill is stated, not measured. The two kinds of shaper differ: Photon's passes bytes on between two
 connections of this machine, DDP's passes packets of 64 KB on between networks; in neither does TCP
 start slowly, and a delay is paid once between any two sites. Packets of DDP are counted with their
-headers, bytes of Photon without. The model is small; the simulator has no data-parallel runs.
+headers, bytes of Photon without. Runs over a link are too short for the rounds in which the
+quickstart's squares are averaged, a thirtieth of its bytes. The model is small; the simulator has no data-parallel runs.
 """
