@@ -20,6 +20,7 @@ from photon.core.messages import Broadcast, Instruction
 from photon.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     MismatchedCheckpoint,
     PhotonError,
     RunFolderError,
@@ -572,6 +573,13 @@ def test_a_run_comes_back_from_its_mirror(smoke, s3, tmp_path):
                               "llm_config.scheduler.schedulers.lr.t_max=9"))  # fmt: skip
     assert [line["round"] for line in records(back)] == [1, 2, 3]
     assert same(last(back), last(whole))
+
+
+def test_a_mirror_that_takes_nothing_is_known_before_a_run_is_made(smoke, s3, tmp_path):
+    s3("other")
+    with pytest.raises(DataError, match=r"s3_comm_config.bucket_name=none: .*no such bucket"):
+        photon.train(smoke("run_uuid=m", "s3_comm_config.bucket_name=none"))
+    assert not (tmp_path / "runs" / "m").exists()
 
 
 @pytest.mark.parametrize(

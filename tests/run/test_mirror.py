@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from photon.config.schema import Bucket
-from photon.errors import PhotonWarning
+from photon.errors import DataError, PhotonWarning
 from photon.run import artifact
-from photon.run.mirror import Mirror, fetch_run
+from photon.run.mirror import Mirror, fetch_run, require_mirror
 
 
 @pytest.fixture
 def bucket(tmp_path) -> Bucket:
-    (tmp_path / "store" / "r").mkdir(parents=True)
     return Bucket(bucket_name=f"file://{tmp_path / 'store'}")
 
 
@@ -27,9 +26,7 @@ def save(folder: Path, name: str, value: float) -> Path:
 
 def during(mirror: Mirror, monkeypatch, change) -> list[str]:
     """Let something happen when the first manifest is about to be sent; gives what is sent."""
-    sent, write, store = [], mirror.remote.write, Path(mirror.remote.url.removeprefix("file://"))
-    # A local store gives no signed URLs, by which objects are deleted.
-    monkeypatch.setattr(mirror.remote, "delete", lambda name: (store / name).unlink())
+    sent, write = [], mirror.remote.write
 
     def noted(name, content):
         if name.endswith(".json") and not any(one.endswith(".json") for one in sent):
@@ -46,6 +43,28 @@ def run(tmp_path) -> Path:
     folder = tmp_path / "runs" / "r"
     save(folder / "clients" / "client_0", "round_000001", 1.0)
     return folder
+
+
+def test_what_is_gone_here_goes_there(run, bucket, tmp_path):
+    mirror, home = Mirror(run, bucket, "r"), run / "clients" / "client_0"
+    save(home, "round_000002", 2.0)
+    mirror.push()
+    artifact.remove(home, "round_000001")
+    mirror.push()
+    assert {path.name[:12] for path in (tmp_path / "store/r/clients/client_0").iterdir()} == {
+        "round_000002"
+    }
+
+
+def test_a_bucket_that_takes_objects_is_left_as_it_was(bucket, tmp_path):
+    require_mirror(bucket)
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_a_bucket_that_takes_none_is_named(s3):
+    s3("other")
+    with pytest.raises(DataError, match=r"^s3_comm_config.bucket_name=none/r: .*no such bucket$"):
+        require_mirror(Bucket(bucket_name="none/r"))
 
 
 def test_what_is_replaced_meanwhile_comes_whole(run, bucket, tmp_path, monkeypatch):

@@ -109,7 +109,9 @@ def push(folder: Path, url: str, retry: int, timeout: float) -> None:
 
     total = sum(part.num_bytes for part in data_folders(folder))
     with transfer_progress(total) as advance:
-        sent = push_data(folder, RemoteFolder(url, retry=retry, timeout=timeout), advance)
+        sent = push_data(
+            folder, RemoteFolder(url, retry=retry, timeout=timeout, create=True), advance
+        )
     click.echo(f"{url}: {sent:,} bytes sent" if sent else f"{url}: is there already")
 
 

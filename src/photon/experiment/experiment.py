@@ -52,6 +52,7 @@ from photon.model.hf_config import export_note
 from photon.node.microbatch import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
+from photon.run.mirror import require_mirror
 from photon.run.own_layers import layers_note
 from photon.run.participation import client_rows, repeats_note
 from photon.run.preparation import architecture_of, prepare
@@ -237,6 +238,7 @@ class _Command:
         """Resolve a new run's configuration and find or make its data."""
         config = self.config
         require_trackers(config.inner.loggers.tensorboard, config.wandb_setup)
+        require_mirror(config.mirror)
         config = self._written_out(kind)
         start = checked_start(config.federation, config.inner, config.starts)
         if kind == FEDERATED:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ OPEN = ("train.", "train-")
 CHUNK_BYTES = 64 << 20
 Mark = tuple[int, int]
 """Time and size of a file, which change with its content."""
+PROBES = ".probes"
+"""In place of a run's name, for objects that are deleted at once."""
 ATTEMPTS = 3
 """At a copy while clients train, who replace what is theirs."""
 
@@ -86,6 +89,23 @@ class Mirror:
             raise FileNotFoundError(path)
 
 
+def require_mirror(config: Bucket) -> None:
+    """Find out before a run is made whether its mirror, if it has one, takes and deletes objects.
+
+    Raises:
+        DataError: it does not, or does not answer.
+        ConfigError: `obstore` is missing.
+    """
+    if config.bucket is None:
+        return
+    remote, name = _remote(config, PROBES), uuid.uuid4().hex
+    try:
+        remote.write(name, b"")
+        remote.delete(name)
+    except DataError as error:
+        raise DataError(f"s3_comm_config.bucket_name={config.bucket}: {error}") from error
+
+
 def fetch_run(folder: Path, config: Bucket, run: str) -> bool:
     """Bring a run from its mirror to a new folder.
 
@@ -130,6 +150,7 @@ def _remote(config: Bucket, run: str) -> RemoteFolder:
         retry=config.attempts - 1,
         timeout=timeouts.read_timeout,
         connect_timeout=timeouts.connect_timeout,
+        create=True,
     )
 
 

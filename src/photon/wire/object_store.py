@@ -31,7 +31,7 @@ class ObjectStore(ServerSide):
     """
 
     def __init__(self, url: str, run: str) -> None:
-        self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}")
+        self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}", create=True)
         self._granted: dict[str, int] = {}
         self._has_swept = False
 

@@ -31,19 +31,29 @@ class RemoteFolder:
         retry: attempts after the first of each request.
         timeout: seconds for one request, a piece of a file.
         connect_timeout: seconds for a connection.
+        create: make a local folder that is not there.
 
     Raises:
-        DataError: no such scheme, no credentials.
+        DataError: no such scheme, no such local folder, no credentials.
         ConfigError: `obstore` is missing.
     """
 
     def __init__(
-        self, url: str, *, retry: int = 2, timeout: float = 60.0, connect_timeout: float = 10.0
+        self,
+        url: str,
+        *,
+        retry: int = 2,
+        timeout: float = 60.0,
+        connect_timeout: float = 10.0,
+        create: bool = False,
     ) -> None:
         self.url, self.retry, self.timeout = url.rstrip("/"), retry, timeout
         scheme, _, rest = self.url.partition("://")
         if scheme not in ("s3", "file") or not rest:
             raise DataError(f"{url}: give s3://BUCKET/PREFIX or file:///FOLDER")
+        self._folder = Path(f"/{rest.lstrip('/')}") if scheme == "file" else None
+        if self._folder is not None and not create and not self._folder.is_dir():
+            raise DataError(f"{url}: no such folder on this machine")
         seconds = (timeout, min(timeout, connect_timeout))
         self._api, self._store = _open_store(self.url, scheme, retry, *seconds)
 
@@ -90,6 +100,9 @@ class RemoteFolder:
 
         By a signed request: the store's own call deletes in bulk, which not every server answers.
         """
+        if self._folder is not None:
+            with self._explained(name):
+                return (self._folder / name).unlink(missing_ok=True)
         url = self.sign("DELETE", name, timedelta(seconds=self.timeout))
         request = urllib.request.Request(url, method="DELETE")
         with self._explained(name), urllib.request.urlopen(request, timeout=self.timeout):
@@ -132,7 +145,7 @@ def _open_store(
 
     try:
         if scheme == "file":
-            return obstore, LocalStore.from_url(url)
+            return obstore, LocalStore.from_url(url, mkdir=True)
         store = S3Store.from_url(
             url,
             config=_profile(),  # pyright: ignore[reportArgumentType]
