@@ -269,6 +269,17 @@ def aggregation(text: str) -> Any:
     return found(*numbers) if AGGREGATIONS[name].arguments else found
 
 
+def shortest(
+    parts: tuple[str, list[int]], table: Mapping[str, Rung] | Mapping[str, Aggregation]
+) -> str:
+    """How a name with these arguments is given without those at the end that are the defaults."""
+    name, numbers = parts
+    usual, kept = list(table[name].arguments.values()), len(numbers)
+    while kept and numbers[kept - 1] == usual[kept - 1]:
+        kept -= 1
+    return f"{name}:{'/'.join(map(str, numbers[:kept]))}" if kept else name
+
+
 def spelled(name: str, arguments: Mapping[str, int]) -> str:
     """A name with its arguments, as they are given."""
     return f"{name}:{'/'.join(map(str, arguments.values()))}" if arguments else name

@@ -267,6 +267,23 @@ def test_what_an_aggregation_does_not_take_is_refused_in_a_line(given, why):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "short", "same", "other"),
+    [
+        ("fl.compression.upload", "int4", "int4:64", "int4:32"),
+        ("fl.compression.upload", "topk:64", "topk:64/4096", "topk:64/1024"),
+        ("fl.aggregation", "centred_clip:50", "centred_clip:50/10", "centred_clip:50/3"),
+    ],
+)
+def test_resume_takes_a_default_argument_that_is_written_out(key, short, same, other):
+    before = resolved(f"{key}={short}")
+    assert digest(apply_resume_overrides(before, [f"{key}={same}"]).values_by_key()) == digest(
+        before.values_by_key()
+    )
+    with pytest.raises(MismatchedCheckpoint, match=f"{key}: may not change"):
+        apply_resume_overrides(before, [f"{key}={other}"])
+
+
 def test_resume_names_unknown_keys_too():
     with pytest.raises(ConfigError, match=r"did you mean 'fl.n_rounds'"):
         apply_resume_overrides(resolved(), ["fl.rounds=9"])

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from photon.config.base import Section
 from photon.errors import ConfigError
-from photon.points import CODECS, codec, codec_parts, spelled
+from photon.points import CODECS, codec, codec_parts, shortest, spelled
 
 _NAMES = list(CODECS)
 WHOLE = "fp32"
@@ -51,8 +51,7 @@ class Compression(Section):
     @field_validator("upload", "download", "moments")
     @classmethod
     def _known_codec(cls, value: str) -> str:
-        codec_parts(value)
-        return value
+        return shortest(codec_parts(value), CODECS)  # one codec has one name, also on a resume
 
     @property
     def sends_differences(self) -> bool:

@@ -8,7 +8,14 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from photon.config.base import Section
-from photon.points import AGGREGATIONS, OUTER_OPTIMIZERS, Outer, aggregation_parts, spelled
+from photon.points import (
+    AGGREGATIONS,
+    OUTER_OPTIMIZERS,
+    Outer,
+    aggregation_parts,
+    shortest,
+    spelled,
+)
 
 
 class StrategyKwargs(Section):
@@ -103,8 +110,7 @@ class Merging(Section):
     @field_validator("aggregation")
     @classmethod
     def _known_aggregation(cls, value: str) -> str:
-        aggregation_parts(value)
-        return value
+        return shortest(aggregation_parts(value), AGGREGATIONS)
 
     @model_validator(mode="after")
     def _takes_its_arguments(self) -> Self:
