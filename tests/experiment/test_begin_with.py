@@ -172,3 +172,16 @@ def test_what_another_rung_has_lost_is_not_fed_back_and_it_is_said(smoke, origin
     moments = [{name: digest(tree) for name, tree in one.moments.items()} for one in stays]
     assert moments[0] == moments[1]
     assert moments[0]
+
+
+@pytest.mark.parametrize("kind", ["frozen_layers", "personalized_layers"])
+def test_clients_of_a_copy_hold_the_servers_values_of_what_is_sent_no_more(smoke, original, kind):
+    original(KEPT, "fl.compression.download=int2")
+    keys = (KEPT, "fl.compression.download=int2", f"fl.{kind}=[{LAYERS}]")
+    folder = Path(photon.train(smoke(*COPY, *keys)).folder)
+    state = load_server_state(folder / "checkpoints/round_000003.json")
+    alone = {name for name in state.params if name.startswith("blocks.0.")}
+    assert alone
+    assert state.held.keys() == state.params.keys() - alone
+    base = load_base(folder / "checkpoints/round_000003.json").params
+    assert all(torch.equal(base[name], state.params[name]) for name in alone)

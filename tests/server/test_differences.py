@@ -235,3 +235,33 @@ def test_who_missed_rounds_gets_the_newest_moments_once(make, four, tmp_path, ke
         moments = sent_down(result, "moments")
         (once,) = {m // len(each) for m, each in zip(moments, missed, strict=True) if min(each) > 0}
         assert all(m % once == 0 for m in moments)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["fl.first_moment_period=3", "fl.second_moment_period=2"], ["fl.fragments=2", "seed=2"]],
+    ids=str,
+)
+def test_who_missed_rounds_makes_the_same_container_of_the_differences(make, four, tmp_path, keys):
+    """Whichever rounds its moments have come in."""
+    config = make("fl.n_clients_per_round=2", "fl.n_rounds=6", "photon.n_nodes=4", *keys,
+                  "fl.compression.download=int2", "fl.compression.upload=bf16")  # fmt: skip
+    lines: list[str] = []
+    with nodes(tmp_path, four, {name: [client] for client, name in enumerate("abcd")}) as sockets:
+        result = train(config, sockets, lines)
+    assert [line for line in lines if "trying again" in line] == []
+    assert final_digest(result) == final_digest(photon.train(config.but(name="local")))
+
+
+@pytest.mark.parametrize(
+    "keys", [["fl.compression.download=e3m0"], ["fl.aggregate_momenta=false"]], ids=str
+)
+def test_a_copy_with_other_codecs_tells_its_first_base_whole(make, four, tmp_path, keys):
+    """A node that hosted the source cannot make it of what it holds."""
+    one_node = ["photon.n_nodes=1", "fl.compression=int4"]
+    copy = ["run_uuid=two", "photon.restore_run_uuid=one", "photon.copy_client_checkpoints=false"]
+    lines: list[str] = []
+    with nodes(tmp_path, four, {"a": [0, 1, 2, 3]}) as sockets:
+        train(make(*one_node, "run_uuid=one", "fl.n_rounds=2"), sockets)
+        train(make(*one_node, *copy, "fl.n_rounds=3", *keys), sockets, lines)
+    assert [line for line in lines if "trying again" in line] == []

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from photon.core.codec import Codec, decode, encode, form_fault
-from photon.core.messages import Broadcast, Difference, ServerState
+from photon.core.messages import Broadcast, Difference, Moments, ServerState
 from photon.core.tree import Tree
 from photon.errors import PayloadError
 
@@ -55,14 +55,24 @@ def advanced(base: Broadcast, difference: Difference, codec: Codec) -> Broadcast
     if reason := form_fault(difference.params, like, codec):
         raise PayloadError(f"difference {difference.after[:12]}: {reason}")
     advance(base.params, difference.params, codec)
+    new = {m: {**base.moments.get(m, {}), **its} for m, its in difference.moments.items()}
     return Broadcast(
         params=base.params,
-        moments={
-            **base.moments,
-            **{m: {**base.moments.get(m, {}), **its} for m, its in difference.moments.items()},
-        },
-        averaged={**base.averaged, **difference.averaged},
+        moments=in_order({**base.moments, **new}, base.params),
+        averaged=dict(sorted({**base.averaged, **difference.averaged}.items())),
     )
+
+
+def in_order(moments: Moments, params: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """Moments by name, what is of each in the order of the parameters: the same container, and so
+    the same digest, in whichever rounds they have come.
+    """
+    places = {name: place for place, name in enumerate(params)}
+
+    def place(key: str) -> int:
+        return places.get(key.partition("/")[0], len(places))
+
+    return {m: {k: moments[m][k] for k in sorted(moments[m], key=place)} for m in sorted(moments)}
 
 
 def without_moments_of(before: Difference, newest: Difference) -> Difference:

@@ -174,11 +174,15 @@ class _Fit:
         return replace(state, moments=again)
 
     def held(self, state: ServerState) -> ServerState:
-        """What clients are taken to hold: parameters that come whole are those of the server."""
+        """What clients are taken to hold: parameters that come whole are those of the server.
+
+        The first base of a copy is told whole: what made the last one of the source of that before
+        is in its codecs, and of its layers.
+        """
         both = self.theirs.federation, self.ours.federation
-        if all(one.sends_differences for one in both):
-            return state
-        return replace(state, held={}, difference={}, difference_from="")
+        told = self.layers.shared if all(one.sends_differences for one in both) else ()
+        held = {name: value for name, value in state.held.items() if name in told}
+        return replace(state, held=held, difference={}, difference_from="")
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""
