@@ -30,6 +30,11 @@ IN_USE = {
     "secure_aggregation": ["fl.secure_aggregation=true"],
     "ema_decay": ["fl.ema_decay=0.9"],
     "random_layers": ["fl.random_layers=[embedding]", "fl.random_init_freq=8ba"],
+    "overlap": ["fl.overlap=delayed"],
+    "fragments": ["fl.fragments=2"],
+    "fragment_alpha": ["fl.fragment_alpha=0.4"],
+    "first_moment_period": ["fl.aggregate_momenta=true", "fl.first_moment_period=2"],
+    "second_moment_period": ["fl.aggregate_momenta=true", "fl.second_moment_period=2"],
 }  # fmt: skip
 """Overrides by which each option is in use."""
 

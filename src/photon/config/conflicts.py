@@ -42,6 +42,7 @@ class Conflict(NamedTuple):
     why: str
 
 
+_OTHERS = "a late update has the moments of another round; take a period of 1 or null"
 OPTIONS: dict[str, Option] = {
     "fold_updates": Option("fold_updates=true", lambda fl: fl.fold_updates),
     "aggregation": Option(
@@ -75,6 +76,19 @@ OPTIONS: dict[str, Option] = {
     "secure_aggregation": Option("secure_aggregation=true", lambda fl: fl.secure_aggregation),
     "ema_decay": Option("ema_decay={fl.ema_decay:g}", lambda fl: fl.ema_decay is not None),
     "random_layers": Option("random_layers", lambda fl: bool(fl.random_layers)),
+    "overlap": Option("overlap={fl.overlap}", lambda fl: fl.overlap != "none"),
+    "fragments": Option("fragments={fl.fragments}", lambda fl: fl.fragments > 1),
+    "fragment_alpha": Option(
+        "fragment_alpha={fl.fragment_alpha:g}", lambda fl: fl.fragment_alpha > 0
+    ),
+    "first_moment_period": Option(
+        "first_moment_period={fl.first_moment_period}",
+        lambda fl: bool(fl.averages_moments) and fl.first_moment_period not in (1, None),
+    ),
+    "second_moment_period": Option(
+        "second_moment_period={fl.second_moment_period}",
+        lambda fl: bool(fl.averages_moments) and fl.second_moment_period not in (1, None),
+    ),
 }  # fmt: skip
 
 CONFLICTS: tuple[Conflict, ...] = (
@@ -123,6 +137,17 @@ CONFLICTS: tuple[Conflict, ...] = (
              "fl.privacy.noise_by=clients"),
     Conflict("ema_decay", "random_layers",
              "layers that have been drawn anew would be mostly noise in the average for long"),
+    Conflict("staleness_exponent", "random_layers", "a late update may be older than they are"),
+    Conflict("overlap", "random_layers",
+             "clients would go on from layers that have been drawn anew"),
+    Conflict("fragments", "random_layers",
+             "until their fragment's turn clients would go on from layers that have been drawn "
+             "anew"),
+    Conflict("fragment_alpha", "random_layers",
+             "clients would keep a share of layers that have been drawn anew"),
+    Conflict("fragments", "staleness_exponent", "a late update is of another fragment"),
+    Conflict("first_moment_period", "staleness_exponent", _OTHERS),
+    Conflict("second_moment_period", "staleness_exponent", _OTHERS),
 )  # fmt: skip
 
 

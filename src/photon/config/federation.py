@@ -296,11 +296,6 @@ class Federation(Merging, Closing):
                 f"fragments={self.fragments} is more than n_rounds={self.rounds}: some would never "
                 "be sent"
             )
-        if self.fragments > 1 and self.random_layers:
-            raise ValueError(
-                f"fragments={self.fragments} and random_layers exclude each other: until their "
-                "fragment's turn clients would go on from layers that have been drawn anew"
-            )
         periods = {self.first_moment_period, self.second_moment_period}
         if self.averages_moments and periods == {None}:
             raise ValueError(
@@ -311,11 +306,6 @@ class Federation(Merging, Closing):
             raise ValueError(
                 f"fragments={self.fragments} and first_moment_period, second_moment_period exclude "
                 "each other: moments are averaged with their fragment"
-            )
-        if self.fragments > 1 and self.staleness_exponent is not None:
-            raise ValueError(
-                f"fragments={self.fragments} and staleness_exponent exclude each other: a late "
-                "update is of another fragment"
             )
 
     @property
