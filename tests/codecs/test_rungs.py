@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from photon import points
 from photon.codecs.sparse import largest
-from photon.core.codec import Codec, Leaf, decode, encode, form_fault, layout
+from photon.core.aggregate import weighted_mean
+from photon.core.codec import Codec, Leaf, decode, encode, form_fault, layout, leaves
 
 RUNGS = ["int8", "int4", "int4:8", "e3m0", "int2", "int2:256", "int1", "uniform", "uniform:50/15",
          "uniform:250/3", "topk", "topk:64/4096/1", "topk:3/8", "topk:8/8"]  # fmt: skip
@@ -318,3 +319,16 @@ def test_the_largest_are_those_of_a_whole_search(count, has_nan):
 def test_among_equal_ones_each_is_found_once():
     columns = largest(torch.ones(3, 4096), 64)
     assert all(len(set(row)) == 64 for row in columns.tolist())
+
+
+@pytest.mark.parametrize("rung", ["uniform", "topk:8/64", "topk", "int4"])
+def test_what_a_codec_makes_of_a_leaf_is_gone_when_its_end_has_been_read(rung):
+    """So that a mean of many clients takes the memory of one leaf of each."""
+    like = {"a": torch.empty(300), "b": torch.empty(7, 30)}
+    sent, _ = encode({n: torch.randn(v.shape) for n, v in like.items()}, points.codec(rung))
+    trees = [leaves(sent, like, points.codec(rung)) for _ in range(3)]
+    whole = decode(sent, like, points.codec(rung))
+    for _ in range(2):
+        mean = weighted_mean(trees, [1.0, 1.0, 2.0])
+        assert all(torch.allclose(mean[name], whole[name]) for name in like)
+        assert [leaf.opened for tree in trees for leaf in tree.values()] == [{}] * 6

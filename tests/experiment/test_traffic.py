@@ -66,6 +66,7 @@ def test_a_plan_counts_fragments_on_average(smoke):
     lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
     assert round(sum(tensors(lines, "up")[:3]) / 6) == traffic.up
     assert round(sum(tensors(lines, "down")[1:4]) / 6) == traffic.down
+    assert max(tensors(lines, "up")) == 2 * traffic.most_up
 
 
 def tensors(lines: list[dict[str, Any]], way: str) -> list[int]:
@@ -95,6 +96,17 @@ def test_a_plan_counts_moments_by_their_periods(download, smoke):
     assert round(sum(down[7:]) / 12) == traffic.down
     moments = [line["bytes_by_kind"]["up"]["moments"] > 0 for line in lines[:6]]
     assert moments == [False, True, True, True, False, True]
+    assert max(up) == 2 * traffic.most_up
+
+
+def test_the_mean_over_periods_of_any_length_is_counted(smoke):
+    """By hand; a search of all rounds until both are due again would not end."""
+    periods = ["fl.first_moment_period=1000003", "fl.second_moment_period=1000"]
+    keys = ["fl.compression=fp32", "llm_config.optimizer.name=adamw"]
+    traffic = make_estimate(smoke(*keys, *periods), Setting(link=LINK, server=LINK)).traffic
+    params = 4 * by_hand(smoke())
+    assert traffic.up == round(params + params / 1000 + params / 1000003)
+    assert traffic.most_up == 3 * params
 
 
 def test_parameters_that_are_not_the_seeds_come_once_in_the_first_round(smoke, tmp_path):

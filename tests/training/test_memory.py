@@ -284,6 +284,15 @@ def test_what_a_codec_keeps_is_counted(monkeypatch):
     assert more == [2 * whole + 2 * whole, whole + whole]
 
 
+def test_moments_that_are_never_averaged_are_not_received():
+    adamw = ("fl.compression=int8", "llm_config.optimizer.name=adamw")
+    sizes = [
+        client_memory(*sections(small(*adamw, *keys)), rows=1).stages[0].host["received moments"]
+        for keys in ([], ["fl.first_moment_period=null"], ["fl.second_moment_period=9"])
+    ]
+    assert sizes[0] == 2 * sizes[1] == sizes[2]
+
+
 def test_a_resized_vocabulary_is_the_models():
     keys = ["llm_config.model.name=mpt_causal_lm", "fl.resize_vocab=1024"]
     sizes = []

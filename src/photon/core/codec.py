@@ -31,7 +31,8 @@ class Leaf:
     Attributes:
         parts: what was sent.
         shape: that it stands for.
-        opened: for the codec: what it has made of the parts, to be read more than once.
+        opened: for the codec: what it has made of the parts, to be read in pieces; gone with the
+            last one.
     """
 
     codec: Codec
@@ -44,7 +45,10 @@ class Leaf:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Elements of the flattened tensor from `start` up to `stop`, which is inside."""
-        return self.codec.read(self, start, stop)
+        found = self.codec.read(self, start, stop)
+        if stop == self.numel():  # trees of many clients are read side by side, leaf by leaf
+            self.opened.clear()
+        return found
 
 
 class Codec(NamedTuple):
@@ -61,7 +65,7 @@ class Codec(NamedTuple):
 
     `read(leaf, start, stop)` gives elements of the flattened tensor, in any float type; the parts
     of `leaf` have those names, shapes and types, and passed `fault`. What it has made of them may
-    stay in `leaf.opened`.
+    stay in `leaf.opened` until the end has been read.
 
     `fault(leaf)` says what `read` cannot read in the values of the parts, or None.
 

@@ -24,7 +24,7 @@ def disk_of(inner: Inner, fl: Federation, kept: int, sites: int) -> dict[str, fl
         ConfigError: as `outline_of`.
     """
     trees = outer_trees(fl) + fl.sends_differences  # and what clients hold
-    params, payload = outline_of(inner, fl).params, traffic_of(inner, fl).up
+    params, payload = outline_of(inner, fl).params, traffic_of(inner, fl).most_up
     return {
         "server": server_disk(num_elements(params), trees, payload, sites, kept),
         "client": client_disk(inner, fl, states_kept(kept)),

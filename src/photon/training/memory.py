@@ -81,6 +81,7 @@ class _Sizes:
     """Bytes of the trees of one configuration: in fp32, and as they travel.
 
     Attributes:
+        averaged: moments that are.
         sent_update, sent_moments: encoded; none where moments are not averaged.
         lost_update: what the codec has lost of an update.
     """
@@ -94,6 +95,7 @@ class _Sizes:
         self.personal = num_bytes(self._of(this.layers.personal))
         self.moments = sum(map(num_bytes, this.moments.values()))
         averaged = {n: this.moments[n] for n in periods_of(federation, this.moments)}
+        self.averaged = sum(map(num_bytes, averaged.values()))
         self.codecs, codecs = codecs_of(federation), kept_codecs(federation)
         sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
         self.sent_update = num_bytes(sent)
@@ -118,8 +120,8 @@ def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
     """
     sizes = _Sizes(inner, federation)
     host = {"program": PROGRAM, "updates": UPDATES_IN_FLIGHT * _leaving_bytes(sizes)}
-    if not sizes.codecs.moments.cast and federation.averages_moments:
-        host["received moments"] = sizes.moments
+    if not sizes.codecs.moments.cast and sizes.averaged:
+        host["received moments"] = sizes.averaged
     if sizes.personal:
         host["own layers"] = sizes.personal
     stages = [*_steps(sizes, host, rows), Stage("update", _trainer(sizes), host)]

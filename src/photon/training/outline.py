@@ -18,6 +18,7 @@ from photon.core.tree import Tree, num_bytes, num_elements
 from photon.errors import ConfigError, install_with
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
+from photon.training.fragments import Fragments
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
@@ -51,12 +52,14 @@ class RoundBytes:
     Attributes:
         up: its update; where nodes fold those of their clients, the update of a node. Of fragments,
             like what comes down, on average.
+        most_up: an update in the round that sends most.
         down: what it receives: with whole parameters all averaged moments, with differences those
             that are new.
         first_down: what a newcomer receives that cannot make it from the run's seed.
     """
 
     up: int
+    most_up: int
     down: int
     first_down: int
 
@@ -161,10 +164,14 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
 
     def each_round(moments: Mapping[str, int]) -> int:
         """On average over the rounds of their periods."""
-        first, second = federation.first_moment_period, federation.second_moment_period
-        rounds = range(1, 1 + (first or 1) * (second or 1))
-        due = [sum(moments[n] for n in averaged_in(federation, moments, r)) for r in rounds]
-        return round(sum(due) / len(due))
+        return round(sum(moments[n] / every for n, every in periods_of(federation, sent).items()))
+
+    def update(names: Iterable[str]) -> int:
+        """Of these parameters, with all their moments."""
+        params = {name: shared[name] for name in names}
+        of = {n: {k: tree[k] for k in params if k in tree} for n, tree in sent.items()}
+        moments = sum(longer[n] * num_bytes(layout(of[n], up.of_moment(n))) for n in of)
+        return num_bytes(layout(params, up.gradient)) + moments
 
     whole = {name: this.params[name] for name in this.layers.received(newcomers=False)}
     if down.parameters:
@@ -174,6 +181,7 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
     turns = federation.fragments
     return RoundBytes(
         up=round((num_bytes(layout(shared, up.gradient)) + each_round(moments_up)) / turns),
+        most_up=max(map(update, Fragments.of(federation, this.layers, this.params).groups)),
         down=round(received / turns),
         first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
     )
