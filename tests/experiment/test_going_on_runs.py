@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,8 +132,11 @@ def test_workers_and_nodes_that_begin_early_give_the_bits_of_one_process(
         assert final_digest(train(config, sockets)) == final_digest(here)
 
 
-def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
-    """What it has done by then is not done again; the record has all of its steps."""
+@pytest.mark.parametrize("again", [0.0, 0.3])
+def test_a_worker_begins_before_it_is_asked(smoke, tmp_path, again):
+    """What it has done by then is not done again, whatever the server's next step will be; the
+    record has all of its steps.
+    """
     run = resolve(smoke("fl.overlap=delayed", "llm_config.local_steps=6"), cores=1,
                   accelerator=0, run_uuid="r")  # fmt: skip
     received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
@@ -140,7 +144,7 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
     def task(number: int, digest: str) -> Instruction:
         return Instruction(run="r", round=number, client=0, first_step=6 * (number - 1),
                            local_steps=6, base_digest=digest, last_accepted=number - 1,
-                           ahead=6 if number > 1 else 0)  # fmt: skip
+                           ahead=6 if number > 1 else 0, again=again * number)  # fmt: skip
 
     updates = []
     for name, early in (("early", 4), ("late", 0)):
@@ -159,6 +163,41 @@ def test_a_worker_begins_before_it_is_asked(smoke, monkeypatch, tmp_path):
     assert updates[0].num_steps == updates[1].num_steps == 6
     assert digest(dict(updates[0].gradient)) == digest(dict(updates[1].gradient))
     assert updates[0].metrics["train_loss"] == updates[1].metrics["train_loss"]
+
+
+def test_an_error_before_the_round_is_open_is_nobodys(smoke, tmp_path, monkeypatch):
+    """Not that of the client which has delivered: the next round meets it, if it is still there."""
+    run = resolve(smoke("fl.overlap=delayed"), cores=1, accelerator=0, run_uuid="r")
+    received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
+    host = ClientHost(run, tmp_path, torch.device("cpu"))
+    task = Instruction(run="r", round=1, client=0, first_step=0, local_steps=1, base_digest="1",
+                       last_accepted=0)  # fmt: skip
+    host.train(task, received).result()
+
+    def full(*given):
+        raise RuntimeError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "_load", full)
+        host.go_on(lambda: False)
+    following = replace(task, round=2, first_step=1, base_digest="2", last_accepted=1, ahead=1)
+    assert checkpoint.load_update(host.train(following, received).result()).num_steps == 1
+    host.close()
+
+
+@pytest.mark.parametrize(("period", "goes"), [(1, False), (2, True)])
+def test_who_scores_its_own_part_first_does_not_begin_early(smoke, tmp_path, period, goes):
+    """In rounds that are scored alone."""
+    keys = ["fl.overlap=delayed", "fl.split_eval=true", f"fl.eval_period={period}"]
+    run = resolve(smoke(*keys), cores=1, accelerator=0, run_uuid="r")
+    received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
+    host = ClientHost(run, tmp_path, torch.device("cpu"))
+    task = Instruction(run="r", round=1, client=0, first_step=0, local_steps=2, base_digest="1",
+                       last_accepted=0)  # fmt: skip
+    host.train(task, received).result()
+    host.go_on(lambda: False)
+    assert (host.steps_taken > 2) == goes
+    host.close()
 
 
 @pytest.mark.parametrize(("third", "knows"), [(3, True), (4, False)])

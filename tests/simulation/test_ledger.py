@@ -76,13 +76,15 @@ def test_steps_are_taken_ahead_as_far_as_there_is_time():
     orders = [Ahead(), Ahead()]
 
     def ahead(spare: float):
-        return steps_ahead(orders, spare, 0.5)  # pyright: ignore[reportArgumentType]
+        return steps_ahead(orders, [10, 10], spare, 0.5)  # pyright: ignore[reportArgumentType]
 
     assert ahead(3.0) == ([4, 0], 0.0), "a node goes ahead with one client"
     assert ahead(1.0) == ([2, 0], 0.0)
     assert ahead(1.2) == ([3, 0], pytest.approx(0.3)), "and ends the step that is under way"
     assert ahead(0.0) == ([0, 0], 0.0)
-    assert steps_ahead([order()], 3.0, 0.5) == ([0], 0.0)
+    assert steps_ahead([order()], [10], 3.0, 0.5) == ([0], 0.0)
+    for left in (0, 3):  # asked again: those steps are behind it
+        assert steps_ahead(orders, [left, 10], 3.0, 0.5) == ([0, 0], 0.0)  # pyright: ignore[reportArgumentType]
 
 
 def test_others_wait_for_a_node_that_goes_away_in_a_round():

@@ -29,7 +29,6 @@ from photon.core.messages import (
 )
 from photon.core.tree import Tree
 from photon.data.read.stream import JoinedStream
-from photon.errors import PhotonError
 from photon.evaluation.loss import Share, held_out_loss
 from photon.model.build import build_model, empty_model, parameters_of
 from photon.node.client_files import ClientFiles, states_kept
@@ -159,7 +158,7 @@ class ClientHost:
             self._run(course, instruction.ahead, should_stop)
         except Stopped:
             return
-        except PhotonError:  # the round itself will meet it, and tell
+        except Exception:  # the round itself will meet it, and tell; its client has delivered
             self._under_way = self._foreseen = None
 
     def _course(self, instruction: Instruction) -> tuple[Course, bool]:
@@ -176,7 +175,8 @@ class ClientHost:
         if self._foreseen is not None and self._foreseen.round == number:
             return
         self._foreseen = None
-        scores_first = fl.validates_clients and fl.validation_period
+        period = fl.validation_period if fl.validates_clients else 0
+        scores_first = period and instruction.round % period == 0
         if not fl.most_ahead or self.trainer.world.size > 1 or scores_first or number > fl.rounds:
             return
         self._fixed = {name: base[name] for name in self.layers.frozen}

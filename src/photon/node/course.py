@@ -50,9 +50,11 @@ class Course:
 def is_of(begun: Instruction, asked: Instruction) -> bool:
     """Whether training that has begun under one instruction is what another asks for.
 
-    Before its base arrives nobody knows that, and no step depends on it.
+    Before its base arrives nobody knows that, nor how far the server's step of that round goes, and
+    no step depends on it.
     """
-    return begun in (asked, replace(asked, base_digest="")) and asked.ahead > 0
+    foreseen = replace(asked, base_digest="", part=begun.part, again=begun.again)
+    return begun in (asked, foreseen) and asked.ahead > 0
 
 
 class Segments:

@@ -157,7 +157,7 @@ class VirtualLink(ServersLink):
         else:
             draw = generator(self.seed, "pace", site.number, site.trainings).random()
             pace = group.step_seconds * (1 + group.step_jitter * (2 * draw - 1))
-        ahead, rest = steps_ahead(orders, max(0.0, now - site.trained_at), pace)
+        ahead, rest = steps_ahead(orders, left, max(0.0, now - site.trained_at), pace)
         steps = [min(n, one.local_steps - a) for n, one, a in zip(left, orders, ahead, strict=True)]
         site.trainings += 1
         site.task = task = Task(orders, now + rest + group.round_seconds, pace, steps)

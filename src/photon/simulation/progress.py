@@ -72,15 +72,17 @@ def steps_left(one: InstructionFacts, done: Mapping[int, Done]) -> int:
 
 
 def steps_ahead(
-    instructions: Sequence[InstructionFacts], spare: float, pace: float
+    instructions: Sequence[InstructionFacts], left: Sequence[int], spare: float, pace: float
 ) -> tuple[list[int], float]:
     """Steps of each instruction that were begun while it was on its way (`fl.overlap`): a node goes
     ahead with the client that it trains first. And seconds until the last of them is done.
 
     Args:
+        left: steps of each that are not done; one that has been begun before has those behind it.
         spare: seconds since the node's last training.
         pace: seconds of a step.
     """
     first, rest = instructions[0], instructions[1:]
-    begun = min(math.ceil(spare / pace - 1e-9), first.ahead, first.local_steps)
+    may_go = first.ahead if left[0] == first.local_steps else 0
+    begun = min(math.ceil(spare / pace - 1e-9), may_go, first.local_steps)
     return [begun, *(0 for _ in rest)], max(0.0, begun * pace - spare)
