@@ -10,6 +10,7 @@ import torch
 import photon
 from photon.container.container import digest
 from photon.errors import MismatchedCheckpoint, PhotonWarning
+from photon.node import client_host
 from photon.run.checkpoint import (
     load_base,
     load_client_state,
@@ -18,6 +19,7 @@ from photon.run.checkpoint import (
     load_server_state,
     newest_checkpoint,
 )
+from photon.training.going_on import beginning
 
 PLAIN = ["fl.compression=fp32", "fl.strategy_name=fedavg"]
 KEPT = "fl.aggregate_momenta=false"
@@ -68,6 +70,7 @@ def test_a_copy_with_another_outer_optimizer_begins_its_moments_afresh(smoke, or
      (["llm_config.optimizer.name=muon"], ["llm_config.optimizer.name=adamw"]),
      (["llm_config.optimizer.name=adamw"], ["llm_config.optimizer.name=adopt"]),
      (["fl.aggregate_momenta=false"], ["fl.aggregate_momenta=true"]),
+     ([], ["fl.second_moment_period=null"]),
      ([f"fl.frozen_layers=[{LAYERS}]"], [])],
 )  # fmt: skip
 def test_averaged_moments_that_do_not_fit_are_refused_before_there_is_a_folder(
@@ -185,3 +188,58 @@ def test_clients_of_a_copy_hold_the_servers_values_of_what_is_sent_no_more(smoke
     assert state.held.keys() == state.params.keys() - alone
     base = load_base(folder / "checkpoints/round_000003.json").params
     assert all(torch.equal(base[name], state.params[name]) for name in alone)
+
+
+RESET = "fl.reset_optimizer=true"
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["fl.overlap=delayed"], ["fl.fragments=2"]),
+        (["fl.fragments=2"], ["fl.fragments=3"]),
+        (["fl.fragments=2", RESET], ["fl.fragments=2", RESET, f"fl.frozen_layers=[{LAYERS}]"]),
+    ],
+    ids=str,
+)
+def test_clients_of_a_copy_with_other_fragments_begin_at_the_servers_parameters(
+    smoke, original, monkeypatch, before, now
+):
+    """By the source's groups some of what is a client's own had been merged, and some not."""
+    original(KEPT, *before)
+    begun: list[tuple[int, bool]] = []
+
+    def watched(instruction, base, *given):
+        found = beginning(instruction, base, *given)
+        same = all(torch.equal(found.params[name], value) for name, value in base.items())
+        begun.append((instruction.round, same))
+        return found
+
+    monkeypatch.setattr(client_host, "beginning", watched)
+    with pytest.warns(PhotonWarning, match="clients begin at the server's parameters"):
+        photon.train(smoke(*COPY, KEPT, *now, "photon.workers=0"))
+    assert begun == [(3, True)] * 2
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [KEPT, "fl.fragments=2", "fl.overlap=delayed"],
+        ["fl.fragments=3"],
+        ["fl.second_moment_period=null"],
+        ["fl.first_moment_period=2", "fl.second_moment_period=3"],
+    ],
+    ids=str,
+)
+def test_a_copy_under_the_same_keys_goes_on_as_the_run_would_have(smoke, original, keys):
+    """Also where not all moments have been averaged yet."""
+    same = [*keys, "fl.n_rounds=4", "llm_config.save_num_checkpoints_to_keep=4"]
+    original(*same)
+    copied = photon.train(smoke(*COPY, *same, "photon.resume_round=2"))
+    assert digest(last(copied)) == digest(last_of(smoke, "one"))
+
+
+def last_of(smoke, name: str) -> dict[str, torch.Tensor]:
+    return load_parameters(
+        newest_checkpoint(Path(smoke().machine.runs_folder) / name / "checkpoints")
+    )

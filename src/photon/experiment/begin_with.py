@@ -28,7 +28,7 @@ from photon.run.run_folder import RunFolder, read_run
 from photon.run.trackers import copy_lines
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
-from photon.training.outline import codecs_of
+from photon.training.outline import codecs_of, periods_of
 
 Names = Mapping[str, list[str]]
 """Moment -> the parameters that have it."""
@@ -45,21 +45,21 @@ class Copy:
         source: folder of the run that it comes from.
         with_clients: whether its clients' states are taken over.
         notes: what is not taken over, and why.
-        with_residuals: whether what uploads have lost so far is fed back.
+        dropped: fields of these that are not.
     """
 
     source: Path
     state: ServerState
     with_clients: bool
     notes: tuple[str, ...]
-    with_residuals: bool = True
+    dropped: tuple[str, ...] = ()
 
     def write(self, folder: RunFolder) -> None:
         """Put it into a new run's folder."""
         if self.with_clients:
             shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
-            if not self.with_residuals:
-                self._drop_residuals(folder)
+            if self.dropped:
+                self._drop(folder)
         theirs, done = self.source / "metrics.jsonl", self.state.round
         kept = checkpoint.kept_records(self.source / "checkpoints")
         lines = copy_lines(theirs, folder.metrics, "round", done, kept)
@@ -68,12 +68,13 @@ class Copy:
         there = checkpoint.round_path(self.source / "checkpoints", done)
         folder.save_facts({COPIED: {"run": self.source.name, "link": hash_in(there)}})
 
-    def _drop_residuals(self, folder: RunFolder) -> None:
+    def _drop(self, folder: RunFolder) -> None:
+        nothing: dict[str, Any] = {name: {} for name in self.dropped}
         for path in kept_answers(folder.path, self.state.last_accepted).values():
             if path.exists():
                 update = checkpoint.load_update(path, verify=True)  # what is written has new hashes
                 kept = checkpoint.load_client_state(path)
-                checkpoint.save_answer(folder.clients, update, replace(kept, residual={}))
+                checkpoint.save_answer(folder.clients, update, replace(kept, **nothing))
 
 
 def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
@@ -112,9 +113,14 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
         notes.append(f"clients begin afresh: {reason}")
         state = replace(state, last_accepted={})
     with_clients = bool(state.last_accepted)
+    dropped: list[str] = []
     if lost := fit.why_residuals_are_dropped() if with_clients else None:
         notes.append(f"what uploads have lost so far is not fed back: {lost}")
-    return Copy(source, state, with_clients, tuple(notes), not lost)
+        dropped += ["residual"]
+    if other := fit.why_nobody_goes_on() if with_clients else None:
+        notes.append(f"clients begin at the server's parameters, not at their own: {other}")
+        dropped += ["ahead", "told"]
+    return Copy(source, state, with_clients, tuple(notes), tuple(dropped))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ class _Fit:
             name: leaves(tree, state.params, codecs.of_moment(name))
             for name, tree in state.moments.items()
         }
-        if state.step and not (self._same_inner and _names(sent) == self._trained):
+        if state.step and not (self._same_inner and self._fits(_names(sent))):
             raise MismatchedCheckpoint(
                 f"photon.restore_run_uuid: {self.source} has averaged inner moments of "
                 f"{_shown(sent, self.theirs.inner)}, this run of "
@@ -172,6 +178,18 @@ class _Fit:
             values = decode(tree, state.params, codecs.of_moment(name))
             again[name] = encode(values, ours.of_moment(name))[0]
         return replace(state, moments=again)
+
+    def _fits(self, sent: Names) -> bool:
+        """Whether what has been averaged so far is what this run averages: a moment may be that of
+        clients alone, or not have had its turn, and so may those of a fragment.
+        """
+        before, after = self.theirs.averaging(), self.ours.federation
+        is_averaged = periods_of(after, self._trained)
+        if not before.averages_moments or not sent.keys() <= is_averaged.keys():
+            return False
+        in_turns = before.fragments > 1 and after.fragments > 1
+        pairs = [(set(names), set(self._trained[key])) for key, names in sent.items()]
+        return all(own <= all_ if in_turns else own == all_ for own, all_ in pairs)
 
     def held(self, state: ServerState) -> ServerState:
         """What clients are taken to hold: parameters that come whole are those of the server.
@@ -202,6 +220,19 @@ class _Fit:
         if before == after or rounds_only(before) or not self.theirs.federation.feeds_back:
             return None
         return f"fl.compression.upload was {before} in {self.source}, is {after} here"
+
+    def why_nobody_goes_on(self) -> str | None:
+        """What a client has of its own was merged by the groups of the source's parameters."""
+        before, after = self.theirs.federation, self.ours.federation
+        if not before.goes_on:
+            return None
+        if before.fragments != after.fragments:
+            return f"fl.fragments was {before.fragments} in {self.source}, is {after.fragments}"
+        if before.fragments > 1 and layers_of(before, self.layers.names).shared != (
+            self.layers.shared
+        ):
+            return f"{self.source} sent other layers, so that its fragments were others"
+        return None
 
     def _faults(self, state: ServerState) -> Iterator[str]:
         fl = self.ours.federation
