@@ -243,3 +243,18 @@ def last_of(smoke, name: str) -> dict[str, torch.Tensor]:
     return load_parameters(
         newest_checkpoint(Path(smoke().machine.runs_folder) / name / "checkpoints")
     )
+
+
+def test_a_copy_may_begin_to_merge_asynchronously_and_keeps_its_momentum(smoke, original):
+    """Merges of whole cohorts at equal speeds are rounds: the same bits."""
+    original(KEPT)
+    rounds = photon.train(smoke(*COPY, KEPT))
+    merges = photon.train(smoke(*COPY, "run_uuid=three", KEPT, "fl.mode=async"))
+    assert digest(last(merges)) == digest(last(rounds))
+
+
+def test_a_copy_of_merges_into_rounds_is_refused(smoke, original, tmp_path):
+    original(KEPT, "fl.mode=async", "fl.buffer=1")
+    with pytest.raises(MismatchedCheckpoint, match=r"counts merges .* take fl.mode=async"):
+        photon.train(smoke(*COPY, KEPT))
+    assert not (tmp_path / "runs" / "two").exists()

@@ -98,6 +98,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
             f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
             "photon.restore_cent_run_uuid"
         )
+    _require_same_count(name, source, theirs, run)
     wanted = -1 if run.machine.resume_round is None else run.machine.resume_round
     manifest = checkpoint_of_round(source / "checkpoints", wanted)
     state = checkpoint.load_server_state(manifest)
@@ -123,6 +124,18 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     return Copy(source, state, with_clients, tuple(notes), tuple(dropped))
 
 
+def _require_same_count(name: str, source: Path, theirs: Config, run: Run) -> None:
+    """Raises:
+    MismatchedCheckpoint: rounds would go on from the number of merges.
+    """
+    if theirs.federation.is_async and not run.federation.is_async:
+        raise MismatchedCheckpoint(
+            f"photon.restore_run_uuid={name}: {source} counts merges (fl.mode=async), from whose "
+            "number the rounds of fl.mode=sync would go on; take fl.mode=async, or begin with its "
+            f"parameters alone: pretrained_model_path={source}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Fit:
     """Two configurations, and what of a state fits both."""
@@ -140,6 +153,8 @@ class _Fit:
         before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
         average = {EMA: state.outer.get(EMA, fresh[EMA])} if EMA in fresh else {}
         own, fresh = without_ema(state.outer), without_ema(fresh)
+        if before == after and self.ours.federation.is_async:  # parts of rounds begin to come
+            own = own | {key: tree for key, tree in fresh.items() if key not in own}
         if before == after and _names(own) == _names(fresh):
             return replace(state, outer=own | average)
         if fresh or own:
@@ -147,7 +162,7 @@ class _Fit:
                 f"the outer optimizer begins afresh: it was {before} in {self.source}, "
                 f"is {after} here"
             )
-        return replace(state, outer=fresh | average)
+        return replace(state, outer=fresh | average, gathered=0.0)
 
     def moments(self, state: ServerState) -> ServerState:
         """The averaged inner moments, if they go on being averaged.
