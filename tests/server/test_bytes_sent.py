@@ -66,3 +66,11 @@ def test_whole_parameters_come_in_every_round_without_differences():
     sites = Sites()
     for number in (1, 2):
         assert received(sites, base_after(number, steps=False), number, {0: number}, 0) == [WHOLE]
+
+
+def test_who_was_away_when_layers_were_drawn_anew_gets_the_base_whole():
+    """No difference makes it of the one before."""
+    sites, last = Sites(), {0: 1, 1: 1}
+    assert received(sites, base_after(1), 1, last, 0, 1) == [STEP, STEP]
+    assert received(sites, base_after(2, steps=False), 2, {0: 2, 1: 1}, 0) == [WHOLE]
+    assert received(sites, base_after(3), 3, {0: 3, 1: 1}, 0, 1) == [STEP, WHOLE]

@@ -10,6 +10,7 @@ from typing import Any
 
 from photon.chain.ledger import COPIED, hash_in
 from photon.config.compression import rounds_only
+from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.config.schema import Config
@@ -98,7 +99,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
             f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
             "photon.restore_cent_run_uuid"
         )
-    _require_same_count(name, source, theirs, run)
+    _require_same_count(name, source, theirs.federation, run.federation)
     wanted = -1 if run.machine.resume_round is None else run.machine.resume_round
     manifest = checkpoint_of_round(source / "checkpoints", wanted)
     state = checkpoint.load_server_state(manifest)
@@ -124,11 +125,11 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     return Copy(source, state, with_clients, tuple(notes), tuple(dropped))
 
 
-def _require_same_count(name: str, source: Path, theirs: Config, run: Run) -> None:
+def _require_same_count(name: str, source: Path, theirs: Federation, ours: Federation) -> None:
     """Raises:
     MismatchedCheckpoint: rounds would go on from the number of merges.
     """
-    if theirs.federation.is_async and not run.federation.is_async:
+    if theirs.is_async and not ours.is_async:
         raise MismatchedCheckpoint(
             f"photon.restore_run_uuid={name}: {source} counts merges (fl.mode=async), from whose "
             "number the rounds of fl.mode=sync would go on; take fl.mode=async, or begin with its "

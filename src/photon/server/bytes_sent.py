@@ -20,6 +20,7 @@ class Sites:
 
     def __init__(self) -> None:
         self._holds: dict[int, str] = {}
+        self._base, self._whole_since = "", 0
 
     def traffic(
         self,
@@ -40,6 +41,7 @@ class Sites:
         """
         found = Traffic()
         whole = kinds_down(received_of(base.sent, plan.sent))
+        self._note(base, state)
         last, earlier = _differences(base, state)
         for client in asked:
             rounds = self._missed(client, base, state)
@@ -60,6 +62,13 @@ class Sites:
                 found.were_tensors(sent, {})
         return found
 
+    def _note(self, base: Base, state: ServerState) -> None:
+        """Remember the last base that follows from none before it: all get that whole."""
+        is_new = self._base not in ("", base.ref.digest)
+        if is_new and base.difference is None:
+            self._whole_since = state.round + 1
+        self._base = base.ref.digest
+
     def _missed(self, client: int, base: Base, state: ServerState) -> int:
         """Rounds whose differences a client lacks; more than can be if it holds nothing."""
         holds = self._holds.get(client)
@@ -68,7 +77,9 @@ class Sites:
         if base.difference is not None and holds == base.difference.before:
             return 1
         last = state.last_accepted.get(client)
-        return sys.maxsize if last is None else state.round + 1 - last
+        if last is None or last < self._whole_since:
+            return sys.maxsize
+        return state.round + 1 - last
 
 
 class _Sent(NamedTuple):
