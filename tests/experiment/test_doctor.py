@@ -121,6 +121,14 @@ def test_what_is_missing_is_found(smoke, tmp_path):
     assert str(tmp_path) in found["disk"][1]
 
 
+def test_a_mirror_is_tried(smoke, s3):
+    bucket = s3("doctor").removeprefix("s3://")
+    for name, verdict in ((f"{bucket}/runs", "ok"), ("nothing", "fail")):
+        found = verdicts(smoke(f"s3_comm_config.bucket_name={name}"), None, None, None)
+        assert found["mirror"][0] == verdict, found["mirror"]
+        assert name in found["mirror"][1]
+
+
 def test_the_command_says_so(capsys, data_root):
     keys = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
     assert run(["doctor", "--clients", "0-1", *keys]) == 0

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from photon.config.between.travel import travelling
 from photon.config.compose import load_config
 from photon.config.resolve import resolve
-from photon.config.schema import Config
+from photon.config.schema import Bucket, Config
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.read.shards import Rows
 from photon.data.read.verify import require_tokenizer
@@ -31,6 +31,7 @@ from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.machine.probe import find_trouble, tls_context
 from photon.node.hosted_run import node_config
 from photon.node.microbatch import HEADROOM, Trainers, fits, free_memory
+from photon.run.mirror import require_mirror
 from photon.run.preparation import architecture_of, fit_to_data, prepare, require_data
 from photon.run.run_data import RunData
 from photon.wire.enrolment import format_clients
@@ -98,12 +99,22 @@ def examine(
     yield here.disk(len(clients or [0]) if here.is_node else config.federation.population)
     if trouble is not None:
         yield trouble
+    if config.mirror.bucket is not None and not here.is_node:
+        yield _mirror(config.mirror)
     if clients is not None:
         yield here.data(clients)
     if server is not None:
         yield from _connection(*server, authority)
         if authority is not None and key is not None:
             yield _key(*server, authority, key, clients)
+
+
+def _mirror(bucket: Bucket) -> Finding:
+    try:
+        require_mirror(bucket)
+    except PhotonError as error:
+        return Finding("fail", "mirror", str(error))
+    return Finding("ok", "mirror", f"{bucket.bucket}: takes and deletes objects")
 
 
 def _versions() -> Finding:
