@@ -54,7 +54,9 @@ class Mirror:
             self._push()
         except DataError as error:
             warnings.warn(
-                f"{error}; trying again after the next commit", PhotonWarning, stacklevel=2
+                f"{error}; the mirror lacks this commit until the next one is sent",
+                PhotonWarning,
+                stacklevel=2,
             )
 
     def _push(self) -> None:
