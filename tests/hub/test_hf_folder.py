@@ -274,14 +274,37 @@ def test_the_end_of_a_text_is_the_tokenizers(foreign, tmp_path):
 def test_only_an_export_is_replaced(make_run, tmp_path):
     run, out = make_run(), tmp_path / "out"
     out.mkdir()
-    export_folder(run, out)
+    assert not export_folder(run, out)
     first = (out / "model.safetensors").read_bytes()
-    export_folder(resolve_checkpoint(run)[1], out)
+    assert export_folder(resolve_checkpoint(run)[1], out)
     assert (out / "model.safetensors").read_bytes() == first
     for call, target in ((export_folder, run), (import_folder, out)):
         with pytest.raises(RunFolderError, match="is not empty"):
             call(out if call is import_folder else run, target)
     assert load_saved_model(run)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_what_a_user_put_into_an_export_is_kept(make_run, tmp_path, capsys, is_listed):
+    run, out = make_run(), tmp_path / "out"
+    export_folder(run, out)
+    if not is_listed:  # as exports were before they listed what they wrote
+        facts = json.loads((out / "photon.json").read_text())
+        del facts["files"]
+        (out / "photon.json").write_text(json.dumps(facts))
+    for name in ["mynotes.txt", "figures/README.md", *(["README.md"] if is_listed else [])]:
+        theirs = out / name
+        theirs.parent.mkdir(exist_ok=True)
+        before = theirs.read_text() if theirs.exists() else None
+        theirs.write_text("mine")
+        assert photon_command(["export", str(run), str(out)]) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert f"{out}: " in told
+        assert f" {name}" in told
+        assert theirs.read_text() == "mine"
+        theirs.unlink() if before is None else theirs.write_text(before)
+    assert photon_command(["export", str(run), str(out)]) == 0
+    assert "in place of the earlier export" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_earlier_export(make_run, tmp_path, monkeypatch):

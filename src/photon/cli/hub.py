@@ -22,8 +22,8 @@ def export(checkpoint: Path, folder: Path, client: int | None) -> None:
     """
     from photon.hub.hf_folder import export_folder
 
-    export_folder(checkpoint, folder, client)
-    click.echo(f"folder      {folder}")
+    is_replaced = export_folder(checkpoint, folder, client)
+    click.echo(f"folder      {folder}{', in place of the earlier export' if is_replaced else ''}")
 
 
 @click.command(name="import")

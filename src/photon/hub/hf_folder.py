@@ -26,6 +26,7 @@ from photon.data.tokenizer import SEPARATOR, load_tokenizer, save_tokenizer, voc
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
 from photon.hub.model_card import model_card, privacy_of
 from photon.hub.pretrained import CONVERT, quiet, require_finite, save_pretrained
+from photon.hub.written import FILES, hashes, require_own
 from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
 from photon.run import checkpoint
@@ -36,10 +37,10 @@ from photon.run.saved_model import SavedModel, load_saved_model
 from photon.training.state import TrainState
 
 MARKER = "photon.json"
-"""What an exported folder comes from; only a folder with this file is ever replaced."""
+"""What an exported folder comes from, and what was written; no folder without it is replaced."""
 
 
-def export_folder(source: Path, out: Path, client: int | None = None) -> None:
+def export_folder(source: Path, out: Path, client: int | None = None) -> bool:
     """Write a checkpoint as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
@@ -47,15 +48,19 @@ def export_folder(source: Path, out: Path, client: int | None = None) -> None:
         out: appears whole or not at all; an earlier export there is replaced.
         client: whose model, in a run with personalised layers.
 
+    Returns:
+        Whether an earlier export was replaced.
+
     Raises:
         CheckpointError: no checkpoint there.
         ConfigError: `transformers` has no architecture that computes the same; personalised layers
             without a client.
-        RunFolderError: `out` holds something else.
+        RunFolderError: `out` holds something that no export wrote, or that was changed since.
         StorageError: it cannot be written.
     """
     saved = load_saved_model(source).of(client)
-    with _appearing(out, replaces=MARKER) as folder:
+    is_replaced = _is_export(out)
+    with _appearing(out, replaces=is_replaced) as folder:
         _write_model(folder, saved)
         _write_tokenizer(folder, saved)
         (folder / "README.md").write_text(model_card(saved), encoding="utf-8")
@@ -69,8 +74,10 @@ def export_folder(source: Path, out: Path, client: int | None = None) -> None:
                 "digest": digest(saved.params),
                 **({"privacy": privacy} if (privacy := privacy_of(saved)) else {}),
                 KEY: saved.encoder.facts.as_json(),
+                FILES: hashes(folder),
             },
         )
+    return is_replaced
 
 
 def import_folder(source: Path, out: Path) -> None:
@@ -166,16 +173,32 @@ def _write_tokenizer(folder: Path, saved: SavedModel) -> None:
     )
 
 
+def _is_export(out: Path) -> bool:
+    """Whether an earlier export is there, to be replaced.
+
+    Raises:
+        RunFolderError: it holds more than was exported.
+        StorageError: it cannot be read.
+    """
+    if not (out / MARKER).is_file():
+        return False
+    try:
+        require_own(out, MARKER, _read_json(out / MARKER) or {})
+    except OSError as error:
+        raise StorageError(f"{out}: cannot read what is there ({error.strerror})") from error
+    return True
+
+
 @contextmanager
-def _appearing(out: Path, replaces: str | None = None) -> Iterator[Path]:
+def _appearing(out: Path, replaces: bool = False) -> Iterator[Path]:
     """A folder that is filled beside its place and renamed.
 
     Args:
-        replaces: a file; a folder that holds it may be replaced.
+        replaces: what is there may be replaced.
     """
     out = out.resolve()
     old = out.exists() and not (out.is_dir() and not any(out.iterdir()))
-    if old and not (replaces and (out / replaces).is_file()):
+    if old and not replaces:
         raise RunFolderError(f"{out}: is not empty; name another folder or remove this one")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
