@@ -143,6 +143,28 @@ def test_feedback_has_a_bound(rung):
         assert left.norm() < 99 * gradient(0).norm(), "nothing was sent"
 
 
+@pytest.mark.parametrize(
+    "rung", ["uniform:100/3", "uniform:50/5", "uniform:34/7", "uniform:1/255", "uniform:250/3",
+             "uniform:107/7"]
+)  # fmt: skip
+@pytest.mark.parametrize("spread", [drawn((1024,)), torch.ones(1024)], ids=["normal", "even"])
+def test_one_number_after_many_has_the_bound(rung, spread):
+    """What is left of many is not read many times too large once the scale is that of one."""
+    codec = points.codec(rung)
+    many, one = spread / spread.norm(), one_only((1024,)) / 3
+    left = None
+    for step in range(60):
+        found, left = decoded(codec, many if step < 10 else one, left)
+        assert found.norm() <= codec.gain
+
+
+def test_levels_that_end_below_one_root_are_refused_with_what_to_give():
+    for levels, least in ((3, 100), (7, 34), (15, 15), (199, 2)):
+        points.codec(f"uniform:{least}/{levels}")
+        with pytest.raises(ValueError, match=f"give a step from {least} on, or more levels"):
+            points.codec(f"uniform:{least - 1}/{levels}")
+
+
 @pytest.mark.parametrize("rung", [*DENSE, "uniform", "uniform:50/15"])
 @pytest.mark.parametrize("make", ["normal", "zeros", "tiny", "heavy", "one only", "denormal"])
 def test_a_mean_of_squares_is_never_read_as_zero(rung, make):
@@ -289,7 +311,8 @@ def test_what_is_not_finite_is_never_read_as_sound(rung, bad):
 
 @pytest.mark.parametrize(
     "text", ["int4:60", "int8:4", "int2:524288", "topk:65/64", "topk:8/64/3", "topk:8/60",
-             "uniform:100/4", "uniform:100/1", "uniform:1001/3", "uniform:100/257"]
+             "uniform:100/4", "uniform:100/1", "uniform:1001/3", "uniform:100/257", "uniform:1/3",
+             "uniform:1/9", "uniform:10/5", "uniform:99/3", "uniform:49/5"]
 )  # fmt: skip
 def test_numbers_that_do_not_go_together_are_refused(text):
     with pytest.raises(ValueError, match="expected"):

@@ -210,12 +210,20 @@ def uniform(step: int, levels: int) -> Codec:
     """`levels` at a distance of `step` hundredths of the root of a tensor's mean square.
 
     Raises:
-        ValueError: no odd number of levels from 3 to 255, or a step that is out of proportion.
+        ValueError: no odd number of levels from 3 to 255, or a step that is out of proportion:
+            levels end below that root. What is beyond them is read as their end, and where that is
+            most of a tensor, what is fed back is read many times too large.
     """
     if levels % 2 == 0 or not 3 <= levels <= 255 or step > 1000:
         raise ValueError(
             f"step {step} with {levels} levels: expected up to 1000 (hundredths of the root of the "
             "mean square), and an odd number of levels from 3 to 255"
+        )
+    if step * (half := levels // 2) < 100:
+        raise ValueError(
+            f"step {step} with {levels} levels: the largest level, at {step * half} hundredths of "
+            f"the root of the mean square, expected 100 or more; give a step from "
+            f"{-(-100 // half)} on, or more levels"
         )
     own = Even(step / 100, levels)
     gain = 2 + 1 / math.sqrt(1 - own.odds[0])
