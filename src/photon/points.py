@@ -118,13 +118,13 @@ class Rung:
         make: a `photon.core.codec.Codec`, or a function of whole numbers that gives one.
         arguments: those numbers by name, with their defaults, in the order in which they follow
             the codec's name: `topk:64/4096`.
-        bits: per parameter, with the defaults.
+        bits: per parameter, with the defaults; None: not said.
         about: what it does, and what was measured of it (docs/results.md).
     """
 
     make: str
     arguments: Mapping[str, int] = field(default_factory=dict)
-    bits: float = 32.0
+    bits: float | None = None
     about: str = ""
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from photon.config import load_config
+from photon.config.compression import ladder, rounds_only
 from photon.config.conflicts import CONFLICTS, OPTIONS, conflict_lines
 from photon.config.explain.origin import explained
 from photon.errors import ConfigError
+from photon.points import CODECS, Rung
 
 IN_USE = {
     "fold_updates": ["fl.fold_updates=true", "fl.compression=bf16"],
@@ -75,3 +77,17 @@ def test_what_an_asynchronous_server_does_without_is_listed_both_ways():
 def test_arguments_that_no_codec_can_do_with_are_refused_when_they_are_explained():
     with pytest.raises(ConfigError, match=r"^fl\.compression\.upload: top 65 of 64"):
         explained("fl.compression", ["fl.compression.upload=topk:65/64"])
+
+
+def test_a_codec_of_ones_own_is_no_rounding_unless_it_says_so(monkeypatch):
+    monkeypatch.setitem(CODECS, "own", Rung("photon.codecs.blocks:int8", {"block": 64}))
+    monkeypatch.setitem(CODECS, "cast", Rung("photon.core.codec:BF16"))
+    assert (rounds_only("own:8"), rounds_only("cast")) == (False, True)
+    assert (
+        load_config(["recipe=smoke", "fl.compression=own"]).federation.compression.download == "own"
+    )
+    noise = ["fl.privacy.clip_norm=1", "fl.privacy.noise_by=clients"]
+    for keys in (["fl.fold_updates=true"], noise):
+        with pytest.raises(ConfigError, match="compression"):
+            load_config(["recipe=smoke", "fl.compression.upload=own", *keys])
+    assert "? bits" in "".join(ladder())

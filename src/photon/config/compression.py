@@ -73,8 +73,13 @@ def codec_of(key: str, text: str) -> Any:
 
 def rounds_only(name: str) -> bool:
     """Whether a codec is one of 16 bits or more, which loses nothing that is fed back."""
-    known = CODECS.get(name.partition(":")[0])
-    return known is None or known.bits >= 16
+    alone = name.partition(":")[0]
+    known = CODECS.get(alone)
+    if known is None:
+        return True
+    if known.bits is None:  # only what is itself imported tells of a codec of one's own
+        return codec(alone).cast is not None
+    return known.bits >= 16
 
 
 def _in_full(value: Any) -> Any:
@@ -94,9 +99,13 @@ CompressionOrName = Annotated[Compression, BeforeValidator(_in_full)]
 def ladder() -> list[str]:
     """A line for each codec: how it is named with its arguments, bits, what it does."""
     return [
-        f"    {spelled(name, rung.arguments):<16} {rung.bits:>5.2f} bits  {rung.about}"
+        f"    {spelled(name, rung.arguments):<16} {_size(rung.bits)} bits  {rung.about}"
         for name, rung in CODECS.items()
     ]
+
+
+def _size(bits: float | None) -> str:
+    return f"{'?':>5}" if bits is None else f"{bits:>5.2f}"
 
 
 def spelled_out(text: str) -> list[str]:
