@@ -361,6 +361,18 @@ def test_a_reader_that_goes_away_costs_nothing(smoke_arguments, tmp_path):
 
 
 def test_a_text_that_is_not_there_is_said_before_anything_is_scored(photon_command, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "empty.txt").touch()
+    for name, reason in {
+        "texts": "is a folder; name the files in it",
+        "latin.txt": "no UTF-8 at byte 3; convert the file to UTF-8",
+        "empty.txt": "is empty; give a file with text",
+    }.items():
+        code, _, err = photon_command("evaluate", "runs/any", "--text", str(tmp_path / name))
+        assert code == 2
+        assert f"--text {tmp_path / name}: {reason}" in err
+        assert err.count("\n") == 1
     code, out, err = photon_command("evaluate", "runs/any", "--text", str(tmp_path / "no.txt"))
     assert (code, out) == (2, "")
     assert "no.txt: no such file" in err

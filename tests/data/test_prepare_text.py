@@ -446,6 +446,19 @@ def test_a_tokenizer_trained_here_never_sees_held_out_text(prepare, tmp_path, mo
     assert len(trained) < 120
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("empty.txt", ""), ("empty.jsonl", '{"text": ""}\n{"text": null}\n' * 40)],
+)
+def test_empty_texts_are_named(prepare, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"{name}: every text is empty; add text"):
+        prepare(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name}: the text to train on is empty; add text"):
+        prepare(tmp_path / name, tokenizer=None, vocab_size=260)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_fewer_rows_than_clients(prepare, tmp_path, monkeypatch):
     source = write_lines(tmp_path / "a.jsonl", [f"short {i}" for i in range(60)])
     with pytest.raises(DataError, match=r"client_0/\w+: \d+ tokens do not fill one row of 16 \+ 1"):

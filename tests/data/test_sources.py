@@ -181,15 +181,28 @@ def test_files_named_validation_are_for_validation(tmp_path):
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl:2: broken JSON"),
         ("a.jsonl", b'{"text": "x"}\n[1]\n', r"a\.jsonl:2: is no JSON object"),
-        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: column 'text' holds int, not text"),
+        (
+            "a.jsonl",
+            b'{"text": 3}\n',
+            r"a\.jsonl:1: column 'text' holds int, not text; put it in "
+            r"quotes, .*text_column",
+        ),
         (
             "a.jsonl",
             b'{"body": "x", "id": 1}\n',
             r"a\.jsonl:1: no column 'text'; there are body, id; set dataset\.prepare\.text_column",
         ),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl: no UTF-8 at byte 24"),
-        ("a.json", b"[1]", r"a\.json:1: is no JSON object"),
-        ("a.json", b'[{"text": "x"},', r"a\.json: broken JSON"),
+        ("a.json", b"[1]", r'a\.json:1: is no JSON object; make it one, as {"text": \.\.\.}, or'),
+        (
+            "a.json",
+            b'{\n "data": [\n  {"text": "x"}\n ]\n}\n',
+            r"a\.json: one object over several lines; give an array, or an object a line",
+        ),
+        ("a.jsonl", b'\n{"text":\n"x"}\n', r"a\.jsonl: one object over several lines"),
+        ("a.jsonl", b'{"text":\n{"text": "x"}\n', r"a\.jsonl:1: broken JSON .*; mend the line or"),
+        ("a.jsonl", b'{"text": \n', r"a\.jsonl:1: broken JSON"),
+        ("a.json", b'[{"text": "x"},', r"a\.json: broken JSON .*; mend the file or remove it"),
         ("a.json", b'{"x": ' + b"[" * 100_000, r"a\.json:1: JSON that is nested too deep"),
         ("a.txt", b"abc\xfe", r"a\.txt: no UTF-8 at byte 3"),
         ("a.json.gz", b"no gzip", r"a\.json\.gz: damaged or cut off"),

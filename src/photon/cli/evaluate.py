@@ -13,6 +13,7 @@ import click
 from photon.cli.options import PATH, client_option, is_first_process, json_option, quiet_option
 from photon.errors import DataError, PhotonNote
 from photon.run.listing import run_named
+from photon.scoring.text_files import read_text_file
 
 if TYPE_CHECKING:
     from photon.scoring.evaluate import Evaluation
@@ -60,8 +61,7 @@ def command(
     overrides = [argument for argument in arguments if "=" in argument]
     if not models:
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
-    if missing := [text for text in wanted["texts"] if not text.is_file()]:
-        raise DataError(f"--text {missing[0]}: no such file")
+    _require_readable(wanted["texts"])
     if harness is not None:
         if not tasks:
             raise click.UsageError("--harness lm-eval needs --tasks A,B,...")
@@ -80,6 +80,15 @@ def command(
                 f"--{name} needs --harness lm-eval; other tasks are chosen by icl_tasks_config"
             )
     _by_our_rules(models, overrides, as_json, quiet, **wanted)
+
+
+def _require_readable(texts: Sequence[Path]) -> None:
+    """Before a model is loaded and scored: all of that would be told as failed."""
+    for path in texts:
+        try:
+            read_text_file(path)
+        except DataError as error:
+            raise DataError(f"--text {error}") from None
 
 
 def _by_harness(

@@ -223,7 +223,7 @@ class _Run:
         try:
             into[key] = compute()
         except PhotonError as error:
-            self.result.failures[key] = str(error)
+            self.result.failures[key] = str(error).removeprefix(f"{key}: ")
 
     def _load(self) -> dict[str, Loaded]:
         """Every evaluation with its rows and their digest; what cannot be read is a failure."""

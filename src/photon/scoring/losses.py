@@ -16,6 +16,7 @@ from photon.evaluation.text import evaluate_text
 from photon.run.own_layers import mean_over_clients, worn
 from photon.run.run_data import VALIDATION, RunData, find_data
 from photon.scoring.candidate import Candidate
+from photon.scoring.text_files import read_text_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +118,7 @@ def _unigram(data: RunData, population: int, rows: RowSource) -> float | None:
 
 
 def _text_loss(candidate: Candidate, passes: Passes, path: Path) -> LossScore:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error})") from error
-    if not text:
-        raise DataError(f"{path}: is empty")
+    text = read_text_file(path)
 
     def score() -> LossReport:
         return evaluate_text(candidate.model, candidate.encoder, text, passes)

@@ -160,6 +160,8 @@ def _make(
         encoder = Encoder(tokenizer, resolved(tokenizer, plan.bos_text, plan.eos_text))
         pipeline.run(plan.phases, encoder, report)
         files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
+        if not pipeline.totals.written:
+            raise _no_text(files, inputs)
         parts = pipeline.finish({"tokenizer": digest})
     finally:
         pipeline.close()
@@ -176,6 +178,15 @@ def _make(
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _no_text(files: Sequence[Mapping[str, Any]], inputs: Inputs) -> DataError:
+    names = [str(file["file"]) for file in files[:3]] or [str(inputs.settings.get("source"))]
+    more = ", ..." if len(files) > len(names) else ""
+    return DataError(
+        f"{', '.join(names)}{more}: every text is empty; add text, or name the column that holds "
+        "it, dataset.prepare.text_column"
+    )
 
 
 @contextlib.contextmanager

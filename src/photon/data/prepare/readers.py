@@ -95,23 +95,29 @@ def document_of(record: Any, columns: Columns, source: str, where: str) -> Docum
     Raises:
         DataError: it is no JSON object, has no such column, or the column holds no text.
     """
-    text = _column(record, columns.text, where)
+    text = _column(record, columns.text, where, "text_column")
     if columns.source is not None:
-        source = _column(record, columns.source, where)
+        source = _column(record, columns.source, where, "source_column")
     return Document(where, source, text)
 
 
-def _column(record: Any, column: str, where: str) -> str:
+def _column(record: Any, column: str, where: str, key: str) -> str:
     """A column of a record; null, or the NaN that stands for it, is an empty text."""
     if not isinstance(record, dict):
-        raise DataError(f"{where}: is no JSON object")
+        raise DataError(
+            f"{where}: is no JSON object; make it one, as {{{json.dumps(column)}: ...}}, or remove "
+            "it"
+        )
     if column not in record:
         raise missing_column(where, column, record)
     value = record[column]
     if value is None or value != value:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{where}: column {column!r} holds {type(value).__name__}, not text")
+        raise DataError(
+            f"{where}: column {column!r} holds {type(value).__name__}, not text; put it in quotes, "
+            f"remove the record, or name another column with dataset.prepare.{key}"
+        )
     return _without_halves(value)
 
 
@@ -145,11 +151,27 @@ def _json(
         first = file.readline().removeprefix(_MARK)
         while first.isspace():
             first = file.readline()
+        if _begins_an_object_of_lines(first, file):
+            raise DataError(
+                f"{name}: one object over several lines; give an array, or an object a line"
+            )
         if first.lstrip().startswith(b"["):
             array = _parsed(first + file.read(), name, name)
             yield from enumerate(array[start:], start + 1)
             return
     yield from _json_lines(path, name, start, note_share)
+
+
+def _begins_an_object_of_lines(first: bytes, file: IO[bytes]) -> bool:
+    """Whether the first line is an object's that goes on in the next; an array loses no line."""
+    if not first.lstrip().startswith(b"{"):
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        following = file.readline().strip()
+        return bool(following) and not following.startswith(b"{")
+    return False
 
 
 def _json_lines(
@@ -171,9 +193,10 @@ def _parsed(data: bytes, name: str, where: str, offset: int = 0) -> Any:
     try:
         return json.loads(_decode(data, name, offset))
     except ValueError as error:
-        raise DataError(f"{where}: broken JSON ({error})") from error
+        what = "file" if where == name else "line"
+        raise DataError(f"{where}: broken JSON ({error}); mend the {what} or remove it") from error
     except RecursionError as error:
-        raise DataError(f"{where}: JSON that is nested too deep to read") from error
+        raise DataError(f"{where}: JSON that is nested too deep to read; remove it") from error
 
 
 def _decode(data: bytes, name: str, offset: int = 0) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,11 @@ class _Work:
         if keys.tokenizer is not None:
             return open_tokenizer(keys.tokenizer)
         say(f"tokenizer   training {keys.vocab_size:,} tokens")
-        return train_tokenizer(_training_texts(route, keys.tokenizer_bytes), keys.vocab_size)
+        texts = _training_texts(route, keys.tokenizer_bytes)
+        first = next(filter(None, texts), None)
+        if first is None:
+            raise DataError(f"{keys.source}: the text to train on is empty; add text")
+        return train_tokenizer(chain([first], texts), keys.vocab_size)
 
 
 def _training_texts(route: Route, most_bytes: int) -> Iterator[str]:
