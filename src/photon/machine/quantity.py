@@ -15,7 +15,9 @@ def parse_quantity(text: str) -> float:
         ValueError: it is no positive number with a unit.
     """
     match = _QUANTITY.fullmatch(text)
-    if match is None or not float(match[1]):
+    if match is None:
         raise ValueError(f"{text!r}: write a number and a unit")
+    if not float(match[1]):
+        raise ValueError(f"{text!r}: write more than zero")
     number = float(match[1]) * _PREFIX[match[2].lower()]
     return number / 8 if match[3].lower() == "bit" else number

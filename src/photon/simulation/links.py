@@ -11,13 +11,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from photon.config.base import Closed
 from photon.errors import ConfigError
 from photon.files import parse_yaml
 from photon.machine.quantity import parse_quantity
 from photon.wire.enrolment import format_clients, parse_clients
+
+SLOWEST, FASTEST = 125.0, 1e15
+LONGEST_WAY = 60.0
+"""Of a message, in seconds. With more a node does not even join, and the link is not blamed."""
+LONGEST, SHORTEST_STEP = 1e7, 1e-6
+"""Seconds of anything else."""
 
 
 def _rate(value: Any) -> Any:
@@ -35,9 +48,17 @@ def _clients(value: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=True), BeforeValidator(_rate)]
+def _within(rate: float) -> float:
+    if SLOWEST <= rate <= FASTEST or rate == math.inf:
+        return rate
+    raise ValueError("expected 1kbit to 8000Tbit, or .inf")
+
+
+Rate = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_rate), AfterValidator(_within)]
 """Bytes a second; as text with a unit: `20Mbit`."""
-Seconds = Annotated[float, Field(ge=0)]
+Way = Annotated[float, Field(ge=0, le=LONGEST_WAY)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST)]
+StepSeconds = Annotated[float, Field(ge=SHORTEST_STEP, le=LONGEST)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Measured = Literal["measured"]
 
@@ -54,8 +75,8 @@ class Link(Closed):
 
     up: Rate = math.inf
     down: Rate = math.inf
-    latency: Seconds = 0.0
-    jitter: Seconds = 0.0
+    latency: Way = 0.0
+    jitter: Way = 0.0
     loss: Share = 0.0
 
 
@@ -74,10 +95,10 @@ class Group(Link):
 
     clients: Annotated[list[int], Field(min_length=1), BeforeValidator(_clients)]
     per_node: int = Field(default=1, ge=1)
-    step_seconds: Annotated[float, Field(gt=0)] | Measured = "measured"
+    step_seconds: StepSeconds | Measured = "measured"
     round_seconds: Seconds = 0.0
     step_jitter: Share = 0.0
-    failures_every: Annotated[float, Field(gt=0)] | None = None
+    failures_every: StepSeconds | None = None
     back_after: Seconds = 60.0
 
     @field_validator("clients")
@@ -170,7 +191,8 @@ def _first_fault(error: ValidationError) -> str:
         return f"{key}: is missing"
     reason = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    shown = "" if isinstance(given, dict | list) or repr(given) in reason else f", got {given!r}"
+    is_told = isinstance(given, str) and repr(given) in reason
+    shown = "" if is_told or isinstance(given, dict | list) else f", got {given!r}"
     return f"{key}: {reason}{shown}" if key else f"{reason}{shown}"
 
 
