@@ -29,6 +29,11 @@ def test_what_training_refuses_is_not_planned(capsys):
     )
 
 
+def test_rounds_that_send_not_every_fragment_are_not_planned(capsys):
+    assert run(["plan", "recipe=smoke", "fl.fragments=3", "fl.n_rounds=2"]) == 2
+    assert "fl.fragments=3 is more than fl.n_rounds=2" in capsys.readouterr().err
+
+
 def test_by_hand(capsys):
     links = ["--bandwidth", "1Gbit", "--latency", "0", "--floor", "5"]
     speed = ["--tokens-per-second", "524288", "llm_config.global_train_batch_size=256",

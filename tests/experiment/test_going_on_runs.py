@@ -232,7 +232,6 @@ def test_a_client_goes_on_with_some_of_the_servers_last_step(smoke, tmp_path, th
         (["fl.overlap=eager", "fl.reset_checkpoint=true"], "reset_checkpoint=true forgets"),
         (["fl.fragments=2", "fl.staleness_exponent=1"], "exclude each other"),
         (["fl.overlap=later"], "none"),
-        (["fl.fragments=9"], "some would never be sent"),
         (["fl.fragments=2", "fl.random_layers=[norm.weight]", "fl.random_init_freq=3"], "anew"),
         (
             ["fl.fragments=2", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
@@ -244,6 +243,21 @@ def test_a_client_goes_on_with_some_of_the_servers_last_step(smoke, tmp_path, th
 def test_what_makes_no_sense_is_refused(smoke, keys, message):
     with pytest.raises(ConfigError, match=message):
         smoke(*keys)
+
+
+def test_fewer_rounds_than_fragments_are_for_runs_that_go_on(four, tmp_path):
+    """As many as are done; a new run would never send some."""
+    keys = ["recipe=smoke", f"dataset.train.root_local={four}", f"photon.saving_path={tmp_path}",
+            "photon.workers=0", "run_uuid=run", "fl.n_total_clients=4",
+            "fl.fragments=3"]  # fmt: skip
+    with pytest.raises(ConfigError, match=r"fl\.fragments=3 is more than fl\.n_rounds=2: some"):
+        photon.train([*keys, "fl.n_rounds=2"])
+    assert not (tmp_path / "run").exists()
+    photon.train([*keys, "fl.n_rounds=3"])
+    for path in (tmp_path / "run").rglob("round_000003*"):
+        path.unlink()
+    lowered = photon.resume(tmp_path / "run", ["fl.n_rounds=2"])
+    assert lowered.rounds == 2
 
 
 def test_a_client_that_was_not_taken_begins_with_the_base(four, tmp_path, monkeypatch):

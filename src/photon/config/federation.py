@@ -14,6 +14,7 @@ from photon.config.conflicts import check_conflicts
 from photon.config.merging import Merging
 from photon.config.privacy import Privacy
 from photon.config.update_scoring import UpdateScoring
+from photon.errors import ConfigError
 
 LARGEST_STEP = 2**31
 """More than a round has."""
@@ -291,11 +292,6 @@ class Federation(Merging, Closing):
                 "reset_checkpoint=true forgets what overlap, fragments and fragment_alpha go on "
                 "from; leave one of them out"
             )
-        if self.fragments > self.rounds:
-            raise ValueError(
-                f"fragments={self.fragments} is more than n_rounds={self.rounds}: some would never "
-                "be sent"
-            )
         periods = {self.first_moment_period, self.second_moment_period}
         if self.averages_moments and periods == {None}:
             raise ValueError(
@@ -306,6 +302,18 @@ class Federation(Merging, Closing):
             raise ValueError(
                 f"fragments={self.fragments} and first_moment_period, second_moment_period exclude "
                 "each other: moments are averaged with their fragment"
+            )
+
+    def require_every_fragment(self) -> None:
+        """Refuse a new run that is too short; one that goes on may end after what is done.
+
+        Raises:
+            ConfigError: fewer rounds than fragments.
+        """
+        if self.fragments > self.rounds:
+            raise ConfigError(
+                f"fl.fragments={self.fragments} is more than fl.n_rounds={self.rounds}: some would "
+                "never be sent; give fewer fragments or more rounds"
             )
 
     @property

@@ -125,6 +125,7 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     Raises:
         ConfigError: what is configured cannot be counted, or no such device is known.
     """
+    config.federation.require_every_fragment()
     steps = _local_steps(config.inner, config.federation)
     model = architecture_of(config.inner.model, config.federation.vocabulary)
     config = config.with_model(model)

@@ -40,6 +40,7 @@ def checked_start(fl: Federation, inner: Inner, starts: tuple[str | None, str | 
 
 def check_federation(fl: Federation, inner: Inner, scoring: Scoring) -> None:
     """ConfigError: what is sent, the privacy budget or the tasks to score cannot be."""
+    fl.require_every_fragment()
     check_sent(fl, inner)
     check_budget(fl)
     require_no_tasks(fl, scoring)
