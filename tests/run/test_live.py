@@ -9,11 +9,23 @@ import pytest
 
 import photon
 from photon.cli.main import run
+from photon.errors import PhotonWarning, RunFolderError
+from photon.report.history import read_history
 from photon.report.live_view import headline, view
 from photon.run import live as live_module
-from photon.run.listing import Look, Onlooker, RunStatus, follow, run_status, seconds_left
+from photon.run.listing import (
+    Look,
+    Onlooker,
+    RunStatus,
+    damage,
+    follow,
+    run_status,
+    seconds_left,
+)
 from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
 from photon.run.trackers import read_lines
+
+KEPT = "llm_config.save_num_checkpoints_to_keep=1"
 
 
 @pytest.fixture
@@ -150,6 +162,49 @@ def test_the_commands(smoke, tmp_path, capsys):
     for command in ("status", "watch"):
         assert run([command, str(tmp_path / "none")]) == 2
     assert run_status(folder).state == "ended"
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\x80\xff" * 100, b"junk\n", None], ids=["bytes", "line", "none"]
+)
+def test_lost_records_are_told_and_the_round_is_that_of_the_checkpoint(
+    smoke, tmp_path, capsys, junk
+):
+    folder = Path(photon.train(smoke("run_uuid=x", "fl.n_rounds=2", KEPT)).folder)
+    metrics = folder / "metrics.jsonl"
+    if junk is None:
+        metrics.unlink()
+    else:
+        metrics.write_bytes(junk)
+    assert run(["status", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "after round 2 of 2" in told.out
+    (line,) = told.err.splitlines()
+    assert line.startswith(f"photon: warning: {metrics}: ")
+    assert "the records of 1 of 2 rounds are lost" in line
+    with pytest.raises(RunFolderError, match=r"metrics.jsonl: .*records of 1 of 2"):
+        read_history(folder)
+    with pytest.warns(PhotonWarning, match="records of 1 of 2 rounds are lost"):
+        photon.resume(folder, ["fl.n_rounds=3"])
+    assert [line["round"] for line in read_lines(metrics)] == [2, 3]
+
+
+def test_what_a_crash_has_torn_is_no_damage(smoke, recwarn):
+    folder = Path(photon.train(smoke("run_uuid=x", "fl.n_rounds=2")).folder)
+    metrics = folder / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-9])
+    assert damage(folder) == []
+    photon.resume(folder, ["fl.n_rounds=3"])
+    assert not [one for one in recwarn if "lost" in str(one.message)]
+
+
+def test_a_lost_chain_is_told(smoke):
+    folder = Path(photon.train(smoke("run_uuid=x", "fl.n_rounds=3", KEPT)).folder)
+    (folder / "chain.jsonl").unlink()
+    (line,) = damage(folder)
+    assert line.startswith(f"{folder / 'chain.jsonl'}: the run's history is lost")
+    with pytest.warns(PhotonWarning, match="chain.jsonl: lost links 0 to 2 of the run's history"):
+        photon.resume(folder, ["fl.n_rounds=4"])
 
 
 def test_new_records_are_followed_until_nobody_is_at_it(smoke, tmp_path, monkeypatch):

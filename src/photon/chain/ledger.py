@@ -9,6 +9,7 @@ earlier round says so in a link.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from photon.chain.said import Said
 from photon.core.messages import ServerState
 from photon.core.parts import parts_of
 from photon.data.tokenizer import tokenizer_digest
-from photon.errors import CheckpointError, PayloadError, storing
+from photon.errors import CheckpointError, PayloadError, PhotonWarning, storing
 from photon.files import sync
 from photon.run import artifact
 from photon.run.artifact import Artifact
@@ -131,8 +132,20 @@ class Chain:
 
     def _complete(self, link: Link | None) -> None:
         """Append what a crash has kept from being appended."""
-        if link and (self.last is None or link.head.number > self.last.head.number):
-            self.append(link)
+        number = self.last.head.number + 1 if self.last else 0
+        if link is None or link.head.number < number:
+            return
+        if link.head.number > number:
+            self._tell_lost(number, link.head.number - 1)
+        self.append(link)
+
+    def _tell_lost(self, first: int, last: int) -> None:
+        what = f"link {first}" if first == last else f"links {first} to {last}"
+        message = (
+            f"{self.folder / FILE}: lost {what} of the run's history, as `photon verify` will say; "
+            "the run goes on: if there is a copy of this file, stop the run and put it back"
+        )
+        warnings.warn(message, PhotonWarning, stacklevel=2)
 
     def _of_checkpoint(
         self, kind: Kind, saved: Artifact, about: Mapping[str, str] | None = None

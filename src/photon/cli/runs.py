@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import click
 
 from photon.cli.options import PATH, RunPath, json_option
+from photon.errors import PhotonWarning
 
 
 @click.command(name="runs")
@@ -60,9 +62,11 @@ def status(as_json: bool, run: Path) -> None:
 
     from photon.report.console import Console, progress_line
     from photon.report.live_view import view
-    from photon.run.listing import Onlooker
+    from photon.run.listing import Onlooker, damage
 
     look = Onlooker(run).look()
+    for line in damage(run):
+        warnings.warn(line, PhotonWarning, stacklevel=2)
     if as_json:
         click.echo(json.dumps(asdict(look), indent=1))
         return

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from photon.errors import RunFolderError
-from photon.run.listing import RunStatus, run_status
+from photon.errors import PhotonWarning, RunFolderError
+from photon.run.listing import RunStatus, damage, run_status
 from photon.run.live import read_facts
 from photon.run.results import read_summary
 from photon.run.run_folder import read_run
@@ -114,8 +115,12 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
     config, facts = read_run(folder)
     name = name or folder.resolve().name
     records = read_lines(folder / "metrics.jsonl")
+    lost = damage(folder)
     if not records:
-        raise RunFolderError(f"{folder}: has no record yet; a report needs a round or an interval")
+        why = lost[0] if lost else f"{folder}: has no record yet"
+        raise RunFolderError(f"{why}; a report needs a round or an interval")
+    for line in lost:
+        warnings.warn(line, PhotonWarning, stacklevel=2)
     baselines = sorted(folder.glob("baselines/*/metrics.jsonl"))
     return RunHistory(
         name=name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -27,7 +26,7 @@ from photon.run import artifact
 from photon.run.artifact import Artifact
 from photon.run.base import received_of
 from photon.run.going_on import how_to_go_on
-from photon.run.run_folder import read_facts
+from photon.run.run_folder import NUMBERED, list_checkpoints, number_of, read_facts
 from photon.training.state import TrainState
 
 T = TypeVar("T")
@@ -36,7 +35,6 @@ BASE, OWN, UPDATE, AHEAD = "base", "own", "update", "ahead"
 parameters that clients have been told of with what a codec left of them.
 """
 KINDS = ("server", "train")
-NUMBERED = re.compile(r"(round|step)_\d+")
 
 
 def _tensors(saved: Artifact) -> dict[str, Tensor]:
@@ -239,17 +237,6 @@ def require_same_model(params: Tree, like: Tree, path: Path) -> None:
     """
     if reason := mismatch(params, like):
         raise MismatchedCheckpoint(f"{path}: is of another model: {reason}")
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Manifests of a checkpoint folder, oldest first."""
-    found = [path for path in folder.glob("*.json") if NUMBERED.fullmatch(path.stem)]
-    return sorted(found, key=number_of)
-
-
-def number_of(path: Path) -> int:
-    """The round or step of a manifest that `list_checkpoints` found."""
-    return int(path.stem.split("_")[1])
 
 
 def steps_done(path: Path) -> int:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, PhotonWarning, RunFolderError
 from photon.files import try_lock
-from photon.run.kinds import IMPORTED
+from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.run.live import Live, read_live
-from photon.run.run_folder import read_run
-from photon.run.trackers import read_lines
+from photon.run.run_folder import list_checkpoints, number_of, read_facts, read_run
+from photon.run.trackers import lost_records, read_lines
 
 RUNS = Path("runs")
 """Where runs are looked for by name; the default of photon.saving_path."""
@@ -97,6 +99,8 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     is_federated = facts["kind"] == "federated"
     by_round = is_federated and not config.federation.is_async
     done, total = last.get("round" if by_round else "step", 0), config.length(is_federated)
+    if by_round or not is_federated:  # the records may be lost
+        done = max(done, *commits(folder), 0)
     return RunStatus(
         run=folder.name,
         folder=str(folder),
@@ -110,6 +114,40 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
         val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
         updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
     )
+
+
+def commits(folder: Path) -> list[int]:
+    """Rounds or steps of the checkpoints of a run, in ascending order."""
+    return [number_of(path) for path in list_checkpoints(folder / "checkpoints")]
+
+
+def damage(folder: Path) -> list[str]:
+    """What a run that nobody is at has lost of its history: a line for each file.
+
+    Raises:
+        CorruptCheckpoint: run.json is unreadable.
+    """
+    kind, saved = read_facts(folder)["kind"], commits(folder)
+    if kind not in (FEDERATED, CENTRALIZED) or not saved or holder(folder) is not None:
+        return []
+    key = "round" if kind == FEDERATED else "step"
+    found = [lost_records(folder / METRICS, key, saved[-1], saved), _lost_chain(folder)]
+    return [one for one in found if one is not None]
+
+
+def _lost_chain(folder: Path) -> str | None:
+    """Whether the newest checkpoint is of a chain, which is not there."""
+    path = folder / "chain.jsonl"
+    if path.exists() and path.stat().st_size:
+        return None
+    with suppress(OSError, ValueError):
+        manifest = json.loads(list_checkpoints(folder / "checkpoints")[-1].read_bytes())
+        if manifest["facts"].get("link"):
+            return (
+                f"{path}: the run's history is lost, as `photon verify` will say; the run can go "
+                "on, but put a copy of this file back before it does, if there is one"
+            )
+    return None
 
 
 @dataclass(frozen=True, slots=True)

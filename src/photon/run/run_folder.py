@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
 from photon.files import try_lock
 from photon.run.going_on import how_to_go_on
 
+NUMBERED = re.compile(r"(round|step)_\d+")
+"""Names of checkpoints that training goes on from."""
 LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
 
@@ -207,6 +210,17 @@ def read_facts(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path}: unreadable run.json ({error})") from error
     return facts
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Manifests of a checkpoint folder, oldest first."""
+    found = [path for path in folder.glob("*.json") if NUMBERED.fullmatch(path.stem)]
+    return sorted(found, key=number_of)
+
+
+def number_of(path: Path) -> int:
+    """The round or step of a manifest that `list_checkpoints` found."""
+    return int(path.stem.split("_")[1])
 
 
 def _lock(path: Path) -> int:

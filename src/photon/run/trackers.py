@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from photon.errors import PhotonWarning
 from photon.files import new_file
 
 Tracker = Callable[[Mapping[str, Any]], None]
 """Takes the record of one round (or of one interval of a centralised run)."""
+_LOST = (
+    "the model is whole and the run can go on, but its reports lack them: if there is a copy of "
+    "this file, stop the run and put it back"
+)
 
 
 class JsonlTracker:
@@ -33,6 +39,8 @@ class JsonlTracker:
     ) -> None:
         self.path = path
         self.last: Mapping[str, Any] | None = None
+        if lost := lost_records(path, key, committed, [record[key] for record in kept]):
+            warnings.warn(lost, PhotonWarning, stacklevel=2)
         if lines := copy_lines(path, path, key, committed, kept):
             self.last = lines[-1]
 
@@ -84,12 +92,35 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def strange_line(path: Path) -> int | None:
-    """Number, from 1, of the first whole line of a metrics file that is no record."""
+    """Number, from 1, of the first line of a metrics file that is neither a record nor the
+    beginning of one, which a crash may leave.
+    """
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
-        if line.endswith(b"\n") and _record(line.decode("utf-8", errors="replace")) is None:
+        is_torn = line.startswith(b"{") and not line.endswith(b"\n")
+        if not is_torn and _record(line.decode("utf-8", errors="replace")) is None:
             return number
     return None
+
+
+def lost_records(path: Path, key: str, committed: int, kept: Collection[int]) -> str | None:
+    """What a metrics file has lost; None: nothing, or only what a crash may have torn.
+
+    Args:
+        key: the counter of a record, `round` or `step`.
+        committed: value of that counter at the last commit.
+        kept: of the records that the commits hold, from which they are written anew.
+    """
+    why, strange = [], strange_line(path)
+    if strange is not None:
+        why.append(f"line {strange} is no record")
+    there = {line.get(key) for line in read_lines(path)}.union(kept)
+    rounds = range(1, committed + 1) if key == "round" else ()
+    if lost := [number for number in rounds if number not in there]:
+        why.append(f"the records of {len(lost)} of {committed} rounds are lost")
+    if not why and committed and not (path.exists() and path.stat().st_size):
+        why.append("the records so far are lost")
+    return f"{path}: {' and '.join(why)}; {_LOST}" if why else None
 
 
 def _record(line: str) -> dict[str, Any] | None:
