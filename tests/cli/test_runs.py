@@ -56,6 +56,37 @@ def test_a_run_that_cannot_be_read_is_named(smoke, data_root, tmp_path, capsys):
     assert told.err.startswith(f"photon: warning: left out: {runs / 'torn'}: unreadable run.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"x": 1}', "config.json: x: is no key of the configuration; put it back"),
+        ("", ": unreadable config.json (Expecting value: line 1 column 1 (char 0)); put it back"),
+        ("[]", ": unreadable config.json (it has no keys); put it back"),
+    ],
+)
+def test_a_damaged_configuration_is_named_and_what_to_do(
+    smoke, data_root, tmp_path, capsys, text, message
+):
+    folder = tmp_path / "runs" / "torn"
+    _imported(folder, smoke(), data_root)
+    (folder / "config.json").write_text(text)
+    for words in (["train", "--resume", str(folder)], ["runs", str(folder.parent)]):
+        assert run(words) in (0, 2)
+        told = capsys.readouterr().err
+        assert str(folder) in told
+        assert message in told
+    (folder / "run.json").write_text("")
+    assert run(["status", str(folder)]) == 2
+    assert "put it back" in capsys.readouterr().err
+
+
+def test_a_run_is_not_imported(smoke, data_root, tmp_path, capsys):
+    folder = tmp_path / "runs" / "here"
+    _imported(folder, smoke(), data_root)
+    assert run(["import", str(folder), str(tmp_path / "out")]) == 2
+    assert f"{folder}: is a run of Photon, not a folder of trans" in capsys.readouterr().err
+
+
 def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
     folder = tmp_path / "runs" / "imported"
     _imported(folder, smoke(), data_root)

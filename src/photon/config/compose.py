@@ -152,8 +152,11 @@ def checked(kind: type[ConfigT], values: Any) -> ConfigT:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "model_type":
             reason = f"is a section, whose keys take values: `photon config {key}` lists them"
+        is_unknown = first["type"] == "extra_forbidden"
+        if is_unknown:
+            reason = "is no key of the configuration"
         given = first.get("input")
-        told = "got" in reason or (isinstance(given, str) and repr(given) in reason)
+        told = is_unknown or "got" in reason or (isinstance(given, str) and repr(given) in reason)
         shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {_plain(given)}"
         prefix = f"{key}: " if key else ""
         raise ConfigError(f"{prefix}{reason}{shown}") from error

@@ -31,7 +31,7 @@ from photon.model.hf import export_model, import_model
 from photon.model.hf_config import fields_of
 from photon.run import checkpoint
 from photon.run.kinds import IMPORTED
-from photon.run.run_folder import RunFolder
+from photon.run.run_folder import RunFolder, holds_run
 from photon.run.run_tokens import tokenization_facts
 from photon.run.saved_model import SavedModel, load_saved_model
 from photon.training.state import TrainState
@@ -90,9 +90,14 @@ def import_folder(source: Path, out: Path) -> None:
     Raises:
         CheckpointError: a file is missing, or our decoder cannot compute the same.
         DataError: no tokenizer.
-        RunFolderError: `out` holds something.
+        RunFolderError: `out` holds something, or the source is a run.
         StorageError: it cannot be written.
     """
+    if holds_run(source):
+        raise RunFolderError(
+            f"{source}: is a run of Photon, not a folder of transformers: `photon generate`, "
+            "`photon export` and pretrained_model_path take it as it is"
+        )
     fields, params = read_model(source)
     encoder = read_encoder(source)
     if (tokens := vocab_size(encoder.tokenizer)) > fields["vocab_size"]:

@@ -28,7 +28,7 @@ from typing import Any
 from photon.config.compose import ConfigT, checked
 from photon.config.schema import Config
 from photon.data.manifest import write_json
-from photon.errors import CorruptCheckpoint, RunFolderError, StorageError
+from photon.errors import ConfigError, CorruptCheckpoint, RunFolderError, StorageError
 from photon.files import try_lock
 from photon.run.going_on import how_to_go_on
 
@@ -36,7 +36,10 @@ NUMBERED = re.compile(r"(round|step)_\d+")
 """Names of checkpoints that training goes on from."""
 LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
-
+_MEND = (
+    "put it back from a copy of the run, or use the version of photon that wrote it; or begin a "
+    "new run with pretrained_model_path and one of its checkpoints"
+)
 
 Tree = Mapping[str, Any]
 """A configuration, plain."""
@@ -192,9 +195,14 @@ def read_config(path: Path, kind: type[ConfigT]) -> ConfigT:
     """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptCheckpoint(f"{path}: unreadable config.json ({error})") from error
-    return checked(kind, config)
+        if not isinstance(config, dict):
+            raise ValueError("it has no keys")
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path}: unreadable config.json ({error}); {_MEND}") from error
+    try:
+        return checked(kind, config)
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.json'}: {error}; {_MEND}") from error
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -208,7 +216,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         if not isinstance(facts, dict) or not isinstance(facts.get("kind"), str):
             raise ValueError("it does not say what kind of a run this is")
     except (OSError, ValueError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{path}: unreadable run.json ({error})") from error
+        raise CorruptCheckpoint(f"{path}: unreadable run.json ({error}); {_MEND}") from error
     return facts
 
 
