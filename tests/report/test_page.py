@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from photon.cli.main import run
 from photon.errors import RunFolderError
 from photon.report.comparison import bytes_line
 from photon.report.history import AXES, differing_keys, read_histories, read_history
-from photon.report.outcome import ratio_lines
+from photon.report.outcome import how_to_try, ratio_lines
 from photon.report.page import render
 from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import evaluation_tables, table, unigram_losses
@@ -332,3 +333,8 @@ def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys):
         read_history(begun)
     assert run(["report", str(trained), "--out", "/proc/none/page.html"]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_the_command_to_try_can_be_pasted():
+    command = how_to_try(Path("my runs/a"), shlex.quote("def read("))
+    assert shlex.split(command) == ["photon", "generate", "my runs/a", "def read("]

@@ -84,7 +84,16 @@ def report(result: TrainResult, console: Console, as_json: bool) -> None:
     if plot is not None:
         console.print(f"plot      {plot}")
     if is_trained:
-        console.print(f"try       photon generate {folder} {arguments}")
+        console.print(f"try       {how_to_try(folder, arguments)}")
+
+
+def how_to_try(folder: Path, words: str) -> str:
+    """The command that shows what a run's model writes.
+
+    Args:
+        words: quoted already.
+    """
+    return f"photon generate {shlex.quote(str(folder))} {words}"
 
 
 def _privacy_line(folder: Path) -> str | None:
