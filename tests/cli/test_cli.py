@@ -8,9 +8,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import photon.__main__
 from photon.cli.main import run
 from photon.data.read.shards import Rows
 from photon.data.tokenizer import load_tokenizer
@@ -339,6 +341,18 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "photon", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("photon, version")
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_one_line(monkeypatch, capsys):
+    class Loading(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "photon.cli.main", Loading("main"))
+    with pytest.raises(SystemExit) as ended:
+        photon.__main__.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "photon: interrupted\n"
 
 
 def test_a_warning_is_one_line_and_the_run_goes_on(photon_command, smoke_arguments):
