@@ -136,6 +136,7 @@ class _Service:
 
     def __init__(self, home: Path) -> None:
         self.home, self.heard = home, 0
+        self.came_to: tuple[str, int, int] | None = None
 
 
 class _SuperNode:
@@ -179,6 +180,23 @@ def test_a_node_says_what_it_waits_for(keys, tmp_path, monkeypatch):
     assert "refused" in heard.pop()
     assert heard == []
     assert len(_SuperNode.made) == 1
+
+
+@pytest.mark.parametrize(
+    ("came_to", "said"),
+    [
+        (("r", 3, 3), "for the next run on {}: r came to round 3 of 3 here, and its server has"),
+        (("r", 2, 3), "nobody listens on port {} there (yet?); r came to round 2 of 3 here"),
+    ],
+)
+def test_the_end_of_a_run_is_said(tmp_path, came_to, said):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{(port := taken.getsockname()[1])}"
+    heard, service = [], _Service(tmp_path)
+    service.came_to = came_to
+    Connection(where, tmp_path, None, service, heard.append).tend()  # pyright: ignore
+    (line,) = heard
+    assert said.format(where if came_to[1] == 3 else port) in line
 
 
 def test_a_key_that_is_not_known_is_said_and_starts_nothing(keys, tmp_path, monkeypatch):

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from photon.cli.options import keys_option, overrides_argument, require_flower
+
+if TYPE_CHECKING:
+    from photon.config.dataset import StorageConfig
+
+
+def _data(train: StorageConfig) -> str:
+    """What the node will train on, which a missing key decides as well."""
+    if train.root is None and train.store is None:
+        return "the embedded corpus, since dataset.train.root_local is not set"
+    return str(train.root or train.store)
 
 
 @click.command(name="node")
@@ -56,4 +67,5 @@ def command(
         click.echo("photon: warning: --insecure: nothing is encrypted", err=True)
     address = format_address(dialled(host), port)
     click.echo(f"node {name} hosts clients {clients} for {address}; stop it with Ctrl-C")
+    click.echo(f"data        {_data(own.data.train)}")
     return run_node(address, name, numbers, found, own, click.echo)

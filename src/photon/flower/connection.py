@@ -9,7 +9,7 @@ from photon.errors import ConfigError, RoundFailed
 from photon.flower.superlink import NodeKeys, SuperNode
 from photon.machine.address import split_address
 from photon.machine.private_files import keep_from_git
-from photon.machine.probe import find_trouble
+from photon.machine.probe import REFUSED, find_trouble, tls_context
 from photon.machine.waiting import Waiting
 from photon.node.service import NodeService
 from photon.say import Say
@@ -27,7 +27,7 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
     """The files of `photon keys` on a node.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: one is missing, or the authority's is no certificate.
     """
     keys = NodeKeys(folder / "ca.pem", folder / f"{name}.key")
     if keys.key.is_file():
@@ -45,6 +45,13 @@ def find_node_keys(folder: Path, name: str) -> NodeKeys:
             "server: copy it here, or name its folder with --keys"
             + (f"; or is this node --name {others}?" if others else "")
         )
+    try:
+        tls_context(keys.authority)
+    except OSError as error:  # nothing that the server does can mend it
+        raise ConfigError(
+            f"{keys.authority}: not a certificate ({error.strerror or error}); copy it here once "
+            "more from the server's folder of `photon keys`"
+        ) from None
     return keys
 
 
@@ -123,8 +130,18 @@ class Connection:
             trouble = find_key_trouble(*address, keys.authority, keys.key)
         self._looked = time.monotonic()
         if trouble is not None:
-            self.waiting.tell(f"for {self.server}: {trouble}")
+            self.waiting.tell(self._awaited(trouble))
         return trouble is None
+
+    def _awaited(self, trouble: str) -> str:
+        """A server that nobody answers for has ended, where its last round was trained here."""
+        if self.service.came_to is not None and trouble.startswith(REFUSED):
+            run, last, rounds = self.service.came_to
+            where = f"{run} came to round {last} of {rounds} here"
+            if last >= rounds:
+                return f"for the next run on {self.server}: {where}, and its server has ended"
+            return f"for {self.server}: {trouble}; {where}"
+        return f"for {self.server}: {trouble}"
 
     def _has_been_greeted(self) -> bool:
         if not self._is_greeted and self.service.heard > self._heard:

@@ -13,6 +13,8 @@ from urllib.request import getproxies, proxy_bypass
 
 Address = tuple[str, int]
 PROBE_SECONDS = 3.0
+REFUSED = "connection refused"
+"""Begins what is said where nobody listens."""
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAME, _OTHER_ADDRESS = 9, 10, 62, 64
 """X509_V_ERR_* of OpenSSL."""
 
@@ -35,7 +37,7 @@ def find_trouble(host: str, port: int, authority: Path | None) -> str | None:
     except socket.gaierror as error:
         return f"name not resolved ({error.strerror}): is {host} spelled right?"
     except ConnectionRefusedError:
-        return f"connection refused: nobody listens on port {port} there (yet?)"
+        return f"{REFUSED}: nobody listens on port {port} there (yet?)"
     except TimeoutError:
         return f"timed out after {PROBE_SECONDS:.0f} s: a firewall before port {port}, or down?"
     except ConnectionError as error:

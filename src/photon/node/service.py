@@ -61,6 +61,7 @@ class NodeService:
 
     Attributes:
         heard: how many messages have come.
+        came_to: the run that it has last trained for, its round, and the last round of it.
         turned_away: why the server does not want this node; None: it does, or has not said.
     """
 
@@ -82,6 +83,7 @@ class NodeService:
         self._training = threading.Lock()
         self._stopped = threading.Event()
         self.heard = 0
+        self.came_to: tuple[str, int, int] | None = None
         self.turned_away: str | None = None
 
     def serve(self, should_stop: Callable[[], bool]) -> None:
@@ -161,7 +163,10 @@ class NodeService:
         with self._training:
             if self._stopped.is_set():
                 return Trained(leaving=True)
-            trained = self._hosted(request).train(request)
+            hosted = self._hosted(request)
+            trained = hosted.train(request)
+            last = max((one.round for one in request.instructions), default=0)
+            self.came_to = request.run, last, hosted.run.federation.rounds
         return trained.model_copy(update={"leaving": self._stopped.is_set()})
 
     def _hosted(self, request: Train) -> HostedRun:
