@@ -325,6 +325,17 @@ def test_without_task_data_there_are_losses_and_a_hint(make_run, command):
     assert "validation" in out
 
 
+def test_where_a_text_is_asked_for_nobody_is_told_of_tasks(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("photon.scoring.evaluate.open_candidate", lambda *_: 1 / 0)
+    monkeypatch.setattr("photon.scoring.evaluate.require_model", lambda _: None)
+    for wanted in (Wanted(texts=(tmp_path / "a.txt",)), Wanted()):
+        with pytest.raises(ZeroDivisionError):
+            evaluate([tmp_path], ["photon.device=cpu"], wanted=wanted, say=said.append)
+    assert [line[:12] for line in said] == ["no task data"]
+
+
 def test_one_task_twice_is_refused(make_run, suite):
     with pytest.raises(ConfigError, match="say/0-shot is there twice"):
         evaluate([make_run()], tasks_of(suite, "say", "say"))
