@@ -14,6 +14,7 @@ from photon.errors import ConfigError
 from photon.flower.connection import find_node_keys
 from photon.flower.own_node import own_node
 from photon.wire.enrolment import REGISTER, read_register
+from photon.wire.keys import make_authority
 
 pytest.importorskip("flwr")
 
@@ -71,9 +72,10 @@ def test_private_keys_beside_other_files_are_not_seen_and_the_others_are(project
 
 def test_a_key_that_was_copied_to_a_node_is_not_seen(project):
     folder = project / "keys"
+    make_authority(project / "server", ["localhost"])
     folder.mkdir()
-    for name in ("ca.pem", "a.key"):
-        (folder / name).touch()
+    (folder / "ca.pem").write_bytes((project / "server" / "ca.pem").read_bytes())
+    (folder / "a.key").touch()
     assert find_node_keys(folder, "a").key == folder / "a.key"
     with pytest.raises(ConfigError, match=r"b\.key: no such file; .*is this node --name a\?"):
         find_node_keys(folder, "b")
@@ -101,3 +103,12 @@ def test_a_node_is_told_of_the_keys_of_nodes_alone(project):
     assert run(["keys", "add", "a", "--clients", "0"]) == 0
     with pytest.raises(ConfigError, match=r"or is this node --name a\?"):
         find_node_keys(project / "keys", "nope")
+
+
+@pytest.mark.parametrize("text", ["", "nonsense"])
+def test_an_authority_that_is_none_is_refused_at_once(project, text):
+    assert run(["keys", "init"]) == 0
+    assert run(["keys", "add", "a", "--clients", "0", "--keys", "keys"]) == 0
+    (project / "keys" / "ca.pem").write_text(text)
+    with pytest.raises(ConfigError, match=r"keys/ca\.pem: not a certificate .*; copy it here"):
+        find_node_keys(project / "keys", "a")

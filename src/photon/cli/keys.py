@@ -8,7 +8,11 @@ import click
 
 from photon.cli.options import PATH, require_flower
 
-FOLDER = click.option("--folder", type=PATH, default=Path("keys"), show_default=True)
+FOLDER = click.option(
+    "--keys", "--folder", "folder", type=PATH, default=Path("keys"), show_default=True,
+    help="Folder of the keys.",
+)  # fmt: skip
+"""`--keys` is what the other commands call it."""
 
 
 @click.group(name="keys")

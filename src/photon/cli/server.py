@@ -50,24 +50,31 @@ def command(
     photon server --resume runs/first
     """
     require_flower()
-    from photon.experiment.experiment import resume, train
+    from photon.experiment.experiment import require_run, resume, train
     from photon.flower.federation import over_flower
     from photon.flower.own_node import own_node, require_clients
+    from photon.flower.superlink import ServerKeys
     from photon.machine.address import require_free, split_address
     from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.report.outcome import report
+    from photon.run.going_on import FLOWER
     from photon.run.preparation import config_of_run
     from photon.run.restore import config_to_go_on
+    from photon.run.run_folder import read_run
+    from photon.wire.enrolment import REGISTER
 
     console, address = Console(quiet), split_address(listen)
     if resume_from is None:
         config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
         config = config.but(name=config.name or "federation")
     else:
+        require_run(resume_from, read_run(resume_from)[1], FLOWER)
         config = config_to_go_on(resume_from, overrides)
     # Before anything is made: what is refused leaves no run behind.
     require_clients(host_clients, config.federation.population, config.data.train)
+    if not insecure and (keys / REGISTER).exists():  # else they are made, or missed, below
+        ServerKeys.of(keys)
     require_free(*address)
     if insecure:
         click.echo(

@@ -57,7 +57,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise DataError(f"{path}: cannot read the tokenizer ({error})") from error
+        raise DataError(
+            f"{path}: cannot read the tokenizer ({error}); put it back from a copy: prepared data "
+            "and the runs that were trained on it have the same one"
+        ) from error
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

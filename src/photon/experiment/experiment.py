@@ -128,7 +128,7 @@ def resume(
     """
     path = Path(path)
     facts = read_run(path)[1]
-    _require_run(path, facts, engine)
+    require_run(path, facts, engine.name)
     changed = config_to_go_on(path, overrides)
     here = facts["kind"] == CENTRALIZED or engine is on_this_machine
     note_idle(idle_overrides(changed, overrides, facts["kind"] if here else "server"))
@@ -174,7 +174,7 @@ class _Command:
         """
         path = self.path
         saved, facts = read_run(path)
-        _require_run(path, facts, self.engine)
+        require_run(path, facts, self.engine.name)
         before, given = saved.values_by_key(), self._written_out(facts["kind"])
         changed = with_values(given, left_open(before, given.values_by_key()))
         done = rounds_done(path, changed.machine.resume_round, facts["kind"])
@@ -263,7 +263,8 @@ class _Command:
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 
-def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) -> None:
+def require_run(path: Path, facts: Mapping[str, Any], engine: str) -> None:
+    """Refuse to go on with what is no run that this engine can go on with."""
     if facts["kind"] == IMPORTED:
         raise RunFolderError(
             f"{path}: is an imported model, not a run; train from it with "
@@ -272,7 +273,7 @@ def _require_run(path: Path, facts: Mapping[str, Any], engine: EngineFactory) ->
     if facts["kind"] not in (FEDERATED, CENTRALIZED):
         raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
     if facts["kind"] == FEDERATED:
-        require_engine(path, facts, engine.name)
+        require_engine(path, facts, engine)
 
 
 def _cores(job: Job) -> int:

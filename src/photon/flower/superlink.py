@@ -14,6 +14,7 @@ from photon.errors import ConfigError
 from photon.machine.address import free_port, require_free
 from photon.machine.guard import Guarded
 from photon.machine.private_files import write_private
+from photon.wire.signatures import require_certificate, require_pair
 
 ERROR_SECONDS = 10.0
 LEAVE_SECONDS = 10.0
@@ -42,13 +43,15 @@ class ServerKeys:
     @classmethod
     def of(cls, folder: Path) -> ServerKeys:
         """Raises:
-        ConfigError: a file is missing.
+        ConfigError: a file is missing or damaged, or the key is not that of the certificate.
         """
         for name in ("ca.pem", "server.pem", "server.key"):
             if not (folder / name).is_file():
                 raise ConfigError(
                     f"{folder / name}: no such file; make the keys with `photon keys init`"
                 )
+        require_certificate(folder / "ca.pem")
+        require_pair(folder / "server.pem", folder / "server.key")
         return cls(folder / "server.pem", folder / "server.key")
 
 

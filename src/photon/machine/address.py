@@ -25,8 +25,10 @@ def split_address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or (host.count(":") and not host.endswith("]")):
         host, port = text, DEFAULT_PORT
-    if not port.isdecimal() or not 0 < int(port) < 65_536:
+    if not port.isdecimal():
         raise ConfigError(f"address {text!r}: give HOST:PORT")
+    if not 0 < int(port) < 65_536:
+        raise ConfigError(f"address {text!r}: give HOST:PORT, with a port from 1 to 65535")
     return host.strip("[]") or EVERYWHERE, int(port)
 
 

@@ -183,7 +183,11 @@ def require_data(train: StorageConfig, clients: Collection[int]) -> None:
         prepared = clients_of(read_manifest(root))
     if missing := sorted(set(clients) - set(prepared)):
         has = "dataset.train.streams says nothing of" if train.streams else "was not prepared for"
-        raise DataError(f"{root}: {has} client {missing[0]}; `photon prepare --clients` makes data")
+        there = ",".join(map(str, sorted(set(clients) & set(prepared))))
+        instead = f"host only those that are there (--clients {there}), or " if there else ""
+        raise DataError(
+            f"{root}: {has} client {missing[0]}; {instead}`photon prepare --clients` makes data"
+        )
 
 
 def _check_data(

@@ -12,8 +12,9 @@ from pydantic import Field, ValidationError
 
 from photon.config.base import Closed
 from photon.errors import ConfigError, PayloadError
+from photon.wire.facts import first_fault
 from photon.wire.messages import Sign
-from photon.wire.signatures import key_of_node
+from photon.wire.signatures import MEND_NODE, key_of_node
 
 REGISTER = "nodes.json"
 
@@ -87,7 +88,11 @@ def read_register(path: Path) -> Register:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; make the keys with `photon keys init`") from None
     except (ValueError, ValidationError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a register of nodes ({error})") from None
+        why = first_fault(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(
+            f"{path}: not a register of nodes ({why}); put it back from a copy, or make new keys "
+            "in another folder with `photon keys init` and `photon keys add`"
+        ) from None
     if not nodes:
         raise ConfigError(f"{path}: no node is enrolled; enrol one with `photon keys add`")
     return Register(nodes)
@@ -105,7 +110,7 @@ def signer(path: Path) -> Sign:
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot read the node's key ({error})") from None
+        raise ConfigError(f"{path}: cannot read the node's key ({error}); {MEND_NODE}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path}: not an ECDSA key; make one with `photon keys add`")
     return lambda data: key.sign(data, ec.ECDSA(hashes.SHA384()))

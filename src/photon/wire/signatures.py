@@ -16,11 +16,22 @@ from photon.errors import ConfigError, PayloadError, require_package
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.x509 import Certificate
 
 KEY_PATTERN = r"^([0-9a-f]{98})?$"
 """Of a public key; empty: there is none."""
 SIGNATURE_PATTERN = r"^([0-9a-f]{16,220})?$"
 """Of a signature: a DER sequence of two numbers; empty: there is none."""
+
+_MEND_SERVER = (
+    "put it back from a copy, or make new keys in another folder with `photon keys init`, enrol "
+    "the nodes there and copy its ca.pem to them"
+)
+MEND_NODE = (
+    "copy it here once more; if it is lost, enrol the node anew on the server: `photon keys "
+    "remove`, then `photon keys add`"
+)
+"""What to do about a node's private key that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,44 @@ def server_seal(certificate: Path, key: Path) -> Seal | None:
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: cannot read the server's key ({error})") from None
     return _seal(private, pem) if _is_ours(private) else None
+
+
+def require_certificate(path: Path) -> Certificate:
+    """Read a certificate in PEM, whatever its kind of key.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a certificate ({_short(error)}); {_MEND_SERVER}") from None
+
+
+def require_pair(certificate: Path, key: Path) -> None:
+    """Refuse a server's certificate whose private key is another, before anybody dials in.
+
+    Raises:
+        ConfigError: a file is damaged, or they do not belong together.
+    """
+    from cryptography.hazmat.primitives import serialization
+
+    public = require_certificate(certificate).public_key()
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{key}: cannot read the server's key ({_short(error)}); {_MEND_SERVER}"
+        ) from None
+    if private.public_key() != public:
+        raise ConfigError(f"{key}: is not the key of {certificate.name}; {_MEND_SERVER}")
+
+
+def _short(error: Exception) -> str:
+    """The beginning of an error, which of libraries may be long."""
+    return " ".join(str(error).split())[:80]
 
 
 def _seal(private: Any, certificate: bytes) -> Seal:
@@ -120,7 +169,9 @@ def own_key(path: Path) -> str:
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot read the node's key ({error})") from None
+        raise ConfigError(
+            f"{path}: cannot read the node's key ({_short(error)}); {MEND_NODE}"
+        ) from None
     return _point(key.public_key()) if _is_ours(key) else ""
 
 
