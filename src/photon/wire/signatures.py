@@ -98,8 +98,8 @@ def require_pair(certificate: Path, key: Path) -> None:
 
 
 def _short(error: Exception) -> str:
-    """The beginning of an error, which of libraries may be long."""
-    return " ".join(str(error).split())[:80]
+    """The first sentence of an error, which of libraries may be long."""
+    return " ".join(str(error).split()).partition(". ")[0][:80]
 
 
 def _seal(private: Any, certificate: bytes) -> Seal:
