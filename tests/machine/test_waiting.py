@@ -9,16 +9,21 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from photon.config import load_config
 from photon.flower.connection import Connection, NodeKeys
 from photon.flower.superlink import RECEIVED, SENT, SuperNode
 from photon.machine import probe
 from photon.machine.guard import Guarded
 from photon.machine.probe import find_trouble
 from photon.machine.waiting import Waiting, next_word
+from photon.node.service import NodeService
 from photon.wire.keys import make_authority
+from photon.wire.messages import Trained
 
 pytest.importorskip("cryptography")
 
@@ -197,6 +202,17 @@ def test_the_end_of_a_run_is_said(tmp_path, came_to, said):
     Connection(where, tmp_path, None, service, heard.append).tend()  # pyright: ignore
     (line,) = heard
     assert said.format(where if came_to[1] == 3 else port) in line
+
+
+@pytest.mark.parametrize(("is_async", "place"), [(False, ("r", 3, 5)), (True, None)])
+def test_a_node_knows_how_far_its_run_has_come(tmp_path, monkeypatch, is_async, place):
+    service = NodeService("a", [0], load_config(), tmp_path / "s", None, lambda line: None)
+    fl = SimpleNamespace(rounds=5, is_async=is_async)
+    hosted = SimpleNamespace(train=lambda _: Trained(), run=SimpleNamespace(federation=fl))
+    monkeypatch.setattr(service, "_hosted", lambda _: hosted)
+    asked: Any = SimpleNamespace(run="r", instructions=[SimpleNamespace(client=0, round=3)])
+    service._train(asked)
+    assert service.came_to == place
 
 
 def test_a_key_that_is_not_known_is_said_and_starts_nothing(keys, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from photon.chain.receipts import ReceiptBook, Trust
+from photon.config.federation import Federation
 from photon.config.schema import Config
 from photon.errors import PayloadError, PhotonError
 from photon.machine import frames
@@ -61,7 +62,8 @@ class NodeService:
 
     Attributes:
         heard: how many messages have come.
-        came_to: the run that it has last trained for, its round, and the last round of it.
+        came_to: the run that it has last trained for, its round, and the last round of it;
+            None: there is none.
         turned_away: why the server does not want this node; None: it does, or has not said.
     """
 
@@ -165,8 +167,7 @@ class NodeService:
                 return Trained(leaving=True)
             hosted = self._hosted(request)
             trained = hosted.train(request)
-            last = max((one.round for one in request.instructions), default=0)
-            self.came_to = request.run, last, hosted.run.federation.rounds
+            self.came_to = _place_in(request, hosted.run.federation)
         return trained.model_copy(update={"leaving": self._stopped.is_set()})
 
     def _hosted(self, request: Train) -> HostedRun:
@@ -190,6 +191,13 @@ class NodeService:
                     frames.send_bytes(connection, *self.answer(Buffers(message)).parts)
             except (OSError, ValueError):
                 return  # whoever asked is gone; what was trained is kept
+
+
+def _place_in(request: Train, fl: Federation) -> tuple[str, int, int] | None:
+    """Run, round and last round; None where merges are no rounds, so that none is the last."""
+    if fl.is_async:
+        return None
+    return request.run, max((one.round for one in request.instructions), default=0), fl.rounds
 
 
 def _listen(path: Path) -> socket.socket:
