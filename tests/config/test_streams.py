@@ -56,6 +56,12 @@ def test_wrong_streams_are_named(streams, message):
         load_config([CLIENT.format(streams)])
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_streams_of_no_client_are_refused(split):
+    with pytest.raises(ConfigError, match=rf"^dataset.{split}.streams: names no client; give an"):
+        load_config([f"dataset.{split}.streams=[]"])
+
+
 def test_an_unknown_stream_file_lists_those_there_are():
     with pytest.raises(ConfigError, match="9_clients"):
         load_config(["dataset/streams@dataset.train.streams=9_clients"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from photon.server.rules import rules_of
 from photon.training import memory
 from photon.training.fragments import Fragments
 from photon.training.gradient import accumulate_gradient
+from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 from photon.training.memory import (
     PROGRAM,
@@ -187,6 +189,22 @@ def test_an_update_takes_what_is_counted(keys, smoke, monkeypatch):
     trees = [out.gradient, out.residual, out.layers, *out.moments.values(), *out.kept.values()]
     assert sum(map(num_bytes, trees)) == pytest.approx(counted, rel=0.05)
     assert taken[0] <= 1.05 * counted + (0 if "fl.compression" in str(keys) else scratch(params))
+
+
+def test_the_bounds_of_a_round_hold_no_number_for_each_step(smoke):
+    config = resolved(smoke(*WIDE, "llm_config.local_steps=50000"))
+    params = parameters_of(build_model(config.inner, 1))
+    layers = layers_of(config.federation, list(params))
+    fragments = Fragments.of(config.federation, layers, params)
+    honesty = Honesty(config.federation, config.inner, layers, fragments)
+    state = initial_state(params, outer_of(config.federation, 1))
+    honesty.bounds(state, 1)
+    tracemalloc.start()
+    try:
+        assert honesty.bounds(state, 50_000).rate > 0
+        assert tracemalloc.get_traced_memory()[1] < 50_000 * 8
+    finally:
+        tracemalloc.stop()
 
 
 def scratch(params) -> int:

@@ -118,10 +118,33 @@ KEYS = {
 """Of fields that are called otherwise in the code, by the glossary: their keys, the original's."""
 
 
+LARGEST = 2**53
+"""Of any whole number: what every reader of JSON still has exactly."""
+MOST = {
+    "population": 10**7, "rounds": 10**7, "local_steps": 10**7, "local_epochs": 10**6,
+    "batch_rows": 2**24, "microbatch_rows": 2**24, "validation_rows": 2**24, "row_length": 2**24,
+    "max_positions": 2**24, "n_layers": 2**10, "n_heads": 2**16, "kv_n_heads": 2**16,
+    "d_model": 2**20, "ffn_hidden_size": 2**22, "expansion_ratio": 2**10, "vocab_size": 2**24,
+    "vocabulary": 2**24,
+}  # fmt: skip
+"""Of fields whose number is of things that are made or counted one by one: far beyond any use, and
+little enough that a slip of the keyboard takes neither all memory nor for ever.
+"""
+
+
 def _kinds(annotation: Any) -> Iterator[Any]:
     """The types of a union."""
     for one in get_args(annotation) or (annotation,):
         yield from _kinds(one) if get_args(one) else (one,)
+
+
+def filled(value: Any, remedy: str) -> Any:
+    """Raises:
+    ValueError: a text that says nothing.
+    """
+    if isinstance(value, str) and not value.strip():
+        raise ValueError(f"is empty; {remedy}")
+    return value
 
 
 class Closed(BaseModel):
@@ -144,6 +167,16 @@ class Section(Closed):
             kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
             if kinds & {int, float} and bool not in kinds:
                 raise ValueError(f"expected a number, got {str(value).lower()}")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _refuse_what_nobody_means(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int):
+            most = MOST.get(info.field_name or "", LARGEST)
+            if abs(value) > most:
+                bound = f"at most {most}" if value > 0 else f"at least {-most}"
+                raise ValueError(f"must be {bound}, got {int(value)}")
         return value
 
     def but(self, **changes: Any) -> Self:

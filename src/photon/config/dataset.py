@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from photon.config.base import Bytes, Section
 from photon.config.prepare import PrepareConfig
@@ -108,6 +108,13 @@ class StorageConfig(Section):
         description="which folders below the root each client reads; a file of them by "
         "dataset/streams@dataset.train.streams=8_clients; null: client_0, client_1, ...",
     )
+
+    @field_validator("streams")
+    @classmethod
+    def _of_some_client(cls, value: list[ClientStreams] | None) -> list[ClientStreams] | None:
+        if value is not None and not value:
+            raise ValueError("names no client; give an entry for each, or null: client_0, ...")
+        return value
 
 
 class SplitConfig(StorageConfig):

@@ -17,6 +17,9 @@ SCHEDULES = (
     "warmup_stable_decay",
 )
 
+MOST_TOKENS = 2**28
+"""Of a step, whose rows are read as one piece, some steps ahead: far beyond any use."""
+
 
 class LrSchedule(Section):
     """Learning-rate schedule, counted in steps of the run (not of the round)."""
@@ -260,6 +263,15 @@ class Inner(Section):
             raise ValueError(
                 f"max_seq_len={self.row_length} is longer than the {positions} positions of the "
                 "model (llm_config.model.max_seq_len)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_fits_into_memory(self) -> Inner:
+        if self.tokens_per_step > MOST_TOKENS:
+            raise ValueError(
+                f"global_train_batch_size={self.batch_rows} rows of max_seq_len={self.row_length} "
+                f"are more than the {MOST_TOKENS} tokens of one step; lower one of them"
             )
         return self
 

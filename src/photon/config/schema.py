@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Epochs, Section
+from photon.config.base import Epochs, Section, filled
 from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
@@ -118,7 +118,7 @@ class Machine(Section):
     @field_validator("runs_folder", mode="before")
     @classmethod
     def _somewhere(cls, value: Any) -> Any:
-        return "runs" if value is None else value
+        return "runs" if value is None else filled(value, "name a folder, or leave it out: runs")
 
     @field_validator("workers", "threads")
     @classmethod
@@ -169,6 +169,11 @@ class Bucket(Section):
     )
     attempts: int = Field(default=3, ge=1, description="attempts of each transfer")
     backend_kwargs: BackendKwargs = BackendKwargs()
+
+    @field_validator("bucket", mode="before")
+    @classmethod
+    def _somewhere(cls, value: Any) -> Any:
+        return filled(value, "give bucket or bucket/prefix, or null: no copies")
 
 
 class Compare(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -39,8 +39,8 @@ class Honesty:
         """Of the round that begins with this state, if no client takes more than `steps`."""
         inner, fl = self.inner, self.federation
         shared = {name: state.params[name] for name in self.layers.shared}
-        last, rates = state.step + steps, self._rates(state.step, steps)
-        farthest = sum(rates)
+        last = state.step + steps
+        of_steps = farthest = sum(self._rates(state.step, steps))
         most = inner.local_steps * (MOST_PACE if fl.is_async and fl.steps_by_speed else 1)
         if fl.late_exponent is not None or fl.goes_on:  # some of the steps had other rates
             turns = len(self.fragments.groups) / (1 - fl.fragment_alpha)
@@ -58,7 +58,7 @@ class Honesty:
         return Bounds(
             tokens_per_step=inner.tokens_per_step,
             late_steps=round(most),
-            rate=sum(rates) / len(rates),
+            rate=of_steps / steps,
             norm=math.inf
             if fl.max_reach is None
             else self._noisy(fl.max_reach * most_norm, num_elements(shared)),
@@ -88,8 +88,8 @@ class Honesty:
         """Those of these parameters that have a moment."""
         return [name for name in self.moments[moment] if name in names]
 
-    def _rates(self, first: int, steps: int) -> list[float]:
-        """Learning rates of these steps."""
+    def _rates(self, first: int, steps: int) -> Iterator[float]:
+        """Learning rates of these steps, one by one: a round may have millions."""
         first = 0 if self.federation.restarts_schedule else first
         peak, schedule = self.inner.optimizer.lr, self.inner.schedule
-        return [peak * lr_factor(schedule, step) for step in range(first, first + steps)]
+        return (peak * lr_factor(schedule, step) for step in range(first, first + steps))

@@ -96,6 +96,11 @@ def partition_documents(
     order = _permutation(len(documents), rule.seed, "validation")
     cut = max(1, round(validation_fraction * len(documents)))
     validation, rest = order[:cut], order[cut:]
+    if len(rest) < 2 * rule.num_clients:  # said before millions of parts are made
+        raise DataError(
+            f"the corpus is too small for {rule.num_clients} clients: each needs 2 of its "
+            f"{len(rest)} documents; use fewer clients"
+        )
     parts = _parts(documents, rest, rule)
     if smallest := [c for c, part in enumerate(parts) if len(part) < 2]:
         raise DataError(
