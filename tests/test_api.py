@@ -13,6 +13,7 @@ import photon
 from photon.config import load_config
 from photon.errors import ConfigError
 from photon.report import console
+from photon.run import kinds
 
 
 @pytest.mark.parametrize(
@@ -61,12 +62,23 @@ def test_one_string_is_one_override():
         ([("fl.n_rounds", 2)], "is no override; give 'key=value' strings, or a dict"),
         (4, "4 is no override"),
         ({"fl.n_rounds": object()}, "is no value of a key"),
+        ({"fl.n_rounds": 1, "fl": {"n_rounds": 2}}, "^fl.n_rounds: is there twice, as 1 and as 2"),
         ({"fl": {"n_roundz": 2}}, "did you mean 'fl.n_rounds'"),
     ],
 )
 def test_what_is_no_override_is_told_what_to_write(given, message):
     with pytest.raises(ConfigError, match=message):
         photon.train(given)
+
+
+def test_what_is_no_run_is_told_what_to_give():
+    with pytest.raises(ConfigError, match=r"^5 is no run; give its folder, or its name in runs$"):
+        photon.resume(5)  # pyright: ignore[reportArgumentType]
+
+
+def test_runs_that_begin_in_one_second_have_names_of_their_own(monkeypatch):
+    monkeypatch.setattr(kinds.time, "strftime", lambda shape: shape)
+    assert len({kinds.new_name("federated") for _ in range(20)}) > 10
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 
 from photon.config import Config
 from photon.config.compose import as_overrides
 from photon.config.overrides import Overrides
+from photon.errors import ConfigError
 from photon.experiment import experiment
 from photon.report.console import Console, in_notebook
 from photon.run.listing import run_named
@@ -62,6 +64,8 @@ def resume(
         MismatchedCheckpoint: an override, or the data, would change the mathematics.
         RunFolderError: no run there, an imported model, or another process is at it.
     """
+    if not isinstance(run, str | PathLike):
+        raise ConfigError(f"{run!r} is no run; give its folder, or its name in runs")
     console = _console(progress)
     return experiment.resume(
         run_named(Path(run)), as_overrides(overrides), say=console.say, console=console.tracker

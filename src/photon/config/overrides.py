@@ -83,7 +83,7 @@ def override_strings(given: Overrides, sections: Collection[str]) -> list[str]:
     if isinstance(given, str):
         return [_single(given)]
     if isinstance(given, Mapping):
-        return [f"{key}={_literal(value)}" for key, value in _flat(given, "", sections)]
+        return [f"{key}={text}" for key, text in _each_once(_flat(given, "", sections)).items()]
     texts = cast(list[str], list(given) if isinstance(given, Iterable) else [given])
     if wrong := [text for text in texts if not isinstance(text, str)]:
         raise ConfigError(f"{wrong[0]!r} is no override; give 'key=value' strings, or a dict")
@@ -105,6 +105,18 @@ def _flat(
             yield from _flat(value, f"{key}.", sections)
         else:
             yield key, value
+
+
+def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Raises:
+    ConfigError: a key has two values, of which one would be lost without a word.
+    """
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        text = _literal(value)
+        if found.setdefault(key, text) != text:
+            raise ConfigError(f"{key}: is there twice, as {found[key]} and as {text}; give one")
+    return found
 
 
 def _literal(value: Any) -> str:

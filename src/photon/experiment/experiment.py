@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -51,7 +50,7 @@ from photon.machine.process_group import from_first
 from photon.model.hf_config import export_note
 from photon.node.microbatch import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
-from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
+from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED, new_name
 from photon.run.mirror import require_mirror
 from photon.run.own_layers import layers_note
 from photon.run.participation import client_rows, repeats_note
@@ -247,7 +246,7 @@ class _Command:
             config,
             cores=_cores(job),
             accelerator=count_gpus(config.machine.device),
-            run_uuid=time.strftime(f"{kind}-%Y%m%d-%H%M%S"),
+            run_uuid=new_name(kind),
             centralized=kind == CENTRALIZED,
             elsewhere=job.trains_elsewhere,
         )
