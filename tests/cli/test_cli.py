@@ -205,7 +205,7 @@ def test_mistakes_give_one_line_and_exit_code_2(photon_command, tmp_path, argume
     ("override", "message"),
     [
         ("fl.n_total_clients=3", "prepared for 2 clients"),
-        ("llm_config.model.vocab_size=299", "its tokenizer has 300 tokens"),
+        ("llm_config.model.vocab_size=299", "299; set llm_config.model.vocab_size=300"),
     ],
 )
 def test_data_that_does_not_fit_the_model(photon_command, smoke_arguments, override, message):

@@ -46,7 +46,7 @@ def test_people_get_lines(capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["llm_config=mpt-2b"], "'llm_config/mpt-2b'; did you mean 'mpt-7b'? there are"),
+        (["llm_config=mpt-2b"], "llm_config=mpt-2b; did you mean 'mpt-7b'? there are"),
         (["llm_config=mpt-125m", "llm_config.model.n_heads=7"], "must be a multiple of n_heads=7"),
         (
             ["llm_config=mpt-125m", "llm_config.model.max_seq_len=1024"],

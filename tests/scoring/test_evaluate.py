@@ -285,7 +285,7 @@ def test_nan_is_valid_json(make_run, suite, command):
     [
         (["nothing"], "nothing: no such run folder or checkpoint"),
         (["icl_tasks_config=light"], "name a run folder"),
-        (["RUN", "icl_tasks_config=heavy"], "no such option 'icl_tasks_config/heavy'"),
+        (["RUN", "icl_tasks_config=heavy"], "no such option icl_tasks_config=heavy"),
         (
             ["RUN", "icl_tasks_config=empty", "fl.n_rounds=3"],
             "fl.n_rounds: does not belong to an evaluation",

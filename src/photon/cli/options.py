@@ -99,8 +99,8 @@ class Quantity(click.ParamType):
             return value
         try:
             return parse_quantity(str(value))
-        except ValueError:
-            self.fail(f"{value!r}: write a number and a unit, as in {self.example}", param, ctx)
+        except ValueError as error:
+            self.fail(f"{error}, as in {self.example}", param, ctx)
 
 
 class Amount(click.ParamType):

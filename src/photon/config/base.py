@@ -138,6 +138,15 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(one) if get_args(one) else (one,)
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PROJECT = r"^[^/\\#?%:]+$"
+PATTERNS = {
+    NAME: "is made of letters a-z, digits, '.', '_' and '-', and begins with a letter or digit",
+    PROJECT: "is a name without any of / \\ # ? % :",
+}
+"""Of a text that must be like one of them: that in words."""
+
+
 def filled(value: Any, remedy: str) -> Any:
     """Raises:
     ValueError: a text that says nothing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from photon.config.base import keys_of, section_type
 from photon.config.compression import spelled_out
+from photon.config.faults import first_fault
 from photon.config.near import nearest, nearest_option
 from photon.config.overrides import Overrides, override_strings, parse_override, quoted
 from photon.config.schema import Config
@@ -147,24 +147,7 @@ def checked(kind: type[ConfigT], values: Any) -> ConfigT:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part not in ("int", "float"))
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "model_type":
-            reason = f"is a section, whose keys take values: `photon config {key}` lists them"
-        is_unknown = first["type"] == "extra_forbidden"
-        if is_unknown:
-            reason = "is no key of the configuration"
-        given = first.get("input")
-        told = is_unknown or "got" in reason or (isinstance(given, str) and repr(given) in reason)
-        shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {_plain(given)}"
-        prefix = f"{key}: " if key else ""
-        raise ConfigError(f"{prefix}{reason}{shown}") from error
-
-
-def _plain(given: Any) -> str:
-    """As it is written in an override."""
-    return json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
+        raise ConfigError(first_fault(error, set(known_keys()))) from error
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -197,5 +180,6 @@ def _first_line(error: Exception) -> str:
     ):
         options = match[2].split()
         hint = nearest_option(match[1], options)
-        return f"no such option {match[1]!r}; {hint}there are: {', '.join(options)}"
+        group, _, option = match[1].rpartition("/")
+        return f"no such option {group}={option}; {hint}there are: {', '.join(options)}"
     return lines[0] if lines else type(error).__name__

@@ -114,4 +114,8 @@ def spelled_out(text: str) -> list[str]:
     if key.lstrip("+") != "fl.compression" or not value or value.startswith("{"):
         return [text]
     section, name = key.lstrip("+"), value.strip("\"'")
+    try:
+        codec_parts(name)
+    except ValueError as error:  # said of the key that was written
+        raise ConfigError(f"{section}: {error}") from None
     return [f"{section}.{below}={one}" for below, one in _in_full(name).items()]

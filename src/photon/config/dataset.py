@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -108,6 +109,13 @@ class StorageConfig(Section):
         description="which folders below the root each client reads; a file of them by "
         "dataset/streams@dataset.train.streams=8_clients; null: client_0, client_1, ...",
     )
+
+    @field_validator("store")
+    @classmethod
+    def _in_a_store(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"(s3|file)://.", value):
+            raise ValueError("give s3://BUCKET/PREFIX or file:///FOLDER, or null")
+        return value
 
     @field_validator("streams")
     @classmethod

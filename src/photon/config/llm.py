@@ -95,6 +95,13 @@ class OptimizerConfig(Section):
         "(decoupled_adamw), or added to the gradient (sgd)",
     )
 
+    @field_validator("betas", mode="before")
+    @classmethod
+    def _two_numbers(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, (list, tuple)) and len(value) == 2):
+            raise ValueError("give two numbers, as in [0.9,0.95]")
+        return value
+
     @field_validator("betas")
     @classmethod
     def _betas_in_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Epochs, Section, filled
+from photon.config.base import NAME, Epochs, Section, filled
 from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
@@ -199,7 +199,7 @@ class Config(Section):
     name: str | None = Field(
         alias="run_uuid",
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=NAME,
         max_length=128,
         description="name of the run; null: by time",
     )

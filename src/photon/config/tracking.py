@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from photon.config.base import Section
+from photon.config.base import NAME, PROJECT, Section
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
@@ -15,7 +15,7 @@ class WandbSetup(Section):
     """What `wandb.init` is told; W&B's variables stand in for defaults. Needs `[track]`."""
 
     project: str = Field(
-        default="photon", pattern=r"^[^/\\#?%:]+$", max_length=128, description="project at W&B"
+        default="photon", pattern=PROJECT, max_length=128, description="project at W&B"
     )
     group: str | None = Field(default="llm", description="group of the run")
     tags: list[Tag] | None = Field(
@@ -32,7 +32,7 @@ class WandbSetup(Section):
     )
     id: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=NAME,
         max_length=128,
         description="id of the run, by which a resumed run goes on with its curves; null: run_uuid",
     )

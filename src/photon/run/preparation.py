@@ -213,5 +213,6 @@ def _check_data(
     if settings["vocab_size"] > data.vocabulary:
         raise DataError(
             f"{root}: its tokenizer has {settings['vocab_size']} tokens, more than "
-            f"llm_config.model.vocab_size={data.vocabulary}"
+            f"llm_config.model.vocab_size={data.vocabulary}; set "
+            f"llm_config.model.vocab_size={settings['vocab_size']}"
         )
