@@ -24,7 +24,7 @@ def test_what_training_refuses_is_not_planned(capsys):
     """Where averaging moments is left open, as it is by default."""
     keys = ["recipe=smoke", "fl.fragments=2", "fl.second_moment_period=2", "fl.n_rounds=4"]
     assert run(["plan", *keys]) == 2
-    assert "fl: fragments=2 and first_moment_period, second_moment_period exclude each other" in (
+    assert "fl.fragments=2 and first_moment_period, second_moment_period exclude each other" in (
         capsys.readouterr().err
     )
 

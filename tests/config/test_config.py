@@ -11,7 +11,7 @@ from photon.config.between.resume import apply_resume_overrides, digest
 from photon.config.compose import GROUPS, known_keys
 from photon.config.explain.origin import explained
 from photon.config.explain.reference import all_keys
-from photon.config.near import OTHER_NAMES
+from photon.config.faults import OTHER_NAMES
 from photon.config.overrides import parse_override
 from photon.config.resolve import resolve
 from photon.errors import ConfigError, MismatchedCheckpoint

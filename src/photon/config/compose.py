@@ -11,8 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from photon.config.base import keys_of, section_type
 from photon.config.compression import spelled_out
-from photon.config.faults import first_fault
-from photon.config.near import nearest, nearest_option
+from photon.config.faults import first_fault, nearest, nearest_option
 from photon.config.overrides import Overrides, override_strings, parse_override, quoted
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic

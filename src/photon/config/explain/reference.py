@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from photon.config.base import Batches, Bytes, keys_of, section_type
 from photon.config.compose import GROUPS, known_keys
-from photon.config.near import nearest
+from photon.config.faults import nearest
 from photon.config.schema import Config
 from photon.config.standing import AUTOMATIC
 from photon.errors import ConfigError
