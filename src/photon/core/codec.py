@@ -76,7 +76,8 @@ class Codec(NamedTuple):
 
     `most(shape)` gives the greatest length of each part whose length depends on the values.
 
-    `gain` is the most by which feedback lets what is sent once outgrow what was meant to be.
+    `gain` is the most by which feedback lets what is sent once outgrow what was meant to be, of
+    values whose shape stays alike from round to round.
 
     `is_dense` is false where most elements are read as zeros: of no use for a mean that is not fed
     back, such as that of moments.
