@@ -69,8 +69,11 @@ def test_by_source_differs_between_clients_and_iid_does_not():
 
 
 def test_too_few_documents_for_the_clients():
-    with pytest.raises(DataError, match=r"too small for 8 clients: client . would have"):
-        split(documents(40, sources=2)[:20], 8, "source")
+    uneven = [
+        Document(f"d{i}", f"s{i % 7}", "x" * (10_000 if i % 9 == 0 else 10)) for i in range(4 * 9)
+    ]
+    with pytest.raises(DataError, match=r"too small for 8 clients: client . would have 1 of"):
+        split(uneven[:24], 8, "source")
     for clients in (8, 10**9):  # before a part is made for each
         with pytest.raises(DataError, match=f"too small for {clients} clients: each needs 2 of"):
             split(documents(12), clients, "iid")

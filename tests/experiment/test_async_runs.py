@@ -185,7 +185,7 @@ def test_that_a_merge_of_few_is_warned_of(rule, mode, is_warned):
 @pytest.mark.parametrize(
     ("rule", "clients", "quorum", "is_warned"),
     [("median", 2, None, True), ("median", 3, None, False), ("median", 3, 2, True),
-     ("trimmed_mean:25", 3, None, True), ("trimmed_mean:25", 4, None, False),
+     ("trimmed_mean:26", 3, None, True), ("trimmed_mean:26", 4, None, False),
      ("centred_clip", 2, None, True), ("krum", 2, None, True), ("krum", 5, None, False),
      ("mean", 2, None, False)],
 )  # fmt: skip
