@@ -61,6 +61,12 @@ def test_a_bucket_that_takes_objects_is_left_as_it_was(bucket, tmp_path):
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
+def test_a_folder_with_a_space_is_named_as_a_url_has_it(tmp_path):
+    require_mirror(Bucket(bucket_name=f"file://{tmp_path}/my%20store"))
+    assert [path.name for path in tmp_path.iterdir()] == ["my store"]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_bucket_that_takes_none_is_named(s3):
     s3("other")
     with pytest.raises(DataError, match=r"^s3_comm_config.bucket_name=none/r: .*no such bucket$"):

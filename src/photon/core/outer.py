@@ -24,6 +24,8 @@ from photon.core.tree import Tree, zeros_like
 
 OuterState = dict[str, dict[str, Tensor]]
 """Moments by name (`momentum`, `second`), each a tree like the parameters; may be empty."""
+GATHERED = "gathered"
+"""Of these the parts of a round since momentum moved last."""
 EMA = "ema"
 """Of these the average of the parameters, where one is kept."""
 
@@ -86,17 +88,17 @@ def _gathering(lr: float, momentum: float, nesterov: bool) -> OuterOptimizer:
     """
 
     def init(params: Tree) -> OuterState:
-        return {"momentum": zeros_like(params), "gathered": zeros_like(params)}
+        return {"momentum": zeros_like(params), GATHERED: zeros_like(params)}
 
     def between(params: Tree, gradient: Tree, state: OuterState):
         for name, value in params.items():
-            state["gathered"][name].add_(gradient[name])
+            state[GATHERED][name].add_(gradient[name])
             value.add_(gradient[name], alpha=-lr)
         return params, state
 
     def step(params: Tree, gradient: Tree, state: OuterState):
         for name, value in params.items():
-            g, s = gradient[name], state["gathered"][name]
+            g, s = gradient[name], state[GATHERED][name]
             s.add_(g)
             v = state["momentum"][name].mul_(momentum)
             g = g if nesterov else g.add_(v)

@@ -16,7 +16,7 @@ from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
-from photon.core.outer import EMA, without_ema
+from photon.core.outer import EMA, GATHERED, without_ema
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
 from photon.model.build import empty_model, parameters_of
@@ -154,8 +154,8 @@ class _Fit:
         before, after = self.theirs.federation.outer_name, self.ours.federation.outer_name
         average = {EMA: state.outer.get(EMA, fresh[EMA])} if EMA in fresh else {}
         own, fresh = without_ema(state.outer), without_ema(fresh)
-        if before == after and self.ours.federation.is_async:  # parts of rounds begin to come
-            own = own | {key: tree for key, tree in fresh.items() if key not in own}
+        if GATHERED in fresh:  # parts of rounds begin to come, or go on
+            own = {**own, GATHERED: own.get(GATHERED, fresh[GATHERED])}
         if before == after and _names(own) == _names(fresh):
             return replace(state, outer=own | average)
         if fresh or own:

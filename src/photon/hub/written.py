@@ -62,8 +62,4 @@ def _hash(path: Path) -> str | None:
     """None: nothing that an export writes, such as a link."""
     if path.is_symlink() or not path.is_file():
         return None
-    state = HASH()
-    with open(path, "rb") as file:
-        while block := file.read(8 << 20):
-            state.update(block)
-    return state.hexdigest()
+    return HASH(max_threads=HASH.AUTO).update_mmap(path).hexdigest()

@@ -85,22 +85,28 @@ def _line(record: Mapping[str, Any]) -> str:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Records of a metrics file; a line that a crash cut short, or that is none, is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [record for record in map(_record, lines) if record is not None]
+    return _parsed(path)[0]
 
 
 def strange_line(path: Path) -> int | None:
     """Number, from 1, of the first line of a metrics file that is neither a record nor the
     beginning of one, which a crash may leave.
     """
+    return _parsed(path)[1]
+
+
+def _parsed(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+    records: list[dict[str, Any]] = []
+    strange = None
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         is_torn = line.startswith(b"{") and not line.endswith(b"\n")
-        if not is_torn and _record(line.decode("utf-8", errors="replace")) is None:
-            return number
-    return None
+        record = _record(line.decode("utf-8", errors="replace"))
+        if record is not None:
+            records.append(record)
+        elif strange is None and not is_torn:
+            strange = number
+    return records, strange
 
 
 def lost_records(path: Path, key: str, committed: int, kept: Collection[int]) -> str | None:
@@ -111,10 +117,9 @@ def lost_records(path: Path, key: str, committed: int, kept: Collection[int]) ->
         committed: value of that counter at the last commit.
         kept: of the records that the commits hold, from which they are written anew.
     """
-    why, strange = [], strange_line(path)
-    if strange is not None:
-        why.append(f"line {strange} is no record")
-    there = {line.get(key) for line in read_lines(path)}.union(kept)
+    records, strange = _parsed(path)
+    why = [] if strange is None else [f"line {strange} is no record"]
+    there = {record.get(key) for record in records}.union(kept)
     rounds = range(1, committed + 1) if key == "round" else ()
     if lost := [number for number in rounds if number not in there]:
         why.append(f"the records of {len(lost)} of {committed} rounds are lost")

@@ -51,7 +51,7 @@ class RemoteFolder:
         scheme, _, rest = self.url.partition("://")
         if scheme not in ("s3", "file") or not rest:
             raise DataError(f"{url}: give s3://BUCKET/PREFIX or file:///FOLDER")
-        self._folder = Path(f"/{rest.lstrip('/')}") if scheme == "file" else None
+        self._folder = _local(rest) if scheme == "file" else None
         if self._folder is not None and not create and not self._folder.is_dir():
             raise DataError(f"{url}: no such folder on this machine")
         seconds = (timeout, min(timeout, connect_timeout))
@@ -132,6 +132,11 @@ class RemoteFolder:
                 "the network and AWS_ENDPOINT_URL"
             )
         return text.partition("\n")[0]
+
+
+def _local(rest: str) -> Path:
+    """The folder of a URL, behind `file://`, in which %20 is a space."""
+    return Path(urllib.request.url2pathname(f"/{rest.lstrip('/')}"))
 
 
 def _open_store(
