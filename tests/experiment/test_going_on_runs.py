@@ -27,6 +27,7 @@ from photon.training.fragments import fragments_of
 
 FEDAVG = ["fl.strategy_name=fedavg", "fl.compression=fp32", "fl.aggregate_momenta=false"]
 OVERLAPS = ["fl.overlap=delayed", "fl.overlap=eager"]
+PERIODS = ["fl.first_moment_period=1", "fl.second_moment_period=2"]
 ALL = ["fl.overlap=eager", "fl.overlap_steps=2", "fl.fragments=3", "fl.fragment_alpha=0.25"]
 
 
@@ -112,7 +113,7 @@ def test_more_fragments_than_parameters_are_refused_before_a_folder_is_made(smok
     "keys",
     [
         [*ALL, "fl.compression=int4", "fl.aggregate_momenta=true"],
-        ["fl.overlap=delayed", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
+        ["fl.overlap=delayed", "fl.fragments=2", "fl.aggregate_momenta=true", *PERIODS],
     ],
     ids=str,
 )
@@ -233,10 +234,6 @@ def test_a_client_goes_on_with_some_of_the_servers_last_step(smoke, tmp_path, th
         (["fl.fragments=2", "fl.staleness_exponent=1"], "exclude each other"),
         (["fl.overlap=later"], "none"),
         (["fl.fragments=2", "fl.random_layers=[norm.weight]", "fl.random_init_freq=3"], "anew"),
-        (
-            ["fl.fragments=2", "fl.aggregate_momenta=true", "fl.second_moment_period=2"],
-            "with their fragment",
-        ),
         (["fl.fragment_alpha=1"], "less than 1"),
     ],
 )

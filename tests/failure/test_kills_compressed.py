@@ -54,8 +54,16 @@ def test_clients_that_go_on_do_so_after_a_kill_as_well(data_root, tmp_path, keys
     assert_sound(home / "run", outcome(Path(whole.folder)))
 
 
-def test_moments_at_their_own_periods_go_on_as_if_nothing_had_happened(data_root, tmp_path):
-    periods = [*keys_of("bf16"), "fl.first_moment_period=2", "fl.second_moment_period=3"]
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["fl.first_moment_period=2", "fl.second_moment_period=3"],
+        ["fl.first_moment_period=1", "fl.second_moment_period=2", "fl.fragments=2"],
+    ],
+    ids=str,
+)
+def test_moments_at_their_own_periods_go_on_as_if_nothing_had_happened(data_root, tmp_path, keys):
+    periods = [*keys_of("bf16"), *keys]
     whole = photon.train(given(data_root, tmp_path / "whole", *periods, "photon.workers=0"))
     at, until, _ = ROUND_2["base half written"]
     home = tmp_path / "killed_run"

@@ -11,13 +11,19 @@ import photon
 from photon.config.resolve import resolve
 from photon.container.container import digest
 from photon.core.codec import decode, encode
-from photon.core.messages import Broadcast, Instruction, Moments, Update
+from photon.core.messages import Broadcast, ClientState, Instruction, Moments, Update
 from photon.core.tree import Tree
 from photon.errors import ConfigError
 from photon.model.build import build_model, parameters_of
 from photon.node.client_host import ClientHost
-from photon.run.checkpoint import load_client_state, load_parameters, load_update
+from photon.run.checkpoint import (
+    load_client_state,
+    load_parameters,
+    load_server_state,
+    load_update,
+)
 from photon.run.trackers import read_lines
+from photon.training.fragments import Fragments
 from photon.training.outline import codecs_of
 from photon.training.reach import matched
 
@@ -102,6 +108,61 @@ def test_each_moment_is_sent_in_its_own_rounds(smoke, tmp_path):
     assert bits(node.begun)["exp_avg_sq"] != bits(kept.moments)["exp_avg_sq"]
     assert (list(update.moments), list(later.moments)) == (["exp_avg_sq"], ["exp_avg"])
     node.host.close()
+
+
+def groups_of(node: Node) -> list[set[str]]:
+    fragments = Fragments.of(node.host.federation, node.host.layers, node.params)
+    return [set(names) for names in fragments.groups]
+
+
+def restored(own: Moments, read: Moments, names: set[str]) -> Moments:
+    """Own moments, with what these parameters have of averaged ones in their place."""
+    return {m: {n: read[m][n] if n in names else v for n, v in own[m].items()} for m in own}
+
+
+def test_with_fragments_a_period_counts_the_turns_of_each(smoke, tmp_path):
+    """And each averaging replaces a client's own moments once, whenever it is there again."""
+    node = Node(smoke, tmp_path, "fl.fragments=2", "fl.first_moment_period=2",
+                "fl.second_moment_period=2", "fl.n_rounds=8")  # fmt: skip
+    first, second = groups_of(node)
+    noted: dict[str, int] = {}
+    sent: Moments = {}
+    kept: dict[int, ClientState] = {}
+    for number in range(1, 5):
+        update, kept[number] = node.train(0, number, sent, **noted)
+        is_due = number in (3, 4)
+        assert bool(update.moments) == is_due
+        if not is_due:
+            continue
+        carried = {n.partition("/")[0] for tree in update.moments.values() for n in tree}
+        assert carried
+        assert carried <= (first, second)[1 - number % 2]
+        new, _ = node.averaged(update)
+        sent = {m: {**sent.get(m, {}), **new[m]} for m in MOMENTS}
+        noted |= {f"{m}/{n}": number for m in MOMENTS for n in carried}
+    node.train(0, 6, sent, **noted)  # it knows those of round 3, and missed round 5
+    read = matched({m: node._read(m, sent[m]) for m in MOMENTS}, node.host.inner.optimizer, 5)
+    assert bits(node.begun) == bits(restored(kept[4].moments, read, second))
+    assert bits(node.begun) != bits(restored(kept[4].moments, read, first | second))
+    node.host.close()
+
+
+def test_a_fragments_moments_are_sent_in_every_second_of_its_turns(smoke):
+    keys = ["fl.fragments=2", "fl.n_rounds=8", "fl.first_moment_period=null",
+            "fl.second_moment_period=2"]  # fmt: skip
+    folder = Path(photon.train(smoke(*keys, "llm_config.optimizer.name=adamw")).folder)
+    lines = read_lines(folder / "metrics.jsonl")
+    sent = [bool(line["bytes_by_kind"]["up"]["moments"]) for line in lines]
+    assert sent == [False, False, True, True, False, False, True, True]
+    state = load_server_state(folder / "checkpoints/round_000008.json")
+    assert set(state.averaged.values()) == {7, 8}
+    assert {key.partition("/")[0] for key in state.averaged} == {"exp_avg_sq"}
+    assert len(state.averaged) == len(state.params) == len(lasting(state.moments["exp_avg_sq"]))
+
+
+def lasting(tree: Tree) -> set[str]:
+    """Names of the parameters whose encoded values these are."""
+    return {key.partition("/")[0] for key in tree}
 
 
 def test_moments_without_a_period_never_leave_their_clients(smoke):

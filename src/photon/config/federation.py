@@ -111,8 +111,9 @@ class Federation(Merging, Closing):
     first_moment_period: int | None = Field(
         default=1,
         ge=1,
-        description="rounds from one averaging of the inner first moments to the next; in between, "
-        "and for ever where it is null, each client goes on with its own",
+        description="rounds from one averaging of the inner first moments to the next, with "
+        "fragments turns of each; in between, and for ever where it is null, each client goes on "
+        "with its own",
     )
     second_moment_period: int | None = Field(
         default=1, ge=1, description="the same, of inner second moments"
@@ -297,11 +298,6 @@ class Federation(Merging, Closing):
             raise ValueError(
                 "aggregate_momenta=true with first_moment_period=null and second_moment_period="
                 "null averages no moments; set aggregate_momenta=false"
-            )
-        if self.fragments > 1 and self.averages_moments and periods != {1}:
-            raise ValueError(
-                f"fragments={self.fragments} and first_moment_period, second_moment_period exclude "
-                "each other: moments are averaged with their fragment"
             )
 
     def require_every_fragment(self) -> None:

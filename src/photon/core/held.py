@@ -75,6 +75,25 @@ def in_order(moments: Moments, params: Iterable[str]) -> dict[str, dict[str, Ten
     return {m: {k: moments[m][k] for k in sorted(moments[m], key=place)} for m in sorted(moments)}
 
 
+def noted(moments: Moments, trained: Iterable[str] | None, number: int) -> dict[str, int]:
+    """What a round notes of the moments that it has averaged: its number for each; where it sends
+    a part of the parameters, for each `moment/parameter` of them.
+
+    Args:
+        trained: the parameters that updates carry; None: all.
+    """
+    if trained is None:
+        return dict.fromkeys(moments, number)
+    keys = {m: {key.partition("/")[0] for key in tree} for m, tree in moments.items()}
+    return {f"{m}/{n}": number for m in moments for n in trained if n in keys[m]}
+
+
+def last_averaged(received: Broadcast, moment: str, name: str) -> int:
+    """The round after which this moment of a parameter was averaged; 0: none."""
+    averaged = received.averaged
+    return averaged.get(f"{moment}/{name}", averaged.get(moment, 0))
+
+
 def without_moments_of(before: Difference, newest: Difference) -> Difference:
     """A difference without the moments that a later one gives again; itself if there are none.
 
@@ -88,7 +107,7 @@ def without_moments_of(before: Difference, newest: Difference) -> Difference:
         for m, tree in before.moments.items()
     }
     left = {m: tree for m, tree in left.items() if tree}
-    averaged = {m: number for m, number in before.averaged.items() if m in left}
+    averaged = {key: r for key, r in before.averaged.items() if key.partition("/")[0] in left}
     return replace(before, moments=left, averaged=averaged)
 
 

@@ -66,7 +66,8 @@ class Broadcast:
     Attributes:
         params: float32.
         moments: averaged inner moments, as their codec sends them.
-        averaged: the round after which each of them was averaged.
+        averaged: the round after which each of them was averaged, or (`moment/parameter`) that of
+            a parameter.
     """
 
     params: Tree
@@ -204,7 +205,8 @@ class ServerState:
             clients held before.
         difference_from: digest of what they held before.
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
-        averaged: the round after which each of them was averaged.
+        averaged: the round after which each of them was averaged, or (`moment/parameter`) that of
+            a parameter.
         is_seeded: whether all of it follows from the run's seed, so that nobody need be told.
         num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.

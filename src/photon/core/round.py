@@ -16,7 +16,7 @@ from photon.core.aggregate import Mixture, encoded_mean
 from photon.core.codec import Codecs
 from photon.core.diagnostics import report_of
 from photon.core.gate import GRADIENT, NORMS_KEPT, Checked, Verdict, check, examined, opened
-from photon.core.held import held_before, in_order, told
+from photon.core.held import held_before, in_order, noted, told
 from photon.core.messages import (
     Bounds,
     Instruction,
@@ -144,7 +144,9 @@ def close_round(
         difference=difference,
         difference_from=plan.base_digest if difference else "",
         moments=in_order({**state.moments, **moments}, step.params),
-        averaged=dict(sorted({**state.averaged, **dict.fromkeys(moments, plan.round)}.items())),
+        averaged=dict(
+            sorted({**state.averaged, **noted(moments, plan.trained, plan.round)}.items())
+        ),
     )
     return new_state, report
 

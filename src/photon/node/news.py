@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import torch
 
+from photon.core.held import last_averaged
 from photon.core.messages import Broadcast, ClientState, Moments
 from photon.core.tree import Tree
 
@@ -14,12 +15,14 @@ def news(
     received: Broadcast, averaged: Moments, before: ClientState, arriving: Collection[str]
 ) -> dict[str, Tree]:
     """The averaged moments that a client has not got yet, of parameters that arrive with them."""
-    found = {}
-    for name, tree in averaged.items():
-        if name not in before.moments or received.averaged[name] >= before.round:
-            own = before.moments.get(name, {})
-            found[name] = {n: v for n, v in tree.items() if n in arriving or n not in own}
-    return found
+
+    def is_new(moment: str, name: str) -> bool:
+        if name not in before.moments.get(moment, {}):
+            return True
+        return name in arriving and last_averaged(received, moment, name) >= before.round
+
+    found = {m: {n: v for n, v in tree.items() if is_new(m, n)} for m, tree in averaged.items()}
+    return {moment: tree for moment, tree in found.items() if tree}
 
 
 def joined(own: Moments, averaged: Moments) -> dict[str, Tree]:

@@ -54,7 +54,7 @@ def difference_of(state: ServerState, ref: ContainerRef) -> Difference | None:
     """
     if not state.difference:
         return None
-    new = {name: number for name, number in state.averaged.items() if number == state.round}
+    new = {key: number for key, number in state.averaged.items() if number == state.round}
     told = {key.partition("/")[0] for key in state.difference}
     return Difference(
         before=state.difference_from,
@@ -62,7 +62,7 @@ def difference_of(state: ServerState, ref: ContainerRef) -> Difference | None:
         params=state.difference,
         moments={
             name: {k: v for k, v in state.moments[name].items() if k.partition("/")[0] in told}
-            for name in new
+            for name in dict.fromkeys(key.partition("/")[0] for key in new)
         },
         averaged=new,
     )

@@ -34,6 +34,11 @@ def fragments_of(sizes: Mapping[str, int], count: int) -> tuple[tuple[str, ...],
     return tuple(tuple(sorted(group, key=order.index)) for group in groups)
 
 
+def turn_of(number: int, count: int) -> int:
+    """How often the group of a round, of so many groups, has had its turn with it; from 1."""
+    return (number - 1) // count + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Fragments:
     """The groups of one run; each name is in one of them."""

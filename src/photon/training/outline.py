@@ -18,7 +18,7 @@ from photon.core.tree import Tree, num_bytes, num_elements
 from photon.errors import ConfigError, install_with
 from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
-from photon.training.fragments import Fragments
+from photon.training.fragments import Fragments, turn_of
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.parallel import freeze
@@ -132,14 +132,16 @@ def update_codecs(federation: Federation) -> Codecs:
 
 def averaged_in(federation: Federation, moments: Iterable[str], round_number: int) -> list[str]:
     """The moments that clients send in a round, each at its own period (DES-LOC: Iacob et al. 2025,
-    arXiv:2505.22549, algorithm 1).
+    arXiv:2505.22549, algorithm 1), which counts the turns of the round's fragment.
     """
-    periods = periods_of(federation, moments)
-    return [name for name, period in periods.items() if round_number % period == 0]
+    turn = turn_of(round_number, federation.fragments)
+    return [name for name, every in periods_of(federation, moments).items() if turn % every == 0]
 
 
 def periods_of(federation: Federation, moments: Iterable[str]) -> dict[str, int]:
-    """Rounds from one averaging to the next, of the moments that are averaged."""
+    """Turns of a fragment, or rounds where there is but one, from one averaging to the next, of the
+    moments that are averaged.
+    """
     first, second = federation.first_moment_period, federation.second_moment_period
     given = {name: second if name in SQUARES else first for name in moments}
     averages = federation.averages_moments
