@@ -27,7 +27,10 @@ OF_THE_RECIPE = {
     "asynchronous: a quarter 4x slower": 0.02,
 }
 """Arm of `quality.py` -> the most that its loss may be above that of the recipe, a share."""
-OF_THE_QUICKSTART = {f"overlap: 1 step{AND}{QUICKSTART}": 0.005}
+OF_THE_QUICKSTART = {
+    f"{arm}{AND}{QUICKSTART}": 0.005
+    for arm in ("overlap: 1 step", "overlap: 1 step, fragments 2", "recipe: fragments 2")
+}
 """The same, above that of the quickstart as it is."""
 NAMES = {RECIPE: "recipe without averaged moments", QUICKSTART: "quickstart's recipe"}
 """What an arm is compared with, as the page has it."""

@@ -28,7 +28,7 @@ def command(
 
     \b
     photon generate runs/quickstart "def read("
-    photon generate runs/quickstart/checkpoints/round_000024.json "import " --temperature 0
+    photon generate runs/quickstart/checkpoints/round_000048.json "import " --temperature 0
     """
     from photon.data.tokenization import require_text
     from photon.hub.inference import continue_text, load_language_model

@@ -18,7 +18,7 @@ def export(checkpoint: Path, folder: Path, client: int | None) -> None:
 
     \b
     photon export runs/quickstart quickstart-hf
-    photon export runs/quickstart/checkpoints/round_000024.json quickstart-hf
+    photon export runs/quickstart/checkpoints/round_000048.json quickstart-hf
     """
     from photon.hub.hf_folder import export_folder
 

@@ -55,8 +55,8 @@ def add(name: str, clients: str, folder: Path) -> None:
     numbers = parse_clients(clients)
     path = enrol(folder, name, numbers)
     click.echo(f"enrolled    {name} for clients {format_clients(numbers)}")
-    click.echo(f"move        {path} and {folder}/ca.pem to that node, and delete the key here")
-    click.echo("note        a server that runs already knows it from its next start")
+    click.echo(f"move        {path} to that node, and copy {folder}/ca.pem there")
+    click.echo("note        a running server learns of it when it is started again")
 
 
 @command.command()

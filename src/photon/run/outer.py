@@ -13,6 +13,7 @@ from photon.config.federation import Federation
 from photon.core.outer import EMA, OuterOptimizer, averaging, ema_decay, outer_factor
 from photon.errors import ConfigError
 from photon.points import find
+from photon.training.fragments import turn_of
 
 RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
@@ -42,7 +43,7 @@ def outer_of(
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
     if fl.ema_decay is None:
         return made
-    turn = (round_number - 1) // fl.fragments + 1  # of each fragment, whose average is its own
+    turn = turn_of(round_number, fl.fragments)  # each fragment's average is its own
     return averaging(made, ema_decay(fl.ema_decay, 1 if is_first else turn))
 
 
