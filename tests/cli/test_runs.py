@@ -18,10 +18,11 @@ from photon.config import Config
 from photon.data.manifest import write_json
 from photon.errors import CorruptCheckpoint
 from photon.run import artifact
-from photon.run.checkpoint import load_with_way_back, verified
+from photon.run.checkpoint import list_checkpoints, load_with_way_back, verified
 from photon.run.going_on import how_to_go_on
 from photon.run.kinds import IMPORTED
 from photon.run.listing import run_named, run_status
+from photon.run.restore import rewind
 from photon.run.run_folder import RunFolder
 
 
@@ -181,6 +182,22 @@ def test_the_way_back_from_a_damaged_checkpoint_is_the_runs_own(facts, command, 
     with pytest.raises(CorruptCheckpoint) as refused:
         load_with_way_back(newest, artifact.read)
     assert str(refused.value).endswith(f"go back to it with: {command.format(tmp_path)}")
+
+
+def test_rounds_are_in_order_beyond_a_million(tmp_path):
+    """Their numbers then have more digits than the names of earlier ones."""
+    write_json(tmp_path / "run.json", {"kind": "federated"})
+    folder = tmp_path / "checkpoints"
+    for number in (999_999, 1_000_000):
+        artifact.save(folder, f"round_{number:06d}", {}, {"state": {"round": number}})
+    newest = folder / "round_1000000.json"
+    whole = newest.read_text()
+    newest.write_text(whole.replace('"round": 1000000', '"round": 5'))
+    with pytest.raises(CorruptCheckpoint, match=r"photon\.resume_round=999999"):
+        load_with_way_back(newest, artifact.read)
+    newest.write_text(whole)
+    rewind(tmp_path, 999_999)
+    assert [path.stem for path in list_checkpoints(folder)] == ["round_999999"]
 
 
 def test_a_server_refuses_a_run_of_this_machine(smoke, capsys):

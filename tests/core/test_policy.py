@@ -72,6 +72,8 @@ def test_a_round_closes_by_the_clock(arrived, waited, durations, expected):
     """Without a quorum after 1000 s; with one 10 + 5 x 10 / 10 s after it was opened."""
     here = dict.fromkeys(arrived, True)
     assert closing(plan_of(0, 1, 2), here, waited, durations, REMOTE) == expected
+    refused = {**here, 2: False}
+    assert closing(plan_of(0, 1, 2), refused, waited, durations, REMOTE) == expected
     on_one_machine = replace(REMOTE, can_be_late=False)
     assert closing(plan_of(0, 1, 2), here, waited, durations, on_one_machine) == "wait"
 

@@ -360,6 +360,7 @@ def test_a_client_that_stops_after_the_base_has_arrived_goes_on_from_there(smoke
                 this.second(
                     this.host, received, lambda host=this.host: host.trainer.state.steps_done == 5
                 )
+            assert not list(this.folder.rglob("live.json")), "nothing is under way any more"
             this.host.close()
             this.host = this.fresh()
         updates.append(this.second(this.host, received))

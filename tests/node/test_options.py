@@ -39,7 +39,7 @@ from photon.run.run_data import RunData
 from photon.run.trackers import read_lines
 from photon.server import commits as server
 from photon.server.loop import initial_state
-from photon.server.redrawing import redraw
+from photon.server.redrawing import redraw, redrawn
 from photon.training.layers import layers_of
 from photon.training.parallel import ALONE
 
@@ -201,6 +201,21 @@ def test_what_is_remembered_of_a_redrawn_layer_begins_anew(smoke):
     assert float(found.outer["momentum"]["norm.weight"].unique()) == 0.0
     kept = found.outer["second"]["embedding.weight"]
     assert torch.equal(kept, used["second"]["embedding.weight"])
+
+
+def test_layers_are_drawn_once_however_few_steps_a_round_has(smoke):
+    """What was drawn is trained, not drawn again in the round after, nor after a skipped one."""
+    run = resolve(smoke("fl.random_layers=[norm.weight]", "fl.random_init_freq=1000"), cores=1,
+                  accelerator=0, run_uuid="r")  # fmt: skip
+    params = parameters_of(build_model(run.inner, 1))
+    layers, drawn = layers_of(run.federation, list(params)), []
+    state = initial_state(params, outer_of(run.federation, 1))
+    for number, step in enumerate([960, 1000, 1040, 1080, 1080, 2020, 2060], start=1):
+        before = replace(state, round=number, step=step)
+        state = redrawn(run, before, layers)
+        if state is not before:
+            drawn.append(step)
+    assert drawn == [1000, 2020]
 
 
 def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path):

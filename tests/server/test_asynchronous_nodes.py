@@ -46,13 +46,13 @@ def hold(monkeypatch):
     train_now, held = hosted_run.HostedRun.train, []
 
     def begin(released, client=3):
-        def slow(self, request):
+        def slow(self, request, should_stop):
             if [i.client for i in request.instructions] == [client] and not held:
                 held.append(request.round)
                 deadline = time.monotonic() + 30
                 while not released() and time.monotonic() < deadline:
                     time.sleep(0.02)
-            return train_now(self, request)
+            return train_now(self, request, should_stop)
 
         monkeypatch.setattr(hosted_run.HostedRun, "train", slow)
 

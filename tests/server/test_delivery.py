@@ -84,6 +84,24 @@ def test_over_the_network_all_are_asked_at_once():
     assert list(this.waiting) == this.asked == [0, 2, 3, 1]
 
 
+def test_an_update_that_will_be_refused_makes_no_quorum(unsound):
+    """Else the round would end without one where another client is only late."""
+    now = [0.0]
+    plan = RoundPlan(round=1, cohort=(0, 1, 2), instructions={}, base_digest="")
+    rules = Rules(quorum=2, can_be_late=True, timeout=1000.0)
+    state = ServerState(round=0, step=0, params={}, outer={})
+    this = Delivery(plan, state, rules, clock=lambda: now[0])
+    unsound.add(1)
+    for client in (0, 1):
+        this.take(update(client))
+    assert [verdict.reason for verdict in this.verdicts] == [None, "refused"]
+    now[0] = 900.0
+    assert not this.is_over([10.0] * 3), "the deadline of stragglers is for a quorum"
+    this.take(update(2))
+    assert this.arrived == {0: True, 1: False, 2: True}
+    assert this.is_over([10.0] * 3)
+
+
 MERGING = Merging(buffer=2, cohort=4, step_tokens=40, local_steps=1)
 
 

@@ -267,9 +267,10 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
         ) for n in (1, 2, 3)
     }  # fmt: skip
     engine._errands = dict(late)
-    engine.cancel(oldest_taken(4, rules_of(run.federation, True)))
+    before = oldest_taken(4, rules_of(run.federation, True))
+    engine.cancel(before)
     assert [address for address, _ in sent] == cancelled
-    assert all(unpack_request(request) == Cancel(run="r") for _, request in sent)
+    assert all(unpack_request(request) == Cancel(run="r", before=before) for _, request in sent)
     assert [e.address for e in engine._errands.values()] == [
         f"n{n}" for n in (1, 2, 3) if f"n{n}" not in cancelled
     ]
@@ -283,12 +284,12 @@ def test_a_straggler_is_refused_or_counts_later(make, four, tmp_path, monkeypatc
     metrics = tmp_path / "server" / "r" / "metrics.jsonl"
     train_now = hosted_run.HostedRun.train
 
-    def slow(self, request):
+    def slow(self, request, should_stop):
         if request.round == 1 and [i.client for i in request.instructions] == [3]:
             deadline = time.monotonic() + 30
             while not read_lines(metrics) and time.monotonic() < deadline:
                 time.sleep(0.02)
-        return train_now(self, request)
+        return train_now(self, request, should_stop)
 
     monkeypatch.setattr(hosted_run.HostedRun, "train", slow)
     keys = ["fl.quorum=3", "fl.round_timeout=2", "fl.round_timeout_min=2", "fl.n_rounds=4",

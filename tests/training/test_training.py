@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from photon.model.build import build_model, parameters_of
 from photon.training.gradient import accumulate_gradient
 from photon.training.loop import Trainer
 from photon.training.muon import Muon
-from photon.training.parallel import ALONE, build_parallel
+from photon.training.parallel import ALONE, World, build_parallel
 from photon.training.schedule import lr_factor
 
 CPU = torch.device("cpu")
@@ -180,6 +182,16 @@ def test_divergence_is_named_with_its_step_and_rows(config, stream):
     assert f"client 0: {', '.join(map(str, rows))};" in str(caught.value)
     assert "nonfinite_loss=skip" in str(caught.value)
     assert trainer.state.step == 1, "the state is that of the last segment"
+
+
+@pytest.mark.parametrize(("policy", "taken"), [("stop", True), ("skip", False)])
+def test_processes_decide_alike_whether_a_step_is_taken(config, stream, policy, taken):
+    """By the loss of all of them: another's is infinite, so that every gradient is."""
+    trainer = trainer_for(with_values(config, {"llm_config.nonfinite_loss": policy}), stream)
+    trainer.world = cast(World, SimpleNamespace(sum=lambda value: value.add_(math.inf)))
+    own = torch.tensor(2.0)
+    assert trainer._is_good(own, torch.tensor(math.nan)) is taken
+    assert float(own) == 2.0, "what is reported is still to be summed"
 
 
 def test_a_nan_loss_stops_too(config, stream):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from photon.core.seeds import derive_seed
+from photon.core.seeds import generator
 
 
 def choose_cohort(
@@ -28,7 +28,7 @@ def choose_cohort(
     """
     if size >= len(alive):
         return tuple(sorted(alive))
-    return tuple(sorted(_drawn(_generator(seed, "cohort", round_number), alive, size, sizes)))
+    return tuple(sorted(_drawn(generator(seed, "cohort", round_number), alive, size, sizes)))
 
 
 def choose_spares(
@@ -46,12 +46,12 @@ def choose_spares(
         others: clients that can take part and are not in the cohort.
         size, sizes: as of `choose_cohort`.
     """
-    generator = _generator(seed, "spares", round_number)
-    return tuple(_drawn(generator, others, min(size, len(others)), sizes))
+    drawing = generator(seed, "spares", round_number)
+    return tuple(_drawn(drawing, others, min(size, len(others)), sizes))
 
 
 def _drawn(
-    generator: np.random.Generator,
+    drawing: np.random.Generator,
     clients: Sequence[int],
     size: int,
     sizes: Mapping[int, float] | None,
@@ -61,7 +61,7 @@ def _drawn(
         return []
     weights = None if sizes is None else np.array([sizes[c] for c in pool], dtype=np.float64)
     chances = None if weights is None else weights / weights.sum()
-    return [int(c) for c in generator.choice(pool, size, replace=False, p=chances)]
+    return [int(c) for c in drawing.choice(pool, size, replace=False, p=chances)]
 
 
 def available(
@@ -73,10 +73,6 @@ def available(
     """
     if probability >= 1.0 or not clients:
         return list(clients)
-    draws = {c: _generator(seed, f"available:{c}", round_number).random() for c in clients}
+    draws = {c: generator(seed, f"available:{c}", round_number).random() for c in clients}
     here = [client for client, draw in draws.items() if draw < probability]
     return here or [min(draws, key=lambda client: (draws[client], client))]
-
-
-def _generator(seed: int, purpose: str, round_number: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(derive_seed(seed, purpose, round_number)))

@@ -152,7 +152,7 @@ def closing(
     sound = [client for client, is_sound in arrived.items() if is_sound]
     if plan.spares and len(counted(plan, sound)) == len(plan.members):
         return "close"
-    has_quorum = len(arrived) >= rules.quorum
+    has_quorum = len(sound) >= rules.quorum
     deadline = round_deadline(durations, rules) if has_quorum else rules.timeout
     return "close" if rules.can_be_late and waited > deadline else "wait"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 from photon.config.llm import Inner
@@ -98,15 +99,15 @@ class Segments:
             beacon, pace, {"round": course.instruction.round}, done=begun,
             total=course.instruction.local_steps, tokens=self.inner.tokens_per_step,
         )  # fmt: skip
-        while (left := until - self.trainer.state.steps_done) > 0:
-            steps = min(left, self.inner.segment_steps)
-            segment = self._segment(course, stream, steps, watched, pace)
-            if segment.state.steps_done < until:
-                if may_save:
-                    self._save(course)
-                if should_stop():
-                    raise Stopped
-        beacon.close()
+        with closing(beacon):
+            while (left := until - self.trainer.state.steps_done) > 0:
+                steps = min(left, self.inner.segment_steps)
+                segment = self._segment(course, stream, steps, watched, pace)
+                if segment.state.steps_done < until:
+                    if may_save:
+                        self._save(course)
+                    if should_stop():
+                        raise Stopped
         return self.trainer.state.steps_done - begun
 
     def _segment(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,6 @@ class HostedRun:
     say: Say
     sign: Sign | None = None
     receipts: ReceiptBook | None = None
-    _stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(
@@ -110,17 +108,16 @@ class HostedRun:
         fl, threads = self.run.federation, self.run.machine.threads
         return Masking(self.run.name, self.folder.clients, fl, self._mailbox, threads)
 
-    def cancel(self) -> None:
-        """Stop between two steps; the open clients' states are saved."""
-        self._stop.set()
-
     def close(self) -> None:
         self.engine.close()
         self.folder.close()
 
-    def train(self, request: Train) -> Trained:
-        """Train the clients of a request and make their updates available."""
-        self._stop.clear()
+    def train(self, request: Train, should_stop: Callable[[], bool]) -> Trained:
+        """Train the clients of a request and make their updates available.
+
+        Args:
+            should_stop: asked between steps; then the open clients' states are saved.
+        """
         if self.receipts is not None:
             self.receipts.take(request.notice)
         plan, ref = _plan(request), ContainerRef.from_json(request.base)
@@ -134,7 +131,7 @@ class HostedRun:
         failed: dict[int, str] = {}
         base, waiting = Base.at(path, received, ref), deque(plan.cohort)
         try:
-            for arrival in self.engine.run_round(plan, base, waiting, self._stop.is_set):
+            for arrival in self.engine.run_round(plan, base, waiting, should_stop):
                 if isinstance(arrival, Failure):
                     failed[arrival.client] = arrival.reason
                 elif arrival is not None:

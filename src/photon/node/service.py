@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +50,19 @@ from photon.wire.messages import (
 from photon.wire.stores import allowed_stores
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request to train, also while its run is still being opened.
+
+    Attributes:
+        stop: set where it is to end between two steps.
+    """
+
+    run: str
+    round: int
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
 class NodeService:
     """Answers requests until told to stop.
 
@@ -82,7 +96,8 @@ class NodeService:
         self.home = Path(own.machine.runs_folder) / f".node-{name}"
         self._mailbox = Mailbox(self.home / "mail", allowed_stores(own.machine))
         self._run: HostedRun | None = None
-        self._training = threading.Lock()
+        self._training, self._asking = threading.Lock(), threading.Lock()
+        self._newest: Order | None = None
         self._stopped = threading.Event()
         self.heard = 0
         self.came_to: tuple[str, int, int] | None = None
@@ -101,8 +116,8 @@ class NodeService:
         self.close()
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
+        if self._newest is not None:
+            self._newest.stop.set()
         with self._training:
             if self._run is not None:
                 self._run.close()
@@ -151,8 +166,8 @@ class NodeService:
             case Notice() if run is not None and run.run.name == request.run:
                 if run.receipts is not None:
                     run.receipts.take(request)
-            case Cancel() if run is not None and run.run.name == request.run:
-                run.cancel()
+            case Cancel():
+                self._cancel(request)
         return Done()
 
     def _train(self, request: Train) -> Trained:
@@ -160,15 +175,28 @@ class NodeService:
         strange = sorted({one.client for one in request.instructions} - set(self.clients))
         if strange:
             raise PayloadError(f"has no data of client {strange[0]}")
-        if self._run is not None:
-            self._run.cancel()
+        order = self._next(request)
         with self._training:
             if self._stopped.is_set():
                 return Trained(leaving=True)
             hosted = self._hosted(request)
-            trained = hosted.train(request)
+            trained = hosted.train(request, order.stop.is_set)
             self.came_to = _place_in(request, hosted.run.federation)
         return trained.model_copy(update={"leaving": self._stopped.is_set()})
+
+    def _next(self, request: Train) -> Order:
+        """A request that is the newest now."""
+        with self._asking:
+            if self._newest is not None:
+                self._newest.stop.set()
+            self._newest = Order(request.run, request.round)
+            return self._newest
+
+    def _cancel(self, request: Cancel) -> None:
+        """Stop what the server has gone on from; what it asked for since may be here before."""
+        order = self._newest
+        if order is not None and order.run == request.run and order.round < request.before:
+            order.stop.set()
 
     def _hosted(self, request: Train) -> HostedRun:
         """The run that a request names; another one that was hosted until now is put away."""

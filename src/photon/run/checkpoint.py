@@ -267,8 +267,8 @@ def load_with_way_back(path: Path, load: Callable[[Path], T]) -> T:
 
 
 def _way_back(damaged: Path) -> str:
-    folder = damaged.parent
-    for path in reversed([p for p in list_checkpoints(folder) if p.stem < damaged.stem]):
+    folder, number = damaged.parent, number_of(damaged)
+    for path in reversed([p for p in list_checkpoints(folder) if number_of(p) < number]):
         with suppress(CheckpointError):
             verified(path)
             back = [f"photon.resume_round={number_of(path)}"]

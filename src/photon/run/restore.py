@@ -106,7 +106,8 @@ def rewind(run: Path, number: int) -> None:
     """
     folder = run / "checkpoints"
     target = checkpoint_of_round(folder, number)
-    later = [p for p in checkpoint.list_checkpoints(folder) if p.stem > target.stem]
+    last = checkpoint.number_of(target)
+    later = [p for p in checkpoint.list_checkpoints(folder) if checkpoint.number_of(p) > last]
     if later:
         try:
             checkpoint.verified(target)

@@ -16,7 +16,6 @@ import numpy as np
 from photon.errors import PayloadError
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 _NONCE = bytes(12)
 """Of seals: each has a key of its own."""
 

@@ -156,7 +156,7 @@ def _secret(terms: Terms, keys: PublicKeys, has_come: bool, client: int, told: R
     """
     of = {holder: its[client] for holder, its in told.items()}
     for chosen in _choices(list(told), terms.threshold):
-        secret = joined(of, factors(chosen))
+        secret = joined(of, factors(tuple(chosen)))
         if secret is not None and _fits(secret, keys, has_come):
             return secret
     raise RoundFailed(

@@ -7,6 +7,7 @@ all numbers are modulo a prime beyond every secret of 32 bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 
 Random = Callable[[int], bytes]
 """Gives so many unpredictable bytes."""
@@ -45,8 +46,12 @@ def _value(polynomial: list[int], place: int) -> int:
     return value
 
 
-def factors(holders: Collection[int]) -> dict[int, int]:
-    """What the share of each of these holders counts for in the secret (Lagrange, at zero)."""
+@lru_cache(4)
+def factors(holders: tuple[int, ...]) -> Mapping[int, int]:
+    """What the share of each of these holders counts for in the secret (Lagrange, at zero).
+
+    It takes the square of their number, and a session asks for the same ones for each client.
+    """
     places = {holder: holder + 1 for holder in holders}
     found = {}
     for holder, own in places.items():

@@ -41,7 +41,6 @@ class Delivery:
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
-        arrived: client -> whether what it sent for this round is sound.
         failed: client -> why it has no update.
         unmasked: what has come of clients whose updates are to be masked: on one machine all of it.
         sound: clients whose updates an asynchronous merge would take, late ones too.
@@ -55,13 +54,13 @@ class Delivery:
     waiting: deque[int] = field(default_factory=deque)
     asked: list[int] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
-    arrived: dict[int, bool] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     unmasked: dict[int, Update] = field(default_factory=dict)
     sound: int = 0
     begun: float = field(default_factory=time.time)
     _first: float = math.inf
     _begun: float = field(init=False)
+    _came: dict[int, Future[Verdict]] = field(default_factory=dict)
     _verdicts: list[Future[Verdict]] = field(default_factory=list)
     _judge: ThreadPoolExecutor = field(default_factory=_judge)
 
@@ -82,11 +81,21 @@ class Delivery:
             self.updates.append(arrival)
             self._verdicts.append(verdict)
             if arrival.round not in self.plan.bases:  # or else it is late for that one
-                is_sound = not self.plan.spares or verdict.result().reason is None
-                self.arrived |= dict.fromkeys(arrival.clients, is_sound)
+                self._came |= dict.fromkeys(arrival.clients, verdict)
             if self.rules.merging is not None:
                 self._note_sound()
         self._ask()
+
+    @property
+    def arrived(self) -> dict[int, bool]:
+        """Client -> whether what it sent for this round is sound. It is held to be while that is
+        found out, but where another client would have to be asked in its place.
+        """
+        knows = bool(self.plan.spares)
+        return {
+            client: not (knows or verdict.done()) or verdict.result().reason is None
+            for client, verdict in self._came.items()
+        }
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -110,7 +119,7 @@ class Delivery:
     def lose(self, lost: Mapping[int, str]) -> None:
         """Note clients that have dropped out after they had trained."""
         self.failed |= lost
-        self.arrived = {c: sound for c, sound in self.arrived.items() if c not in lost}
+        self._came = {c: verdict for c, verdict in self._came.items() if c not in lost}
 
     def _note_sound(self) -> None:
         """Count what will not be refused: an outlier neither closes a merge nor has others wait."""

@@ -275,7 +275,7 @@ class Server:
             self._end_if_asked(f"stopped in round {plan.round}; what clients had done is kept")
             delivery.lose(parties.lost)
             self._missing = delivery.missing
-        delivery.take_sum(united(plan, total, said))
+        delivery.take_sum(united(total, said))
 
     def _count(self, delivery: Delivery, base: Base) -> None:
         """Add what a round, or an attempt at one, has sent."""

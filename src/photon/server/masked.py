@@ -71,7 +71,7 @@ def sum_of(terms: Terms, parties: Parties, like: Trees, fewest: int) -> Sum:
         return summed(terms, parties, like, pool, fewest)
 
 
-def united(plan: RoundPlan, total: Sum, said: Mapping[int, Update]) -> Update:
+def united(total: Sum, said: Mapping[int, Update]) -> Update:
     """The sum as one update; it comes from nobody, so that no node can have signed it.
 
     Args:

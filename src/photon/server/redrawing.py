@@ -23,7 +23,7 @@ def redrawn(run: Run, state: ServerState, layers: LayerRoles) -> ServerState:
     every = fl.redraw_every
     if not layers.random or not every or state.step == 0:
         return state
-    if state.step // every == max(0, state.step - inner.local_steps) // every:
+    if state.step // every == state.redrawn // every:
         return state
     seed = run.seed
     if fl.redraws_anew:  # or else with the values that the run began with
@@ -42,6 +42,7 @@ def redraw(
         state,
         params={**state.params, **drawn},
         outer={key: {**tree, **forgotten[key]} for key, tree in state.outer.items()},
+        redrawn=state.step,
         held={**state.held, **{n: v.clone() for n, v in drawn.items() if n in state.held}},
         difference={},
         difference_from="",

@@ -201,7 +201,7 @@ class RemoteEngine:
         for name in [n for n, one in self._errands.items() if one.of.plan.round < before]:
             one = self._errands.pop(name)
             self._traffic.add(one.errand.traffic)
-            self.link.send(one.address, pack_request(Cancel(run=self.run.name)))
+            self.link.send(one.address, pack_request(Cancel(run=self.run.name, before=before)))
 
     def close(self) -> None:
         if self.outbox is not None:

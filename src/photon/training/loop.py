@@ -173,8 +173,10 @@ class Trainer:
         return loss, unscale_and_clip(self.model, scale, self.config.clip_norm)
 
     def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether to take the step; a bad loss counts as taken where it should stop the run."""
-        if not math.isfinite(float(loss)):
+        """Whether to take the step, for all processes alike; a bad loss counts as taken where it
+        should stop the run.
+        """
+        if not math.isfinite(float(self.world.sum(loss.clone()))):
             return self.config.nonfinite_loss == "stop"
         return math.isfinite(float(norm))
 

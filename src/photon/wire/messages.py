@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, MetricName, Name, Number, Positive, first_fault
 
-PROTOCOL = 10
+PROTOCOL = 11
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -139,10 +139,11 @@ class Get(Closed):
 
 
 class Cancel(Closed):
-    """Stop training: the server has gone on, or ends."""
+    """Stop training for rounds before this one: the server has gone on, or ends."""
 
     kind: Literal["cancel"] = "cancel"
     run: str
+    before: int
 
 
 class Agree(Closed):

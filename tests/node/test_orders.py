@@ -1,0 +1,72 @@
+"""Which of a server's requests stops the training that another has asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from photon.config import load_config
+from photon.node.service import NodeService
+from photon.wire.messages import Cancel, Trained, pack_request
+
+
+def asked(number: int) -> Any:
+    one = SimpleNamespace(client=0, round=number)
+    return SimpleNamespace(run="r", round=number, instructions=[one])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> NodeService:
+    own = load_config([f"photon.saving_path={tmp_path}"])
+    return NodeService("n", [0], own, tmp_path / "socket", None, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("run", "before", "stops"), [("r", 5, False), ("r", 6, True), ("other", 6, False)]
+)
+def test_what_the_server_has_gone_on_from_is_stopped_and_nothing_newer(service, run, before, stops):
+    """The two may come in either order: a link keeps none."""
+    order = service._next(asked(5))
+    service.answer(pack_request(Cancel(run=run, before=before)))
+    assert order.stop.is_set() == stops
+
+
+def test_a_newer_request_stops_the_older_while_that_still_waits(service):
+    older = service._next(asked(5))
+    newer = service._next(asked(6))
+    assert older.stop.is_set()
+    assert not newer.stop.is_set()
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_a_stop_that_comes_while_a_run_is_opened_counts(service, monkeypatch, how):
+    """To open one may take minutes; a round that nobody waits for may take hours."""
+    opening, seen = threading.Event(), []
+
+    class Hosted:
+        run = SimpleNamespace(federation=SimpleNamespace(is_async=True), name="r")
+
+        def train(self, request: Any, should_stop: Callable[[], bool]) -> Trained:
+            seen.append(should_stop())
+            return Trained()
+
+    def opened(request: Any) -> Hosted:
+        opening.set()
+        assert service._newest.stop.wait(10)
+        return Hosted()
+
+    monkeypatch.setattr(service, "_hosted", opened)
+    training = threading.Thread(target=service._train, args=(asked(5),))
+    training.start()
+    assert opening.wait(10)
+    if how == "close":
+        service.close()
+    else:
+        service.answer(pack_request(Cancel(run="r", before=6)))
+    training.join(10)
+    assert seen == [True]
