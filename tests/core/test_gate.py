@@ -147,6 +147,18 @@ def test_bounds_hold_from_the_first_round_and_for_a_single_client():
     assert "exp_avg: norm 0.15 is more" in reason_for(server, plan, bad)
 
 
+@pytest.mark.parametrize(("before", "accepted"), [(None, (0, 1)), (0.05, (1,))])
+def test_a_moment_is_compared_with_what_clients_started_from(before, accepted):
+    """Of two clients alone nobody could say whose is too large."""
+    known = {n: replace(b, before=before) for n, b in MOMENTS.items()}
+    server, plan = opened(steps=(5, 5), moments=known)
+    usual = update_of(plan, 1)
+    large = replace(update_of(plan, 0), moments={**usual.moments, "exp_avg": filled(0.5)})
+    _, report = close(server, plan, [large, usual], max_norm_ratio=3.0)
+    assert report.accepted == accepted
+    assert all(why.startswith("exp_avg: norm 2.5 is more") for why in report.refused.values())
+
+
 def norms_after(server, plan, sizes, **rules):
     updates = [update_of(plan, c, gradient=filled(size)) for c, size in enumerate(sizes)]
     return close(server, plan, updates, max_norm_ratio=3.0, **rules)

@@ -207,6 +207,26 @@ def test_the_bounds_of_a_round_hold_no_number_for_each_step(smoke):
         tracemalloc.stop()
 
 
+def test_bounds_have_the_norms_of_the_moments_that_clients_start_from(smoke):
+    config = resolved(smoke(*WIDE, "fl.aggregate_momenta=true", "fl.compression=fp32"))
+    params = parameters_of(build_model(config.inner, 1))
+    layers = layers_of(config.federation, list(params))
+    fragments = Fragments.of(config.federation, layers, params)
+    honesty = Honesty(config.federation, config.inner, layers, fragments)
+    state = initial_state(params, outer_of(config.federation, 1))
+    moments = outline_of(config.inner, config.federation).moments
+    assert {one.before for one in honesty.bounds(state, 1).moments.values()} == {None}
+    kept = {m: {n: params[n] * at for n in its} for at, (m, its) in enumerate(moments.items(), 1)}
+    bounds = honesty.bounds(replace(state, moments=kept), 1).moments
+    assert {m: one.before for m, one in bounds.items()} == pytest.approx(
+        {
+            m: torch.cat([v.flatten() for v in its.values()]).norm().item()
+            for m, its in kept.items()
+        },
+        rel=1e-5,
+    )
+
+
 def scratch(params) -> int:
     """Most that a codec of blocks works in: of a tensor, no more than one piece at a time."""
     return 18 * min(PIECE, max(value.numel() for value in params.values()))

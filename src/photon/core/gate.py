@@ -262,9 +262,7 @@ def outliers(
             found[client] = reason
     for name, bound in plan.bounds.moments.items():
         seen = [sizes[client][name] for client in taken]
-        if name in state.moments:
-            codec = plan.down.of_moment(name)
-            seen.append(norm(leaves(state.moments[name], state.params, codec)))
+        seen += [] if bound.before is None else [bound.before]
         ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
         for client in taken:
             if reason := norm_fault(sizes[client][name], seen, ratio):

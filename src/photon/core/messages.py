@@ -272,11 +272,13 @@ class MomentBound:
     Attributes:
         names: parameters that have it, in order.
         norm: most that it has.
+        before: that of what clients start from; None: there is none yet.
         is_square: whether it averages squares: never negative, and with the ratios of squares.
     """
 
     names: tuple[str, ...]
     norm: float = math.inf
+    before: float | None = None
     is_square: bool = False
 
 

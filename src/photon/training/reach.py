@@ -124,5 +124,7 @@ def moment_bounds(
         if inner.optimizer.name == "adopt" and not is_square:  # of normalised gradients
             norm = math.sqrt(sum(sizes[n] for n in own)) * max(1, last_step) ** 0.25
         norm = ROUNDING * gain * max(norm, before.get(moment, 0.0))
-        found[moment] = MomentBound(names=tuple(own), norm=norm, is_square=is_square)
+        found[moment] = MomentBound(
+            names=tuple(own), norm=norm, before=before.get(moment), is_square=is_square
+        )
     return found
