@@ -27,6 +27,7 @@ from photon.flower.link import FlowerLink
 from photon.flower.superlink import APP, SuperNode
 from photon.machine import frames
 from photon.machine.address import free_port
+from photon.machine.interrupt import StopRequest
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
 
@@ -78,7 +79,7 @@ class Federation:
         before = children_of(os.getpid())
         flower.APP = app
         self.link = FlowerLink(home / "link", "127.0.0.1", port, None, Register(None), print,
-                               lambda: False)  # fmt: skip
+                               StopRequest())  # fmt: skip
         links = children_of(os.getpid()) - before
         self.node = SuperNode(home, f"127.0.0.1:{port}", path, None, app)
         own = children_of(os.getpid()) - before - links
@@ -142,7 +143,7 @@ def in_turns(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--messages", type=int, default=20)
     parser.add_argument("--kilobytes", type=float, nargs="+", default=[1.0, 4000.0])
     arguments = parser.parse_args()

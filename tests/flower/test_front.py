@@ -51,6 +51,7 @@ from photon.flower.superlink import APP, ServerKeys
 from photon.flower.superlink_process import by_address, by_key, fleet_calls, is_reply
 from photon.flower.supernode_process import require_own_app
 from photon.machine.address import free_port, listeners
+from photon.machine.interrupt import StopRequest
 from photon.wire.enrolment import REGISTER, Register, read_register
 from photon.wire.keys import enrol, make_authority
 from photon.wire.knock import KNOWN, find_key_trouble
@@ -329,7 +330,7 @@ def link(request, tmp_path_factory):
         register = read_register(keys / REGISTER)
     heard: list[str] = []
     made = FlowerLink(home / "flower", "127.0.0.1", free_port(), own, register,
-                      heard.append, lambda: False)  # fmt: skip
+                      heard.append, StopRequest())  # fmt: skip
     made.heard = heard
     yield made, keys
     made.close()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import queue
 import secrets
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from photon.core.text import cleaned
-from photon.errors import RoundFailed
+from photon.errors import Interrupted, RoundFailed
 from photon.flower.superlink import (
     APP,
     TOLD,
@@ -28,11 +29,12 @@ from photon.flower.superlink import (
 from photon.machine import frames
 from photon.machine.address import format_address
 from photon.machine.guard import Guarded
+from photon.machine.interrupt import StopRequest
 from photon.machine.owned_folder import sockets_folder
 from photon.machine.private_files import keep_from_git
 from photon.say import Say
 from photon.server.link import Answer, Inbox, Link
-from photon.wire.buffers import Buffers
+from photon.wire.buffers import Buffers, RawBytes
 from photon.wire.enrolment import Register, format_clients
 from photon.wire.messages import MAX_MESSAGE_BYTES
 
@@ -42,6 +44,106 @@ READY_SECONDS = 90.0
 MAX_RESTARTS = 5
 """How often a dead SuperLink is replaced within `RESTART_WINDOW` seconds."""
 RESTART_WINDOW = 600.0
+LAST_SECONDS = 5.0
+"""So long a link that is closed waits for a relay that is slow to take its last messages."""
+
+
+class _Relay:
+    """The server's relay, and what is under way over it, until either side ends.
+
+    A thread writes, so that nobody waits who sends. The relay is one thread too: it takes no
+    message before its answer has been read, and that is not read before the one ahead of it has
+    been dealt with, which is done by whoever sends here. What waits to be written is bounded: a
+    node hears the next word of a conversation once it has answered the last, and pieces of payloads
+    are mapped files.
+    """
+
+    def __init__(self, connection: socket.socket, inbox: Inbox) -> None:
+        self.nodes: list[str] = []
+        self.has_ended = False
+        self._connection, self._inbox = connection, inbox
+        self._under_way: set[str] = set()
+        self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[tuple[str, tuple[RawBytes, ...]] | None]
+        self._outgoing = queue.SimpleQueue()
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, name: str, *parts: RawBytes) -> None:
+        """Have a message written; it is lost if the relay has ended, or ends before its answer."""
+        with self._lock:
+            self._under_way.add(name)
+        self._outgoing.put((name, parts))
+        if self.has_ended:
+            self._lose({name})
+
+    def close(self) -> None:
+        """Have it take what still waits, if it does so in time, and end."""
+        self._outgoing.put(None)
+        deadline = time.monotonic() + LAST_SECONDS
+        while self._writer.is_alive() and time.monotonic() < deadline:
+            for _ in self._inbox.drain(0.01):
+                pass  # nobody wants it, and the relay takes nothing while an answer waits for room
+        self.end()
+
+    def end(self) -> None:
+        """Lose what is under way, at once: its reader may be waiting for room."""
+        self.has_ended = True
+        self._outgoing.put(None)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            names = set(self._under_way)
+        self._lose(names)
+
+    def _write(self) -> None:
+        while (message := self._outgoing.get()) is not None:
+            name, parts = message
+            try:
+                frames.send_bytes(self._connection, *parts)
+            except OSError:
+                self._lose({name})
+            del message, parts  # or their files stay open until the next one
+
+    def _read(self) -> None:
+        """Frames until the relay ends."""
+        try:
+            while self._read_frame():
+                pass
+        except (OSError, ValueError):
+            pass
+        self.end()
+        self._writer.join()
+        self._connection.close()
+
+    def _read_frame(self) -> bool:
+        length = frames.receive_length(self._connection, MAX_MESSAGE_BYTES + HEAD.size)
+        if length is None or length < HEAD.size:
+            return False
+        head = frames.read(self._connection, HEAD.size)
+        if head is None:
+            return False
+        kind, request, _ = HEAD.unpack(head)
+        body = partial(frames.read, self._connection, length - HEAD.size)
+        if kind == ANSWER and self._settles(str(request)):
+            self._inbox.receive(str(request), body)
+        elif kind == LOST:
+            self._lose({str(request)})
+        elif (nodes := body()) is not None and kind == NODES:
+            self.nodes = [str(node) for node in json.loads(bytes(nodes))]
+        return True
+
+    def _settles(self, name: str) -> bool:
+        """Take a request off those under way; whether it was one."""
+        with self._lock:
+            waits = name in self._under_way
+            self._under_way.discard(name)
+        return waits
+
+    def _lose(self, names: set[str]) -> None:
+        for name in filter(self._settles, names):
+            self._inbox.lose(name)
 
 
 class FlowerLink(Link):
@@ -63,45 +165,32 @@ class FlowerLink(Link):
         keys: ServerKeys | None,
         register: Register,
         say: Say,
-        should_stop: Callable[[], bool],
+        stop: StopRequest,
     ) -> None:
         self.folder, self.host, self.port, self.keys = folder, host, port, keys
-        self.register, self.say, self.should_stop = register, say, should_stop
+        self.register, self.say, self.stop = register, say, stop
         self._count = itertools.count(1)
         self._inbox = Inbox()
-        self._under_way: set[str] = set()
-        self._nodes: list[str] = []
         self._starts: list[float] = []
         self._superlink: Guarded | None = None
         self._tail = Tail(folder / "superlink.log")
-        self._relay: socket.socket | None = None
-        self._lock = threading.Lock()
         self._start()
 
     def addresses(self) -> list[str]:
         self._supervise()
-        return list(self._nodes)
+        return [] if self._relay.has_ended else list(self._relay.nodes)
 
     def send(self, address: str, message: Buffers) -> str:
         name = str(next(self._count))
-        with self._lock:
-            self._under_way.add(name)
-        relay = self._relay
-        try:
-            if relay is None:
-                raise ConnectionError
-            head = HEAD.pack(SEND, int(name), int(address))
-            frames.send_bytes(relay, head, *message.parts)
-        except OSError:
-            self._lose({name})
+        head = HEAD.pack(SEND, int(name), int(address))
+        self._relay.send(name, head, *message.parts)
         return name
 
     def answers(self, timeout: float) -> Iterator[Answer]:
         return self._inbox.drain(timeout)
 
     def close(self) -> None:
-        if self._relay is not None:
-            self._relay.close()
+        self._relay.close()
         if self._superlink is not None:
             self._superlink.close()
 
@@ -110,8 +199,7 @@ class FlowerLink(Link):
         self._starts = [t for t in self._starts if t > begun - RESTART_WINDOW] + [begun]
         keep_from_git(self.folder)
         self.folder.chmod(0o700)
-        self._relay = self._begin()
-        threading.Thread(target=self._read, args=(self._relay,), daemon=True).start()
+        self._relay = _Relay(self._begin(), self._inbox)
         where = format_address(self.host, self.port)
         self.say(f"superlink   {where}, ready in {time.monotonic() - begun:.1f} s")
 
@@ -153,60 +241,23 @@ class FlowerLink(Link):
         """The relay's connection.
 
         Raises:
+            Interrupted: a signal arrived.
             RoundFailed: the SuperLink has ended, or no relay has come in time.
         """
         assert self._superlink is not None
         deadline = time.monotonic() + READY_SECONDS
         while self._superlink.returncode is None:
-            if time.monotonic() > deadline or self.should_stop():
+            if time.monotonic() > deadline or self.stop():
                 break
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 connection.settimeout(None)
                 if frames.receive_bytes(connection, 1024) == token.encode():
                     return connection
+        self.stop.raise_if_asked("stopped before the SuperLink was ready")
         reason = "not ready in time" if self._superlink.returncode is None else "it ended"
         log = self.folder / "superlink.log"
         raise RoundFailed(f"Flower's ServerApp: {reason}: {last_line(log)}")
-
-    def _read(self, relay: socket.socket) -> None:
-        """Frames of the relay until it ends; then all that is under way is lost."""
-        try:
-            while self._read_frame(relay):
-                pass
-        except (OSError, ValueError):
-            pass
-        if relay is self._relay:
-            self._nodes, self._relay = [], None
-            self._lose(set(self._under_way))
-
-    def _read_frame(self, relay: socket.socket) -> bool:
-        length = frames.receive_length(relay, MAX_MESSAGE_BYTES + HEAD.size)
-        if length is None or length < HEAD.size:
-            return False
-        head = frames.read(relay, HEAD.size)
-        if head is None:
-            return False
-        kind, request, _ = HEAD.unpack(head)
-        body = partial(frames.read, relay, length - HEAD.size)
-        if kind == ANSWER and self._settles(str(request)):
-            self._inbox.receive(str(request), body)
-        elif kind == LOST:
-            self._lose({str(request)})
-        elif (nodes := body()) is not None and kind == NODES:
-            self._nodes = [str(node) for node in json.loads(bytes(nodes))]
-        return True
-
-    def _settles(self, name: str) -> bool:
-        """Take a request off those under way; whether it was one."""
-        with self._lock:
-            waits = name in self._under_way
-            self._under_way.discard(name)
-        return waits
-
-    def _lose(self, names: set[str]) -> None:
-        for name in filter(self._settles, names):
-            self._inbox.lose(name)
 
     def _supervise(self) -> None:
         """Pass on what a SuperLink tells; replace it, or a relay, that has ended."""
@@ -214,9 +265,9 @@ class FlowerLink(Link):
         for line in self._tail.read().splitlines():
             if line.startswith(TOLD):
                 self.say(cleaned(line.removeprefix(TOLD)))
-        if self._superlink.returncode is None and self._relay is not None:
+        if self._superlink.returncode is None and not self._relay.has_ended:
             return
-        if self.should_stop():
+        if self.stop():
             return
         if len(self._starts) > MAX_RESTARTS:
             raise RoundFailed(
@@ -225,4 +276,6 @@ class FlowerLink(Link):
             )
         self.say("superlink   has ended; starting a new one")
         self._superlink.close()
-        self._start()
+        self._relay.end()
+        with contextlib.suppress(Interrupted):  # who runs the round sees it, and says what is kept
+            self._start()

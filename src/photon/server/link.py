@@ -22,7 +22,10 @@ class Link(Protocol):
         ...
 
     def send(self, address: str, message: Buffers) -> str:
-        """Send a message; the id comes back with its answer."""
+        """Send a message; the id comes back with its answer.
+
+        It does not wait for the other side: that may be waiting for an answer to be dealt with.
+        """
         ...
 
     def answers(self, timeout: float) -> Iterator[Answer]:
