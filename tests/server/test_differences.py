@@ -197,11 +197,11 @@ def test_a_node_that_is_killed_in_a_round_gets_the_difference_again(
     """It says what it holds when it is back, whatever the server has sent it before."""
     real, gone = HostedRun.train, []
 
-    def train_once_less(self, request):
+    def train_once_less(self, request, should_stop):
         if request.round == 2 and not gone:
             gone.append(request)
             raise SystemExit  # as a process that ends: no answer comes
-        return real(self, request)
+        return real(self, request, should_stop)
 
     monkeypatch.setattr(HostedRun, "train", train_once_less)
     config = make("photon.n_nodes=1", "fl.n_rounds=2", "fl.aggregate_momenta=false")

@@ -25,6 +25,7 @@ from photon.core.traffic import kinds_down
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
 from photon.wire.chunks import UNFINISHED
+from photon.wire.inline import has_payload, in_one_message
 from photon.wire.messages import MOST_STEPS, Get, Piece, Put, Ticket, most_update_bytes
 from photon.wire.transport import ServerSide
 
@@ -51,7 +52,7 @@ class Way:
     Attributes:
         base: names it; with more than a digest and a size where it is sent whole.
         steps: tickets of differences, in their order.
-        payloads: all that is sent.
+        payloads: all that is sent: of `steps`, or of `base`.
     """
 
     base: Ticket
@@ -122,12 +123,14 @@ class Depot:
         steps = [] if self._is_seeded and holds is not None else self._steps(holds)
         if steps is None:
             return Way(self._ticket(self._base), payloads=(self._base,))
-        return Way(ref.to_json(), [self._ticket(one) for one in steps], tuple(steps))
+        tickets = in_one_message([self._ticket(one) for one in steps])
+        return Way(ref.to_json(), tickets, tuple(steps))
 
     def pieces(self, way: Way) -> Iterator[Put]:
         """What goes ahead of an instruction; nothing if its tickets are enough."""
-        for payload in way.payloads:
-            yield from self.transport.pieces(payload.path, payload.ref)
+        for ticket, payload in zip(way.steps or [way.base], way.payloads, strict=False):
+            if not has_payload(ticket):
+                yield from self.transport.pieces(payload.path, payload.ref)
 
     def grants(self, clients: list[int]) -> dict[int, Ticket]:
         """How the updates of a node's clients may come back."""

@@ -13,10 +13,10 @@ from photon.container.container import ContainerRef
 from photon.core.messages import Origin, Update
 from photon.core.text import cleaned
 from photon.core.traffic import Traffic, kinds_up
-from photon.errors import PayloadError, PhotonError
+from photon.errors import DataError, PayloadError, PhotonError
 from photon.server.depot import Depot, Way, beside_messages
 from photon.wire.buffers import Buffers
-from photon.wire.facts import update_of
+from photon.wire.facts import InstructionFacts, update_of
 from photon.wire.messages import (
     Closed,
     Done,
@@ -28,6 +28,9 @@ from photon.wire.messages import (
     pack_request,
     unpack_reply,
 )
+
+NEARLY = 0.9
+"""Of the training that a node tells of, that fits into an errand: it has a clock of its own."""
 
 ReplyT = TypeVar("ReplyT", bound=Closed)
 T = TypeVar("T")
@@ -41,7 +44,7 @@ class Outcome:
 
     Attributes:
         has_left: the node is being stopped, so who has no update has not failed.
-        devices: of the node, if it has said how many.
+        devices: of the node, if it has begun, and said how many.
         traffic: what has gone to the node and come from it.
     """
 
@@ -137,7 +140,9 @@ class Errand:
         except Exception as error:
             failed = dict.fromkeys(self.clients, self._reason(error))
             return Outcome(failed=failed, traffic=self.traffic)
-        outcome = Outcome(has_left=trained.leaving, devices=trained.devices, traffic=self.traffic)
+        has_begun = bool(trained.updates or trained.failed) or not trained.leaving
+        devices = trained.devices if has_begun else None
+        outcome = Outcome(has_left=trained.leaving, devices=devices, traffic=self.traffic)
         for client in self.clients:
             if any(client in update.covers for update in outcome.updates.values()):
                 continue
@@ -176,21 +181,45 @@ class Errand:
             raise PayloadError("its update is not signed with the key enrolled for its name")
         return update
 
+    def durations(self, outcome: Outcome, seconds: float) -> list[float]:
+        """Of each client, how long its update took; nothing where what the node tells of its
+        training does not fit: then it had kept updates, or parts of them, of an earlier attempt.
+
+        Args:
+            seconds: that the errand took.
+        """
+        asked = {one.client: one for one in self.train.instructions}
+        updates = outcome.updates.values()
+        told = sum(_least_seconds(update, asked[update.client]) for update in updates)
+        is_whole = seconds * (outcome.devices or 1) >= NEARLY * told
+        return [seconds] * sum(len(update.clients) for update in updates) if is_whole else []
+
     @property
     def talk(self) -> Talk:
         return Talk(self.node, self.clients, self.verify, self.traffic)
 
 
+def _least_seconds(update: Update, asked: InstructionFacts) -> float:
+    """For how long a client says that it has trained since it was asked.
+
+    Its speed tells of steps that were taken before it was gone on with, too.
+    """
+    speed = update.metrics.get("tokens_per_second", 0.0)
+    whole = update.num_tokens / speed if speed > 0 else 0.0
+    told = max(whole, update.metrics.get("train_seconds", 0.0))
+    return told * (1 - asked.ahead / asked.local_steps)
+
+
 def fault_of(error: Exception) -> str:
-    """What a node's answer has brought about, as a reason: no answer ends a server.
+    """What a node, or the store between, has brought about, as a reason: neither ends a server.
 
     An error that nobody has foreseen is one of ours, and is called so.
 
     Raises:
-        PhotonError: it has nothing to do with the node, as a full disk.
+        PhotonError: it has nothing to do with them, as a full disk.
     """
-    if isinstance(error, PhotonError) and not isinstance(error, PayloadError):
-        raise error
-    if isinstance(error, PayloadError):
+    if isinstance(error, PayloadError | DataError):
         return cleaned(str(error))
+    if isinstance(error, PhotonError):
+        raise error
     return cleaned(f"its answer met a fault of the server: {type(error).__name__}: {error}")

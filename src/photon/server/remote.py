@@ -15,13 +15,13 @@ from photon.config.resolve import Run
 from photon.core.messages import Arrival, Failure, RoundPlan, Update
 from photon.core.policy import assign, may_be_asked
 from photon.core.traffic import Traffic
-from photon.errors import RoundFailed
+from photon.errors import PhotonError, RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.waiting import Waiting
 from photon.run.base import Base
 from photon.secure.fixed_point import Trees
 from photon.server.depot import Depot
-from photon.server.errand import Conversation, Errand, Outcome, Talk
+from photon.server.errand import Conversation, Errand, Outcome, Talk, fault_of
 from photon.server.farewell import tell_last
 from photon.server.link import Link
 from photon.server.masked_nodes import OverNodes
@@ -176,7 +176,7 @@ class RemoteEngine:
         in_use = {p.ref.digest for one in self._errands.values() for p in one.errand.way.payloads}
         self.depot.publish(plan, base, in_use)
         while (waiting or self._is_training(current)) and not should_stop():
-            self._hand_out(current)
+            yield from self._hand_out(current)
             self._tell_idle(current)
             yield from self._listen(current)
             yield from self._take_late()
@@ -234,7 +234,14 @@ class RemoteEngine:
         self, conversations: Mapping[str, Conversation[None]], is_over: Callable[[], bool]
     ) -> None:
         """Have these conversations, by address, until they have ended or time is up."""
-        waiting = {self.link.send(at, next(one)): (at, one) for at, one in conversations.items()}
+        waiting: dict[str, tuple[str, Conversation[None]]] = {}
+
+        def go_on(address: str, one: Conversation[None], answer: Buffers | None) -> None:
+            with contextlib.suppress(StopIteration):
+                waiting[self.link.send(address, one.send(answer))] = address, one
+
+        for address, one in conversations.items():
+            go_on(address, one, None)
         while waiting and not is_over():
             self.roster.refresh()
             for name, answer in self.link.answers(POLL_SECONDS):
@@ -244,8 +251,7 @@ class RemoteEngine:
                     continue
                 if answer is None:
                     self.roster.lost(address)
-                with contextlib.suppress(StopIteration):
-                    waiting[self.link.send(address, one.send(answer))] = address, one
+                go_on(address, one, answer)
                 del answer
 
     def take_traffic(self) -> Traffic:
@@ -253,32 +259,46 @@ class RemoteEngine:
         counted, self._traffic = self._traffic, Traffic()
         return counted
 
-    def _hand_out(self, current: _OpenRound) -> None:
-        busy, plan = {one.address for one in self._errands.values()}, current.plan
+    def _hand_out(self, current: _OpenRound) -> list[Update | Failure]:
+        """Have idle nodes train who waits; gives what came of those that cannot begin."""
+        arrivals: list[Update | Failure] = []
+        busy = {one.address for one in self._errands.values()}
         hosts = {address: node.clients for address, node in self.roster.members.items()}
         for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
-            member = self.roster.members[address]
-            way = self.depot.way(self._held_by(member))
-            train = Train(
-                run=self.run.name,
-                round=plan.round,
-                config=self._sent,
-                config_digest=self._digest,
-                data=self.data,
-                base=way.base,
-                steps=way.steps,
-                instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
-                upload=self.depot.grants(clients),
-                notice=self.outbox and self.outbox.notice(self.run.name, member.name),
-            )
-            self._holds[member.name] = member, plan.base_digest
-            key = self.roster.register.key_of(member.name)
-            errand = Errand(member.name, train, self.depot, way, self.roster.verify, key)
             for client in clients:
                 current.waiting.remove(client)
                 current.attempts[client].append(address)
-            begun = _UnderWay(current, address, errand, errand.converse(), self.clock())
-            self._errands[self.link.send(address, next(begun.conversation))] = begun
+            arrivals += self._begin(current, self.roster.members[address], clients)
+        return arrivals
+
+    def _begin(
+        self, current: _OpenRound, member: Member, clients: list[int]
+    ) -> list[Update | Failure]:
+        try:
+            errand = self._errand(current.plan, member, clients)
+        except PhotonError as error:
+            failed = dict.fromkeys(clients, fault_of(error))
+            return self._try_again(current, member.name, failed)
+        self._holds[member.name] = member, current.plan.base_digest
+        begun = _UnderWay(current, member.address, errand, errand.converse(), self.clock())
+        return self._go_on(current, begun, None)
+
+    def _errand(self, plan: RoundPlan, member: Member, clients: list[int]) -> Errand:
+        way = self.depot.way(self._held_by(member))
+        train = Train(
+            run=self.run.name,
+            round=plan.round,
+            config=self._sent,
+            config_digest=self._digest,
+            data=self.data,
+            base=way.base,
+            steps=way.steps,
+            instructions=[InstructionFacts(**asdict(plan.instructions[c])) for c in clients],
+            upload=self.depot.grants(clients),
+            notice=self.outbox and self.outbox.notice(self.run.name, member.name),
+        )
+        key = self.roster.register.key_of(member.name)
+        return Errand(member.name, train, self.depot, way, self.roster.verify, key)
 
     def _held_by(self, member: Member) -> str | None:
         """The base that a node was led to last; of one that has just come, what it says."""
@@ -309,48 +329,61 @@ class RemoteEngine:
             return []
         if answer is None:
             self.roster.lost(one.address)
+        return self._go_on(current, one, answer)
+
+    def _go_on(
+        self, current: _OpenRound | None, one: _UnderWay, answer: Buffers | None
+    ) -> list[Update | Failure]:
+        """Say what comes next in a conversation, at first to no answer; gives what came of it."""
         try:
             message = one.conversation.send(answer)
-            self._errands[self.link.send(one.address, message)] = one
         except StopIteration as done:
-            self._traffic.add(done.value.traffic)
-            if done.value.devices is None:  # it has refused, or went away: it may hold nothing
-                self._holds[one.errand.node] = self._holds[one.errand.node][0], None
-            else:
-                self._devices[one.errand.node] = done.value.devices
-                if self.outbox is not None:
-                    self.outbox.was_told(one.errand.node, one.errand.train.notice)
-            if one.of is current:
-                return self._settle(one, done.value)
-            self._settle_late(one, done.value)
+            return self._end(current, one, done.value)
+        self._errands[self.link.send(one.address, message)] = one
+        return []
+
+    def _end(
+        self, current: _OpenRound | None, one: _UnderWay, outcome: Outcome
+    ) -> list[Update | Failure]:
+        node = one.errand.node
+        self._traffic.add(outcome.traffic)
+        if outcome.devices is None:  # it has not begun, or went away: it may hold nothing
+            self._holds[node] = self._holds[node][0], None
+        else:
+            self._devices[node] = outcome.devices
+            if self.outbox is not None:
+                self.outbox.was_told(node, one.errand.train.notice)
+        if one.of is current:
+            return self._settle(one, outcome)
+        self._settle_late(one, outcome)
         return []
 
     def _settle_late(self, one: _UnderWay, outcome: Outcome) -> None:
         self._arrived_late += outcome.updates.values()
-        self._note_durations(one, outcome)
+        self.durations += one.errand.durations(outcome, self.clock() - one.begun)
         for client, reason in outcome.failed.items():
             who = f"client {client} on node {one.errand.node}, late for round {one.of.plan.round}"
             self.say(f"{who}: {reason}")
 
     def _settle(self, one: _UnderWay, outcome: Outcome) -> list[Update | Failure]:
-        """What came of an errand; clients without an update wait for another attempt."""
-        node, attempts = one.errand.node, one.of.attempts
-        self._note_durations(one, outcome)
+        """What came of an errand."""
+        self.durations += one.errand.durations(outcome, self.clock() - one.begun)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         self._homes |= dict.fromkeys(outcome.updates, one.address)
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)
-        for client, reason in outcome.failed.items():
-            may_retry = len(attempts[client]) < MAX_ATTEMPTS
+        return arrivals + self._try_again(one.of, one.errand.node, outcome.failed)
+
+    def _try_again(
+        self, current: _OpenRound, node: str, failed: Mapping[int, str]
+    ) -> list[Update | Failure]:
+        """Clients without an update wait for another attempt, unless there were enough."""
+        for client, reason in failed.items():
+            may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
             what = "trying again" if may_retry else "left out of this round"
             self.say(f"client {client} on node {node}: {reason}; {what}")
-            one.of.waiting += [client] if may_retry else []
-            arrivals.append(Failure(client, f"node {node}: {reason}"))
-        return arrivals
-
-    def _note_durations(self, one: _UnderWay, outcome: Outcome) -> None:
-        count = sum(len(update.clients) for update in outcome.updates.values())
-        self.durations += [self.clock() - one.begun] * count
+            current.waiting += [client] if may_retry else []
+        return [Failure(client, f"node {node}: {reason}") for client, reason in failed.items()]
 
     def _wait_for_another(self, one: _UnderWay, clients: Collection[int]) -> list[Failure]:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""

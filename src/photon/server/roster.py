@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import photon
@@ -25,6 +25,9 @@ from photon.wire.messages import (
 
 HELLO_SECONDS = 20.0
 """A node that has not answered after so long is asked again."""
+NAME_SECONDS = 60.0
+"""A node that is asked whether it lives, and does not answer for so long, loses its name to the one
+that has come with it; Flower takes as long to see that a node has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,29 @@ class Member:
     address: str
     clients: frozenset[int]
     holds: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    """One that has not been answered yet."""
+
+    address: str
+    message: Buffers
+    sent: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Newcomer:
+    """A node whose name another one has, until that has answered once more or is seen to have gone.
+
+    Attributes:
+        said: of it, once it may take part.
+        until: the other one keeps the name that long without an answer.
+    """
+
+    member: Member
+    said: str
+    until: float
 
 
 class Roster:
@@ -58,7 +84,8 @@ class Roster:
     ) -> None:
         self.link, self.register, self.say, self._clock = link, register, say, clock
         self.members: dict[str, Member] = {}
-        self._asked: dict[str, tuple[str, Buffers, float]] = {}
+        self._asked: dict[str, _Greeting] = {}
+        self._newcomers: dict[str, _Newcomer] = {}
         self._turned_away: set[str] = set()
 
     @property
@@ -68,29 +95,32 @@ class Roster:
 
     def refresh(self) -> None:
         """Forget the nodes that have gone, greet the new ones."""
-        present = set(self.link.addresses())
+        present, now = set(self.link.addresses()), self._clock()
         for address in [a for a in self.members if a not in present]:
             self.say(f"node {self.members.pop(address).name} has gone")
         self._turned_away &= present
-        waiting = {address for address, _, _ in self._asked.values()}
-        for address in sorted(present - self.members.keys() - self._turned_away - waiting):
-            message = pack_request(Hello())
-            self._asked[self.link.send(address, message)] = (address, message, self._clock())
-        overdue = self._clock() - HELLO_SECONDS
-        self._asked = {k: v for k, v in self._asked.items() if v[2] > overdue}
+        self._asked = {k: one for k, one in self._asked.items() if one.address in present}
+        self._admit_newcomers(present)
+        known = self.members.keys() | self._newcomers.keys() | self._turned_away
+        waiting = {one.address for one in self._asked.values() if one.sent > now - HELLO_SECONDS}
+        for address in sorted(present - known - waiting):
+            self._greet(address)
 
     def take(self, name: str, answer: Buffers | None) -> None:
         """Admit or turn away whoever answers a greeting; other answers are nobody's."""
-        address, message, _ = self._asked.pop(name, ("", None, 0.0))
-        if message is None or answer is None:
+        greeting = self._asked.pop(name, None)
+        if greeting is None:
             return
+        address = greeting.address
+        if answer is None:
+            self.lost(address)
+            return
+        self._asked = {k: one for k, one in self._asked.items() if one.address != address}
         try:
-            self._admit(address, *unpack_reply(message, answer, Introduction, self.verify))
+            said = unpack_reply(greeting.message, answer, Introduction, self.verify)
+            self._admit(address, *said)
         except Exception as error:
-            reason = fault_of(error)
-            self._turned_away.add(address)
-            self.say(f"turned away: {reason}")
-            self.link.send(address, pack_request(TurnedAway(reason=reason)))
+            self._turn_away(address, fault_of(error))
 
     def absent(self) -> dict[str, list[int]]:
         """Enrolled nodes that are not here, with their clients; none are known without keys."""
@@ -111,12 +141,58 @@ class Roster:
                 f"{intro.protocol}; here is photon {photon.__version__}, protocol {PROTOCOL}"
             )
         allowed = self.register.allowed(signer, intro.clients)
-        namesakes = [a for a, member in self.members.items() if member.name == signer]
-        for former in namesakes:  # it has come back
-            self.members.pop(former)
-        self.members[address] = Member(signer, address, frozenset(allowed), intro.holds)
         beyond = format_clients(set(intro.clients) - allowed)
         note = f"; it offers {beyond} too, which its key is not bound to" if beyond else ""
-        self.say(
-            cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}{note}")
-        )
+        said = cleaned(f"node {signer} hosts clients {', '.join(map(str, sorted(allowed)))}{note}")
+        member = Member(signer, address, frozenset(allowed), intro.holds)
+        former = self._former(member)
+        if former is None:
+            self._join(member, said)
+        elif former.address == address:
+            self._keep_name(former)
+        else:
+            self.say(f"node {signer} is here at two addresses: the first is asked if it lives")
+            self._newcomers[address] = _Newcomer(member, said, self._clock() + NAME_SECONDS)
+            self._greet(former.address)
+
+    def _greet(self, address: str) -> None:
+        message = pack_request(Hello())
+        greeting = _Greeting(address, message, self._clock())
+        self._asked[self.link.send(address, message)] = greeting
+
+    def _former(self, member: Member) -> Member | None:
+        """Who has the name of a node."""
+        return next((one for one in self.members.values() if one.name == member.name), None)
+
+    def _join(self, member: Member, said: str) -> None:
+        self.members[member.address] = member
+        self.say(said)
+
+    def _admit_newcomers(self, present: Collection[str]) -> None:
+        """Those whose name is free now: what had it has gone, or says nothing any more."""
+        for address, one in list(self._newcomers.items()):
+            former = self._former(one.member)
+            if address not in present:
+                self._newcomers.pop(address)
+            elif former is None or self._clock() > one.until:
+                self._newcomers.pop(address)
+                if former is not None:
+                    self.members.pop(former.address)
+                self._join(one.member, one.said)
+
+    def _keep_name(self, member: Member) -> None:
+        """It lives, so whoever has come with its name since is another one."""
+        for address, one in list(self._newcomers.items()):
+            if one.member.name == member.name:
+                reason = (
+                    f"a node of the name {member.name} is here already: end one of the two, or "
+                    "give this one a --name of its own"
+                )
+                self._turn_away(address, reason)
+
+    def _turn_away(self, address: str, reason: str) -> None:
+        self.members.pop(address, None)
+        self._newcomers.pop(address, None)
+        self._turned_away.add(address)
+        self.say(f"turned away: {reason}")
+        self.link.send(address, pack_request(TurnedAway(reason=reason)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from photon.container.container import ContainerRef
@@ -18,7 +18,7 @@ class InlineServer(ServerSide):
         return _ticket(path, ref, MAX_INLINE_BYTES)
 
     def pieces(self, path: Path, ref: ContainerRef) -> Iterator[Put]:
-        for offset in range(0, ref.size if ref.size > MAX_INLINE_BYTES else 0, MAX_INLINE_BYTES):
+        for offset in range(0, ref.size, MAX_INLINE_BYTES):
             data = Buffers(read_chunk(path, offset, MAX_INLINE_BYTES))
             yield Put(digest=ref.digest, size=ref.size, offset=offset, data=data)
 
@@ -74,6 +74,24 @@ class InlineNode(NodeSide):
         self._arriving.clear()
 
 
+def in_one_message(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """The same tickets, with no more payload bytes in all of them than a message may have: the
+    payloads of the others go ahead in pieces.
+    """
+    room, fitting = MAX_INLINE_BYTES, list[Ticket]()
+    for ticket in tickets:
+        size = ticket["data"].size if has_payload(ticket) else 0
+        is_too_much = size > room
+        room -= 0 if is_too_much else size
+        fitting.append({k: v for k, v in ticket.items() if k != "data" or not is_too_much})
+    return fitting
+
+
+def has_payload(ticket: Ticket) -> bool:
+    """Whether the bytes are in the ticket itself."""
+    return isinstance(ticket.get("data"), Buffers)
+
+
 def _ticket(path: Path, ref: ContainerRef, most: int) -> Ticket:
     """With the payload in it, if that has `most` bytes at the most."""
     data = {"data": Buffers(read_chunk(path, 0, ref.size))} if ref.size <= most else {}
@@ -83,7 +101,7 @@ def _ticket(path: Path, ref: ContainerRef, most: int) -> Ticket:
 def _begun(path: Path, ref: ContainerRef, ticket: Ticket) -> ChunkWriter:
     """A payload on its way, with what the ticket has of it: all or nothing."""
     writer = ChunkWriter(path, ref)
-    if isinstance(ticket.get("data"), Buffers):
+    if has_payload(ticket):
         writer.write(0, ticket["data"].view())
     return writer
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 from photon.config.schema import Machine
 from photon.container.container import ContainerRef
 from photon.data.read.remote import RemoteFolder
-from photon.errors import ConfigError, DataError, PayloadError
+from photon.errors import ConfigError, DataError, PayloadError, PhotonWarning
 from photon.wire.messages import Ticket
 from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
 from photon.wire.stores import Origin, require_allowed
@@ -33,7 +35,7 @@ class ObjectStore(ServerSide):
     def __init__(self, url: str, run: str) -> None:
         self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}", create=True)
         self._granted: dict[str, int] = {}
-        self._has_swept = False
+        self._has_swept = self._has_warned = False
 
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
         """Put a payload under its digest; parts that are there from an earlier attempt stay."""
@@ -75,16 +77,31 @@ class ObjectStore(ServerSide):
 
     def withdraw(self, ticket: Ticket) -> None:
         key, ref = ticket.get("key"), ContainerRef.from_json(ticket)
-        if key is None:
-            self._delete(f"base/{ref.digest}", _count(ref.size))
-        elif key in self._granted:
-            self._delete(key, min(_count(ref.size), self._granted.pop(key)))
+        with self._deleting():
+            if key is None:
+                self._delete(f"base/{ref.digest}", _count(ref.size))
+            elif key in self._granted:
+                self._delete(key, min(_count(ref.size), self._granted.pop(key)))
 
     def close(self) -> None:
         """Delete what nodes may have put and nobody has fetched."""
-        with contextlib.suppress(DataError):  # the run has its result without
+        with self._deleting():
             while self._granted:
                 self._delete(*self._granted.popitem())
+
+    @contextlib.contextmanager
+    def _deleting(self) -> Iterator[None]:
+        """What is not deleted takes room and nothing else: the run has its result without."""
+        try:
+            yield
+        except DataError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"objects stay that nobody needs any more, delete them by hand: {error}",
+                    PhotonWarning,
+                    stacklevel=4,
+                )
 
     def _sweep(self, key: str) -> None:
         """Delete what an earlier server of this run has left, if it was killed."""

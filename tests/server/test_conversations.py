@@ -1,0 +1,271 @@
+"""An engine over nodes that a test answers for: what ends an errand, and what no fault may end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from clocks import Clock
+from photon.config import load_config
+from photon.core.messages import Failure, Instruction, RoundPlan, Update
+from photon.core.parts import parts_of
+from photon.errors import DataError, PayloadError, StorageError
+from photon.server.depot import Way
+from photon.server.link import Answer, Link
+from photon.server.remote import MAX_ATTEMPTS, RemoteEngine
+from photon.server.roster import Member, Roster
+from photon.wire.buffers import Buffers
+from photon.wire.enrolment import Register
+from photon.wire.messages import Closed, Notice, Train, Trained, pack_reply, unpack_request
+
+DIGEST = "0" * 64
+STEPS = 10
+
+
+def update(client: int = 0, **metrics: float) -> Update:
+    return Update(
+        run="r", round=1, client=client, gradient={}, moments={}, num_tokens=100, num_steps=STEPS,
+        base_digest=DIGEST, metrics={"train_loss": 1.0, **metrics},
+    )  # fmt: skip
+
+
+class Node(Link):
+    """One node, which answers a request to train as a test says, at once."""
+
+    def __init__(self, reply: Callable[[Train], Closed]) -> None:
+        self.reply, self.heard = reply, list[str]()
+        self._answers: list[Answer] = []
+
+    def addresses(self) -> list[str]:
+        return ["x"]
+
+    def send(self, address: str, message: Buffers) -> str:
+        request, name = unpack_request(message), str(len(self.heard))
+        self.heard.append(request.kind)
+        if isinstance(request, Train):
+            self._answers.append((name, pack_reply(message, "n", self.reply(request), None)))
+        return name
+
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        while self._answers:
+            yield self._answers.pop()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Depot:
+    """Has all at hand, unless a test takes it away; tickets are the updates themselves."""
+
+    def __init__(self, updates: dict[int, Update]) -> None:
+        self.updates = updates
+
+    def publish(self, *given: object) -> None:
+        """There is nothing to keep."""
+
+    def way(self, holds: str | None) -> Way:
+        return Way({"digest": DIGEST, "size": 1000})
+
+    def pieces(self, way: Way) -> Iterator[Any]:
+        return iter(())
+
+    def grants(self, clients: list[int]) -> dict[int, dict]:
+        return {}
+
+    def receive(self, client: int, ticket: dict) -> Iterator[Any]:
+        yield from ()
+        return parts_of(self.updates[client])
+
+
+class Told:
+    """In place of an outbox."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def notice(self, run: str, node: str) -> Notice:
+        return Notice(run=run, certificate=b"", receipts=[b"{}"])
+
+    def was_told(self, node: str, notice: Notice) -> None:
+        self.told.append(node)
+
+
+class Federation:
+    """An engine with one node, and a round of its clients."""
+
+    def __init__(self, reply: Callable[[Train], Closed], updates: dict[int, Update]) -> None:
+        self.clock, self.lines = Clock(), list[str]()
+        self.link, self.depot = Node(reply), Depot(updates)
+        config: Any = load_config(["recipe=smoke", "fl.n_total_clients=4", "run_uuid=r"])
+        roster = Roster(self.link, Register(None), print, self.clock.monotonic)
+        self.engine = RemoteEngine(
+            config, {}, self.link, roster, cast(Any, self.depot), self.lines.append,
+            clock=self.clock.monotonic,
+        )  # fmt: skip
+        roster.members["x"] = Member("n", "x", frozenset(range(4)))
+
+    def train(self, clients: int = 1, ahead: int = 0) -> list[Update | Failure]:
+        """What comes of a round."""
+        given = {
+            c: Instruction(run="r", round=1, client=c, first_step=0, local_steps=STEPS,
+                           base_digest=DIGEST, last_accepted=0, ahead=ahead)
+            for c in range(clients)
+        }  # fmt: skip
+        plan = RoundPlan(round=1, cohort=tuple(given), instructions=given, base_digest=DIGEST)
+        coming = self.engine.run_round(plan, cast(Any, None), deque(given), lambda: False)
+        return [arrival for arrival in coming if arrival is not None]
+
+
+def done(federation: Federation, seconds: float, **said: Any) -> Callable[[Train], Trained]:
+    """A reply with an update of each client, after so long."""
+
+    def reply(request: Train) -> Trained:
+        federation.clock.sleep(seconds)
+        tickets = {i.client: {"digest": DIGEST, "size": 1000} for i in request.instructions}
+        return Trained(updates=tickets, **said)
+
+    return reply
+
+
+def federation_of(*updates: Update) -> Federation:
+    return Federation(lambda request: Trained(), {one.client: one for one in updates})
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fail(*given: object) -> Any:
+        raise error
+
+    return fail
+
+
+# ---- conversations that end before they begin ----
+
+
+@pytest.mark.parametrize("place", ["way", "grants", "pieces"])
+def test_what_cannot_be_sent_is_a_failed_attempt(place):
+    federation = federation_of()
+    setattr(federation.depot, place, raising(PayloadError("the store is busy")))
+    arrivals = federation.train()
+    assert arrivals == [Failure(0, "node n: the store is busy")] * MAX_ATTEMPTS
+    assert [line for line in federation.lines if line.startswith("client")] == [
+        *["client 0 on node n: the store is busy; trying again"] * (MAX_ATTEMPTS - 1),
+        "client 0 on node n: the store is busy; left out of this round",
+    ]
+    assert federation.link.heard == []
+    assert federation.engine.busy == 0
+
+
+@pytest.mark.parametrize("place", ["way", "grants", "receive"])
+def test_a_store_that_refuses_is_a_failed_attempt(place):
+    federation = federation_of(update())
+    federation.link.reply = done(federation, 1.0)
+    right = getattr(federation.depot, place)
+    setattr(federation.depot, place, raising(DataError("the store refuses")))
+
+    def mend(line: str) -> None:
+        assert line == "client 0 on node n: the store refuses; trying again"
+        setattr(federation.depot, place, right)
+
+    federation.engine.say = mend
+    failed, arrived = federation.train()
+    assert failed == Failure(0, "node n: the store refuses")
+    assert isinstance(arrived, Update)
+
+
+@pytest.mark.parametrize("place", ["way", "receive"])
+def test_a_full_disk_ends_the_run(place):
+    federation = federation_of(update())
+    federation.link.reply = done(federation, 1.0)
+    setattr(federation.depot, place, raising(StorageError("No space left")))
+    with pytest.raises(StorageError, match="No space left"):
+        federation.train()
+
+
+def test_a_session_with_nodes_goes_on_without_one_that_cannot_be_asked():
+    federation, heard = federation_of(), list[str]()
+
+    def silent():
+        return
+        yield
+
+    def speaks():
+        heard.append((yield Buffers(b"")))
+
+    federation.link = federation.engine.link = cast(Any, SimpleNamespace(
+        addresses=lambda: ["x"], send=lambda address, message: address,
+        answers=lambda seconds: [("x", "its answer")],
+    ))  # fmt: skip
+    federation.engine.roster.link = federation.link
+    federation.engine._exchange({"y": silent(), "x": speaks()}, lambda: bool(heard))
+    assert heard == ["its answer"]
+
+
+# ---- a node that is being stopped ----
+
+
+def test_a_node_that_leaves_before_it_begins_has_been_told_nothing():
+    federation = federation_of(update())
+    federation.engine.outbox = outbox = cast(Any, Told())
+    replies = iter([Trained(leaving=True), Trained(leaving=True, failed={0: "stopped"}, devices=4)])
+    federation.link.reply = lambda request: next(replies)
+    members = federation.engine.roster.members
+    found = []
+
+    def lost(address: str) -> None:
+        found.append((list(outbox.told), dict(federation.engine._devices)))
+        if len(found) == 2:
+            members.pop(address)
+
+    federation.engine.roster.lost = lost
+    coming = federation.engine.run_round(
+        RoundPlan(round=1, cohort=(0,), base_digest=DIGEST, instructions={0: Instruction(
+            run="r", round=1, client=0, first_step=0, local_steps=STEPS, base_digest=DIGEST,
+            last_accepted=0)}),
+        cast(Any, None), deque([0]), lambda: len(found) == 2,
+    )  # fmt: skip
+    list(coming)
+    assert found == [([], {}), (["n"], {"n": 4})]
+
+
+# ---- how long updates take ----
+
+
+def test_what_was_trained_before_it_was_asked_for_tells_no_duration():
+    """A kept answer, and one of which the second half was left to do."""
+    whole = {"train_seconds": 60.0, "tokens_per_second": 100 / 60}
+    kept, half = whole, {"train_seconds": 30.0, "tokens_per_second": 100 / 60}
+    for metrics, seconds, expected in [(whole, 62.0, [62.0]), (kept, 1.0, []), (half, 33.0, [])]:
+        federation = federation_of(update(**metrics))
+        federation.link.reply = done(federation, seconds)
+        assert len(federation.train()) == 1
+        assert list(federation.engine.durations) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "devices", "expected"), [(121, 1, [121] * 2), (61, 2, [61] * 2), (61, 1, [])]
+)
+def test_clients_of_a_node_train_one_after_the_other_or_side_by_side(seconds, devices, expected):
+    """In a minute one device has not trained two clients for a minute each."""
+    federation = federation_of(*(update(c, train_seconds=60.0) for c in (0, 1)))
+    federation.link.reply = done(federation, seconds, devices=devices)
+    assert len(federation.train(clients=2)) == 2
+    assert list(federation.engine.durations) == expected
+
+
+def test_steps_that_were_to_be_taken_ahead_are_no_part_of_it():
+    federation = federation_of(update(train_seconds=60.0))
+    federation.link.reply = done(federation, 40.0)
+    federation.train(ahead=STEPS // 2)
+    assert list(federation.engine.durations) == [40.0]
+
+
+def test_updates_without_numbers_count():
+    federation = federation_of(replace(update(), metrics={"train_loss": 1.0}))
+    federation.link.reply = done(federation, 5.0)
+    federation.train()
+    assert list(federation.engine.durations) == [5.0]
