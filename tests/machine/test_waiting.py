@@ -208,9 +208,10 @@ def test_the_end_of_a_run_is_said(tmp_path, came_to, said):
 def test_a_node_knows_how_far_its_run_has_come(tmp_path, monkeypatch, is_async, place):
     service = NodeService("a", [0], load_config(), tmp_path / "s", None, lambda line: None)
     fl = SimpleNamespace(rounds=5, is_async=is_async)
-    hosted = SimpleNamespace(train=lambda _: Trained(), run=SimpleNamespace(federation=fl))
+    hosted = SimpleNamespace(train=lambda *_: Trained(), run=SimpleNamespace(federation=fl))
     monkeypatch.setattr(service, "_hosted", lambda _: hosted)
-    asked: Any = SimpleNamespace(run="r", instructions=[SimpleNamespace(client=0, round=3)])
+    one = SimpleNamespace(client=0, round=3)
+    asked: Any = SimpleNamespace(run="r", round=3, instructions=[one])
     service._train(asked)
     assert service.came_to == place
 

@@ -22,13 +22,12 @@ from photon.node.mailbox import Mailbox
 from photon.node.masking import Masking
 from photon.run import checkpoint
 from photon.run.trackers import read_lines
-from photon.secure.fixed_point import numbers_of, pieces
+from photon.secure.fixed_point import numbers_of, pieces, plain_mean
 from photon.secure.session import Sum
 from photon.server import errand, loop
 from photon.wire import inline
 from photon.wire.keys import enrol, make_authority
 from photon.wire.messages import Agree
-from plain_mean import plain_mean
 
 SHAPE = ["fl.n_total_clients=4", "fl.n_rounds=2", "photon.n_nodes=2", "photon.workers=0",
          "fl.secure_aggregation=true", "fl.round_timeout=60", "fl.quorum=3"]  # fmt: skip

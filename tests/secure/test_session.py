@@ -15,13 +15,12 @@ import torch
 
 from photon.errors import PayloadError, RoundFailed
 from photon.secure import fixed_point, masks, session
-from photon.secure.fixed_point import TOKENS, form, limbs, pieces, restored
+from photon.secure.fixed_point import TOKENS, form, limbs, pieces, plain_mean, restored
 from photon.secure.here import Here, Own
 from photon.secure.member import Member, mask_numbers
 from photon.secure.session import summed
 from photon.secure.shares import factors, joined
 from photon.secure.terms import PublicKeys, Terms
-from plain_mean import plain_mean
 
 REACHES = {"pseudo-gradient": 0.5, "exp_avg": 2.0, "exp_avg_sq": 1.0}
 MOST = 1 << 34
