@@ -17,6 +17,8 @@ Runs = Mapping[tuple[str, Setting], Mapping[int, Record]]
 """Reported runs by arm and setting, then by seed."""
 LINK = "100 Mbit/s"
 """Of which curves have the planned time."""
+SWEPT = ("DiLoCo", "recipe")
+"""Arms that are run in many settings."""
 MB = 1e6
 
 
@@ -123,13 +125,19 @@ def table(records: Iterable[Record]) -> str:
     runs, search = gathered(records), searched(records)
     sweeps = (("local steps", "local_steps"), ("clients", "clients"), ("split", "split"))
     parts = [
-        *(_of_setting(runs, setting) for setting in federations(runs)),
+        *(_of_setting(runs, setting) for setting in federations(runs) if _is_wide(runs, setting)),
         *(_sweep(runs, *sweep) for sweep in sweeps),
         *(_curves(runs, setting) for setting in federations(runs)[:1]),
         _tuning(records),
         *(_of_setting(search, setting, SEARCHED) for setting in federations(search)),
     ]
     return "\n".join([ABOUT, *filter(None, parts)]) if records else ""
+
+
+def _is_wide(runs: Runs, setting: Setting) -> bool:
+    """Whether it has more than a line of a sweep."""
+    own = {name for name, where in runs if where == setting}
+    return setting == Setting() or len(own) > len(SWEPT)
 
 
 def federations(runs: Runs) -> list[Setting]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import quality_table
+from compression_arms import STEPS
 from quality_arms import QUICKSTART, RECIPE
+from quality_setting import Setting
 from records import Record
 
 from page.section import Claim, Logs, Section
@@ -31,10 +35,12 @@ def section(logs: Logs) -> Section:
 
 
 def claims(records: list[Record]) -> list[Claim]:
-    """The goals, in every setting in which the recipe was run with the baselines."""
+    """The goals: of the quickstart's setting, and of the same with more steps."""
     runs = quality_table.gathered(records)
     found = []
     for setting in quality_table.federations(runs):
+        if replace(setting, steps=STEPS) != Setting():
+            continue
         is_long = setting.steps >= LONG
         for row in quality_table.rows(runs, setting):
             if row.arm in (RECIPE, QUICKSTART) or (is_long and AVERAGED in row.arm):

@@ -249,7 +249,11 @@ def test_compares_each_seed_with_the_baselines_of_its_own(bench):
 
 
 def test_prints_every_setting_and_what_is_swept(bench):
-    lines = bench("quality_table").table(RUNS).splitlines()
+    runs = [*RUNS, federated("FedAvg", 1, 3.9)]
+    lines = bench("quality_table").table(runs).splitlines()
+    assert sum(line.startswith("Model tiny") for line in lines) == 2
+    of_sweeps = bench("quality_table").table(RUNS).splitlines()
+    assert sum(line.startswith("Model tiny") for line in of_sweeps) == 1, "and in lines of sweeps"
     ours = next(line for line in lines if line.startswith("| recipe | 2 |"))
     assert ours == (
         "| recipe | 2 | 3.330 (3.300 .. 3.360) | 1.075 (1.050 .. 1.100) | 0.825 | 1.0 MB | 90.0x "
