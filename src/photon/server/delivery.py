@@ -41,6 +41,7 @@ class Delivery:
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
+        came: client -> what is to be said of what it sent for this round.
         failed: client -> why it has no update.
         unmasked: what has come of clients whose updates are to be masked: on one machine all of it.
         sound: clients whose updates an asynchronous merge would take, late ones too.
@@ -54,13 +55,13 @@ class Delivery:
     waiting: deque[int] = field(default_factory=deque)
     asked: list[int] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
+    came: dict[int, Future[Verdict]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     unmasked: dict[int, Update] = field(default_factory=dict)
     sound: int = 0
     begun: float = field(default_factory=time.time)
     _first: float = math.inf
     _begun: float = field(init=False)
-    _came: dict[int, Future[Verdict]] = field(default_factory=dict)
     _verdicts: list[Future[Verdict]] = field(default_factory=list)
     _judge: ThreadPoolExecutor = field(default_factory=_judge)
 
@@ -81,7 +82,7 @@ class Delivery:
             self.updates.append(arrival)
             self._verdicts.append(verdict)
             if arrival.round not in self.plan.bases:  # or else it is late for that one
-                self._came |= dict.fromkeys(arrival.clients, verdict)
+                self.came |= dict.fromkeys(arrival.clients, verdict)
             if self.rules.merging is not None:
                 self._note_sound()
         self._ask()
@@ -94,7 +95,7 @@ class Delivery:
         knows = bool(self.plan.spares)
         return {
             client: not (knows or verdict.done()) or verdict.result().reason is None
-            for client, verdict in self._came.items()
+            for client, verdict in self.came.items()
         }
 
     @property
@@ -119,7 +120,7 @@ class Delivery:
     def lose(self, lost: Mapping[int, str]) -> None:
         """Note clients that have dropped out after they had trained."""
         self.failed |= lost
-        self._came = {c: verdict for c, verdict in self._came.items() if c not in lost}
+        self.came = {c: verdict for c, verdict in self.came.items() if c not in lost}
 
     def _note_sound(self) -> None:
         """Count what will not be refused: an outlier neither closes a merge nor has others wait."""
@@ -134,7 +135,7 @@ class Delivery:
         """Whether as many have come as the round is meant to have."""
         if self.rules.merging is not None:
             return self.sound >= self.rules.merging.buffer
-        return len(self.arrived) >= len(self.plan.members)
+        return len(self.came) >= len(self.plan.members)
 
     def is_over(self, durations: Sequence[float]) -> bool:
         waited = self.clock() - self._begun
@@ -149,12 +150,14 @@ class Delivery:
         merge is not missing, unless there is nothing to merge.
         """
         if self.rules.merging is not None and self.sound:
-            return {c: why for c, why in self.failed.items() if c not in self.arrived}
-        absent = sorted(set(self.asked) - self.arrived.keys())
+            return {c: why for c, why in self.failed.items() if c not in self.came}
+        absent = sorted(set(self.asked) - self.came.keys())
         return {client: self.failed.get(client, "late") for client in absent}
 
     def _ask(self) -> None:
-        lost = {*self.failed, *(client for client, sound in self.arrived.items() if not sound)}
+        lost = set(self.failed)
+        if self.plan.spares:
+            lost |= {client for client, sound in self.arrived.items() if not sound}
         due = policy.asked(self.plan, lost, self.rules)
         new = [client for client in due if client not in self.asked]
         self.asked += new

@@ -252,7 +252,7 @@ class Server:
             self._commits.settle()
         if not delivery.is_complete:
             self._end_if_asked(
-                f"stopped in round {plan.round}; {len(delivery.arrived)} of {len(plan.members)} "
+                f"stopped in round {plan.round}; {len(delivery.came)} of {len(plan.members)} "
                 "clients had finished and are kept"
             )
         return delivery
@@ -315,7 +315,7 @@ class Server:
             warnings.warn(message, PhotonWarning, stacklevel=2)
 
     def _tell_training(self, delivery: Delivery) -> None:
-        plan, arrived = delivery.plan, sorted(delivery.arrived)
+        plan, arrived = delivery.plan, sorted(delivery.came)
         members = plan.members if self._rules.merging is None else ()  # others may come as well
         self.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
                    "cohort": list(members), "arrived": arrived})  # fmt: skip
