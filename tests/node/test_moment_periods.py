@@ -11,6 +11,7 @@ import photon
 from photon.config.resolve import resolve
 from photon.container.container import digest
 from photon.core.codec import decode, encode
+from photon.core.held import last_averaged
 from photon.core.messages import Broadcast, ClientState, Instruction, Moments, Update
 from photon.core.tree import Tree
 from photon.errors import ConfigError
@@ -145,6 +146,15 @@ def test_with_fragments_a_period_counts_the_turns_of_each(smoke, tmp_path):
     assert bits(node.begun) == bits(restored(kept[4].moments, read, second))
     assert bits(node.begun) != bits(restored(kept[4].moments, read, first | second))
     node.host.close()
+
+
+def test_the_later_of_two_notes_counts():
+    """A copy that sends all at once has those of its source's fragments as well, and vice versa."""
+    averaged = {"exp_avg": 12, "exp_avg/a": 9, "exp_avg/b": 14}
+    received = Broadcast(params={}, averaged=averaged)
+    rounds = [last_averaged(received, "exp_avg", name) for name in "abc"]
+    assert rounds == [12, 14, 12]
+    assert last_averaged(received, "exp_avg_sq", "a") == 0
 
 
 def test_a_fragments_moments_are_sent_in_every_second_of_its_turns(smoke):

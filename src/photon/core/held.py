@@ -89,9 +89,10 @@ def noted(moments: Moments, trained: Iterable[str] | None, number: int) -> dict[
 
 
 def last_averaged(received: Broadcast, moment: str, name: str) -> int:
-    """The round after which this moment of a parameter was averaged; 0: none."""
-    averaged = received.averaged
-    return averaged.get(f"{moment}/{name}", averaged.get(moment, 0))
+    """The round after which this moment of a parameter was averaged; 0: none. A copy of a run may
+    have other fragments, so that both notes are there.
+    """
+    return max(received.averaged.get(key, 0) for key in (moment, f"{moment}/{name}"))
 
 
 def without_moments_of(before: Difference, newest: Difference) -> Difference:
