@@ -397,10 +397,13 @@ def test_averaged_moments_arrive_with_the_base(smoke, tmp_path, monkeypatch):
             torch.testing.assert_close(after[moment][name], expected)
 
 
-def test_moments_that_do_not_arrive_stay_the_client_s_own():
+def test_moments_that_were_not_averaged_since_stay_the_client_s_own():
     tree = {"a": torch.ones(1), "b": torch.ones(1)}
     before = ClientState(round=3, stream=StreamState(), moments={"exp_avg": tree})
-    received = Broadcast(params=tree, moments={"exp_avg": tree}, averaged={"exp_avg": 3})
-    assert list(news(received, {"exp_avg": tree}, before, {"a"})["exp_avg"]) == ["a"]
+    averaged = {"exp_avg/a": 3, "exp_avg/b": 2}
+    received = Broadcast(params=tree, moments={"exp_avg": tree}, averaged=averaged)
+    assert list(news(received, {"exp_avg": tree}, before)["exp_avg"]) == ["a"]
     newcomer = ClientState(round=0, stream=StreamState())
-    assert list(news(received, {"exp_avg": tree}, newcomer, {"a"})["exp_avg"]) == ["a", "b"]
+    assert list(news(received, {"exp_avg": tree}, newcomer)["exp_avg"]) == ["a", "b"]
+    later = ClientState(round=4, stream=StreamState(), moments={"exp_avg": tree})
+    assert news(received, {"exp_avg": tree}, later) == {}

@@ -116,7 +116,7 @@ class ClientHost:
             base, averaged = self._base(instruction, received)
             base = {**self._first, **base, **before.layers}
             arriving = self._arriving(instruction, before)
-            averaged = news(received, averaged, before, arriving)
+            averaged = news(received, averaged, before)
             begun = beginning(instruction, base, before, arriving, self.federation.fragment_alpha)
             at_once = {} if begun.giving_way else averaged
             if not is_live:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 
 from photon.core.held import last_averaged
@@ -11,15 +9,12 @@ from photon.core.messages import Broadcast, ClientState, Moments
 from photon.core.tree import Tree
 
 
-def news(
-    received: Broadcast, averaged: Moments, before: ClientState, arriving: Collection[str]
-) -> dict[str, Tree]:
-    """The averaged moments that a client has not got yet, of parameters that arrive with them."""
+def news(received: Broadcast, averaged: Moments, before: ClientState) -> dict[str, Tree]:
+    """The averaged moments that a client has not got yet."""
 
     def is_new(moment: str, name: str) -> bool:
-        if name not in before.moments.get(moment, {}):
-            return True
-        return name in arriving and last_averaged(received, moment, name) >= before.round
+        is_own = name in before.moments.get(moment, {})
+        return not is_own or last_averaged(received, moment, name) >= before.round
 
     found = {m: {n: v for n, v in tree.items() if is_new(m, n)} for m, tree in averaged.items()}
     return {moment: tree for moment, tree in found.items() if tree}
