@@ -193,6 +193,46 @@ def test_muon_leaves_embeddings_and_an_untied_head_to_adamw():
         assert all(n.startswith("blocks.") for n in moments["momentum_buffer"])
 
 
+@pytest.mark.parametrize("width", [16, 24, 48])
+def test_a_layer_as_wide_as_the_vocabulary_is_no_output_layer(width):
+    from photon.config.llm import Inner
+    from photon.config.model import ModelConfig
+    from photon.model.build import empty_model
+    from photon.model.flops import embedding_names, model_cost
+
+    shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "ffn_hidden_size": 24}
+
+    def of(vocabulary: int, **more) -> Inner:
+        return Inner(model=ModelConfig(**shape, vocab_size=vocabulary, **more))
+
+    for more, tables in (({}, 1), ({"tie_word_embeddings": False}, 2)):
+        model = empty_model(of(width, **more))
+        assert len(embedding_names(model)) == tables
+        cost, other = (model_cost(of(size, **more)) for size in (width, width + 1))
+        assert cost.hidden_matrices == other.hidden_matrices
+        assert cost.embeddings == tables * 16 * width
+
+
+def test_the_output_layer_of_a_model_of_transformers_is_known_by_itself(tmp_path):
+    import transformers
+
+    from photon.model.build import empty_model
+    from photon.model.causal_lm import read_config
+    from photon.model.flops import embedding_names
+
+    transformers.GPTNeoXConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, vocab_size=48,
+        intermediate_size=48, max_position_embeddings=32,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    given = ["llm_config.model.name=hf_causal_lm", "llm_config.max_seq_len=32",
+             f"llm_config.model.pretrained_model_name_or_path={tmp_path}"]  # fmt: skip
+    inner = load_config(given).inner
+    model = empty_model(inner.but(model=read_config(inner.model)))
+    matrices = {n for n, p in model.named_parameters() if p.dim() == 2}
+    assert embedding_names(model) == {name for name in matrices if ".layers." not in name}
+    assert len(embedding_names(model)) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "betas", "eps"),
     [("adopt", (0.9, 0.9999), 1e-6), ("adamw", (0.9, 0.95), 1e-8), ("muon", (0.9, 0.95), 1e-8),

@@ -61,6 +61,11 @@ class HuggingFaceLM(nn.Module):
         lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList)]
         return list(max(lists, key=len)) if lists else []
 
+    @property
+    def output_layer(self) -> nn.Module | None:
+        """What makes logits, its matrix tied to the embedding or not; None: nobody knows."""
+        return self.model.get_output_embeddings()
+
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, cache: Any = None
     ) -> Tensor | TokenLoss:

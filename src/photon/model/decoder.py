@@ -205,6 +205,11 @@ class Decoder(nn.Module):
             )
 
     @property
+    def output_layer(self) -> nn.Linear | None:
+        """What makes logits, with a matrix of its own; None where it is tied to the embedding."""
+        return self.head
+
+    @property
     def output_weight(self) -> Tensor:
         """Matrix that turns hidden states into logits: [V, D]."""
         return self.embedding.weight if self.head is None else self.head.weight

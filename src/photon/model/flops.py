@@ -54,11 +54,8 @@ def model_cost(inner: Inner) -> ModelCost:
 
 def embedding_names(model: nn.Module) -> set[str]:
     """Names of token and position tables and of an untied output layer: what Muon leaves alone."""
-    vocab = getattr(model, "vocab_size", None)
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    tables |= {
-        id(m.weight)
-        for m in model.modules()
-        if isinstance(m, nn.Linear) and m.out_features == vocab
-    }
-    return {name for name, p in model.named_parameters() if id(p) in tables}
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    output: nn.Module | None = getattr(model, "output_layer", None)
+    own = [*tables, *(output.parameters() if output is not None else ())]
+    found = {id(parameter) for parameter in own if parameter.dim() >= 2}
+    return {name for name, p in model.named_parameters() if id(p) in found}
