@@ -69,6 +69,19 @@ def test_a_host_that_is_not_here_is_refused(host, why):
         listeners(host, 8000)
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("8123", "is a number alone; a port is written :8123"),
+        ("host:x", "give HOST:PORT"),
+        (":70000", "a port from 1 to 65535"),
+    ],
+)
+def test_what_is_no_address_is_refused(text, why):
+    with pytest.raises(ConfigError, match=why):
+        split_address(text)
+
+
 @pytest.mark.parametrize("text", ["[::1]:8000", "example.org:80", "127.0.0.1:54753"])
 def test_addresses_are_written_as_they_are_read(text):
     assert format_address(*split_address(text)) == text

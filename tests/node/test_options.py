@@ -233,6 +233,7 @@ def test_a_run_stopped_at_a_redraw_goes_on_with_the_same_numbers(smoke, tmp_path
         (["fl.frozen_layers=[nothing.like.it]"], "'nothing.like.it' matches no parameter"),
         (["fl.unfrozen_layers=[blocks.9*]"], "fl.unfrozen_layers: 'blocks.9*' matches no"),
         (["fl.frozen_layers=['*']"], "leave nothing to average"),
+        (["fl.unfrozen_layers=[]"], "leave nothing to average"),
         (["fl.frozen_layers=[a]", "fl.unfrozen_layers=[b]"], "exclude each other"),
         (["fl.random_layers=[norm.weight]"], "set random_init_freq"),
         (["fl.personalized_layers=[norm.weight]", "fl.aggregate_momenta=true"], "cannot average"),

@@ -159,7 +159,12 @@ def test_the_commands(smoke, tmp_path, capsys):
     assert [json.loads(line) for line in lines] == records
     assert run(["watch", str(folder)]) == 0
     assert capsys.readouterr().out.count("round ") == 2
+    photon.resume(folder, "fl.n_rounds=3")
     for command in ("status", "watch"):
+        assert run([command, str(folder)]) == 0
+        told = capsys.readouterr().out
+        assert "/3  loss" in told
+        assert "/2  loss" not in told
         assert run([command, str(tmp_path / "none")]) == 2
     assert run_status(folder).state == "ended"
 

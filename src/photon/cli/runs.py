@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from photon.cli.options import PATH, RunPath, json_option
 from photon.errors import PhotonWarning
+
+if TYPE_CHECKING:
+    from photon.run.listing import RunStatus
 
 
 @click.command(name="runs")
@@ -60,7 +65,7 @@ def status(as_json: bool, run: Path) -> None:
     """
     from dataclasses import asdict
 
-    from photon.report.console import Console, progress_line
+    from photon.report.console import Console
     from photon.report.live_view import view
     from photon.run.listing import Onlooker, damage
 
@@ -73,7 +78,7 @@ def status(as_json: bool, run: Path) -> None:
     console = Console()
     console.print(view(look))
     if look.record:
-        console.print(progress_line(look.record, look.status.kind))
+        console.print(_line(look.record, look.status))
 
 
 @click.command(name="watch")
@@ -90,7 +95,7 @@ def watch(as_json: bool, interval: float, run: Path) -> None:
     photon watch NAME
     photon watch runs/NAME --json | jq .val_loss
     """
-    from photon.report.console import Console, progress_line
+    from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.run.listing import follow, run_status
 
@@ -102,10 +107,19 @@ def watch(as_json: bool, interval: float, run: Path) -> None:
             if as_json:
                 click.echo(json.dumps(record))
             else:
-                console.say(progress_line(record, status.kind))
+                console.say(_line(record, status))
     if not as_json:
         status = run_status(run)
         console.say(f"{run}: {status.state}")
+
+
+def _line(record: Mapping[str, Any], status: RunStatus) -> str:
+    """A record's line; a run that was resumed may not be as long as earlier records say."""
+    from photon.report.console import progress_line
+
+    if "rounds" in record and status.by_round:
+        record = {**record, "rounds": status.total}
+    return progress_line(record, status.kind)
 
 
 @click.command(name="stop")

@@ -157,7 +157,7 @@ def count_workers(machine: Machine, cores: int, gpus: int, clients: int) -> int:
     if machine.workers != "auto":
         if each > 1 and machine.workers == 0:
             raise ConfigError(
-                f"photon.devices_per_client={each} needs worker processes: leave photon.workers out"
+                f"photon.devices_per_client={each} needs worker processes: set photon.workers=auto"
             )
         return machine.workers
     if each == 1 and (gpus or cores) == 1:

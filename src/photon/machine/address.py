@@ -25,6 +25,8 @@ def split_address(text: str) -> tuple[str, int]:
     host, separator, port = text.rpartition(":")
     if not separator or (host.count(":") and not host.endswith("]")):
         host, port = text, DEFAULT_PORT
+    if text.isdecimal():
+        raise ConfigError(f"address {text}: is a number alone; a port is written :{text}")
     if not port.isdecimal():
         raise ConfigError(f"address {text!r}: give HOST:PORT")
     if not 0 < int(port) < 65_536:

@@ -44,7 +44,7 @@ def layers_of(fl: Federation, names: Sequence[str]) -> LayerRoles:
     personal = _matching("fl.personalized_layers", fl.personal_layers, names)
     random = _matching("fl.random_layers", fl.random_layers, names)
     frozen = _matching("fl.frozen_layers", fl.frozen_layers or [], names)
-    if fl.unfrozen_layers:
+    if fl.unfrozen_layers is not None:
         trained = _matching("fl.unfrozen_layers", fl.unfrozen_layers, names)
         frozen = set(names) - trained
     if both := sorted(personal & (frozen | random)):
@@ -55,7 +55,9 @@ def layers_of(fl: Federation, names: Sequence[str]) -> LayerRoles:
         )
     shared = set(names) - frozen - personal
     if not shared:
-        raise ConfigError("fl.frozen_layers, fl.personalized_layers: leave nothing to average")
+        raise ConfigError(
+            "fl.frozen_layers, fl.unfrozen_layers, fl.personalized_layers: leave nothing to average"
+        )
     if fl.fragments > len(shared):
         raise ConfigError(
             f"fl.fragments={fl.fragments} is more than the {len(shared)} parameters that are sent"
