@@ -87,6 +87,23 @@ def test_steps_are_taken_ahead_as_far_as_there_is_time():
         assert steps_ahead(orders, [left, 10], 3.0, 0.5) == ([0, 0], 0.0)  # pyright: ignore[reportArgumentType]
 
 
+def test_others_wait_for_a_node_that_is_asked_while_it_is_away():
+    """It goes away idle, is asked for the next round after a second, and is back after 10."""
+    ledger = Ledger(["a", "b"])
+    for name in ("a", "b"):
+        ledger.turn(name, "train", 0.0, asked_for=1)
+    for name in ("a", "b"):
+        ledger.turn(name, "idle", 5.0)
+    ledger.turn("a", "away", 5.0)
+    ledger.turn("b", "train", 6.0, asked_for=2)
+    ledger.owe("a", 6.0)
+    ledger.owe("a", 6.5)
+    ledger.turn("b", "idle", 8.0)
+    ledger.turn("a", "idle", 15.0)
+    found = ledger.report(15.0, merged=5, under_way=10)["device_seconds"]
+    assert (found["slowest"], found["server"], found["away"]) == (7.0, 1.0, 10.0)
+
+
 def test_others_wait_for_a_node_that_goes_away_in_a_round():
     """It dies after 2 of its 5 seconds and is back after 10; the other has been done after 5."""
     ledger = Ledger(["a", "b"])

@@ -148,6 +148,19 @@ def test_a_node_that_dies_in_training_is_what_the_others_wait_for(smoke, simulat
     assert spent["server"] < 5.0
 
 
+def test_so_do_they_for_one_that_dies_between_the_messages_of_a_masked_round(smoke, simulate):
+    masked = ["fl.secure_aggregation=true", "fl.aggregate_momenta=false", "fl.failed_rounds=retry"]
+    found = simulate(
+        smoke("run_uuid=masked", "fl.n_rounds=8", *masked), noticed_after=20.0,
+        groups=[{"clients": 0, "step_seconds": 0.5},
+                {"clients": 1, "step_seconds": 0.1, "failures_every": 6, "back_after": 30}],
+    )  # fmt: skip
+    assert found.simulated is not None
+    spent = found.simulated["device_seconds"]
+    assert spent["away"] >= 30.0
+    assert spent["server"] < 5.0
+
+
 def test_a_merge_to_which_nothing_comes_in_time_says_who_is_late(smoke, simulate):
     with pytest.raises(RoundFailed, match="client 0: late; client 1: late"):
         simulate(smoke("run_uuid=late", "fl.mode=async", "fl.round_timeout=1"),

@@ -33,7 +33,7 @@ class _Spell:
     Attributes:
         since, busy: virtual seconds when that began, and in which any device was busy until then.
         round: for which it was asked last.
-        owes: whether it went away in the middle of that, so that others wait for it.
+        owes: whether it is away and others wait for it.
         idle: seconds by cause since it has trained last; some may turn out to be of training.
     """
 
@@ -84,6 +84,13 @@ class Ledger:
             owes,
             {} if spell.state == "train" else {**spell.idle, **idle},
         )
+
+    def owe(self, name: str, now: float) -> None:
+        """Others wait for a device that is away: it was asked before, or is asked meanwhile."""
+        self._pass(now)
+        spell = self._spells[name]
+        self._busy += not spell.owes
+        self._spells[name] = replace(spell, owes=True)
 
     def trained_ahead(self, name: str, seconds: float) -> None:
         """So much of what looked like waiting since its last training was training."""

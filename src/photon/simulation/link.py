@@ -92,6 +92,7 @@ class VirtualLink(ServersLink):
         name, site, now = str(next(self._count)), self._sites[address], self.timeline()
         site.awaited.add(name)
         if not site.is_here:
+            self.ledger.owe(address, now)
             lost = partial(self._lose, site, name)
             self.timeline.at(now + self.links.noticed_after, lost)
             return name
@@ -233,6 +234,8 @@ class VirtualLink(ServersLink):
         site.is_here, site.lives = False, site.lives + 1
         self.nodes.forget(site.place)
         self.ledger.turn(site.place.name, "away", now)
+        if site.awaited:
+            self.ledger.owe(site.place.name, now)
         for name in sorted(site.awaited, key=int):
             self.timeline.at(now + wait, partial(self._lose, site, name))
         self.timeline.at(now + wait, partial(self._notice, site))
