@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -149,3 +150,9 @@ def test_data_that_is_named_is_looked_at_as_training_would(capsys, data_root, tm
     assert f"{tmp_path / 'none'}: no prepared data here" in out
     assert run(["doctor", f"dataset.train.root_local={data_root}", "fl.n_total_clients=3"]) == 2
     assert "fail  data" in capsys.readouterr().out
+    mixed = tmp_path / "mixed"
+    shutil.copytree(data_root, mixed)
+    shutil.rmtree(mixed / "client_1")
+    shutil.copytree(mixed / "client_0", mixed / "client_1")
+    assert run(["doctor", f"dataset.train.root_local={mixed}"]) == 2
+    assert "client_1/train: is of another data set" in capsys.readouterr().out

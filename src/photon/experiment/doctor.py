@@ -22,7 +22,7 @@ from photon.config.resolve import resolve
 from photon.config.schema import Bucket, Config
 from photon.data.manifest import MANIFEST, read_manifest
 from photon.data.read.shards import Rows
-from photon.data.read.verify import require_tokenizer
+from photon.data.read.verify import require_part, require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import ConfigError, PhotonError, install_with
 from photon.experiment.disk import disk_of
@@ -202,7 +202,8 @@ class _Machine:
                 require_data(self.config.data.train, clients)
             root, manifest = self._found(clients)
             for client in clients:
-                Rows(root / f"client_{client}" / "train")
+                rows = Rows(root / f"client_{client}" / "train")
+                require_part(root, manifest, rows.folder, rows.manifest)
         except PhotonError as error:
             return Finding("fail", "data", str(error))
         return Finding(
