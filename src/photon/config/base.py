@@ -29,7 +29,7 @@ def parse_batches(value: Any) -> Any:
     """Turn a duration such as `40960ba` (batches) or `2ep` (epochs) into a number.
 
     Raises:
-        ValueError: another unit. (`tok` is counted by the section that knows the batch.)
+        ValueError: another unit. (`tok` is counted before, by what knows the batch.)
     """
     if not isinstance(value, str):
         return value
@@ -72,11 +72,8 @@ def parse_bytes(value: Any) -> Any:
     return int(float(match[1].replace("_", "")) * 1024 ** " kmgt".index(match[2] or " "))
 
 
-Batches = Annotated[
-    int,
-    WrapValidator(_duration),
-    PlainSerializer(_shown),
-]
+_AS_DURATION = WrapValidator(_duration)
+Batches = Annotated[int, _AS_DURATION, PlainSerializer(_shown)]
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
@@ -224,3 +221,23 @@ def section_type(annotation: Any) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def in_batches(section: type[BaseModel], values: Any, tokens_per_batch: int) -> Any:
+    """Plain values of a section, the durations among them in batches where they were in tokens."""
+    if not isinstance(values, dict):
+        return values
+    fields = keys_of(section)
+
+    def counted(key: str, value: Any) -> Any:
+        if key not in fields:
+            return value  # whoever checks the keys names it
+        if (below := section_type(fields[key].annotation)) is not None:
+            return in_batches(below, value, tokens_per_batch)
+        return batches_of_tokens(value, tokens_per_batch) if _is_duration(fields[key]) else value
+
+    return {key: counted(key, value) for key, value in values.items()}
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    return _AS_DURATION in field.metadata or Batches in get_args(field.annotation)

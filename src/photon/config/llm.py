@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Batches, Section, batches_of_tokens, keys_of
+from photon.config.base import Batches, Section, keys_of
 from photon.config.model import ModelConfig
 from photon.config.tracking import Loggers
 
@@ -149,13 +149,15 @@ class FsdpConfig(Section):
     )
 
 
-def _in_batches(tree: dict[str, Any], tokens_per_batch: int) -> dict[str, Any]:
-    return {
-        key: _in_batches(value, tokens_per_batch)
-        if isinstance(value, dict)
-        else batches_of_tokens(value, tokens_per_batch)
-        for key, value in tree.items()
-    }
+def tokens_of_a_step(values: Any) -> int:
+    """Tokens of one step, by plain values of `Inner` that nobody has checked yet."""
+    given = values if isinstance(values, dict) else {}
+    fields, product = keys_of(Inner), 1
+    for key in ("global_train_batch_size", "max_seq_len"):
+        size = given.get(key)
+        is_size = isinstance(size, int) and size > 0  # whoever checks it says what is wrong
+        product *= size if is_size else fields[key].default
+    return product
 
 
 class Inner(Section):
@@ -233,18 +235,6 @@ class Inner(Section):
     )
     checkpoints_kept: int = Field(default=2, ge=1, description="newest checkpoints kept")
     loggers: Loggers = Loggers()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _count_tokens(cls, values: Any) -> Any:
-        """Durations in tokens as batches, here and in the schedule."""
-        if not isinstance(values, dict):
-            return values
-        keys = ("global_train_batch_size", "max_seq_len")
-        sizes = [values.get(key, keys_of(cls)[key].default) for key in keys]
-        if not all(isinstance(size, int) and size > 0 for size in sizes):
-            return values  # whoever checks them says what is wrong
-        return _in_batches(values, sizes[0] * sizes[1])
 
     @field_validator("loggers", mode="before")
     @classmethod

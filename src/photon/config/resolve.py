@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from photon.config.base import Epochs
+from photon.config.base import Epochs, Section
 from photon.config.compose import checked
 from photon.config.federation import Federation
 from photon.config.llm import Inner
@@ -44,17 +44,17 @@ def count_epochs(config: Config, rows: Callable[[], Sequence[int]], centralized:
         config = config.but(federation={"local_epochs": int(inner.local_steps)})
     elif fl.local_steps:
         config = config.but(inner={"local_steps": fl.local_steps})
-    found = _in_epochs(config.inner)
+    found = {"inner": _in_epochs(config.inner), "federation": _alone_in_epochs(config.federation)}
     if config.federation.local_epochs is not None:
-        found["local_steps"] = Epochs(config.federation.local_epochs)
-    if not found:
+        found["inner"]["local_steps"] = Epochs(config.federation.local_epochs)
+    if not any(found.values()):
         return config
     counts, only = rows(), config.centralized.client
     length = max(counts)
     if centralized:
         length = sum(counts) if only is None else counts[only]
     steps = epoch_steps(length, inner.batch_rows)
-    return config.but(inner=_times(found, steps))
+    return config.but(**_times(found, steps))
 
 
 def epoch_steps(rows: int, batch: int) -> int:
@@ -64,9 +64,14 @@ def epoch_steps(rows: int, batch: int) -> int:
 
 def _in_epochs(inner: Inner) -> dict[str, Any]:
     """The durations in epochs, by field; those of the schedule as changes of its sections."""
-    found = {name: v for name, v in inner if isinstance(v, Epochs)}
-    schedule = {name: v for name, v in inner.schedule if isinstance(v, Epochs)}
-    return {**found, **({"schedules": {"schedulers": {"lr": schedule}}} if schedule else {})}
+    schedule = _alone_in_epochs(inner.schedule)
+    below = {"schedules": {"schedulers": {"lr": schedule}}} if schedule else {}
+    return {**_alone_in_epochs(inner), **below}
+
+
+def _alone_in_epochs(section: Section) -> dict[str, Any]:
+    """The same, without sections below."""
+    return {name: value for name, value in section if isinstance(value, Epochs)}
 
 
 def _times(durations: dict[str, Any], steps: int) -> dict[str, Any]:

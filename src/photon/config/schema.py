@@ -10,11 +10,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import NAME, Epochs, Section, filled
+from photon.config.base import NAME, Epochs, Section, filled, in_batches
 from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
-from photon.config.llm import Inner
+from photon.config.llm import Inner, tokens_of_a_step
 from photon.config.model import ModelConfig
 from photon.config.tracking import Wandb, WandbSetup
 from photon.points import TRANSPORTS, known
@@ -299,6 +299,13 @@ class Config(Section):
     def total_steps(self) -> int:
         """Local steps of the whole federated run."""
         return self.federation.rounds * self.inner.local_steps
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_tokens(cls, values: Any) -> Any:
+        """Durations in tokens as batches: only the whole knows a batch, and all that count it."""
+        inner = values.get("llm_config") if isinstance(values, dict) else None
+        return in_batches(cls, values, tokens_of_a_step(inner))
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
