@@ -308,6 +308,19 @@ def test_resume_takes_a_default_argument_that_is_written_out(key, short, same, o
         apply_resume_overrides(before, [f"{key}={other}"])
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("fl.strategy_kwargs.a.b=1", "fl.strategy_kwargs.a: Input should be a valid number"),
+        ("llm_config.model.config_overrides.a.b=1", "config_overrides.a.b: may not change"),
+    ],
+)
+def test_resume_refuses_keys_below_those_of_somebody_else(key, message):
+    with pytest.raises((ConfigError, MismatchedCheckpoint), match=message) as caught:
+        apply_resume_overrides(resolved(), [key])
+    assert "\n" not in str(caught.value)
+
+
 def test_resume_names_unknown_keys_too():
     with pytest.raises(ConfigError, match=r"did you mean 'fl.n_rounds'"):
         apply_resume_overrides(resolved(), ["fl.rounds=9"])

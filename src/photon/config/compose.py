@@ -130,8 +130,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
         *path, leaf = key.split(".")
         section = tree
         for part in path:
-            if section[part] is None:
-                section[part] = {}  # a section that was left out
+            if not isinstance(section.get(part), dict):
+                section[part] = {}  # a section that was left out, or one of somebody else's
             section = section[part]
         section[leaf] = value
     return validate(tree)
