@@ -109,24 +109,40 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
             change the model.
     """
     check_overrides(overrides)
-    own = [text for text in overrides if text.lstrip("+~").startswith(EVALUATION)]
-    files = dict(text.split("=", 1) for text in own if text.endswith((".yaml", ".yml")))
-    found = load_config([t for t in own if t.split("=")[0] not in files]).model_dump(mode="json")
-    values: dict[str, Any] = {section: found[section] for section in EVALUATION}
-    for section, name in files.items():
-        values[section] |= _section_of_file(section, name)
-    for text in overrides:
-        override = parse_override(text)
+    given = [parse_override(text) for text in overrides]
+    values = _chosen_sections([one for one in given if one.key_or_group in EVALUATION])
+    for override in given:
         key = override.key_or_group
-        if text in own:
+        if key in EVALUATION:
             continue
-        if override.is_delete() or key in GROUPS or not key.startswith(MAY_CHANGE_EVALUATION):
+        is_own = key.startswith(EVALUATION)
+        if not is_own and (override.is_delete() or not key.startswith(MAY_CHANGE_EVALUATION)):
             raise ConfigError(
                 f"{key}: does not belong to an evaluation; set tasks, composites, dataset.val, "
                 "photon.*, or the llm_config keys of evaluation"
             )
-        values[key] = override.value()
+        values[key] = None if override.is_delete() else override.value()
     return with_values(saved, values)
+
+
+def _chosen_sections(chosen: Sequence[Any]) -> dict[str, Any]:
+    """Task list and composites before single keys: those of a name, with what a file holds.
+
+    Args:
+        chosen: parsed overrides of one of the two.
+    """
+    files = {one.key_or_group: one.value() for one in chosen if _is_of_file(one)}
+    names = [one.input_line for one in chosen if not _is_of_file(one)]
+    found = load_config(names).model_dump(mode="json")
+    values: dict[str, Any] = {section: found[section] for section in EVALUATION}
+    for section, name in files.items():
+        values[section] |= _section_of_file(section, name)
+    return values
+
+
+def _is_of_file(override: Any) -> bool:
+    value = None if override.is_delete() else override.value()
+    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
 
 
 def _section_of_file(section: str, name: str) -> dict[str, Any]:
