@@ -75,6 +75,15 @@ def test_groups_become_nodes(links):
         ("groups: [{clients: 0}]\ngroups: [{clients: 1}]", "groups is there twice"),
         ("groups: [{clients: 0-1, up: 1MB, up: 2MB}]", "up is there twice"),
         ("{[a, b]: 1, groups: [{clients: 0-1}]}", "no YAML"),
+        (
+            "groups: [{clients: 0-1, latency: yes}]",
+            "groups.0.latency: expected a number, got true\n",
+        ),
+        (
+            "groups: [{clients: 0-1, step_seconds: on}]",
+            "step_seconds: expected a number, got true\n",
+        ),
+        ("{seed: off, groups: [{clients: 0-1}]}", "seed: expected a number, got false\n"),
         ("{trainer: fast, groups: [{clients: 0-1}]}", "trainer: Input should be 'real' or"),
     ],
 )

@@ -159,12 +159,8 @@ class Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Section(Closed):
-    """Base of all sections: a field has the glossary's name; the original's key is its alias."""
-
-    model_config = ConfigDict(
-        alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True
-    )
+class Written(Closed):
+    """Base of what people write, to whom YAML makes a truth value of `yes` and `on`."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -174,6 +170,14 @@ class Section(Closed):
             if kinds & {int, float} and bool not in kinds:
                 raise ValueError(f"expected a number, got {str(value).lower()}")
         return value
+
+
+class Section(Written):
+    """Base of all sections: a field has the glossary's name; the original's key is its alias."""
+
+    model_config = ConfigDict(
+        alias_generator=lambda name: KEYS.get(name, name), serialize_by_alias=True
+    )
 
     @field_validator("*", mode="after")
     @classmethod

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from photon.config.base import Closed
+from photon.config.base import Written
 from photon.errors import ConfigError
 from photon.files import parse_yaml
 from photon.machine.quantity import parse_quantity
@@ -63,7 +63,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Measured = Literal["measured"]
 
 
-class Link(Closed):
+class Link(Written):
     """One end's link to the others.
 
     Attributes:
@@ -115,7 +115,7 @@ class Group(Link):
         return self
 
 
-class Links(Closed):
+class Links(Written):
     """The file.
 
     Attributes:
@@ -191,7 +191,7 @@ def _first_fault(error: ValidationError) -> str:
         return f"{key}: is missing"
     reason = first["msg"].removeprefix("Value error, ")
     given = first["input"]
-    is_told = isinstance(given, str) and repr(given) in reason
+    is_told = isinstance(given, bool) or (isinstance(given, str) and repr(given) in reason)
     shown = "" if is_told or isinstance(given, dict | list) else f", got {given!r}"
     return f"{key}: {reason}{shown}" if key else f"{reason}{shown}"
 
