@@ -54,10 +54,18 @@ def test_one_string_is_one_override():
     assert load_config("recipe=smoke") == load_config(["recipe=smoke"])
 
 
+@pytest.mark.parametrize("text", ["it's a=b", "a x=3", "a, b = c", "'a seed=3'"])
+def test_one_string_may_have_blanks_and_equals_signs(text):
+    found = load_config(f"photon.saving_path={text}").machine.runs_folder
+    assert found == text.strip("'")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("recipe=smoke fl.n_rounds=2", r"a list: \['recipe=smoke', 'fl.n_rounds=2'\]"),
+        ("run_uuid=a ++seed=2", r"a list: \['run_uuid=a', '\+\+seed=2'\]"),
+        ("run_uuid=it's seed=2", r"a list: \[\"run_uuid=it's\", 'seed=2'\]"),
         ("smoke", "write key=value"),
         ([("fl.n_rounds", 2)], "is no override; give 'key=value' strings, or a dict"),
         (4, "4 is no override"),

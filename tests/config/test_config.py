@@ -348,6 +348,10 @@ def test_a_text_is_taken_as_it_is_given(text):
     assert parse_override(f"dataset.prepare.eos_text={text}").value() == text
 
 
+def test_a_text_may_name_another_key():
+    assert load_config(["photon.saving_path=a/${seed}"]).machine.runs_folder == "a/1337"
+
+
 def test_null_is_no_text_unless_it_is_quoted():
     for text, found in (("null", None), ("'null'", "null"), ('"1e5"', "1e5")):
         assert load_config([f"dataset.prepare.name={text}"]).data.prepare.name == found

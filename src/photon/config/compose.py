@@ -79,9 +79,9 @@ def _register() -> None:
 
 def as_overrides(given: Overrides) -> list[str]:
     """Override strings of what was given in one of the forms that `load_config` takes."""
-    keys = list(known_keys())
+    keys = set(known_keys())
     sections = {key.rpartition(".")[0] for key in keys}
-    return override_strings(given, sections)
+    return override_strings(given, sections, keys.union(GROUPS))
 
 
 def _lower_case_size(text: str) -> str:

@@ -25,8 +25,8 @@ def quoted(text: str) -> str:
     """Quote what Hydra's grammar would read as something else.
 
     A value of a key that is text is the text that was given: `run_uuid=1e5` is no number, and
-    `[STOP]` no list; only `null` says that there is none. Of other keys, a value with letters
-    beyond ASCII.
+    `[STOP]` no list; only `null` says that there is none, and `${key}` stands for the value of that
+    key, as in any other. Of other keys, a value with letters beyond ASCII.
     """
     key, equals, value = text.partition("=")
     if not equals or re.fullmatch(r"null|([\"']).*\1|", value, re.I | re.S):
@@ -71,17 +71,20 @@ def parse_override(text: str) -> Any:
         raise ConfigError(f"{text!r} is no override; write key=value") from error
 
 
-def override_strings(given: Overrides, sections: Collection[str]) -> list[str]:
+def override_strings(
+    given: Overrides, sections: Collection[str], known: Collection[str]
+) -> list[str]:
     """Override strings, whatever form they were given in.
 
     Args:
         sections: keys whose value, if it is a mapping, holds keys and is no value itself.
+        known: all keys and groups.
 
     Raises:
         ConfigError: something else, or one string with several overrides.
     """
     if isinstance(given, str):
-        return [_single(given)]
+        return [_single(given, known)]
     if isinstance(given, Mapping):
         return [f"{key}={text}" for key, text in _each_once(_flat(given, "", sections)).items()]
     texts = cast(list[str], list(given) if isinstance(given, Iterable) else [given])
@@ -90,9 +93,14 @@ def override_strings(given: Overrides, sections: Collection[str]) -> list[str]:
     return texts
 
 
-def _single(text: str) -> str:
-    if re.search(r"=.*\s[\w./@~+]+=", text):
-        raise ConfigError(f"{text!r}: several overrides are a list: {shlex.split(text)}")
+def _single(text: str, known: Collection[str]) -> str:
+    """A text may have blanks and equals signs; only a word with a key of ours begins another."""
+    try:
+        words = shlex.split(text)
+    except ValueError:  # a single quotation mark
+        words = text.split()
+    if any(re.split("[=@]", word.lstrip("+~"))[0] in known for word in words[1:] if "=" in word):
+        raise ConfigError(f"{text!r}: several overrides are a list: {words}")
     return text
 
 
