@@ -45,6 +45,25 @@ def test_a_key_counts_more_than_a_preset_and_may_be_left_out():
     assert (scoring.limit, scoring.tasks) == (5, None)
 
 
+TASK = "{{label: {}, dataset_uri: x, icl_task_type: schema, num_fewshot: {}}}"
+CATEGORY = "{{name: {}, benchmarks: [{{name: x, num_fewshot: 0}}]}}"
+
+
+@pytest.mark.parametrize("counts", [("0", "[1,0]"), ("[0,0]", "1")])
+def test_two_scores_of_one_name_are_refused(counts):
+    tasks = ",".join(TASK.format("a", count) for count in counts)
+    with pytest.raises(ConfigError, match=r"^icl_tasks_config.icl_tasks has a/0-shot twice; "):
+        load_config([f"icl_tasks_config.icl_tasks=[{tasks}]"])
+    load_config([f"icl_tasks_config.icl_tasks=[{TASK.format('a', 0)},{TASK.format('a', 1)}]"])
+
+
+def test_two_composites_of_one_name_are_refused():
+    key = "eval_gauntlet_config.eval_gauntlet.categories"
+    with pytest.raises(ConfigError, match=f"^{key} has a twice; "):
+        load_config([f"{key}=[{CATEGORY.format('a')},{CATEGORY.format('a')}]"])
+    load_config([f"{key}=[{CATEGORY.format('a')},{CATEGORY.format('b')}]"])
+
+
 def test_a_key_of_a_composite_that_is_not_there_is_told_what_it_lacks():
     key = "eval_gauntlet_config.eval_gauntlet"
     with pytest.raises(ConfigError, match=f"^{key}.categories: Field required"):

@@ -337,7 +337,7 @@ def test_where_a_text_is_asked_for_nobody_is_told_of_tasks(tmp_path, monkeypatch
 
 
 def test_one_task_twice_is_refused(make_run, suite):
-    with pytest.raises(ConfigError, match="say/0-shot is there twice"):
+    with pytest.raises(ConfigError, match="icl_tasks has say/0-shot twice"):
         evaluate([make_run()], tasks_of(suite, "say", "say"))
 
 

@@ -7,6 +7,8 @@ not keep the others from running.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -57,6 +59,11 @@ class IclTask(Section):
         return self
 
     @property
+    def keys(self) -> list[str]:
+        """Names of its scores, one for each number of examples."""
+        return [f"{self.label}/{count}-shot" for count in self.num_fewshot]
+
+    @property
     def before_context(self) -> str:
         return self.prelimiter or self.question_prelimiter
 
@@ -86,6 +93,17 @@ class Scoring(Section):
         if isinstance(value, int) and value < 1:
             raise ValueError("must be 1 or more, or auto")
         return value
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Scoring:
+        if twice := _twice(key for task in self.tasks or () for key in task.keys):
+            raise ValueError(f"icl_tasks has {twice} twice; each score needs a name of its own")
+        return self
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first of several names that is there again."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 class Benchmark(Section):
@@ -124,6 +142,8 @@ class Gauntlet(Section):
     def _consistent(self) -> Gauntlet:
         if self.rescale_accuracy and not self.subtract_random_baseline:
             raise ValueError("rescale_accuracy needs subtract_random_baseline")
+        if twice := _twice(category.name for category in self.categories):
+            raise ValueError(f"categories has {twice} twice; each composite needs its own name")
         names = {category.name for category in self.categories}
         for average, members in (self.averages or {}).items():
             if average in names:

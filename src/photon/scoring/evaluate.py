@@ -230,17 +230,14 @@ class _Run:
         """Every evaluation with its rows and their digest; what cannot be read is a failure."""
         loaded: dict[str, Loaded] = {}
         for task in self.tasks.tasks or ():
-            keys = [f"{task.label}/{count}-shot" for count in task.num_fewshot]
-            if twice := [k for k in keys if k in loaded or keys.count(k) > 1]:
-                raise ConfigError(f"icl_tasks_config.icl_tasks: {twice[0]} is there twice")
             try:
                 path = find_file(Path(self.tasks.folder), task.dataset_uri)
                 rows = read_rows(path, task)
             except DataError as error:
-                self.result.failures.update(dict.fromkeys(keys, str(error)))
+                self.result.failures.update(dict.fromkeys(task.keys, str(error)))
                 continue
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-            for key, count in zip(keys, task.num_fewshot, strict=True):
+            for key, count in zip(task.keys, task.num_fewshot, strict=True):
                 loaded[key] = (task, count, rows, digest)
         return loaded
 

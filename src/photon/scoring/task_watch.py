@@ -93,8 +93,8 @@ class TaskWatch:
     def _each(self) -> Iterator[tuple[str, int, int]]:
         """Name, task and number of examples of every score."""
         for index, task in enumerate(self.tasks):
-            for count in task.num_fewshot:
-                yield f"{task.label}/{count}-shot", index, count
+            for key, count in zip(task.keys, task.num_fewshot, strict=True):
+                yield key, index, count
 
     def _composites(self, scores: Mapping[str, TaskScore]) -> dict[str, float]:
         if self.gauntlet is None or not self.tasks:
