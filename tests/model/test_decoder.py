@@ -255,6 +255,14 @@ def test_generation_is_seeded_stops_and_slides():
     assert greedy[3] not in text(temperature=0, stop=greedy[3])
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-300, 5e-324])
+def test_what_is_almost_cold_is_the_likeliest_text(temperature):
+    model = build_model(inner(), 3)
+    cold, almost = (list(generate(model, [1, 2], max_new_tokens=9, temperature=given))
+                    for given in (0, temperature))  # fmt: skip
+    assert almost == cold
+
+
 def test_every_family_is_in_reach_of_a_fused_kernel(config):
     """Also where a bias is added to the scores: else they would be kept for the backward pass."""
     model, cache = build_model(config, 0), build_model(config, 0).new_cache()

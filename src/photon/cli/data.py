@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from photon.cli.options import PATH, json_option
+from photon.cli.options import A_DAY, PATH, Number, json_option
 
 if TYPE_CHECKING:
     from photon.data.prepare.summary import ClientSummary
@@ -91,8 +91,10 @@ def verify(folder: Path) -> None:
 @command.command()
 @click.argument("folder", type=PATH)
 @click.argument("url")
-@click.option("--retry", default=2, show_default=True, help="Attempts after the first.")
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds for one request.")
+@click.option("--retry", default=2, show_default=True, type=click.IntRange(0, 1000),
+              help="Attempts after the first.")  # fmt: skip
+@click.option("--timeout", default=60.0, show_default=True, type=Number(0.001, A_DAY),
+              help="Seconds for one request.")  # fmt: skip
 def push(folder: Path, url: str, retry: int, timeout: float) -> None:
     """Upload prepared data to an object store, s3://BUCKET/PREFIX.
 
@@ -126,7 +128,7 @@ def push(folder: Path, url: str, retry: int, timeout: float) -> None:
 )
 @click.option(
     "--held-out",
-    type=click.FloatRange(0, 0.5, min_open=True),
+    type=Number(0, 0.5, min_open=True),
     default=0.05,
     show_default=True,
     help="Share of a client's samples for validation where SOURCE has no validation part.",

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from photon.cli.options import RunPath, client_option
+from photon.cli.options import Number, RunPath, client_option
 
 
 @click.command(name="generate")
 @click.argument("checkpoint", type=RunPath())
 @click.argument("prompt")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1))
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0))
+@click.option("--temperature", default=0.8, show_default=True, type=Number(0))
 @click.option("--seed", default=0, show_default=True)
 @client_option
 def command(

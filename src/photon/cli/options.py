@@ -15,6 +15,8 @@ from photon.errors import require_package
 from photon.machine.quantity import parse_quantity
 
 PATH = click.Path(path_type=Path)
+A_DAY = 86_400.0
+"""Seconds: longer than any wait that is asked for, and short enough for every clock."""
 
 
 def complete_key(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -101,6 +103,16 @@ class Quantity(click.ParamType):
             return parse_quantity(str(value))
         except ValueError as error:
             self.fail(f"{error}, as in {self.example}", param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds, which not-a-number never exceeds."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isfinite(number):
+            return number
+        self.fail(f"{value!r}: must be a finite number", param, ctx)
 
 
 class Amount(click.ParamType):

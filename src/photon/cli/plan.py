@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import Amount, Quantity, json_option, overrides_argument
+from photon.cli.options import Amount, Number, Quantity, json_option, overrides_argument
 from photon.core.walltime import FLOOR
 from photon.report.console import Console, beside, busy, duration, new_table
 from photon.report.console import format_bytes as size
@@ -42,7 +42,7 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--floor", type=Amount(), default=FLOOR, show_default=True,
               help="Seconds of a round beside these.")  # fmt: skip
 @click.option("--device", default="H100", show_default=True, help="What trains: H100, A100, L4...")
-@click.option("--mfu", type=click.FloatRange(0, 1, True), default=0.4, show_default=True,
+@click.option("--mfu", type=Number(0, 1, True), default=0.4, show_default=True,
               help="Share of the device's peak.")  # fmt: skip
 @click.option("--tokens-per-second", type=Amount(is_positive=True),
               help="Of one client, if you have measured it.")  # fmt: skip
@@ -51,8 +51,8 @@ RATE, SIZE = Quantity("1Gbit"), Quantity("80GB")
 @click.option("--disk-speed", type=RATE, default="1GB", show_default=True,
               help="Bytes a second onto its disk.")  # fmt: skip
 @click.option("--price", type=Amount(), help="Of an hour of one device.")
-@click.option("--overlap", type=click.FloatRange(0, 1), default=0.0, help="Hidden share, 0 to 1.")
-@click.option("--target", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True,
+@click.option("--overlap", type=Number(0, 1), default=0.0, help="Hidden share, 0 to 1.")
+@click.option("--target", type=Number(0, 1, True, True), default=0.9, show_default=True,
               help="Utilization that local steps are found for.")  # fmt: skip
 @click.option("--device-memory", type=SIZE, help="What does not fit in it is said.")
 @json_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import PATH, RunPath, json_option
+from photon.cli.options import A_DAY, PATH, Number, RunPath, json_option
 from photon.errors import PhotonWarning
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def status(as_json: bool, run: Path) -> None:
 
 @click.command(name="watch")
 @click.option("--json", "as_json", is_flag=True, help="Print each record as a line of JSON.")
-@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.05),
+@click.option("--interval", default=1.0, show_default=True, type=Number(0.05, A_DAY),
               help="Seconds between two looks.")  # fmt: skip
 @click.argument("run", type=RunPath())
 def watch(as_json: bool, interval: float, run: Path) -> None:
@@ -123,7 +123,8 @@ def _line(record: Mapping[str, Any], status: RunStatus) -> str:
 
 
 @click.command(name="stop")
-@click.option("--wait", default=120.0, show_default=True, help="Seconds to wait for it to save.")
+@click.option("--wait", default=120.0, show_default=True, type=Number(0),
+              help="Seconds to wait for it to save.")  # fmt: skip
 @click.argument("run", type=RunPath())
 def stop(wait: float, run: Path) -> None:
     """Stop a run of this machine from another terminal: its step ends, everything is saved.

@@ -37,7 +37,8 @@ def generate(
         if temperature == 0:
             token = int(logits.argmax())
         else:
-            probabilities = torch.softmax(logits / temperature, dim=-1)
+            beyond = (logits - logits.max()).double()  # of the likeliest 0, however cold it is
+            probabilities = torch.softmax((beyond / temperature).float(), dim=-1)
             token = int(torch.multinomial(probabilities, 1, generator=generator))
         if token == stop:
             return
