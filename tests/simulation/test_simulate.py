@@ -178,10 +178,12 @@ def test_what_counts_in_a_simulation_is_not_said_to_be_idle(tmp_path, monkeypatc
     assert "no effect" not in capsys.readouterr().err
 
 
-def test_more_nodes_than_there_are_links_for_are_refused(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("sign", ["", "++"])
+def test_more_nodes_than_there_are_links_for_are_refused(tmp_path, monkeypatch, capsys, sign):
     monkeypatch.chdir(tmp_path)
     Path("links.yaml").write_text("groups: [{clients: 0-1}]")
-    assert run(["simulate", "recipe=smoke", "--links", "links.yaml", "photon.n_nodes=9"]) == 2
+    words = ["simulate", "recipe=smoke", "--links", "links.yaml", f"{sign}photon.n_nodes=9"]
+    assert run(words) == 2
     assert "photon.n_nodes=9: links.yaml has 2 nodes" in capsys.readouterr().err
 
 

@@ -65,6 +65,7 @@ def command(
           failures_every: 3600 mean seconds between failures; default: none
           back_after: 60       seconds that a node is away
     """
+    from photon.config.overrides import keys_given
     from photon.experiment.experiment import resume, train
     from photon.report.console import Console
     from photon.report.live_view import live_view
@@ -88,8 +89,8 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            given = any(word.startswith("photon.n_nodes=") for word in overrides)
-            asked = config.machine.nodes if given else None
+            given = keys_given(overrides)
+            asked = config.machine.nodes if "photon.n_nodes" in given else None
             needed = nodes_needed(asked, len(places), links_path)
             config = config.but(machine={"nodes": needed})
             train_data = config.data.train

@@ -71,6 +71,15 @@ def parse_override(text: str) -> Any:
         raise ConfigError(f"{text!r} is no override; write key=value") from error
 
 
+def keys_given(overrides: Sequence[str]) -> list[str]:
+    """Keys and groups of overrides, however they are written: `++key=value`, `~key`.
+
+    Raises:
+        ConfigError: one is none.
+    """
+    return [parse_override(text).key_or_group for text in overrides]
+
+
 def override_strings(
     given: Overrides, sections: Collection[str], known: Collection[str]
 ) -> list[str]:
