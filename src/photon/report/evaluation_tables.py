@@ -110,6 +110,8 @@ def print_harness(found: Sequence[HarnessResult], console: Console) -> None:
     console.print_table(table)
     for one in found:
         console.print(f"results   {one.folder}/lm_eval.json")
+        if one.samples:
+            console.print(f"samples   {one.folder}/lm_eval.samples.jsonl")
 
 
 def _with_error(metrics: dict[str, object], key: str, error: str) -> str:

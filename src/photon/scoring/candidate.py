@@ -14,7 +14,8 @@ from torch import Tensor
 from photon.config.between.resume import apply_evaluation_overrides
 from photon.config.evaluation import Scoring
 from photon.config.model import ModelConfig
-from photon.config.schema import Config, config_of_model
+from photon.config.overrides import keys_given
+from photon.config.schema import Config, Machine, config_of_model
 from photon.container.container import digest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenizer import vocab_size
@@ -95,6 +96,17 @@ def require_model(path: Path) -> None:
         raise CheckpointError(f"{error}, nor a Hugging Face folder with a config.json") from error
 
 
+def machine_of(overrides: Sequence[str]) -> Machine:
+    """What an evaluation runs on: all that is here, but for its own `photon.*` keys.
+
+    Raises:
+        ConfigError: a malformed override, or a value that a key does not take.
+    """
+    keys = zip(keys_given(overrides), overrides, strict=True)
+    own = [text for key, text in keys if key.startswith("photon.")]
+    return apply_evaluation_overrides(Config(), own).machine
+
+
 def open_candidate(
     path: Path, overrides: Sequence[str], device: torch.device, client: int | None = None
 ) -> Candidate:
@@ -171,7 +183,7 @@ def _require_fit(path: Path, encoder: Encoder, known: int) -> None:
 
 
 def _plainly(device: torch.device) -> dict[str, Any]:
-    """What the run was trained with does not bind its evaluation: all rows, all threads."""
+    """What the run was trained with does not bind its evaluation: all rows, in full precision."""
     precision = {"precision": "fp32"} if device.type == "cpu" else {}
     inner = {"validation_batches": -1, **precision}
-    return {"scoring": Scoring(), "machine": {"threads": "auto"}, "inner": inner}
+    return {"scoring": Scoring(), "inner": inner}

@@ -14,6 +14,8 @@ import torch
 
 import photon
 from photon.config.evaluation import IclTask, Scoring
+from photon.config.overrides import parse_override
+from photon.config.resolve import count_threads
 from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -25,7 +27,7 @@ from photon.evaluation.tasks import TaskRow, find_file, read_rows
 from photon.machine.device import num_cores
 from photon.machine.process_group import from_first, process_group
 from photon.say import Say
-from photon.scoring.candidate import Candidate, open_candidate, require_model
+from photon.scoring.candidate import Candidate, machine_of, open_candidate, require_model
 from photon.scoring.losses import LossScore, losses_to_score
 from photon.scoring.scores import Finished, ScoreFolder
 from photon.training.parallel import World
@@ -122,19 +124,14 @@ def evaluate(
         require_model(path)
     tell = (lambda line: None) if wanted.texts else say  # they are what was asked for
     overrides, found = _with_suite(overrides, tell), []
-    with process_group(_device_of(overrides)) as (world, device):
+    machine = machine_of(overrides)
+    torch.set_num_threads(count_threads(machine, num_cores(), 0))
+    with process_group(machine.device) as (world, device):
         for number, path in enumerate(paths):
             candidate = open_candidate(path, overrides, device, wanted.client)
-            threads = candidate.config.machine.threads
-            torch.set_num_threads(threads if isinstance(threads, int) and threads else num_cores())
             part = _part(progress, number / len(paths), 1 / len(paths))
             found.append(_Run(candidate, wanted, world, part)())
     return found
-
-
-def _device_of(overrides: Sequence[str]) -> str:
-    named = [text.split("=", 1)[1] for text in overrides if text.startswith("photon.device=")]
-    return named[-1] if named else "auto"
 
 
 def _part(progress: TaskCallback, start: float, size: float) -> TaskCallback:
@@ -143,11 +140,11 @@ def _part(progress: TaskCallback, start: float, size: float) -> TaskCallback:
 
 def _with_suite(overrides: Sequence[str], say: Say) -> Sequence[str]:
     """The standard suite, if no tasks are named and its data is there."""
-    given = [text.lstrip("+~").partition("=") for text in overrides]
-    if any(key in ("icl_tasks_config", "icl_tasks_config.icl_tasks") for key, _, _ in given):
+    given = [parse_override(text) for text in overrides]
+    if {one.key_or_group for one in given} & {"icl_tasks_config", "icl_tasks_config.icl_tasks"}:
         return overrides
-    roots = [value for key, _, value in given if key == "icl_tasks_config.root_dir"]
-    root = Path(roots[-1] if roots else Scoring().folder)
+    roots = [one.value() for one in given if one.key_or_group == "icl_tasks_config.root_dir"]
+    root = Path((roots and roots[-1]) or Scoring().folder)
     if any((root / place).is_dir() for place in ("eval/local_data", "world_knowledge")):
         return [*SUITE, *overrides]
     say(

@@ -8,12 +8,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from photon.config.compose import EVALUATION
+from photon.config.overrides import keys_given
+from photon.config.resolve import count_threads
 from photon.errors import ConfigError, DataError, PhotonError, require_package
 from photon.evaluation.evaluate import Settings
 from photon.evaluation.likelihood import Passes
-from photon.machine.device import choose_device
-from photon.scoring.candidate import Candidate, open_candidate, require_model
+from photon.machine.device import choose_device, num_cores
+from photon.scoring.candidate import Candidate, machine_of, open_candidate, require_model
 from photon.scoring.scores import ScoreFolder
+
+OF_HARNESS = (
+    "icl_tasks_config.limit",
+    "icl_tasks_config.max_seq_len",
+    "icl_tasks_config.max_batch_tokens",
+    "eval_gauntlet_config.destination_dir",
+)
+"""Keys of an evaluation that say nothing of its tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +35,8 @@ class HarnessResult:
 
     Attributes:
         tasks: of each task its metrics, as lm-eval names them.
-        samples: of each task, rows as lm-eval logs them; only if asked for.
+        samples: of each task, rows as lm-eval logs them; only if asked for. They are in
+            `lm_eval.samples.jsonl` too, each with the name of its task.
     """
 
     model: str
@@ -55,6 +69,7 @@ def evaluate_by_harness(
         ConfigError: lm-eval is missing, or knows no such task.
         DataError: the data of a task cannot be had.
     """
+    _require_no_lists(overrides)
     require_package("lm_eval", "eval", "--harness lm-eval needs the lm-eval package")
     import lm_eval  # pyright: ignore[reportMissingImports]
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
@@ -63,8 +78,9 @@ def evaluate_by_harness(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     require_model(path)
-    overrides = ["icl_tasks_config=empty", *overrides]
-    candidate = open_candidate(path, overrides, choose_device("auto"), client)
+    machine = machine_of(overrides)
+    torch.set_num_threads(count_threads(machine, num_cores(), 0))
+    candidate = open_candidate(path, overrides, choose_device(machine.device), client)
     candidate.require_one_model()
     ScoreFolder(candidate.results, {}).require_writable()
     keys = candidate.config.scoring
@@ -94,6 +110,15 @@ def evaluate_by_harness(
     return _result(candidate, lm_eval.__version__, found or {})
 
 
+def _require_no_lists(overrides: Sequence[str]) -> None:
+    """Refuse what says which tasks are scored, or how: lm-eval has its own."""
+    for key, text in zip(keys_given(overrides), overrides, strict=True):
+        if key.startswith(EVALUATION) and key not in OF_HARNESS:
+            raise ConfigError(
+                f"{text}: is not for --harness, whose tasks are those of --tasks; leave it out"
+            )
+
+
 def _require_known(tasks: Sequence[str], manager: Any) -> None:
     for task in tasks:
         if task not in manager.all_tasks:
@@ -103,7 +128,7 @@ def _require_known(tasks: Sequence[str], manager: Any) -> None:
 
 
 def _result(candidate: Candidate, version: str, found: dict[str, Any]) -> HarnessResult:
-    """Keep the metrics and write `lm_eval.json`."""
+    """Keep the metrics and write `lm_eval.json`, and the samples beside it."""
     sizes = {task: sizes["effective"] for task, sizes in found.get("n-samples", {}).items()}
     result = HarnessResult(
         model=candidate.name,
@@ -115,5 +140,9 @@ def _result(candidate: Candidate, version: str, found: dict[str, Any]) -> Harnes
         samples=found.get("samples", {}),
     )
     plain = {key: value for key, value in asdict(result).items() if key != "samples"}
-    ScoreFolder(candidate.results, {}).finish("lm_eval.json", plain)
+    folder = ScoreFolder(candidate.results, {})
+    folder.finish("lm_eval.json", plain)
+    if result.samples:
+        rows = ({"task": task, **row} for task, found in result.samples.items() for row in found)
+        folder.write_lines("lm_eval.samples.jsonl", rows)
     return result

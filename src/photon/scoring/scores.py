@@ -98,6 +98,16 @@ class ScoreFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / name, result)
 
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a file of a line of JSON for each row.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        with self._storing(), new_file(self.path / name, durable=False) as file:
+            for row in rows:
+                file.write(json.dumps(row, default=str).encode() + b"\n")
+
     def samples(self, key: str) -> Path:
         return self._file(key).with_suffix(".samples.jsonl")
 
