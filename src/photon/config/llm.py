@@ -152,12 +152,13 @@ class FsdpConfig(Section):
 def tokens_of_a_step(values: Any) -> int:
     """Tokens of one step, by plain values of `Inner` that nobody has checked yet."""
     given = values if isinstance(values, dict) else {}
-    fields, product = keys_of(Inner), 1
-    for key in ("global_train_batch_size", "max_seq_len"):
-        size = given.get(key)
-        is_size = isinstance(size, int) and size > 0  # whoever checks it says what is wrong
-        product *= size if is_size else fields[key].default
-    return product
+
+    def size(key: str) -> int:
+        found = given.get(key)
+        is_size = isinstance(found, int) and found > 0  # whoever checks it says what is wrong
+        return found if is_size else keys_of(Inner)[key].default
+
+    return size("global_train_batch_size") * size("max_seq_len")
 
 
 class Inner(Section):

@@ -144,7 +144,7 @@ def _with_suite(overrides: Sequence[str], say: Say) -> Sequence[str]:
     if {one.key_or_group for one in given} & {"icl_tasks_config", "icl_tasks_config.icl_tasks"}:
         return overrides
     roots = [one.value() for one in given if one.key_or_group == "icl_tasks_config.root_dir"]
-    root = Path((roots and roots[-1]) or Scoring().folder)
+    root = Path((roots[-1] if roots else None) or Scoring().folder)
     if any((root / place).is_dir() for place in ("eval/local_data", "world_knowledge")):
         return [*SUITE, *overrides]
     say(
