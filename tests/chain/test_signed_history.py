@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -210,6 +211,28 @@ def test_links_that_were_dropped_are_in_the_receipts(home: Path):
     assert [one.partition(": line")[2] for one in found] == [
         " 4: link 3 (round 3): is signed by the server, and not in the chain"
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("whose", "given", "changes", "message"),
+    [
+        ("stranger", True, {}, "is signed with the key .*, not with the server's: proves nothing"),
+        ("stranger", False, {}, "is signed with the key .*, as no link is: proves nothing"),
+        ("server", False, {"run": "other"}, "is of the run other, this one is run$"),
+    ],
+)
+def test_a_receipt_that_anybody_can_make_accuses_nobody(home, keys, whose, given, changes, message):
+    """Another head of the last link, under a fresh key or of another run."""
+    make_authority(home / "stranger", ["localhost"])
+    seal = seal_of(keys if whose == "server" else home / "stranger")
+    last = links_of(home)[-1]
+    head = last.head.model_copy(update={"key": seal.key, "tokens": 1, **changes})
+    made = last.model_copy(update={"head": head}).signed_by(seal)
+    path = home / "forged.jsonl"
+    path.write_bytes(Receipt.of(made, "c").line() + b"\n")
+    found = verify_run(home / "server" / "run", [keys] if given else [], [path])
+    (fault,) = [one.text for one in found if one.verdict == "fail"]
+    assert re.search(f"line 1: link 3 .round 3.: {message}", fault)
 
 
 def test_another_server_is_not_believed(home: Path, keys: Path, tmp_path: Path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import photon
 from photon.chain.ledger import FILE, is_of, link_in, merged_rounds, rounds_in, whole_lines
-from photon.chain.link import Link, mark_of, parse_link
+from photon.chain.link import Head, Link, mark_of, parse_link
 from photon.chain.receipts import Receipt, read_receipts
 from photon.chain.walk import Check, Known, Walk, name_of, walk
 from photon.config.between.resume import digest
@@ -56,7 +56,8 @@ def verify_run(
             f"--receipts {missing[0]}: no such file; a node keeps it in its run folder"
         )
     yield from _of_run(folder)
-    found = walk(folder, Known.of(keys))
+    known = Known.of(keys)
+    found = walk(folder, known)
     if found.fault is not None or not found.links:
         yield Check("fail", "chain", found.fault or "has no whole link")
         return
@@ -68,7 +69,7 @@ def verify_run(
     yield from _of_summary(folder, found)
     yield from _of_releases(folder, found)
     for path in receipts:
-        yield _of_receipts(path, found)
+        yield _of_receipts(path, found, known)
 
 
 def _of_run(folder: Path) -> Iterator[Check]:
@@ -304,20 +305,20 @@ def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:
     yield Check("fail" if fault else "ok", "privacy", text or f"{NAME} has all that was committed")
 
 
-def _of_receipts(path: Path, found: Walk) -> Check:
+def _of_receipts(path: Path, found: Walk, known: Known) -> Check:
     """Whether what a node has kept is in the chain."""
     count = 0
     for number, receipt in read_receipts(path):
-        fault = receipt if isinstance(receipt, str) else _receipt_fault(receipt, found)
+        fault = receipt if isinstance(receipt, str) else _receipt_fault(receipt, found, known)
         if fault is not None:
             return Check("fail", "receipts", f"{path}: line {number}: {fault}")
         count += 1
     return Check("ok" if count else "note", "receipts", f"{path}: {count:,} are of this chain")
 
 
-def _receipt_fault(receipt: Receipt, found: Walk) -> str | None:
+def _receipt_fault(receipt: Receipt, found: Walk, known: Known) -> str | None:
     head, name = receipt.head, name_of(receipt.head)
-    if fault := receipt.fault():
+    if fault := receipt.fault() or _stranger(head, found, known):
         return f"{name}: {fault}"
     if head.number >= len(found.links):
         return f"{name}: is signed by the server, and not in the chain"
@@ -325,3 +326,16 @@ def _receipt_fault(receipt: Receipt, found: Walk) -> str | None:
     if there != head.hash:
         return f"{name}: the server has signed {head.hash[:12]}, the chain has {there[:12]}"
     return None
+
+
+def _stranger(head: Head, found: Walk, known: Known) -> str | None:
+    """Why a receipt, which anybody can sign with a key of his own, says nothing of this server."""
+    run = found.links[0].head.run
+    if head.run != run:
+        return f"is of the run {head.run}, this one is {run}"
+    if head.key in (known.servers or {link.head.key for link in found.links}):
+        return None
+    signed = f"is signed with the key {fingerprint(head.key)[:16]}"
+    if known.servers:
+        return f"{signed}, not with the server's: proves nothing"
+    return f"{signed}, as no link is: proves nothing, unless --keys has that key"
