@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,6 +85,12 @@ def seal_of(folder: Path) -> Seal:
     return seal
 
 
+def other(link: Link, seal: Seal, **changes: str) -> Link:
+    """One that says something else, and is signed."""
+    head = link.head.model_copy(update={"plan": "f" * 64, "key": seal.key, **changes})
+    return link.model_copy(update={"head": head}).signed_by(seal)
+
+
 def rewritten(links: Sequence[Link], number: int, change: Callable[[Entry], Entry], seal: Seal):
     """A chain in which an update is another one, and all that follows from it made anew."""
     found = list(links)
@@ -127,8 +134,6 @@ def test_keys_change_no_bit(made: Path, data_root: Path, tmp_path: Path):
 
 def links_digest(home: Path) -> str:
     """Digest of the parameters after round 2, which is still kept."""
-    from types import SimpleNamespace
-
     folder = home / "server" / "run" / "checkpoints"
     assert (folder / "round_000002.json").exists()
     (folder / "round_000003.json").rename(folder / "later")
@@ -153,8 +158,8 @@ def invented_update(links: list[Link], keys: Path) -> list[Link]:
 
 
 def other_container(links: list[Link], keys: Path) -> list[Link]:
-    other = lambda entry: entry.model_copy(update={"digest": "0" * 64})  # noqa: E731
-    return rewritten(links, 2, other, seal_of(keys))
+    digest = {"digest": "0" * 64}
+    return rewritten(links, 2, lambda entry: entry.model_copy(update=digest), seal_of(keys))
 
 
 def replaced_signature(links: list[Link], keys: Path) -> list[Link]:
@@ -193,9 +198,7 @@ def test_what_nobody_has_signed_is_named(home: Path, keys: Path, tamper: Any, me
 
 def test_a_history_made_anew_is_not_what_nodes_were_told(home: Path, keys: Path):
     """A server that says what it likes of an unsigned update, and signs it all again."""
-    links = links_of(home)
-    bare = {"node": "", "key": "", "signature": ""}
-    write(home, rewritten(links, 2, lambda entry: entry.model_copy(update=bare), seal_of(keys)))
+    write(home, without_node(links_of(home), keys))
     for path in (home / "server" / "run" / "checkpoints").glob("round_*.json"):
         path.unlink()
     found = faults(home)
@@ -225,14 +228,10 @@ def test_a_receipt_that_anybody_can_make_accuses_nobody(home, keys, whose, given
     """Another head of the last link, under a fresh key or of another run."""
     make_authority(home / "stranger", ["localhost"])
     seal = seal_of(keys if whose == "server" else home / "stranger")
-    last = links_of(home)[-1]
-    head = last.head.model_copy(update={"key": seal.key, "tokens": 1, **changes})
-    made = last.model_copy(update={"head": head}).signed_by(seal)
     path = home / "forged.jsonl"
-    path.write_bytes(Receipt.of(made, "c").line() + b"\n")
-    found = verify_run(home / "server" / "run", [keys] if given else [], [path])
-    (fault,) = [one.text for one in found if one.verdict == "fail"]
-    assert re.search(f"line 1: link 3 .round 3.: {message}", fault)
+    path.write_bytes(Receipt.of(other(links_of(home)[-1], seal, **changes), "c").line() + b"\n")
+    *_, found = verify_run(home / "server" / "run", [keys] if given else [], [path])
+    assert re.search(f"line 1: link 3 .round 3.: {message}", found.text)
 
 
 def test_another_server_is_not_believed(home: Path, keys: Path, tmp_path: Path):
@@ -266,6 +265,10 @@ def test_an_update_that_is_not_signed_does_not_count(
     assert [link.head.round for link in links_of(tmp_path)] == [0]
 
 
+def only(lines: list[bytes], notice: Notice) -> Notice:
+    return notice.model_copy(update={"receipts": lines})
+
+
 class TestReceiptBook:
     @pytest.fixture
     def notice(self, made: Path, keys: Path) -> Notice:
@@ -283,7 +286,7 @@ class TestReceiptBook:
 
     def test_it_keeps_each_once(self, book, notice: Notice, tmp_path: Path):
         first = book()
-        first.take(notice.model_copy(update={"receipts": notice.receipts[:3]}))
+        first.take(only(notice.receipts[:3], notice))
         first.take(notice)
         kept = (tmp_path / RECEIPTS).read_bytes()
         assert kept == b"".join(line + b"\n" for line in notice.receipts)
@@ -292,8 +295,8 @@ class TestReceiptBook:
         assert not self.said
 
     def test_a_gap_is_noted(self, book, notice: Notice):
-        book().take(notice.model_copy(update={"receipts": notice.receipts[:1]}))
-        book().take(notice.model_copy(update={"receipts": notice.receipts[3:]}))
+        book().take(only(notice.receipts[:1], notice))
+        book().take(only(notice.receipts[3:], notice))
         assert self.said == ["receipts    none of links 1 to 2 has come"]
 
     def test_another_history_is_refused_and_kept(self, book, notice, home, keys, tmp_path):
@@ -301,27 +304,24 @@ class TestReceiptBook:
         book().take(notice)
         run = home / "server" / "run"
         lines = links_of(home)
-        head = lines[3].head.model_copy(update={"plan": "f" * 64})
-        write(
-            home, [*lines[:3], lines[3].model_copy(update={"head": head}).signed_by(seal_of(keys))]
-        )
-        other = Outbox(run, seal_of(keys).certificate).notice("run", "a")
+        write(home, [*lines[:3], other(lines[3], seal_of(keys))])
+        anew = Outbox(run, seal_of(keys).certificate).notice("run", "a")
         for _ in range(2):
             with pytest.raises(
                 PayloadError, match=r"link 3 \(round 3\): the server's history has b"
             ):
-                book().take(other)
+                book().take(anew)
         kept = [parsed(Receipt, line).head for line in whole_lines(tmp_path / RECEIPTS)]
         assert [one.number for one in kept] == [0, 1, 2, 3, 3]
         assert len({one.hash for one in kept}) == 5
 
     def test_a_history_that_does_not_follow_is_refused(self, book, notice, home, keys):
-        book().take(notice.model_copy(update={"receipts": notice.receipts[:3]}))
-        other = lambda entry: entry.model_copy(update={"tokens": entry.tokens + 5})  # noqa: E731
-        write(home, rewritten(links_of(home), 2, other, seal_of(keys)))
+        book().take(only(notice.receipts[:3], notice))
+        write(home, invented_update(links_of(home), keys))
         link = Receipt.of(links_of(home)[3], "a").line()
-        with pytest.raises(PayloadError, match=r"follows \w+, this node was told \w+"):
-            book().take(notice.model_copy(update={"receipts": [link]}))
+        for again in (one for _ in range(2) for one in 2 * [book()]):
+            with pytest.raises(PayloadError, match=r"follows \w+, this node was told \w+"):
+                again.take(only([link], notice))
 
     @pytest.mark.parametrize("what", ["tokens", "entry", "signature", "run", "key", "stranger"])
     def test_what_is_forged_is_refused(self, book, notice, keys, what: str, tmp_path: Path):
@@ -353,14 +353,23 @@ class TestReceiptBook:
     def test_garbage_is_refused(self, book, notice: Notice):
         for line in (b"", b"{}", b"\xff", notice.receipts[1][:-1], notice.receipts[1] + b" "):
             with pytest.raises(PayloadError, match="receipt"):
-                book().take(notice.model_copy(update={"receipts": [line]}))
+                book().take(only([line], notice))
         with pytest.raises(PayloadError, match="certificate"):
             book().take(notice.model_copy(update={"certificate": b"no"}))
 
-    def test_it_has_an_end(self, book, notice: Notice, tmp_path: Path, monkeypatch):
+    def test_it_has_an_end(self, book, notice: Notice, home, keys, tmp_path: Path, monkeypatch):
+        """Which is said once; heads are remembered all the same, without a proof on disk."""
         monkeypatch.setattr(receipts, "MOST_KEPT_BYTES", len(notice.receipts[0]))
-        book().take(notice)
-        assert len(whole_lines(tmp_path / RECEIPTS)) == 1
+        one, path = book(), tmp_path / RECEIPTS
+        for line in notice.receipts:
+            one.take(only([line], notice))
+        assert len(whole_lines(path)) == 1
+        assert self.said == [f"receipts    {path} is full: from link 1 on none is kept"]
+        line = Receipt.of(other(links_of(home)[3], seal_of(keys)), "a").line()
+        with pytest.raises(PayloadError, match=r"rewritten.* is full, without both; move it away"):
+            one.take(only([line], notice))
+        book().take(only(notice.receipts[2:], notice))
+        assert self.said[1:] == [f"receipts    {path} is full: from link 2 on none is kept"]
 
 
 def test_a_node_is_told_the_newest_of_many(made: Path, keys: Path, tmp_path: Path):

@@ -160,9 +160,11 @@ class ReceiptBook:
         self.path, self.run, self.node = folder / RECEIPTS, run, node
         self.trust, self.say = trust, say
         self._hashes: dict[int, str] = {}
-        self._seen = set[str]()
+        self._kept = set[str]()
+        self._is_full = False
         for _, receipt in read_receipts(self.path) if trust else ():
             if isinstance(receipt, Receipt):
+                self._kept.add(receipt.head.hash)
                 self._note(receipt.head)
 
     def take(self, notice: Notice | None) -> None:
@@ -193,40 +195,56 @@ class ReceiptBook:
         assert self.trust is not None
         if strange := [e for e in receipt.own if e.node != self.node or e.key != self.trust.key]:
             return f"the update of client {strange[0].client} is not signed by this node"
-        if head.number in known:
-            self._keep(receipt, receipt.line())  # two heads of one number prove it
-            return self._rewritten(f"was {known[head.number][:12]}, now it is {head.hash[:12]}")
-        before = known.get(head.number - 1)
-        if before is not None and head.previous != before:
-            self._keep(receipt, receipt.line())
-            return self._rewritten(
-                f"follows {head.previous[:12]}, this node was told {before[:12]}"
-            )
+        same, before = known.get(head.number), known.get(head.number - 1)
+        if same is not None:
+            how = f"was {same[:12]}, now it is {head.hash[:12]}"
+            return self._rewritten(receipt, same, how)
+        if before not in (None, head.previous):
+            how = f"follows {head.previous[:12]}, this node was told {before[:12]}"
+            return self._rewritten(receipt, before, how)
         return None
 
-    def _rewritten(self, how: str) -> str:
+    def _rewritten(self, receipt: Receipt, told: str, how: str) -> str:
+        """What is wrong with a receipt that an earlier one contradicts: both lines prove it.
+
+        Args:
+            told: hash of the earlier one.
+        """
+        self._keep(receipt, receipt.line())
+        has = "has both" if {told, receipt.head.hash} <= self._kept else "is full, without both"
         return (
-            f"the server's history has been rewritten: this link {how}; {self.path} has both; move "
+            f"the server's history has been rewritten: this link {how}; {self.path} {has}; move "
             "it away to accept the new history"
         )
 
     def _keep(self, receipt: Receipt, line: bytes) -> None:
-        number = receipt.head.number
-        if receipt.head.hash in self._seen:
+        if receipt.head.hash in self._kept:
             return
-        if self._hashes and number > max(self._hashes) + 1:
-            self.say(f"receipts    none of links {max(self._hashes) + 1} to {number - 1} has come")
-        if self.path.exists() and self.path.stat().st_size > MOST_KEPT_BYTES:
-            return
-        with storing(self.path), open(self.path, "ab") as file:
-            file.truncate(whole_length(self.path))
-            file.write(line + b"\n")
-            sync(file)
+        if self._has_room(receipt.head.number):
+            with storing(self.path), open(self.path, "ab") as file:
+                file.truncate(whole_length(self.path))
+                file.write(line + b"\n")
+                sync(file)
+            self._kept.add(receipt.head.hash)
         self._note(receipt.head)
 
+    def _has_room(self, number: int) -> bool:
+        """Whether the next line may be written; says what is not kept: a gap, or all from here on.
+
+        A file that was full before the node's start tells of no gap: what was heard is forgotten.
+        """
+        last, was_full = max(self._hashes, default=number), self._is_full
+        self._is_full = self.path.exists() and self.path.stat().st_size > MOST_KEPT_BYTES
+        if self._is_full and not was_full:
+            self.say(f"receipts    {self.path} is full: from link {number} on none is kept")
+        elif number > last + 1:
+            self.say(f"receipts    none of links {last + 1} to {number - 1} has come")
+        return not self._is_full
+
     def _note(self, head: Head) -> None:
-        self._hashes.setdefault(head.number, head.hash)
-        self._seen.add(head.hash)
+        """Remember a head, but for one that others contradict."""
+        if self._hashes.get(head.number - 1) in (None, head.previous):
+            self._hashes.setdefault(head.number, head.hash)
 
 
 def read_receipts(path: Path) -> Iterator[tuple[int, Receipt | str]]:
