@@ -266,9 +266,10 @@ def test_what_else_may_be_had_with_it(make, more):
         (["fl.quorum=3", "fl.secure_threshold=0.9"], "less than the 4"),
         (["fl.secure_threshold=0.5"], "greater than 0.5"),
         (["fl.n_clients_per_round=1", "fl.quorum=null"], "needs two clients or more"),
+        (["fl.n_total_clients=4097"], "masks at most 4,096 clients together"),
     ],
 )
-def test_a_threshold_that_protects_nobody_is_refused(make, given, reason):
+def test_a_cohort_whose_masks_protect_nobody_or_are_too_many_is_refused(make, given, reason):
     with pytest.raises(ConfigError, match=reason):
         make(*given)
 

@@ -397,6 +397,16 @@ def test_terms_that_a_client_does_not_take_part_in(changed, reason):
     assert reason in (terms(**changed).fault([0], 3) or "")
     assert terms().fault([0, 9], 3) is None
     assert "at least 4" in (terms().fault([0], 4) or "")
+    half = terms(clients=tuple(range(8)), cohort=8, threshold=4)
+    assert half.fault([0], 0) == "a threshold of 4; at least 5 are needed"
+    assert replace(half, threshold=5).fault([0], 0) is None
+
+
+def test_a_cohort_is_as_large_as_the_configuration_allows():
+    usual = {"clients": tuple(range(4096)), "cohort": 4096, "threshold": 2731}
+    assert terms(**usual).fault([0], 0) is None
+    too_large = terms(**{**usual, "cohort": 4097}).fault([0], 0)
+    assert too_large == "a cohort of 4,097; at most 4,096 are masked together"
 
 
 def test_no_mutant_of_what_a_member_gets_does_more_than_be_refused():

@@ -18,6 +18,8 @@ from photon.errors import ConfigError
 
 LARGEST_STEP = 2**31
 """More than a round has."""
+MOST_MASKED = 1 << 12
+"""Clients of a cohort whose updates are masked together."""
 
 
 class Federation(Merging, Closing):
@@ -260,6 +262,11 @@ class Federation(Merging, Closing):
             raise ValueError(
                 f"secure_aggregation=true needs two clients or more in a round, not "
                 f"{self.cohort_size}: the sum of one is its update"
+            )
+        if self.cohort_size > MOST_MASKED:
+            raise ValueError(
+                f"secure_aggregation=true masks at most {MOST_MASKED:,} clients together; set "
+                f"n_clients_per_round to that or less, not {self.cohort_size:,}"
             )
         if (self.quorum or self.failures_accepted) and self._asked_for < self.fewest_masked:
             raise ValueError(

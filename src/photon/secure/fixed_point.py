@@ -30,7 +30,6 @@ PIECE = 1 << 18
 TOKENS = "tokens"
 LIMBS = 4
 """16 bits of a count of tokens each: their sums fit 32 bits for 65,536 clients."""
-MOST_CLIENTS = 1 << 12
 
 Trees = Mapping[str, Tree]
 """The pseudo-gradient, and the moments that are averaged, by name: float32."""

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from photon.config.federation import MOST_MASKED
 from photon.errors import PayloadError
-from photon.secure.fixed_point import MOST_CLIENTS, Scale, scale
+from photon.secure.fixed_point import Scale, scale
 
 Sealed = Mapping[int, bytes]
 """Shares that a client has sealed for each other one, or others for it."""
@@ -66,12 +67,15 @@ class Terms:
             threshold: the fewest that its configuration asks for.
         """
         known = set(self.clients)
-        if len(known) < len(self.clients) or len(known) > min(self.cohort, MOST_CLIENTS):
+        if self.cohort > MOST_MASKED:
+            return f"a cohort of {self.cohort:,}; at most {MOST_MASKED:,} are masked together"
+        if len(known) < len(self.clients) or len(known) > self.cohort:
             return f"{len(self.clients)} clients of a cohort of {self.cohort}"
         if not set(own) <= known:
             return f"client {min(set(own) - known)} is not one of its clients"
-        if self.threshold < max(2, threshold) or 2 * self.threshold <= self.cohort:
-            return f"a threshold of {self.threshold}; at least {max(2, threshold)} are needed"
+        needed = max(2, threshold, self.cohort // 2 + 1)
+        if self.threshold < needed:
+            return f"a threshold of {self.threshold}; at least {needed} are needed"
         if self.threshold > len(known):
             return f"{len(known)} clients are below the threshold of {self.threshold}"
         if not all(0 < reach < math.inf for reach in self.reaches.values()) or self.most_tokens < 1:
