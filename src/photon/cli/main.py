@@ -124,17 +124,24 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _explain(error: Exception) -> int:
+    message, code = _message(error)
+    if is_first_process() or isinstance(error, photon.errors.Interrupted):  # which all agree on
+        _say(message)
+    else:  # it may be of this process alone, as where it is one more than there are GPUs
+        _write(f"process {os.environ['RANK']}: {message}")
+    return code
+
+
+def _message(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and its exit code."""
     if isinstance(error, photon.PhotonError):
-        _say(str(error))
-        return error.exit_code
+        return str(error), error.exit_code
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        _say(f"{error.filename or 'disk'}: {error.strerror}; free some space and run it again")
-        return 2
+        where = error.filename or "disk"
+        return f"{where}: {error.strerror}; free some space and run it again", 2
     if isinstance(error, OSError) and error.filename is not None:
-        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
-        return 2
-    _say(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
-    return 1
+        return f"{os.fsdecode(error.filename)}: {error.strerror}", 2
+    return f"internal error: {type(error).__name__}: {error} (--debug shows where)", 1
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -147,6 +154,11 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 
 def _say(message: str) -> None:
+    """Once for all processes of a `torchrun` job."""
     if is_first_process():
-        with suppress(BrokenPipeError):  # nobody reads it; whatever runs goes on
-            click.echo(f"photon: {message}", err=True)
+        _write(message)
+
+
+def _write(message: str) -> None:
+    with suppress(BrokenPipeError):  # nobody reads it; whatever runs goes on
+        click.echo(f"photon: {message}", err=True)
