@@ -36,7 +36,10 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     body = receive_bytes(connection, MAX_FRAME_BYTES)
     if body is None:
         return None
-    message = msgpack.unpackb(body, strict_map_key=False)
+    try:
+        message = msgpack.unpackb(body, strict_map_key=False)
+    except TypeError as error:  # a list, say, as a key
+        raise ValueError(f"frame holds no message ({error})") from error
     if not isinstance(message, dict):
         raise ValueError("frame holds no message")
     return message

@@ -182,7 +182,7 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: our decoder cannot compute the same; the message names the entry.
     """
     kind = config.get("model_type")
-    if kind not in _ACCEPTED:
+    if not isinstance(kind, str) or kind not in _ACCEPTED:
         raise CheckpointError(
             f"config.json: model_type={kind!r} is none of {', '.join(_ACCEPTED)}; {HINT}"
         )
