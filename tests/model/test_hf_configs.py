@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.errors import CheckpointError
 from photon.model.build import model_with
+from photon.model.causal_lm import read_config
 from photon.model.hf import import_model
 
 TOKENS = torch.randint(0, 48, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -142,6 +144,7 @@ def test_random_configs_are_computed_alike_or_refused(kind):
         ("llama", {"rope_scaling": "linear"}, "of the wrong kind"),
         ("llama", {"hidden_size": "16", "head_dim": None}, "of the wrong kind"),
         ("llama", {"num_attention_heads": 0, "head_dim": None}, "of the wrong kind"),
+        ("gpt2", {"model_type": ["gpt2"]}, r"model_type=\['gpt2'\] is none of"),
     ],
 )
 def test_what_would_be_computed_otherwise_is_named(kind, entries, named):
@@ -161,6 +164,16 @@ def test_what_is_said_elsewhere_is_read(kind, entries):
     if transformers.__version__.startswith("4."):
         pytest.skip("transformers 4 reads the base of the positions from one place only")
     assert require_equal_or_refused(kind, {**PLAIN[kind], **entries})
+
+
+def test_no_way_of_leaving_something_out_in_training_is_kept(tmp_path):
+    """Be it heads, numbers or layers, by a whole number or nested; what is no rate stays."""
+    rates = {"dropout": 1, "layerdrop": 0.5, "attention_dropout": 0, "text": {"drop_path_rate": 1}}
+    entries = {"model_type": "opt", "token_dropout": True, "hidden_size": 16, **rates}
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    read = read_config(ModelConfig().but(name="hf_causal_lm", hf_folder=str(tmp_path))).hf_config
+    assert [read[key] for key in rates] == [0, 0, 0, {"drop_path_rate": 0}]
+    assert read["token_dropout"] is True
 
 
 def test_a_config_may_use_the_second_names_alone():

@@ -18,6 +18,9 @@ from photon.errors import ConfigError, require_package
 from photon.model.loss import TokenLoss, logits_loss
 from photon.model.positions import require_positions
 
+DROPOUT = ("dropout", "pdrop", "layerdrop", "drop_path", "droppath", "drop_connect")
+"""In the names of entries that say how much is left out in training, be it whole layers."""
+
 
 class HuggingFaceLM(nn.Module):
     """A model of `transformers`; parameter names are those of its own checkpoints.
@@ -213,11 +216,16 @@ def _entries(config: Any) -> dict[str, Any]:
 def _without_dropout(entries: dict[str, Any]) -> dict[str, Any]:
     clean: dict[str, Any] = {}
     for key, value in entries.items():
-        is_rate = ("dropout" in key or "pdrop" in key) and isinstance(value, float)
         if isinstance(value, dict):
             value = _without_dropout(value)
-        clean[key] = 0.0 if is_rate else value
+        clean[key] = 0.0 if value and _is_dropout_rate(key, value) else value
     return clean
+
+
+def _is_dropout_rate(key: str, value: Any) -> bool:
+    """Whether an entry says how much is left out; a truth value only says whether it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and any(name in key for name in DROPOUT)
 
 
 def _first(config: Any, *names: str) -> int | None:
