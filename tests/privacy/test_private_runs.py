@@ -15,7 +15,7 @@ from photon.chain.verify import verify_run
 from photon.config import Config, load_config
 from photon.core.gate import GRADIENT
 from photon.core.messages import Update
-from photon.errors import ConfigError, CorruptCheckpoint, PhotonWarning
+from photon.errors import ConfigError, CorruptCheckpoint, DataError, PhotonWarning
 from photon.hub.hf_folder import export_folder
 from photon.node import engine, noise
 from photon.privacy.accounting import Release, epsilon
@@ -58,8 +58,9 @@ def records(result: TrainResult) -> list[dict]:
 
 
 def ledger(result: TrainResult) -> list[dict]:
+    """The releases in it."""
     text = (Path(result.folder) / "privacy" / "releases.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    return [line for line in map(json.loads, text.splitlines()) if "asked" not in line]
 
 
 def parameters(result: TrainResult) -> torch.Tensor:
@@ -151,11 +152,55 @@ def test_a_crash_behind_a_release_costs_nothing_and_changes_nothing(make, monkey
         photon.train(make("broken", *keys))
     monkeypatch.setattr(loop.Server, "_commit", commit)
     folder = Path(whole.folder).parents[1] / "broken" / "run"
-    assert len((folder / "privacy" / "releases.jsonl").read_text().splitlines()) == 2
+    assert '"round": 2, "sum"' in (folder / "privacy" / "releases.jsonl").read_text()
     again = photon.resume(folder)
     assert final_digest(again) == final_digest(whole)
     assert ledger(again) == ledger(whole)
     assert [one["epsilon"] for one in records(again)] == [one["epsilon"] for one in records(whole)]
+
+
+def losing_client_3(monkeypatch, times: int) -> None:
+    """Its updates, where those of the others have reached the server."""
+    left = iter(range(times))
+
+    def lost(update: Update) -> Update:
+        if update.client == 3 and next(left, None) is not None:
+            raise DataError("lost")
+        return update
+
+    falsify(monkeypatch, lost)
+
+
+def test_updates_that_came_to_nothing_reached_the_server_all_the_same(make, monkeypatch, tmp_path):
+    """Those of skipped rounds, of a round that is tried again, and of one that is gone back to."""
+    losing_client_3(monkeypatch, 2)
+    with pytest.warns(PhotonWarning, match="failed_rounds=skip"):
+        run = photon.train(make("skipped", *CLIENTS, "fl.failed_rounds=skip"))
+    assert [line["epsilon"] for line in records(run)] == [0, 0]
+    each = [line["epsilon_of_updates"] for line in records(run)]
+    assert each == pytest.approx([priced(1 / 2, n) for n in (1, 2)])
+    losing_client_3(monkeypatch, 1)
+    with pytest.warns(PhotonWarning, match="failed_rounds=retry"):
+        photon.resume(run.folder, ["fl.n_rounds=3", "fl.failed_rounds=retry"])
+    again = photon.resume(run.folder, ["photon.resume_round=2"])
+    last = records(again)[-1]
+    assert last["epsilon"] == pytest.approx(priced((3 / 4) ** 0.5, 1)), "it is the same sum"
+    assert last["epsilon_of_updates"] == pytest.approx(priced(1 / 2, 5))
+    export_folder(Path(run.folder), tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "photon.json").read_text())["privacy"]
+    assert facts["epsilon_of_updates"] == last["epsilon_of_updates"]
+    assert_older_is_refused(again)
+
+
+def assert_older_is_refused(run: TrainResult) -> None:
+    """A ledger of before the newest checkpoint: of later rounds that were all skipped, too."""
+    path = Path(run.folder) / "privacy" / "releases.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[1:]))
+    assert "releases.jsonl: lacks 1 of the updates of a client" in said_of_ledger(run)[1]
+    for to in (2, 3):
+        with pytest.raises(CorruptCheckpoint, match="lacks 1 of the updates"):
+            photon.resume(run.folder, [f"photon.resume_round={to}", "fl.n_rounds=4"])
 
 
 def said_of_ledger(result: TrainResult) -> tuple[str, str]:

@@ -27,6 +27,7 @@ from photon.privacy.terms import (
     promise_of,
     release_of,
 )
+from photon.run.releases import Ledger, lack
 
 KEY = bytes(range(32))
 
@@ -195,3 +196,21 @@ def test_a_sampled_release_is_bounded_by_theorem_27():
     ours = epsilon({Release(noise, 99, 10): rounds}, delta)
     assert ours <= by_hand * (1 + 1e-9)
     assert ours == pytest.approx(by_hand, rel=0.03)
+
+
+def test_older_versions_noted_no_updates_and_their_releases_count(tmp_path):
+    old = Ledger(tmp_path, (), 0, "k")
+    for number in (1, 2):
+        old.add(number, "sum", Release(2.0, 9, 3))
+    new = Ledger(tmp_path, ((2.0, 9, 3, 2),), 2, "k", asked=0)
+    assert new.asked() == 2
+    for _ in range(2):
+        new.ask(3)
+    new.add(3, "sum", Release(2.0, 9, 3))
+    assert (new.asked(), new.count().total()) == (4, 3)
+    copied = Ledger(tmp_path / "copied", new.told(), 3, "other", asked=new.asked())
+    copied.ask(4)
+    assert Ledger(tmp_path / "copied", new.told(), 3, "other", asked=4).asked() == 5
+    new.ask(4)
+    path = tmp_path / "releases.jsonl"
+    assert lack(path, (), [1, 2, 3, 4]) == "lacks round 4, which was committed"

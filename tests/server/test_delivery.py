@@ -84,6 +84,23 @@ def test_over_the_network_all_are_asked_at_once():
     assert list(this.waiting) == this.asked == [0, 2, 3, 1]
 
 
+def test_each_update_that_a_client_may_send_is_noted_before_it_is_asked_for():
+    """By clients of whom each is tried again on its own; one that no engine tries again is not."""
+    noted: list[int] = []
+    plan = RoundPlan(round=3, cohort=(0, 1, 2), instructions={}, base_digest="")
+    state, rules = ServerState(round=2, step=0, params={}, outer={}), Rules(quorum=1)
+    this = Delivery(plan, state, rules, asking=lambda: noted.append(3))
+    assert len(noted) == 1
+    this.waiting.clear()
+    for client, tried_again, times in (
+        (0, True, 2), (1, True, 2), (1, True, 3), (0, True, 3), (2, False, 3), (0, False, 3),
+    ):  # fmt: skip
+        this.waiting += [client] if tried_again else []
+        this.take(Failure(client, "node a: is gone"))
+        this.waiting.clear()
+        assert len(noted) == times
+
+
 def test_an_update_that_will_be_refused_makes_no_quorum(unsound):
     """Else the round would end without one where another client is only late."""
     now = [0.0]

@@ -287,17 +287,18 @@ def _of_summary(folder: Path, found: Walk) -> Iterator[Check]:
 def _of_releases(folder: Path, found: Walk) -> Iterator[Check]:
     """Whether the ledger of a private run has all that was committed: epsilon is counted by it."""
     kept, path = list_checkpoints(folder / "checkpoints"), folder / FOLDER / NAME
-    told = None
+    state: dict[str, Any] = {}
     with suppress(CheckpointError):  # a damaged one has been named already
-        told = artifact.read(kept[-1]).facts["state"].get("releases") if kept else None
-    if not told and not path.exists():
+        state = artifact.read(kept[-1]).facts["state"] if kept else {}
+    told, asked = state.get("releases") or (), state.get("asked", 0)
+    if not (told or asked or path.exists()):
         return
     if not path.parent.exists():
         yield Check("note", "privacy", f"{path.parent} is not here: {NAME} was not looked at")
         return
     rounds = merged_rounds(found.links)
     try:
-        fault = lack(path, told or (), rounds)
+        fault = lack(path, told, rounds, asked)
     except CorruptCheckpoint as error:
         yield Check("fail", "privacy", str(error))
         return

@@ -227,6 +227,7 @@ class ServerState:
         failures: client -> rounds in a row in which its update was refused, where that counts.
         quarantined: client -> last round that it is left out of.
         releases: what has been made public with noise, see `privacy.accounting.Release`.
+        asked: updates that one client may have sent at the most, where each has noise of its own.
     """
 
     round: int
@@ -258,6 +259,7 @@ class ServerState:
     failures: Mapping[int, int] = field(default_factory=dict)
     quarantined: Mapping[int, int] = field(default_factory=dict)
     releases: tuple[tuple[float, ...], ...] = ()
+    asked: int = 0
 
     @property
     def model(self) -> Tree:

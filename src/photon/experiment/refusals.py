@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from photon.chain.ledger import merged_in
@@ -12,10 +13,12 @@ from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.core.robust.probe import withstands_one
 from photon.data.read.shards import RowSource
+from photon.errors import CheckpointError
 from photon.hub.warm_start import WarmStart, warm_start
 from photon.model.build import empty_model, parameters_of
 from photon.points import AGGREGATIONS, aggregation, aggregation_parts
 from photon.privacy.terms import check_budget, noise_warning
+from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, number_of
 from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
@@ -54,10 +57,13 @@ def require_ledger(fl: Federation, run: Path, wanted: int | None) -> None:
     """
     if not fl.privacy.is_on:
         return
-    kept, since = run / "checkpoints", 0
-    if list_checkpoints(kept):
+    kept, since, asked = run / "checkpoints", 0, 0
+    if paths := list_checkpoints(kept):
         since = number_of(checkpoint_of_round(kept, -1 if wanted is None else wanted))
-    require_rounds(run / FOLDER / NAME, merged_in(run), since)
+        with suppress(CheckpointError):  # a damaged one may be what the run goes back for
+            newest = artifact.read(paths[-1]).facts["state"]
+            asked = newest.get("asked", 0) if newest["round"] > since else 0
+    require_rounds(run / FOLDER / NAME, merged_in(run), since, asked)
 
 
 def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str | None]:

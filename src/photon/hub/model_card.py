@@ -108,8 +108,8 @@ def privacy_of(saved: SavedModel) -> dict[str, float]:
     Raises:
         ConfigError: dp-accounting is not installed.
     """
-    told = artifact.read(saved.manifest).facts.get("state", {}).get("releases")
-    if not told:
+    state = artifact.read(saved.manifest).facts.get("state", {})
+    if not (told := state.get("releases")):
         return {}
     fl, count = saved.config.federation, count_of(told)
     found = {
@@ -117,7 +117,8 @@ def privacy_of(saved: SavedModel) -> dict[str, float]:
         "delta": fl.privacy.delta_for(fl.population),
         "releases": count.total(),
     }
-    if (of_updates := price_of_updates(fl, count.total())) is not None:
+    asked = max(state.get("asked", 0), count.total())  # older versions noted releases alone
+    if (of_updates := price_of_updates(fl, asked)) is not None:
         found["epsilon_of_updates"] = of_updates
     return found
 

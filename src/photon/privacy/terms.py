@@ -49,14 +49,19 @@ def price_of(fl: Federation, releases: Count) -> float:
     return epsilon(releases, fl.privacy.delta_for(fl.population))
 
 
-def price_of_updates(fl: Federation, rounds: int) -> float | None:
+def shows_noisy_updates(fl: Federation) -> bool:
+    """Whether the server gets each update by itself, with its client's noise."""
+    return fl.privacy.is_by_clients and not fl.secure_aggregation
+
+
+def price_of_updates(fl: Federation, updates: int) -> float | None:
     """The epsilon of what noise by clients leaves to a server that keeps every update, of a client
-    that took part in so many rounds; None where it has none to keep, or has them bare.
+    that was asked for so many; None where it has none to keep, or has them bare.
     """
-    if not fl.privacy.is_by_clients or fl.secure_aggregation or not rounds:
+    if not shows_noisy_updates(fl) or not updates:
         return None
     alone = fl.privacy.noise_multiplier / math.sqrt(fl.cohort_size)
-    return price_of(fl, {Release(alone): rounds})
+    return price_of(fl, {Release(alone): updates})
 
 
 @dataclass(frozen=True, slots=True)

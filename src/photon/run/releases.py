@@ -2,8 +2,10 @@
 round takes nothing back.
 
 Each line of `privacy/releases.jsonl` is one sum that got noise: its round, what it was made of, the
-key of the noise, and the `Release`. The first line may hold what was released up to a round, before
-the file was there: by the run that this one is a copy of, or because the file was lost.
+key of the noise, and the `Release`; or, where updates reach the server with noise of their clients,
+that each client may be asked for one more. The first line may hold what was released, and asked
+for, up to a round, before the file was there: by the run that this one is a copy of, or because the
+file was lost.
 """
 
 from __future__ import annotations
@@ -42,11 +44,21 @@ class Line(Closed):
     cohort: Clients
 
 
+class Asked(Closed):
+    """Updates of a round that each client may be asked for."""
+
+    round: Clients
+    asked: Clients
+
+
 class Before(Closed):
-    """What was released up to a round: noise, pool, cohort, and how many."""
+    """What was released up to a round: noise, pool, cohort, and how many; and updates asked for,
+    but for files of older versions.
+    """
 
     before: list[tuple[Noise, float, float, float]]
     round: Clients
+    asked: Clients = 0
 
 
 class Ledger:
@@ -55,18 +67,20 @@ class Ledger:
     before: what the state that the run goes on from has released.
     since: the round of that state.
     key: name of the key that the noise is made with: what another made is another release.
+    asked: updates of one client that this state counts.
 
     Raises:
         CorruptCheckpoint: a line is not as it was written, or the file is older than the state.
     """
 
-    def __init__(self, folder: Path, before: Told, since: int, key: str) -> None:
+    def __init__(self, folder: Path, before: Told, since: int, key: str, asked: int = 0) -> None:
         self.path, self.key = folder / NAME, key
         folder.mkdir(parents=True, exist_ok=True)
         self._lines: list[dict[str, Any]] = _read(self.path)
-        if not self._lines and before:
-            self._lines.append({"before": before, "round": since})
-        if fault := _lack(self._lines, before, ()):
+        if not self._lines and (before or asked):
+            noted = {"asked": asked} if asked else {}
+            self._lines.append({"before": before, "round": since, **noted})
+        if fault := _lack(self._lines, before, (), asked):
             raise _older(self.path, fault)
         with new_file(self.path) as file:  # without a line that a crash has torn
             file.write("".join(json.dumps(line) + "\n" for line in self._lines).encode())
@@ -82,7 +96,13 @@ class Ledger:
 
     def add(self, round_number: int, identity: str, release: Release) -> None:
         """Note a release, durably."""
-        line = {"round": round_number, "sum": identity, "key": self.key, **release._asdict()}
+        self._append({"round": round_number, "sum": identity, "key": self.key, **release._asdict()})
+
+    def ask(self, round_number: int) -> None:
+        """Note, durably, that each client may be asked for one more update."""
+        self._append({"round": round_number, "asked": 1})
+
+    def _append(self, line: dict[str, Any]) -> None:
         with open(self.path, "ab") as file:
             file.write((json.dumps(line) + "\n").encode())
             sync(file)
@@ -92,25 +112,30 @@ class Ledger:
         """All that has been released."""
         return _count(self._lines)
 
+    def asked(self) -> int:
+        """Updates that one client may have sent at the most."""
+        return _asked(self._lines)
+
     def told(self) -> Told:
         """The same, as a state holds it."""
         return told_of(self.count())
 
 
-def require_rounds(path: Path, rounds: Iterable[int], since: int) -> None:
+def require_rounds(path: Path, rounds: Iterable[int], since: int, asked: int = 0) -> None:
     """Before a run goes on, perhaps from an earlier round, whose state does not count what came
     after it.
 
     Args:
         rounds: that were committed.
         since: the round that it goes on from.
+        asked: updates of one client that a later checkpoint counts.
 
     Raises:
         CorruptCheckpoint: the ledger is damaged, or lacks one of these rounds; it may be missing
             where none is later than `since`.
     """
     lines = _read(path) or [{"before": (), "round": since}]
-    if fault := _lack(lines, (), rounds):
+    if fault := _lack(lines, (), rounds, asked):
         raise _older(path, fault)
 
 
@@ -123,25 +148,29 @@ def _older(path: Path, fault: str) -> CorruptCheckpoint:
     )
 
 
-def lack(path: Path, told: Told, rounds: Iterable[int]) -> str | None:
+def lack(path: Path, told: Told, rounds: Iterable[int], asked: int = 0) -> str | None:
     """What a ledger lacks, as one that an older backup has replaced does; None: nothing.
 
     Args:
-        told: what a checkpoint counts.
+        told, asked: what a checkpoint counts.
         rounds: that were committed.
 
     Raises:
         CorruptCheckpoint: a line is not as it was written.
     """
-    return _lack(_read(path), told, rounds)
+    return _lack(_read(path), told, rounds, asked)
 
 
-def _lack(lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int]) -> str | None:
+def _lack(
+    lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int], asked: int = 0
+) -> str | None:
     if lost := (count_of(told) - _count(lines)).total():
         return f"lacks {lost:,} of the releases that the checkpoint counts"
+    if (lost := asked - _asked(lines)) > 0:
+        return f"lacks {lost:,} of the updates of a client that the checkpoint counts"
     # Of what was before it knows the number, and of which rounds at the most.
     first = max((line["round"] for line in lines if "before" in line), default=0)
-    known = {line["round"] for line in lines}
+    known = {line["round"] for line in lines if "sum" in line or "before" in line}
     missing = sorted(number for number in set(rounds) - known if number > first)
     return f"lacks round {missing[0]}, which was committed" if missing else None
 
@@ -151,9 +180,17 @@ def _count(lines: Iterable[dict[str, Any]]) -> Counter[Release]:
     for line in lines:
         if "before" in line:
             found += count_of(line["before"])
-        else:
+        elif "sum" in line:
             found[Release(line["noise"], line["pool"], line["cohort"])] += 1
     return found
+
+
+def _asked(lines: Sequence[dict[str, Any]]) -> int:
+    """Updates asked of a client; older versions noted none, of their rounds releases count."""
+    noted = (at for at, line in enumerate(lines) if "asked" in line)
+    first = next(noted, len(lines))
+    return _count(lines[:first]).total() + sum(line["asked"] for line in lines[first:]
+                                               if "asked" in line)  # fmt: skip
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -171,7 +208,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         found = json.loads(line)
-        kind = Before if isinstance(found, dict) and "before" in found else Line
+        keys = found if isinstance(found, dict) else ()
+        kind = Before if "before" in keys else Asked if "asked" in keys else Line
         kind.model_validate(found)
         return found
     except (ValueError, RecursionError) as error:

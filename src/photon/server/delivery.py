@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -38,6 +38,7 @@ class Delivery:
 
     Attributes:
         state: before the round.
+        asking: called before clients are asked, and before one is asked more often than any was.
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
@@ -52,6 +53,7 @@ class Delivery:
     state: ServerState
     rules: policy.Rules
     clock: Clock = SYSTEM
+    asking: Callable[[], None] = lambda: None
     waiting: deque[int] = field(default_factory=deque)
     asked: list[int] = field(default_factory=list)
     updates: list[Update] = field(default_factory=list)
@@ -62,17 +64,21 @@ class Delivery:
     begun: float = field(default_factory=time.time)
     _first: float = math.inf
     _begun: float = field(init=False)
+    _tries: Counter[int] = field(default_factory=Counter)
     _verdicts: list[Future[Verdict]] = field(default_factory=list)
     _judge: ThreadPoolExecutor = field(default_factory=_judge)
 
     def __post_init__(self) -> None:
         self._begun = self.clock()
+        self.asking()
         self._ask()
 
     def take(self, arrival: Update | Failure) -> None:
         """Note what has come; whoever stands in for a client that is lost is asked."""
         if isinstance(arrival, Failure):
             self.failed[arrival.client] = arrival.reason
+            if arrival.client in self.waiting:  # its engine will try it again
+                self._note_again(arrival.client)
         else:
             if self.rules.masked:
                 self.unmasked[arrival.client] = arrival
@@ -121,6 +127,12 @@ class Delivery:
         """Note clients that have dropped out after they had trained."""
         self.failed |= lost
         self.came = {c: verdict for c, verdict in self.came.items() if c not in lost}
+
+    def _note_again(self, client: int) -> None:
+        most = max(self._tries.values(), default=0)
+        self._tries[client] += 1
+        if self._tries[client] > most:
+            self.asking()
 
     def _note_sound(self) -> None:
         """Count what will not be refused: an outlier neither closes a merge nor has others wait."""

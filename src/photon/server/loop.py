@@ -179,6 +179,7 @@ class Server:
             bytes_up=state.bytes_up + traffic.bytes_up,
             bytes_down=state.bytes_down + traffic.bytes_down,
             releases=self._privacy.told(),
+            asked=self._privacy.asked,
         )
         record = round_record(self.run, state, after, report, self._missing, traffic, seconds)
         return after, record | self._privacy.record(after)
@@ -234,7 +235,8 @@ class Server:
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
-        delivery = Delivery(plan, state, self._rules, self.clock)
+        asking = self._privacy.asking(plan.round)
+        delivery = Delivery(plan, state, self._rules, self.clock, asking)
         self._tell_training(delivery)
         self._commits.go()
         arrivals = self.engine.run_round(plan, base, delivery.waiting, self._must_stop)

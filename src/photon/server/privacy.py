@@ -20,7 +20,12 @@ from photon.machine.private_files import own_key
 from photon.privacy.accounting import Release, Told
 from photon.privacy.merge import identity, noise_on_mean, private_mixture, shortened
 from photon.privacy.noise import KEY_BYTES, name_of, secret_seed
-from photon.privacy.terms import price_of, price_of_updates, release_of
+from photon.privacy.terms import (
+    price_of,
+    price_of_updates,
+    release_of,
+    shows_noisy_updates,
+)
 from photon.run.participation import Participation
 from photon.run.releases import FOLDER, Ledger
 
@@ -46,7 +51,8 @@ class Privacy:
         if self.settings.is_on:
             self._key = own_key(folder / FOLDER / KEY, KEY_BYTES)
             name = name_of(self._key)
-            self._ledger = Ledger(folder / FOLDER, state.releases, state.round, name)
+            before = state.releases, state.round, name, state.asked
+            self._ledger = Ledger(folder / FOLDER, *before)
             price_of(federation, self._ledger.count())  # or what computes it is missing
 
     def choosing(self, participation: Participation) -> Participation:
@@ -125,6 +131,20 @@ class Privacy:
                 f"fl.privacy.max_epsilon={budget:g}"
             )
 
+    def asking(self, round_number: int) -> Callable[[], None]:
+        """What is called before clients are asked for an update of a round, and again before one of
+        them is asked once more than any was: a server could keep what comes of it, even if nothing
+        is merged in the end.
+        """
+        if not shows_noisy_updates(self.federation):
+            return lambda: None
+        return lambda: self._ledger.ask(round_number)
+
+    @property
+    def asked(self) -> int:
+        """Updates that one client may have sent so far, each with its own noise."""
+        return self._ledger.asked() if shows_noisy_updates(self.federation) else 0
+
     def told(self) -> Told:
         """What has been released so far, as a state holds it."""
         return self._ledger.told() if self.settings.is_on else ()
@@ -142,7 +162,7 @@ class Privacy:
             "epsilon": price_of(fl, count),
             "delta": self.settings.delta_for(fl.population),
         }
-        if (of_updates := price_of_updates(fl, sum(count.values()))) is not None:
+        if (of_updates := price_of_updates(fl, self.asked)) is not None:
             found["epsilon_of_updates"] = of_updates
         try:
             self.before(state)
