@@ -58,7 +58,7 @@ class Tokenization:
             DataError: the tokenizer has no such tokens.
         """
         for number in (self.end, *self.begin):
-            if number < 0 or tokenizer.id_to_token(number) is None:
+            if not has_token(tokenizer, number):
                 raise DataError(
                     f"{where}: documents are set apart by token {number}, which its tokenizer.json "
                     "has not; put the tokenizer there that the text was tokenised with"
@@ -125,6 +125,11 @@ def of_foreign(tokenizer: Tokenizer, end: int) -> Tokenization:
     places = range(len(whole) - len(inside) + 1)
     at = next((i for i in places if whole[i : i + len(inside)] == inside), 0)
     return Tokenization(end=end, begin=tuple(whole[:at]), specials_are_text=False)
+
+
+def has_token(tokenizer: Tokenizer, number: int) -> bool:
+    """Whether there is such a token; `tokenizers` itself takes numbers of 32 bits only."""
+    return 0 <= number < 1 << 32 and tokenizer.id_to_token(number) is not None
 
 
 def bare(tokenizer: Tokenizer) -> Tokenizer:

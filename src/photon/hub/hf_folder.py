@@ -19,9 +19,10 @@ import photon
 from photon.config.model import ModelConfig
 from photon.config.schema import config_of_model
 from photon.container.container import digest, write_container
+from photon.data.hub_access import first_line
 from photon.data.manifest import write_json
 from photon.data.prepare.encode import Encoder
-from photon.data.tokenization import KEY, Tokenization, of_foreign
+from photon.data.tokenization import KEY, Tokenization, has_token, of_foreign
 from photon.data.tokenizer import SEPARATOR, load_tokenizer, save_tokenizer, vocab_size
 from photon.errors import CheckpointError, DataError, RunFolderError, StorageError
 from photon.hub.model_card import model_card, privacy_of
@@ -238,12 +239,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a folder, mapped from its one file or from its shards."""
-    index = _read_json(folder / "model.safetensors.index.json")
-    names = ["model.safetensors"]
-    if index is not None and not (folder / names[0]).exists():
-        names = sorted({str(name) for name in (index.get("weight_map") or {}).values()})
     tensors: dict[str, Tensor] = {}
-    for name in names:
+    for name in _files_of_tensors(folder):
         path = folder / name
         if Path(name).name != name or not path.is_file():
             pickled = f"; {CONVERT}" if any(folder.glob("*.bin")) else ""
@@ -253,6 +250,20 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: cannot read the tensors ({error})") from error
     return tensors
+
+
+def _files_of_tensors(folder: Path) -> list[str]:
+    """Names as the index gives them, which is not ours: they may be no files, or lie elsewhere."""
+    path = folder / "model.safetensors.index.json"
+    index = _read_json(path)
+    if index is None or (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    files = index.get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(
+            f"{path}: its weight_map does not say which file has which tensor; get the folder anew"
+        )
+    return sorted({str(name) for name in files.values()})
 
 
 def read_encoder(folder: Path) -> Encoder:
@@ -282,13 +293,15 @@ def _read_tokenizer(folder: Path) -> Tokenizer:
         from transformers import AutoTokenizer
 
         with quiet():
-            made = AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
+            made = AutoTokenizer.from_pretrained(
+                str(folder), use_fast=True, local_files_only=True, trust_remote_code=False
+            )
         return made.backend_tokenizer
     except Exception as error:  # whatever it lacks, the user needs the file
         raise DataError(
             f"{folder}: no tokenizer.json here, and transformers cannot make one "
-            f"({str(error).splitlines()[0]}); add the tokenizer.json that the model was trained "
-            "with"
+            f"without running what lies there ({first_line(error)}); add the tokenizer.json that "
+            "the model was trained with"
         ) from error
 
 
@@ -304,7 +317,7 @@ def _end_of_text(folder: Path, tokenizer: Tokenizer) -> int:
     first = ids[0] if isinstance(ids, list) and ids else ids
     candidates = [
         tokenizer.token_to_id(token) if isinstance(token, str) else None,
-        first if isinstance(first, int) and tokenizer.id_to_token(first) else None,
+        first if type(first) is int and has_token(tokenizer, first) else None,
         tokenizer.token_to_id(SEPARATOR),
     ]
     found = next((number for number in candidates if number is not None), None)

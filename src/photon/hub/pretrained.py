@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from photon.config.llm import Inner
 from photon.config.model import ModelConfig
 from photon.core.tree import Tree, all_finite
+from photon.data.hub_access import first_line
 from photon.errors import CheckpointError, MismatchedCheckpoint
 from photon.model.build import model_with
 from photon.model.causal_lm import HuggingFaceLM, hf_config
@@ -43,11 +45,17 @@ def pretrained_parameters(model: ModelConfig, name: str) -> dict[str, Tensor]:
                 name,
                 config=hf_config(model),
                 use_safetensors=True,
+                trust_remote_code=False,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{name}: its safetensors are damaged or cut off ({first_line(error)}); get the folder "
+            "anew"
+        ) from error
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{name}: cannot read the weights ({reason}); {CONVERT}") from error
     except RuntimeError as error:
         raise MismatchedCheckpoint(
