@@ -44,7 +44,8 @@ def test_code_beside_a_tokenizer_is_neither_run_nor_offered(folder, tmp_path, mo
     monkeypatch.setattr(builtins, "input", lambda question="": asked.append(question) or "y")
     with pytest.raises(DataError, match=r"theirs: no tokenizer.json here, .*custom code.*; add"):
         import_folder(folder, tmp_path / "run")
-    assert not ran.exists() and not asked
+    assert not ran.exists()
+    assert not asked
 
 
 def test_a_library_error_without_words_is_told_by_its_kind(folder, monkeypatch):

@@ -211,25 +211,34 @@ def _by_source(
     A source larger than a client's fair share is cut into pieces of about that share; but as many
     sources as clients are one each, in the order of their names.
     """
-    names = sorted({documents[i].source for i in indices})
-    if len(names) == num_clients:
-        return [[i for i in indices if documents[i].source == name] for name in names]
+    members: dict[str, list[int]] = {}
+    for i in indices:
+        members.setdefault(documents[i].source, []).append(i)
+    if len(members) == num_clients:
+        return [members[name] for name in sorted(members)]
     size = {i: documents[i].size for i in indices}
     share = sum(size.values()) / num_clients
-    groups: dict[str, list[list[int]]] = {}
-    for i in indices:
-        pieces = groups.setdefault(documents[i].source, [[]])
-        if pieces[-1] and sum(size[j] for j in pieces[-1]) + size[i] > share:
-            pieces.append([])
-        pieces[-1].append(i)
+    everything = [piece for of in members.values() for piece in _pieces(of, size, share)]
     parts: list[list[int]] = [[] for _ in range(num_clients)]
     loads = [0] * num_clients
-    everything = [piece for pieces in groups.values() for piece in pieces]
     for piece in sorted(everything, key=lambda p: (-sum(size[i] for i in p), p[0])):
         client = loads.index(min(loads))
         parts[client].extend(piece)
         loads[client] += sum(size[i] for i in piece)
     return parts
+
+
+def _pieces(indices: Sequence[int], size: Mapping[int, int], most: float) -> list[list[int]]:
+    """Consecutive documents together, up to a size."""
+    pieces: list[list[int]] = [[]]
+    filled = 0
+    for i in indices:
+        if pieces[-1] and filled + size[i] > most:
+            pieces.append([])
+            filled = 0
+        pieces[-1].append(i)
+        filled += size[i]
+    return pieces
 
 
 @dataclass(frozen=True, slots=True)

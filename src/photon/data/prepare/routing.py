@@ -116,15 +116,12 @@ class StreamRoute:
 
     def documents(self, position: Position) -> Iterator[Routed]:
         block, file, place, taken = position
+        stream = self._stream(file, place)  # one for all blocks: each file is read once
         while True:
-            documents, after = self._read_block(file, place)
+            documents, after = self._next_block(stream)
             if not documents:
                 return
-            dealt = [
-                item
-                for document in documents
-                for item in self.placement.deal(text_digest(document.text), document)
-            ]
+            dealt = [item for document in documents for item in self._deal(document)]
             order = generator(self.seed, "block", block).permutation(len(dealt))
             for number in range(taken, len(order)):
                 last = number + 1 == len(order)
@@ -143,22 +140,32 @@ class StreamRoute:
         return list(self._files[: file + (place > 0 or taken > 0)])
 
     def first_block(self) -> list[Document]:
-        return self._read_block(0, 0)[0]
+        return self._next_block(self._stream(0, 0))[0]
 
     def whole(self) -> list[Document] | None:
         """All documents, if they fit one block."""
-        documents, (file, _) = self._read_block(0, 0)
+        documents, (file, _) = self._next_block(self._stream(0, 0))
         return documents if file == len(self._files) else None
 
-    def _read_block(self, file: int, place: int) -> tuple[list[Document], tuple[int, int]]:
-        """The documents from a place on that are shuffled together, and the place behind them."""
-        documents: list[Document] = []
-        size = 0
+    def _deal(self, document: Document) -> list[tuple[str, Document]]:
+        return self.placement.deal(text_digest(document.text), document)
+
+    def _stream(self, file: int, place: int) -> Iterator[tuple[Document, tuple[int, int]]]:
+        """Every document from a place on, with the place behind it."""
         for number in range(file, len(self._files)):
             start = place if number == file else 0
             for behind, document in self.source.documents(self._files[number], start):
-                documents.append(document)
-                size += document.size
-                if len(documents) >= self.block_documents or size >= BLOCK_CHARACTERS:
-                    return documents, (number, behind)
+                yield document, (number, behind)
+
+    def _next_block(
+        self, stream: Iterator[tuple[Document, tuple[int, int]]]
+    ) -> tuple[list[Document], tuple[int, int]]:
+        """The next documents that are shuffled together, and the place behind them."""
+        documents: list[Document] = []
+        size = 0
+        for document, after in stream:
+            documents.append(document)
+            size += document.size
+            if len(documents) >= self.block_documents or size >= BLOCK_CHARACTERS:
+                return documents, after
         return documents, (len(self._files), 0)
