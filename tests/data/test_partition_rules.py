@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,3 +168,16 @@ def test_apportioned_counts_are_exact(seed):
     assert sum(counts) == total
     exact = shares / shares.sum() * total
     assert (np.abs(np.array(counts) - exact) < 1).all()
+
+
+def test_sharing_out_sources_takes_time_in_proportion_to_the_documents():
+    class Size(int):
+        additions = 0
+
+        def __radd__(self, other):
+            Size.additions += 1
+            return int(self) + other
+
+    documents = [SimpleNamespace(source="abc"[i % 3], size=Size(1000)) for i in range(600)]
+    partition_documents(documents, Rule("source", 2, 1), validation_fraction=0.05)
+    assert Size.additions < 10 * 600

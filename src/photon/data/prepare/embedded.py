@@ -62,6 +62,6 @@ def _plan(corpus: EmbeddedCorpus, num_clients: int, sequence_length: int, say: S
     visible = [d.text for i, d in enumerate(documents) if i not in held_back]
     return Plan(
         spec=DatasetSpec(clients=range(num_clients), sequence_length=sequence_length),
-        phases=[Phase(ListedRoute(partition, documents.__getitem__))],
+        phases=[Phase(ListedRoute(partition, documents, documents.__getitem__))],
         make_tokenizer=lambda: train_tokenizer(visible, corpus.vocab_size),
     )

@@ -34,6 +34,9 @@ class HubSource:
     def num_files(self) -> int:
         return 1
 
+    def size(self, file: int) -> int:
+        return 1
+
     def share(self, order: Sequence[int], reading: int) -> float | None:
         return None
 

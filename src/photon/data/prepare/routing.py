@@ -13,7 +13,7 @@ from typing import Protocol
 
 from photon.core.seeds import generator
 from photon.data.prepare.corpus import Document
-from photon.data.prepare.partition import VALIDATION, Partition, Placement
+from photon.data.prepare.partition import VALIDATION, Partition, Placement, Sized
 from photon.data.prepare.sources import Source
 
 BLOCK_CHARACTERS = 1 << 26
@@ -52,6 +52,10 @@ class Route(Protocol):
         """Numbers of the source's files that were opened before a position."""
         ...
 
+    def training_parts(self, seed: int) -> list[tuple[int, Iterator[Document]]]:
+        """What clients train on, part by part: the part's size in some unit, and its documents."""
+        ...
+
 
 def text_digest(text: str) -> int:
     """63 bits that name a text."""
@@ -64,18 +68,24 @@ class ListedRoute:
 
     Args:
         partition: of the documents' numbers.
+        listed: the documents, of which sizes are known.
         load: gives a document by its number.
         files: numbers of the source's files that they come from.
     """
 
     def __init__(
-        self, partition: Partition, load: Callable[[int], Document], files: Sequence[int] = ()
+        self,
+        partition: Partition,
+        listed: Sequence[Sized],
+        load: Callable[[int], Document],
+        files: Sequence[int] = (),
     ) -> None:
         self._items = [(VALIDATION, index) for index in partition.validation]
         parts = zip(partition.train, partition.held_out, strict=True)
         for client, (train, held_out) in enumerate(parts, partition.first):
             self._items += [(f"client_{client}/train", index) for index in train]
             self._items += [(f"client_{client}/validation", index) for index in held_out]
+        self._partition, self._listed = partition, listed
         self._load, self._files = load, files
 
     def start(self) -> Position:
@@ -92,6 +102,15 @@ class ListedRoute:
 
     def files_read(self, position: Position | None) -> list[int]:
         return list(self._files)
+
+    def training_parts(self, seed: int) -> list[tuple[int, Iterator[Document]]]:
+        """A client each, its documents in random order: those of a kind lie together otherwise."""
+        parts = []
+        for client, indices in enumerate(self._partition.train):
+            order = generator(seed, "tokenizer", client).permutation(len(indices)).tolist()
+            size = sum(self._listed[index].size for index in indices)
+            parts.append((size, map(self._load, map(indices.__getitem__, order))))
+        return parts
 
 
 class StreamRoute:
@@ -138,6 +157,16 @@ class StreamRoute:
             return []
         _, file, place, taken = position
         return list(self._files[: file + (place > 0 or taken > 0)])
+
+    def training_parts(self, seed: int) -> list[tuple[int, Iterator[Document]]]:
+        """A file each, from its beginning."""
+        return [(self.source.size(file), self._trained(file)) for file in self._files]
+
+    def _trained(self, file: int) -> Iterator[Document]:
+        for _, document in self.source.documents(file, 0):
+            for place, stretch in self._deal(document):
+                if place.endswith("/train"):
+                    yield stretch
 
     def first_block(self) -> list[Document]:
         return self._next_block(self._stream(0, 0))[0]

@@ -20,6 +20,10 @@ class Source(Protocol):
 
     def num_files(self) -> int: ...
 
+    def size(self, file: int) -> int:
+        """Of a file, in a unit that all have in common."""
+        ...
+
     def documents(self, file: int, start: int) -> Iterator[tuple[int, Document]]:
         """Documents of a file from a place on, each with the place behind it."""
         ...
@@ -71,6 +75,9 @@ class LocalSource:
 
     def num_files(self) -> int:
         return len(self.files)
+
+    def size(self, file: int) -> int:
+        return self.files[file].size
 
     def documents(self, file: int, start: int) -> Iterator[tuple[int, Document]]:
         entry = self.files[file]

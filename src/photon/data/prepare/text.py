@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
@@ -30,6 +30,7 @@ from photon.data.prepare.partition import (
 from photon.data.prepare.pipeline import DatasetSpec, Phase, Progress
 from photon.data.prepare.readers import ENDINGS, Columns
 from photon.data.prepare.routing import ListedRoute, Position, Route, StreamRoute, text_digest
+from photon.data.prepare.sampling import training_texts
 from photon.data.prepare.sources import LocalSource, Source, by_split, changed_file, without_copies
 from photon.data.prepare.splits import Split, choose_splits
 from photon.data.tokenizer import open_tokenizer, tokenizer_digest, tokenizer_file, train_tokenizer
@@ -182,7 +183,7 @@ class _Work:
         def load_stretch(number: int) -> Document:
             return stretches[number].of(whole(stretches[number].index))
 
-        return ListedRoute(partition, load_stretch, range(source.num_files()))
+        return ListedRoute(partition, stretches, load_stretch, range(source.num_files()))
 
     def _streamed(
         self, train: Source, validation: Source | None, sizes: dict[str, int] | None
@@ -248,22 +249,11 @@ class _Work:
         if keys.tokenizer is not None:
             return open_tokenizer(keys.tokenizer)
         say(f"tokenizer   training {keys.vocab_size:,} tokens")
-        texts = _training_texts(route, keys.tokenizer_bytes)
+        texts = training_texts(route, keys.tokenizer_bytes, keys.seed)
         first = next(filter(None, texts), None)
         if first is None:
             raise DataError(f"{keys.source}: the text to train on is empty; add text")
         return train_tokenizer(chain([first], texts), keys.vocab_size)
-
-
-def _training_texts(route: Route, most_bytes: int) -> Iterator[str]:
-    """Text that clients train on, in the order of the route; held-out text stays unseen."""
-    size = 0
-    for routed in route.documents(route.start()):
-        if routed.place.endswith("/train"):
-            yield routed.document.text
-            size += len(routed.document.text.encode("utf-8", "surrogatepass"))
-            if size >= most_bytes:
-                return
 
 
 def _name_tokenizer(keys: PrepareConfig) -> str:
