@@ -28,7 +28,9 @@ def source(tmp_path):
     """Three files of 25, 50 and 75 documents; it counts how often each is opened."""
 
     class Counting(LocalSource):
-        opened: Counter[int] = Counter()
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.opened = Counter()
 
         def documents(self, file, start):
             self.opened[file] += 1
@@ -37,7 +39,6 @@ def source(tmp_path):
     for number in range(3):
         lines = [{"text": f"file {number} document {i:04}"} for i in range(25 * (number + 1))]
         (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
-    Counting.opened = Counter()
     return Counting(find_files(tmp_path)[0], Columns())
 
 
