@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zstandard
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from photon.cli.main import run
-from photon.data.manifest import read_manifest
+from photon.data.manifest import clients_of, read_manifest
 from photon.data.mds.format import read_index, read_samples
 from photon.data.mds.importing import import_mds, token_bytes
 from photon.data.read.shards import Rows
@@ -183,6 +186,70 @@ def test_bytes_behind_tokens_add_up_to_the_text(tokenizer):
     assert token_bytes(vocabulary)[0] == 0
 
 
+def sentence_pieces(decoder) -> Tokenizer:
+    """As SentencePiece's: a space belongs to the word behind it and stands before the first too."""
+    made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(
+        vocab_size=340, special_tokens=["<unk>", "</s>"], show_progress=False
+    )
+    made.train_from_iterator(
+        ["the parser adds an argument to the group of the parser"] * 9, trainer
+    )
+    model = json.loads(made.to_str())
+    for token in (f"<0x{byte:02X}>" for byte in range(256)):
+        model["model"]["vocab"][token] = len(model["model"]["vocab"])
+    made = Tokenizer.from_str(json.dumps(model))
+    made.decoder, made.pre_tokenizer = decoder, None
+    return made
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Sequence(
+            [
+                decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        ),
+        decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
+    ],
+)  # fmt: skip
+def test_bytes_behind_pieces_with_spaces_add_up_too(decoder):
+    vocabulary = sentence_pieces(decoder)
+    text = "the parser adds ☃ to the group of an argument"
+    ids = vocabulary.encode(text).ids
+    assert len(ids) < len(text), "pieces of several letters"
+    assert vocabulary.token_to_id("<0xE2>") in ids, "and bytes"
+    assert vocabulary.decode(ids) == text
+    assert token_bytes(vocabulary)[ids].sum() == len(text.encode()) + 1, "the space before it all"
+
+
+def test_clients_keep_their_numbers(tmp_path, tokenizer):
+    for client in (4, 5):
+        write_mds(tmp_path / "mds" / f"client_{client}", samples_of(20, seed=client))
+    manifest = import_mds(tmp_path / "mds", tmp_path / "out", tokenizer)
+    assert clients_of(manifest) == range(4, 6)
+    assert (
+        Rows(tmp_path / "out/client_5/train").read(np.arange(1))[0, :-1].tolist()
+        == (samples_of(20, seed=5)[0])
+    )
+    assert len(verify(tmp_path / "out")) == 5
+
+
+@pytest.mark.parametrize("name", ["client_2", "client_00"])
+def test_clients_with_holes_between_them_are_refused(tmp_path, tokenizer, name):
+    for folder in ("client_0", name):
+        write_mds(tmp_path / "mds" / folder, samples_of(20))
+    with pytest.raises(DataError, match=r"mds: after client_00? comes client_[02]+; clients are"):
+        import_mds(tmp_path / "mds", tmp_path / "out", tokenizer)
+    assert not (tmp_path / "out").exists()
+
+
 def spoil_index(folder: Path, change) -> None:
     index = json.loads((folder / "index.json").read_text())
     change(index)
@@ -198,7 +265,14 @@ def spoil_index(folder: Path, change) -> None:
         (lambda i: i["shards"][0].update(column_encodings=["pkl"]), "is encoded as pkl"),
         (lambda i: i["shards"][0].update(column_encodings=["ndarray:float32"]), "float32"),
         (lambda i: i["shards"][0].update(compression="br"), "compression 'br'"),
+        (lambda i: i["shards"][0].update(compression=3), "compression 3; zstd or none"),
         (lambda i: i["shards"][0].pop("samples"), "not an index of MDS shards"),
+        (lambda i: i["shards"][0].update(samples=-1), "not an index .*samples -1"),
+        (lambda i: i["shards"][0].update(column_encodings=[]), "not an index .*0 encodings"),
+        (lambda i: i["shards"][0].update(column_encodings=[3]), "not an index of MDS shards"),
+        (lambda i: i["shards"][0].update(column_sizes=["x"]), "not an index .*column_sizes"),
+        (lambda i: i["shards"][0]["raw_data"].update(bytes=10**13), "not an index .*bytes 1000"),
+        (lambda i: i["shards"][0]["raw_data"].update(basename="../x"), "not an index .*basename"),
     ],
 )
 def test_an_index_of_something_else_is_named(tmp_path, change, message):
@@ -256,11 +330,24 @@ def test_compressed_shards_are_checked(tmp_path):
         list(read_samples(shard))
 
 
+def test_no_room_is_made_for_what_an_index_claims(tmp_path):
+    write_mds(tmp_path / "m", samples_of(5), compression="zstd")
+    (shard,) = read_index(tmp_path / "m")
+    claimed = (1 << 32) - 1
+    tracemalloc.start()
+    with pytest.raises(DataError, match=rf"bytes, the index says {claimed:,}"):
+        list(read_samples(replace(shard, raw_bytes=claimed)))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 26
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
         ([*samples_of(3), [1, 2]], "a sample of 2 tokens among samples of 12"),
         ([*samples_of(3), [280] * 12], "token 280 is not in the tokenizer's vocabulary of 280"),
+        ([[], [], []], "a sample of 0 tokens; rows need at least one"),
         ([samples_of(1)[0]], "too few samples for a training and a validation part"),
     ],
 )

@@ -39,6 +39,7 @@ _TYPES = {
 _INTEGERS = frozenset(_TYPES.values())
 _HASHES = {"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "blake2s"}
 """Those of the format's that the standard library has; others are not checked."""
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ def read_index(folder: Path) -> list[MdsShard]:
     """The shards of an MDS folder, in order.
 
     Raises:
-        DataError: no index, another format or version, no column of tokens, or an encoding that
-            holds none.
+        DataError: no index, another format or version, no column of tokens, an encoding that holds
+            none, or entries that no writer makes.
     """
     path = folder / INDEX
     try:
@@ -83,7 +84,7 @@ def read_index(folder: Path) -> list[MdsShard]:
         return [_shard(folder, entry) for entry in index["shards"]]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no MDS data here (no index.json)") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not an index of MDS shards ({error!r})") from error
 
 
@@ -93,26 +94,23 @@ def _shard(folder: Path, entry: dict[str, Any]) -> MdsShard:
             f"{folder / INDEX}: a shard of format {entry['format']} version {entry['version']}; "
             "mds version 2 can be read"
         )
-    names = list(entry["column_names"])
+    names, encodings, sizes = _columns(entry)
     if COLUMN not in names:
         raise DataError(
             f"{folder / INDEX}: no column {COLUMN!r}, only {', '.join(names)}; data of token ids "
             "is needed, text goes through `photon prepare`"
         )
-    compression = (entry["compression"] or "").partition(":")[0]
-    if compression not in ("", "zstd"):
-        raise DataError(f"{folder / INDEX}: compression {compression!r}; zstd or none can be read")
-    raw, packed = entry["raw_data"], entry["zip_data"]
-    compressed = bool(compression) and not (folder / raw["basename"]).exists()
-    file = packed if compressed else raw
+    raw = entry["raw_data"]
+    compressed = _is_compressed(folder, entry)
+    file = entry["zip_data"] if compressed else raw
     shard = MdsShard(
-        path=folder / file["basename"],
+        path=_beside(folder, file["basename"]),
         compressed=compressed,
-        samples=int(entry["samples"]),
-        raw_bytes=int(raw["bytes"]),
+        samples=_number(entry, "samples"),
+        raw_bytes=_number(raw, "bytes"),
         hashes=dict(file["hashes"]),
-        encodings=tuple(entry["column_encodings"]),
-        sizes=tuple(entry["column_sizes"]),
+        encodings=encodings,
+        sizes=sizes,
         position=names.index(COLUMN),
     )
     kind, _, values = shard.encoding.partition(":")
@@ -122,6 +120,45 @@ def _shard(folder: Path, entry: dict[str, Any]) -> MdsShard:
             "integers or bytes can be read"
         )
     return shard
+
+
+def _columns(entry: dict[str, Any]) -> tuple[list[str], tuple[str, ...], tuple[int | None, ...]]:
+    """Names, encodings and sizes of the columns: one of each."""
+    names, encodings = list(entry["column_names"]), tuple(entry["column_encodings"])
+    sizes = tuple(entry["column_sizes"])
+    if not len(names) == len(encodings) == len(sizes):
+        raise ValueError(f"{len(names)} columns, {len(encodings)} encodings, {len(sizes)} sizes")
+    if not all(isinstance(text, str) for text in (*names, *encodings)):
+        raise ValueError("a column's name or encoding is no text")
+    if not all(size is None or (type(size) is int and size >= 0) for size in sizes):
+        raise ValueError(f"column_sizes {list(sizes)!r:.80}")
+    return names, encodings, sizes
+
+
+def _is_compressed(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether the shard is there in its compressed form only."""
+    compression = entry["compression"] or ""
+    if not isinstance(compression, str) or compression.partition(":")[0] not in ("", "zstd"):
+        raise DataError(
+            f"{folder / INDEX}: compression {compression!r:.40}; zstd or none can be read"
+        )
+    return bool(compression) and not _beside(folder, entry["raw_data"]["basename"]).exists()
+
+
+def _beside(folder: Path, name: Any) -> Path:
+    """A file that the index names: in the folder or, of a merged index, below it."""
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        raise ValueError(f"basename {name!r:.80}")
+    return folder / name
+
+
+def _number(entry: dict[str, Any], key: str) -> int:
+    """A count in a file whose offsets have 32 bits."""
+    value = entry[key]
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"{key} {value!r:.40}")
+    return value
 
 
 def read_samples(shard: MdsShard) -> Iterator[np.ndarray]:
@@ -153,9 +190,7 @@ def _read(shard: MdsShard) -> bytes:
             if hashlib.new(name, data).hexdigest() != shard.hashes[name]:
                 raise DataError(f"{shard.path}: its {name} is not the index's; copy it again")
         if shard.compressed:
-            # One byte more than there should be shows a file that is too long, whatever it claims.
-            with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-                data = reader.read(shard.raw_bytes + 1)
+            data = _decompressed(data, shard.raw_bytes)
     except OSError as error:
         raise DataError(f"{shard.path}: cannot read the shard ({error.strerror})") from error
     except zstandard.ZstdError as error:
@@ -165,6 +200,18 @@ def _read(shard: MdsShard) -> bytes:
             f"{shard.path}: {len(data):,} bytes, the index says {shard.raw_bytes:,}; copy it again"
         )
     return data
+
+
+def _decompressed(data: bytes, size: int) -> bytes:
+    """What there is, piece by piece: neither file nor index is believed how much that will be.
+
+    One byte more than there should be shows a file that is too long.
+    """
+    found = bytearray()
+    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+        while piece := reader.read(min(_PIECE, size + 1 - len(found))):
+            found += piece
+    return bytes(found)
 
 
 def _tokens(shard: MdsShard, sample: bytes) -> np.ndarray:

@@ -28,7 +28,7 @@ from photon.data.manifest import MANIFEST, sum_of_parts, write_json
 from photon.data.mds.format import INDEX, MdsShard, read_index, read_samples
 from photon.data.prepare.writer import ShardWriter
 from photon.data.tokenization import KEY, of_occurrence
-from photon.data.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_file
+from photon.data.tokenizer import load_tokenizer, tokenizer_digest, tokenizer_file, vocab_size
 from photon.errors import DataError, storing
 from photon.say import Say
 
@@ -99,7 +99,7 @@ def _parts(source: Path, held_out: float) -> dict[str, tuple[Samples, ...]]:
     """What goes where: name of a part -> samples, in order."""
     parts: dict[str, tuple[Samples, ...]] = {}
     clients = _clients(source)
-    for number, folder in enumerate(clients):
+    for number, folder in clients.items():
         train = _whole(folder if (folder / INDEX).exists() else folder / "train")
         if (folder / "validation" / INDEX).exists():
             validation = _whole(folder / "validation")
@@ -111,22 +111,32 @@ def _parts(source: Path, held_out: float) -> dict[str, tuple[Samples, ...]]:
             raise DataError(f"{folder}: too few samples for a training and a validation part")
         parts[f"client_{number}/train"] = (train,)
         parts[f"client_{number}/validation"] = (validation,)
-    if clients != [source] and (source / "validation" / INDEX).exists():
+    if source not in clients.values() and (source / "validation" / INDEX).exists():
         parts["validation"] = (_whole(source / "validation"),)
     else:
-        own = [parts[f"client_{number}/validation"] for number in range(len(clients))]
+        own = [parts[f"client_{number}/validation"] for number in clients]
         parts["validation"] = tuple(itertools.chain.from_iterable(own))
     return parts
 
 
-def _clients(source: Path) -> list[Path]:
-    """The clients' folders by number; the source itself if it has none."""
-    numbered = [
+def _clients(source: Path) -> dict[int, Path]:
+    """The clients' folders by number, in order; the source itself is client 0 if it has none.
+
+    Raises:
+        DataError: numbers with holes, of which no data set can be made, or one that is there twice.
+    """
+    numbered = sorted(
         (int(match[1]), path)
         for path in (source.iterdir() if source.is_dir() else [])
-        if (match := re.fullmatch(r"client_(\d+)", path.name))
-    ]
-    return [path for _, path in sorted(numbered)] or [source]
+        if (match := re.fullmatch(r"client_(\d+)", path.name, re.ASCII))
+    )
+    for (before, path), (number, following) in itertools.pairwise(numbered):
+        if number != before + 1:
+            raise DataError(
+                f"{source}: after {path.name} comes {following.name}; clients are numbered one "
+                "after another: rename the folders so, or import those of each piece by themselves"
+            )
+    return dict(numbered) or {0: source}
 
 
 def _whole(folder: Path) -> Samples:
@@ -143,7 +153,9 @@ def _convert(
 ) -> dict[str, Any]:
     digest = tokenizer_digest(root / "tokenizer.json")
     first = next(iter(parts.values()))[0]
-    length = len(next(first.read())[1])
+    shard, opening = next(first.read())
+    if not (length := len(opening)):
+        raise DataError(f"{shard.path}: a sample of 0 tokens; rows need at least one")
     lengths = token_bytes(vocabulary)
     made: dict[str, dict[str, Any]] = {}
     for name, samples in parts.items():
@@ -152,12 +164,15 @@ def _convert(
             f"{name:<22}{made[name]['samples']:,} samples of {length} tokens -> "
             f"{made[name]['rows']:,} rows, 1 token added, 0 left out"
         )
+    numbers = (re.fullmatch(r"client_(\d+)/train", name) for name in parts)
+    clients = [int(match[1]) for match in numbers if match]
     counts = np.sum([part["unigram"] for part in made.values()], axis=0)
     manifest = {
         **sum_of_parts(made),
         "settings": {
             "corpus": f"MDS data of {source}",
-            "num_clients": sum(name.endswith("/train") for name in made),
+            "num_clients": len(clients),
+            **({"first_client": clients[0]} if clients[0] else {}),
             "sequence_length": length,
             "vocab_size": len(lengths),
         },
@@ -208,18 +223,28 @@ def _require_tokens(shard: MdsShard, tokens: np.ndarray, length: int, vocab_size
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     """Bytes of text behind each token id, [V], int64; 0 for special tokens.
 
-    Exact for byte-level vocabularies, whose tokens are written with one character per byte; others
-    are decoded one by one.
+    Exact for byte-level vocabularies, whose tokens are written with one character per byte. Others
+    are decoded behind themselves: alone a token would lose the space that it begins with, which is
+    too many by one byte a document where a tokenizer puts a space before the first word.
     """
-    decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
+    kinds = _decoders(tokenizer)
     added = tokenizer.get_added_tokens_decoder()
-    sizes = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    sizes = np.zeros(vocab_size(tokenizer), dtype=np.int64)
     for number in range(len(sizes)):
+        token = tokenizer.id_to_token(number) or ""
         if number in added:
-            text = "" if added[number].special else added[number].content
-            sizes[number] = len(text.encode())
-        elif decoder.get("type") == "ByteLevel":
-            sizes[number] = len(tokenizer.id_to_token(number) or "")
+            sizes[number] = 0 if added[number].special else len(token.encode())
+        elif "ByteLevel" in kinds:
+            sizes[number] = len(token)
+        elif "ByteFallback" in kinds and re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+            sizes[number] = 1
         else:
-            sizes[number] = len(tokenizer.decode([number]).encode())
+            alone, twice = tokenizer.decode([number]), tokenizer.decode([number, number])
+            sizes[number] = len(twice.encode()) - len(alone.encode())
     return sizes
+
+
+def _decoders(tokenizer: Tokenizer) -> set[str]:
+    """Kinds of the steps by which tokens become text."""
+    decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
+    return {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
