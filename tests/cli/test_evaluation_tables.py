@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +59,21 @@ def test_no_name_is_broken(console, capsys):
     assert re.search(rf"^ *{TASK} +0\.5000 ±0\.0100 +0\.5000 ±0\.0100 +0\.25 ", rest, re.M)
     for part in ("a-federation-with-a-long-name/", "round_000400", "round_000012", "nonfinite"):
         assert part in rest.partition(TASK)[0].replace("results", "")
+
+
+def test_counts_are_of_every_model_and_numbers_are_short(capsys):
+    console = Console()
+    console.results.width = 200
+    found = [evaluation(model) for model in ("a", "b", "c")]
+    for one, truncated in zip(found, (0, 93, 0), strict=True):
+        done = one.tasks[TASK]
+        one.tasks[TASK] = replace(done, score=replace(done.score, truncated=truncated, nonfinite=7))
+        one.losses[TEXT] = replace(one.losses[TEXT], perplexity=math.exp(400))
+    del found[2].tasks[TASK]
+    print_tables(found, console)
+    out = capsys.readouterr().out
+    assert re.search(r" 100 +0, 93, - +7 *$", out, re.M)
+    assert "5.22e+173" in out
 
 
 def test_no_name_of_lm_eval_is_broken(console, capsys):

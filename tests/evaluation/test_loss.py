@@ -92,6 +92,7 @@ def test_derived_numbers():
     assert report.perplexity == pytest.approx(16)
     assert report.bits_per_byte == pytest.approx(1.0)
     assert LossReport(1e4, 0, 1, 1.0).perplexity == math.inf
+    assert math.isnan(LossReport(math.nan, 0, 1, 1.0).perplexity)
 
 
 def test_evaluation_leaves_the_mode_alone(rows, model):

@@ -112,6 +112,8 @@ BAD_ROWS = [
     (GENERATION, [{"context": "a", "answer": "b", "aliases": "c"}], ":1: 'aliases' must be"),
     (GENERATION, [{"context": "a", "answer": "b", "chain_of_thought": "c"},
                   {"context": "a", "answer": "b"}], ":2: has no 'chain_of_thought'"),
+    (GENERATION, [{"context": "a", "answer": "b", "chain_of_thought": ["c"]}],
+     ":1: 'chain_of_thought' must be a text"),
     (LANGUAGE_MODELING, [[1]], ":1: is no JSON object"),
     (LANGUAGE_MODELING, [], "has no rows"),
     ("essay", [GOOD], "unknown icl_task_type 'essay'"),

@@ -341,6 +341,13 @@ def test_one_task_twice_is_refused(make_run, suite):
         evaluate([make_run()], tasks_of(suite, "say", "say"))
 
 
+def test_a_pattern_that_is_none_costs_its_own_task_alone(make_run, suite):
+    overrides = tasks_of(suite, "write", "say", write={"early_stopping_criteria": ["("]})
+    (found,) = evaluate([make_run()], [*overrides, "icl_tasks_config.parity=true"])
+    assert list(found.tasks) == ["say/0-shot"]
+    assert "write.jsonl: early_stopping_criteria ['('] are no" in found.failures["write/0-shot"]
+
+
 @torch.no_grad()
 def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
     writer = load_language_model(make_run())

@@ -77,7 +77,10 @@ class Scoring(Section):
         default=None, ge=2, description="longest prompt with answer; null: the model's positions"
     )
     limit: int | None = Field(
-        default=None, ge=1, description="first rows of a task to score; null: all"
+        default=None,
+        ge=1,
+        description="first rows to score of a task, or of each of its categories; null: all, as of "
+        "categories with parity",
     )
     max_batch_tokens: int | Literal["auto"] = Field(
         default="auto",

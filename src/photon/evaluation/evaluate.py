@@ -47,7 +47,8 @@ class Settings:
 
     Attributes:
         max_seq_len: most tokens of a prompt with its answer.
-        limit: how many rows of a task are scored, the first ones; None: all.
+        limit: how many rows are scored, the first ones of a task or of each of its categories;
+            None: all.
         parity: score as the Eval Gauntlet does also where it lets a broken model win.
     """
 
@@ -134,6 +135,7 @@ def _encode(
     try:
         if task.icl_task_type != GENERATION:
             return [encode_prompt(encoder, prompt, length) for prompt in prompts]
+        stop_pattern(task, parity=settings.parity)  # said here, where a run's own tasks are checked
         longest = longest_answer(encoder, task, rows)
         if longest >= length:
             raise DataError(

@@ -61,8 +61,8 @@ def mean_report(reports: Sequence[LossReport]) -> LossReport:
 
 
 def perplexity(loss: float) -> float:
-    """Exp of a mean loss in nats; infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    """Exp of a mean loss in nats; infinite where that overflows, NaN of NaN."""
+    return math.inf if loss >= 700 else math.exp(loss)
 
 
 def bytes_per_token(rows: RowSource) -> float:

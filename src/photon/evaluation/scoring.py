@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from photon.config.evaluation import IclTask
+from photon.errors import DataError
 from photon.evaluation.likelihood import Likelihood
 
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
@@ -67,9 +68,19 @@ def judge_text(task: IclTask, text: str, labels: Sequence[str], *, parity: bool 
 
 
 def stop_pattern(task: IclTask, *, parity: bool = False) -> re.Pattern[str] | None:
-    """Matches where a generated text ends; None if it ends by itself only."""
+    """Matches where a generated text ends; None if it ends by itself only.
+
+    Raises:
+        DataError: with `parity`, a string that is no regular expression.
+    """
     stops = [stop if parity else re.escape(stop) for stop in task.early_stopping_criteria]
-    return re.compile("|".join(stops)) if stops else None
+    try:
+        return re.compile("|".join(stops)) if stops else None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise DataError(
+            f"early_stopping_criteria {task.early_stopping_criteria!r:.80} are no regular "
+            f"expressions ({error}), which icl_tasks_config.parity=true takes them for"
+        ) from error
 
 
 def final_answer(task: IclTask, text: str, *, parity: bool = False) -> str:

@@ -117,6 +117,8 @@ def _row(where: str, number: int, line: str, task: IclTask) -> TaskRow:
         _require(fields, ("gold",), lambda v: type(v) is int and 0 <= v < count, fits, where)
     if fields.get("aliases") is not None:
         _require(fields, ("aliases",), _is_texts, "a list of texts", where)
+    if kind == GENERATION and fields.get("chain_of_thought") is not None:
+        _require(fields, ("chain_of_thought",), lambda v: isinstance(v, str), "a text", where)
     if task.strip_dataset:
         fields = {k: v.strip() if isinstance(v, str) else v for k, v in fields.items()}
     return TaskRow(number, fields)

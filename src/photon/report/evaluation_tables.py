@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from photon.report.console import Console, new_table
+from photon.report.console import Console, new_table, perplexity
 from photon.scoring.evaluate import Evaluation
 from photon.scoring.harness import HarnessResult
 
@@ -51,7 +51,7 @@ def _loss_table(found: Sequence[Evaluation]) -> Table:
                 one.model,
                 f"{name}, mean of {score.of_clients} clients' models" if score.of_clients else name,
                 f"{score.loss:.3f}",
-                f"{score.perplexity:.1f}",
+                perplexity(score.perplexity),
                 f"{score.bits_per_byte:.3f}",
                 f"{score.accuracy:.3f}",
                 above,
@@ -87,10 +87,18 @@ def _task_table(found: Sequence[Evaluation]) -> Table:
             f"{one.chance:.2f}",
             f"{one.majority:.3f}",
             f"{one.n:,}",
-            str(one.truncated),
-            str(sum(s.nonfinite for s in scores if s is not None)),
+            _of_models([s and s.truncated for s in scores]),
+            _of_models([s and s.nonfinite for s in scores]),
         )
     return table
+
+
+def _of_models(counts: Sequence[int | None]) -> str:
+    """A count that the models have in common, or that of each."""
+    known = {count for count in counts if count is not None}
+    if len(known) == 1:
+        return f"{known.pop():,}"
+    return ", ".join("-" if count is None else f"{count:,}" for count in counts)
 
 
 def print_harness(found: Sequence[HarnessResult], console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Candidate:
         facts: what the checkpoint is: its digest, and round, step and tokens if it is a run's.
         tokenizer_digest: of the vocabulary and its rules.
         config: of the run, or of the model alone, with the evaluation's keys.
-        home: where its results go unless told otherwise.
+        results: folder for what is found out about it.
         own: layers that the clients keep, if the model lacks them.
     """
 
@@ -54,7 +55,7 @@ class Candidate:
     config: Config
     model: LanguageModel
     encoder: Encoder
-    home: Path
+    results: Path
     own: OwnLayers | None = None
 
     def require_one_model(self) -> None:
@@ -68,12 +69,6 @@ class Candidate:
                 f"{self.name}: {NO_ONE}; score tasks with --client N, or losses alone with "
                 "icl_tasks_config=empty"
             )
-
-    @property
-    def results(self) -> Path:
-        """Folder for what is found out about it."""
-        chosen = self.config.composites.destination_dir
-        return Path(chosen) / self.name.replace("/", "-") if chosen else self.home
 
     @property
     def max_batch_tokens(self) -> int:
@@ -129,7 +124,7 @@ def open_candidate(
             raise ConfigError(f"--client {client}: {path} is no run; leave the option out")
         config, params, encoder = _read_folder(path)
         facts: dict[str, Any] = {"kind": "hugging face folder"}
-        name, home = path.resolve().name, Path("evaluation") / path.resolve().name
+        name, home = path.resolve().name, None
     else:
         saved = load_saved_model(path)
         saved = saved if client is None else saved.of(client)
@@ -139,14 +134,20 @@ def open_candidate(
         name += "" if client is None else f"/client_{client}"
         home, own = saved.scores, saved.own
     _require_fit(path, encoder, config.inner.model.vocab_size)
+    facts["digest"] = digest(params)
+    tokenizer = hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16]
+    config = apply_evaluation_overrides(config.but(**_plainly(device)), overrides)
+    if home is None or config.composites.destination_dir:
+        shared = Path(config.composites.destination_dir or "evaluation") / name.replace("/", "-")
+        home = _beside_others(shared, facts["digest"], tokenizer)
     return Candidate(
         name=name,
-        facts={**facts, "digest": digest(params)},
-        tokenizer_digest=hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16],
-        config=apply_evaluation_overrides(config.but(**_plainly(device)), overrides),
+        facts=facts,
+        tokenizer_digest=tokenizer,
+        config=config,
         model=model_with(config.inner, params, device).eval(),
         encoder=encoder,
-        home=home,
+        results=home,
         own=own,
     )
 
@@ -180,6 +181,20 @@ def _require_fit(path: Path, encoder: Encoder, known: int) -> None:
             f"{path}: its tokenizer has {tokens} tokens, its model knows {known}; put the "
             "tokenizer.json there that the model was trained with"
         )
+
+
+def _beside_others(place: Path, model: str, tokenizer: str) -> Path:
+    """A folder for results; another one if those of another model of the same name lie there."""
+    for name in ("results.json", "lm_eval.json"):
+        try:
+            saved = json.loads((place / name).read_text(encoding="utf-8"))
+            theirs = (saved["checkpoint"]["digest"], saved.get("tokenizer", tokenizer))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # nobody's results
+        if theirs != (model, tokenizer):
+            own = hashlib.sha256(f"{model} {tokenizer}".encode()).hexdigest()[:8]
+            return place.with_name(f"{place.name}-{own}")
+    return place
 
 
 def _plainly(device: torch.device) -> dict[str, Any]:

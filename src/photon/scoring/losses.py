@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,14 @@ def losses_to_score(
     elif per_client or not (texts or candidate.config.scoring.tasks):
         wanted[VALIDATION] = _no_data
     for path in texts:
-        wanted[str(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
+        wanted[_text_name(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
     return wanted
+
+
+def _text_name(path: Path) -> str:
+    """A file's path, in a form that no part of the data has as its name."""
+    name = str(path)
+    return f"./{name}" if re.fullmatch(rf"(client_\d+/)?{VALIDATION}", name) else name
 
 
 def _no_data(_: Passes) -> LossScore:
@@ -143,7 +149,7 @@ def _loss_score(
             report = score()
     return LossScore(
         loss=report.loss,
-        perplexity=report.perplexity if math.isfinite(report.loss) else math.nan,
+        perplexity=report.perplexity,
         bits_per_byte=report.bits_per_byte,
         accuracy=report.accuracy,
         tokens=report.num_tokens,

@@ -124,7 +124,12 @@ class ScoreFolder:
         return storing(self.path, "cannot write results", remedy)
 
     def _file(self, key: str) -> Path:
-        return self.path / "tasks" / (re.sub(r"[^A-Za-z0-9_-]", "_", key) + ".json")
+        """Of a task, `label/k-shot`: another for each, though not every label can name a file."""
+        label, _, shots = key.rpartition("/")
+        plain = re.sub(r"[^A-Za-z0-9_-]", "_", label)[:100]
+        if plain != label:
+            plain += "-" + hashlib.sha256(label.encode()).hexdigest()[:8]
+        return self.path / "tasks" / f"{plain}_{shots}.json"
 
     def _identity(self, facts: Mapping[str, Any]) -> str:
         """Digest of what a task's score depends on: the model's identity and the task's facts."""

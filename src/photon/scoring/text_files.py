@@ -8,13 +8,13 @@ from photon.errors import DataError
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file.
+    """The text of a file, as `prepare` reads it: line ends are kept, a byte-order mark is none.
 
     Raises:
         DataError: there is none, it is no file, no UTF-8, or empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:

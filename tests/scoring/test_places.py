@@ -1,0 +1,87 @@
+"""Results of different models, tasks and texts never lie in one place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from photon.evaluation.scoring import TaskScore
+from photon.scoring.candidate import open_candidate
+from photon.scoring.evaluate import Wanted, evaluate
+from photon.scoring.losses import losses_to_score
+from photon.scoring.scores import Finished, ScoreFolder
+from photon.scoring.text_files import read_text_file
+
+
+@pytest.fixture
+def make_folder(data_root, tmp_path):
+    """Gives a folder of `transformers` with weights of a seed."""
+
+    def make(place: str, seed: int) -> Path:
+        torch.manual_seed(seed)
+        config = transformers.AutoConfig.for_model(
+            "llama", hidden_size=8, intermediate_size=16, num_hidden_layers=1, vocab_size=512,
+            num_attention_heads=1, max_position_embeddings=32,
+        )  # fmt: skip
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / place)
+        (tmp_path / place / "tokenizer.json").write_bytes(
+            (data_root / "tokenizer.json").read_bytes()
+        )
+        return tmp_path / place
+
+    return make
+
+
+@pytest.mark.parametrize("chosen", ["evaluation", "elsewhere"])
+def test_models_of_one_name_have_results_of_their_own(make_folder, tmp_path, monkeypatch, chosen):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("def f(x): return x\n")
+    paths = [make_folder("a/m", 1), make_folder("b/m", 2)]
+    keys = ["icl_tasks_config=empty", "photon.device=cpu"]
+    keys += [f"eval_gauntlet_config.destination_dir={chosen}"] if chosen != "evaluation" else []
+
+    def score(*models: Path):
+        return evaluate(models, keys, wanted=Wanted(texts=(Path("text.txt"),)))
+
+    first, second = score(*paths)
+    assert first.folder == f"{chosen}/m"
+    assert second.folder == f"{chosen}/m-{Path(second.folder).name[2:]}"
+    for one in (first, second):
+        saved = json.loads((Path(one.folder) / "results.json").read_text())
+        assert saved["checkpoint"]["digest"] == one.checkpoint["digest"]
+        assert saved["losses"]["text.txt"]["loss"] == one.losses["text.txt"].loss
+    again = score(*reversed(paths))
+    assert [one.folder for one in again] == [second.folder, first.folder]
+
+
+def test_tasks_of_any_label_have_files_of_their_own(tmp_path):
+    folder = ScoreFolder(tmp_path, {})
+    keys = [f"{label}/0-shot" for label in ("a b", "a_b", "日本", "中国", "a/b", "x" * 300)]
+    for number, key in enumerate(keys):
+        score = TaskScore(accuracy=number, stderr=0.0, majority=0.0, chance=0.0, n=1,
+                          truncated=0, nonfinite=0)  # fmt: skip
+        folder.write(key, {}, Finished(score, "d", 0.0), ())
+        folder.samples(key).write_text(f"{key}\n")
+    for number, key in enumerate(keys):
+        found = folder.read(key, {}, samples=True)
+        assert found is not None
+        assert found.score.accuracy == number
+    assert folder.join_samples(keys).read_text().splitlines() == keys
+    assert (tmp_path / "tasks" / "a_b_0-shot.json").exists(), "what names a file is left as it is"
+
+
+def test_a_text_is_not_taken_for_a_part_of_the_data(make_folder):
+    keys = ["dataset.val.root_local=somewhere", "icl_tasks_config=empty"]
+    candidate = open_candidate(make_folder("m", 1), keys, torch.device("cpu"))
+    texts = [Path(name) for name in ("validation", "client_3/validation", "x/validation")]
+    names = [*losses_to_score(candidate, texts, per_client=False)]
+    assert names == ["validation", "./validation", "./client_3/validation", "x/validation"]
+
+
+def test_a_text_file_is_read_as_prepare_reads_it(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
+    assert read_text_file(tmp_path / "a.txt") == "one\r\ntwo\rthree\n"
