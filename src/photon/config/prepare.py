@@ -36,7 +36,10 @@ class PrepareConfig(Section):
     )
     vocab_size: int = Field(default=32_000, ge=257, description="size of a tokenizer trained here")
     tokenizer_bytes: int = Field(
-        default=100_000_000, ge=1, description="most training text that it is trained on"
+        default=100_000_000,
+        ge=1,
+        description="most training text that it is trained on: of each client's (or each file of "
+        "records) the same fraction",
     )
     bos_text: str | None = Field(
         default=None, description="token before each document, unless it is the separator"

@@ -247,4 +247,4 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 def _decoders(tokenizer: Tokenizer) -> set[str]:
     """Kinds of the steps by which tokens become text."""
     decoder = json.loads(tokenizer.to_str()).get("decoder") or {}
-    return {step.get("type") for step in (decoder, *decoder.get("decoders", ()))}
+    return {str(step.get("type")) for step in (decoder, *decoder.get("decoders", ()))}
