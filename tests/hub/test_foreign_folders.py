@@ -88,3 +88,14 @@ def test_weights_that_are_cut_off_are_one_line(folder):
     model = read_config(ModelConfig().but(name="hf_causal_lm", hf_folder=str(folder)))
     with pytest.raises(CheckpointError, match=r"theirs: its safetensors are damaged or cut off"):
         pretrained_parameters(model, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [({"model_type": ["llama"]}, "model_type="), ({"max_position_embeddings": None}, "is null")],
+)
+def test_an_entry_of_another_kind_is_one_line(folder, tmp_path, entry, message):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **entry}))
+    with pytest.raises(CheckpointError, match=rf"theirs: config.json: .*{message}"):
+        import_folder(folder, tmp_path / "run")

@@ -193,7 +193,8 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, Any]:
                 raise _unlike(key, value)
         read = {"gpt2": _gpt2_fields, "mpt": _mpt_fields}.get(kind, _llama_fields)
         fields = {"vocab_size": config["vocab_size"], **read(config)}
-        ModelConfig.model_validate(fields)
+        if ModelConfig.model_validate(fields).max_positions is None:
+            raise TypeError("its number of positions is null")
     except KeyError as error:
         raise CheckpointError(f"config.json: has no entry {error}") from error
     except (AttributeError, TypeError, ZeroDivisionError) as error:
