@@ -157,8 +157,8 @@ def test_a_ticket_cannot_name_any_other_file(root, tmp_path):
 
 
 def test_folders_of_dead_owners_are_swept_and_no_others(root):
-    own = f"{os.getpid()}-{owned_folder._start_time(os.getpid())}"
-    here = owned_folder._namespace()
+    own = f"{os.getpid()}-{owned_folder.start_time(os.getpid())}"
+    here = owned_folder.namespace()
     shared = SharedMemory.create("run-with-dashes")
     dead = root / f"photon-999999999-123-{here}-run"
     recycled = root / f"photon-{os.getpid()}-{own.split('-')[1]}9-{here}-run"

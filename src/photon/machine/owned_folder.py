@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from photon.machine.owner import namespace, start_time
+
 PATTERN = "photon-*-*-*-*"
 
 
 def make_folder(root: Path, label: str = "") -> Path:
     """A new folder of this process, readable by nobody else."""
     sweep(root)
-    owner = f"{os.getpid()}-{_start_time(os.getpid())}-{_namespace()}"
+    owner = f"{os.getpid()}-{start_time(os.getpid())}-{namespace()}"
     return Path(tempfile.mkdtemp(prefix=f"photon-{owner}-{label}", dir=root))
 
 
@@ -37,12 +39,12 @@ def sockets_folder() -> Iterator[Path]:
 def sweep(root: Path) -> None:
     """Delete this user's folders whose owner has ended, as far as this namespace can tell."""
     for folder in root.glob(PATTERN):
-        _, pid, started, namespace, _ = folder.name.split("-", 4)
+        _, pid, started, place, _ = folder.name.split("-", 4)
         if (
-            namespace == _namespace()
+            place == namespace()
             and pid.isdecimal()
             and _is_ours(folder)
-            and _start_time(int(pid)) != started
+            and start_time(int(pid)) != started
         ):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -52,26 +54,3 @@ def _is_ours(folder: Path) -> bool:
         return folder.lstat().st_uid == os.getuid()
     except OSError:
         return False  # somebody was quicker
-
-
-def _start_time(pid: int) -> str:
-    """When a process began, in the kernel's ticks (0 where it does not say); empty: it ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except OSError:
-        pass  # another user's
-    return "0"
-
-
-def _namespace() -> str:
-    try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
-    except OSError:
-        return "0"

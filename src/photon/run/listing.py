@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, PhotonWarning, RunFolderError
-from photon.files import try_lock
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
 from photon.run.live import Live, read_live
-from photon.run.run_folder import list_checkpoints, number_of, read_facts, read_run
+from photon.run.run_folder import (
+    held_by,
+    is_held,
+    list_checkpoints,
+    number_of,
+    read_facts,
+    read_run,
+    why_not_to_stop,
+)
 from photon.run.trackers import lost_records, read_lines
 
 RUNS = Path("runs")
@@ -128,7 +135,7 @@ def damage(folder: Path) -> list[str]:
         CorruptCheckpoint: run.json is unreadable.
     """
     kind, saved = read_facts(folder)["kind"], commits(folder)
-    if kind not in (FEDERATED, CENTRALIZED) or not saved or holder(folder) is not None:
+    if kind not in (FEDERATED, CENTRALIZED) or not saved or is_held(folder):
         return []
     key = "round" if kind == FEDERATED else "step"
     found = [lost_records(folder / METRICS, key, saved[-1], saved), _lost_chain(folder)]
@@ -266,7 +273,7 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
     read_run(folder)
     onlooker, seen = Onlooker(folder), 0
     while True:
-        was_running = holder(folder) is not None
+        was_running = is_held(folder)
         records = onlooker.records()
         yield from records[min(seen, len(records)) :]  # fewer: resumed from an earlier commit
         seen = len(records)
@@ -282,42 +289,37 @@ def stop_run(folder: Path, wait_seconds: float) -> int:
         Its process id.
 
     Raises:
-        RunFolderError: no run there, nobody at it, or it has not ended in time.
+        RunFolderError: no run there, nobody at it or nobody who can be signalled from here, or it
+            has not ended in time.
     """
     read_run(folder)
-    pid = holder(folder)
-    if pid is None:
+    held, owner = held_by(folder)
+    if not held:
         raise RunFolderError(f"{folder}: is not running")
-    os.kill(pid, signal.SIGTERM)
+    if (reason := why_not_to_stop(folder, owner)) or owner is None:
+        raise RunFolderError(reason)
+    try:
+        os.kill(owner.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        raise RunFolderError(f"{folder}: process {owner.pid} has just ended") from None
+    except PermissionError:
+        raise RunFolderError(
+            f"{folder}: process {owner.pid} is another user's, who may stop it"
+        ) from None
     deadline = time.monotonic() + wait_seconds
-    while holder(folder) is not None:
+    while held_by(folder) == (True, owner):
         if time.monotonic() > deadline:
             raise RunFolderError(
-                f"{folder}: process {pid} was asked to stop {wait_seconds:.0f} s ago and is still "
-                "saving; wait, or ask again"
+                f"{folder}: process {owner.pid} was asked to stop {wait_seconds:.0f} s ago and is "
+                "still saving; wait, or ask again"
             )
         time.sleep(0.1)
-    return pid
-
-
-def holder(folder: Path) -> int | None:
-    """The process that holds a run's folder; None if nobody does."""
-    try:
-        descriptor = os.open(folder / "lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        if try_lock(descriptor, shared=True):
-            return None
-        text = os.pread(descriptor, 32, 0)
-        return int(text) if text.isdigit() else None
-    finally:
-        os.close(descriptor)
+    return owner.pid
 
 
 def _state(folder: Path, kind: str, is_done: bool) -> State:
     """A run that was ended and then made longer has a summary, of what it was."""
-    if holder(folder) is not None:
+    if is_held(folder):
         return "running"
     ended = (is_done and (folder / "summary.json").exists()) or kind == IMPORTED
     return "ended" if ended else "stopped"

@@ -30,12 +30,15 @@ from photon.config.schema import Config
 from photon.data.manifest import write_json
 from photon.errors import ConfigError, CorruptCheckpoint, RunFolderError, StorageError
 from photon.files import try_lock
+from photon.machine.owner import Owner
 from photon.run.going_on import how_to_go_on
 
 NUMBERED = re.compile(r"(round|step)_\d+")
 """Names of checkpoints that training goes on from."""
 LOCK_WAIT_SECONDS = 30.0
 """How long to wait for the workers of a killed process to notice that it is gone."""
+OWNER_BYTES = 4096
+"""More than a lock says."""
 _MEND = (
     "put it back from a copy of the run, or use the version of photon that wrote it; or begin a "
     "new run with pretrained_model_path and one of its checkpoints"
@@ -236,20 +239,61 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while not try_lock(descriptor):
-        if time.monotonic() > deadline or _owner_alive(descriptor):
+        owner = _owner(descriptor)
+        if time.monotonic() > deadline or (owner is not None and owner.is_alive):
             os.close(descriptor)
             raise RunFolderError(
-                f"{path}: another process is running this run; `photon stop {path}` ends it"
+                why_not_to_stop(path, owner)
+                or f"{path}: another process is running this run; `photon stop {path}` ends it"
             )
         time.sleep(0.1)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    line = Owner.here().line
+    os.pwrite(descriptor, line, 0)
+    os.ftruncate(descriptor, len(line))
     return descriptor
 
 
-def _owner_alive(descriptor: int) -> bool:
-    owner = os.pread(descriptor, 32, 0)
-    return owner.isdigit() and Path(f"/proc/{owner.decode()}").exists()
+def is_held(path: Path) -> bool:
+    """Whether a process is at a run, or workers of one that is gone."""
+    return held_by(path)[0]
+
+
+def held_by(path: Path) -> tuple[bool, Owner | None]:
+    """Whether a run's folder is held, and by whom, where that is known."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDONLY)
+    except OSError:
+        return False, None
+    try:
+        if try_lock(descriptor, shared=True):
+            return False, None
+        return True, _owner(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _owner(descriptor: int) -> Owner | None:
+    return Owner.of_line(os.pread(descriptor, OWNER_BYTES, 0).partition(b"\n")[0])
+
+
+def why_not_to_stop(path: Path, owner: Owner | None) -> str | None:
+    """Why nobody can be signalled here who holds a run's folder; None: its owner can."""
+    if owner is None:
+        return (
+            f"{path}: the process that holds it has not left its name, as one of an older Photon; "
+            f"`fuser {path / 'lock'}` says on its machine which it is"
+        )
+    if not owner.is_here:
+        return (
+            f"{path}: is run by process {owner.pid} on {owner.host}, another machine or container "
+            "than this one; stop it there"
+        )
+    if not owner.is_alive:
+        return (
+            f"{path}: process {owner.pid}, which ran it, is gone, and its workers have not ended "
+            f"yet; wait for them, or end those that `fuser {path / 'lock'}` names"
+        )
+    return None
 
 
 def _versions() -> dict[str, Any]:
