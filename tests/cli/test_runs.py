@@ -200,6 +200,32 @@ def test_rounds_are_in_order_beyond_a_million(tmp_path):
     assert [path.stem for path in list_checkpoints(folder)] == ["round_999999"]
 
 
+def test_a_step_back_that_is_cut_off_leaves_no_gap(tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoints"
+    for number in (1, 2, 3):
+        artifact.save(folder, f"round_{number:06d}", {}, {"state": {"round": number}})
+    remove = artifact.remove
+
+    def killed(folder, name):
+        remove(folder, name)
+        raise SystemExit
+
+    monkeypatch.setattr(artifact, "remove", killed)
+    with pytest.raises(SystemExit):
+        rewind(tmp_path, 1)
+    assert [path.stem for path in list_checkpoints(folder)] == ["round_000001", "round_000002"]
+
+
+def test_a_run_has_its_name_also_from_within(smoke, data_root, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "here"
+    _imported(folder, smoke(), data_root)
+    monkeypatch.chdir(folder)
+    assert run_status(Path()).run == "here"
+    monkeypatch.chdir(folder.parent)
+    (tmp_path / "runs" / "there").symlink_to(folder)
+    assert run_status(Path("there")).run == "there"
+
+
 def test_a_server_refuses_a_run_of_this_machine(smoke, capsys):
     """Its clients' states are here, not on nodes; nothing is started or made."""
     config = smoke("run_uuid=r", "fl.n_rounds=1")
@@ -234,6 +260,16 @@ def test_a_name_that_is_listed_is_taken_by_every_command(named, capsys):
     assert (named / "runs/named/report.html").exists()
     assert run(["train", "--resume", "named", "fl.n_rounds=3", "--quiet"]) == 0
     assert photon.resume("named", "fl.n_rounds=4").rounds == 4
+
+
+def test_a_copy_of_a_checkpoint_is_exported_with_what_the_run_recorded(named):
+    folder = named / "runs/named/checkpoints"
+    (folder / "best.json").write_bytes((folder / "round_000002.json").read_bytes())
+    for name in ("best", "round_000002"):
+        assert run(["export", f"named/checkpoints/{name}.json", name]) == 0
+    best, second = ((named / name / "README.md").read_text() for name in ("best", "round_000002"))
+    assert best == second.replace("round_000002", "best")
+    assert "## Validation" in best
 
 
 def test_a_path_that_is_there_is_what_it_says(named):

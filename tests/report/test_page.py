@@ -13,13 +13,16 @@ import pytest
 
 import photon
 from photon.cli.main import run
-from photon.errors import RunFolderError
+from photon.errors import PhotonWarning, RunFolderError
+from photon.report import evaluation_plots
 from photon.report.comparison import bytes_line
+from photon.report.evaluation_plots import draw_history
 from photon.report.history import AXES, differing_keys, read_histories, read_history
 from photon.report.outcome import how_to_try, ratio_lines
 from photon.report.page import render
 from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import evaluation_tables, table, unigram_losses
+from photon.run.listing import damage
 from photon.run.results import Score, TrainResult, read_summary
 from photon.run.trackers import read_lines
 
@@ -260,6 +263,79 @@ def test_what_differs_between_runs(trained, tmp_path):
     assert "<td>fl.n_rounds</td>" in render([read_history(trained), read_history(folder)], "")
 
 
+def score(accuracy: float) -> dict:
+    return {"accuracy": accuracy, "stderr": 0.1, "chance": 0.5, "majority": 0.5, "n": 9}
+
+
+def evaluated(folder: Path, name: str, accuracy: float) -> None:
+    """As `photon evaluate` leaves it."""
+    path = folder / "evaluation" / name / "results.json"
+    path.parent.mkdir(parents=True)
+    tasks = {"copa": {"score": score(accuracy)}}
+    path.write_text(json.dumps({"losses": {}, "composites": [], "tasks": tasks}))
+
+
+def test_evaluations_of_a_clients_own_model_are_there(trained, tmp_path, monkeypatch):
+    folder, drawn = altered(trained, tmp_path, lambda records: None), {}
+    for name in ("round_000001", "client-4/round_000001", "client-4/round_000003", "my_notes"):
+        evaluated(folder, name, 0.25)
+    evaluated(folder, "client-4/round_000002", 0.5)
+    html = evaluation_tables([read_history(folder)])
+    assert "<th>altered client-4/round_000002</th>" in html
+    assert "<th>altered my_notes</th>" in html
+    monkeypatch.setattr(evaluation_plots, "draw_lines", lambda lines, *_: drawn.update(lines))
+    draw_history(folder)
+    assert drawn == {"client-4: copa": [(1, 0.25), (2, 0.5), (3, 0.25)]}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"los', "[]", '{"losses": {}}', '{"losses": {"v": 1}, "composites": [], "tasks": {}}']
+)
+def test_an_evaluation_that_is_cut_off_is_left_out(trained, tmp_path, text):
+    folder = altered(trained, tmp_path, lambda records: None)
+    for name in ("round_000001", "round_000002"):
+        evaluated(folder, name, 0.25)
+    (folder / "evaluation/round_000001/results.json").write_text(text)
+    with pytest.warns(PhotonWarning, match=r"left out: .*round_000001/results.json: cannot be"):
+        history = read_history(folder)
+    assert list(history.evaluations) == ["altered round_000002"]
+    assert "altered round_000002" in render([history], "")
+
+
+def test_a_baseline_that_has_only_begun_is_no_curve(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: None)
+    (folder / "baselines/centralized").mkdir(parents=True)
+    (folder / "baselines/centralized/metrics.jsonl").touch()
+    history = read_history(folder)
+    assert [curve.name for curve in history.curves] == ["altered"]
+    assert "altered: ended" in render([history], "")
+
+
+def test_a_record_that_lies_nowhere_is_left_out(trained, tmp_path):
+    folder = altered(trained, tmp_path, lambda records: records[0].pop("tokens"))
+    with pytest.warns(PhotonWarning, match="1 records without step or tokens are left out"):
+        assert len(read_history(folder).curve.records) == 2
+
+
+@pytest.mark.parametrize("text", ['{"run": "first", "unig', "[]", '{"unigram": {"val_loss": 1}}'])
+def test_a_floor_that_is_damaged_is_left_out(trained, tmp_path, text):
+    folder = altered(trained, tmp_path, lambda records: None)
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["unigram"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    (folder / "summary.json").write_text(text)
+    with pytest.warns(PhotonWarning, match=r"summary.json: is damaged, the unigram model's loss"):
+        assert read_history(folder).unigram is None
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[1]", '{"facts": 1}', "{"])
+def test_a_lost_chain_is_not_looked_for_in_a_damaged_manifest(trained, tmp_path, manifest):
+    folder = altered(trained, tmp_path, lambda records: None)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/round_000003.json").write_text(manifest)
+    assert damage(folder) == []
+
+
 def test_evaluations_stand_side_by_side(trained, tmp_path):
     folder = altered(trained, tmp_path, lambda records: None)
     for name, loss, accuracy in (("round_000001", 2.5, 0.25), ("round_000002", 2.0, 0.5)):
@@ -267,7 +343,7 @@ def test_evaluations_stand_side_by_side(trained, tmp_path):
         path.parent.mkdir(parents=True)
         scores = {"losses": {"validation": {"loss": loss}},
                   "composites": [{"name": "core_average", "score": accuracy / 2}],
-                  "tasks": {"copa": {"score": {"accuracy": accuracy}}}}  # fmt: skip
+                  "tasks": {"copa": {"score": score(accuracy)}}}  # fmt: skip
         path.write_text(json.dumps(scores))
     html = evaluation_tables([read_history(folder)])
     rows = (["validation", "2.500", "2.000"], ["copa", "0.2500", "0.5000"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from photon.chain.verify import link_of, signer_of
 from photon.core.tree import num_elements
-from photon.errors import CheckpointError
+from photon.hub.scored import read_results
 from photon.privacy.accounting import count_of
 from photon.privacy.terms import price_of, price_of_updates
 from photon.run import artifact
@@ -162,9 +161,10 @@ def _text(saved: SavedModel) -> dict[str, Any]:
 
 def _validation(saved: SavedModel) -> dict[str, Any]:
     """What the run itself recorded at this checkpoint."""
-    kind, _, number = saved.manifest.stem.partition("_")
-    records = read_lines(saved.run / "metrics.jsonl")
-    at = [one for one in records if one.get(kind) == int(number) and "val_loss" in one]
+    state = artifact.read(saved.manifest).facts.get("state", {})
+    kind = "round" if "round" in state else "step"
+    records = [one for one in read_lines(saved.run / "metrics.jsonl") if kind in one]
+    at = [one for one in records if one[kind] == state.get(kind) and "val_loss" in one]
     if not at:
         return {}
     names = {"val_loss": "loss (nats per token)", "val_perplexity": "perplexity",
@@ -195,18 +195,3 @@ def _score_lines(found: dict[str, Any]) -> Iterator[str]:
             f"| {key} | {score['accuracy']:.4f} ± {score['stderr']:.4f} | {score['chance']:.2f} "
             f"| {score['majority']:.3f} | {score['n']:,} |"
         )
-
-
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """`results.json` of an evaluation; None if there is none.
-
-    Raises:
-        CheckpointError: it is unreadable.
-    """
-    path = folder / "results.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); evaluate again") from error

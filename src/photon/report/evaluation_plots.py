@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from photon.hub.model_card import read_results
+from photon.hub.scored import all_results
 from photon.report.figures import draw_lines, pyplot, save_figure
+from photon.run.run_folder import NUMBERED, number_of
 from photon.run.trackers import read_lines
 from photon.scoring.evaluate import Evaluation
 
@@ -47,22 +48,27 @@ def draw_history(run: Path) -> Path | None:
 
 def _points(run: Path) -> dict[str, set[tuple[int, float]]]:
     found: dict[str, set[tuple[int, float]]] = {}
-
-    def add(name: str, at: int, value: Any) -> None:
+    for name, at, value in (*_recorded(run), *_evaluated(run)):
         for long, short in SHORT.items():
             name = name.replace(long, short)
         if value is not None:
             found.setdefault(name, set()).add((at, round(value, 6)))
+    return found
 
+
+def _recorded(run: Path) -> Iterator[tuple[str, int, Any]]:
     for record in read_lines(run / "metrics.jsonl"):
         for key, value in record.items():
             if key.startswith(tuple(SHORT)[:2]):
-                add(key, record.get("round", record["step"]), value)
-    for folder in (run / "evaluation").glob("*_*"):
-        results = read_results(folder) or {"tasks": {}, "composites": []}
-        at = int(folder.name.split("_")[1])
+                yield key, record.get("round", record["step"]), value
+
+
+def _evaluated(run: Path) -> Iterator[tuple[str, int, Any]]:
+    for folder, results in all_results(run).items():
+        if NUMBERED.fullmatch(folder.name) is None:
+            continue
+        at, whose = number_of(folder), "".join(f"{name}: " for name in folder.parts[:-1])
         for key, done in results["tasks"].items():
-            add(key, at, done["score"]["accuracy"])
+            yield whose + key, at, done["score"]["accuracy"]
         for one in results["composites"]:
-            add(one["name"], at, one["score"])
-    return found
+            yield whose + one["name"], at, one["score"]

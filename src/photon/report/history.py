@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from photon.errors import PhotonWarning, RunFolderError
+from photon.hub.scored import all_results
 from photon.run.listing import RunStatus, damage, run_status
 from photon.run.live import read_facts
-from photon.run.results import read_summary
 from photon.run.run_folder import read_run
 from photon.run.trackers import read_lines
 
 Record = Mapping[str, Any]
 AXES = {"tokens": "tokens", "steps": "optimizer steps", "bytes": "bytes sent", "time": "seconds"}
 """What losses are drawn against."""
+FLOOR = ("val_loss", "bits_per_byte")
+"""Of the unigram model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
     """
     config, facts = read_run(folder)
     name = name or folder.resolve().name
-    records = read_lines(folder / "metrics.jsonl")
+    records = _records(folder / "metrics.jsonl")
     lost = damage(folder)
     if not records:
         why = lost[0] if lost else f"{folder}: has no record yet"
@@ -126,25 +128,44 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
         name=name,
         curve=Curve(name=name, records=records),
         baselines={
-            (label := path.parent.name): Curve(name=f"{name}: {label}", records=read_lines(path))
+            (label := path.parent.name): Curve(name=f"{name}: {label}", records=own)
             for path in baselines
+            if (own := _records(path))
         },
         config=config.values_by_key(),
         facts=facts,
         status=run_status(folder),
         unigram=_unigram(folder, facts),
         evaluations={
-            f"{name} {path.parent.name}": read_facts(path)
-            for path in sorted(folder.glob("evaluation/*/results.json"))
+            f"{name} {of.as_posix()}": results for of, results in all_results(folder).items()
         },
     )
 
 
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file that say where they lie."""
+    lines = read_lines(path)
+    found = [one for one in lines if all(_is_number(one.get(k)) for k in ("step", "tokens"))]
+    if len(found) < len(lines):
+        text = f"{path}: {len(lines) - len(found)} records without step or tokens are left out"
+        warnings.warn(text, PhotonWarning, stacklevel=2)
+    return found
+
+
 def _unigram(folder: Path, facts: Mapping[str, Any]) -> Record | None:
     """Run folders of before it was written down at the start have it once they have ended."""
-    if "unigram" in facts or not (folder / "summary.json").exists():
-        return facts.get("unigram")
-    return read_summary(folder)["unigram"]
+    path = folder / "run.json"
+    if "unigram" not in facts:
+        path = folder / "summary.json"
+        if not path.exists():
+            return None
+        facts = read_facts(path)
+    found = facts.get("unigram", "nothing")
+    if found is None or (isinstance(found, dict) and all(_is_number(found.get(k)) for k in FLOOR)):
+        return found
+    text = f"{path}: is damaged, the unigram model's loss is left out; put it back from a copy"
+    warnings.warn(text, PhotonWarning, stacklevel=2)
+    return None
 
 
 def differing_keys(histories: Sequence[RunHistory]) -> dict[str, list[Any]]:

@@ -109,7 +109,7 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
     if by_round or not is_federated:  # the records may be lost
         done = max(done, *commits(folder), 0)
     return RunStatus(
-        run=folder.name,
+        run=Path(os.path.abspath(folder)).name,
         folder=str(folder),
         kind=facts["kind"],
         state=_state(folder, facts["kind"], done >= total or "budget_spent" in last),
@@ -149,7 +149,8 @@ def _lost_chain(folder: Path) -> str | None:
         return None
     with suppress(OSError, ValueError):
         manifest = json.loads(list_checkpoints(folder / "checkpoints")[-1].read_bytes())
-        if manifest["facts"].get("link"):
+        facts = manifest.get("facts") if isinstance(manifest, dict) else None
+        if isinstance(facts, dict) and facts.get("link"):
             return (
                 f"{path}: the run's history is lost, as `photon verify` will say; the run can go "
                 "on, but put a copy of this file back before it does, if there is one"

@@ -113,7 +113,7 @@ def rewind(run: Path, number: int) -> None:
             checkpoint.verified(target)
         except CorruptCheckpoint as error:
             raise CorruptCheckpoint(f"{error}; later rounds are kept") from error
-    for path in later:
+    for path in reversed(later):  # cut off, it has left no later one without those before it
         artifact.remove(folder, path.stem)
 
 
