@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import shutil
 import socket
 import struct
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -331,6 +333,36 @@ def test_a_wandb_that_never_answers_does_not_hold_up_a_run(tmp_path, monkeypatch
             tracker.close(finished=True)
         assert tracker._process.poll() is not None
         assert time.monotonic() - begun < 15
+
+
+SLOW = """
+import pathlib, sys, time
+sys.stdin.readline()
+deadline = time.monotonic() + 2
+while not pathlib.Path("go").exists() and time.monotonic() < deadline: time.sleep(0.01)
+*_, last = sys.stdin
+pathlib.Path("last").write_text(last)
+"""
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_process_that_is_behind_hears_how_the_run_ended(tmp_path, monkeypatch, finished):
+    """Its pipe is full at the end."""
+    real = select.select
+
+    def goes_on(*given):
+        (tmp_path / "go").touch()
+        return real(*given)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(select, "select", goes_on)
+    monkeypatch.setattr(wandb_tracker, "_COMMAND", [sys.executable, "-c", SLOW])
+    tracker = WandbTracker(tmp_path, "round", {}, print)
+    for number in range(30_000):  # more than a pipe holds
+        tracker({"round": number})
+    with pytest.raises(RuntimeError, match=r"its process ended \(0\)"):  # it never says "done"
+        tracker.close(finished)
+    assert (tmp_path / "last").read_text() == ("finished\n" if finished else "more\n")
 
 
 def test_an_error_of_wandb_comes_back(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -78,9 +80,19 @@ class WandbTracker:
         self._hear()
         self._tell("more")
 
-    def _tell(self, line: str) -> None:
-        """Write a line into the pipe; nothing into a full one, whose lines wake the process too."""
-        self._input.write(line.encode() + b"\n")
+    def _tell(self, line: str, deadline: float = 0.0) -> None:
+        """Write a line into the pipe; nothing into a full one, whose lines wake the process too.
+
+        Args:
+            deadline: until when a full one is waited for, on the monotonic clock.
+
+        Raises:
+            TimeoutError: it has been, in vain.
+        """
+        while self._input.write(line.encode() + b"\n") is None and deadline:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([], [self._input], [], left)[1]:
+                raise TimeoutError
 
     def _hear(self) -> bool:
         """Whether the process says that it has sent everything.
@@ -110,14 +122,15 @@ class WandbTracker:
         Raises:
             RuntimeError: W&B has not got everything.
         """
+        deadline = time.monotonic() + FINISH_SECONDS + 5
         try:
             with suppress(BrokenPipeError):
                 if finished:
-                    self._tell("finished")
+                    self._tell("finished", deadline)
                 self._input.close()
-            self._process.wait(FINISH_SECONDS + 5)
+            self._process.wait(max(0.0, deadline - time.monotonic()))
             self._hear()
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             raise RuntimeError(f"not everything is sent after {FINISH_SECONDS} s") from None
         finally:
             self._end()
