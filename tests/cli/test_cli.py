@@ -268,6 +268,67 @@ def test_a_lone_number_of_clients_is_refused(photon_command, tmp_path):
     assert "--clients 8: write 0-7 for 8 clients, or 8-8 for client number 8 alone" in err
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--train-tokenizer", "vocab_size=300"),
+        ("--tokenizer", "tokenizer.json"),
+        ("--partition", "size"),
+        ("--clients", "4-5"),
+    ],
+)
+def test_an_option_of_a_source_is_refused_without_one(photon_command, tmp_path, option):
+    code, _, err = photon_command("prepare", "recipe=smoke", *option)
+    assert code == 2
+    assert f"{option[0]}: the embedded corpus is prepared for all clients, by the keys of" in err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_key_of_a_source_has_a_note_without_one(photon_command):
+    key = "dataset.prepare.vocab_size=300"
+    code, _, err = photon_command("prepare", "--out", "out", "recipe=smoke", key)
+    assert code == 0
+    assert f"{key}: has no effect here: the embedded corpus" in err
+
+
+TRAINED, OWN = ("--train-tokenizer", "vocab_size=300"), ("--clients", "4-5")
+
+
+@pytest.mark.parametrize(
+    ("option", "override", "key"),
+    [
+        (TRAINED, "dataset.prepare.tokenizer=none.json", "dataset.prepare.tokenizer"),
+        (TRAINED, "dataset.prepare.vocab_size=400", "dataset.prepare.vocab_size"),
+        (TRAINED, "dataset.prepare.vocab_size=300", None),
+        (OWN, "fl.n_total_clients=8", "fl.n_total_clients"),
+        (OWN, "++dataset.prepare.first_client=3", "dataset.prepare.first_client"),
+        (OWN, "dataset.prepare={first_client: 3}", "dataset.prepare.first_client"),
+        (OWN, "fl.n_total_clients=2", None),
+        (("--partition", "size"), "dataset.prepare.partition=iid", "dataset.prepare.partition"),
+        (("--source", "b.txt"), "dataset.prepare.source=c.txt", "dataset.prepare.source"),
+        (("--partition", "size"), "dataset=fed-c4", None),
+    ],
+)
+def test_an_option_beside_its_key_says_the_same(photon_command, tmp_path, option, override, key):
+    (tmp_path / "text.txt").write_text("\n".join(f"{i} and {i * i}" for i in range(6000)))
+    source = () if "--source" in option else ("--source", "text.txt")
+    trained = () if option == TRAINED else TRAINED
+    command = ("prepare", "--out", "out", *source, *trained, "llm_config.max_seq_len=24")
+    code, _, err = photon_command(*command, *option, override, "fl.n_clients_per_round=2")
+    assert code == (0 if key is None else 2), err
+    if key is not None:
+        assert f"{option[0]} and {override} say two things of {key}; give one" in err
+    assert (tmp_path / "out").exists() == (key is None)
+
+
+def test_a_source_that_a_key_names_has_the_options_of_one(photon_command, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(f"{i} and {i * i}" for i in range(6000)))
+    keys = ("dataset.prepare.source=text.txt", "llm_config.max_seq_len=24")
+    code, out, err = photon_command("prepare", "--out", "out", *TRAINED, *OWN, *keys)
+    assert code == 0, err
+    assert "for clients 4-5" in out
+
+
 def test_damaged_runs_are_named(photon_command, smoke_arguments, tmp_path):
     assert photon_command(*smoke_arguments)[0] == 0
     no_data = [word for word in smoke_arguments if "root_local" not in word]

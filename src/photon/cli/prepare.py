@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,14 @@ from photon.cli.options import PATH, overrides_argument
 from photon.errors import Interrupted
 
 if TYPE_CHECKING:
+    from photon.config import Config
     from photon.config.dataset import Data
+
+_KEYS = "dataset.prepare"
+_EMBEDDED = (
+    "the embedded corpus is prepared for all clients, by the keys of dataset.embedded; "
+    "give --source"
+)
 
 
 @click.command(name="prepare")
@@ -51,20 +59,19 @@ def command(
     photon prepare --source texts/ --tokenizer tokenizer.json --clients 4-7 --out data/mine
     photon train dataset.train.root_local=data/mine
     """
-    from photon.config import load_config
-    from photon.config.compose import with_values
-
-    values: dict[str, Any] = {
-        f"dataset.prepare.{key}": value for key, value in given.items() if value is not None
+    by_option: dict[str, dict[str, Any]] = {
+        f"--{name}": {f"{_KEYS}.{name}": value}
+        for name, value in given.items()
+        if value is not None
     }
     if train_tokenizer is not None:
         if given["tokenizer"] is not None:
             raise click.UsageError("--tokenizer and --train-tokenizer exclude each other")
         size = _vocab_size(train_tokenizer)
-        values |= {"dataset.prepare.tokenizer": None, "dataset.prepare.vocab_size": size}
+        by_option["--train-tokenizer"] = {f"{_KEYS}.tokenizer": None, f"{_KEYS}.vocab_size": size}
     if clients is not None:
-        values |= _own_clients(clients, given["source"])
-    config = with_values(load_config(overrides), values)
+        by_option["--clients"] = _own_clients(clients)
+    config = _composed(overrides, by_option)
     if config.data.prepare.source is None and out is None:
         from photon.run.preparation import prepare
 
@@ -74,7 +81,42 @@ def command(
         _prepare(config.data, config.federation.population, config.inner.row_length, out)
 
 
-def _own_clients(text: str, source: str | None) -> dict[str, int]:
+def _composed(overrides: tuple[str, ...], by_option: dict[str, dict[str, Any]]) -> Config:
+    """The configuration, with the keys that options stand for.
+
+    Raises:
+        UsageError: an option of a source without one, or beside its key with another value.
+    """
+    from photon.config import load_config
+    from photon.config.compose import with_values
+    from photon.config.explain.idle import note_idle
+
+    config = load_config(overrides)
+    values = {key: value for keys in by_option.values() for key, value in keys.items()}
+    changed = with_values(config, values)
+    before, after = config.values_by_key(), changed.values_by_key()
+    for (option, keys), text in product(by_option.items(), overrides):
+        for key in _named_by(text) & keys.keys():
+            if before[key] != after[key]:
+                raise click.UsageError(f"{option} and {text} say two things of {key}; give one")
+    if changed.data.prepare.source is None:
+        if by_option:
+            raise click.UsageError(f"{next(iter(by_option))}: {_EMBEDDED}")
+        below = [text for text in overrides if any(k.startswith(_KEYS) for k in _named_by(text))]
+        note_idle((text, _EMBEDDED) for text in below)
+    return changed
+
+
+def _named_by(override: str) -> set[str]:
+    """The keys that an override gives, one by one or as values of a section."""
+    from photon.config.overrides import parse_override
+
+    found = parse_override(override)
+    key, value = found.key_or_group, found.value()
+    return {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+
+
+def _own_clients(text: str) -> dict[str, int]:
     from photon.wire.enrolment import parse_clients
 
     if re.fullmatch(r"[1-9][0-9]*", text.strip()):
@@ -86,9 +128,7 @@ def _own_clients(text: str, source: str | None) -> dict[str, int]:
     numbers = parse_clients(text)
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise click.UsageError(f"--clients {text}: must be one range; prepare each into a folder")
-    if source is None:
-        raise click.UsageError("--clients: the embedded corpus is prepared for all; give --source")
-    return {"fl.n_total_clients": len(numbers), "dataset.prepare.first_client": numbers[0]}
+    return {"fl.n_total_clients": len(numbers), f"{_KEYS}.first_client": numbers[0]}
 
 
 def _vocab_size(text: str) -> int:
