@@ -140,7 +140,7 @@ def test_many_clients_are_counted_not_listed(smoke, monkeypatch):
         Beacon(folder / f"clients/client_{client}" / FILE).tell(facts)
     assert read_live(folder).clients[19] == ClientLive(19, 2, 1, 2, 1.0)
     assert len(view(Onlooker(folder).look()).renderables) == 1, "nobody trains any more"
-    monkeypatch.setattr("photon.run.listing.holder", lambda folder: 1)
+    monkeypatch.setattr("photon.run.listing.is_held", lambda folder: True)
     table = view(Onlooker(folder).look()).renderables[1]
     assert table.row_count == 17
 
@@ -217,8 +217,8 @@ def test_new_records_are_followed_until_nobody_is_at_it(smoke, tmp_path, monkeyp
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text(lines[0])
-    looks = iter([1, 1, None])
-    monkeypatch.setattr("photon.run.listing.holder", lambda folder: next(looks))
+    looks = iter([True, True, False])
+    monkeypatch.setattr("photon.run.listing.is_held", lambda folder: next(looks))
     later = iter(["".join(lines[:2]), "".join(lines)])
     monkeypatch.setattr("time.sleep", lambda seconds: metrics.write_text(next(later)))
     assert [record["round"] for record in follow(folder, 0.1)] == [1, 2, 3]
