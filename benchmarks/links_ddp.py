@@ -163,9 +163,8 @@ def _wrapped(model):
     from torch.nn.parallel import DistributedDataParallel
 
     whole = sum(value.numel() * value.element_size() for value in model.parameters())
-    return DistributedDataParallel(
-        model, bucket_cap_mb=1 + whole / 2**20, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    at_once = {"bucket_cap_mb": 1 + whole / 2**20, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(model, broadcast_buffers=False, **at_once)
 
 
 def _in_bf16(group, bucket):
