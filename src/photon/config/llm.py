@@ -155,8 +155,9 @@ def tokens_of_a_step(values: Any) -> int:
 
     def size(key: str) -> int:
         found = given.get(key)
-        is_size = isinstance(found, int) and found > 0  # whoever checks it says what is wrong
-        return found if is_size else keys_of(Inner)[key].default
+        if isinstance(found, int) and found > 0:
+            return found
+        return keys_of(Inner)[key].default  # whoever checks it says what is wrong
 
     return size("global_train_batch_size") * size("max_seq_len")
 
