@@ -81,6 +81,11 @@ def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
         MixedRows([folders[0], Rows(tmp_path / "other")], [Amount()] * 2, 0)
 
 
+def test_a_mixture_without_a_row_is_refused(folders):
+    with pytest.raises(DataError, match=r"/0: repeat=0.01 of 10 rows; .*/1: .*not even one row"):
+        MixedRows(folders[:2], [Amount(repeat=0.01)] * 2, 0)
+
+
 def test_what_is_chosen_depends_on_the_run_and_the_client(smoke, data_root):
     one = "{client_streams:{s:{local:client_0,choose:6}}}"
 

@@ -505,6 +505,12 @@ def test_a_missing_tokenizer_is_named(prepare, c4, tmp_path, name):
         prepare(c4, tokenizer=str(tmp_path / name))
 
 
+def test_the_home_of_nobody_is_named(prepare, c4):
+    for source, keys in (("~nosuch/t", {}), (c4, {"tokenizer": "~nosuch/t.json"})):
+        with pytest.raises(DataError, match=r"^~nosuch/t.*: ~nosuch is no home folder here"):
+            prepare(source, **keys)
+
+
 def test_a_hub_tokenizer_that_is_not_given_is_one_line(prepare, c4):
     with pytest.raises(DataError, match=r"tokenizer 'some/name': no such file .*\(.+\); name a"):
         prepare(c4, tokenizer="some/name")  # the tests are offline

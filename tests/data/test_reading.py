@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import threading
 import time
 import zlib
@@ -16,12 +17,14 @@ import pytest
 from photon.cli.main import run
 from photon.core.messages import StreamState
 from photon.data.prepare import writer as writer_module
+from photon.data.prepare.push import push
 from photon.data.prepare.writer import ShardWriter
 from photon.data.read import checksum
 from photon.data.read import verify as verify_module
 from photon.data.read.checksum import Checksum
 from photon.data.read.order import EpochOrder
 from photon.data.read.prefetch import prefetch
+from photon.data.read.remote import RemoteFolder
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream, Stream
 from photon.data.read.verify import verify
@@ -174,6 +177,36 @@ def test_a_manifest_that_contradicts_itself_is_named(data):
     path.write_text(json.dumps({**manifest, "sequence_length": 8}))
     with pytest.raises(DataError, match=r"1026 bytes are not 32 rows of 8 \+ 1 tokens"):
         Rows(path.parent)
+
+
+@pytest.mark.parametrize("lost", ["client_1", "client_0/train/manifest.json", "tokenizer.json"])
+def test_a_lost_part_is_missed(data_root, tmp_path, lost):
+    copy, store = tmp_path / "copy", tmp_path / "store"
+    shutil.copytree(data_root, copy)
+    verify(copy)
+    path = copy / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    name = lost.removesuffix("/manifest.json")
+    with pytest.raises(DataError, match=rf"^{copy}/{name}.*: is missing.*, but belongs to {copy}/"):
+        verify(copy)
+    with pytest.raises(DataError, match=r": is missing.*, but belongs to "):
+        push(copy, RemoteFolder(f"file://{store}", create=True))
+    assert not list(store.iterdir()), "nothing is sent"
+
+
+def test_a_part_is_told_from_the_whole(data_root, tmp_path, smoke, capsys):
+    part = data_root / "client_1" / "train"
+    for command in (["data", "show", str(part)], ["train", f"dataset.train.root_local={part}"]):
+        assert run(command) == 2
+        assert f"{part}: is a part of a data set; name the folder of" in capsys.readouterr().err
+    whole = shutil.copytree(data_root, tmp_path / "whole")
+    for text in ('{"format": 1}', '{"format": 1, "settings": [], "tokenizer": "a"}'):
+        (whole / "manifest.json").write_text(text)
+        assert run(["data", "show", str(whole)]) == 2
+        assert "manifest.json: has no settings, so it is no" in capsys.readouterr().err
+    (whole / "validation" / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(DataError, match=r"validation/manifest.json: has no dtype, so it is no man"):
+        Rows(whole / "validation")
 
 
 @pytest.mark.parametrize("block", [1, 7, 20, 40, 1000])

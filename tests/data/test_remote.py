@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -319,3 +321,56 @@ def test_credentials_come_from_the_aws_files(s3, s3_server, monkeypatch, tmp_pat
     folder = RemoteFolder("s3://profiles/p")
     folder.write("k", b"value")
     assert folder.read("k") == b"value"
+
+
+def test_only_what_the_store_holds_is_forgotten(remote, everything, tmp_path, prepared):
+    """Other data, models and downloads that came into the cache's folder stay there."""
+    rows = rows_through(Cache(remote, tmp_path / "cache", limit=SHARD_BYTES))
+    foreign = [
+        tmp_path / "cache" / name
+        for name in ("llama/pytorch_model.bin", "film.mp4.part", "client_0/train/notes.bin")
+    ]
+    shutil.copytree(prepared, tmp_path / "cache" / "mine")
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 1000)
+    kept = {path for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    for shard in range(NUM_SHARDS):
+        place = [shard * ROWS_A_SHARD]
+        np.testing.assert_array_equal(rows.read(place), everything[place])
+    assert kept <= set((tmp_path / "cache").rglob("*"))
+    assert len(list(rows.folder.glob("shard_*.bin"))) == 1
+
+
+def test_the_shards_of_other_folders_of_the_store_count(prepared, tmp_path):
+    """Another process reads another client: what it brought counts, and may be forgotten."""
+    shutil.copytree(prepared, prepared / "en")  # a data set that a stream may name
+    remote = RemoteFolder(f"file://{tmp_path / 'store'}", create=True)
+    push(prepared, remote)
+    rows_through(Cache(remote, tmp_path / "cache", limit=SHARD_BYTES)).read([0])
+    cache = Cache(remote, tmp_path / "cache", limit=SHARD_BYTES)
+    Rows(cache.root / "en" / "client_0" / "train", cache).read([0])
+    assert kept_bytes(cache.root) == SHARD_BYTES
+    rows_through(Cache(remote, tmp_path / "cache", limit=SHARD_BYTES)).read([0])
+    assert kept_bytes(cache.root) == SHARD_BYTES
+
+
+def test_a_folder_of_other_things_is_no_cache(remote, tmp_path):
+    root = tmp_path / "data"
+    (root / "mine").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"data: is no cache and not empty \(mine\); name a folder"):
+        Cache(remote, root).open()
+    assert os.listdir(root) == ["mine"]
+    (root / "mine").rename(root / "lost+found")
+    (root / "manifest.json.12.tmp").touch()
+    Cache(remote, root).open()
+
+
+@pytest.mark.parametrize("name", ["../../shard_00000.bin", "/etc/passwd", "..", ""])
+def test_a_shard_outside_its_folder_is_refused(remote, tmp_path, name):
+    path = tmp_path / "store" / "client_0" / "train" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0]["file"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"train/manifest.json: '.*' is no name of a shard"):
+        rows_through(Cache(remote, tmp_path / "cache"))

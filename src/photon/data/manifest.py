@@ -27,6 +27,20 @@ def part_digest(manifest: Mapping[str, Any]) -> str:
     return _digest(manifest["shards"])
 
 
+def known_parts(whole: Mapping[str, Any]) -> dict[str, str]:
+    """Digest of each part by its folder; manifests of earlier versions do not know their parts.
+
+    Raises:
+        DataError: a name leads out of the data set's folder.
+    """
+    parts = whole.get("parts")
+    names = parts if isinstance(parts, dict) else {}
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"a manifest names the part {name!r}, which leads out of its folder")
+    return names
+
+
 def sum_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What a data set's manifest says of its parts.
 
@@ -62,8 +76,61 @@ def _legible(value: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
+def read_whole(folder: Path) -> dict[str, Any]:
+    """The manifest of a data set.
+
+    Raises:
+        DataError: also where the folder is a part of one.
+    """
+    manifest = read_manifest(folder)
+    if "shards" in manifest:
+        raise DataError(
+            f"{folder}: is a part of a data set; name the folder of the whole, the one with "
+            "tokenizer.json and client_*/"
+        )
+    _require(folder, manifest, _OF_THE_WHOLE)
+    _require(folder, manifest["settings"], _OF_SETTINGS)
+    return manifest
+
+
+def read_part(folder: Path) -> dict[str, Any]:
+    """The manifest of a part, which may come from a store: its shards lie in its folder.
+
+    Raises:
+        DataError: also where the folder is no part, or a shard's name leads out of it.
+    """
+    manifest = read_manifest(folder)
+    _require(folder, manifest, _OF_A_PART)
+    for shard in manifest["shards"]:
+        _require(folder, shard if isinstance(shard, dict) else {}, _OF_A_SHARD)
+        if shard["file"] in ("", ".", "..") or "/" in shard["file"] or "\0" in shard["file"]:
+            raise DataError(
+                f"{folder / MANIFEST}: {shard['file']!r} is no name of a shard; prepare the data "
+                "again"
+            )
+    return manifest
+
+
+_OF_THE_WHOLE = {"settings": dict, "tokenizer": str, "digest": str}
+_OF_SETTINGS = {"num_clients": int, "sequence_length": int, "vocab_size": int}
+_OF_A_PART = {
+    "dtype": str, "sequence_length": int, "rows": int, "tokens": int, "text_tokens": int,
+    "unigram": list, "shards": list,
+}  # fmt: skip
+_OF_A_SHARD = {"file": str, "rows": int, "bytes": int, "sha256": str}
+
+
+def _require(folder: Path, found: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            raise DataError(
+                f"{folder / MANIFEST}: has no {key}, so it is no manifest of this kind of folder; "
+                "prepare the data again"
+            )
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a data folder.
+    """The manifest of a data folder, a part or a whole; see `read_part` and `read_whole`.
 
     Raises:
         DataError: the folder or its manifest is missing or unreadable.

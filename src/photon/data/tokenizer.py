@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from photon.data.hub_access import hub_file
+from photon.data.paths import named_path
 from photon.errors import DataError
 from photon.files import sync
 
@@ -110,7 +111,7 @@ def open_tokenizer(name: str) -> Tokenizer:
     Raises:
         DataError: it is missing, no tokenizer, or the hub cannot be reached.
     """
-    path = tokenizer_file(Path(name).expanduser())
+    path = tokenizer_file(named_path(name))
     if path.is_file() or path.suffix == ".json" or name.startswith((".", "/", "~")):
         return load_tokenizer(path)
     try:

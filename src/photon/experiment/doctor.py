@@ -20,7 +20,7 @@ from photon.config.between.travel import travelling
 from photon.config.compose import load_config
 from photon.config.resolve import resolve
 from photon.config.schema import Bucket, Config
-from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, read_whole
 from photon.data.read.shards import Rows
 from photon.data.read.verify import require_part, require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
@@ -221,7 +221,7 @@ class _Machine:
             config, manifest = prepare(self.config, lambda line: None, clients)
             return RunData.of(*config.reading).root, manifest
         root = Path(given).resolve()
-        manifest = read_manifest(root)
+        manifest = read_whole(root)
         require_tokenizer(root, manifest, tokenizer_digest(root / "tokenizer.json"))
         return root, manifest
 

@@ -13,7 +13,7 @@ from photon.config.dataset import ClientStreams, EmbeddedCorpus, StorageConfig
 from photon.config.explain.idle import Course, idle_overrides, note_idle
 from photon.config.model import ModelConfig
 from photon.config.schema import Config
-from photon.data.manifest import MANIFEST, clients_of, read_manifest
+from photon.data.manifest import MANIFEST, clients_of, read_whole
 from photon.data.prepare.embedded import embedded_settings, prepare_embedded
 from photon.data.read.verify import require_tokenizer
 from photon.data.tokenizer import tokenizer_digest
@@ -180,7 +180,7 @@ def require_data(train: StorageConfig, clients: Collection[int]) -> None:
     elif not (root / MANIFEST).exists() and any(root.glob(f"**/{MANIFEST}")):
         return
     else:
-        prepared = clients_of(read_manifest(root))
+        prepared = clients_of(read_whole(root))
     if missing := sorted(set(clients) - set(prepared)):
         has = "dataset.train.streams says nothing of" if train.streams else "was not prepared for"
         there = ",".join(map(str, sorted(set(clients) & set(prepared))))

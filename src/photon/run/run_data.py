@@ -10,7 +10,7 @@ from typing import Any
 from photon.config.dataset import Data, SplitConfig, StorageConfig, StreamSpec
 from photon.config.llm import Inner
 from photon.core.seeds import derive_seed
-from photon.data.manifest import MANIFEST, clients_of, read_manifest
+from photon.data.manifest import MANIFEST, clients_of, read_manifest, read_whole
 from photon.data.read.cache import Cache
 from photon.data.read.mixture import Amount, MixedRows
 from photon.data.read.order import BLOCK_ROWS
@@ -104,7 +104,7 @@ class RunData:
     def _open(self, storage: StorageConfig, part: str) -> Rows:
         root = _root_of(storage)
         rows = Rows(root / part, cache_of(storage, root), self.row_length, self.vocabulary)
-        require_tokenizer(rows.folder, rows.manifest, read_manifest(self.root)["tokenizer"])
+        require_tokenizer(rows.folder, rows.manifest, read_whole(self.root)["tokenizer"])
         home = rows.folder.parent if part == VALIDATION else rows.folder.parent.parent
         if (home / MANIFEST).exists():
             require_part(home, read_manifest(home), rows.folder, rows.manifest)
@@ -150,7 +150,7 @@ def find_data(storage: StorageConfig, num_clients: int) -> tuple[Path, dict[str,
         for home in found:
             cache.bring(home / MANIFEST)
             cache.bring(home / "tokenizer.json")
-    manifests = [read_manifest(home) for home in found]
+    manifests = [read_whole(home) for home in found]
     digests = [manifest["digest"] for manifest in manifests]
     digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode())
     digest = digest if isinstance(digest, str) else digest.hexdigest()[:16]
@@ -199,7 +199,7 @@ def _specs(storage: StorageConfig, part: str) -> list[StreamSpec] | None:
 def _folders(storage: StorageConfig, spec: StreamSpec) -> list[str]:
     if spec.local is not None:
         return [spec.local.strip("/")]
-    clients = clients_of(read_manifest(_root_of(storage)))
+    clients = clients_of(read_whole(_root_of(storage)))
     return [f"client_{client}" for client in clients]
 
 

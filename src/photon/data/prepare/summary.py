@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from photon.data.manifest import clients_of, read_manifest
+from photon.data.manifest import clients_of, read_part, read_whole
 from photon.data.prepare.part import read_digests
 
 _SPLITS = ("train", "validation")
@@ -46,11 +46,11 @@ def summarise(root: Path) -> list[ClientSummary]:
     Raises:
         DataError: no prepared data there, or a manifest is unreadable.
     """
-    clients = clients_of(read_manifest(root))
+    clients = clients_of(read_whole(root))
     folders = [
         {split: root / f"client_{client}" / split for split in _SPLITS} for client in clients
     ]
-    manifests = [{split: read_manifest(f) for split, f in own.items()} for own in folders]
+    manifests = [{split: read_part(f) for split, f in own.items()} for own in folders]
     overlaps = _overlaps(folders, root / "validation")
     counts = [np.asarray(own["train"]["unigram"], dtype=np.float64) for own in manifests]
     unigrams = [tokens / tokens.sum() for tokens in counts]
@@ -78,10 +78,10 @@ def held_out_lines(root: Path) -> list[str]:
         DataError: no prepared data there, or a manifest is unreadable.
     """
     own = {
-        client: {split: read_manifest(root / f"client_{client}/{split}") for split in _SPLITS}
-        for client in clients_of(read_manifest(root))
+        client: {split: read_part(root / f"client_{client}/{split}") for split in _SPLITS}
+        for client in clients_of(read_whole(root))
     }
-    common = read_manifest(root / "validation")
+    common = read_part(root / "validation")
     parts = [common, *(part for parts in own.values() for part in parts.values())]
     lines = [
         f"common: {common['text_tokens']:,} tokens, {_percent(common, parts):.1f} % of all, from "

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from photon.config.prepare import PrepareConfig
 from photon.data.apportion import apportion
+from photon.data.paths import named_path
 from photon.data.prepare.assemble import Inputs, Plan, assemble
 from photon.data.prepare.corpus import Document
 from photon.data.prepare.hub import HubSource, has_split
@@ -92,7 +93,7 @@ class _Work:
         assert self.keys.source is not None
         if not is_local(self.keys.source):
             return [], []
-        return find_files(Path(self.keys.source).expanduser())
+        return find_files(named_path(self.keys.source))
 
     def inputs(self) -> Inputs:
         keys, (files, _) = self.keys, self.files()
@@ -260,7 +261,7 @@ def _name_tokenizer(keys: PrepareConfig) -> str:
     """What tells tokenizers apart: a hub name, a local file's digest, or how it is trained."""
     if keys.tokenizer is None:
         return f"trained, vocab_size={keys.vocab_size}"
-    path = tokenizer_file(Path(keys.tokenizer).expanduser())
+    path = tokenizer_file(named_path(keys.tokenizer))
     return f"{path.name} {tokenizer_digest(path)}" if path.is_file() else keys.tokenizer
 
 

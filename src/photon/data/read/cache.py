@@ -4,6 +4,8 @@ The local folder mirrors the remote one, so that a whole mirror is a data folder
 processes may share it; what they agree on is in the file system alone:
 
 cache.lock                      held while room is made
+cache.folders                   the folders that shards were brought to, a line each: what their
+                                manifests name may be forgotten, and nothing else
 shard_00000.bin                 whole, its hash checked; its time stamp says when it was last used;
                                 whoever reads it holds a shared lock on it
 shard_00000.bin.BYTES.part      on its way, BYTES long in the end; whoever downloads it holds an
@@ -14,13 +16,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, known_parts, read_manifest, read_part
 from photon.data.read.checksum import Checksum
 from photon.data.read.remote import RemoteFolder
 from photon.errors import DataError, StorageError, storing
@@ -28,6 +32,10 @@ from photon.files import is_at, new_file, try_lock, wait_for_shared_lock
 
 PIECE_BYTES = 1 << 24
 """Bytes of one request."""
+
+_LOCK, _FOLDERS = "cache.lock", "cache.folders"
+_HARMLESS = rf"\..*|lost\+found|{re.escape(MANIFEST)}\.\d+\.tmp"
+"""Names of what desktops, file systems and another process that opens the cache too put there."""
 
 _POLL_SECONDS = 0.05
 
@@ -48,10 +56,11 @@ class Cache:
         """Bring the manifest of the whole, and make sure that what is kept here belongs to it.
 
         Raises:
-            DataError: the store does not answer, or the folder holds other data.
+            DataError: the store does not answer, or the folder holds other data or something else.
         """
         fresh = self.remote.read(MANIFEST)
         path = self.root / MANIFEST
+        self._require_own_folder()
         if path.exists() and path.read_bytes() != fresh:
             raise DataError(
                 f"{self.root}: caches other data than {self.remote.url} holds; name another "
@@ -59,6 +68,16 @@ class Cache:
             )
         self._write(path, fresh)
         read_manifest(self.root)
+
+    def _require_own_folder(self) -> None:
+        """Refuse a folder of other things, among which a cache would be hard to tell apart."""
+        entries = os.listdir(self.root) if self.root.is_dir() else []
+        foreign = [name for name in entries if not re.fullmatch(_HARMLESS, name)]
+        if foreign and not {MANIFEST, _LOCK} & set(entries):
+            raise DataError(
+                f"{self.root}: is no cache and not empty ({min(foreign)}); name a folder for the "
+                "cache alone, dataset.train.root_local (or dataset.val.root_local)"
+            )
 
     def bring(self, path: Path) -> None:
         """Make sure that a small file is here.
@@ -98,7 +117,7 @@ class Cache:
         if path.exists():
             return
         self._require_size(path, entry["bytes"])
-        part = path.with_name(f"{path.name}.{entry['bytes']}.part")
+        part = _part_of(path, entry["bytes"])
         patience = _Patience(self.remote.timeout * (self.remote.retry + 1))
         while not path.exists():
             with storing(path, "cannot keep this shard"):
@@ -112,7 +131,8 @@ class Cache:
     def _claim(self, path: Path, part: Path, size: int) -> int | None:
         """Reserve room and take the right to download; None while others stand in the way."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root / "cache.lock"):
+        with _locked(self.root / _LOCK):
+            self._note_folder(path.parent)
             if path.exists() or not (part.exists() or self._make_room(size)):
                 return None
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
@@ -130,13 +150,38 @@ class Cache:
                 f"{self.root}: a shard of {size:,} bytes does not fit under "
                 f"cache_limit={self.limit:,}; raise it"
             )
-        kept = sorted(_kept(self.root))
+        kept = sorted(self._kept())
         total = sum(file_size for _, file_size, _ in kept)
         for _, file_size, path in kept:
             if total + size <= self.limit:
                 break
             total -= file_size if _forget(path) else 0
         return total + size <= self.limit
+
+    def _note_folder(self, folder: Path) -> None:
+        """Say that what the folder's manifest names is of this cache; the lock is held."""
+        name = folder.relative_to(self.root).as_posix()
+        if name not in self._noted_folders():
+            with open(self.root / _FOLDERS, "a", encoding="utf-8") as file:
+                file.write(f"{name}\n")
+
+    def _noted_folders(self) -> list[str]:
+        path = self.root / _FOLDERS
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def _kept(self) -> Iterator[tuple[float, int, Path]]:
+        """(last use, bytes, path) of every shard and of every download, at the size it will have.
+
+        A cache of an earlier version has noted nothing: what the root's manifest names counts, too.
+        """
+        for name in {*known_parts(read_manifest(self.root)), *self._noted_folders()}:
+            for shard, size in _shards_of(self.root / name):
+                # one that ends in between counts twice, never not at all
+                for path in (_part_of(shard, size), shard):
+                    try:
+                        yield path.stat().st_mtime, size, path
+                    except FileNotFoundError:
+                        continue
 
     def _download(self, descriptor: int, path: Path, part: Path, entry: dict[str, Any]) -> None:
         """Fill a claimed part, check it, and put it in its place."""
@@ -205,16 +250,23 @@ class _Patience:
         time.sleep(_POLL_SECONDS)
 
 
-def _kept(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """(last use, bytes, path) of every shard and of every download, at the size it will have."""
-    for pattern in ("*.part", "*.bin"):  # one that ends in between counts twice, never not at all
-        for path in root.rglob(pattern):
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # a download that has just ended
-            size = int(path.name.split(".")[-2]) if path.suffix == ".part" else status.st_size
-            yield status.st_mtime, size, path
+def _part_of(shard: Path, size: int) -> Path:
+    """Where a shard of that size is while it is on its way."""
+    return shard.with_name(f"{shard.name}.{size}.part")
+
+
+def _shards_of(folder: Path) -> list[tuple[Path, int]]:
+    """The shards that a folder's manifest names, and their bytes; none without one."""
+    try:
+        facts = (folder / MANIFEST).stat()
+    except FileNotFoundError:
+        return []
+    return _named_shards(folder, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _named_shards(folder: Path, mtime_ns: int, size: int) -> list[tuple[Path, int]]:
+    return [(folder / shard["file"], shard["bytes"]) for shard in read_part(folder)["shards"]]
 
 
 def _forget(path: Path) -> bool:

@@ -55,7 +55,7 @@ class MixedRows:
         seed: of the choice, where not all rows come equally often; a client's own.
 
     Raises:
-        DataError: rows of different lengths, or none.
+        DataError: rows of different lengths, or none at all.
     """
 
     def __init__(self, parts: Sequence[RowSource], amounts: Sequence[Amount], seed: int) -> None:
@@ -66,6 +66,11 @@ class MixedRows:
                 f"({', '.join(map(str, sorted(lengths)))}) do not mix"
             )
         self.parts, self.counts = tuple(parts), epoch_counts([len(p) for p in parts], amounts)
+        if not len(self):
+            raise DataError(
+                f"{'; '.join(map(_described, parts, amounts))}: that is not even one row; raise "
+                "repeat in dataset.train.streams (or dataset.val.streams), or give choose"
+            )
         self.folder, self.sequence_length = parts[0].folder, lengths.pop()
         self._chosen = [
             _chosen(seed, number, len(part), count % len(part))
@@ -108,6 +113,10 @@ class MixedRows:
         )
         shards = [shard for manifest in manifests for shard in manifest["shards"]]
         return {**manifests[0], **summed, "unigram": unigram, "shards": shards}
+
+
+def _described(part: RowSource, amount: Amount) -> str:
+    return f"{part.folder}: repeat={amount.repeat or 1:g} of {len(part):,} rows"
 
 
 def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from photon.data.manifest import MANIFEST, read_manifest
+from photon.data.manifest import MANIFEST, read_part
 from photon.data.read.cache import Cache
 from photon.data.read.first_read import FirstRead
 from photon.errors import DataError
@@ -91,7 +91,7 @@ class Rows:
         self.folder, self._cache = folder, cache
         if cache is not None:
             cache.bring(folder / MANIFEST)
-        self.manifest = read_manifest(folder)
+        self.manifest = read_part(folder)
         self._written = int(self.manifest["sequence_length"])
         self.sequence_length = sequence_length or self._written
         self._stride = int(self.manifest.get("row_stride", self._written))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import MANIFEST, part_digest, read_manifest
+from photon.data.manifest import MANIFEST, known_parts, part_digest, read_manifest, read_part
 from photon.data.read.checksum import BLOCK_BYTES, Checksum
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import DataError
@@ -38,19 +38,36 @@ def data_folders(root: Path) -> list[DataFolder]:
     """The folders of shards below a root, or the root itself, by name.
 
     Raises:
-        DataError: none there, or an unreadable manifest.
+        DataError: none there, an unreadable manifest, or a part that the root's manifest names or
+            the tokenizer is missing.
     """
     found = [DataFolder(p, p.relative_to(root).as_posix(), m) for p, m in _manifests(root)]
     folders = [folder for folder in found if "shards" in folder.manifest]
     if not folders:
         raise DataError(f"{root}: no prepared data here; run `photon prepare` first")
+    _require_all_parts(root, folders)
     return folders
+
+
+def _require_all_parts(root: Path, folders: list[DataFolder]) -> None:
+    if not (root / MANIFEST).exists():
+        return
+    names = set(known_parts(read_manifest(root)))
+    lost = sorted(names - {folder.name for folder in folders})
+    if names and not (root / "tokenizer.json").exists():
+        lost.append("tokenizer.json")
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise DataError(
+            f"{root / lost[0]}: is missing{more}, but belongs to {root / MANIFEST}; {REMEDY}"
+        )
 
 
 def _manifests(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(root.rglob(MANIFEST)):
         if not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path.parent, read_manifest(path.parent)
+            manifest = read_manifest(path.parent)
+            yield path.parent, read_part(path.parent) if "shards" in manifest else manifest
 
 
 def verify(root: Path, progress: BytesCallback = lambda shard, size: None) -> list[DataFolder]:
@@ -104,7 +121,7 @@ def require_part(
     Raises:
         DataError: its shards are not those of the data set.
     """
-    known, found = whole.get("parts", {}), part_digest(own)
+    known, found = known_parts(whole), part_digest(own)
     if (expected := known.get(folder.relative_to(home).as_posix(), found)) != found:
         raise DataError(
             f"{folder}: is of another data set than {home / MANIFEST} says (digest {found}, not "
