@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 
 from photon.config.prepare import PrepareConfig
 from photon.data.manifest import read_manifest
-from photon.data.prepare import pipeline, routing
+from photon.data.prepare import assemble, pipeline, routing
 from photon.data.prepare.assemble import unfinished
 from photon.data.prepare.part import read_digests
 from photon.data.prepare.routing import text_digest
@@ -155,6 +156,26 @@ def test_splits_are_cut_to_their_size_and_shared_out(prepare, c4, tmp_path, monk
     assert totals["cut_tokens"] > 0
 
 
+def test_a_document_that_is_cut_counts_with_the_text_that_is_kept(prepare, tmp_path, tokenizer,
+                                                                 monkeypatch):  # fmt: skip
+    from photon.data.prepare import splits
+
+    few = splits.Split("val_xxsmall", "validation", 1)  # of 2048 tokens
+    monkeypatch.setitem(splits.SPLITS, "val_xxsmall", few)
+    draw = random.Random(3)
+    (tmp_path / "s").mkdir()
+    write_lines(tmp_path / "s" / "train.jsonl", [sentence(draw) for _ in range(60)])
+    long = ["x y z " * 4000 + " ".join(sentence(draw) for _ in range(900)) for _ in range(9)]
+    write_lines(tmp_path / "s" / "validation.jsonl", long)
+    totals = prepare(tmp_path / "s", splits=["train", "val_xxsmall"])["totals"]
+    assert totals["cut_tokens"] > 0
+    for name, part in parts_of(tmp_path / "out").items():
+        text = text_of(tmp_path / "out", name, tokenizer)
+        assert part["text_bytes"] == pytest.approx(len(text.encode()), rel=0.05), name
+        if "validation" in name:
+            assert part["text_bytes"] == pytest.approx(len(text.encode()), abs=2), name
+
+
 def test_an_unequal_partition_is_cut_as_a_whole(prepare, c4, tmp_path, monkeypatch):
     from photon.data.prepare import splits
 
@@ -220,6 +241,116 @@ def test_interrupted_work_is_not_mixed_with_other_settings(prepare, c4, tmp_path
         DataError, match=r"interrupted preparation, prepared from other text \(c4-t"
     ):
         prepare(c4)
+
+
+class Killed(BaseException):
+    """Ends a process; nothing tidies up after it."""
+
+
+def stop_at(patch, number: int, error: BaseException) -> list[int]:
+    """Raise an error at a step to the disk or to another name; counts the steps."""
+    steps = [0]
+
+    def counting(real):
+        def step(*arguments, **keys):
+            steps[0] += 1
+            if steps[0] == number:
+                raise error
+            return real(*arguments, **keys)
+
+        return step
+
+    for name in ("fsync", "rename", "replace", "unlink"):
+        patch.setattr(os, name, counting(getattr(os, name)))
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("error", "is_there", "each"),
+    [(Killed(), False, 1), (Killed(), True, 3), (OSError(28, "No space left"), False, 3)],
+)
+def test_finishing_may_fail_at_any_step(prepare, tmp_path, monkeypatch, error, is_there, each):
+    """Whatever was reached, the same command goes on, to the same bytes."""
+    draw = random.Random(12)
+    source = write_lines(tmp_path / "a.jsonl", [sentence(draw) for _ in range(40)])
+    keys = {"clients": 1, "validation_fraction": 0.2}
+    (tmp_path / "whole").mkdir() if is_there else None
+    with monkeypatch.context() as patch:
+        steps = stop_at(patch, 0, error)
+        prepare(source, "whole", **keys)
+    whole = bytes_of(tmp_path / "whole")
+    for number in range(steps[0], 0, -each):
+        out = tmp_path / f"out{number}"
+        out.mkdir() if is_there else None
+        with monkeypatch.context() as patch:
+            stop_at(patch, number, error)
+            with pytest.raises((Killed, StorageError)):
+                prepare(source, out.name, **keys)
+        prepare(source, out.name, **keys)
+        assert {n: d for n, d in bytes_of(out).items() if n != "lock"} == whole, number
+        assert not list(tmp_path.glob(".*")), number
+
+
+def test_a_link_and_the_folder_one_stands_in_are_filled(prepare, c4, tmp_path, monkeypatch):
+    for name in ("real", "here"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "lost+found").mkdir()  # of a disk that is mounted there
+    prepare(c4, "link")
+    monkeypatch.chdir(tmp_path / "here")
+    config = PrepareConfig(source=str(c4), tokenizer=None, vocab_size=300)
+    prepare_text(Path(), config, 2, L)
+    assert os.listdir() != []
+    assert (tmp_path / "link").is_symlink()
+    for name in ("real", "here"):
+        assert (tmp_path / name / "manifest.json").exists()
+        assert not [p for p in (tmp_path / name).glob(".*") if p.name != ".gitignore"]
+
+
+def test_two_preparations_at_once_say_it_once(prepare, c4, tmp_path, tokenizer, monkeypatch):
+    folder = unfinished(tmp_path / "out")
+    folder.mkdir()
+    said: list[str] = []
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        naps: list[float] = []
+
+        def nap(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 3:
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(assemble.time, "sleep", nap)
+        keys = PrepareConfig(source=str(c4), tokenizer=tokenizer, shuffle_documents=25)
+        prepare_text(tmp_path / "out", keys, 2, L, said.append)
+    assert len([line for line in said if line.startswith("waiting ")]) == 1
+
+
+def test_other_clients_are_other_data(prepare, c4):
+    prepare(c4, first_client=4)
+    with pytest.raises(DataError, match="prepared with first_client=4, asked for first_client=0"):
+        prepare(c4)
+    prepare(c4, "zero")
+    with pytest.raises(DataError, match="prepared with first_client=0, asked for first_client=4"):
+        prepare(c4, "zero", first_client=4)
+
+
+def test_an_interrupted_preparation_goes_on_with_touched_files(
+    prepare, c4, tmp_path, tokenizer, monkeypatch
+):
+    prepare(c4, "whole")
+    keys = {"source": str(c4), "tokenizer": tokenizer, "shuffle_documents": 25}
+    code = KILLED.format(out=str(tmp_path / "out"), keys=keys, after=70)
+    subprocess.run([sys.executable, "-c", code], capture_output=True)
+    for path in c4.iterdir():
+        os.utime(path)
+    whole, touched = bytes_of(tmp_path / "whole"), prepare(c4)
+    assert touched["digest"] == json.loads(whole["manifest.json"])["digest"]
+    subprocess.run([sys.executable, "-c", code.replace("out'", "cut'")], capture_output=True)
+    for path in c4.glob("c4-train*"):
+        path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(DataError, match=r"other text \(c4-train.* has other content\)"):
+        prepare(c4, "cut")
 
 
 def test_a_second_run_changes_nothing_and_refuses_what_changed(prepare, c4, tmp_path, tokenizer):

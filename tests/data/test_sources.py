@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 import zstandard
@@ -251,20 +252,29 @@ def test_changes_of_the_files_are_named(tmp_path):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(name)
     source = LocalSource(list_files(tmp_path), Columns())
-    recorded = source.described_as_read([0, 1])
+    recorded = source.describe([0, 1])
     assert changed_file(list_files(tmp_path), recorded) is None
     (tmp_path / "a.txt").write_text("a.txt")  # another time, the same content
     assert changed_file(list_files(tmp_path), recorded) is None
     (tmp_path / "a.txt").write_text("A.txt")
     assert changed_file(list_files(tmp_path), recorded) == "a.txt has other content"
     with pytest.raises(DataError, match=r"a\.txt: was changed while it was read"):
-        source.described_as_read([0])
+        source.require_unchanged()
     (tmp_path / "a.txt").write_text("longer text")
     assert changed_file(list_files(tmp_path), recorded) == "a.txt has 11 bytes, had 5"
     (tmp_path / "a.txt").unlink()
     assert changed_file(list_files(tmp_path), recorded) == "a.txt is gone"
     (tmp_path / "c.txt").write_text("c")
     assert changed_file(list_files(tmp_path)[1:], recorded) == "c.txt is new"
+
+
+def test_a_file_that_was_not_read_may_have_another_time(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name)
+    recorded = LocalSource(list_files(tmp_path), Columns()).describe([0])
+    os.utime(tmp_path / "a.txt")
+    os.utime(tmp_path / "b.txt")
+    assert changed_file(list_files(tmp_path), recorded) is None
 
 
 def test_copies_are_told_from_different_files(tmp_path):

@@ -17,6 +17,4 @@ def named_path(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         user = name.split("/")[0]
-        raise DataError(
-            f"{name}: {user} is no home folder here; write the path out"
-        ) from error
+        raise DataError(f"{name}: {user} is no home folder here; write the path out") from error

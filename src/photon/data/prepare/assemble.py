@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from photon.data.manifest import MANIFEST, read_manifest, sum_of_parts, write_json
+from photon.data.manifest import MANIFEST, read_whole, sum_of_parts, write_json
 from photon.data.prepare.encode import Encoder
 from photon.data.prepare.pipeline import (
     JOURNAL,
@@ -36,6 +36,8 @@ from photon.say import Say
 
 TOKENIZER = "tokenizer.json"
 _LOCK = "lock"
+_OF_A_DISK = "lost+found"
+"""What an empty file system may hold."""
 _WAIT_SECONDS = 600.0
 
 
@@ -45,19 +47,21 @@ class Inputs:
 
     Attributes:
         settings: named values.
-        files: of the source, as they are now.
-        changed: says how the files differ from a record of them, None if they do not.
+        defaults: of settings that are not named, now or when the data was made.
+        changed: says how the source's files differ from a record of them, None if they do not.
     """
 
     settings: Mapping[str, Any]
-    files: Sequence[dict[str, Any]] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     changed: Callable[[Sequence[dict[str, Any]]], str | None] = lambda recorded: None
 
     def difference(self, settings: Mapping[str, Any], files: Sequence[dict[str, Any]]) -> str:
         """In which way earlier inputs were others, in words; empty if they were not."""
-        for key, value in self.settings.items():
-            if settings.get(key) != value:
-                return f"prepared with {key}={settings.get(key)}, asked for {key}={value}"
+        made = {"vocab_size"} - self.settings.keys()  # was found, not asked for
+        for key in dict.fromkeys((*self.settings, *settings)):
+            had, asked = (s.get(key, self.defaults.get(key)) for s in (settings, self.settings))
+            if had != asked and key not in made:
+                return f"prepared with {key}={had}, asked for {key}={asked}"
         changed = self.changed(files)
         return f"prepared from other text ({changed})" if changed else ""
 
@@ -70,7 +74,8 @@ class Plan:
         phases: where documents come from and go.
         make_tokenizer: opens or trains it.
         bos_text, eos_text: tokens around each document, as of `tokenization.resolved`.
-        describe_files: the source's files as the manifest names them, from where phases ended.
+        describe_files: the source's files as the manifest names them, from how far each phase is.
+        require_unchanged: refuses files of the source that were changed meanwhile.
         copies: documents left out because their text is another's.
         left_out: files of the source that are not read, by reason.
     """
@@ -81,6 +86,7 @@ class Plan:
     bos_text: str | None = None
     eos_text: str | None = None
     describe_files: Callable[[Sequence[Position | None]], list[dict[str, Any]]] = lambda ends: []
+    require_unchanged: Callable[[], None] = lambda: None
     copies: int = 0
     left_out: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,32 +109,59 @@ def assemble(
     """
     if (root / MANIFEST).exists():
         return _same_or_refuse(root, inputs)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
+    _require_free(root)
     with storing(root, "cannot write prepared data"), _locked(root, say) as folder:
         if (root / MANIFEST).exists():  # another process has made it while this one waited
             return _same_or_refuse(root, inputs)
-        with _tidy(folder):
-            _take_up(folder, inputs, say)
-            manifest = _make(folder, inputs, make_plan(), say, report)
-        # A site's text as numbers: nothing for a repository that the folder happens to lie in.
-        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
-        (folder / _LOCK).unlink()
-        os.rename(folder, root)
+        if (folder / MANIFEST).exists():  # whole, but not yet in its place
+            manifest = _same_or_refuse(folder, inputs)
+        else:
+            with _tidy(folder):
+                _take_up(folder, inputs, say)
+                manifest = _make(folder, inputs, make_plan(), say, report)
+        _put_in_place(folder, root.resolve())
     return manifest
 
 
 def _same_or_refuse(root: Path, inputs: Inputs) -> dict[str, Any]:
     """The manifest of data made from these inputs; of data made from others what differs."""
-    manifest = read_manifest(root)
+    manifest = read_whole(root)
     if difference := inputs.difference(manifest["settings"], manifest.get("files", [])):
         raise DataError(f"{root}: holds data {difference}; name another folder or remove this one")
     return manifest
 
 
 def unfinished(root: Path) -> Path:
-    """Folder in which a data set is made."""
-    return root.with_name(f".{root.name}-unfinished")
+    """Folder in which a data set is made: beside its place, or in it where that is there already,
+    since a mount point or the folder in which somebody stands cannot be replaced.
+    """
+    place = root.resolve()
+    name = f".{place.name}-unfinished"
+    beside = place.parent / name
+    return place / name if place.is_dir() and not beside.exists() else beside
+
+
+def _require_free(root: Path) -> None:
+    """Refuse a place that holds anything but an unfinished preparation."""
+    folder = unfinished(root)
+    if not root.exists() or (root.is_dir() and (folder / MANIFEST).exists()):
+        return
+    if not root.is_dir() or set(os.listdir(root)) - {folder.name, _OF_A_DISK}:
+        raise DataError(f"{root}: is not empty and holds no prepared data; name another folder")
+
+
+def _put_in_place(folder: Path, place: Path) -> None:
+    """Let a data set appear; where its folder is there already, the manifest comes last."""
+    # A site's text as numbers: nothing for a repository that the folder happens to lie in.
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    (folder / JOURNAL).unlink(missing_ok=True)
+    if folder.parent != place:
+        os.rename(folder, place)
+        (place / _LOCK).unlink()
+        return
+    for name in sorted({*os.listdir(folder)} - {_LOCK}, key=lambda name: name == MANIFEST):
+        os.rename(folder / name, place / name)
+    shutil.rmtree(folder)
 
 
 def _take_up(folder: Path, inputs: Inputs, say: Say) -> None:
@@ -154,11 +187,15 @@ def _make(
     tokenizer = load_tokenizer(path)
     size = vocab_size(tokenizer)
     say(f"tokenizer   {size:,} tokens")
-    key = {"settings": dict(inputs.settings), "files": list(inputs.files)}
-    pipeline = Pipeline(folder, plan.spec, size, key)
+
+    def describe(ends: Sequence[Position | None]) -> dict[str, Any]:
+        return {"settings": dict(inputs.settings), "files": plan.describe_files(ends)}
+
+    pipeline = Pipeline(folder, plan.spec, size, describe)
     try:
         encoder = Encoder(tokenizer, resolved(tokenizer, plan.bos_text, plan.eos_text))
         pipeline.run(plan.phases, encoder, report)
+        plan.require_unchanged()
         files, digest = plan.describe_files(pipeline.ends), tokenizer_digest(path)
         if not pipeline.totals.written:
             raise _no_text(files, inputs)
@@ -204,11 +241,13 @@ def _tidy(folder: Path) -> Iterator[None]:
 def _locked(root: Path, say: Say) -> Iterator[Path]:
     """The folder in which to make `root`, for one process at a time."""
     folder, deadline = unfinished(root), time.monotonic() + _WAIT_SECONDS
+    has_said = False
     while (descriptor := _try_lock(folder)) is None:
         if time.monotonic() > deadline:
             raise DataError(f"{folder}: another process is preparing {root}; wait for its end")
-        if time.monotonic() > deadline - _WAIT_SECONDS + 0.05:
+        if not has_said:
             say(f"waiting     another process is preparing {root}")
+        has_said = True
         time.sleep(0.5)
     try:
         yield folder

@@ -44,11 +44,11 @@ class Part:
         with storing(folder), open(self._file, "ab") as file:
             file.truncate(self.documents * 8)
 
-    def add(self, routed: Routed, tokens: np.ndarray) -> None:
-        """Append a document's tokens."""
+    def add(self, routed: Routed, tokens: np.ndarray, text_bytes: int) -> None:
+        """Append a document's tokens, or as many as there is room for, and count their text."""
         self.rows.append(tokens)
         self.documents += 1
-        self.text_bytes += len(routed.document.text.encode("utf-8", "surrogatepass"))
+        self.text_bytes += text_bytes
         counts = self.sources.setdefault(routed.document.source, [0, 0])
         counts[0] += 1
         counts[1] += len(tokens)
@@ -63,6 +63,10 @@ class Part:
             "text_bytes": self.text_bytes,
             "sources": {name: list(counts) for name, counts in self.sources.items()},
         }
+
+    def end(self) -> None:
+        """No more documents come; see `ShardWriter.end`."""
+        self.rows.end()
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write the folder's manifest; see `ShardWriter.finish`."""

@@ -122,16 +122,21 @@ class Pipeline:
     Args:
         folder: where its parts lie, and the journal.
         vocab_size: of the tokenizer.
-        key: what was asked for; the journal keeps it for whoever takes the folder up again.
+        describe: what was asked for, and of the source's files those that were read up to some
+            positions; the journal keeps it for whoever takes the folder up again.
 
     Raises:
         DataError: the journal is unreadable.
     """
 
     def __init__(
-        self, folder: Path, spec: DatasetSpec, vocab_size: int, key: Mapping[str, Any]
+        self,
+        folder: Path,
+        spec: DatasetSpec,
+        vocab_size: int,
+        describe: Callable[[Sequence[Position | None]], Mapping[str, Any]],
     ) -> None:
-        self.folder, self.spec, self.key = folder, spec, dict(key)
+        self.folder, self.spec, self._describe = folder, spec, describe
         blank = {"phase": 0, "position": None, "ends": [], "totals": {}, "parts": {}}
         journal = read_journal(folder) or blank
         self.phase, self.position = journal["phase"], journal["position"]
@@ -170,14 +175,14 @@ class Pipeline:
             for item, tokens in encode_in_order(routed, encoder, self._wanted):
                 if phase.until and all(self._room(name) == 0 for name in phase.until):
                     break
-                self._take(item, tokens)
+                self._take(item, tokens, encoder)
                 self.position = item.behind
                 self._when_due(phase.route, report)
             self.ends.append(self.position)
             self.phase, self.position = self.phase + 1, None
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """The manifests of all parts, written.
+        """The manifests of all parts, written; the journal allows to do it again.
 
         Raises:
             DataError: a part has not even one row.
@@ -191,9 +196,9 @@ class Pipeline:
                     f"{len(self.spec.clients)} clients, this partition or this sequence length"
                     f"{remedy if name.endswith('validation') else ''}"
                 )
-        manifests = {name: part.finish(facts) for name, part in self.parts.items()}
-        (self.folder / JOURNAL).unlink(missing_ok=True)
-        return manifests
+            part.end()
+        self.save()
+        return {name: part.finish(facts) for name, part in self.parts.items()}
 
     def close(self) -> None:
         for part in self.parts.values():
@@ -202,7 +207,7 @@ class Pipeline:
     def save(self) -> None:
         """Make what was taken so far durable."""
         entry = {
-            "key": self.key,
+            "key": dict(self._describe([*self.ends, self.position])),
             "phase": self.phase,
             "position": self.position,
             "ends": self.ends,
@@ -226,7 +231,7 @@ class Pipeline:
         """Once a part is full it stays so: what is not wanted now will not be wanted later."""
         return bool(routed.document.text.strip()) and self._room(routed.place) != 0
 
-    def _take(self, routed: Routed, tokens: np.ndarray | None) -> None:
+    def _take(self, routed: Routed, tokens: np.ndarray | None, encoder: Encoder) -> None:
         totals, part = self.totals, self.parts[routed.place]
         totals.documents += not routed.document.continued
         totals.stretches += routed.document.continued
@@ -241,7 +246,10 @@ class Pipeline:
         totals.cut_tokens += len(tokens) - len(kept)
         totals.text_tokens += len(kept)
         totals.written += 1
-        part.add(routed, kept)
+        text_bytes = len(routed.document.text.encode("utf-8", "surrogatepass"))
+        if len(kept) < len(tokens):
+            text_bytes = round(text_bytes * _share_of_text(kept, tokens, encoder))
+        part.add(routed, kept, text_bytes)
 
     def _room(self, name: str) -> int | None:
         """Rows that a part still takes; None: any number."""
@@ -281,6 +289,15 @@ class Pipeline:
         limits = [n for name, n in self.spec.most_rows.items() if name.endswith("/train")]
         most = self.spec.most_train_rows or sum(limits)
         return self._train_rows() / most if most else None
+
+
+def _share_of_text(kept: np.ndarray, tokens: np.ndarray, encoder: Encoder) -> float:
+    """How much of a document's text the first of its tokens stand for.
+
+    Both are decoded, so that what a tokenizer normalizes away does not matter.
+    """
+    part, whole = (len(encoder.text(some.tolist()).encode()) for some in (kept, tokens))
+    return part / whole if whole else len(kept) / len(tokens)
 
 
 def read_journal(folder: Path) -> dict[str, Any] | None:

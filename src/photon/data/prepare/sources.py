@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,22 +53,29 @@ class LocalSource:
         self.files, self.columns, self.copies = tuple(files), columns, tuple(copies)
         self._share_of_file = 0.0
 
-    def described_as_read(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """The files once they were read, those with these numbers by their SHA-256 too.
+    def require_unchanged(self) -> None:
+        """Refuse files that are not as they were listed.
 
         Raises:
             DataError: one was changed meanwhile.
+        """
+        for file in (*self.files, *self.copies):
+            _require_unchanged(file)
+
+    def describe(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The files as a manifest names them, those with these numbers, which were read, by their
+        SHA-256 too.
+
+        Raises:
+            DataError: one that was read was changed meanwhile.
         """
         copies = {file.name for file in self.copies}
         read = {self.files[number].name for number in numbers} | copies
         described = []
         for file in (*self.files, *self.copies):
-            facts = file.path.stat() if file.path.exists() else None
-            if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
-                raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
             entry = file.describe()
             if file.name in read:
-                entry["sha256"] = file_digest(file.path)
+                entry["sha256"] = _digest_of(file)
             if file.name in copies:
                 entry["copy"] = True
             described.append(entry)
@@ -99,7 +107,7 @@ def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
     """Files with different content, of equal ones the first; and the others."""
     first: dict[str, SourceFile] = {}
     for file in files:
-        first.setdefault(file_digest(file.path), file)
+        first.setdefault(_digest_of(file), file)
     different = {file.name for file in first.values()}
     return list(first.values()), [file for file in files if file.name not in different]
 
@@ -118,7 +126,8 @@ def by_split(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[Source
 def changed_file(files: Sequence[SourceFile], recorded: Sequence[dict[str, Any]]) -> str | None:
     """What differs between files and their record, in words; None if nothing does.
 
-    A file with another time but the recorded size and SHA-256 is unchanged.
+    A file with another time but the recorded size and SHA-256 is unchanged; one that was recorded
+    without a SHA-256 was not read.
     """
     known = {entry["file"]: entry for entry in recorded}
     for file in files:
@@ -127,13 +136,32 @@ def changed_file(files: Sequence[SourceFile], recorded: Sequence[dict[str, Any]]
             return f"{file.name} is new"
         if file.size != entry["bytes"]:
             return f"{file.name} has {file.size} bytes, had {entry['bytes']}"
+        was_read = "sha256" in entry
         same_time = file.mtime_ns == entry["mtime_ns"]
-        if not same_time and file_digest(file.path) != entry.get("sha256"):
+        if was_read and not same_time and _digest_of(file) != entry["sha256"]:
             return f"{file.name} has other content"
     return f"{next(iter(known))} is gone" if known else None
 
 
-def file_digest(path: Path) -> str:
+def _require_unchanged(file: SourceFile) -> None:
+    facts = file.path.stat() if file.path.exists() else None
+    if facts is None or (facts.st_size, facts.st_mtime_ns) != (file.size, file.mtime_ns):
+        raise DataError(f"{file.path}: was changed while it was read; prepare it anew")
+
+
+@cache
+def _digest_of(file: SourceFile) -> str:
+    """SHA-256 of a file that is as it was listed; it is read once for it.
+
+    Raises:
+        DataError: it was changed since, or cannot be read.
+    """
+    digest = _file_digest(file.path)
+    _require_unchanged(file)
+    return digest
+
+
+def _file_digest(path: Path) -> str:
     """SHA-256 of a file.
 
     Raises:

@@ -101,12 +101,13 @@ class _Work:
         settings["source"] = "files" if files else keys.source
         settings["tokenizer"] = _name_tokenizer(keys)
         if not keys.first_client:
-            del settings["first_client"]  # as it was before there was the key
+            del settings["first_client"]  # as manifests were before there was the key
         settings["num_clients"] = self.num_clients
         settings["sequence_length"] = self.sequence_length
-        described = [file.describe() for file in files]
         return Inputs(
-            settings, described, lambda recorded: changed_file(files, recorded) if files else None
+            settings,
+            PrepareConfig().model_dump(),
+            lambda recorded: changed_file(files, recorded) if files else None,
         )
 
     def plan(self, say: Say) -> Plan:
@@ -142,8 +143,13 @@ class _Work:
         self, phases: list[Phase], copies: int, say: Say, sources: Sequence[LocalSource]
     ) -> Plan:
         def describe(ends: Sequence[Position | None]) -> list[dict[str, Any]]:
-            routes = zip(sources, phases, ends, strict=True) if sources else ()
-            return [e for s, p, end in routes for e in s.described_as_read(p.route.files_read(end))]
+            begun = [*ends, *[None] * len(sources)]
+            routes = zip(sources, phases, begun, strict=False)
+            return [e for s, p, end in routes for e in s.describe(p.route.files_read(end))]
+
+        def require_unchanged() -> None:
+            for source in sources:
+                source.require_unchanged()
 
         return Plan(
             spec=self._spec(),
@@ -152,6 +158,7 @@ class _Work:
             bos_text=self.keys.bos_text,
             eos_text=self.keys.eos_text,
             describe_files=describe,
+            require_unchanged=require_unchanged,
             copies=copies,
         )
 

@@ -122,6 +122,16 @@ class ShardWriter:
             "unigram": self.unigram.tobytes(),
         }
 
+    def end(self) -> None:
+        """Leave over what does not fill a row: nothing more is appended.
+
+        From then on `position()` tells of no more than `finish` keeps on disk, so that it holds
+        before, amid and after it.
+        """
+        self._flush()
+        rows = self._whole_rows()
+        self._in_shard = rows * self.stride + self._overlap if rows else 0
+
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Close the last shard and write the manifest, last and durably.
 
@@ -136,7 +146,7 @@ class ShardWriter:
             DataError: not even one row.
             StorageError: the disk is full.
         """
-        self._flush()
+        self.end()
         if self.rows < 1:
             raise DataError(
                 f"{self.folder}: {self.text_tokens} tokens do not fill one row of "
@@ -145,7 +155,7 @@ class ShardWriter:
             )
         with self._storing():
             if self._file is not None:
-                self._seal((self._in_shard - self._overlap) // self.stride)
+                self._seal(self._whole_rows())
             manifest = {**self._counts(), **facts}
             write_json(self.folder / MANIFEST, manifest)
         return manifest
@@ -155,6 +165,10 @@ class ShardWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _whole_rows(self) -> int:
+        """Of the open shard."""
+        return max(0, (self._in_shard - self._overlap) // self.stride)
 
     def _counts(self) -> dict[str, Any]:
         rows = sum(shard["rows"] for shard in self._shards)
