@@ -5,12 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import time
 
 import pytest
 import zstandard
 
 from photon.data.prepare.hub import HubSource, has_split
-from photon.data.prepare.listing import LeftOut, by_reason, find_files, phrases
+from photon.data.prepare.listing import (
+    LeftOut,
+    SourceFile,
+    _without_about,
+    by_reason,
+    find_files,
+    phrases,
+)
 from photon.data.prepare.readers import Columns
 from photon.data.prepare.sources import LocalSource, by_split, changed_file, without_copies
 from photon.errors import ConfigError, DataError
@@ -46,11 +54,19 @@ def write_parquet(path):
     parquet.write_table(pyarrow.Table.from_pylist(RECORDS), path, row_group_size=3)
 
 
+def write_long_zstd(path):
+    """As `zstd --long=31` does with a file whose size it does not know."""
+    settings = zstandard.ZstdCompressionParameters(window_log=31, compression_level=1)
+    pack = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    path.write_bytes(pack.compress(LINES) + pack.flush())
+
+
 FORMATS = {
     "a.jsonl": write_jsonl,
     "a.json": write_jsonl,
     "a.json.gz": write_gzip,
     "a.jsonl.zst": write_zstd,
+    "a.ndjson.zst": write_long_zstd,
     "a.parquet": write_parquet,
 }
 
@@ -120,6 +136,55 @@ def test_every_file_is_read_or_left_out_with_a_reason(tmp_path):
     }
     texts = [document.text for _, document in read(root)]
     assert texts == ["A.TXT", "b.Md", *[r["text"] for r in RECORDS] * 2, "packed", "d", "sub/c.txt"]
+
+
+def test_prepared_data_is_no_text(tmp_path):
+    """Who prepares the folder that they stand in can do so again."""
+    (tmp_path / "a.txt").write_text("text")
+    for name, manifest in {
+        "mine": {"format": 1, "digest": "d"}, "part": {"format": 1, "shards": []},
+        "app": {"format": 1, "name": "none of ours"}, "list": [1],
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        (tmp_path / name / "b.txt").write_text("text")
+    files, left_out = find_files(tmp_path)
+    assert [file.name for file in files] == [
+        "a.txt", "app/b.txt", "app/manifest.json", "list/b.txt", "list/manifest.json"
+    ]  # fmt: skip
+    assert left_out == [LeftOut(name, "prepared already") for name in ("mine", "part")]
+    with pytest.raises(DataError, match=r"mine: no text here \(1 prepared already"):
+        find_files(tmp_path / "mine")
+
+
+def test_names_that_are_no_text_stay_different(tmp_path):
+    names = [
+        b"a\xff",
+        b"a\xfe",
+        rb"a\xff",
+        rb"a\\xff",
+        rb"a\x5cxff",
+        b"a\\\xff",
+        rb"C\n",
+        "é".encode(),
+    ]
+    for name in names:
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".txt")
+        with open(path, "w") as file:
+            file.write("text")
+    found = {file.name.removesuffix(".txt") for file in find_files(tmp_path)[0]}
+    assert len(found) == len(names)
+    assert {r"a\xff", r"a\xfe", r"C\n", "é"} <= found
+
+
+def test_many_readmes_are_told_apart_at_once(tmp_path):
+    names = [f"r{i}/{name}" for i in range(3000) for name in ("README.md", "a.jsonl")]
+    files = [SourceFile(tmp_path / n, n, n.split("/")[0], 1, 1) for n in names]
+    begun = time.process_time()
+    kept, about = _without_about(files)
+    assert time.process_time() - begun < 1
+    assert [file.name for file in kept] == names[1::2]
+    assert [one.name for one in about] == names[::2]
 
 
 def test_what_is_left_out_is_told_by_reason(tmp_path):

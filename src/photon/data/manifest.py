@@ -13,6 +13,8 @@ from photon.files import new_file
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_MOST_BYTES = 1 << 28
+"""Of a file that may be a manifest; one entry for each token of a vocabulary is a few MB."""
 
 
 def clients_of(manifest: dict[str, Any]) -> range:
@@ -129,6 +131,17 @@ def _require(folder: Path, found: Mapping[str, Any], kinds: Mapping[str, type]) 
             )
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder holds a manifest of ours, and not just a file of that name."""
+    path = folder / MANIFEST
+    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+        return False
+    try:
+        return not {"digest", "shards"}.isdisjoint(read_manifest(folder))
+    except DataError:
+        return False
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a data folder, a part or a whole; see `read_part` and `read_whole`.
 
@@ -141,7 +154,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         missing = folder if not folder.exists() else path
         raise DataError(f"{missing}: no prepared data here; run `photon prepare` first") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: unreadable manifest ({error}); prepare the data again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path}: not a manifest of format {FORMAT}; prepare the data again")

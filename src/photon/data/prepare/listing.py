@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from photon.data.manifest import is_prepared
 from photon.data.prepare.readers import ENDINGS, RECORDS, file_format
 from photon.errors import DataError
 
 _NAMES = 3
 _ABOUT = ("readme", "license", "licence")
 """Text files of these names tell of the records beside them, and are none of them."""
+_LIKE_A_BYTE = re.compile(rb"\\(?=x[0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,9 @@ def _below(root: Path) -> Iterator[tuple[Path, str | None]]:
             yield folder, "linked to what is read already"
             continue
         entered.add(real)
+        if is_prepared(folder):
+            yield folder, "prepared already"
+            continue
         for path in _entries(folder):
             if path.is_dir():
                 (linked if path.is_symlink() else folders).append(path)
@@ -143,9 +150,12 @@ def _without_about(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[
     """Where there are records, a README is no text to train on."""
     if all(file.is_document for file in files):
         return list(files), []
-    about = [f for f in files if f.is_document and f.path.name.lower().startswith(_ABOUT)]
+    about = [f.is_document and f.path.name.lower().startswith(_ABOUT) for f in files]
     why = "about the records beside it"
-    return [f for f in files if f not in about], [LeftOut(f.name, why) for f in about]
+    return (
+        [f for f, is_about in zip(files, about, strict=True) if not is_about],
+        [LeftOut(f.name, why) for f in compress(files, about)],
+    )
 
 
 def _source_file(path: Path, base: Path) -> SourceFile:
@@ -157,5 +167,9 @@ def _source_file(path: Path, base: Path) -> SourceFile:
 
 
 def _name(path: Path, base: Path) -> str:
-    """Path below the base, as text that can be written anywhere."""
-    return os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "replace")
+    """Path below the base, as text that can be written anywhere, another one for each path.
+
+    A byte that is no UTF-8 is written \\xff; a backslash that would look like one is \\x5c.
+    """
+    name = os.fsencode(path.relative_to(base).as_posix())
+    return _LIKE_A_BYTE.sub(rb"\\x5c", name).decode("utf-8", "backslashreplace")

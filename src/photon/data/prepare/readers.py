@@ -26,6 +26,8 @@ _FORMATS = {
 _PACKED = (".gz", ".zst")
 ENDINGS = (*_FORMATS, *_PACKED)
 """Of the files that are read, in lower or upper case."""
+_ZSTD_WINDOW = 1 << 31
+"""Bytes that the longest of all windows, of `zstd --long=31`, reaches back."""
 _MARK = b"\xef\xbb\xbf"
 """Byte-order mark with which some programs begin a UTF-8 file."""
 
@@ -229,11 +231,15 @@ def _decompressed(path: Path, raw: IO[bytes]) -> Any:
     return raw
 
 
+def _zstd_frame() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+
+
 class _ZstdFrames(io.RawIOBase):
     """The content of zstd frames; unlike the library's own reader it notices a missing end."""
 
     def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._frame = raw, zstandard.ZstdDecompressor().decompressobj()
+        self._raw, self._frame = raw, _zstd_frame()
         self._packed, self._ready, self._in_frame = b"", memoryview(b""), False
 
     def readable(self) -> bool:
@@ -259,7 +265,7 @@ class _ZstdFrames(io.RawIOBase):
             raise EOFError(str(error)) from error
         self._packed, self._in_frame = self._frame.unused_data, not self._frame.eof
         if self._frame.eof:
-            self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._frame = _zstd_frame()
         return data
 
 
