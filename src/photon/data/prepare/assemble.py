@@ -202,8 +202,6 @@ def _make(
         parts = pipeline.finish({"tokenizer": digest})
     finally:
         pipeline.close()
-    counted = ("rows", "tokens", "remainder_tokens", "first_tokens", "text_bytes")
-    counts = {name: sum(part[name] for part in parts.values()) for name in counted}
     manifest = {
         **sum_of_parts(parts),
         "settings": {"vocab_size": size, **inputs.settings},
@@ -211,10 +209,18 @@ def _make(
         KEY: encoder.facts.as_json(),
         "files": files,
         "left_out": dict(plan.left_out),
-        "totals": {"copies": plan.copies, **asdict(pipeline.totals), **counts},
+        "totals": _totals(plan, pipeline, parts),
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _totals(
+    plan: Plan, pipeline: Pipeline, parts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    counted = ("rows", "tokens", "remainder_tokens", "first_tokens", "text_bytes")
+    counts = {name: sum(part[name] for part in parts.values()) for name in counted}
+    return {"copies": plan.copies, **asdict(pipeline.totals), **counts}
 
 
 def _no_text(files: Sequence[Mapping[str, Any]], inputs: Inputs) -> DataError:
