@@ -23,9 +23,10 @@ from photon.data.prepare import assemble, pipeline, routing
 from photon.data.prepare.assemble import unfinished
 from photon.data.prepare.part import read_digests
 from photon.data.prepare.routing import text_digest
-from photon.data.prepare.summary import held_out_lines
+from photon.data.prepare.summary import held_out_lines, summarise
 from photon.data.prepare.text import prepare_text
 from photon.data.read.shards import Rows
+from photon.data.read.verify import verify
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
 from photon.errors import DataError, StorageError
 
@@ -135,6 +136,24 @@ def test_document_hashes_are_kept(prepare, c4, tmp_path):
     kept = np.concatenate([read_digests(tmp_path / "out" / n) for n in parts_of(tmp_path / "out")])
     expected = [text_digest(t) for kind in ("train", "validation") for t in texts_of(c4, kind)]
     assert sorted(kept.tolist()) == sorted(expected)
+
+
+def test_hashes_that_are_damaged_are_found_and_not_counted_with(prepare, c4, tmp_path):
+    prepare(c4, clients=2)
+    out = tmp_path / "out"
+    assert [client.overlap for client in summarise(out)] == [0, 0]
+    hashes = out / "client_1/validation/documents.bin"
+    whole = hashes.read_bytes()
+    hashes.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"documents.bin: its SHA-256 is not the manifest's"):
+        verify(out)
+    hashes.write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"documents.bin: ends at offset"):
+        verify(out)
+    assert [client.overlap for client in summarise(out)] == [None, None]
+    hashes.unlink()  # as in a copy that comes from a store
+    verify(out)
+    assert [client.overlap for client in summarise(out)] == [None, None]
 
 
 def test_splits_are_cut_to_their_size_and_shared_out(prepare, c4, tmp_path, monkeypatch):

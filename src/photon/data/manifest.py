@@ -12,6 +12,8 @@ from photon.errors import DataError
 from photon.files import new_file
 
 MANIFEST = "manifest.json"
+DOCUMENTS = "documents.bin"
+"""Hashes of a part's documents, 8 bytes each, little-endian; they stay where they were made."""
 FORMAT = 1
 _MOST_BYTES = 1 << 28
 """Of a file that may be a manifest; one entry for each token of a vocabulary is a few MB."""

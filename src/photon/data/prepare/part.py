@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from photon.data.manifest import DOCUMENTS, read_part
 from photon.data.prepare.routing import Routed
 from photon.data.prepare.writer import ShardWriter
+from photon.data.read.checksum import Checksum
 from photon.errors import storing
 from photon.files import sync
-
-DOCUMENTS = "documents.bin"
-"""Hashes of the folder's documents, 8 bytes each, little-endian."""
 
 
 class Part:
@@ -75,12 +74,21 @@ class Part:
             {
                 **facts,
                 "documents": self.documents,
+                "document_hashes": self._hashes(),
                 "text_bytes": self.text_bytes,
                 "sources": sorted(self.sources),
                 "source_documents": {name: n for name, (n, _) in sorted(self.sources.items())},
                 "source_tokens": {name: n for name, (_, n) in sorted(self.sources.items())},
             }
         )
+
+    def _hashes(self) -> dict[str, Any]:
+        """The file of hashes, as a manifest has it."""
+        checksum = Checksum()
+        with open(self._file, "rb") as file:
+            while data := file.read(2**20):
+                checksum.update(data)
+        return {"file": DOCUMENTS, "bytes": checksum.size, "sha256": checksum.sha256}
 
     def _write_digests(self) -> None:
         digests, self._digests = self._digests, []
@@ -89,7 +97,10 @@ class Part:
             sync(file)
 
 
-def read_digests(folder: Path) -> np.ndarray:
-    """Hashes of a folder's documents; none where they were not recorded."""
+def read_digests(folder: Path) -> np.ndarray | None:
+    """Hashes of a folder's documents; None where not all of them are known."""
     path = folder / DOCUMENTS
-    return np.fromfile(path, dtype="<u8") if path.exists() else np.empty(0, dtype="<u8")
+    if not path.exists():
+        return None
+    found = np.fromfile(path, dtype="<u8")
+    return found if len(found) == read_part(folder).get("documents") else None

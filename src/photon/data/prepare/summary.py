@@ -132,11 +132,14 @@ def _entropy(p: np.ndarray) -> float:
 
 
 def _overlaps(folders: list[dict[str, Path]], common: Path) -> list[int | None]:
-    """For each client, how many of its documents are also elsewhere."""
-    own = [np.concatenate([read_digests(folder) for folder in f.values()]) for f in folders]
-    if not all(map(len, own)):
+    """For each client, how many of its documents are also elsewhere; None: not known."""
+    own = [[read_digests(folder) for folder in its.values()] for its in folders]
+    everywhere = [*(part for parts in own for part in parts), read_digests(common)]
+    known = [part for part in everywhere if part is not None]
+    if len(known) < len(everywhere):
         return [None] * len(own)
-    holders = [np.unique(digests) for digests in (*own, read_digests(common))]
+    mine = [np.concatenate([part for part in parts if part is not None]) for parts in own]
+    holders = [np.unique(digests) for digests in (*mine, known[-1])]
     values, counts = np.unique(np.concatenate(holders), return_counts=True)
     shared = values[counts > 1]
-    return [int(np.isin(digests, shared).sum()) for digests in own]
+    return [int(np.isin(digests, shared).sum()) for digests in mine]

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import MANIFEST, known_parts, part_digest, read_manifest, read_part
+from photon.data.manifest import (
+    DOCUMENTS,
+    MANIFEST,
+    known_parts,
+    part_digest,
+    read_manifest,
+    read_part,
+)
 from photon.data.read.checksum import BLOCK_BYTES, Checksum
 from photon.data.tokenizer import tokenizer_digest
 from photon.errors import DataError
@@ -75,7 +82,7 @@ def verify(root: Path, progress: BytesCallback = lambda shard, size: None) -> li
 
     Raises:
         DataError: the first thing that is wrong: a shard with the offset of the damage, a manifest,
-            or a tokenizer that the shards were not made with.
+            hashes of documents, or a tokenizer that the shards were not made with.
     """
     folders = data_folders(root)
     if (root / "tokenizer.json").exists():
@@ -91,6 +98,8 @@ def verify(root: Path, progress: BytesCallback = lambda shard, size: None) -> li
             path = folder.path / entry["file"]
             shard = path.relative_to(root).as_posix()
             _verify_shard(path, entry, lambda size, shard=shard: progress(shard, size))
+        if (path := folder.path / DOCUMENTS).exists() and "document_hashes" in folder.manifest:
+            _verify_shard(path, folder.manifest["document_hashes"], lambda size: None)
     return folders
 
 
