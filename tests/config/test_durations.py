@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from photon.config import load_config
@@ -37,3 +39,18 @@ def test_what_is_no_duration_is_refused_as_it_was_given():
 def test_a_batch_of_no_size_is_named_before_what_is_counted_by_it():
     with pytest.raises(ConfigError, match=r"^llm_config.global_train_batch_size: .* got 0$"):
         load_config(["fl.random_init_freq=9tok", "llm_config.global_train_batch_size=0"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "fl.round_timeout", "fl.round_timeout_min", "photon.worker_timeout", "photon.join_timeout",
+        "dataset.train.download_timeout",
+        "s3_comm_config.backend_kwargs.client_config.connect_timeout",
+        "s3_comm_config.backend_kwargs.client_config.read_timeout",
+    ],
+)  # fmt: skip
+def test_seconds_that_no_clock_counts_are_refused(key):
+    load_config([f"{key}={int(threading.TIMEOUT_MAX) // 10}"])
+    with pytest.raises(ConfigError, match=rf"{key.rpartition('.')[2]}.*less than or equal to"):
+        load_config([f"{key}=1e300"])

@@ -117,6 +117,8 @@ KEYS = {
 
 LARGEST = 2**53
 """Of any whole number: what every reader of JSON still has exactly."""
+LONGEST = 1e9
+"""Seconds that may be waited for: thirty years, which clocks of the system can count."""
 MOST = {
     "population": 10**7, "rounds": 10**7, "local_steps": 10**7, "local_epochs": 10**6,
     "batch_rows": 2**24, "microbatch_rows": 2**24, "validation_rows": 2**24, "row_length": 2**24,

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from photon.config.base import Section
+from photon.config.base import LONGEST, Section
 
 _NO_PERIODS = "clients are not at one version together (aggregate_momenta=false averages none)"
 ONLY_SYNC: dict[str, tuple[str, object, str]] = {
@@ -85,10 +85,16 @@ class Closing(Section):
         "each is trained in the place of one that has failed or was refused",
     )
     round_timeout: float = Field(
-        default=86_400.0, gt=0, description="seconds after which a round closes without stragglers"
+        default=86_400.0,
+        gt=0,
+        le=LONGEST,
+        description="seconds after which a round closes without stragglers",
     )
     round_timeout_min: float = Field(
-        default=60.0, ge=0, description="seconds that a round waits for stragglers at the least"
+        default=60.0,
+        ge=0,
+        le=LONGEST,
+        description="seconds that a round waits for stragglers at the least",
     )
     straggler_factor: float = Field(
         default=5.0,

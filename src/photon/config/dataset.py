@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Bytes, Section
+from photon.config.base import LONGEST, Bytes, Section
 from photon.config.prepare import PrepareConfig
 
 
@@ -39,8 +39,10 @@ class StreamSpec(Section):
     )
     repeat: float | None = Field(default=None, gt=0, description="times its rows in an epoch")
     choose: int | None = Field(default=None, ge=1, description="rows of an epoch")
-    download_retry: int | None = Field(default=None, description="null: that of the split")
-    download_timeout: float | None = Field(default=None, description="null: that of the split")
+    download_retry: int | None = Field(default=None, ge=0, description="null: that of the split")
+    download_timeout: float | None = Field(
+        default=None, gt=0, le=LONGEST, description="null: that of the split"
+    )
     validate_hash: str | None = Field(default=None, description="null; hashes are in the manifest")
     keep_zip: bool | None = Field(default=None, description="null; shards are not compressed")
 
@@ -102,7 +104,7 @@ class StorageConfig(Section):
     )
     download_retry: int = Field(default=2, ge=0, description="attempts after the first")
     download_timeout: float = Field(
-        default=60.0, gt=0, description="seconds for one request, a piece of a shard"
+        default=60.0, gt=0, le=LONGEST, description="seconds for one request, a piece of a shard"
     )
     streams: list[ClientStreams] | None = Field(
         default=None,

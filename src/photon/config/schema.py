@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import NAME, Epochs, Section, filled, in_batches
+from photon.config.base import LONGEST, NAME, Epochs, Section, filled, in_batches
 from photon.config.dataset import Data
 from photon.config.evaluation import Composites, Scoring
 from photon.config.federation import Federation
@@ -45,7 +45,10 @@ class Machine(Section):
         "llm_config.fsdp_config); on a CPU, processes",
     )
     worker_timeout: float = Field(
-        default=600.0, gt=0, description="seconds of silence after which a worker is replaced"
+        default=600.0,
+        gt=0,
+        le=LONGEST,
+        description="seconds of silence after which a worker is replaced",
     )
     step_seconds: float | None = Field(
         default=None,
@@ -87,7 +90,10 @@ class Machine(Section):
         default=None, ge=0, description="which of its checkpoints, in steps; null: the newest"
     )
     join_timeout: float = Field(
-        default=600.0, gt=0, description="seconds that a server waits for nodes before it gives up"
+        default=600.0,
+        gt=0,
+        le=LONGEST,
+        description="seconds that a server waits for nodes before it gives up",
     )
     transport: str = Field(
         default="inline",
@@ -152,8 +158,10 @@ class Centralized(Section):
 
 
 class ClientTimeouts(Section):
-    connect_timeout: float = Field(default=60.0, gt=0, description="seconds for a connection")
-    read_timeout: float = Field(default=60.0, gt=0, description="seconds for a request")
+    connect_timeout: float = Field(
+        default=60.0, gt=0, le=LONGEST, description="seconds for a connection"
+    )
+    read_timeout: float = Field(default=60.0, gt=0, le=LONGEST, description="seconds for a request")
 
 
 class BackendKwargs(Section):
