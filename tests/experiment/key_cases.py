@@ -348,7 +348,7 @@ SHOWN = {
         ("deviations", "test_few_deviations_refuse_the_honest_too"),
     )},
     "fl.secure_threshold":
-        "secure/test_masked_rounds.py::test_a_threshold_that_protects_nobody_is_refused",
+        "secure/test_masked_rounds.py::test_a_cohort_whose_masks_protect_nobody_or_are_too_many_is_refused",
     "photon.fewest_masked":
         "secure/test_masked_rounds.py::test_a_node_trains_for_sums_of_so_many_clients_alone",
     "fl.fold_updates":

@@ -97,14 +97,17 @@ def read_whole(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_part(folder: Path) -> dict[str, Any]:
+def read_part(folder: Path, *, is_counted: bool = False) -> dict[str, Any]:
     """The manifest of a part, which may come from a store: its shards lie in its folder.
+
+    Args:
+        is_counted: whether it must have how often each token comes.
 
     Raises:
         DataError: also where the folder is no part, or a shard's name leads out of it.
     """
     manifest = read_manifest(folder)
-    _require(folder, manifest, _OF_A_PART)
+    _require(folder, manifest, {**_OF_A_PART, **(_COUNTS if is_counted else {})})
     for shard in manifest["shards"]:
         _require(folder, shard if isinstance(shard, dict) else {}, _OF_A_SHARD)
         if shard["file"] in ("", ".", "..") or "/" in shard["file"] or "\0" in shard["file"]:
@@ -119,8 +122,9 @@ _OF_THE_WHOLE = {"settings": dict, "tokenizer": str, "digest": str}
 _OF_SETTINGS = {"num_clients": int, "sequence_length": int, "vocab_size": int}
 _OF_A_PART = {
     "dtype": str, "sequence_length": int, "rows": int, "tokens": int, "text_tokens": int,
-    "unigram": list, "shards": list,
+    "shards": list,
 }  # fmt: skip
+_COUNTS = {"unigram": list}
 _OF_A_SHARD = {"file": str, "rows": int, "bytes": int, "sha256": str}
 
 

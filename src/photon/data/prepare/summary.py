@@ -50,7 +50,9 @@ def summarise(root: Path) -> list[ClientSummary]:
     folders = [
         {split: root / f"client_{client}" / split for split in _SPLITS} for client in clients
     ]
-    manifests = [{split: read_part(f) for split, f in own.items()} for own in folders]
+    manifests = [
+        {split: read_part(f, is_counted=True) for split, f in own.items()} for own in folders
+    ]
     overlaps = _overlaps(folders, root / "validation")
     counts = [np.asarray(own["train"]["unigram"], dtype=np.float64) for own in manifests]
     unigrams = [tokens / tokens.sum() for tokens in counts]

@@ -107,12 +107,14 @@ class MixedRows:
             name: sum(m[name] * w for m, w in zip(manifests, weights, strict=True))
             for name in ("text_bytes", "text_tokens")
         }
-        unigram = sum(
-            np.asarray(m["unigram"], dtype=np.float64) * w
-            for m, w in zip(manifests, weights, strict=True)
-        )
+        if all("unigram" in m for m in manifests):
+            summed["unigram"] = sum(
+                np.asarray(m["unigram"], dtype=np.float64) * w
+                for m, w in zip(manifests, weights, strict=True)
+            )
         shards = [shard for manifest in manifests for shard in manifest["shards"]]
-        return {**manifests[0], **summed, "unigram": unigram, "shards": shards}
+        first = {key: value for key, value in manifests[0].items() if key != "unigram"}
+        return {**first, **summed, "shards": shards}
 
 
 def _described(part: RowSource, amount: Amount) -> str:
