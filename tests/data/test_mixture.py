@@ -73,6 +73,11 @@ def test_a_mixture_is_read_by_a_stream(folders):
     np.testing.assert_allclose(mixed.manifest["unigram"], expected)
 
 
+def test_the_frequencies_of_a_mixture_are_those_of_all_its_parts_or_none(folders):
+    del folders[1].manifest["unigram"]
+    assert "unigram" not in MixedRows(folders, [Amount()] * 3, 0).manifest
+
+
 def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
     writer = ShardWriter(tmp_path / "other", 5, 3000)
     writer.append(np.arange(100))

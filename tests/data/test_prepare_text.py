@@ -138,6 +138,15 @@ def test_document_hashes_are_kept(prepare, c4, tmp_path):
     assert sorted(kept.tolist()) == sorted(expected)
 
 
+def test_a_summary_needs_the_frequencies_of_tokens(prepare, c4, tmp_path):
+    prepare(c4)
+    path = tmp_path / "out/client_1/train/manifest.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({key: whole[key] for key in whole if key != "unigram"}))
+    with pytest.raises(DataError, match=r"client_1/train/manifest.json: has no unigram"):
+        summarise(tmp_path / "out")
+
+
 def test_hashes_that_are_damaged_are_found_and_not_counted_with(prepare, c4, tmp_path):
     prepare(c4, clients=2)
     out = tmp_path / "out"
