@@ -103,7 +103,7 @@ class MixedRows:
         """What the mixture's text is like: the folders' sums, as often as they come."""
         weights = [c / len(p) for c, p in zip(self.counts, self.parts, strict=True)]
         manifests = [part.manifest for part in self.parts]
-        summed = {
+        summed: dict[str, Any] = {
             name: sum(m[name] * w for m, w in zip(manifests, weights, strict=True))
             for name in ("text_bytes", "text_tokens")
         }
