@@ -21,6 +21,7 @@ def section(logs: Logs) -> Section:
         records=records,
         claims=claims(records),
         tables=[links_table.table(records)] if records else [],
+        about="links",
     )
 
 
@@ -56,8 +57,7 @@ connections of this machine, DDP's passes packets of 64 KB on between networks; 
 start slowly, and a delay is paid once between any two sites. Packets of DDP are counted with their
 headers, bytes of Photon without. Runs over a link are too short for the rounds in which the
 quickstart's squares are averaged, a thirtieth of its bytes. DDP has one bucket and broadcasts no
-buffers, as suits long links, and sends nothing while it computes. Of each part that it sends around
-the ring gloo asks first whether it may: an all-reduce of 1,000 elements takes 12 latencies of four
-sites, where a plan counts 6, as another library may need. The model is small; the simulator has no
-data-parallel runs.
+buffers, as suits long links, and sends nothing while it computes. A plan counts each latency of the
+ring once, where gloo asks before each part whether it may send it. The model is small; the
+simulator has no data-parallel runs.
 """

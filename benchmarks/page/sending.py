@@ -158,9 +158,9 @@ seed 1; rows of one seed differ by less than 1 % for no reason. What is cheap fo
 a million parameters may not be so for long runs. Long rounds of so short a run are few, and their
 recipe is that of short ones, in bf16 as well. Factors above 200 are bought with long rounds: what
 they cost beside short ones is far more than the codec's part that stands here (rounds of 256 steps
-end at 2.97 in bf16, where as many steps in rounds of 8 end at 2.56 in the recipe of the quality
-table), and seeds differ there by more than the codec costs (2.87 to 2.97 in bf16). Not measured:
-decays of the residual below 1.
+end at 2.87 to 2.97 in bf16, so that seeds differ by more than the codec costs; as many steps in
+rounds of 8 end at 2.56 in the recipe of the quality table). Not measured: decays of the residual
+below 1.
 """
 CODECS = """
 Encode and read together, as multiples of a copy of the same fp32 tensor in memory that is there

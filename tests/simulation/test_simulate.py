@@ -134,30 +134,26 @@ def test_who_fails_is_asked_again_and_what_is_kept_is_not_trained_twice(smoke, s
     assert found.simulated["tokens_merged"] == 2 * 2 * 16 * 64
 
 
-def test_a_node_that_dies_in_training_is_what_the_others_wait_for(smoke, simulate):
-    """Not the server, which takes no time here."""
+IN_TRAINING = (["fl.n_rounds=2", "llm_config.local_steps=16"], (1, 20))
+BETWEEN_MESSAGES = (
+    ["fl.n_rounds=8", "fl.secure_aggregation=true", "fl.aggregate_momenta=false"], (0.1, 6)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "failing"), [IN_TRAINING, BETWEEN_MESSAGES])
+def test_a_node_that_dies_is_what_the_others_wait_for(smoke, simulate, keys, failing):
+    """Not the server, which takes no time here; also between the messages of a masked round."""
+    step_seconds, failures_every = failing
     found = simulate(
-        smoke("run_uuid=dying", "fl.n_rounds=2", "llm_config.local_steps=16"), noticed_after=2.0,
+        smoke("run_uuid=dying", "fl.failed_rounds=retry", *keys), noticed_after=2.0,
         groups=[{"clients": 0, "step_seconds": 1},
-                {"clients": 1, "step_seconds": 1, "failures_every": 20, "back_after": 30}],
+                {"clients": 1, "step_seconds": step_seconds, "failures_every": failures_every,
+                 "back_after": 30}],
     )  # fmt: skip
     assert found.simulated is not None
     spent = found.simulated["device_seconds"]
     assert spent["away"] >= 30.0
     assert spent["slowest"] >= 25.0
-    assert spent["server"] < 5.0
-
-
-def test_so_do_they_for_one_that_dies_between_the_messages_of_a_masked_round(smoke, simulate):
-    masked = ["fl.secure_aggregation=true", "fl.aggregate_momenta=false", "fl.failed_rounds=retry"]
-    found = simulate(
-        smoke("run_uuid=masked", "fl.n_rounds=8", *masked), noticed_after=20.0,
-        groups=[{"clients": 0, "step_seconds": 0.5},
-                {"clients": 1, "step_seconds": 0.1, "failures_every": 6, "back_after": 30}],
-    )  # fmt: skip
-    assert found.simulated is not None
-    spent = found.simulated["device_seconds"]
-    assert spent["away"] >= 30.0
     assert spent["server"] < 5.0
 
 
