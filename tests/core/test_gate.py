@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from photon.container.container import digest
+from photon.core import gate
 from photon.core.codec import FP32, Codecs
-from photon.core.gate import MOST_LOSS
+from photon.core.gate import GRADIENT, MOST_LOSS
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round
@@ -205,6 +206,24 @@ def test_more_steps_go_farther_and_fewer_are_held_to_the_others():
     assert len(norms_after(server, plan, [1.0, 0.1, 0.1, 0.1])[1].accepted) == 4
     assert 0 in norms_after(server, plan, [4.0, 0.1, 0.1, 0.1])[1].refused
     assert 1 in norms_after(server, plan, [0.1, 0.4, 0.1, 0.1])[1].refused
+
+
+def test_only_what_may_be_too_large_is_compared_with_every_other(monkeypatch):
+    """Each with all others takes seconds where there are thousands."""
+    compared, fault = [], gate.norm_fault
+
+    def noted(size, norms, max_ratio):
+        compared.append(size)
+        return fault(size, norms, max_ratio)
+
+    monkeypatch.setattr(gate, "norm_fault", noted)
+    server, plan = opened(steps=(5,) * 40)
+    taken = {client: update_of(plan, client) for client in range(40)}
+    usual = {GRADIENT: 1.0, "exp_avg": 1.0, "exp_avg_sq": 1.0}
+    sizes = dict.fromkeys(range(40), usual) | {7: usual | {GRADIENT: 4.0, "exp_avg_sq": 10.0}}
+    found = gate.outliers(taken, sizes, plan, server, 3.0)
+    assert (list(found), compared) == ([7], [4.0, 10.0])
+    assert gate.outliers({}, {}, plan, server, 3.0) == {}
 
 
 def test_a_refused_update_that_comes_again_rightly_is_accepted():

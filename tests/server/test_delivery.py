@@ -70,6 +70,29 @@ def test_whoever_stands_in_is_asked_when_another_is_lost(unsound):
     assert this.is_over([])
 
 
+class Counted(int):
+    """A client that counts how often any is compared with another."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_what_an_arrival_takes_is_in_proportion_to_the_cohort():
+    """Not to its square: a round of 2,000 clients would take minutes of it."""
+    clients = tuple(Counted(number) for number in range(100))
+    plan = RoundPlan(round=3, cohort=clients, instructions={}, base_digest="")
+    this = Delivery(plan, ServerState(round=2, step=0, params={}, outer={}), Rules(quorum=1))
+    for client in clients:
+        this.take(update(client))
+    assert len(this.came) == len(this.asked) == 100
+    assert Counted.compared < 100**2
+
+
 def test_verdicts_are_in_the_order_in_which_updates_came(unsound):
     this = opened()
     unsound.add(2)

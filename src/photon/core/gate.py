@@ -209,12 +209,13 @@ def check(
     taken: dict[int, Update] = {}
     refused: dict[int, str] = {}
     sizes: dict[int, Mapping[str, float]] = {}
+    here: set[int] = set()
     for update, (reason, own) in zip(updates, verdicts, strict=True):
-        here = {client for other in taken.values() for client in other.clients}
         if not here.isdisjoint(update.clients):
             reason = "duplicate"
         if reason is None:
             taken[update.client], sizes[update.client] = update, own
+            here.update(update.clients)
         elif update.client not in here:
             refused[update.client] = cleaned(reason)
     kept = averaged(plan, taken)
@@ -248,6 +249,8 @@ def outliers(
         max_ratio: as for `norm_fault`; for a moment that averages squares, its square.
     """
     found: dict[int, str] = {}
+    if max_ratio is None or not taken:
+        return found
     of = state.norm_fragments or (0,) * len(state.norms)
     alike = np.array(of, dtype=int) == plan.fragment
     before = np.array(state.norm_steps)[alike]
@@ -256,15 +259,17 @@ def outliers(
     rates = np.maximum(now, state.norm_rates) if feeds_back else np.full(len(state.norms), now)
     earlier = (np.array(state.norms) * rates)[alike]
     norms = np.array([*earlier, *(sizes[client][GRADIENT] for client in taken)])
-    for client, update in taken.items():
-        comparable = norms * np.maximum(1.0, update.num_steps / steps)
+    usual = max_ratio * np.median(norms)  # more steps only make the others' norms larger
+    for client in [c for c in taken if sizes[c][GRADIENT] > usual]:
+        comparable = norms * np.maximum(1.0, taken[client].num_steps / steps)
         if reason := norm_fault(sizes[client][GRADIENT], comparable, max_ratio):
             found[client] = reason
     for name, bound in plan.bounds.moments.items():
         seen = [sizes[client][name] for client in taken]
         seen += [] if bound.before is None else [bound.before]
-        ratio = max_ratio**2 if max_ratio and bound.is_square else max_ratio
-        for client in taken:
+        ratio = max_ratio**2 if bound.is_square else max_ratio
+        usual = ratio * np.median(seen)
+        for client in [c for c in taken if sizes[c][name] > usual]:
             if reason := norm_fault(sizes[client][name], seen, ratio):
                 found.setdefault(client, f"{name}: {reason}")
     return found

@@ -170,7 +170,7 @@ class Delivery:
         lost = set(self.failed)
         if self.plan.spares:
             lost |= {client for client, sound in self.arrived.items() if not sound}
-        due = policy.asked(self.plan, lost, self.rules)
-        new = [client for client in due if client not in self.asked]
+        due, known = policy.asked(self.plan, lost, self.rules), set(self.asked)
+        new = [client for client in due if client not in known]
         self.asked += new
         self.waiting += new
