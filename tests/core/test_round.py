@@ -20,7 +20,7 @@ from photon.core.diagnostics import (
 )
 from photon.core.messages import Bounds, MomentBound, ServerState, Update
 from photon.core.outer import sgd
-from photon.core.round import Rules, close_round, open_round
+from photon.core.round import Rules, close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
 from photon.core.tree import norm, num_bytes
 from photon.errors import RoundFailed
@@ -267,6 +267,21 @@ def test_an_update_that_is_too_late_is_refused():
         copied(server), plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
     )
     assert "stale" in report.refused[1]
+
+
+def test_who_was_late_for_a_round_that_was_given_up_comes_in_the_next_one():
+    """Slow clients are why a round is given up; it may have been opened, or not."""
+    rules = Rules(quorum=2, up=Codecs(BF16, BF16), staleness_exponent=0.5, max_staleness=2)
+    server = state()
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="d")
+    late = update_of(plan, 1)
+    server, _ = skip_round(server, plan, rules)
+    server, _ = skip_round(server, None, rules)
+    plan = open_round(server, run="r", steps={0: 5}, rules=rules, base_digest="d")
+    _, report = close_round(
+        copied(server), plan, [update_of(plan, 0), late], outer=sgd(lr=1.0), rules=rules
+    )
+    assert (report.accepted, report.late) == ((0, 1), {1: 2})
 
 
 def test_late_updates_are_stale_where_nothing_else_is_said():

@@ -170,8 +170,8 @@ def test_what_is_refused_leaves_the_state_bit_for_bit(what):
 
 
 def test_a_round_that_is_skipped_says_what_stays():
-    state, _, _ = opened()
-    _, report = skip_round(state)
+    state, plan, rules = opened()
+    _, report = skip_round(state, plan, rules)
     assert report.parameter_norm == pytest.approx(np.linalg.norm(flat(state.params)))
     assert report.parameter_layer_norms["b"] == pytest.approx(float(state.params["b"].norm()))
     assert report.outer_norms == {"momentum": 0.0}

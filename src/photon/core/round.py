@@ -180,7 +180,7 @@ def _counted(
     state: ServerState, plan: RoundPlan, checked: Checked, report: RoundReport, rules: Rules
 ) -> ServerState:
     """The state with all that is counted, and that later updates are judged by."""
-    taken, takes_late = checked.taken, rules.staleness_exponent is not None
+    taken = checked.taken
     return replace(
         state,
         round=plan.round,
@@ -188,9 +188,15 @@ def _counted(
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
         **_remembered(state, checked, plan),
-        bases={**plan.bases, plan.round: plan.base_digest} if takes_late else {},
+        bases=_bases(plan, rules),
         speeds={**state.speeds, **_speeds(taken)},
     )
+
+
+def _bases(plan: RoundPlan, rules: Rules) -> dict[int, str]:
+    """The rounds whose late updates are still taken, this one among them."""
+    takes_late = rules.staleness_exponent is not None
+    return {**plan.bases, plan.round: plan.base_digest} if takes_late else {}
 
 
 def _due(outer: OuterOptimizer, before: float, part: float) -> tuple[OuterOptimizer, float]:
@@ -257,8 +263,15 @@ def _speeds(taken: Sequence[Update]) -> dict[int, float]:
     return {client: speed for client, speed in measured.items() if speed > 0}
 
 
-def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
-    """A round without a quorum that is given up: its number passes, the parameters stay."""
+def skip_round(
+    state: ServerState, plan: RoundPlan | None, rules: Rules
+) -> tuple[ServerState, RoundReport]:
+    """A round without a quorum that is given up: its number passes, the parameters stay. Who was
+    late for it may come in a later one.
+
+    Args:
+        plan: None: it has not been opened.
+    """
     found = squares(state.params)
     report = RoundReport(
         round=state.round + 1,
@@ -266,4 +279,7 @@ def skip_round(state: ServerState) -> tuple[ServerState, RoundReport]:
         parameter_layer_norms={name: sqrt(square) for name, square in found.items()},
         outer_norms={key: norm(tree) for key, tree in state.outer.items()},
     )
-    return replace(state, round=report.round, difference={}, difference_from=""), report
+    bases = state.bases if plan is None else _bases(plan, rules)
+    return replace(
+        state, round=report.round, bases=bases, difference={}, difference_from=""
+    ), report

@@ -377,7 +377,7 @@ class Server:
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
         warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
-        return None if policy == "retry" else skip_round(state)
+        return None if policy == "retry" else skip_round(state, self._plan, self._rules)
 
     def _with_fresh_layers(self, state: ServerState) -> ServerState:
         """The state with `fl.random_layers` drawn anew, where that is due; on disk too."""
