@@ -225,6 +225,25 @@ def test_a_client_is_in_one_opened_sum_of_an_update(make, four, tmp_path, monkey
             note(again, 2, [0, 1, 2, 3])
 
 
+def test_a_server_that_goes_back_opens_no_other_sum_of_a_round(make, four, tmp_path, monkeypatch):
+    """Of any round whose update a client still keeps, not of its last one alone."""
+    note, noted = Masking._note, {}
+
+    def keep(self, client, survivors):
+        note(self, client, survivors)
+        noted[client, self._members[client].terms.round] = self._members[client]
+
+    monkeypatch.setattr(Masking, "_note", keep)
+    with nodes(tmp_path, four, PLACES) as sockets:
+        result = train(make("run_uuid=back"), sockets)
+        folder = tmp_path / "b" / Path(result.folder).name / "clients"
+        again = Masking("back", folder, make().federation, Mailbox(tmp_path / "mail"), threads=1)
+        again._members[2] = noted[2, 1]
+        with pytest.raises(PayloadError, match=r"opened, of clients 0-3: .*bring all of them back"):
+            note(again, 2, [0, 1, 2])
+        note(again, 2, [0, 1, 2, 3])
+
+
 class Gone(Exception):
     """Stands for a crash."""
 

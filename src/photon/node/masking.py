@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ from photon.wire.messages import Agree, MaskNumbers, Reveal, ShareKeys, Ticket, 
 T = TypeVar("T")
 Question = Agree | ShareKeys | MaskNumbers | Reveal
 REVEALED = "revealed.json"
-"""In a client's folder: for which survivors it has told shares last."""
+"""In a client's folder: for which survivors it has told shares."""
 
 
 class Masking:
@@ -140,19 +141,30 @@ class Masking:
         Raises:
             PayloadError: it has told them for other survivors.
         """
-        terms = self._members[client].terms
-        path = checkpoint.answer_path(self.clients, client, terms.round).parent / REVEALED
-        now = {"round": terms.round, "base": terms.base_digest, "survivors": sorted(survivors)}
-        before = _read(path) if path.exists() else {}
-        same = all(before.get(key) == now[key] for key in ("round", "base"))
-        if same and before.get("survivors") != now["survivors"]:
-            others = format_clients(before.get("survivors", ()))
+        terms, noted = self._members[client].terms, self._noted(client)
+        now = {"base": terms.base_digest, "survivors": sorted(survivors)}
+        before = noted.get(str(terms.round), now)
+        if before["base"] == now["base"] and before["survivors"] != now["survivors"]:
             raise PayloadError(
-                f"its update is in a sum that has been opened, of clients {others}: no sum of "
-                "others may be; bring all of them back, or give the round up with "
-                "fl.failed_rounds=skip"
+                "its update is in a sum that has been opened, of clients "
+                f"{format_clients(before['survivors'])}: no sum of others may be; bring all of "
+                "them back, or give the round up with fl.failed_rounds=skip"
             )
-        write_json(path, now)
+        write_json(self._home(client) / REVEALED, noted | {str(terms.round): now})
+
+    def _noted(self, client: int) -> dict[str, Any]:
+        """For whom it has told shares, by round, as long as the update of that is here: a server
+        that goes back asks for one of them again.
+        """
+        path = self._home(client) / REVEALED
+        noted = _read(path) if path.exists() else {}
+        if "round" in noted:  # as older versions wrote it, of the last one
+            noted = {str(noted["round"]): noted}
+        answer = partial(checkpoint.answer_path, self.clients, client)
+        return {number: one for number, one in noted.items() if answer(int(number)).exists()}
+
+    def _home(self, client: int) -> Path:
+        return checkpoint.answer_path(self.clients, client, 0).parent
 
     def _update(self, client: int, terms: Terms) -> Update:
         """What a client has trained.
