@@ -143,3 +143,10 @@ def test_a_full_disk_leaves_nothing_that_is_believed(files, monkeypatch):
     assert files.answer(asked) is None
     assert files.before(ask(0, 2, 1)) == (ClientState(round=0, stream=StreamState()), True)
     assert keep(files, asked).result(LONG) == files.answer(asked)
+
+
+def test_what_it_remembers_of_its_writing_does_not_grow_with_the_rounds(files):
+    for number in range(1, 6):
+        for client in (0, 1):
+            keep(files, ask(client, number, number - 1)).result(LONG)
+    assert len(files._written) == 2

@@ -15,6 +15,7 @@ from photon.config import load_config
 from photon.core.messages import Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import DataError, PayloadError, StorageError
+from photon.server import remote
 from photon.server.depot import Way
 from photon.server.link import Answer, Link
 from photon.server.remote import MAX_ATTEMPTS, RemoteEngine
@@ -269,3 +270,13 @@ def test_updates_without_numbers_count():
     federation.link.reply = done(federation, 5.0)
     federation.train()
     assert list(federation.engine.durations) == [5.0]
+
+
+def test_the_newest_are_kept(monkeypatch):
+    """Their median is taken at every poll: of all of a long run it would take longer than that."""
+    monkeypatch.setattr(remote, "DURATIONS_KEPT", 2)
+    federation = federation_of(update())
+    for seconds in (5.0, 6.0, 7.0):
+        federation.link.reply = done(federation, seconds)
+        federation.train()
+    assert list(federation.engine.durations) == [6.0, 7.0]

@@ -39,7 +39,7 @@ class ClientFiles:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._ahead: dict[tuple[int, int], Future[tuple[ClientState, bool]]] = {}
         self._writing: dict[int, Future[Path]] = {}
-        self._written: set[Path] = set()
+        self._written: dict[int, Path] = {}  # the last one of each client
 
     def home(self, client: int) -> Path:
         return self.folder / f"client_{client}"
@@ -91,7 +91,7 @@ class ClientFiles:
             return fresh, True
         without = f"client {instruction.client} then begins afresh, as the round's record tells"
         with _removable(path, without):
-            verify = path not in self._written
+            verify = path != self._written.get(instruction.client)
             return checkpoint.load_client_state(path, verify=verify), False
 
     def opened(self, instruction: Instruction) -> tuple[TrainState | None, bool]:
@@ -141,7 +141,7 @@ class ClientFiles:
         landed.wait()
         path = checkpoint.save_answer(self.folder, update, state)
         landed.release()
-        self._written.add(path)
+        self._written[update.client] = path
         home = self.home(update.client)
         artifact.remove(home, "train")
         checkpoint.prune_checkpoints(home, self.kept, spared=instruction.last_accepted)

@@ -35,6 +35,8 @@ from photon.wire.messages import Cancel, Train, pack_request
 MAX_ATTEMPTS = 3
 """How often a client is tried in a round, on whichever node, before it is left out."""
 POLL_SECONDS = 0.2
+DURATIONS_KEPT = 10_000
+"""Of updates, the newest, by which a client is late: their median is taken at every poll."""
 
 
 @dataclass(eq=False, slots=True)
@@ -90,7 +92,7 @@ class RemoteEngine:
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say, clock), hint
-        self.durations: list[float] = []
+        self.durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._all_came = False
         self._errands: dict[str, _UnderWay] = {}
         self._arrived_late: list[Update] = []
