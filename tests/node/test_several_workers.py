@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ import photon
 from photon.config import load_config
 from photon.config.resolve import RunMachine, resolve
 from photon.container.container import digest
-from photon.core.messages import Instruction
+from photon.core.messages import Instruction, RoundPlan
 from photon.core.spread import Pace
+from photon.errors import RoundFailed
 from photon.machine.device import count_gpus
 from photon.node import worker_process
 from photon.node.engine import WorkerPool
 from photon.node.worker_process import WorkerProcess, devices_of
+from photon.run.base import Base
 from photon.run.checkpoint import load_parameters, newest_checkpoint
 from photon.run.trackers import read_lines
 from photon.server import loop
@@ -123,6 +126,24 @@ def test_who_is_left_out_is_held_for_faster(pool):
     used.pace, unused.pace, used.is_used = Pace(1.0, 2), Pace(8.0, 2), True
     pool._refresh()
     assert (used.pace.seconds, unused.pace.seconds) == (1.0, 6.0)
+
+
+def test_a_round_whose_workers_cannot_start_fails_however_often_it_is_tried(monkeypatch, tmp_path):
+    """The pool had one fewer after each, and then waited for nobody, for ever."""
+    monkeypatch.setattr(worker_process, "COMMAND", ["false"])
+    machine = RunMachine.model_construct(
+        workers=2, worker_timeout=60.0, refresh_period=None, device="cpu", devices_per_client=1,
+        threads=1,
+    )  # fmt: skip
+    plan = RoundPlan(round=1, cohort=(0,), instructions={0: instruction(0, 1)}, base_digest="d")
+    base, asked = Base.at(tmp_path, cast(Any, None), cast(Any, None)), count()
+    with open(tmp_path / "lock", "w", encoding="utf-8") as lock:
+        folder = cast(Any, SimpleNamespace(path=tmp_path, lock_fd=lock.fileno()))
+        pool = WorkerPool(folder, machine, 1)
+        for _ in range(4):
+            with pytest.raises(RoundFailed, match="ended with code 1 before it was ready"):
+                list(pool.run_round(plan, base, deque([0]), lambda: next(asked) > 200))
+        pool.close()
 
 
 def gpus(monkeypatch: Any, count: int) -> None:

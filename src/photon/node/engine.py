@@ -139,8 +139,7 @@ class WorkerPool(OneMachine):
         self.selector = selectors.DefaultSelector()
         self.workers: list[WorkerProcess] = []
         self.devices = machine.workers
-        for _ in range(machine.workers):
-            self._start()
+        self._start_missing()
 
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
@@ -183,15 +182,20 @@ class WorkerPool(OneMachine):
                 pass
 
     def _refresh(self) -> None:
-        """Before a round, start the workers anew if that is due."""
+        """Before a round, start the workers anew if that is due, and those that are gone."""
         if self.machine.refresh_period and self._rounds == self.machine.refresh_period:
             self._rounds = 0
             for worker in list(self.workers):
                 self._end(worker, END_SECONDS)
-                self._start()
+        self._start_missing()
         self._rounds += 1
         for worker in self.workers:
             worker.begin_round()
+
+    def _start_missing(self) -> None:
+        """One that could not be started has failed its round, and is none of the next one's."""
+        for _ in range(self.devices - len(self.workers)):
+            self._start()
 
     def _start(self) -> None:
         taken = {worker.place for worker in self.workers}
