@@ -6,11 +6,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from photon.config import load_config
+from photon.node import service as node_service
 from photon.node.service import NodeService
 from photon.wire.messages import Cancel, Trained, pack_request
 
@@ -70,3 +71,30 @@ def test_a_stop_that_comes_while_a_run_is_opened_counts(service, monkeypatch, ho
         service.answer(pack_request(Cancel(run="r", before=6)))
     training.join(10)
     assert seen == [True]
+
+
+def test_a_run_whose_receipts_cannot_be_read_is_opened_again_and_signs(service, monkeypatch):
+    """It went on without its key, and the server refused all that came of it."""
+    closed, opened = [], []
+
+    def open_run(request: Any, *_: Any) -> Any:
+        path = SimpleNamespace(path=service.home)
+        run = SimpleNamespace(folder=path, receipts=None, sign=None, is_that_of=lambda asked: True)
+        run.close = lambda: closed.append(run)
+        opened.append(run)
+        return run
+
+    def book(*_: Any) -> str:
+        if len(opened) == 1:
+            raise OSError("Input/output error")
+        return "receipts"
+
+    monkeypatch.setattr(node_service, "run_of", lambda *_: None)
+    monkeypatch.setattr(node_service, "HostedRun", SimpleNamespace(open=open_run))
+    monkeypatch.setattr(node_service, "ReceiptBook", book)
+    service.sign = cast(Any, "key")
+    with pytest.raises(OSError, match="Input/output"):
+        service._hosted(asked(1))
+    hosted = service._hosted(asked(1))
+    assert (hosted.sign, hosted.receipts) == ("key", "receipts")
+    assert closed == opened[:1]

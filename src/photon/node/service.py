@@ -205,9 +205,13 @@ class NodeService:
                 self._run.close()
                 self._run = None
             run = run_of(request, self.own)
-            self._run = hosted = HostedRun.open(request, run, self._mailbox, self.say)
-            book = ReceiptBook(hosted.folder.path, request.run, self.name, self.trust, self.say)
-            hosted.sign, hosted.receipts = self.sign, book
+            hosted = HostedRun.open(request, run, self._mailbox, self.say)
+            try:
+                book = ReceiptBook(hosted.folder.path, request.run, self.name, self.trust, self.say)
+            except BaseException:
+                hosted.close()
+                raise
+            hosted.sign, hosted.receipts, self._run = self.sign, book, hosted
         return self._run
 
     def _converse(self, connection: socket.socket) -> None:
