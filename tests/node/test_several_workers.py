@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,22 +129,29 @@ def test_who_is_left_out_is_held_for_faster(pool):
     assert (used.pace.seconds, unused.pace.seconds) == (1.0, 6.0)
 
 
-def test_a_round_whose_workers_cannot_start_fails_however_often_it_is_tried(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "timeout", "reason"),
+    [(["false"], 60.0, "ended with code 1 before it was ready; its message is above"),
+     ([sys.executable, "-c", "import time; time.sleep(60)"], 0.1,
+      r"was not ready after 0.1 s \(photon.worker_timeout\)")],
+)  # fmt: skip
+def test_a_round_whose_workers_cannot_start_fails_however_often_it_is_tried(
+    monkeypatch, tmp_path, command, timeout, reason
+):
     """The pool had one fewer after each, and then waited for nobody, for ever."""
-    monkeypatch.setattr(worker_process, "COMMAND", ["false"])
+    monkeypatch.setattr(worker_process, "COMMAND", command)
     machine = RunMachine.model_construct(
-        workers=2, worker_timeout=60.0, refresh_period=None, device="cpu", devices_per_client=1,
+        workers=2, worker_timeout=timeout, refresh_period=None, device="cpu", devices_per_client=1,
         threads=1,
     )  # fmt: skip
     plan = RoundPlan(round=1, cohort=(0,), instructions={0: instruction(0, 1)}, base_digest="d")
     base, asked = Base.at(tmp_path, cast(Any, None), cast(Any, None)), count()
     with open(tmp_path / "lock", "w", encoding="utf-8") as lock:
         folder = cast(Any, SimpleNamespace(path=tmp_path, lock_fd=lock.fileno()))
-        pool = WorkerPool(folder, machine, 1)
-        for _ in range(4):
-            with pytest.raises(RoundFailed, match="ended with code 1 before it was ready"):
-                list(pool.run_round(plan, base, deque([0]), lambda: next(asked) > 200))
-        pool.close()
+        with closing(WorkerPool(folder, machine, 1)) as pool:
+            for _ in range(4):
+                with pytest.raises(RoundFailed, match=reason):
+                    list(pool.run_round(plan, base, deque([0]), lambda: next(asked) > 200))
 
 
 def gpus(monkeypatch: Any, count: int) -> None:

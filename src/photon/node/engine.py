@@ -260,11 +260,15 @@ class WorkerPool(OneMachine):
             worker.ask_to_stop()
 
     def _replace(self, worker: WorkerProcess) -> None:
+        longest = self.machine.worker_timeout
+        is_silent = time.monotonic() - worker.heard > longest
         self._end(worker, 1.0)
         if not worker.ready:
             raise RoundFailed(
-                f"a worker process ended with code {worker.process.returncode} before it was ready;"
-                " its message is above"
+                f"a worker process was not ready after {longest:g} s (photon.worker_timeout)"
+                if is_silent
+                else f"a worker process ended with code {worker.process.returncode} before it was "
+                "ready; its message is above"
             )
         self._start()
 
