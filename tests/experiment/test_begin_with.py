@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import torch
 
 import photon
 from photon.container.container import digest
-from photon.errors import MismatchedCheckpoint, PhotonWarning
+from photon.errors import MismatchedCheckpoint, PhotonWarning, RunFolderError
 from photon.node import client_host
+from photon.run import checkpoint
 from photon.run.checkpoint import (
     load_base,
     load_client_state,
@@ -258,3 +261,19 @@ def test_a_copy_of_merges_into_rounds_is_refused(smoke, original, tmp_path):
     with pytest.raises(MismatchedCheckpoint, match=r"counts merges .* take fl.mode=async"):
         photon.train(smoke(*COPY, KEPT))
     assert not (tmp_path / "runs" / "two").exists()
+
+
+def test_a_copy_that_was_cut_off_is_not_trained_from_random_parameters(
+    smoke, original, monkeypatch, tmp_path
+):
+    original()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "two")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save_server_state", full)
+        with pytest.raises(OSError, match="No space left"):
+            photon.train(smoke(*COPY))
+    with pytest.raises(RunFolderError, match=r"ended before it held its copy of one.*delete it"):
+        photon.resume(tmp_path / "runs" / "two")

@@ -56,7 +56,14 @@ class Copy:
     dropped: tuple[str, ...] = ()
 
     def write(self, folder: RunFolder) -> None:
-        """Put it into a new run's folder."""
+        """Put it into a new run's folder, which is let go if that fails."""
+        try:
+            self._write(folder)
+        except BaseException:
+            folder.close()
+            raise
+
+    def _write(self, folder: RunFolder) -> None:
         if self.with_clients:
             shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
             if self.dropped:
@@ -65,9 +72,9 @@ class Copy:
         kept = checkpoint.kept_records(self.source / "checkpoints")
         lines = copy_lines(theirs, folder.metrics, "round", done, kept)
         record = lines[-1] if lines else None
-        checkpoint.save_server_state(folder.checkpoints, self.state, record)
         there = checkpoint.round_path(self.source / "checkpoints", done)
         folder.save_facts({COPIED: {"run": self.source.name, "link": hash_in(there)}})
+        checkpoint.save_server_state(folder.checkpoints, self.state, record)  # now it is whole
 
     def _drop(self, folder: RunFolder) -> None:
         nothing: dict[str, Any] = {name: {} for name in self.dropped}

@@ -11,7 +11,7 @@ from photon.chain.ledger import Chain, rounds_in
 from photon.config.resolve import Run
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import ServerState
-from photon.errors import CorruptCheckpoint
+from photon.errors import CorruptCheckpoint, RunFolderError
 from photon.evaluation.loss import LossReport, held_out_loss
 from photon.experiment.course import (
     begins_with_evaluation,
@@ -151,6 +151,7 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
 
     Raises:
         CorruptCheckpoint: it is damaged, or is no longer there.
+        RunFolderError: it was to be a copy, which was never whole.
     """
     if checkpoint.list_checkpoints(folder.checkpoints):
         newest = checkpoint.newest_checkpoint(folder.checkpoints)
@@ -161,6 +162,11 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
         raise CorruptCheckpoint(
             f"{folder.checkpoints}: keeps none of the rounds that were committed, up to {lost}; "
             "put its files back, or begin another run (run_uuid)"
+        )
+    if run.machine.copied_run is not None:  # a copy has a checkpoint, its last file
+        raise RunFolderError(
+            f"{folder.path}: ended before it held its copy of {run.machine.copied_run}, from which "
+            "it was to begin; delete it, and begin again"
         )
     seeded = parameters_of(build_model(run.inner, run.seed))
     params = warm_start(run.inner, run.starts, run.federation).parameters(seeded)
