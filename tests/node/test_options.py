@@ -451,6 +451,22 @@ def test_the_same_command_goes_on_or_starts(smoke):
         photon.train(smoke("run_uuid=other", "photon.resume_round=3"))
 
 
+def test_the_same_command_goes_on_with_a_run_that_ended_before_its_first_checkpoint(
+    smoke, monkeypatch
+):
+    def make():
+        return photon.train(smoke("run_uuid=r", "photon.resume_round=-1"), centralized=True)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save_train_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make()
+    assert make().centralized is not None
+
+
 @pytest.mark.parametrize(
     "key",
     ["fl.n_local_steps=2", "llm_config.local_steps=1ep", "llm_config.max_duration=0",

@@ -14,6 +14,9 @@ from photon.run.kinds import FEDERATED
 from photon.run.mirror import fetch_run
 from photon.run.run_folder import RunFolder, holds_run, read_run
 
+NEWEST = -1
+"""Of `photon.resume_round`: whatever is there, and nothing where a run ended before its first."""
+
 
 def find_run(machine: Machine, mirror: Bucket, name: str) -> Path:
     """The folder of a run that a configuration names: a folder, a name below `saving_path`, or a
@@ -62,7 +65,7 @@ def rounds_done(run: Path, wanted: int | None, kind: str) -> dict[str, int]:
         CheckpointError: that round is not kept.
     """
     key, folder = LENGTH_OF[kind], run / "checkpoints"
-    if wanted is None and not checkpoint.list_checkpoints(folder):
+    if wanted in (None, NEWEST) and not checkpoint.list_checkpoints(folder):
         return {key: 0}
     found = checkpoint_of_round(folder, -1 if wanted is None else wanted)
     config = read_run(run)[0]
@@ -105,6 +108,8 @@ def rewind(run: Path, number: int) -> None:
         CorruptCheckpoint: it is damaged; nothing is deleted.
     """
     folder = run / "checkpoints"
+    if number == NEWEST:
+        return
     target = checkpoint_of_round(folder, number)
     last = checkpoint.number_of(target)
     later = [p for p in checkpoint.list_checkpoints(folder) if checkpoint.number_of(p) > last]
