@@ -155,6 +155,7 @@ def test_room_to_spare_is_asked_of_a_device_too(capsys):
     ("arguments", "message"),
     [
         (["--bandwidth", "10"], "'10': write a number and a unit, as in 1Gbit"),
+        (["--bandwidth", "100Mbps"], "'100Mbps': b may be bits or bytes: write Mbit or MB, as in"),
         (["--bandwidth", "0Gbit"], "'0Gbit': write more than zero, as in 1Gbit"),
         (["--device", "X9"], "--device X9: no such entry; there are B200"),
         (["--sites", "9"], "--sites 9: only 8 clients take part"),
