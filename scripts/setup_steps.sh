@@ -61,7 +61,7 @@ about_wandb() { echo "an entry for api.wandb.ai in $HOME/.netrc, from WANDB_API_
 has_wandb() { grep -qs api.wandb.ai "$HOME/.netrc" || [ -z "${WANDB_API_KEY:-}" ]; }
 do_wandb() {
     [ -n "$dry" ] && { say "would add api.wandb.ai to $HOME/.netrc"; return; }
-    (umask 077 && printf 'machine api.wandb.ai\n  login user\n  password %s\n' "$WANDB_API_KEY" >>"$HOME/.netrc")
+    (umask 077 && printf '\nmachine api.wandb.ai\n  login user\n  password %s\n' "$WANDB_API_KEY" >>"$HOME/.netrc")
 }
 
 listed() { case ",$1," in *",$2,"*) return 0 ;; esac; return 1; }

@@ -256,7 +256,7 @@ SETUP = f'bash "{SCRIPTS}/system_setup.sh"'
 def test_the_setup_leaves_credentials_alone(tmp_path):
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/credentials").write_text("[default]\nmine = 1\n")
-    (tmp_path / ".netrc").write_text("machine other\n")
+    (tmp_path / ".netrc").write_text("machine other")
     keys = f"HOME={tmp_path} AWS_ACCESS_KEY_ID=k AWS_SECRET_ACCESS_KEY=s WANDB_API_KEY=w"
     done = bash(f"{keys} {SETUP} --yes --only aws,wandb", tmp_path)
     assert done.returncode == 0, done.stderr
