@@ -4,15 +4,16 @@
 say() { printf '==> %s\n' "$*"; }
 
 find_python() {
-    local candidate
-    for candidate in "${PHOTON_PYTHON:-}" python3 python3.11 python3.12 python3.13; do
-        if [ -n "$candidate" ] && "$candidate" -c \
+    local candidate candidates=(python3 python3.11 python3.12 python3.13)
+    [ -z "${PHOTON_PYTHON:-}" ] || candidates=("$PHOTON_PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c \
             'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "photon: needs Python 3.11, 3.12 or 3.13; install one or name it in PHOTON_PYTHON" >&2
+    echo "photon: ${PHOTON_PYTHON:+PHOTON_PYTHON=$PHOTON_PYTHON: }needs Python 3.11, 3.12 or 3.13; install one or name it in PHOTON_PYTHON" >&2
     return 2
 }
 

@@ -291,6 +291,16 @@ def test_the_setup_asks_and_can_be_told_what_to_do(tmp_path):
     assert not (tmp_path / ".netrc").exists()
 
 
+def test_a_python_that_is_named_is_taken_or_refused(tmp_path):
+    find = f'. "{SCRIPTS}/environment.sh"; find_python'
+    assert bash(f"PHOTON_PYTHON='{sys.executable}'; {find}", tmp_path).stdout.strip() == (
+        sys.executable
+    )
+    done = bash(f"PHOTON_PYTHON=/no/such; {find}", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "PHOTON_PYTHON=/no/such: needs Python 3.11" in done.stderr
+
+
 def test_an_environment_is_installed_by_one_command(tmp_path):
     done = bash(f'bash "{SCRIPTS}/install_env.sh" --dry-run', tmp_path)
     assert "scripts/install.sh \\[flower" in done.stdout
