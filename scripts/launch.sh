@@ -32,6 +32,11 @@ _photon_read() {
     [ -x "$PHOTON_RUN" ] || PHOTON_RUN=${PHOTON_PYTHON:-python3}
 }
 
+# _photon_no_words: refuses positional arguments, where there are none to give.
+_photon_no_words() {
+    [ ${#PHOTON_WORDS[@]} -eq 0 ] || { _photon_say "unknown argument ${PHOTON_WORDS[0]} (--help shows them)"; return 2; }
+}
+
 _photon_say() { echo "$PHOTON_NAME: $*" >&2; }
 
 # _photon_size DEFAULT: the model size among the words, in lower case, as PHOTON_SIZE.
@@ -94,7 +99,7 @@ _photon_federate() {
 
 # _photon_end CODE: what the caller evaluates last.
 _photon_end() {
-    echo "unset -f _photon_train _photon_call _photon_read _photon_say _photon_size _photon_run _photon_explain _photon_federate _photon_end"
+    echo "unset -f _photon_train _photon_call _photon_read _photon_no_words _photon_say _photon_size _photon_run _photon_explain _photon_federate _photon_end"
     echo "unset PHOTON_SCRIPTS PHOTON_NAME PHOTON_PROJECT PHOTON_SOURCE PHOTON_DRY PHOTON_HELP PHOTON_WORDS"
     echo "unset PHOTON_EXTRA PHOTON_RUN PHOTON_SIZE PHOTON_PRESET"
     echo "return $1 2>/dev/null || exit $1"

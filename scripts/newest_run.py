@@ -4,11 +4,18 @@ import json
 import sys
 from pathlib import Path
 
+
+def model_of(config: Path) -> str:
+    try:
+        return str(json.loads(config.read_text(encoding="utf-8"))["llm_config"]["name"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # of no run, as an exported model's
+
+
 runs = []
 for path in Path(sys.argv[1]).glob("*/config.json"):
     checkpoints = list((path.parent / "checkpoints").glob("*.json"))
-    name = str(json.loads(path.read_text())["llm_config"]["name"])
-    if name.endswith("125m") and checkpoints:
+    if model_of(path).endswith("125m") and checkpoints:
         runs.append((max(file.stat().st_mtime for file in checkpoints), path.parent))
 if runs:
     print(max(runs)[1])

@@ -4,11 +4,8 @@
 # The files come from the public repository of llm-foundry, or from --source (or PHOTON_EVAL_SOURCE):
 # another repository, a checkout of one, or a folder with the files. Exit code 2 if some are missing.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-_photon_read prepare_eval_dataset.sh "$@" && if [ -n "$PHOTON_HELP" ]; then
+_photon_read prepare_eval_dataset.sh "$@" && _photon_no_words && if [ -n "$PHOTON_HELP" ]; then
     :
-elif [ ${#PHOTON_WORDS[@]} -ne 0 ]; then
-    _photon_say "unknown argument ${PHOTON_WORDS[0]} (--help shows them)"
-    (exit 2)
 elif ! "$PHOTON_RUN" -c 'import photon' 2>/dev/null; then
     _photon_say "$PHOTON_RUN has no Photon; run bash scripts/install_env.sh first"
     (exit 2)

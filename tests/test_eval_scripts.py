@@ -130,6 +130,17 @@ def test_the_newest_model_is_evaluated_on_the_whole_suite(suite, make_run, tmp_p
     assert (tmp_path / "P/eval/small-step_1/results.json").is_file()
 
 
+@pytest.mark.parametrize("text", ['{"model_type": "gpt2"}', "[]", "{"])
+def test_what_is_no_run_is_passed_over(make_run, text, tmp_path):
+    make_run(tmp_path / "P" / "runs" / "trained", "mpt-125m")
+    exported = tmp_path / "P" / "runs" / "exported"
+    exported.mkdir()
+    (exported / "config.json").write_text(text)
+    done = bash('bash "$S/eval_125m_example.sh" -p P --dry-run icl_tasks_config.limit=3', tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "P/runs/trained" in done.stdout
+
+
 def test_the_newest_125m_run_is_found(make_run, tmp_path):
     command = 'bash "$S/eval_125m_example.sh" -p P --dry-run icl_tasks_config.limit=3'
     for name, model, age in (("old", "mpt-125m", 9), ("new", "llama-125m", 5), ("x", "mpt-1b", 1)):

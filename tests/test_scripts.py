@@ -73,7 +73,7 @@ def test_dry_run_prints_the_command_and_leaves_the_shell_alone(how, tmp_path):
     assert "e" not in flags
 
 
-@pytest.mark.parametrize("arguments", ["--project_path", "--nonsense"])
+@pytest.mark.parametrize("arguments", ["--project_path", "--nonsense", "--dry-run en"])
 def test_mistakes_are_one_line(arguments, tmp_path):
     done = bash(f'bash "$SCRIPT" {arguments}', tmp_path)
     assert done.returncode == 2
