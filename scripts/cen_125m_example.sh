@@ -13,11 +13,9 @@ if _photon_read cen_125m_example.sh "$@"; then
         *) _photon_keys="llm_config.max_duration=40960ba $_photon_lr.t_max=40960ba $_photon_lr.t_warmup=800ba
             llm_config.optimizer.name=adopt llm_config.eval_interval=512ba llm_config.save_interval=512ba" ;;
     esac
-    _photon_data=${DATASET_CACHE_DIR:-$PHOTON_PROJECT}/fed-c4
     PHOTON_PRESET=()
     for _photon_word in "$@"; do [ "$_photon_word" = --original ] || PHOTON_PRESET+=("$_photon_word"); done
-    RUN_UUID=${RUN_UUID:-cen-125m} EXTERNAL_CONFIGS="$_photon_keys dataset=fed-c4 fl.n_total_clients=8
-        dataset.train.root_local=$_photon_data dataset.val.root_local=$_photon_data
+    PHOTON_ROOT_LOCAL=${DATASET_CACHE_DIR:-$PHOTON_PROJECT}/fed-c4 RUN_UUID=${RUN_UUID:-cen-125m} EXTERNAL_CONFIGS="$_photon_keys dataset=fed-c4 fl.n_total_clients=8
         dataset/streams@dataset.train.streams=8_clients dataset/streams@dataset.val.streams=8_clients
         centralized.stream_id=null llm_config.global_train_batch_size=256 llm_config.device_eval_batch_size=256
         llm_config.eval_first=false ~llm_config.loggers.wandb ~llm_config.loggers.tensorboard ${EXTERNAL_CONFIGS:-}" \
@@ -25,4 +23,4 @@ if _photon_read cen_125m_example.sh "$@"; then
 else
     (exit 2)
 fi
-eval "unset _photon_lr _photon_keys _photon_data _photon_word; $(_photon_end $?)"
+eval "unset _photon_lr _photon_keys _photon_word; $(_photon_end $?)"

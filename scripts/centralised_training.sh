@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Centralised training of an MPT preset on the data of all clients, on all GPUs of this machine.
+# Centralised training of an MPT preset on the data of all clients, on all GPUs of this machine,
+# or those of CUDA_VISIBLE_DEVICES.
 #   bash scripts/centralised_training.sh [--project_path P] [125m|350m|760m|1b|3b|7b] [--dry-run] [KEY=VALUE]...
 # Variables: RUN_UUID, SAVE_PATH, DATA_CONFIG, EXTERNAL_CONFIGS. By itself it takes 10 steps.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
@@ -13,5 +14,7 @@ _photon_read centralised_training.sh "$@" && _photon_size 125m && _photon_train 
     llm_config.eval_subset_num_batches=1 ++llm_config.device_eval_microbatch_size=auto \
     llm_config.device_eval_batch_size=128 llm_config.global_train_batch_size=64 \
     llm_config.device_train_microbatch_size=auto llm_config.precision=amp_bf16 \
-    icl_tasks_config=empty eval_gauntlet_config=empty ${DATA_CONFIG:-} ${EXTERNAL_CONFIGS:-} "${PHOTON_EXTRA[@]}"
+    icl_tasks_config=empty eval_gauntlet_config=empty \
+    ${PHOTON_ROOT_LOCAL:+"dataset.train.root_local=$PHOTON_ROOT_LOCAL" "dataset.val.root_local=$PHOTON_ROOT_LOCAL"} \
+    ${DATA_CONFIG:-} ${EXTERNAL_CONFIGS:-} "${PHOTON_EXTRA[@]}"
 eval "$(_photon_end $?)"

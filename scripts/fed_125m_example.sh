@@ -4,11 +4,9 @@
 # P/fed-c4 comes from scripts/convert_c4_dataset.sh. Variables as of photon_llm_125M.sh.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 _photon_read fed_125m_example.sh "$@" &&
-    N_LOCAL_STEPS=${N_LOCAL_STEPS:-128} N_CLIENTS=${N_CLIENTS:-8} EXTERNAL_CONFIGS="llm_config.max_duration=40960ba
+    PHOTON_ROOT_LOCAL=${DATASET_CACHE_DIR:-$PHOTON_PROJECT}/fed-c4 N_LOCAL_STEPS=${N_LOCAL_STEPS:-128} N_CLIENTS=${N_CLIENTS:-8} EXTERNAL_CONFIGS="llm_config.max_duration=40960ba
     llm_config.scheduler.schedulers.lr.t_max=40960ba llm_config.scheduler.schedulers.lr.t_warmup=800ba
     fl.n_rounds=320 fl.reset_optimizer=false llm_config.save_interval=128ba dataset=fed-c4
-    dataset.train.root_local=${DATASET_CACHE_DIR:-$PHOTON_PROJECT}/fed-c4
-    dataset.val.root_local=${DATASET_CACHE_DIR:-$PHOTON_PROJECT}/fed-c4
     dataset/streams@dataset.train.streams=8_clients dataset/streams@dataset.val.streams=8_clients
     centralized.stream_id=null llm_config.global_train_batch_size=32 llm_config.precision=amp_bf16
     fl.eval_period=null llm_config.eval_interval=40960ba photon.checkpoint=false photon.comm_stack.shm=false

@@ -52,10 +52,14 @@ _photon_size() {
 # _photon_run ARGUMENTS...: photon with these; only prints the command with --dry-run.
 _photon_run() { _photon_call -m photon "$@"; }
 
-# _photon_train ARGUMENTS...: the same in one process for each GPU of this machine.
+# _photon_train ARGUMENTS...: the same in one process for each GPU that this shell may use.
 _photon_train() {
     local gpus
-    gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        gpus=$(tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .)
+    else
+        gpus=$(nvidia-smi -L 2>/dev/null | grep -c ^GPU)
+    fi
     [ "$gpus" -le 1 ] || set -- -m torch.distributed.run --standalone --nproc-per-node "$gpus" -m photon train "$@"
     [ "$gpus" -gt 1 ] || set -- -m photon train "$@"
     _photon_call "$@"

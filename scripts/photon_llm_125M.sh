@@ -12,7 +12,8 @@ PHOTON_PRESET=(photon.refresh_period=60 photon.checkpoint=true photon.resume_rou
     llm_config.eval_subset_num_batches=1 llm_config.precision=amp_fp16
     ++llm_config.device_eval_microbatch_size=auto llm_config.device_eval_batch_size=128
     llm_config.device_train_microbatch_size=auto llm_config.model.attn_config.attn_impl=flash
-    icl_tasks_config=empty eval_gauntlet_config=empty)
+    icl_tasks_config=empty eval_gauntlet_config=empty
+    ${PHOTON_ROOT_LOCAL:+"dataset.train.root_local=$PHOTON_ROOT_LOCAL" "dataset.val.root_local=$PHOTON_ROOT_LOCAL"})
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 _photon_read photon_llm_125M.sh "$@" && _photon_federate server "${PHOTON_PRESET[@]}"
 eval "$(_photon_end $?)"

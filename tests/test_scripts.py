@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -242,6 +243,30 @@ def test_the_published_centralised_settings(tmp_path):
 @pytest.mark.parametrize("size", ["125M", "350m", "760m", "1B", "3b", "7b"])
 def test_every_size_trains_its_preset(size, tmp_path):
     assert composed("centralised_training.sh", tmp_path, size).inner.name == f"mpt-{size.lower()}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "processes"),
+    [("", 3), ("CUDA_VISIBLE_DEVICES=0,2", 2), ("CUDA_VISIBLE_DEVICES=1", 1),
+     ("CUDA_VISIBLE_DEVICES=", 1)],
+)  # fmt: skip
+def test_one_process_trains_on_each_gpu_that_may_be_used(variables, processes, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nfor n in 0 1 2; do echo GPU $n: X; done\n")
+    tool.chmod(0o755)
+    script = SCRIPTS / "centralised_training.sh"
+    shell = f'unset CUDA_VISIBLE_DEVICES; {variables} PATH="{tmp_path}:$PATH" bash'
+    done = bash(f'{shell} "{script}" --dry-run', tmp_path)
+    assert (f"--nproc-per-node {processes} " in done.stdout) == (processes > 1)
+    assert ("torch.distributed" in done.stdout) == (processes > 1)
+
+
+@pytest.mark.parametrize("name", ["fed_125m_example.sh", "cen_125m_example.sh"])
+def test_a_project_may_lie_below_a_folder_with_a_blank(name, tmp_path):
+    done = bash(f'bash "{SCRIPTS / name}" -p "/my data" --dry-run', tmp_path)
+    words = shlex.split(done.stdout)
+    for key in ("dataset.train.root_local", "dataset.val.root_local"):
+        assert f"{key}=/my data/fed-c4" in words
 
 
 def test_a_size_that_does_not_exist_is_one_line(tmp_path):
