@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import tracemalloc
 import urllib.error
@@ -205,17 +207,35 @@ def test_nothing_stays_behind_an_owner_that_is_killed(root):
     assert not list(root.iterdir())
 
 
-def test_sockets_of_killed_nodes_are_swept(tmp_path, monkeypatch):
+@pytest.fixture
+def temporary(monkeypatch):
+    """A short folder, in which sockets may be."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        yield Path(folder)
+
+
+def test_sockets_have_room_where_temporary_files_lie_deep(temporary, monkeypatch):
+    deep = temporary / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with (
+        owned_folder.sockets_folder() as home,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
+    ):
+        listener.bind(str(home / "relay"))
+
+
+def test_sockets_of_killed_nodes_are_swept(temporary, monkeypatch):
     """And those of the living, of other users and of other programs are left alone."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "from photon.machine.owned_folder import sockets_folder as f\nimport os, signal\n"
     code += "with f() as home:\n open(home / 'node', 'w').close()\n"
     code += " os.kill(os.getpid(), signal.SIGKILL)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
-    (left,) = tmp_path.iterdir()
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(temporary)})
+    (left,) = temporary.iterdir()
     assert (left / "node").exists()
-    (tmp_path / "photon-notes").mkdir()
-    others = tmp_path / left.name.replace("photon-", "photon-9", 1)
+    (temporary / "photon-notes").mkdir()
+    others = temporary / left.name.replace("photon-", "photon-9", 1)
     others.mkdir()
     uids = {others: os.getuid() + 1}
     monkeypatch.setattr(owned_folder, "_is_ours", lambda path: path not in uids)
@@ -225,7 +245,7 @@ def test_sockets_of_killed_nodes_are_swept(tmp_path, monkeypatch):
         with owned_folder.sockets_folder() as other:
             assert home.exists()
             assert other != home
-    assert {path.name for path in tmp_path.iterdir()} == {"photon-notes", others.name}
+    assert {path.name for path in temporary.iterdir()} == {"photon-notes", others.name}
 
 
 def test_without_shared_memory_a_temporary_folder_serves(tmp_path, monkeypatch, written):

@@ -17,6 +17,9 @@ from pathlib import Path
 from photon.machine.owner import namespace, start_time
 
 PATTERN = "photon-*-*-*-*"
+LONGEST_ROOT = 50
+"""Bytes of a path that leave room for an owner's and a socket's name: 103 are taken in all, 107 by
+Linux."""
 
 
 def make_folder(root: Path, label: str = "") -> Path:
@@ -29,7 +32,9 @@ def make_folder(root: Path, label: str = "") -> Path:
 @contextmanager
 def sockets_folder() -> Iterator[Path]:
     """A folder for Unix sockets, whose paths must be short, for the time of a block."""
-    folder = make_folder(Path(tempfile.gettempdir()))
+    root = Path(tempfile.gettempdir())
+    is_short = len(os.fsencode(root)) <= LONGEST_ROOT
+    folder = make_folder(root if is_short else Path("/tmp"))
     try:
         yield folder
     finally:
