@@ -12,7 +12,9 @@ import pytest
 
 from photon.cli.main import run
 from photon.config import load_config
-from photon.experiment.doctor import examine
+from photon.config.resolve import resolve
+from photon.experiment.disk import disk_of
+from photon.experiment.doctor import _size, examine
 from photon.wire.keys import make_authority
 
 
@@ -120,6 +122,22 @@ def test_what_is_missing_is_found(smoke, tmp_path):
     found = verdicts(large, None, None, None)
     assert "to train mpt-7b" in found["memory"][1]
     assert str(tmp_path) in found["disk"][1]
+
+
+def test_a_server_keeps_the_updates_of_one_cohort(smoke):
+    """However many clients there are, of which each keeps its own states."""
+    config = smoke("fl.n_total_clients=100", "fl.n_clients_per_round=2")
+    run = resolve(config.but(name="r"), cores=1, accelerator=0, run_uuid="r")
+    sizes = disk_of(run.inner, run.federation, run.checkpoints_kept, 2)
+    need = f"{_size(sizes['server'] + 100 * sizes['client'])} for the states of 100 clients"
+    assert verdicts(config, None, None, None)["disk"][1].startswith(need)
+
+
+def test_a_folder_that_cannot_be_written_is_found(smoke, tmp_path):
+    (tmp_path / "file").touch()
+    config = smoke(f"photon.saving_path={tmp_path / 'file' / 'runs'}")
+    verdict, text = verdicts(config, None, None, None)["disk"]
+    assert (verdict, "cannot be written" in text) == ("fail", True)
 
 
 def test_a_mirror_is_tried(smoke, s3):

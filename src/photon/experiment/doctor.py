@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import http.client
+import os
 import shutil
 import socket
 import statistics
@@ -183,12 +184,14 @@ class _Machine:
 
     def disk(self, clients: int) -> Finding:
         """Room for what so many clients keep, and for the server's where it is here too."""
-        config = self.config
-        sizes = disk_of(config.inner, config.averaging(), config.checkpoints_kept, clients)
+        config, fl = self.config, self.config.averaging()
+        sizes = disk_of(config.inner, fl, config.checkpoints_kept, fl.cohort_size)
         need = clients * sizes["client"] + (0 if self.is_node else sizes["server"])
         path = Path(self.config.machine.runs_folder).resolve()
-        while not path.exists():
+        while not os.access(path, os.F_OK):
             path = path.parent
+        if not os.access(path, os.W_OK | os.X_OK):
+            return Finding("fail", "disk", f"{path}: cannot be written; see photon.saving_path")
         free = shutil.disk_usage(path).free
         if not self.has_model:
             return Finding("ok", "disk", f"{_size(free)} free at {path}; {FROM_SERVER}")
@@ -227,22 +230,21 @@ class _Machine:
 
 
 def _connection(host: str, port: int, authority: Path | None) -> Iterator[Finding]:
+    where = format_address(host, port)
     try:
         delays = [_timed(lambda: socket.create_connection((host, port), 5.0).close())
                   for _ in range(3)]  # fmt: skip
     except OSError as error:
-        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
+        text = f"{where}: {find_trouble(host, port, authority) or error}"
         yield Finding("fail", "server", text)
         return
-    yield Finding(
-        "ok", "server", f"{host}:{port} answers in {statistics.median(delays) * 1e3:.1f} ms"
-    )
+    yield Finding("ok", "server", f"{where} answers in {statistics.median(delays) * 1e3:.1f} ms")
     try:
         connection = _connect(host, port, authority)
         date, seconds = _probe(connection)
         answered = [path for path in NOT_FOR_NODES if _is_answered(connection, path)]
     except (OSError, http.client.HTTPException, ValueError) as error:
-        text = f"{format_address(host, port)}: {find_trouble(host, port, authority) or error}"
+        text = f"{where}: {find_trouble(host, port, authority) or error}"
         yield Finding("fail", "TLS" if authority else "HTTP", text)
         return
     if authority:
