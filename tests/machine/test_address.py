@@ -75,6 +75,8 @@ def test_a_host_that_is_not_here_is_refused(host, why):
         ("8123", "is a number alone; a port is written :8123"),
         ("host:x", "give HOST:PORT"),
         (":70000", "a port from 1 to 65535"),
+        ("http://host:80", "give HOST:PORT"),
+        ("a..b:80", "no host can have that name"),
     ],
 )
 def test_what_is_no_address_is_refused(text, why):

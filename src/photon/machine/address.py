@@ -27,10 +27,14 @@ def split_address(text: str) -> tuple[str, int]:
         host, port = text, DEFAULT_PORT
     if text.isdecimal():
         raise ConfigError(f"address {text}: is a number alone; a port is written :{text}")
-    if not port.isdecimal():
+    if not port.isdecimal() or "/" in text:
         raise ConfigError(f"address {text!r}: give HOST:PORT")
     if not 0 < int(port) < 65_536:
         raise ConfigError(f"address {text!r}: give HOST:PORT, with a port from 1 to 65535")
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a..b
+        raise ConfigError(f"address {text!r}: no host can have that name") from None
     return host.strip("[]") or EVERYWHERE, int(port)
 
 
