@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from photon.machine.device import peak_flops, precision_warning
+from photon.errors import DeviceError
+from photon.machine.device import choose_device, peak_flops, precision_warning
 
 GPU = torch.device("cuda:0")
 
@@ -58,6 +59,12 @@ def test_an_emulated_precision_is_said(monkeypatch):
     assert precision_warning(torch.device("cpu"), "fp32") is None
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert precision_warning(torch.device("cpu"), "amp_bf16") is None
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "cuda:x", "CPU"])
+def test_a_device_that_nothing_trains_on_is_refused(name):
+    with pytest.raises(DeviceError, match=f"photon.device={name}: not a device; use cpu, cuda"):
+        choose_device(name)
 
 
 FREES = """
