@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,21 @@ import pytest
 from clocks import Clock
 from photon.flower import supernode_process
 from photon.flower.patience import Patience
-from photon.flower.superlink import APP
+from photon.flower.superlink import APP, Tail
 
 RELAY = (APP / "relay.py").read_text(encoding="utf-8")
+
+
+def test_a_log_that_is_cut_or_removed_ends_nobody(tmp_path: Path) -> None:
+    log = tmp_path / "superlink.log"
+    log.write_text("one\n")
+    tail = Tail(log)
+    log.write_text("")
+    assert tail.read() == ""
+    log.write_text("2\n")
+    assert tail.read() == "2\n"
+    log.unlink()
+    assert tail.read() == ""
 
 
 def test_that_a_node_which_comes_is_away_for_longer_than_its_server_takes_to_look(

@@ -132,10 +132,15 @@ class Tail:
         self._read = log.stat().st_size if log.exists() else 0
 
     def read(self) -> str:
-        """What is new, without colours."""
-        with open(self._log, "rb") as log:
-            log.seek(self._read)
-            new = log.read()
+        """What is new, without colours; nothing of a log that somebody has removed."""
+        try:
+            with open(self._log, "rb") as log:
+                if log.seek(0, os.SEEK_END) < self._read:  # it was cut, as by logrotate
+                    self._read = 0
+                log.seek(self._read)
+                new = log.read()
+        except FileNotFoundError:
+            return ""
         self._read += len(new)
         return _COLOUR.sub("", new.decode(errors="replace"))
 
