@@ -326,6 +326,22 @@ def test_a_python_that_is_named_is_taken_or_refused(tmp_path):
     assert "PHOTON_PYTHON=/no/such: needs Python 3.11" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "name"), [("", "quickstart"), ("fl.n_rounds=4 run_uuid=mine", "mine")]
+)
+def test_the_quickstart_shows_the_run_that_it_has_trained(words, name, tmp_path):
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    stubs = "PYTHON=./stub\ninstall() { :; }\nsay() { :; }\n"
+    (tmp_path / "scripts/environment.sh").write_text(stubs)
+    (tmp_path / "stub").write_text('#!/bin/sh\necho "$@" >>said\n')
+    (tmp_path / "stub").chmod(0o755)
+    done = bash(f"bash scripts/quickstart.sh {words}", tmp_path)
+    trained, shown = (tmp_path / "said").read_text().splitlines()
+    assert trained.split()[-1] == f"run_uuid={name}"
+    assert shown == f"-m photon report runs/{name}"
+    assert done.returncode == 0
+
+
 def test_an_environment_is_installed_by_one_command(tmp_path):
     done = bash(f'bash "{SCRIPTS}/install_env.sh" --dry-run', tmp_path)
     assert "scripts/install.sh \\[flower" in done.stdout
