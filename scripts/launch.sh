@@ -1,6 +1,6 @@
 # Sourced by the scripts beside it: reads their arguments, prints or runs the `photon` command.
 # Sets no shell options and exits no shell; `eval "$(_photon_end $?)"` removes what it defines.
-PHOTON_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+PHOTON_SCRIPTS=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # _photon_read NAME ARGUMENTS...: sets PHOTON_PROJECT, PHOTON_SOURCE, PHOTON_DRY, PHOTON_HELP, and
 # the arrays PHOTON_WORDS (positional) and PHOTON_EXTRA (flags of photon, KEY=VALUE, ~KEY).

@@ -2,7 +2,7 @@
 # Every measurement of docs/results.md, overnight on a machine with two cores, in parts that go on where they
 # were stopped; then the page itself. bash scripts/proof.sh --help tells the rest.
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 
 PYTHON=$ROOT/.venv/bin/python

@@ -4,7 +4,7 @@
 # Arguments are overrides: bash scripts/quickstart.sh fl.n_rounds=4
 set -euo pipefail
 case ${1-} in -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;; esac
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 
 install "[report]"

@@ -2,7 +2,7 @@
 # Lint, types and tests; installs what they need. Arguments go to pytest.
 set -euo pipefail
 case ${1-} in -h | --help) sed -n '2,2s/^# //p' "$0"; exit ;; esac
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ROOT=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$ROOT/scripts/environment.sh"
 
 install "[test]"

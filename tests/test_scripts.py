@@ -342,6 +342,14 @@ def test_the_quickstart_shows_the_run_that_it_has_trained(words, name, tmp_path)
     assert done.returncode == 0
 
 
+def test_a_shell_with_a_search_path_for_folders_finds_the_scripts_of_this_checkout(tmp_path):
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    done = bash(f"CDPATH={tmp_path} bash scripts/install_env.sh --dry-run", tmp_path)
+    assert shlex.split(done.stdout) == [
+        "bash", f"{tmp_path}/scripts/install.sh", "[flower,s3]"
+    ]  # fmt: skip
+
+
 def test_an_environment_is_installed_by_one_command(tmp_path):
     done = bash(f'bash "{SCRIPTS}/install_env.sh" --dry-run', tmp_path)
     assert "scripts/install.sh \\[flower" in done.stdout
