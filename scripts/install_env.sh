@@ -5,7 +5,9 @@
 # PHOTON_TORCH_INDEX names another index of torch, PHOTON_PYTHON another Python. Nothing is compiled.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 PHOTON_INSTALLED=''
-if _photon_read install_env.sh "$@" && [ -z "$PHOTON_HELP" ]; then
+if ! _photon_read install_env.sh "$@"; then
+    (exit 2)
+elif [ -z "$PHOTON_HELP" ]; then
     case "${PHOTON_WORDS[*]}" in
         '' | no_cuda) PHOTON_PRESET=(bash "$PHOTON_SCRIPTS/install.sh" "[flower,s3]") ;;
         *) _photon_say "unknown argument ${PHOTON_WORDS[*]} (--help shows them)"; (exit 2) ;;

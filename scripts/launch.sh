@@ -28,6 +28,10 @@ _photon_read() {
         esac
         shift
     done
+    case $PHOTON_NAME in
+        convert_c4_dataset.sh | prepare_eval_dataset.sh) ;;
+        *) [ -z "$PHOTON_SOURCE" ] || { _photon_say "unknown argument --source (--help shows them)"; return 2; } ;;
+    esac
     PHOTON_RUN=$PHOTON_SCRIPTS/../.venv/bin/python
     [ -x "$PHOTON_RUN" ] || PHOTON_RUN=${PHOTON_PYTHON:-python3}
 }

@@ -9,17 +9,20 @@ ROOT=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 install "[report]"
 cd "$ROOT"
-run=quickstart
+run=quickstart runs=runs
 for word in "$@"; do
-    case $word in run_uuid=?*) run=${word#run_uuid=} ;; esac
+    case $word in
+        run_uuid=?*) run=${word#run_uuid=} ;;
+        photon.saving_path=?*) runs=${word#photon.saving_path=} ;;
+    esac
 done
-if [ "$run" = quickstart ] && [ -e "runs/$run" ]; then
+if [ "$run" = quickstart ] && [ -e "$runs/$run" ]; then
     run=quickstart-$(date +%Y%m%d-%H%M%S)
-    say "runs/quickstart is there already; this run is runs/$run"
+    say "$runs/quickstart is there already; this run is $runs/$run"
 fi
 trap 'say "the photon command is in .venv/bin; to use it: source .venv/bin/activate"' EXIT
 say "training eight clients, then the centralised twin and one client alone: about 3 minutes on 2 cores"
 "$PYTHON" -m photon train recipe=quickstart "$@" run_uuid="$run"
-if page=$("$PYTHON" -m photon report "runs/$run"); then
+if page=$("$PYTHON" -m photon report "$runs/$run"); then
     say "the same as a page with plots: $page"
 fi

@@ -81,6 +81,13 @@ def test_mistakes_are_one_line(arguments, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["fed_125m_example.sh", "install_env.sh"])
+def test_a_source_is_refused_where_no_text_is_read(name, tmp_path):
+    done = bash(f'bash "{SCRIPT.parent}/{name}" --dry-run --source x', tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"{name}: unknown argument --source (--help shows them)\n"
+
+
 SCRIPTS = SCRIPT.parent
 LAUNCHERS = {
     "centralised_training.sh": "-m photon train --centralized",
@@ -327,18 +334,24 @@ def test_a_python_that_is_named_is_taken_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "name"), [("", "quickstart"), ("fl.n_rounds=4 run_uuid=mine", "mine")]
+    ("words", "folder"),
+    [
+        ("", "runs/quickstart"),
+        ("fl.n_rounds=4 run_uuid=mine", "runs/mine"),
+        ("photon.saving_path=/else where", "/else where/quickstart"),
+    ],
 )
-def test_the_quickstart_shows_the_run_that_it_has_trained(words, name, tmp_path):
+def test_the_quickstart_shows_the_run_that_it_has_trained(words, folder, tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")
     stubs = "PYTHON=./stub\ninstall() { :; }\nsay() { :; }\n"
     (tmp_path / "scripts/environment.sh").write_text(stubs)
     (tmp_path / "stub").write_text('#!/bin/sh\necho "$@" >>said\n')
     (tmp_path / "stub").chmod(0o755)
+    words = f'"{words}"' if "else where" in words else words
     done = bash(f"bash scripts/quickstart.sh {words}", tmp_path)
     trained, shown = (tmp_path / "said").read_text().splitlines()
-    assert trained.split()[-1] == f"run_uuid={name}"
-    assert shown == f"-m photon report runs/{name}"
+    assert trained.split()[-1] == f"run_uuid={Path(folder).name}"
+    assert shown == f"-m photon report {folder}"
     assert done.returncode == 0
 
 

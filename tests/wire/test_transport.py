@@ -215,15 +215,18 @@ def temporary(monkeypatch):
         yield Path(folder)
 
 
-def test_sockets_have_room_where_temporary_files_lie_deep(temporary, monkeypatch):
-    deep = temporary / ("x" * 90)
-    deep.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(deep))
+@pytest.mark.parametrize("name", ["x" * 90, "o'clock"], ids=["deep", "quoted"])
+def test_sockets_have_room_wherever_temporary_files_lie(temporary, monkeypatch, name):
+    """And a path that can be told to a SuperNode, in quotes."""
+    folder = temporary / name
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     with (
         owned_folder.sockets_folder() as home,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
     ):
         listener.bind(str(home / "relay"))
+        assert "'" not in str(home)
 
 
 def test_sockets_of_killed_nodes_are_swept(temporary, monkeypatch):

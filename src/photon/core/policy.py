@@ -277,7 +277,10 @@ def assign(
     Returns:
         node -> its new clients in ascending order; who cannot be placed now is left out.
     """
-    able = {c: [n for n in sorted(hosts) if c in hosts[n]] for c in clients}
+    able: dict[int, list[str]] = {client: [] for client in clients}
+    for node in sorted(hosts):
+        for client in able.keys() & hosts[node]:
+            able[client].append(node)
     placed: dict[str, list[int]] = {}
     for client in sorted(able, key=lambda c: (len(able[c]), c)):
         fresh = [n for n in able[client] if n not in tried.get(client, ())]

@@ -31,10 +31,12 @@ def make_folder(root: Path, label: str = "") -> Path:
 
 @contextmanager
 def sockets_folder() -> Iterator[Path]:
-    """A folder for Unix sockets, whose paths must be short, for the time of a block."""
+    """A folder for Unix sockets, for the time of a block: their paths must be short, and without
+    quotes, since a SuperNode is told them in quotes.
+    """
     root = Path(tempfile.gettempdir())
-    is_short = len(os.fsencode(root)) <= LONGEST_ROOT
-    folder = make_folder(root if is_short else Path("/tmp"))
+    is_fit = len(os.fsencode(root)) <= LONGEST_ROOT and not set(str(root)) & set("'\"")
+    folder = make_folder(root if is_fit else Path("/tmp"))
     try:
         yield folder
     finally:
