@@ -392,6 +392,15 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
     assert_arrived(tmp_path / "got", ref)
 
 
+def test_updates_that_come_before_the_first_base_goes_out_stay(store, written, tmp_path):
+    """The first parameters are made of the seed: nothing is offered until a node asks for them."""
+    path, ref = written
+    ticket = upload(path, ref, store.grant(1, ref.size))
+    store.offer(path, ref)
+    fetch_ticket(store.locate(ticket), tmp_path / "got")
+    assert_arrived(tmp_path / "got", ref)
+
+
 def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)

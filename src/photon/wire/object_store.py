@@ -110,7 +110,8 @@ class ObjectStore(ServerSide):
         self._has_swept = True
         with contextlib.suppress(DataError):  # keys that may not list can do all else
             left = [*self._remote.names("base"), *self._remote.names("update")]
-            old = [name for name in left if not name.startswith(f"{key}/")]
+            ours = {key, *self._granted}
+            old = [name for name in left if name.rpartition("/")[0] not in ours]
             side_by_side(self._remote.delete, old)
 
     def _readable(self, key: str, ref: ContainerRef) -> Ticket:
