@@ -105,6 +105,26 @@ def test_a_node_is_told_of_the_keys_of_nodes_alone(project):
         find_node_keys(project / "keys", "nope")
 
 
+@pytest.mark.parametrize("command", [["add", "b", "--clients", "1"], ["remove", "a"]])
+@pytest.mark.parametrize("text", ['{"a":', "[]", '{"a": {}}'])
+def test_a_register_that_is_damaged_is_named(project, capsys, command, text):
+    assert run(["keys", "init"]) == 0
+    Path("keys/nodes.json").write_text(text)
+    assert run(["keys", *command]) == 2
+    assert "keys/nodes.json: not a register of nodes" in capsys.readouterr().err
+    assert Path("keys/nodes.json").read_text() == text
+    assert not Path("keys/b.key").exists()
+
+
+def test_the_key_of_a_removed_node_is_in_the_way_of_a_new_one(project, capsys):
+    enrol = ["keys", "add", "a", "--clients", "0"]
+    assert run(["keys", "init"]) == run(enrol) == run(["keys", "remove", "a"]) == 0
+    assert run(enrol) == 2
+    assert "a.key: is there already, and of no enrolled node; delete" in capsys.readouterr().err
+    Path("keys/a.key").unlink()
+    assert run(enrol) == 0
+
+
 @pytest.mark.parametrize("text", ["", "nonsense"])
 def test_an_authority_that_is_none_is_refused_at_once(project, text):
     assert run(["keys", "init"]) == 0

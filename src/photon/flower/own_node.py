@@ -19,7 +19,7 @@ from photon.flower.superlink import last_line
 from photon.machine.address import dialled, format_address
 from photon.machine.guard import Guarded
 from photon.run.preparation import require_data
-from photon.wire.enrolment import REGISTER, format_clients, parse_clients
+from photon.wire.enrolment import REGISTER, format_clients, parse_clients, read_nodes
 from photon.wire.keys import bind, enrol, make_authority
 
 NAME = "local"
@@ -108,7 +108,7 @@ def _require_keys(folder: Path, host: str, clients: list[int]) -> None:
     if not (folder / REGISTER).exists():
         hosts = (socket.gethostname(), "localhost", "127.0.0.1", "::1", host)
         make_authority(folder, list(dict.fromkeys(hosts)))
-    if (folder / f"{NAME}.key").exists():
+    if (folder / f"{NAME}.key").exists() and NAME in read_nodes(folder / REGISTER):
         bind(folder, NAME, clients)  # an earlier run may have had others
     else:
         enrol(folder, NAME, clients)

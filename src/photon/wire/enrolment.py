@@ -80,8 +80,20 @@ def read_register(path: Path) -> Register:
     Raises:
         ConfigError: unreadable, or a client bound to no node.
     """
+    nodes = read_nodes(path)
+    if not nodes:
+        raise ConfigError(f"{path}: no node is enrolled; enrol one with `photon keys add`")
+    return Register(nodes)
+
+
+def read_nodes(path: Path) -> dict[str, Enrolled]:
+    """The enrolled nodes by name; of new keys there are none.
+
+    Raises:
+        ConfigError: unreadable.
+    """
     try:
-        nodes = {
+        return {
             name: Enrolled.model_validate(value)
             for name, value in json.loads(path.read_text(encoding="utf-8")).items()
         }
@@ -93,9 +105,6 @@ def read_register(path: Path) -> Register:
             f"{path}: not a register of nodes ({why}); put it back from a copy, or make new keys "
             "in another folder with `photon keys init` and `photon keys add`"
         ) from None
-    if not nodes:
-        raise ConfigError(f"{path}: no node is enrolled; enrol one with `photon keys add`")
-    return Register(nodes)
 
 
 def signer(path: Path) -> Sign:

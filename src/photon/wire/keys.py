@@ -10,9 +10,8 @@ NAME.key                  a node's private key: move it to that node
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from photon.data.manifest import write_json
 from photon.errors import ConfigError
 from photon.machine.private_files import keep_from_git, write_private
-from photon.wire.enrolment import REGISTER, Enrolled
+from photon.wire.enrolment import REGISTER, Enrolled, read_nodes
 
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = ("ca", "server")
@@ -39,7 +38,7 @@ def make_authority(folder: Path, hosts: Sequence[str]) -> None:
     Raises:
         ConfigError: there are keys already.
     """
-    if (folder / "ca.key").exists():
+    if any((folder / f"{name}.key").exists() for name in RESERVED):
         raise ConfigError(f"{folder}: holds keys already; name another folder to start anew")
     keep_from_git(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,24 +63,24 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
         Path of the private key, which belongs on the node.
 
     Raises:
-        ConfigError: no authority here, or the name is taken or none for a file.
+        ConfigError: no authority here, or the name is taken or none for a file; or there is a key
+            of that name, of a node that was removed, or whose enrolment was cut off.
     """
     if NODE_NAME.fullmatch(name) is None or name in RESERVED:
         raise ConfigError(
             f"{name!r}: is no name for a node: letters, digits, '.', '_' and '-', beginning with a "
             f"letter or digit, at most 64, and neither of {', '.join(RESERVED)}"
         )
-    register = folder / REGISTER
-    if not register.exists():
-        raise ConfigError(f"{folder}: no keys here; make them with `photon keys init`")
-    nodes = json.loads(register.read_text(encoding="utf-8"))
+    nodes = read_nodes(folder / REGISTER)
     if name in nodes:
         raise ConfigError(f"{folder}: node {name} is enrolled already; remove it first")
+    path = folder / f"{name}.key"
+    if path.exists():
+        raise ConfigError(f"{path}: is there already, and of no enrolled node; delete it first")
     key = _new_key()
     public = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    path = folder / f"{name}.key"
     keep_from_git(folder)
     write_private(
         path,
@@ -91,8 +90,8 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
             serialization.NoEncryption(),
         ),
     )
-    enrolled = Enrolled(public_key=public.decode(), clients=list(clients))
-    write_json(register, {**nodes, name: enrolled.model_dump()})
+    nodes[name] = Enrolled(public_key=public.decode(), clients=list(clients))
+    _write_nodes(folder, nodes)
     return path
 
 
@@ -102,10 +101,11 @@ def bind(folder: Path, name: str, clients: Sequence[int]) -> None:
     Raises:
         ConfigError: no such node.
     """
-    nodes = json.loads((folder / REGISTER).read_text(encoding="utf-8"))
+    nodes = read_nodes(folder / REGISTER)
     if name not in nodes:
         raise ConfigError(f"{folder}: no node {name} is enrolled")
-    write_json(folder / REGISTER, {**nodes, name: {**nodes[name], "clients": list(clients)}})
+    nodes[name] = nodes[name].model_copy(update={"clients": list(clients)})
+    _write_nodes(folder, nodes)
 
 
 def remove(folder: Path, name: str) -> None:
@@ -114,10 +114,14 @@ def remove(folder: Path, name: str) -> None:
     Raises:
         ConfigError: no such node.
     """
-    nodes = json.loads((folder / REGISTER).read_text(encoding="utf-8"))
+    nodes = read_nodes(folder / REGISTER)
     if nodes.pop(name, None) is None:
         raise ConfigError(f"{folder}: no node {name} is enrolled")
-    write_json(folder / REGISTER, nodes)
+    _write_nodes(folder, nodes)
+
+
+def _write_nodes(folder: Path, nodes: Mapping[str, Enrolled]) -> None:
+    write_json(folder / REGISTER, {name: one.model_dump() for name, one in nodes.items()})
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
