@@ -125,6 +125,18 @@ def test_the_key_of_a_removed_node_is_in_the_way_of_a_new_one(project, capsys):
     assert run(enrol) == 0
 
 
+@pytest.mark.parametrize("host", ["", "a b", "https://a.org", "a.org:9092", "b\u00fccher.de"])
+def test_a_host_that_no_node_could_dial_is_refused(project, capsys, host):
+    assert run(["keys", "init", "--host", "127.0.0.1", "--host", host]) == 2
+    assert f"--host {host!r}: give a name or an address" in capsys.readouterr().err
+    assert not Path("keys").exists()
+
+
+def test_hosts_that_nodes_dial_are_taken(project):
+    names = ["a.example.org", "*.example.org", "gpu_1", "192.0.2.1", "2001:db8::1", "[::1]"]
+    assert run(["keys", "init", *(part for name in names for part in ("--host", name))]) == 0
+
+
 @pytest.mark.parametrize("text", ["", "nonsense"])
 def test_an_authority_that_is_none_is_refused_at_once(project, text):
     assert run(["keys", "init"]) == 0

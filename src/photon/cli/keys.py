@@ -34,8 +34,10 @@ def command() -> None:
 def init(hosts: tuple[str, ...], folder: Path) -> None:
     """Make a certificate authority and the server's certificate."""
     require_flower()
-    from photon.wire.keys import make_authority
+    from photon.wire.keys import make_authority, require_host
 
+    for host in hosts:
+        require_host(host)
     names = list(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "::1"]))
     make_authority(folder, names)
     click.echo(f"server      {folder}/server.pem for {', '.join(names)}")

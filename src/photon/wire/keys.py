@@ -26,10 +26,22 @@ from photon.machine.private_files import keep_from_git, write_private
 from photon.wire.enrolment import REGISTER, Enrolled, read_nodes
 
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[?[0-9A-Fa-f:]+(\.[0-9]+){0,3}\]?")
 RESERVED = ("ca", "server")
 """Names of keys that are no node's."""
 VALID = timedelta(days=825)
 """What common TLS clients accept at most."""
+
+
+def require_host(text: str) -> None:
+    """Raises:
+    ConfigError: no name or address of a server, which nodes could check it by.
+    """
+    if _HOST.fullmatch(text) is None:
+        raise ConfigError(
+            f"--host {text!r}: give a name or an address and no more, in ASCII, as in "
+            "server.example.org or 192.0.2.1"
+        )
 
 
 def make_authority(folder: Path, hosts: Sequence[str]) -> None:
