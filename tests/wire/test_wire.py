@@ -88,6 +88,22 @@ def test_what_pack_does_not_make_is_refused():
             unpack(bad)
 
 
+@pytest.mark.parametrize("empty", [b"\x80", b"\x90"])
+def test_a_message_of_empty_lists_and_maps_takes_no_memory(empty):
+    """Each is one byte of a message, and 60 here, which would end a server."""
+    count = 300_000
+    head = b"\x81\xa1x\xdd" + count.to_bytes(4, "big") + empty * count
+    message = Buffers(LENGTH.pack(len(head)) + head)
+    tracemalloc.start()
+    with pytest.raises(PayloadError, match="more than 65536 lists and maps"):
+        unpack(message)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10 << 20
+    few = {client: {} for client in range(60_000)}
+    assert unpack(sent(pack({"x": few})))["x"] == few
+
+
 def test_what_does_not_travel_is_not_packed():
     with pytest.raises(TypeError, match="set does not travel"):
         pack({"x": {1, 2}})

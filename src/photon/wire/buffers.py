@@ -10,7 +10,7 @@ holds the payload, and needs memory only where it arrives, once.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ LENGTH = struct.Struct(">I")
 SPAN = struct.Struct(">QQ")
 ATTACHED = 1
 """Code of the extension: start and length of attached bytes."""
+LEAST_BYTES, FEW = 16, 1 << 16
+"""Of a list or map, in the mean; and so many may be shorter. In memory an empty one takes 60."""
 
 RawBytes = bytes | bytearray | memoryview
 
@@ -81,14 +83,33 @@ def unpack(data: Buffers) -> dict[str, Any]:
         head, attached = view[LENGTH.size : LENGTH.size + length], view[LENGTH.size + length :]
         if len(head) != length:
             raise ValueError("it is cut off")
+        counted = _counting(max(FEW, length // LEAST_BYTES))
         value = msgpack.unpackb(
-            head, strict_map_key=False, ext_hook=lambda code, span: _attached(code, span, attached)
+            head,
+            strict_map_key=False,
+            ext_hook=lambda code, span: _attached(code, span, attached),
+            list_hook=counted,
+            object_hook=counted,
         )
     except Exception as error:  # msgpack raises many kinds
         raise PayloadError(f"message of {len(view)} bytes: unreadable ({error})") from None
     if not isinstance(value, dict):
         raise PayloadError(f"message of {len(view)} bytes: not one of ours")
     return value
+
+
+def _counting(most: int) -> Callable[[Any], Any]:
+    """Gives back what it is given, so many times."""
+    left = most
+
+    def count(found: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"more than {most} lists and maps")
+        return found
+
+    return count
 
 
 def _attached(code: int, span: bytes, attached: memoryview) -> Buffers:
