@@ -252,6 +252,14 @@ def test_the_loss_scale_grows_after_2000_good_steps():
     assert scale.after(False) == LossScale(factor=4.0)
 
 
+def test_steps_that_no_loss_scale_would_save_do_not_bring_it_to_nothing():
+    """A loss that is NaN for a while would leave gradients that fp16 reads as zero, or none."""
+    scale = LossScale()
+    for _ in range(1100):
+        scale = scale.after(False)
+    assert scale == LossScale(factor=1.0)
+
+
 @pytest.mark.parametrize("precision", ["amp_bf16", "amp_fp16"])
 def test_precision_changes_the_products_and_not_the_weights(config, stream, precision):
     trainer = trainer_for(with_values(config, {"llm_config.precision": precision}), stream)
