@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -335,8 +336,15 @@ def test_the_store_of_the_environment_is_the_default(monkeypatch):
     assert allowed_stores(Machine(transport_hosts=[])) == frozenset()
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     assert allowed_stores(Machine()) == frozenset()
-    with pytest.raises(ConfigError, match="'a b' is no HOST"):
-        allowed_stores(Machine(transport_hosts=["a b"]))
+
+
+@pytest.mark.parametrize("named", ["a b", "s3.example.org/bucket", "https://a.org/b/", "a.org?b"])
+def test_a_store_is_named_by_its_host_alone(named):
+    """Whoever names a bucket means no other one of that host, which nobody would see to."""
+    with pytest.raises(ConfigError, match=re.escape(f"{named!r} is no HOST")):
+        allowed_stores(Machine(transport_hosts=[named]))
+    slash = allowed_stores(Machine(transport_hosts=["https://store.example.org/"]))
+    assert slash == {("https", "store.example.org", "443")}
 
 
 # ---- the list ----

@@ -29,8 +29,9 @@ def allowed_stores(photon: Machine) -> frozenset[Origin]:
         return frozenset(filter(None, [_origin(os.environ.get("AWS_ENDPOINT_URL", ""))]))
     found: set[Origin] = set()
     for text in photon.transport_hosts:
-        origin = _origin(text if "://" in text else f"https://{text}")
-        if origin is None:
+        url = (text if "://" in text else f"https://{text}").removesuffix("/")
+        origin = _origin(url)
+        if origin is None or not ADDRESS.fullmatch(url):  # a bucket would not be looked at
             raise ConfigError(
                 f"photon.transport_hosts: {text!r} is no HOST, HOST:PORT or http://HOST:PORT"
             )
