@@ -166,6 +166,31 @@ def test_a_worker_begins_before_it_is_asked(smoke, tmp_path, again):
     assert updates[0].metrics["train_loss"] == updates[1].metrics["train_loss"]
 
 
+def test_a_step_ahead_that_was_left_out_moved_no_moment(smoke, tmp_path, monkeypatch):
+    """Averaged moments take the place of the client's as often decayed as these are."""
+    keys = ["fl.overlap=delayed", "fl.compression.moments=fp32", "llm_config.nonfinite_loss=skip"]
+    run = resolve(smoke(*keys), cores=1, accelerator=0, run_uuid="r")
+    host = ClientHost(run, tmp_path, torch.device("cpu"))
+    params = parameters_of(build_model(run.inner, run.seed))
+    task = Instruction(run="r", round=1, client=0, first_step=0, local_steps=3, base_digest="1",
+                       last_accepted=0)  # fmt: skip
+    host.train(task, Broadcast(params=params)).result()
+    own = {n: value.clone() for n, value in host.trainer.optimizer.moments()["exp_avg"].items()}
+    averaged = {n: torch.zeros_like(value) for n, value in own.items()}
+    taken, gaps = iter([True, False, True]), {}
+    monkeypatch.setattr(host.trainer, "_is_good", lambda loss, norm: next(taken))
+    shift = host.trainer.shift
+    monkeypatch.setattr(host.trainer, "shift", lambda by, moments: shift(
+        by, ((m, n, gaps.setdefault(n, value)) for m, n, value in moments)))  # fmt: skip
+    following = replace(task, round=2, first_step=3, base_digest="2", last_accepted=1, ahead=3)
+    told = Broadcast(params=params, moments={"exp_avg": averaged}, averaged={"exp_avg": 1})
+    host.train(following, told).result()
+    host.close()
+    decay = run.inner.optimizer.decay_rates[0] ** 2
+    for name, value in own.items():
+        torch.testing.assert_close(gaps[name], -value * decay)
+
+
 def test_an_error_before_the_round_is_open_is_nobodys(smoke, tmp_path, monkeypatch):
     """Not that of the client which has delivered: the next round meets it, if it is still there."""
     run = resolve(smoke("fl.overlap=delayed"), cores=1, accelerator=0, run_uuid="r")

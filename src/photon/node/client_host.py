@@ -217,7 +217,8 @@ class ClientHost:
         """Let base and averaged moments take the place of what training has begun with."""
         fl, optimizer = self.federation, self.inner.optimizer
         own = self._residents.moments(course.instruction.client, before.round, before.moments)
-        moments = moments_arriving(averaged, own, optimizer, course.instruction.ahead)
+        taken = course.instruction.ahead - self.trainer.state.skipped_steps
+        moments = moments_arriving(averaged, own, optimizer, taken)
         self.trainer.shift(arrival(begun, base, fl.fragment_alpha), moments)
         if averaged and fl.averages_apart:
             live = self.trainer.optimizer.moments()
