@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -659,6 +660,26 @@ def test_a_register_that_is_none_is_refused(tmp_path):
             read_register(path)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="no node is enrolled"):
+        read_register(path)
+
+
+@pytest.mark.parametrize("key", ["x", "", "ssh-rsa AAAA", "ssh-ed25519"])
+def test_a_register_with_a_key_that_is_none_is_refused(tmp_path, key):
+    """Or else the server's part of Flower would end with it, half a minute later."""
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from photon.wire.keys import enrol, make_authority
+
+    private = ed25519.Ed25519PrivateKey.generate()
+    other = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    make_authority(tmp_path, ["localhost"])
+    enrol(tmp_path, "a", [0])
+    path = tmp_path / "nodes.json"
+    nodes = json.loads(path.read_text())
+    nodes["b"] = {"public_key": other if key == "ssh-ed25519" else key, "clients": [1]}
+    path.write_text(json.dumps(nodes))
+    with pytest.raises(ConfigError, match=r"json: the public_key of node b is no ECDSA key"):
         read_register(path)
 
 

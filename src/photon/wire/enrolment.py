@@ -14,7 +14,7 @@ from photon.config.base import Closed
 from photon.errors import ConfigError, PayloadError
 from photon.wire.facts import first_fault
 from photon.wire.messages import Sign
-from photon.wire.signatures import MEND_NODE, key_of_node
+from photon.wire.signatures import MEND_NODE, key_of_node, open_public_key
 
 REGISTER = "nodes.json"
 
@@ -59,13 +59,12 @@ class Register:
     def verify(self, name: str, data: bytes, signature: bytes) -> bool:
         """Whether the node of that name signed the data."""
         from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        if self.nodes is None or name not in self.nodes:
-            return False
-        key = serialization.load_ssh_public_key(self.nodes[name].public_key.encode())
-        if not isinstance(key, ec.EllipticCurvePublicKey):
+        known = (self.nodes or {}).get(name)
+        key = known and open_public_key(known.public_key)
+        if key is None:
             return False
         try:
             key.verify(signature, data, ec.ECDSA(hashes.SHA384()))
@@ -78,11 +77,16 @@ def read_register(path: Path) -> Register:
     """The enrolled nodes.
 
     Raises:
-        ConfigError: unreadable, or a client bound to no node.
+        ConfigError: unreadable, no node, or one without a key.
     """
     nodes = read_nodes(path)
     if not nodes:
         raise ConfigError(f"{path}: no node is enrolled; enrol one with `photon keys add`")
+    if bad := [name for name, one in nodes.items() if open_public_key(one.public_key) is None]:
+        raise ConfigError(
+            f"{path}: the public_key of node {bad[0]} is no ECDSA key; enrol the node anew: "
+            "`photon keys remove`, then `photon keys add`"
+        )
     return Register(nodes)
 
 

@@ -144,17 +144,24 @@ def key_of_certificate(pem: bytes, authority: bytes | None = None) -> str:
     return _point(key)
 
 
+def open_public_key(text: str) -> EllipticCurvePublicKey | None:
+    """A public key in OpenSSH's form; None: it is none, or not of elliptic curves."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_ssh_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePublicKey) else None
+
+
 def key_of_node(public_key: str) -> str:
     """The public key of an enrolled node, which its register has in OpenSSH's form; empty: it is of
     another kind.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        key = serialization.load_ssh_public_key(public_key.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        return ""
+    key = open_public_key(public_key)
     return _point(key) if _is_ours(key) else ""
 
 
