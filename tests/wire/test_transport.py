@@ -555,6 +555,21 @@ def test_a_writer_goes_on_with_what_an_earlier_one_was_given(written, tmp_path):
     assert ChunkWriter(tmp_path / "got", ref).missing() == [(0, ref.size)]
 
 
+def test_a_piece_is_not_compared_with_all_that_have_come(tmp_path):
+    """A payload of 100 GB has a hundred thousand: the last ones would take longer than the link."""
+
+    class Searched(list):
+        def __contains__(self, span):
+            pytest.fail("looks at each")
+
+    ref = ContainerRef("0" * 64, 40)
+    writer = ChunkWriter(tmp_path / "got", ref)
+    writer._spans = Searched()
+    for start in (20, 0, 30, 20, 10, 0):
+        writer.write(start, b"x" * 10)
+    assert writer._spans == [(start, start + 10) for start in (0, 10, 20, 30)]
+
+
 @pytest.mark.parametrize("line", ["5 3", "0 9999999999", "x y", "1 2 3", "500 1500", "-1 5"])
 def test_a_log_that_makes_no_sense_is_begun_anew(written, tmp_path, line):
     path, ref = written

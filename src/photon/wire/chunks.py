@@ -53,7 +53,8 @@ class ChunkWriter:
         """
         span = offset, offset + len(data)
         with self._lock:
-            if span in self._spans:
+            at = bisect.bisect_left(self._spans, span)
+            if self._spans[at : at + 1] == [span]:
                 return
             place = self._place(*span)
             try:
