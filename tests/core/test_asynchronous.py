@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from photon.config import load_config
 from photon.core.gate import refusal
 from photon.core.messages import Bounds, ServerState, Update
-from photon.core.outer import OuterOptimizer, sgd
+from photon.core.outer import EMA, OuterOptimizer, sgd
 from photon.core.policy import (
     GRACE,
     LEAST_PACE,
@@ -24,6 +25,7 @@ from photon.core.policy import (
     waiting_longest,
 )
 from photon.core.round import _due, close_round, open_round
+from photon.run.outer import outer_of
 from states import bits, copied
 
 LR, MOMENTUM = 0.7, 0.9
@@ -185,15 +187,32 @@ def test_momentum_moves_with_the_part_that_is_nearest_to_a_round():
     """Of merges of three quarters with each; of quarters with every fourth; of halves with every
     second.
     """
-    outer = sgd(lr=LR, momentum=MOMENTUM, gathers=True)
 
     def moved(part: float) -> list[bool]:
         found, gathered = [], 0.0
         for _ in range(4):
-            stepping, gathered = _due(outer, gathered, part)
-            found.append(stepping.step is outer.step)
+            moves, gathered = _due(gathered, part)
+            found.append(moves)
         return found
 
     assert moved(0.75) == [True] * 4
     assert moved(0.25) == [False, False, False, True]
     assert moved(0.5) == [False, True, False, True]
+
+
+def test_the_average_begins_when_momentum_moves_however_late_updates_are():
+    """Late ones are less of a round than their tokens say: by these it is the second round, of
+    which the average would be one half, and the first parameters the other.
+    """
+    fl = load_config(["fl.mode=async", "fl.ema_decay=0.99", "fl.strategy_name=nesterov"]).federation
+    late = replace(RULES, staleness_exponent=2.0)
+    state = replace(start(outer_of(fl, 1)), moved=0)
+    seen = []
+    for one, moved in ((update(0, 1, 0.2), 0), (update(1, 1, 0.4), 0), (update(0, 3, 0.8), 1),
+                       (update(1, 4, 0.8), 1), (update(0, 5, 0.3), 2)):  # fmt: skip
+        number = 1 + state.step // 5
+        state, _ = merge(state, outer_of(fl, number, state.moved), one, rules=late)
+        assert state.moved == moved
+        if moved > len(seen):
+            seen.append(state.params["w"].clone())
+            torch.testing.assert_close(state.outer[EMA]["w"], torch.stack(seen).mean(0))

@@ -234,7 +234,8 @@ def test_a_tree_of_ones_own_that_would_be_given_out_as_the_model_is_refused():
 
 def test_the_average_begins_with_the_first_merge_whatever_its_round():
     fl = load_config(["fl.ema_decay=0.9"]).federation
-    for is_first in (True, False):
-        outer, params = outer_of(fl, 5, is_first=is_first), tree(0)
+    for moved in (0, 4, None):
+        outer, params = outer_of(fl, 5, moved), tree(0)
         params, state = outer.step(params, tree(1), outer.init(params))
-        assert all(torch.equal(state[EMA][n], v) for n, v in params.items()) == is_first
+        is_new = all(torch.equal(state[EMA][n], v) for n, v in params.items())
+        assert is_new == (moved == 0)

@@ -127,7 +127,9 @@ def close_round(
     gradients = [tree[GRADIENT] for tree in trees]
     mixture = _mixture(checked, gradients, weights, rules)
     part = share(weights, rules)
-    outer, gathered = _due(outer, state.gathered, part)
+    moves, gathered = _due(state.gathered, part)
+    if outer.between is not None and not moves:
+        outer = outer._replace(step=outer.between)
     before = held_before(state, gradients[0], rules.down.parameters)
     by = scale(count, rules) * part
     step = outer_step(state, gradients, weights, outer, by, last, mixture)
@@ -140,6 +142,7 @@ def close_round(
         outer=step.outer,
         is_seeded=False,
         gathered=gathered,
+        moved=None if state.moved is None else state.moved + moves,
         held={**state.held, **held},
         difference=difference,
         difference_from=plan.base_digest if difference else "",
@@ -199,19 +202,20 @@ def _bases(plan: RoundPlan, rules: Rules) -> dict[int, str]:
     return {**plan.bases, plan.round: plan.base_digest} if takes_late else {}
 
 
-def _due(outer: OuterOptimizer, before: float, part: float) -> tuple[OuterOptimizer, float]:
-    """What steps with one more part of a round, and what is left of the parts afterwards.
+def _due(before: float, part: float) -> tuple[bool, float]:
+    """Whether momentum moves with one more part of a round, and what is left of the parts
+    afterwards.
 
-    Momentum moves with the part that brings their sum nearest to a whole round: with each merge of
-    three quarters, not with every second.
+    It moves with the part that brings their sum nearest to a whole round: with each merge of three
+    quarters, not with every second.
 
     Args:
         before: what has been merged since momentum moved last.
     """
     gathered = before + part
     if gathered + part / 2 >= 1.0 - ROUNDING:
-        return outer, max(0.0, gathered - 1.0)
-    return (outer if outer.between is None else outer._replace(step=outer.between)), gathered
+        return True, max(0.0, gathered - 1.0)
+    return False, gathered
 
 
 def _steps_done(state: ServerState, report: RoundReport, rules: Rules) -> int:

@@ -19,14 +19,13 @@ RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
 
 
-def outer_of(
-    federation: Federation, round_number: int, *, is_first: bool = False
-) -> OuterOptimizer:
+def outer_of(federation: Federation, round_number: int, moved: int | None = None) -> OuterOptimizer:
     """The outer optimizer with the learning rate of a round.
 
     Args:
         round_number: of an asynchronous run the round in which a synchronous one would be.
-        is_first: whether nothing was merged before, as after rounds that were skipped.
+        moved: how often momentum has moved before, which neither a round that was skipped nor a
+            small merge makes it do; None: with each round.
 
     Raises:
         ConfigError: an own one cannot be imported, or is none.
@@ -43,8 +42,9 @@ def outer_of(
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
     if fl.ema_decay is None:
         return made
-    turn = turn_of(round_number, fl.fragments)  # each fragment's average is its own
-    return averaging(made, ema_decay(fl.ema_decay, 1 if is_first else turn))
+    number = round_number if moved is None else moved + 1
+    turn = turn_of(number, fl.fragments)  # each fragment's average is its own
+    return averaging(made, ema_decay(fl.ema_decay, turn))
 
 
 def outer_trees(federation: Federation) -> int:

@@ -15,13 +15,7 @@ from photon.chain.ledger import Chain
 from photon.chain.said import REDRAWN, Said, said_of
 from photon.config.resolve import Run
 from photon.core.diagnostics import noise_scale
-from photon.core.messages import (
-    Failure,
-    RoundPlan,
-    RoundReport,
-    ServerState,
-    Update,
-)
+from photon.core.messages import Failure, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, is_out_of_reach, oldest_taken
 from photon.core.round import close_round, open_round, skip_round
@@ -69,8 +63,9 @@ def initial_state(params: Tree, outer: OuterOptimizer, *, is_seeded: bool = Fals
     Args:
         is_seeded: whether the parameters are those of the run's seed.
     """
+    moments = outer.init(params)
     return ServerState(
-        round=0, step=0, params=dict(params), outer=outer.init(params), is_seeded=is_seeded
+        round=0, step=0, moved=0, params=dict(params), outer=moments, is_seeded=is_seeded
     )
 
 
@@ -335,7 +330,7 @@ class Server:
             verdicts, scores = self.scoring.judged(
                 state, plan, delivery.updates, verdicts, self._rules
             )
-        outer = outer_of(fl, round_of(self.run, state), is_first=state.step == 0)
+        outer = outer_of(fl, round_of(self.run, state), state.moved)
         after, report = close_round(
             state, plan, delivery.updates, outer=outer, rules=rules, verdicts=verdicts,
             last=_previous_parameters(self.checkpoints),
