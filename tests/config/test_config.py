@@ -102,7 +102,7 @@ def test_recipes_compose_and_overrides_win(recipe):
             "llm_config.model.n_layers: must be at most 1024, got",
         ),
         ("llm_config.model.vocab_size=99999999", "vocab_size: must be at most 16777216"),
-        ("fl.n_total_clients=100000000", "fl.n_total_clients: must be at most 10000000, got"),
+        ("fl.n_total_clients=100000000", "fl.n_total_clients: must be at most 250000, got"),
         ("fl.n_rounds=99999999999999999999999", "fl.n_rounds: must be at most 10000000, got 999"),
         ("seed=99999999999999999999999", "^seed: must be at most 9007199254740992, got 99999"),
         ("dataset.train.shuffle_seed=-99999999999999999999999", "must be at least -90071992547409"),

@@ -61,7 +61,11 @@ def close(server, plan, updates, **rules):
 
 def reason_for(server, plan, bad: Update, **rules) -> str:
     """Why it is refused; the round is that of the others alone."""
-    good = [update_of(plan, client) for client in plan.cohort if client not in bad.clients]
+    good = [
+        update_of(plan, client)
+        for client in plan.cohort
+        if client not in {bad.client, *bad.clients}
+    ]
     after, report = close(server, plan, [bad, *good], **rules)
     clean, _ = close(server, plan, good, **rules)
     assert digest(after.params) == digest(clean.params)
@@ -226,10 +230,13 @@ def test_only_what_may_be_too_large_is_compared_with_every_other(monkeypatch):
     assert gate.outliers({}, {}, plan, server, 3.0) == {}
 
 
-def test_a_refused_update_that_comes_again_rightly_is_accepted():
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_refused_update_that_comes_again_rightly_is_accepted(order):
+    """And not refused as well, whichever comes first."""
     server, plan = opened()
     updates = [update_of(plan, 0, num_tokens=0), update_of(plan, 0)]
-    assert close(server, plan, updates)[1].accepted == (0,)
+    report = close(server, plan, [updates[index] for index in order])[1]
+    assert (report.accepted, dict(report.refused)) == ((0,), {})
 
 
 def test_no_loss_makes_a_round_infinite():

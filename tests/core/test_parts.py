@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from photon.config.base import MOST
+from photon.container.header import MAX_HEADER_BYTES, write_header
 from photon.core.loss_scale import LossScale
 from photon.core.messages import (
     Broadcast,
@@ -85,6 +87,15 @@ def test_a_state_comes_back_through_json(state):
         assert type(getattr(found, field.name)) is type(value)
         if field.default is not field.default_factory:
             assert value != field.default
+
+
+def test_the_head_of_a_state_has_room_for_all_clients_that_a_federation_may_have():
+    """A fiftieth of them, with numbers, rounds and speeds of as many digits as they may have."""
+    clients = range(MOST["population"] * 49 // 50, MOST["population"])
+    rounds = dict.fromkeys(clients, MOST["rounds"])
+    speeds = dict.fromkeys(clients, 123456.78901234567)
+    state = replace(STATES[0], last_accepted=rounds, speeds=speeds)
+    assert 50 * len(write_header(*parts_of(state))) < MAX_HEADER_BYTES
 
 
 def test_tensors_are_named_and_not_copied():

@@ -120,14 +120,15 @@ LARGEST = 2**53
 LONGEST = 1e9
 """Seconds that may be waited for: thirty years, which clocks of the system can count."""
 MOST = {
-    "population": 10**7, "rounds": 10**7, "local_steps": 10**7, "local_epochs": 10**6,
+    "population": 250_000, "rounds": 10**7, "local_steps": 10**7, "local_epochs": 10**6,
     "batch_rows": 2**24, "microbatch_rows": 2**24, "validation_rows": 2**24, "row_length": 2**24,
     "max_positions": 2**24, "n_layers": 2**10, "n_heads": 2**16, "kv_n_heads": 2**16,
     "d_model": 2**20, "ffn_hidden_size": 2**22, "expansion_ratio": 2**10, "vocab_size": 2**24,
     "vocabulary": 2**24,
 }  # fmt: skip
 """Of fields whose number is of things that are made or counted one by one: far beyond any use, and
-little enough that a slip of the keyboard takes neither all memory nor for ever.
+little enough that a slip of the keyboard takes neither all memory nor for ever. What the server
+knows of each client stands in the head of its state, which has room for so many.
 """
 
 

@@ -216,8 +216,9 @@ def check(
         if reason is None:
             taken[update.client], sizes[update.client] = update, own
             here.update(update.clients)
-        elif update.client not in here:
+        else:
             refused[update.client] = cleaned(reason)
+    refused = {client: reason for client, reason in refused.items() if client not in here}
     kept = averaged(plan, taken)
     # Without an outlier a spare may come in its place, and the median is another one.
     while large := outliers(kept, sizes, plan, state, max_norm_ratio):
