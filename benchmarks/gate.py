@@ -186,13 +186,13 @@ def main() -> None:
 
 
 def table(records: Iterable[Record]) -> str:
-    """The results as Markdown: losses by seed, ratios, and whether the gate holds."""
+    """The results as Markdown: losses by seed, ratios where the baselines are there, and whether
+    the gate holds.
+    """
     by_arm: dict[str, dict[int, Record]] = {}
     for line in records:
         by_arm.setdefault(line["arm"], {})[line["seed"]] = line
-    if "federated" not in by_arm:
-        raise SystemExit(f"{LOG} holds no gate yet; run `gate` first")
-    seeds = sorted(by_arm["federated"])
+    seeds = sorted({seed for runs in by_arm.values() for seed in runs})
     out = [
         "| arm | " + " | ".join(f"seed {s}" for s in seeds)
         + " | mean | / centralised | / alone | bytes vs DDP | gate |",
@@ -209,10 +209,13 @@ def table(records: Iterable[Record]) -> str:
 def row(arm: str, runs: dict[int, Record], by_arm: dict, seeds: list[int]) -> str:
     cells = [f"{runs[s]['val_loss']:.3f}" if s in runs else "" for s in seeds]
     mean = statistics.mean(line["val_loss"] for line in runs.values())
-    shared = [s for s in seeds if s in runs and s in by_arm["centralised"] and s in by_arm["alone"]]
-    central = [runs[s]["val_loss"] / by_arm["centralised"][s]["val_loss"] for s in shared]
-    lonely = [runs[s]["val_loss"] / by_arm["alone"][s]["val_loss"] for s in shared]
-    floor = [by_arm["centralised"][s]["val_loss"] / runs[s]["unigram"] for s in shared]
+    joined, apart = (by_arm.get(baseline, {}) for baseline in ("centralised", "alone"))
+    shared = [
+        s for s in seeds if all("val_loss" in one.get(s, {}) for one in (runs, joined, apart))
+    ]
+    central = [runs[s]["val_loss"] / joined[s]["val_loss"] for s in shared]
+    lonely = [runs[s]["val_loss"] / apart[s]["val_loss"] for s in shared]
+    floor = [joined[s]["val_loss"] / runs[s]["unigram"] for s in shared]
     ratios = [span(central), span(lonely)] if shared else ["", ""]
     line = next(iter(runs.values()))
     traffic = beside(line["bytes"], line["bytes_ddp"], "DDP") if line["bytes"] else "-"

@@ -127,7 +127,8 @@ def table(records: list[dict[str, Any]]) -> str:
         seeds = sorted(seed for one, seed in losses if one == arm)
         own = {seed: losses[arm, seed] for seed in seeds}
         shown = ", ".join("diverged" if v is None else f"{v:.3f}" for v in own.values())
-        above = [v / losses[REFERENCE, s] - 1 for s, v in own.items() if v is not None]
+        beside = {seed: losses.get((REFERENCE, seed)) for seed in seeds}
+        above = [v / r - 1 for seed, v in own.items() if v and (r := beside[seed])]
         spread = (
             f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else ""
         )

@@ -163,10 +163,10 @@ def beside_control(
     record: Mapping[str, Any], by_key: Mapping[tuple, dict[str, Any]]
 ) -> float | None:
     """A run's loss over that of the default settings without the liars; infinite where it ended,
-    None where the other is not there.
+    None where the other is not there, or ended.
     """
     control = by_key.get((ABSENT, REFERENCE, record["seed"]))
-    if control is None:
+    if control is None or control["val_loss"] is None:
         return None
     return record["val_loss"] / control["val_loss"] if record["val_loss"] else math.inf
 

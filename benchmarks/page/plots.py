@@ -41,7 +41,8 @@ def loss_against_bytes(
         runs = [one for one in records if one["arm"] == arm and one["val_loss"] is not None]
         megabytes = [sent(one) / 1e6 for one in runs]
         axes.plot(megabytes, [one["val_loss"] for one in runs], "o", markersize=5, label=arm)
-    losses = [one["val_loss"] for one in baselines if one["arm"] == "centralised"]
+    losses = [one["val_loss"] for one in baselines
+              if one["arm"] == "centralised" and "val_loss" in one]  # fmt: skip
     every_step = [records[0]["bytes_ddp"] / 1e6] * len(losses)
     axes.plot(every_step, losses, "ks", markersize=5, label="data-parallel (bf16 gradients)")
     axes.set_xscale("log")

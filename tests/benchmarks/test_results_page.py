@@ -49,6 +49,28 @@ def test_no_log_is_left_out(bench):
     assert page.count("**Where these numbers mislead.**") == len(made.SECTIONS)
 
 
+@pytest.mark.parametrize("log", [path.stem for path in sorted(RESULTS.glob("*.jsonl"))])
+def test_a_log_whose_benchmark_was_stopped_makes_a_page(bench, log):
+    made, lines = bench("results_page"), bench("records").lines(RESULTS / f"{log}.jsonl")
+    for count in range(1, min(len(lines), 20)):
+        assert made.page(of(**{log: lines[:count]}))
+
+
+def test_baselines_that_diverged_make_a_page(bench, tmp_path):
+    fine = {"arm": "centralised", "seed": 2, "val_loss": 4.0, "bytes": 0, "unigram": 8.0}
+    gate = [GATE[-2], fine, {"arm": "centralised", "seed": 1, "diverged": "at step 3"}]
+    modes = [run("synchronous", 1, None), run("fragments 2", 1, 4.0)]
+    lies = {"setting": "mean", "seed": 1, "liars_taken": 0, "liars_refused": 0, "reason": ""}
+    poison = [{**lies, "attack": "absent", "val_loss": None, "digest": "a", "ended": "why"},
+              {**lies, "attack": "zero", "val_loss": 4.0, "digest": "b"}]  # fmt: skip
+    logs = of(gate=gate, modes=modes, poison=poison,
+              compression=[sent("kept: bf16", 1, 4.0, 1000)])  # fmt: skip
+    page = bench("results_page").page(logs)
+    assert "| centralised | diverged | | | | | | fails |" in page
+    assert "| fragments 2 | 4.000 |  |" in page
+    bench("page.plots").draw(logs, tmp_path)
+
+
 def test_whatever_was_tried_is_in_a_section():
     lines = (RESULTS / "tried.jsonl").read_text(encoding="utf-8").splitlines()
     written = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
