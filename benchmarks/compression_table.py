@@ -70,8 +70,9 @@ def _row(arm: str, runs: Mapping[int, Record], arms: Mapping[str, Mapping[int, R
 
 
 def _worse(runs: Mapping[int, Record], others: Mapping[int, Record]) -> list[float]:
-    """By common seed."""
-    return [_loss(run) / _loss(others[seed]) - 1 for seed, run in runs.items() if seed in others]
+    """By common seed, but for others that diverged."""
+    found = {seed: _loss(run) for seed, run in others.items() if run["val_loss"] is not None}
+    return [_loss(run) / found[seed] - 1 for seed, run in runs.items() if seed in found]
 
 
 def sent(run: Record) -> int:

@@ -89,9 +89,10 @@ def _loss(record: Record) -> float:
 
 
 def ratios(losses: Losses, arm: str, baseline: str) -> list[float]:
-    """Of the seeds that both have, in their order."""
-    seeds = sorted(seed for one, seed in losses if one == arm and (baseline, seed) in losses)
-    return [losses[arm, seed] / losses[baseline, seed] for seed in seeds]
+    """Of the seeds that both have, in their order, but for baselines that diverged."""
+    found = {seed: loss for (one, seed), loss in losses.items() if one == baseline}
+    seeds = sorted(seed for one, seed in losses if one == arm)
+    return [losses[arm, s] / found[s] for s in seeds if math.isfinite(found.get(s, math.inf))]
 
 
 def times(records: Iterable[Record], arm: str) -> list[float]:

@@ -50,6 +50,11 @@ def test_compares_each_seed_with_the_reference_of_its_own(bench):
     assert int1.loss == float("inf")
 
 
+def test_does_not_compare_with_what_diverged(bench):
+    (found,) = bench("compression_table").rows([*RUNS, record("kept: bf16", 2, None, 9)]).values()
+    assert found[2].worse == pytest.approx((0.005, 0.005, 0.005))
+
+
 def test_does_not_compare_across_settings(bench):
     apart = [RUNS[1], record("kept: int4", 1, 4.02, 180, local_steps=64)]
     by_setting = bench("compression_table").rows(apart)

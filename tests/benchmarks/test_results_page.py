@@ -180,6 +180,13 @@ def test_the_gate_fails_where_one_seed_does(bench):
     assert found["federated"][-1] == "fails"
 
 
+def test_nothing_is_judged_by_a_baseline_that_diverged(bench):
+    ratios, losses_of = bench("page.learning").ratios, bench("page.learning").losses_of
+    losses = losses_of([*GATE, {"arm": "centralised", "seed": 2, "diverged": "at step 3"}])
+    assert ratios(losses, "federated", "centralised") == pytest.approx([1.1])
+    assert ratios(losses, "centralised", "federated") == pytest.approx([4.0 / 4.4, math.inf])
+
+
 def sent(arm, seed, loss, number, **more):
     setting = {"model": "tiny", "split": "iid", "local_steps": 16, "rounds": None}
     counted = {"bytes_up": number // 2, "bytes_down": number - number // 2, "bytes_ddp": 10_000}
