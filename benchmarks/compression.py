@@ -6,7 +6,7 @@
     python benchmarks/compression.py run --models tiny "four times"
     python benchmarks/compression.py run int4 --rounds 200      a long run
     python benchmarks/compression.py run --quick                that all of them run: tiny
-    python benchmarks/compression.py table                      results as Markdown, and plots
+    python benchmarks/compression.py table                      results as Markdown
 
 Every run appends a line to benchmarks/results/compression.jsonl; finished runs are not repeated, so
 that it can be stopped and started again. The configuration is that of `long_rounds.py`, its
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from compression_arms import LOCAL_STEPS, MODELS, SPLITS, Setting, chosen, overrides_of
-from compression_table import Goal, plot, reached, rows, sent, table
+from compression_table import Goal, sent, table
 from long_rounds import LONG_ROUNDS
 from records import RESULTS, append, lines
 from smoke import TINY
@@ -36,7 +36,6 @@ import photon
 from photon.errors import NonFiniteLoss
 from photon.run.trackers import read_lines
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
 GOALS = [Goal(50, 0.003), Goal(100, 0.01), Goal(400, 0.01), Goal(1000, 0.02)]
 
 
@@ -108,17 +107,6 @@ def run_all(arguments: argparse.Namespace, log: Path) -> None:
             append(log, record)
 
 
-def show(log: Path) -> None:
-    """Print the tables and what they reach; write a plot for each setting."""
-    records = lines(log)
-    print(table(records))
-    for setting, found in rows(records).items():
-        print(f"{setting.title}:\n{reached(found, GOALS)}\n")
-        words = (setting.model, setting.split, setting.length, setting.local_steps)
-        name = "-".join(str(word).replace(" ", "-") for word in words)
-        print(plot(found, setting.title, IMAGES / f"compression-{name}.png"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -135,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.what == "table":
-            show(arguments.log)
+            print(table(lines(arguments.log)))
         else:
             run_all(arguments, arguments.log)
     except ValueError as error:

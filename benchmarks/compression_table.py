@@ -1,4 +1,4 @@
-"""What runs of `compression.py` come to: a table, and points for a plot. Pure functions."""
+"""What runs of `compression.py` come to, as a table. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from compression_arms import AVERAGED, Setting, reference_of
@@ -122,41 +121,3 @@ class Goal:
 
     times: float
     worse: float
-
-    def holds(self, row: Row) -> bool:
-        """Whether the mean of the seeds is there."""
-        return bool(row.worse) and row.times >= self.times and row.worse[1] <= self.worse
-
-
-def reached(found: Sequence[Row], goals: Sequence[Goal]) -> str:
-    """Markdown: which rows reach which goal, or that none does."""
-    lines = []
-    for goal in goals:
-        names = [row.arm for row in found if goal.holds(row)]
-        verdict = "; ".join(names) or "**none**"
-        lines.append(f"- at least {goal.times:g}x within {goal.worse:.1%}: {verdict}")
-    return "\n".join(lines)
-
-
-def plot(found: Sequence[Row], title: str, target: Path) -> Path | None:
-    """Loss beside that of the reference against how much less is sent; what diverged is left out.
-
-    Returns:
-        The file; None where it cannot be written.
-    """
-    from photon.report.figures import pyplot, save_figure
-
-    figure, axes = pyplot().subplots(figsize=(8, 5), dpi=120)
-    for row in found:
-        if not row.worse or not math.isfinite(row.loss):
-            continue
-        least, mean, most = (100 * share for share in row.worse)
-        bars = [[mean - least], [most - mean]]
-        axes.errorbar(row.times, mean, yerr=bars, marker="o", capsize=2, label=row.arm)
-    axes.set_xscale("log")
-    axes.set_xlabel("times less than data-parallel training")
-    axes.set_ylabel("validation loss above the same recipe in bf16 (%)")
-    axes.set_title(title, fontsize="medium")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="x-small")
-    return save_figure(figure, target)
