@@ -47,6 +47,13 @@ def test_the_version_is_stated_once():
     assert f'version = "{photon.__version__}"' in project
 
 
+def test_the_ranges_in_the_readme_are_those_of_the_results():
+    page = (ROOT / "docs/results.md").read_text()
+    ranges = re.findall(r"[\d.]+ \.\. [\d.]+", README)
+    assert len(ranges) > 5
+    assert not [one for one in ranges if one not in page]
+
+
 def test_every_path_in_the_readme_exists():
     for path in re.findall(r"`((?:src|scripts|docs|benchmarks|tests)/[\w./-]+)`", README):
         assert (ROOT / path).exists(), path
