@@ -1,4 +1,4 @@
-"""All measurements of docs/results.md, in parts that go on where they were stopped.
+"""The measurements of docs/results.md, in parts that go on where they were stopped.
 
     bash scripts/proof.sh                      all parts, then docs/results.md
     bash scripts/proof.sh gate data            these parts, then docs/results.md
@@ -109,7 +109,7 @@ def told(outcomes: Iterator[Outcome]) -> int:
     """Print a line of each part; the exit code."""
     failed = []
     for outcome in outcomes:
-        print(f"{outcome.part:<20}{outcome.words}", flush=True)
+        print(f"{outcome.part:<24}{outcome.words}", flush=True)
         failed += [outcome.part] if outcome.failed else []
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -157,7 +157,7 @@ def main() -> int:
     parts = [part for part in PARTS if not arguments.parts or part.name in arguments.parts]
     if arguments.list:
         for part in parts:
-            print(f"{part.name:<20}{'; '.join(part.commands)}")
+            print(f"{part.name:<24}{'; '.join(part.commands)}")
         return 0
     return smoke(parts) if arguments.smoke else measure(parts, arguments.results)
 

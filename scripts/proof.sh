@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every measurement of docs/results.md, overnight on a machine with two cores, in parts that go on where they
+# The measurements of docs/results.md, about two days on a machine with two cores, in parts that go on where they
 # were stopped; then the page itself. bash scripts/proof.sh --help tells the rest.
 set -euo pipefail
 ROOT=$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import peer_table
+from proof_parts import commands_of
 from records import Record
 
 from page.section import Claim, Logs, Section
@@ -16,7 +17,7 @@ def section(logs: Logs) -> Section:
         title="Peers",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["peers.py rounds", "peers.py diloco", "peers.py trainer",
+        commands=[*commands_of("peers", "peers: trainer"),
                   "peers.py scores FOLDER-OF-THE-GAUNTLET"],
         records=records,
         claims=claims(records),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section, table
@@ -32,7 +33,7 @@ def section(logs: Logs) -> Section:
         title="Network",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=COMMANDS,
+        commands=commands_of(*PARTS),
         records=[*rounds, *memory, *processes, *relay, *carried, *mutants, *nodes],
         claims=claims,
         tables=[one for one in tables if one],
@@ -200,26 +201,9 @@ def outcomes(record: Record) -> tuple[int, int]:
     return refused, record["mutants"] - refused
 
 
-COMMANDS = (
-    "network.py rounds",
-    "network.py floor",
-    "network.py flower",
-    "server_memory.py --megabytes 200 --clients 2 16",
-    "server_memory.py --megabytes 60 --clients 2 16",
-    "server_memory.py --megabytes 4000 --clients 2 --via inline",
-    "scale.py nodes",
-    "process_memory.py",
-    "process_memory.py --widths 1024 --transport shm",
-    "relay.py",
-    "transport.py file",
-    "transport.py store",
-    "transport.py memory",
-    "fuzz_container.py",
-    "fuzz_codecs.py",
-    "fuzz_secure.py --count 1000000",
-    "fuzz_history.py --count 1000000",
-    "fuzz_facts.py --count 1000000",
-)
+PARTS = ("network", "memory of a server", "memory of large models", "scale", "memory of programs",
+         "relay", "transport", "fuzz")  # fmt: skip
+"""Of the proof."""
 MEASURED = """
 What it costs to carry payloads: rounds of a server and two nodes without any training; peak
 anonymous memory (what the kernel cannot take back) of a server and of each program of a federation

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import quality_table
 from compression_arms import STEPS
+from proof_parts import commands_of
 from quality_arms import QUICKSTART, RECIPE
 from quality_setting import Setting
 from records import Record
@@ -24,7 +25,7 @@ def section(logs: Logs) -> Section:
         title="Quality",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=COMMANDS,
+        commands=commands_of("quality"),
         records=records,
         claims=claims(records),
         tables=[quality_table.table(records)] if records else [],
@@ -59,13 +60,6 @@ def _goals(row: quality_table.Row, most: float) -> list[Claim]:
     ]  # fmt: skip
 
 
-COMMANDS = (
-    "quality.py tune centralised alone FedAvg DiLoCo FedAdam recipe",
-    "quality.py run",
-    "quality.py run recipe DiLoCo --clients 2 4 8 16",
-    "quality.py run recipe DiLoCo --local-steps 4 8 16 32 64 128",
-    "quality.py run recipe --splits iid source",
-)
 MEASURED = """
 Ways of training one model on text in several places, each tuned at a seed that no table has, over
 as many rates around what is best for its kind: all arms take the same tokens in the same number of

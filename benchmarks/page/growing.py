@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import scaling_law
 import scaling_table
+from proof_parts import commands_of
 from records import Record
 from scaling_runs import ARMS, SIZES
 
@@ -21,7 +22,7 @@ def section(logs: Logs) -> Section:
         title="Larger models",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["scaling.py tune", "scaling.py run", "scaling.py plan --price 2.5"],
+        commands=commands_of("scaling"),
         records=[*scaling_table.of(records, "run"), *scaling_table.latest(records)],
         claims=claims(records) if records else [],
         tables=[scaling_table.table(records)] if records else [],

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import gate
+from proof_parts import commands_of
 from quality_arms import QUICKSTART, RECIPE, arm_of, is_known
 from quality_setting import Setting, setting_of
 from quality_tuning import SEED
@@ -27,9 +28,7 @@ def section(logs: Logs) -> Section:
         title="Does a federation learn?",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=[f"gate.py {part}" for part in (
-            "grid --seeds 1", "gate --seeds 1 2 3", "recipes --seeds 1", "broken --seeds 1", "table"
-        )],
+        commands=commands_of("gate"),
         records=records,
         claims=claims(records, logs("compression"), logs("quality")),
         tables=[gate.table(records)] if records else [],

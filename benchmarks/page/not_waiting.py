@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import modes
 import waiting
+from proof_parts import commands_of
 from quality_arms import AND, QUICKSTART, RECIPE
 from quality_setting import Setting, setting_of
 from quality_tuning import SEED as TUNING
@@ -55,7 +56,7 @@ def section(logs: Logs) -> Section:
         title="Not waiting",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["waiting.py", "modes.py", "simulate.py", "scale.py clients"],
+        commands=commands_of("waiting", "modes", "simulate", "many clients"),
         records=[*waits, *runs, *told, *many],
         claims=[
             *_of_waiting(waits),

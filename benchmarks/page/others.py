@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section, percent, table
@@ -19,7 +20,7 @@ def data(logs: Logs) -> Section:
         title="Data",
         measured=DATA,
         misleads=DATA_MISLEADS,
-        commands=[f"data.py {part}" for part in ("prepare", "read", "resume", "wait", "download")],
+        commands=commands_of("data"),
         records=records,
         claims=data_claims(records),
         tables=[one for one in tables if one],
@@ -79,7 +80,7 @@ def planning(logs: Logs) -> Section:
         title="Planning",
         measured=PLANNING,
         misleads=PLANNING_MISLEADS,
-        commands=["plan.py --rounds 4 --local-steps 2 --rates 1MB 2MB", "memory.py"],
+        commands=commands_of("plan", "memory"),
         records=[*rounds, *memory],
         claims=plan_claims(rounds, memory),
         tables=[one for one in tables if one],

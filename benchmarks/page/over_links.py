@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import links_table
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section
@@ -17,7 +18,7 @@ def section(logs: Logs) -> Section:
         title="Links and failures",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["links.py run"],
+        commands=commands_of("links"),
         records=records,
         claims=claims(records),
         tables=[links_table.table(records)] if records else [],

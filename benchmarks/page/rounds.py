@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section, table
@@ -20,7 +21,7 @@ def section(logs: Logs) -> Section:
         title="Rounds",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["round.py --moments reset averaged", "close.py"],
+        commands=commands_of("round"),
         records=[*rounds, *closes],
         claims=claims(rounds, closes),
         tables=[round_table(rounds)] if rounds else [],

@@ -9,6 +9,7 @@ import codec
 from compression import GOALS
 from compression_arms import AVERAGED, Setting, reference_of
 from compression_table import Goal, sent, setting_of, table
+from proof_parts import commands_of
 from records import Record, current
 
 from page.learning import FEW_LEVELS, losses_of, ratios
@@ -41,15 +42,7 @@ def section(logs: Logs) -> Section:
         title="Bytes",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=[
-            'compression.py run "uniform:107" "uniform:50/15" --seeds 1 2 3',
-            "compression.py run --seeds 1",
-            "compression.py run topk --rounds 200 --seeds 1",
-            'compression.py run "uniform:107" "uniform:50/15" --local-steps 32 64 --seeds 1',
-            'compression.py run "kept: uniform:50/15" --local-steps 256 --rounds 12',
-            'compression.py run "uniform:107" "uniform:50/15" --splits source --seeds 1',
-            "compression.py table",
-        ],
+        commands=commands_of("compression"),
         records=records,
         claims=[
             *(nearest(goal, arms(records)) for goal in GOALS),
@@ -123,7 +116,7 @@ def codecs(logs: Logs) -> Section:
         title="Codecs",
         measured=CODECS,
         misleads=CODECS_MISLEAD,
-        commands=["codec.py"],
+        commands=commands_of("codec"),
         records=records,
         tables=[codec_table(records)] if records else [],
     )

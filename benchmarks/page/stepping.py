@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import train_step
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section, table
@@ -17,7 +18,7 @@ def section(logs: Logs) -> Section:
         title="Training step",
         measured=MEASURED,
         misleads=MISLEADS,
-        commands=["train_step.py cpu --pairs 9 --save"],
+        commands=commands_of("train_step"),
         records=records,
         claims=claims(records),
         tables=[step_table(records)] if records else [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import poison
+from proof_parts import commands_of
 from records import Record, current
 
 from page.section import Claim, Logs, Section, table
@@ -23,7 +24,7 @@ def lies(logs: Logs) -> Section:
         title="Clients that lie",
         measured=LIES,
         misleads=LIES_MISLEAD,
-        commands=["poison.py", "aggregation.py"],
+        commands=commands_of("poison", "aggregation"),
         about="lies",
         records=[*records, *closes],
         claims=lies_claims(records, closes),
@@ -72,8 +73,7 @@ def secure(logs: Logs) -> Section:
         title="Secure aggregation",
         measured=SECURE,
         misleads=SECURE_MISLEADS,
-        commands=["secure.py --clients 8", "secure.py --clients 8 --lost 2",
-                  "secure.py --clients 32", "secure.py --clients 32 --lost 8"],
+        commands=commands_of("secure"),
         records=records,
         claims=[Claim("sums that differ from the plain fixed-point mean in any bit",
                       [float(not one["equal_to_plain"]) for one in records], 0, form=".0f",

@@ -81,6 +81,18 @@ def test_every_part_is_known_and_can_be_tried_out_or_says_why_not(bench):
             assert (ROOT / "benchmarks" / command.split()[0]).exists(), command
 
 
+def test_all_that_is_measured_is_shown_with_its_section(bench):
+    page = bench("results_page").page(lambda log: [])
+    commands = [command for part in bench("proof").PARTS for command in part.commands]
+    assert not [one for one in commands if f"    python benchmarks/{one}\n" not in page]
+
+
+def test_the_quickstart_itself_is_measured(bench):
+    commands = bench("proof_parts").commands_of("quality")
+    assert any(f'"{bench("quality_arms").QUICKSTART}"' in command for command in commands)
+    assert any("--steps 3072" in command for command in commands)
+
+
 def test_a_command_is_run_as_its_own_program(bench, tmp_path):
     output = tmp_path / "out.txt"
     assert bench("proof").apart("proof.py no-such-part", output) == 2
