@@ -93,7 +93,7 @@ def _row(
         less=beside / sent if sent and beside else None,
         minutes=_minutes(name, records, twin),
         rates=", ".join(dict.fromkeys(str(rates_of(r)) for r in records)),
-        tuned="; ".join(dict.fromkeys(str(r["tuned"]) for r in records)),
+        tuned="; ".join(dict.fromkeys(r["tuned"] for r in records if r["tuned"])),
     )
 
 

@@ -231,7 +231,7 @@ RUNS = [
     record("centralised", 4, 2.5, local_steps=1),
     federated("recipe", 4, 2.75),
     federated("recipe", 4, 3.0, inner_rate=0.027),
-    federated("recipe: radial", 4, 2.625),
+    federated("recipe: radial", 4, 2.625, tuned=None),
 ]
 
 
@@ -272,6 +272,7 @@ def test_prints_every_setting_and_what_is_swept(bench):
     ) in lines
     radial = next(line for line in lines if line.startswith("| recipe: radial |"))
     assert radial.startswith("| recipe: radial | 1 | 2.625 | 1.050 |  | 1.0 MB | 90.0x |")
+    assert radial.endswith("| 0.018 / 0.7 |  |"), "its rates are what is being tuned"
     assert bench("quality_table").table([]) == ""
 
 
