@@ -60,10 +60,18 @@ def lies_claims(records: Iterable[Record], closes: Iterable[Record]) -> list[Cla
 def close_table(records: Iterable[Record]) -> str:
     rows = [
         [one["codec"], str(one["clients"]), one["rule"], f"{one['seconds']:.3f}",
-         f"{one['times']:.2f}", f"{one['megabytes']:.0f}"]
+         f"{one['seconds'] / one['times']:.3f}", f"{one['times']:.2f}", f"{one['megabytes']:.0f}"]
         for one in records
     ]  # fmt: skip
-    head = ["codec", "clients", "rule", "s a close", "times the mean", "MB beyond"]
+    head = [
+        "codec",
+        "clients",
+        "rule",
+        "s a close",
+        "s of the mean in turns with it",
+        "times the mean",
+        "MB beyond",
+    ]
     return table(head, rows) if rows else ""
 
 
@@ -107,7 +115,9 @@ beyond what was there.
 LIES_MISLEAD = """
 Liars here do not know what the others send, and two of eight is within what each rule withstands;
 whoever knows more can do more, and a lie that looks honest is found by none of them. The clients'
-data is alike, which is the easy case for a median.
+data is alike, which is the easy case for a median. A rule stands beside the mean that took turns
+with it, whose seconds differ: with 4 clients and bf16 it is slower after another rule than after
+itself, with 32 beside two of the rules; against its quickest time these would miss the bar.
 """
 SECURE = """
 Whole sessions in one process, one client after the other: every client masks all its numbers, into

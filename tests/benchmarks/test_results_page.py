@@ -293,6 +293,8 @@ def test_lies_are_judged_by_the_parameters(bench):
     assert (differ.values, differ.holds) == ([1], False)
     assert (krum.values, krum.holds) == ([3.1], False)
     assert all(claim.holds for claim in trust.lies_claims(lines[:2], []))
+    slow = close | {"rule": "krum", "seconds": 6.0, "times": 1.5}
+    assert rows(trust.close_table([slow]))["bf16"][1:5] == ["krum", "6.000", "4.000", "1.50"]
 
 
 def test_that_only_what_the_default_looks_for_is_held_against_it(bench):
