@@ -50,13 +50,14 @@ def claims(records: list[Record]) -> list[Claim]:
 
 
 MEASURED = """
-Photon and each peer by its own code, in turns on this machine: a round without training between
-sites of one machine, DiLoCo in plain torch on the same trajectory, a step of Hugging Face's
+Photon and each peer by its own code on one machine: a round without training between its
+processes, DiLoCo in plain torch on the same trajectory, a step of Hugging Face's
 `Trainer`, scores of lm-eval. Where a peer is cheaper the claim does not hold.
 """
 MISLEADS = """
-The peers do not do the same, as the notes say: what is durable, verified and encrypted costs time
-that a ring in memory does not spend. Everything is on one machine; few pairs were run. That of
-Flower and Photon had little other work, torchft and hivemind ran earlier on a busy machine: of
-these processor time says more than seconds.
+The peers do not do the same, as the notes say: what is durable and verified costs time that a ring
+in memory does not spend. Nobody encrypts or signs here, Photon neither (`--insecure`). Few pairs
+were run. Flower and Photon took turns, with little other work; torchft and hivemind ran in an
+earlier call on a busy machine, not in turns with the Photon that they stand beside: of these
+processor time says more than seconds.
 """
