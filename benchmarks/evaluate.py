@@ -75,7 +75,8 @@ def main(
     only: tuple[str, ...],
     save: bool,
 ) -> None:
-    """Measure and compare, with as many threads as OMP_NUM_THREADS says."""
+    """Measure and compare, with one thread."""
+    torch.set_num_threads(1)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as work:
         run = make_run(Path(work), data, model, vocab_size)
