@@ -70,7 +70,12 @@ compared with; *recipe: seldom averaged squares* is the quickstart as it is.
 MISLEADS = """
 So few steps are the hard case for local training. Minutes are planned, not measured, those of
 earlier lines anew since a floor of 2 s, before it was 6 s. An arm whose rates say that they are
-another's was not tuned by itself, which is a handicap for it. Data-parallel training is counted
+another's was not tuned by itself, which is a handicap for it. Where rates are best at the edge of
+their grid, as FedAvg's and DiLoCo's, better ones may lie beyond. All arms train with Muon: *DiLoCo*
+is its outer step and moments that clients keep, while the published one has AdamW inside and
+hundreds of steps a round, neither of which is in the table. Other numbers of clients and of local
+steps, for *recipe* and *DiLoCo* alike, have the rates that were found for eight and eight.
+Data-parallel training is counted
 without compression of its own. Length of rounds, moments and codecs of the recipe were searched for
 too, at the same seed; the other federations have its rounds and their own rates. *centralised* has
 its usual moments; with the recipe's it ends alike in the quickstart itself (3.262, seed 1337),
