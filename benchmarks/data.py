@@ -16,13 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +28,7 @@ from typing import Any
 import numpy as np
 from records import RESULTS, append
 from tokenizers import Tokenizer
+from transport import s3_server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -208,48 +206,24 @@ def download(arguments: argparse.Namespace) -> Lines:
     from photon.data.read.cache import Cache
     from photon.data.read.remote import RemoteFolder
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-                   "AWS_SECRET_ACCESS_KEY": "secret"}  # fmt: skip
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        _make_bucket(f"http://127.0.0.1:{port}/bench")
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            rows = make_rows(Path(folder) / "d", arguments.rows)
-            size = sum(entry["bytes"] for entry in rows.manifest["shards"])
-            remote = RemoteFolder("s3://bench/d")
-            begun = time.perf_counter()
-            push(Path(folder) / "d", remote)
-            sent = time.perf_counter() - begun
-            cache = Cache(remote, Path(folder) / "cache")
-            cache.open()
-            cached = Rows(Path(folder) / "cache", cache)
-            begun = time.perf_counter()
-            cached.read(np.cumsum(rows.shard_rows) - 1)
-            received = time.perf_counter() - begun
-            (speed,) = _in_turns(cached, 64, [cached.read])
-    finally:
-        server.kill()
-        server.wait()
+    with s3_server() as bucket, tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        rows = make_rows(Path(folder) / "d", arguments.rows)
+        size = sum(entry["bytes"] for entry in rows.manifest["shards"])
+        remote = RemoteFolder(f"{bucket}/d")
+        begun = time.perf_counter()
+        push(Path(folder) / "d", remote)
+        sent = time.perf_counter() - begun
+        cache = Cache(remote, Path(folder) / "cache")
+        cache.open()
+        cached = Rows(Path(folder) / "cache", cache)
+        begun = time.perf_counter()
+        cached.read(np.cumsum(rows.shard_rows) - 1)
+        received = time.perf_counter() - begun
+        (speed,) = _in_turns(cached, 64, [cached.read])
     print(f"up {size / sent / 1e6:.0f} MB/s, down {size / received / 1e6:.0f} MB/s; "
           f"cached rows {speed / 1e6:.0f} Mtok/s")  # fmt: skip
     yield {"up_bytes_per_second": size / sent, "down_bytes_per_second": size / received,
            "cached_tokens_per_second": speed}  # fmt: skip
-
-
-def _make_bucket(url: str) -> None:
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=10).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise SystemExit("the S3 server does not answer")
 
 
 PARTS = {"prepare": prepare, "read": read, "resume": resume, "wait": wait, "download": download}

@@ -14,7 +14,6 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 from records import RESULTS, append
+from transport import s3_server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -72,29 +72,6 @@ def seconds(action: Callable[[], object]) -> float:
 
 def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-class s3_server:  # noqa: N801
-    """moto's server on loopback; gives a bucket's URL."""
-
-    def __enter__(self) -> str:
-        from photon.machine.address import free_port
-
-        sys.path.insert(0, str(Path(__file__).parent))
-        from data import _make_bucket
-
-        port = free_port()
-        os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "key",
-                       "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}  # fmt: skip
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
-        _make_bucket(f"http://127.0.0.1:{port}/bench")
-        return "s3://bench"
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 class Echo:

@@ -288,8 +288,8 @@ def resident() -> tuple[int, int]:
 
 
 @contextmanager
-def s3_server() -> Iterator[None]:
-    """A server on loopback that the AWS environment points at, with a bucket."""
+def s3_server() -> Iterator[str]:
+    """moto's server on loopback, which the AWS environment points at; gives a bucket's URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -304,7 +304,7 @@ def s3_server() -> Iterator[None]:
     )  # fmt: skip
     try:
         make_bucket(f"{url}/bench", time.monotonic() + 60)
-        yield
+        yield "s3://bench"
     finally:
         server.kill()
         server.wait()
