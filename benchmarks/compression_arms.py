@@ -24,6 +24,8 @@ RECIPES: dict[str, list[str]] = {
 rarely sees most tokens, and a shorter one of gradients, which are of an older base."""
 BF16 = ["fl.compression=bf16"]
 NO_FEEDBACK = ["fl.compression.residual_decay=0"]
+QUARTERS = ["fl.fragments=4"]
+"""A quarter of the parameters in each round, so that each waits four rounds."""
 RARELY = ["fl.first_moment_period=3", "fl.second_moment_period=6"]
 
 
@@ -65,6 +67,9 @@ SENT: dict[str, dict[str, list[str]]] = {
         "topk:300/4096/1 / topk:480/4096/1": ways("topk:300/4096/1", "topk:480/4096/1"),
         "topk:64/4096 / int4": ways("topk:64/4096", "int4"),
         "topk:64/4096 / int4, no feedback": ways("topk:64/4096", "int4", *NO_FEEDBACK),
+        "fragments 4, bf16": [*BF16, *QUARTERS],
+        "fragments 4, 107/7 / 75/11": ways("uniform:107/7", "uniform:75/11", *QUARTERS),
+        "fragments 4, 115/7 / 82/11": ways("uniform:115/7", "uniform:82/11", *QUARTERS),
     },
 }
 """Recipe -> what goes up / what comes down -> overrides."""
