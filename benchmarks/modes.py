@@ -15,20 +15,16 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import uneven_sites
 from compression import outcome
 from compression_arms import of_seed
 from records import RESULTS, append, lines
 from smoke import TINY
 
 import photon
-from photon.experiment import experiment
-from photon.run.preparation import config_of_run
-from photon.simulation.engine import Simulation
-from photon.simulation.links import Group, Links, places_of
 
 STEPS, LOCAL_STEPS = 384, 16
 REFERENCE = "synchronous"
@@ -73,30 +69,16 @@ ARMS: dict[str, list[str]] = {
     "asynchronous, two 4x slower, steps by speed": ["fl.mode=async", "fl.steps_by_speed=true"],
 }
 """Name -> overrides beyond the recipe."""
-SLOW = {"equal speeds": 0, "4x slower": 2}
-"""Part of the name of an asynchronous arm -> clients whose steps take four times as long."""
-
-
-def speeds(arm: str) -> Links | None:
-    """The sites of an arm that depends on the clock, which the simulator then has."""
-    slow = next((number for part, number in SLOW.items() if part in arm), None)
-    if slow is None:
-        return None
-    parts = [(range(8 - slow), 1.0), (range(8 - slow, 8), 4.0)]
-    return Links(groups=[
-        Group(clients=list(clients), step_seconds=seconds, step_jitter=0.05)
-        for clients, seconds in parts if clients
-    ])  # fmt: skip
+SLOW = {"equal speeds": 0.0, "4x slower": 0.25}
+"""Part of the name of an asynchronous arm -> share of the clients, two of eight, that are slow."""
 
 
 def train(arm: str, overrides: list[str]) -> None:
-    links = speeds(arm)
-    if links is None:
+    slow = next((share for part, share in SLOW.items() if part in arm), None)
+    if slow is None:
         photon.train(overrides, progress=False)
-        return
-    simulation = Simulation(links, places_of(links, 8, Path("links.yaml")))
-    experiment.train(config_of_run(overrides, "federated", lambda line: None),
-                     engine=simulation.factory)  # fmt: skip
+    else:
+        uneven_sites.train(overrides, slow)
 
 
 def run(arm: str, seed: int, more: list[str]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import uneven_sites
 from base_recipe import BASE
 from quality_arms import Arm, Phase, Rates, arm_of, chosen, phases
 from quality_plan import data_parallel, planned, points
@@ -45,12 +46,8 @@ from records import RESULTS, append, lines
 
 import photon
 from photon.errors import NonFiniteLoss, RoundFailed
-from photon.experiment import experiment
-from photon.run.preparation import config_of_run
 from photon.run.results import TrainResult
 from photon.run.run_folder import read_run
-from photon.simulation.engine import Simulation
-from photon.simulation.links import Group, Links, places_of
 
 LOG = RESULTS / "quality.jsonl"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -118,22 +115,9 @@ def trained(arm: Arm, parts: Sequence[Phase], folder: Path) -> list[TrainResult]
 
 
 def train(arm: Arm, overrides: list[str]) -> TrainResult:
-    if arm.slow is None:
-        return photon.train(overrides, centralized=arm.trains != "federated", progress=False)
-    config = config_of_run(overrides, "federated", lambda line: None)
-    clients = config.federation.population
-    links = sites(clients, round(arm.slow * clients))
-    simulation = Simulation(links, places_of(links, clients, Path("links.yaml")))
-    return experiment.train(config, engine=simulation.factory)
-
-
-def sites(clients: int, slow: int) -> Links:
-    """The last `slow` of the clients take four times as long for a step."""
-    parts = [(range(clients - slow), 1.0), (range(clients - slow, clients), 4.0)]
-    return Links(groups=[
-        Group(clients=list(own), step_seconds=seconds, step_jitter=0.05)
-        for own, seconds in parts if own
-    ])  # fmt: skip
+    if arm.slow is not None:
+        return uneven_sites.train(overrides, arm.slow)
+    return photon.train(overrides, centralized=arm.trains != "federated", progress=False)
 
 
 def outcome(arm: Arm, results: Sequence[TrainResult]) -> dict[str, Any]:

@@ -418,11 +418,11 @@ def test_planned_time_counts_rounds_of_each_length(bench):
 
 
 def test_slow_sites_are_the_last_ones(bench):
-    links = bench("quality").sites(8, 2)
+    links = bench("uneven_sites").sites(8, 2)
     assert [(g.clients, g.step_seconds) for g in links.groups] == [
         ([0, 1, 2, 3, 4, 5], 1.0), ([6, 7], 4.0)
     ]  # fmt: skip
-    assert len(bench("quality").sites(8, 0).groups) == 1
+    assert len(bench("uneven_sites").sites(8, 0).groups) == 1
 
 
 def test_a_run_of_two_lengths_is_measured_whole(bench, four, monkeypatch, tmp_path):
