@@ -210,6 +210,20 @@ def test_joined_batches_are_the_clients_batches_joined(rows):
         JoinedStream([])
 
 
+@pytest.mark.parametrize("batch", [2, 5, 7])
+def test_joined_batches_read_all_clients_alike_though_they_do_not_come_out_even(rows, batch):
+    joined = JoinedStream([Stream(rows, seed=5, client=c) for c in range(4)])
+    states = joined.start()
+    for number in range(1, 40):
+        told = joined.describe(states, batch)
+        read, states = joined.read(states, batch)
+        assert len(read) == batch
+        assert told.count("client") == min(4, batch)
+        places = [state.epoch * len(rows) + state.cursor for state in states]
+        assert sum(places) == number * batch
+        assert max(places) - min(places) <= 1
+
+
 def settings(*overrides):
     return load_config(["recipe=smoke", *overrides]).data.embedded
 

@@ -77,8 +77,10 @@ class JoinedStream:
     def read(
         self, states: Sequence[StreamState], count: int
     ) -> tuple[np.ndarray, tuple[StreamState, ...]]:
-        """The next batch: count / K rows of each of the K streams (the first ones take one more
-        where K does not divide count) and the positions after it.
+        """The next batch: count / K rows of each of the K streams and the positions after it.
+
+        Where K does not divide count, the streams take one more in turn, from batch to batch, so
+        that none is left out.
         """
         parts, after = [], []
         for stream, state, share in self._shares(states, count):
@@ -90,9 +92,11 @@ class JoinedStream:
     def _shares(
         self, states: Sequence[StreamState], count: int
     ) -> Iterator[tuple[Stream, StreamState, int]]:
-        base, extra = divmod(count, len(self.streams))
-        for number, (stream, state) in enumerate(zip(self.streams, states, strict=True)):
-            yield stream, state, base + (number < extra)
+        pairs = list(zip(self.streams, states, strict=True))
+        base, extra = divmod(count, len(pairs))
+        turn = sum(state.epoch * len(stream.rows) + state.cursor for stream, state in pairs)
+        for number, (stream, state) in enumerate(pairs):
+            yield stream, state, base + ((number - turn) % len(pairs) < extra)
 
     def describe(self, states: Sequence[StreamState], count: int) -> str:
         """Which rows `read` would give, for people: by client, numbered as on disk."""
