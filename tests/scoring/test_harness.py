@@ -16,7 +16,9 @@ from photon.config.compose import with_values
 from photon.config.evaluation import IclTask
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer
+from photon.errors import DataError
 from photon.evaluation.evaluate import Settings, evaluate_task
+from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Passes
 from photon.evaluation.tasks import LANGUAGE_MODELING, read_rows
 from photon.hub.hf_folder import export_folder
@@ -29,6 +31,8 @@ from photon.scoring.harness import evaluate_by_harness
 from photon.training.state import TrainState
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra eval")
+from lm_eval.api.instance import Instance  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 transformers.utils.logging.disable_progress_bar()
 
@@ -147,6 +151,36 @@ def test_language_modelling_agrees_with_our_task(run_path, tasks, tmp_path):
         log_likelihood, is_greedy = other["filtered_resps"][0]
         assert math.isclose(-one.scores[0].nll, float(log_likelihood), rel_tol=1e-4)
         assert one.scores[0].is_greedy == (str(is_greedy) == "True")
+
+
+@pytest.fixture
+def adapter(run_path):
+    from photon.scoring.lm_adapter import PhotonLM
+
+    candidate = open_candidate(run_path, ["icl_tasks_config=empty"], torch.device("cpu"))
+    return PhotonLM(candidate.model, candidate.encoder, Passes(), 32)
+
+
+def test_a_continuation_longer_than_the_model_is_refused(adapter):
+    """Its first tokens would have nothing before them; other tokens' logits told them."""
+    (longest,) = adapter._loglikelihood_tokens([(None, [1, 2], [3] * 32)])
+    assert longest[0] < 0
+    with pytest.raises(DataError, match="a continuation has 33 tokens, but texts have at most 32"):
+        adapter._loglikelihood_tokens([(None, [1, 2], [3] * 33)])
+
+
+def test_an_empty_stop_string_stops_nothing_and_an_empty_prompt_opens_a_text(adapter):
+    def written(prompt, *until):
+        ask = Instance(
+            "generate_until", {}, (prompt, {"until": list(until), "max_gen_toks": 16}), 0
+        )
+        return adapter.generate_until([ask])
+
+    assert written("def f", "") == written("def f")
+    opening, end = [adapter.prefix_token_id], adapter.encoder.end
+    passes, model = adapter.passes, adapter.model
+    (ids,) = continuations(model, [opening], max_new_tokens=16, end=end, passes=passes)
+    assert written("") == [adapter._text(ids)]
 
 
 def test_the_command(run_path, tasks, capsys, monkeypatch, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
 
 from photon.data.prepare.encode import Encoder
-from photon.errors import ConfigError
+from photon.errors import ConfigError, DataError
 from photon.evaluation.generation import continuations
 from photon.evaluation.likelihood import Passes, likelihoods
 from photon.evaluation.requests import ScoredText
@@ -56,9 +56,18 @@ class PhotonLM(TemplateLM):
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
-        """Requests are (texts, context ids, continuation ids); those of a context are a group."""
+        """Requests are (texts, context ids, continuation ids); those of a context are a group.
+
+        Raises:
+            DataError: a continuation before which the model has no position left.
+        """
         groups: dict[tuple[int, ...], list[tuple[int, ScoredText]]] = {}
         for number, (_pair, context, answer) in enumerate(requests):
+            if len(answer) > self.max_length:
+                raise DataError(
+                    f"a continuation has {len(answer)} tokens, but texts have at most "
+                    f"{self.max_length}"
+                )
             ids = tuple([*context, *answer][-(self.max_length + 1) :])
             groups.setdefault(tuple(context), []).append((number, ScoredText(ids, len(answer))))
         scored = likelihoods(
@@ -109,7 +118,7 @@ class PhotonLM(TemplateLM):
             )
         made = continuations(
             self.model,
-            [self.tok_encode(prompt)[-room:] for prompt in prompts],
+            [self.tok_encode(prompt)[-room:] or [self.prefix_token_id] for prompt in prompts],
             max_new_tokens=limit,
             end=self.encoder.end,
             is_finished=lambda ids: any(stop in self._text(ids) for stop in until),
@@ -117,7 +126,7 @@ class PhotonLM(TemplateLM):
         )
         texts = []
         for text in map(self._text, made):
-            for stop in filter(None, until):
+            for stop in until:
                 text = text.split(stop)[0]
             texts.append(text)
         return texts
@@ -131,5 +140,6 @@ def _settings(given: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
     if given.get("do_sample") and given.get("temperature", 1.0) > 0:
         raise ConfigError("a task wants sampled texts; only greedy ones are made here")
     until = given.get("until") or ()
+    until = (until,) if isinstance(until, str) else until
     limit = given.get("max_gen_toks", given.get("max_new_tokens", DEFAULT_NEW_TOKENS))
-    return int(limit), (until,) if isinstance(until, str) else tuple(until)
+    return int(limit), tuple(filter(None, until))
