@@ -14,7 +14,7 @@ from photon.config import load_config
 from photon.data.prepare.encode import Encoder
 from photon.data.prepare.text import prepare_text
 from photon.data.read.shards import Rows
-from photon.data.tokenization import Tokenization, of_foreign, of_occurrence
+from photon.data.tokenization import Tokenization, of_foreign, of_occurrence, resolved
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CorruptCheckpoint, DataError, MismatchedCheckpoint, PhotonNote
 from photon.experiment.experiment import train
@@ -224,6 +224,13 @@ def test_a_foreign_tokenizer_opens_a_prompt_as_its_template_does(make_tokenizer)
         end=0, begin=(awkward.token_to_id("<s>"),), specials_are_text=False
     )
     assert Encoder(awkward, facts).ids("<s>") == [awkward.token_to_id("<s>")]
+
+
+@pytest.mark.parametrize("name", ["<|role:user|>", "$A", "a:1"])
+def test_an_exported_tokenizer_opens_a_text_with_whatever_its_token_is_called(make_tokenizer, name):
+    tokenizer = Tokenizer.from_file(str(make_tokenizer("</s>", name)))
+    encoder = Encoder(tokenizer, resolved(tokenizer, bos_text=name))
+    assert encoder.for_prompts().encode("cat").ids == encoder.opening("cat")
 
 
 @pytest.mark.parametrize(

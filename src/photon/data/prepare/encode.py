@@ -75,10 +75,13 @@ class Encoder:
         """A tokenizer whose own rules open a text as `opening` does, for other programs."""
         opening = Tokenizer.from_str(self.tokenizer.to_str())
         if self.facts.begin:
-            names = [opening.id_to_token(number) for number in self.facts.begin]
+            ids = list(self.facts.begin)
+            tokens = [opening.id_to_token(number) for number in ids]
+            # By a name of its own: a token's may mean something else in a template, as <a:b> does.
+            begin = {"id": "begin", "ids": ids, "tokens": tokens}
             opening.post_processor = TemplateProcessing(
-                single=[*names, "$A"],
-                special_tokens=list(zip(names, self.facts.begin, strict=True)),
+                single=["begin", "$A"],
+                special_tokens=[begin],  # pyright: ignore[reportArgumentType]
             )
         return opening
 
