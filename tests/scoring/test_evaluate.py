@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 from photon.cli.main import run
 from photon.config.compose import with_values
 from photon.data.tokenization import resolved
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
-from photon.errors import ConfigError, StorageError
+from photon.errors import ConfigError, DataError, StorageError
 from photon.evaluation.text import evaluate_text, windows
 from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import load_language_model
@@ -369,6 +370,14 @@ def test_every_token_of_a_text_is_scored_once(make_run, tmp_path):
     assert report.num_tokens == len(ids)
     assert report.loss == pytest.approx(total / len(ids), rel=1e-5)
     assert report.bits_per_byte == pytest.approx(total / math.log(2) / len(text.encode()), rel=1e-5)
+
+
+def test_a_text_without_a_token_is_refused(make_run):
+    """A tokenizer that drops spaces makes nothing of a text of nothing else."""
+    writer = load_language_model(make_run())
+    writer.encoder.tokenizer.normalizer = normalizers.Strip()
+    with pytest.raises(DataError, match="makes no token of this text"):
+        evaluate_text(writer.model, writer.encoder, " \n ")
 
 
 def test_half_a_surrogate_costs_its_own_task_alone(make_run, suite):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from photon.data.prepare.encode import Encoder
+from photon.errors import DataError
 from photon.evaluation.likelihood import DEFAULT, Passes, likelihoods
 from photon.evaluation.loss import LossReport
 from photon.evaluation.requests import ScoredText
@@ -29,8 +30,14 @@ def windows(ids: Sequence[int], before: int, length: int) -> list[ScoredText]:
 def evaluate_text(
     model: LanguageModel, encoder: Encoder, text: str, passes: Passes = DEFAULT
 ) -> LossReport:
-    """Loss, accuracy and bits per byte of a text that is not empty; every token is scored once."""
-    pieces = windows(encoder.ids(text), encoder.facts.start, model.max_seq_len)
+    """Loss, accuracy and bits per byte of a text; every token is scored once.
+
+    Raises:
+        DataError: the text has no tokens.
+    """
+    if not (ids := encoder.ids(text)):
+        raise DataError("the model's tokenizer makes no token of this text; give another text")
+    pieces = windows(ids, encoder.facts.start, model.max_seq_len)
     scores = [score for (score,) in likelihoods(model, [[piece] for piece in pieces], passes)]
     tokens = sum(score.num_tokens for score in scores)
     return LossReport(
