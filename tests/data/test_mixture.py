@@ -13,6 +13,7 @@ from photon.data.read.mixture import Amount, MixedRows, epoch_counts
 from photon.data.read.shards import Rows
 from photon.data.read.stream import Stream
 from photon.errors import DataError
+from photon.run.participation import rows_notes
 from photon.run.run_data import RunData
 
 
@@ -89,6 +90,20 @@ def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
 def test_a_mixture_without_a_row_is_refused(folders):
     with pytest.raises(DataError, match=r"/0: repeat=0.01 of 10 rows; .*/1: .*not even one row"):
         MixedRows(folders[:2], [Amount(repeat=0.01)] * 2, 0)
+
+
+def test_a_folder_of_which_not_one_row_is_read_is_named(smoke, data_root):
+    folders = "a:{local:client_0,proportion:0.000001},b:{local:client_1,proportion:1}"
+    both = f"{{client_streams:{{{folders}}}}}"
+    run = smoke(f"dataset.train.streams=[{both},{both}]")
+    data = RunData.of(run.data, run.inner, run.seed)
+    plain = RunData.of(smoke().data, run.inner, run.seed)
+    unread, repeats = rows_notes(data, [0, 1], batch=1, reads=1.0)
+    assert repeats is None
+    assert unread is not None
+    assert "client_0/train: proportion=1e-06 of" in unread
+    assert "none of its text is read (2 folders are like that); raise it" in unread
+    assert rows_notes(plain, [0, 1], batch=1, reads=1.0) == [None, None]
 
 
 def test_what_is_chosen_depends_on_the_run_and_the_client(smoke, data_root):

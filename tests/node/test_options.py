@@ -680,7 +680,8 @@ def test_a_client_with_fewer_rows_than_a_batch_is_named(smoke, data_root):
         config = smoke(*keys, f"llm_config.global_train_batch_size={batch}")
         run = resolve(prepare(config, print)[0], cores=1, accelerator=0, run_uuid="r")
         job = SimpleNamespace(trains_elsewhere=False, world=ALONE)
-        return experiment._repeats_note(run, centralized, cast(Job, job))
+        (found,) = experiment._rows_notes(run, centralized, cast(Job, job))[1:]
+        return found
 
     assert note(least) is None
     found = str(note(least + 1))

@@ -53,7 +53,7 @@ from photon.run.going_on import how_to_go_on, require_engine
 from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED, new_name
 from photon.run.mirror import require_mirror
 from photon.run.own_layers import layers_note
-from photon.run.participation import client_rows, repeats_note
+from photon.run.participation import client_rows, rows_notes
 from photon.run.preparation import architecture_of, prepare
 from photon.run.restore import (
     config_to_go_on,
@@ -320,7 +320,7 @@ def _run(
     job.warn(
         schedule_warning(run.inner),
         idle_warning(run.inner, run.federation) if kind == FEDERATED else None,
-        _repeats_note(run, kind == CENTRALIZED, job),
+        *_rows_notes(run, kind == CENTRALIZED, job),
         export_note(run.inner),
         layers_note(run.federation, kind == FEDERATED and job.trains_elsewhere),
         precision_warning(job.device, run.inner.precision),
@@ -339,9 +339,9 @@ def _run(
     return result
 
 
-def _repeats_note(run: Run, centralized: bool, job: Job) -> str | None:
+def _rows_notes(run: Run, centralized: bool, job: Job) -> list[str | None]:
     if job.trains_elsewhere or not job.world.is_first:
-        return None  # whoever has the rows says so
+        return []  # whoever has the rows says so
     only = run.centralized.client if centralized else None
     clients = range(run.federation.population) if only is None else [only]
     batch, steps = run.inner.batch_rows, float(run.total_steps)
@@ -349,7 +349,7 @@ def _repeats_note(run: Run, centralized: bool, job: Job) -> str | None:
         batch = -(-batch // len(clients))
     else:
         steps *= run.federation.cohort_size / run.federation.population
-    return repeats_note(RunData.of(*run.reading), clients, batch, steps)
+    return rows_notes(RunData.of(*run.reading), clients, batch, steps)
 
 
 def _folder(

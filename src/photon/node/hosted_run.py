@@ -32,7 +32,7 @@ from photon.node.microbatch import Trainers
 from photon.run import checkpoint
 from photon.run.base import Base
 from photon.run.kinds import NODE
-from photon.run.participation import repeats_note
+from photon.run.participation import rows_notes
 from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, read_run
@@ -86,8 +86,8 @@ class HostedRun:
         data = RunData.of(*run.reading)
         _require_same_data(data, request.data)
         share = run.federation.cohort_size / run.federation.population
-        note = repeats_note(data, clients, run.inner.batch_rows, run.total_steps * share)
-        if note is not None:
+        notes = rows_notes(data, clients, run.inner.batch_rows, run.total_steps * share)
+        for note in filter(None, notes):
             say(f"note        {note}")
         device = choose_device(run.machine.device)
         folder, run = _open_folder(run, data, request.config_digest, device)

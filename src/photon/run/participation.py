@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from photon.config.federation import Federation
@@ -11,6 +11,7 @@ from photon.config.resolve import epoch_steps
 from photon.core.cohort import available, choose_cohort, choose_spares
 from photon.core.messages import ServerState
 from photon.core.policy import paced_steps, steps_by_speed, waiting_longest
+from photon.data.read.mixture import MixedRows
 from photon.errors import DataError
 from photon.run.run_data import RunData
 
@@ -73,15 +74,36 @@ class Participation:
         return self.steps if epochs is None else epochs * epoch_steps(self.rows[client], self.batch)
 
 
-def repeats_note(data: RunData, clients: Collection[int], batch: int, reads: float) -> str | None:
-    """What to tell the user of clients that have fewer rows than a batch takes from them.
+def rows_notes(
+    data: RunData, clients: Collection[int], batch: int, reads: float
+) -> list[str | None]:
+    """What to tell the user of clients that have fewer rows than a batch takes from them, and of
+    folders of a mixture that have no row in it.
 
     Args:
         clients: whose data is here.
         batch: rows that it takes from each.
         reads: batches that it takes from each in the whole run.
     """
-    rows = {client: len(data.client_rows(client)) for client in clients}
+    counts, unread = {}, []
+    for client in clients:
+        rows = data.client_rows(client)
+        counts[client] = len(rows)
+        unread += rows.unread if isinstance(rows, MixedRows) else []
+    return [_unread_note(unread), _repeats_note(counts, batch, reads)]
+
+
+def _unread_note(unread: Sequence[str]) -> str | None:
+    if not unread:
+        return None
+    others = "" if len(unread) == 1 else f" ({len(unread)} folders are like that)"
+    return (
+        f"{unread[0]}: that is not even one row of an epoch, so none of its text is read{others}; "
+        "raise it in dataset.train.streams, or give choose"
+    )
+
+
+def _repeats_note(rows: Mapping[int, int], batch: int, reads: float) -> str | None:
     few = {client: count for client, count in rows.items() if count < batch}
     if not few:
         return None

@@ -49,6 +49,9 @@ class MixedRows:
     Of a folder with n rows, an epoch of c holds each row c // n times and c % n of them, chosen by
     an addressed permutation, once more.
 
+    Attributes:
+        unread: folders of which that is not even one row, and their amounts, in words.
+
     Args:
         parts: the folders' rows.
         amounts: of each.
@@ -71,6 +74,11 @@ class MixedRows:
                 f"{'; '.join(map(_described, parts, amounts))}: that is not even one row; raise "
                 "repeat in dataset.train.streams (or dataset.val.streams), or give choose"
             )
+        self.unread = [
+            _described(part, amount)
+            for part, amount, count in zip(parts, amounts, self.counts, strict=True)
+            if not count
+        ]
         self.folder, self.sequence_length = parts[0].folder, lengths.pop()
         self._chosen = [
             _chosen(seed, number, len(part), count % len(part))
@@ -118,7 +126,8 @@ class MixedRows:
 
 
 def _described(part: RowSource, amount: Amount) -> str:
-    return f"{part.folder}: repeat={amount.repeat or 1:g} of {len(part):,} rows"
+    share = "repeat" if amount.proportion is None else "proportion"
+    return f"{part.folder}: {share}={getattr(amount, share) or 1:g} of {len(part):,} rows"
 
 
 def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:
