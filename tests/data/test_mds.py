@@ -29,7 +29,9 @@ def encode(encoding: str, values: list[int]) -> bytes:
     kind, *given = encoding.split(":")
     if kind == "bytes":
         return struct.pack(f"<{len(values)}q", *values)
-    letter = {"int32": "i", "uint16": "H", "int64": "q"}[given[0] if given else "int32"]
+    letter = {"int32": "i", "uint16": "H", "int64": "q", "uint64": "Q"}[
+        given[0] if given else "int32"
+    ]
     body = struct.pack(f"<{len(values)}{letter}", *values)
     if len(given) == 2:
         return body
@@ -163,6 +165,17 @@ def test_imported_data_can_be_trained_on(tmp_path, tokenizer, smoke):
     result = photon.train(smoke(*overrides, *quick))
     assert result.federated is not None
     assert 0 < result.federated.bits_per_byte < 100
+
+
+def test_clients_may_have_written_other_types(tmp_path, tokenizer):
+    """No integer holds all of uint64 and int64: numpy joins them as float64."""
+    encodings = ["ndarray:uint64", "ndarray:int64"]
+    for client, encoding in enumerate(encodings):
+        write_mds(tmp_path / "mds" / f"client_{client}", samples_of(20, seed=client), encoding)
+    import_mds(tmp_path / "mds", tmp_path / "out", tokenizer)
+    rows = Rows(tmp_path / "out" / "validation")
+    last = [samples_of(20, seed=client)[-1] for client in range(2)]
+    assert rows.read(np.arange(len(rows)))[:, :-1].tolist() == last
 
 
 def test_a_single_folder_holds_its_last_samples_out(tmp_path, tokenizer):
@@ -347,6 +360,7 @@ def test_no_room_is_made_for_what_an_index_claims(tmp_path):
     [
         ([*samples_of(3), [1, 2]], "a sample of 2 tokens among samples of 12"),
         ([*samples_of(3), [280] * 12], "token 280 is not in the tokenizer's vocabulary of 280"),
+        ([*samples_of(3), [-5, *[3] * 11]], "token -5 is not in the tokenizer's vocabulary of 280"),
         ([[], [], []], "a sample of 0 tokens; rows need at least one"),
         ([samples_of(1)[0]], "too few samples for a training and a validation part"),
     ],

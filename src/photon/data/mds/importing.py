@@ -196,6 +196,7 @@ def _write(
     try:
         for shard, tokens in itertools.chain.from_iterable(part.read() for part in parts):
             _require_tokens(shard, tokens, length, len(token_lengths))
+            tokens = tokens.astype(np.int64)  # no integer holds what several shards may have
             opening = tokens[:1] if not count else opening
             writer.append(tokens)
             count += 1
@@ -213,10 +214,11 @@ def _require_tokens(shard: MdsShard, tokens: np.ndarray, length: int, vocab_size
             f"{shard.path}: a sample of {len(tokens)} tokens among samples of {length}; rows need "
             "one length"
         )
-    if tokens.min() < 0 or tokens.max() >= vocab_size:
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= vocab_size:
         raise DataError(
-            f"{shard.path}: token {int(tokens.max())} is not in the tokenizer's vocabulary of "
-            f"{vocab_size}; name the tokenizer that the data was made with"
+            f"{shard.path}: token {least if least < 0 else most} is not in the tokenizer's "
+            f"vocabulary of {vocab_size}; name the tokenizer that the data was made with"
         )
 
 
