@@ -273,12 +273,17 @@ def test_nan_is_valid_json(make_run, suite, command):
     manifest = path / "checkpoints" / "step_000007.json"
     params = {k: v * math.nan for k, v in checkpoint.load_parameters(manifest).items()}
     checkpoint.save_train_state(manifest.parent, "step_000007", TrainState(params=params, step=7))
-    code, out, _ = command(str(path), *tasks_of(suite, "pick"), "--json")
+    asked = (str(path), *tasks_of(suite, "pick"), "--json", "--samples")
+    code, out, _ = command(*asked)
     done = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert code == 0
     assert done["tasks"]["pick/0-shot"]["score"]["nonfinite"] == 6
-    text = (Path(done["folder"]) / "results.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    folder = Path(done["folder"])
+    (sample, *_) = (folder / "samples.jsonl").read_text().splitlines()
+    for text in [sample, *(path.read_text() for path in folder.rglob("*.json"))]:
+        json.loads(text, parse_constant=lambda name: pytest.fail(name))
+    again = json.loads(command(*asked)[1])
+    assert again["tasks"] == done["tasks"]
 
 
 @pytest.mark.parametrize(

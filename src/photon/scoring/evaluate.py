@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +28,7 @@ from photon.machine.process_group import from_first, process_group
 from photon.say import Say
 from photon.scoring.candidate import Candidate, machine_of, open_candidate, require_model
 from photon.scoring.losses import LossScore, losses_to_score
-from photon.scoring.scores import Finished, ScoreFolder
+from photon.scoring.scores import Finished, ScoreFolder, finite
 from photon.training.parallel import World
 
 TaskCallback = Callable[[str, float], None]
@@ -71,15 +70,7 @@ class Evaluation:
 
 def as_json(found: Evaluation) -> dict[str, Any]:
     """The fields as JSON values; what is not a finite number is null."""
-    return _finite(asdict(found))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(asdict(found))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -85,8 +86,9 @@ class ScoreFolder:
             self._file(key).parent.mkdir(parents=True, exist_ok=True)
             with new_file(self.samples(key), durable=False) as file:
                 for sample in samples:
-                    file.write(json.dumps(_plain(key, sample)).encode() + b"\n")
-            write_json(self._file(key), {"identity": self._identity(facts), **asdict(done)})
+                    file.write(json.dumps(finite(_plain(key, sample))).encode() + b"\n")
+            kept = {"identity": self._identity(facts), **asdict(done)}
+            write_json(self._file(key), finite(kept))
 
     def finish(self, name: str, result: dict[str, Any]) -> None:
         """Write a file of results.
@@ -135,6 +137,15 @@ class ScoreFolder:
         """Digest of what a task's score depends on: the model's identity and the task's facts."""
         text = json.dumps([self.identity, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finite(value: Any) -> Any:
+    """JSON values, with null in the place of a number that JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(key: str, sample: Sample) -> dict[str, Any]:
