@@ -21,10 +21,12 @@ from photon.config.prepare import PrepareConfig
 from photon.data.manifest import read_manifest
 from photon.data.prepare import assemble, pipeline, routing
 from photon.data.prepare.assemble import unfinished
+from photon.data.prepare.corpus import Document
 from photon.data.prepare.part import read_digests
 from photon.data.prepare.routing import text_digest
 from photon.data.prepare.summary import held_out_lines, summarise
 from photon.data.prepare.text import prepare_text
+from photon.data.prepare.writer import ShardWriter
 from photon.data.read.shards import Rows
 from photon.data.read.verify import verify
 from photon.data.tokenizer import load_tokenizer, train_tokenizer
@@ -213,6 +215,25 @@ def test_an_unequal_partition_is_cut_as_a_whole(prepare, c4, tmp_path, monkeypat
     prepare(c4, source_column="url", **keys)
     rows = {name: part["rows"] for name, part in parts_of(tmp_path / "out").items()}
     assert sum(count for name, count in rows.items() if name.endswith("/train")) == 256
+
+
+@pytest.mark.parametrize("clients", [2, 40])
+def test_a_document_costs_no_look_at_every_client(tmp_path, monkeypatch, clients):
+    """Of a set that is cut as a whole: what all have is counted on, not summed up each time."""
+    spec = pipeline.DatasetSpec(clients=range(clients), sequence_length=4, most_train_rows=99)
+    making = pipeline.Pipeline(tmp_path, spec, 300, lambda ends: {})
+    looks, rows = [], ShardWriter.rows
+    counted = property(lambda self: looks.append(self) or rows.fget(self))  # pyright: ignore
+    monkeypatch.setattr(ShardWriter, "rows", counted)
+    document = routing.Routed(Document("d", "s", "text"), 1, "client_1/train", (1,))
+    making._take(document, np.arange(9), None)  # pyright: ignore[reportArgumentType]
+    assert making._room("client_1/train") == 99 - 2
+    assert len(set(map(id, looks))) == 1
+    making.save()
+    making.close()
+    going_on = pipeline.Pipeline(tmp_path, spec, 300, lambda ends: {})
+    assert going_on._room("client_0/train") == 99 - 2
+    going_on.close()
 
 
 KILLED = """

@@ -152,6 +152,8 @@ class Pipeline:
             )
             for name in spec.parts
         }
+        trained = [part for name, part in self.parts.items() if name.endswith("/train")]
+        self._train_rows = sum(part.rows.rows for part in trained)  # of many: counted on
         self._begun = time.monotonic()
         self._share_before: float | None = None
         self._before = (self.totals.documents, self.totals.text_tokens)
@@ -249,18 +251,18 @@ class Pipeline:
         text_bytes = len(routed.document.text.encode("utf-8", "surrogatepass"))
         if len(kept) < len(tokens):
             text_bytes = round(text_bytes * _share_of_text(kept, tokens, encoder))
+        before = part.rows.rows
         part.add(routed, kept, text_bytes)
+        if routed.place.endswith("/train"):
+            self._train_rows += part.rows.rows - before
 
     def _room(self, name: str) -> int | None:
         """Rows that a part still takes; None: any number."""
         spec, rows = self.spec, self.parts[name].rows.rows
         rooms = [spec.most_rows[name] - rows] if name in spec.most_rows else []
         if spec.most_train_rows is not None and name.endswith("/train"):
-            rooms.append(spec.most_train_rows - self._train_rows())
+            rooms.append(spec.most_train_rows - self._train_rows)
         return min(rooms, default=None)
-
-    def _train_rows(self) -> int:
-        return sum(p.rows.rows for name, p in self.parts.items() if name.endswith("/train"))
 
     def _tokens_for(self, part: Part, rows: int) -> int:
         """How many tokens of a document fill a number of further rows exactly."""
@@ -288,7 +290,7 @@ class Pipeline:
     def _share_of_rows(self) -> float | None:
         limits = [n for name, n in self.spec.most_rows.items() if name.endswith("/train")]
         most = self.spec.most_train_rows or sum(limits)
-        return self._train_rows() / most if most else None
+        return self._train_rows / most if most else None
 
 
 def _share_of_text(kept: np.ndarray, tokens: np.ndarray, encoder: Encoder) -> float:
