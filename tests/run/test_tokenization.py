@@ -18,6 +18,7 @@ from photon.data.tokenization import Tokenization, of_foreign, of_occurrence, re
 from photon.data.tokenizer import train_tokenizer
 from photon.errors import CorruptCheckpoint, DataError, MismatchedCheckpoint, PhotonNote
 from photon.experiment.experiment import train
+from photon.hub import inference
 from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
 from photon.machine.device import choose_device
@@ -224,6 +225,23 @@ def test_a_foreign_tokenizer_opens_a_prompt_as_its_template_does(make_tokenizer)
         end=0, begin=(awkward.token_to_id("<s>"),), specials_are_text=False
     )
     assert Encoder(awkward, facts).ids("<s>") == [awkward.token_to_id("<s>")]
+
+
+def test_a_continuation_is_given_to_its_end_also_amid_a_character(make_tokenizer, monkeypatch):
+    """Each byte of what it has not seen is a token; the euro sign has three."""
+    tokenizer = Tokenizer.from_file(str(make_tokenizer("</s>")))
+    encoder = Encoder(tokenizer, resolved(tokenizer))
+    ids = encoder.ids("\u20acx\u20ac")
+    assert len(ids) == 7
+
+    def pieces(count: int) -> list[str]:
+        monkeypatch.setattr(inference, "generate", lambda *_, **__: iter(ids[:count]))
+        writer = inference.Writer(None, encoder)  # pyright: ignore[reportArgumentType]
+        return list(continue_text(writer, "cat", max_new_tokens=count))
+
+    assert pieces(7) == ["\u20ac", "x", "\u20ac"]
+    assert pieces(6) == ["\u20ac", "x", "\ufffd"]
+    assert pieces(0) == []
 
 
 @pytest.mark.parametrize("name", ["<|role:user|>", "$A", "a:1"])

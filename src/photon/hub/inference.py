@@ -49,13 +49,14 @@ def continue_text(
 ) -> Iterator[str]:
     """Yield the continuation piece by piece; an empty prompt starts a new document.
 
-    A piece is held back while it ends in the middle of a character. The prompt is decoded with the
-    new tokens, since some tokenizers drop the space before the first word of what they decode.
+    A piece is held back while it ends in the middle of a character, and given as it is if that is
+    the end. The prompt is decoded with the new tokens, since some tokenizers drop the space before
+    the first word of what they decode.
     """
     encoder, tokenizer = writer.encoder, writer.encoder.tokenizer
     prompt_ids = encoder.opening(prompt) or [encoder.end]
     tokens = list(prompt_ids)
-    shown = tokenizer.decode(tokens)
+    text = shown = tokenizer.decode(tokens)
     for token in generate(
         writer.model,
         prompt_ids,
@@ -69,3 +70,5 @@ def continue_text(
         if not text.endswith("\ufffd"):
             yield text[len(shown) :]
             shown = text
+    if text != shown:
+        yield text[len(shown) :]
