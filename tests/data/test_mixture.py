@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -90,6 +91,13 @@ def test_rows_of_different_lengths_do_not_mix(folders, tmp_path):
 def test_a_mixture_without_a_row_is_refused(folders):
     with pytest.raises(DataError, match=r"/0: repeat=0.01 of 10 rows; .*/1: .*not even one row"):
         MixedRows(folders[:2], [Amount(repeat=0.01)] * 2, 0)
+
+
+@pytest.mark.parametrize("amount", [{"repeat": 1e15}, {"repeat": 1e300}, {"choose": 10**15}])
+def test_an_epoch_without_an_end_is_refused(folders, amount):
+    (told,) = (f"{name}={value:g} of 10 rows" for name, value in amount.items())
+    with pytest.raises(DataError, match=f"/0: {re.escape(told)}: .* more than 1,048,576 times"):
+        MixedRows(folders[:2], [Amount(**amount), Amount()], 0)
 
 
 def test_a_folder_of_which_not_one_row_is_read_is_named(smoke, data_root):

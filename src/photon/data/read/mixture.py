@@ -13,6 +13,9 @@ from photon.data.apportion import apportion
 from photon.data.read.shards import RowSource, gather
 from photon.errors import DataError
 
+MOST_TIMES = 1 << 20
+"""How often an epoch may hold all rows of a folder: the order of each time is made of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Amount:
@@ -58,7 +61,7 @@ class MixedRows:
         seed: of the choice, where not all rows come equally often; a client's own.
 
     Raises:
-        DataError: rows of different lengths, or none at all.
+        DataError: rows of different lengths, none at all, or a folder's more than `MOST_TIMES`.
     """
 
     def __init__(self, parts: Sequence[RowSource], amounts: Sequence[Amount], seed: int) -> None:
@@ -69,6 +72,7 @@ class MixedRows:
                 f"({', '.join(map(str, sorted(lengths)))}) do not mix"
             )
         self.parts, self.counts = tuple(parts), epoch_counts([len(p) for p in parts], amounts)
+        _refuse_endless(parts, amounts, self.counts)
         if not len(self):
             raise DataError(
                 f"{'; '.join(map(_described, parts, amounts))}: that is not even one row; raise "
@@ -125,9 +129,22 @@ class MixedRows:
         return {**first, **summed, "shards": shards}
 
 
+def _refuse_endless(
+    parts: Sequence[RowSource], amounts: Sequence[Amount], counts: Sequence[int]
+) -> None:
+    for part, amount, count in zip(parts, amounts, counts, strict=True):
+        if count > MOST_TIMES * len(part):
+            raise DataError(
+                f"{_described(part, amount)}: an epoch would hold all of them more than "
+                f"{MOST_TIMES:,} times; lower it in dataset.train.streams"
+            )
+
+
 def _described(part: RowSource, amount: Amount) -> str:
-    share = "repeat" if amount.proportion is None else "proportion"
-    return f"{part.folder}: {share}={getattr(amount, share) or 1:g} of {len(part):,} rows"
+    given = {"proportion": amount.proportion, "choose": amount.choose}
+    found = {name: value for name, value in given.items() if value is not None}
+    ((name, value),) = (found or {"repeat": amount.repeat or 1}).items()
+    return f"{part.folder}: {name}={value:g} of {len(part):,} rows"
 
 
 def _chosen(seed: int, number: int, rows: int, count: int) -> np.ndarray:
