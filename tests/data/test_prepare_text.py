@@ -546,6 +546,15 @@ def test_an_author_of_one_book_can_be_a_client(prepare, tmp_path):
     assert re.match(r"clients 0-19: 4\.\d to 5\.\d % of each one's tokens", each)
 
 
+def test_rows_without_a_source_are_shown_as_such(prepare, tmp_path):
+    draw, rows = random.Random(9), []
+    for number in range(60):
+        rows.append({"text": sentence(draw) * 3, "from": [None, "de"][number % 2]})
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(tmp_path / "a.jsonl", source_column="from")
+    assert "from (none), de" in held_out_lines(tmp_path / "out")[0]
+
+
 def test_what_was_held_out_of_whom_is_told(prepare, tmp_path):
     draw = random.Random(11)
     (tmp_path / "texts").mkdir()

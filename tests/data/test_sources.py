@@ -273,6 +273,7 @@ def test_files_named_validation_are_for_validation(tmp_path):
         ("a.txt", b"abc\xfe", r"a\.txt: no UTF-8 at byte 3"),
         ("a.json.gz", b"no gzip", r"a\.json\.gz: damaged or cut off"),
         ("a.json.gz", gzip.compress(LINES * 50)[:-20], r"a\.json\.gz: damaged or cut off"),
+        ("a.txt.zst", b"", r"a\.txt\.zst: damaged or cut off"),
         ("a.jsonl.zst", b"no zstd, long enough", r"a\.jsonl\.zst: damaged or cut off"),
         (
             "a.jsonl.zst",

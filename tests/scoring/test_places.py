@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from photon.evaluation.scoring import TaskScore
+from photon.hub import model_card
 from photon.scoring.candidate import open_candidate
 from photon.scoring.evaluate import Wanted, evaluate
 from photon.scoring.losses import losses_to_score
@@ -85,3 +86,10 @@ def test_a_text_is_not_taken_for_a_part_of_the_data(make_folder):
 def test_a_text_file_is_read_as_prepare_reads_it(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_text_file(tmp_path / "a.txt") == "one\r\ntwo\rthree\n"
+
+
+def test_a_card_shows_scores_that_are_no_numbers():
+    """As those of a model that computes NaN, which JSON has no number for."""
+    score = {"accuracy": None, "stderr": None, "chance": 0.25, "majority": None, "n": 7}
+    found = {"composites": [], "tasks": {"piqa": {"score": score}}}
+    assert list(model_card._score_lines(found))[2:] == ["| piqa | - ± - | 0.25 | - | 7 |"]

@@ -191,7 +191,10 @@ def _score_lines(found: dict[str, Any]) -> Iterator[str]:
     yield from ("| task | accuracy | chance | majority | rows |", "|---|---|---|---|---|")
     for key, done in found["tasks"].items():
         score = done["score"]
-        yield (
-            f"| {key} | {score['accuracy']:.4f} ± {score['stderr']:.4f} | {score['chance']:.2f} "
-            f"| {score['majority']:.3f} | {score['n']:,} |"
-        )
+        accuracy, stderr = _number(score["accuracy"], 4), _number(score["stderr"], 4)
+        chance, majority = _number(score["chance"], 2), _number(score["majority"], 3)
+        yield f"| {key} | {accuracy} ± {stderr} | {chance} | {majority} | {score['n']:,} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

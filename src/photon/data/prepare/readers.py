@@ -240,7 +240,7 @@ class _ZstdFrames(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self._frame = raw, _zstd_frame()
-        self._packed, self._ready, self._in_frame = b"", memoryview(b""), False
+        self._packed, self._ready, self._in_frame = b"", memoryview(b""), True
 
     def readable(self) -> bool:
         return True

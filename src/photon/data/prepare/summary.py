@@ -112,7 +112,8 @@ def held_out_lines(root: Path) -> list[str]:
 def _some_of(names: Sequence[str]) -> str:
     """A few names, and how many more there are."""
     more = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    shown = [name or "(none)" for name in names[:_SHOWN_NAMES]]
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _percent(part: Mapping[str, Any], whole: Sequence[Mapping[str, Any]]) -> float:
