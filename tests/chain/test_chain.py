@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from photon.hub.hf_folder import export_folder
 from photon.node.client_host import ClientHost
 from photon.run import artifact
 from photon.run.checkpoint import answer_path, list_checkpoints
-from photon.run.run_folder import read_facts
+from photon.run.run_folder import RunFolder, read_facts
 from photon.run.trackers import read_lines
 
 
@@ -309,6 +310,33 @@ def test_a_line_of_the_round_that_is_under_way_is_told(run: Path):
     assert found["summary"][0] == "note"
     assert found["summary"][1].endswith("is of link 1 (round 1), not of the last")
     assert not faults(run)
+
+
+@pytest.mark.parametrize(
+    "name", ["walk.list_checkpoints", "verify.list_checkpoints", "verify.verified"]
+)
+def test_a_run_that_goes_on_while_it_is_looked_at_is_sound(
+    made: Path, run: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Round 3 is committed, its link not yet written; then comes round 4, and 3 is pruned."""
+    write(run, lines_of(made)[:3])
+    text = (made / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(text[:3]))
+    (run / "summary.json").unlink()
+    artifact.remove(run / "checkpoints", "round_000004")
+    module, _, function = name.partition(".")
+    real = getattr(import_module(f"photon.chain.{module}"), function)
+
+    def late(path: Path) -> Any:
+        if not (run / "checkpoints" / "round_000004.json").exists():
+            shutil.copytree(made, run, dirs_exist_ok=True)
+            artifact.remove(run / "checkpoints", "round_000003")
+        return real(path)
+
+    monkeypatch.setattr(f"photon.chain.{name}", late)
+    with RunFolder.open(run):
+        assert not faults(run)
+    assert (run / "checkpoints" / "round_000004.json").exists()
 
 
 def test_the_last_link_is_held_by_its_checkpoint(run: Path):

@@ -222,7 +222,12 @@ def merged_in(folder: Path) -> set[int]:
 
 def rounds_in(folder: Path) -> set[int]:
     """Rounds of a run that links are of."""
-    return {link.head.round for link in _readable(whole_lines(folder / FILE))}
+    return {head.round for head in heads_in(folder)}
+
+
+def heads_in(folder: Path) -> list[Head]:
+    """Heads of the links of a run, as they are now."""
+    return [link.head for link in _readable(whole_lines(folder / FILE))]
 
 
 def hash_in(manifest: Path) -> str:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import photon
-from photon.chain.ledger import FILE, is_of, link_in, merged_rounds, rounds_in, whole_lines
+from photon.chain.ledger import (
+    FILE,
+    heads_in,
+    is_of,
+    link_in,
+    merged_rounds,
+    rounds_in,
+    whole_lines,
+)
 from photon.chain.link import Head, Link, mark_of, parse_link
 from photon.chain.receipts import Receipt, read_receipts
 from photon.chain.walk import Check, Known, Walk, name_of, walk
@@ -30,7 +38,7 @@ from photon.run.checkpoint import list_checkpoints, number_of, verified
 from photon.run.kinds import FEDERATED
 from photon.run.releases import FOLDER, NAME, lack
 from photon.run.results import read_summary
-from photon.run.run_folder import read_config, read_facts, read_run
+from photon.run.run_folder import is_held, read_config, read_facts, read_run
 from photon.run.trackers import read_lines, strange_line
 from photon.wire.signatures import fingerprint
 
@@ -56,7 +64,7 @@ def verify_run(
             f"--receipts {missing[0]}: no such file; a node keeps it in its run folder"
         )
     yield from _of_run(folder)
-    known = Known.of(keys)
+    known, goes_on = Known.of(keys), is_held(folder)
     found = walk(folder, known)
     if found.fault is not None or not found.links:
         yield Check("fail", "chain", found.fault or "has no whole link")
@@ -64,7 +72,7 @@ def verify_run(
     yield from _of_links(found)
     yield from _of_configuration(folder, found.links[0])
     yield from _of_tokenizer(folder / "tokenizer.json", found.links[0])
-    yield from _of_checkpoints(folder, found)
+    yield from _of_checkpoints(folder, found, goes_on)
     yield _of_metrics(folder, found)
     yield from _of_summary(folder, found)
     yield from _of_releases(folder, found)
@@ -191,15 +199,24 @@ def _of_digest(what: str, file: str, here: str, said: str | None) -> Check:
     return Check("fail", what, f"{text}, the first link {said}")
 
 
-def _of_checkpoints(folder: Path, found: Walk) -> Iterator[Check]:
-    """Whether the checkpoints that are kept are those that were committed, byte for byte."""
+def _of_checkpoints(folder: Path, found: Walk, goes_on: bool) -> Iterator[Check]:
+    """Whether the checkpoints that are kept are those that were committed, byte for byte.
+
+    Args:
+        goes_on: the run is under way: it may commit others meanwhile, and prune these.
+    """
     last = found.links[-1].head
     kept = list_checkpoints(folder / "checkpoints")
+    is_behind = not kept or number_of(kept[-1]) < last.round
+    if goes_on:
+        kept = [path for path in kept if number_of(path) <= last.round]
     faults = [(path, _checkpoint_fault(path, found)) for path in kept]
+    if goes_on:
+        faults = [(path, why) for path, why in faults if path.exists()]
     bad = [Check("fail", "checkpoint", f"{path.stem}: {why}") for path, why in faults if why]
-    if not kept or number_of(kept[-1]) != last.round:
+    if is_behind:
         bad.append(Check("fail", "checkpoint", f"that of {name_of(last)} is missing"))
-    yield from bad or [Check("ok", "checkpoint", f"{len(kept)} kept, every byte as committed")]
+    yield from bad or [Check("ok", "checkpoint", f"{len(faults)} kept, every byte as committed")]
 
 
 def _checkpoint_fault(path: Path, found: Walk) -> str | None:
@@ -267,10 +284,10 @@ def _of_summary(folder: Path, found: Walk) -> Iterator[Check]:
         yield Check("fail", "summary", f"{path}: is damaged; metrics.jsonl has what it says")
         return
     if (tokens := said.get("tokens")) != head.tokens:
-        before = next((one.head for one in found.links if one.head.tokens == tokens), None)
-        text = f"{path}: is of {name_of(before)}, not of the last" if before else None
+        other = next((one for one in heads_in(folder) if one.tokens == tokens), None)
+        text = f"{path}: is of {name_of(other)}, not of the last" if other else None
         fault = f"{path}: has {tokens} tokens, which no link has"
-        yield Check("note" if before else "fail", "summary", text or fault)
+        yield Check("note" if other else "fail", "summary", text or fault)
         return
     # Read behind the summary, which is written behind them.
     lines = read_lines(folder / "metrics.jsonl")

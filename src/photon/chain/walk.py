@@ -89,12 +89,13 @@ class Walk:
 
 def walk(folder: Path, known: Known) -> Walk:
     """Walk the chain of a run's folder."""
+    # Before the lines: of those that a run adds meanwhile, only the newest may be here alone.
+    held = [link_in(path) for path in list_checkpoints(folder / "checkpoints")]
     found, lines = Walk(), whole_lines(folder / FILE)
     for line in lines:
         if not _step(found, line, known):
             return found
-    for path in list_checkpoints(folder / "checkpoints"):
-        link = link_in(path)
+    for link in held:
         if link is not None and link.head.number >= len(lines):
             found.pending += 1
             if not _step(found, link.line(), known):
