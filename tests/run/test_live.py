@@ -13,6 +13,7 @@ from photon.errors import PhotonWarning, RunFolderError
 from photon.report.history import read_history
 from photon.report.live_view import headline, view
 from photon.run import live as live_module
+from photon.run import trackers
 from photon.run.listing import (
     Look,
     Onlooker,
@@ -23,7 +24,7 @@ from photon.run.listing import (
     seconds_left,
 )
 from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
-from photon.run.trackers import read_lines
+from photon.run.trackers import copy_lines, read_lines
 
 KEPT = "llm_config.save_num_checkpoints_to_keep=1"
 
@@ -229,7 +230,7 @@ def test_records_are_read_again_only_when_there_are_new_ones(smoke, monkeypatch)
     folder = Path(photon.train(smoke("run_uuid=z", "fl.n_rounds=2")).folder)
     metrics, times_read = folder / "metrics.jsonl", []
     monkeypatch.setattr(
-        "photon.run.listing.read_lines", lambda path: times_read.append(1) or read_lines(path)
+        "photon.run.listing.read_more", lambda *at: times_read.append(1) or trackers.read_more(*at)
     )
     onlooker = Onlooker(folder)
     for _ in range(5):
@@ -239,3 +240,40 @@ def test_records_are_read_again_only_when_there_are_new_ones(smoke, monkeypatch)
     metrics.write_text(lines[0])
     assert onlooker.look().record["round"] == 1
     assert len(times_read) == 2
+
+
+@pytest.fixture
+def parsed(monkeypatch) -> list[bytes]:
+    """Lines of metrics files that were parsed."""
+    found: list[bytes] = []
+    real = trackers._record
+    monkeypatch.setattr(trackers, "_record", lambda line: (found.append(line), real(line))[1])
+    return found
+
+
+def test_of_a_file_that_grows_only_what_is_new_is_read(tmp_path, parsed):
+    """Whoever looks on does so after each of a hundred thousand rounds."""
+    path, onlooker = tmp_path / "metrics.jsonl", Onlooker(tmp_path)
+    assert onlooker.records() == []
+    path.write_text('{"round": 1}\n{"round": 2}\n')
+    before = onlooker.records()
+    parsed.clear()
+    with open(path, "a") as file:
+        file.write('{"round": 3}\n{"rou')
+    assert onlooker.records() == [{"round": 1}, {"round": 2}, {"round": 3}]
+    with open(path, "a") as file:
+        file.write('nd": 4}\n')
+    assert onlooker.records()[-1] == {"round": 4}
+    assert parsed == [b'{"round": 3}', b'{"round": 4}']
+    assert before == [{"round": 1}, {"round": 2}]
+    copy_lines(path, path, "round", 2)  # it goes on from round 2
+    assert onlooker.records() == before
+    path.unlink()
+    assert onlooker.records() == []
+
+
+def test_a_status_reads_no_more_records_than_it_needs(smoke, parsed):
+    folder = photon.train(smoke("fl.n_rounds=3", "fl.eval_period=1")).folder
+    parsed.clear()
+    assert run_status(folder).done == 3
+    assert len(parsed) == 1

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from photon.run.run_folder import (
     read_run,
     why_not_to_stop,
 )
-from photon.run.trackers import lost_records, read_lines
+from photon.run.trackers import lost_records, newest_first, read_more
 
 RUNS = Path("runs")
 """Where runs are looked for by name; the default of photon.saving_path."""
@@ -96,13 +97,17 @@ def run_status(folder: Path) -> RunStatus:
     Raises:
         RunFolderError: no run there.
     """
-    return _status(folder, read_lines(folder / METRICS))
+    return _status(folder, newest_first(folder / METRICS))
 
 
-def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
+def _status(folder: Path, newest: Iterator[Mapping[str, Any]]) -> RunStatus:
+    """Args:
+    newest: its records from the last one on, of which no more are read than is needed.
+    """
     config, facts = read_run(folder)
     metrics = folder / METRICS
-    last = lines[-1] if lines else {}
+    last = next(newest, {})
+    losses = (one["val_loss"] for one in chain([last], newest) if "val_loss" in one)
     is_federated = facts["kind"] == "federated"
     by_round = is_federated and not config.federation.is_async
     done, total = last.get("round" if by_round else "step", 0), config.length(is_federated)
@@ -118,7 +123,7 @@ def _status(folder: Path, lines: Sequence[Mapping[str, Any]]) -> RunStatus:
         by_round=by_round,
         tokens=last.get("tokens", 0),
         loss=last.get("train_loss"),
-        val_loss=next((line["val_loss"] for line in reversed(lines) if "val_loss" in line), None),
+        val_loss=next(losses, None),
         updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
     )
 
@@ -181,16 +186,21 @@ class Onlooker:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int, int] | None = None
         self._records: list[dict[str, Any]] = []
+        self._end = 0
 
     def records(self) -> list[dict[str, Any]]:
-        """All records so far; the file is read when it has changed."""
+        """All records so far; of a file that has grown what is new is read, another one whole."""
         path = self.folder / METRICS
         found = path.stat() if path.exists() else None
-        stamp = found and (found.st_mtime_ns, found.st_size)
+        stamp = found and (found.st_ino, found.st_size, found.st_mtime_ns)
         if stamp != self._stamp:
-            self._stamp, self._records = stamp, read_lines(path)
+            before, self._stamp = self._stamp, stamp
+            if not (stamp and before and stamp[0] == before[0] and stamp[1] > before[1]):
+                self._records, self._end = [], 0
+            more, self._end = read_more(path, self._end)
+            self._records = [*self._records, *more]
         return self._records
 
     def look(self) -> Look:
@@ -198,7 +208,7 @@ class Onlooker:
         RunFolderError: no run there.
         """
         records = self.records()
-        status, live = _status(self.folder, records), read_live(self.folder)
+        status, live = _status(self.folder, reversed(records)), read_live(self.folder)
         last = records[-1] if records else None
         return Look(status, live, last, seconds_left(status, live, records))
 

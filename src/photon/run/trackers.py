@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return _parsed(path)[0]
 
 
+def read_more(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Records of a metrics file from a place on, and the place behind them: a line that is still
+    being written is left for later.
+    """
+    if not path.exists():
+        return [], 0
+    with open(path, "rb") as file:
+        file.seek(start)
+        text = file.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    return list(filter(None, map(_record, whole.splitlines()))), start + len(whole)
+
+
+def newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a metrics file from the last one on, each of them parsed when it is asked for."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return filter(None, map(_record, reversed(lines)))
+
+
 def strange_line(path: Path) -> int | None:
     """Number, from 1, of the first line of a metrics file that is neither a record nor the
     beginning of one, which a crash may leave.
@@ -101,7 +120,7 @@ def _parsed(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         is_torn = line.startswith(b"{") and not line.endswith(b"\n")
-        record = _record(line.decode("utf-8", errors="replace"))
+        record = _record(line)
         if record is not None:
             records.append(record)
         elif strange is None and not is_torn:
@@ -128,9 +147,9 @@ def lost_records(path: Path, key: str, committed: int, kept: Collection[int]) ->
     return f"{path}: {' and '.join(why)}; {_LOST}" if why else None
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _record(line: bytes) -> dict[str, Any] | None:
     with suppress(ValueError):
-        if isinstance(record := json.loads(line), dict):
+        if isinstance(record := json.loads(line.decode("utf-8", errors="replace")), dict):
             return record
     return None
 
