@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 
 import photon
 from photon.config import load_config
@@ -72,6 +76,9 @@ def test_one_string_may_have_blanks_and_equals_signs(text):
         ({"fl.n_rounds": object()}, "is no value of a key"),
         ({"fl.n_rounds": 1, "fl": {"n_rounds": 2}}, "^fl.n_rounds: is there twice, as 1 and as 2"),
         ({"fl": {"n_roundz": 2}}, "did you mean 'fl.n_rounds'"),
+        ({"llm_config": None}, "^llm_config=null: names no preset of llm_config; `photon config "),
+        ("recipe=3", "^recipe=3: names no preset of recipe; "),
+        ("recipe=smoke,quickstart", "^recipe=smoke,quickstart: names no preset of recipe; "),
     ],
 )
 def test_what_is_no_override_is_told_what_to_write(given, message):
@@ -134,3 +141,25 @@ def test_a_script_asks_for_progress(given, capfd):
     assert out == ""
     assert err.count("\nround") == 2
     assert Path(given["photon.saving_path"], "r").is_dir()
+
+
+def test_threads_compose_at_the_same_time():
+    """Hydra has one state for all of a process."""
+
+    def rounds(number: int) -> int:
+        return load_config([f"fl.n_rounds={number}"]).federation.rounds
+
+    numbers = [*range(2, 10)] * 2
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(rounds, numbers)) == numbers
+
+
+def test_an_application_of_hydra_keeps_its_own():
+    """It has been initialized before, and its configuration may be called as Photon's would be."""
+    ConfigStore.instance().store(name="base", node={"of": "somebody else"})
+    with initialize_config_module("photon.config.groups", version_base="1.3"):
+        own = GlobalHydra.instance().hydra
+        assert load_config(["fl.n_rounds=3"]).federation.rounds == 3
+        assert GlobalHydra.instance().hydra is own
+        assert compose("base") == {"of": "somebody else"}
+    assert not GlobalHydra.instance().is_initialized()

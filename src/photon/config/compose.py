@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
+from threading import RLock
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -25,6 +27,9 @@ GROUPS = ("llm_config", "dataset", STREAMS, "recipe", *EVALUATION)
 FREE = ("llm_config.model.config_overrides.", "fl.strategy_kwargs.")
 """Below these, keys are those of somebody else's configuration, or outer optimizer."""
 DEFAULT_OPTIONS = {"llm_config": "llama-tiny", "dataset": "embedded"}
+_NODE = "photon_defaults"
+"""In Hydra's store, which others' configurations may be in too."""
+_ONE_AT_A_TIME = RLock()
 _DEFAULTS = [
     "_self_",
     *({group: option} for group, option in DEFAULT_OPTIONS.items()),
@@ -45,7 +50,7 @@ def load_config(overrides: Overrides = ()) -> Config:
         ConfigError: an unknown key or option (the nearest known one is named), a value of the
             wrong type or out of range, or an override that does not parse.
     """
-    from hydra import compose, initialize_config_module
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -58,23 +63,40 @@ def load_config(overrides: Overrides = ()) -> Config:
     check_local_work(overrides)
     check_overrides(overrides)
     overrides = [_reaching_null_sections(text) for text in overrides]
-    _register()
     try:
-        with initialize_config_module("photon.config.groups", version_base="1.3"):
-            composed = compose("base", overrides=list(overrides))
+        with _hydra():
+            composed = compose(_NODE, overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True)
         return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
 
 
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra with the defaults. A process has one: other threads wait, and a program that is an
+    application of Hydra itself has its own again.
+    """
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    with _ONE_AT_A_TIME:
+        own = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_module("photon.config.groups", version_base="1.3"):
+                _register()
+                yield
+        finally:
+            GlobalHydra.instance().hydra = own
+
+
 @cache
 def _register() -> None:
-    """Hydra gets the defaults."""
     from hydra.core.config_store import ConfigStore
 
     node = {"defaults": _DEFAULTS, **Config().model_dump(mode="json")}
-    ConfigStore.instance().store(name="base", node=node)
+    ConfigStore.instance().store(name=_NODE, node=node)
 
 
 def as_overrides(given: Overrides) -> list[str]:
@@ -165,9 +187,15 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     known = {*known_keys(), *GROUPS}
     for text in overrides:
-        key = parse_override(text).key_or_group
+        override = parse_override(text)
+        key = override.key_or_group
         if key not in known and not key.startswith(FREE):
             raise ConfigError(f"unknown key {key!r}; {nearest(key, known)}")
+        is_choice = override.is_delete() or isinstance(override.value(), str | list | dict)
+        if key in GROUPS and not is_choice:
+            raise ConfigError(
+                f"{text}: names no preset of {key}; `photon config {key}` lists those there are"
+            )
 
 
 def _first_line(error: Exception) -> str:
