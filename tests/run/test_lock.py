@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from photon.config import Config
-from photon.errors import RunFolderError
+from photon.errors import RunFolderError, StorageError
 from photon.files import try_lock
 from photon.machine.owner import Owner, start_time
 from photon.run.kinds import FEDERATED
@@ -48,6 +49,20 @@ def test_the_holder_leaves_its_name(run):
     with RunFolder.open(run):
         assert held_by(run) == (True, Owner.here())
         assert run_status(run).state == "running"
+
+
+def test_a_full_disk_leaves_nobody_at_the_run(run, monkeypatch):
+    """A notebook that has freed some space goes on in the same process."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(StorageError, match=r"lock: cannot write \(No space left on device\)"):
+            RunFolder.open(run)
+    assert held_by(run) == (False, None)
+    RunFolder.open(run).close()
 
 
 @pytest.mark.parametrize(

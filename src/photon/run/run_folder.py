@@ -28,7 +28,13 @@ from typing import Any
 from photon.config.compose import ConfigT, checked
 from photon.config.schema import Config
 from photon.data.manifest import write_json
-from photon.errors import ConfigError, CorruptCheckpoint, RunFolderError, StorageError
+from photon.errors import (
+    ConfigError,
+    CorruptCheckpoint,
+    RunFolderError,
+    StorageError,
+    storing,
+)
 from photon.files import try_lock
 from photon.machine.owner import Owner
 from photon.run.going_on import how_to_go_on
@@ -237,20 +243,28 @@ def number_of(path: Path) -> int:
 def _lock(path: Path) -> int:
     """Take the folder's lock: an open file that workers inherit, so it lasts as long as they do."""
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _take(path, descriptor)
+    except BaseException:
+        os.close(descriptor)  # or this process would hold it for as long as it lives
+        raise
+    return descriptor
+
+
+def _take(path: Path, descriptor: int) -> None:
     deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while not try_lock(descriptor):
         owner = _owner(descriptor)
         if time.monotonic() > deadline or (owner is not None and owner.is_alive):
-            os.close(descriptor)
             raise RunFolderError(
                 why_not_to_stop(path, owner)
                 or f"{path}: another process is running this run; `photon stop {path}` ends it"
             )
         time.sleep(0.1)
     line = Owner.here().line
-    os.pwrite(descriptor, line, 0)
-    os.ftruncate(descriptor, len(line))
-    return descriptor
+    with storing(path / "lock"):
+        os.pwrite(descriptor, line, 0)
+        os.ftruncate(descriptor, len(line))
 
 
 def is_held(path: Path) -> bool:
