@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -41,7 +43,14 @@ def test_a_dict_says_what_the_strings_say(given):
         ("run_uuid", "true"),
         ("photon.saving_path", 'a "quoted" one, with [brackets]: and \\'),
         ("photon.saving_path", "Föhn/päth"),
+        ("photon.saving_path", '"a" or "b"'),
         ("llm_config.optimizer.lr", 1e-05),
+        ("llm_config.optimizer.lr", np.float64(1e-05)),
+        ("llm_config.optimizer.lr", np.float32(0.5)),
+        ("fl.frozen_layers", np.array(["a.b", "c*"])),
+        ("fl.n_rounds", np.int64(3)),
+        ("fl.n_rounds", torch.tensor(3)),
+        ("use_wandb", np.True_),
         ("fl.frozen_layers", ["a.b", "c*"]),
         ("use_wandb", True),
         ("llm_config.eval_interval", None),
@@ -51,7 +60,13 @@ def test_values_arrive_as_they_are(key, value):
     found = load_config({key: value}).model_dump()
     for part in key.split("."):
         found = found[part]
-    assert found == value
+    assert found == (value.tolist() if hasattr(value, "tolist") else value)
+
+
+def test_a_text_that_begins_and_ends_with_a_quotation_mark_is_that_text():
+    assert load_config(['photon.saving_path="a" or "b"']).machine.runs_folder == '"a" or "b"'
+    assert load_config(['photon.saving_path="a \\"b\\""']).machine.runs_folder == 'a "b"'
+    assert load_config(["photon.saving_path='a b'"]).machine.runs_folder == "a b"
 
 
 def test_one_string_is_one_override():

@@ -29,7 +29,7 @@ def quoted(text: str) -> str:
     key, as in any other. Of other keys, a value with letters beyond ASCII.
     """
     key, equals, value = text.partition("=")
-    if not equals or re.fullmatch(r"null|([\"']).*\1|", value, re.I | re.S):
+    if not equals or re.fullmatch(r"null|([\"'])(\\.|(?!\1).)*\1|", value, re.I | re.S):
         return text
     if key.lstrip("+") in _text_keys():
         return f"{key}={_quote(value)}"
@@ -138,6 +138,8 @@ def _each_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
 
 def _literal(value: Any) -> str:
     """A value as Hydra reads it back."""
+    if callable(plain := getattr(value, "tolist", None)):  # of NumPy and PyTorch
+        return _literal(plain())
     if value is None:
         return "null"
     if isinstance(value, bool):
