@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import photon
 from photon.config import load_config
-from photon.errors import ConfigError
+from photon.errors import ConfigError, RunFolderError
 from photon.report import console
 from photon.run import kinds
 
@@ -104,6 +104,8 @@ def test_what_is_no_override_is_told_what_to_write(given, message):
 def test_what_is_no_run_is_told_what_to_give():
     with pytest.raises(ConfigError, match=r"^5 is no run; give its folder, or its name in runs$"):
         photon.resume(5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RunFolderError, match="no run here"):
+        photon.resume("a" * 5000)  # a name that no file can have
 
 
 def test_runs_that_begin_in_one_second_have_names_of_their_own(monkeypatch):

@@ -74,7 +74,7 @@ class RunStatus:
 def run_named(given: Path) -> Path:
     """A run, or something in one, by its path, or by its name as `photon runs` lists it."""
     below = RUNS / given
-    return below if not given.exists() and below.exists() else given
+    return below if not os.path.exists(given) and os.path.exists(below) else given
 
 
 def find_runs(root: Path) -> list[RunStatus]:
