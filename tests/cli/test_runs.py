@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -20,8 +21,8 @@ from photon.errors import CorruptCheckpoint
 from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, load_with_way_back, verified
 from photon.run.going_on import how_to_go_on
-from photon.run.kinds import IMPORTED
-from photon.run.listing import run_named, run_status
+from photon.run.kinds import IMPORTED, NODE
+from photon.run.listing import find_runs, run_named, run_status
 from photon.run.restore import rewind
 from photon.run.run_folder import RunFolder
 
@@ -92,6 +93,21 @@ def test_an_imported_model_waits_for_nothing(smoke, data_root, tmp_path):
     folder = tmp_path / "runs" / "imported"
     _imported(folder, smoke(), data_root)
     assert run_status(folder).state == "ended"
+
+
+def test_a_node_is_no_run_at_its_first_step(smoke, data_root, tmp_path, capsys):
+    """It holds its folder from run to run, so that who followed it saw nothing, for ever."""
+    folder = tmp_path / "runs" / "site"
+    tokenizer, plain = data_root / "tokenizer.json", smoke().model_dump(mode="json")
+    with closing(RunFolder.create(folder, plain, NODE, tokenizer, {})):
+        (status,) = find_runs(folder.parent)
+        assert (status.state, status.done, status.total) == ("running", 0, 0)
+        assert run(["status", str(folder)]) == 0
+        assert "site: running, hosts clients for a server elsewhere" in capsys.readouterr().out
+        for command in ("watch", "report", "verify"):
+            assert run([command, str(folder)]) == 2
+            told = capsys.readouterr().err
+            assert f"{folder}: hosts clients for a server elsewhere, which has the" in told
 
 
 def test_an_empty_folder_says_what_makes_a_run(tmp_path, capsys, monkeypatch):

@@ -35,7 +35,7 @@ from photon.errors import (
 )
 from photon.run import artifact
 from photon.run.checkpoint import list_checkpoints, number_of, verified
-from photon.run.kinds import FEDERATED
+from photon.run.kinds import ELSEWHERE, FEDERATED, NODE
 from photon.run.releases import FOLDER, NAME, lack
 from photon.run.results import read_summary
 from photon.run.run_folder import is_held, read_config, read_facts, read_run
@@ -86,14 +86,19 @@ def _of_run(folder: Path) -> Iterator[Check]:
     Raises:
         RunFolderError: it is none, or has no chain.
     """
-    has_chain, is_federated = (folder / FILE).exists(), True
+    has_chain, kind = (folder / FILE).exists(), FEDERATED
     if not has_chain:
         read_run(folder)  # or there is no run at all
     try:
-        is_federated = read_facts(folder)["kind"] == FEDERATED
+        kind = read_facts(folder)["kind"]
     except CorruptCheckpoint as error:
         yield Check("fail", "run", str(error))
-    if not is_federated:
+    if kind == NODE:
+        raise RunFolderError(
+            f"{folder}: {ELSEWHERE}, which has the chain; verify the run there, with "
+            f"--receipts {folder / 'receipts.jsonl'} of this node"
+        )
+    if kind != FEDERATED:
         raise RunFolderError(f"{folder}: is no federated run, and so has no chain")
     if not has_chain:
         raise RunFolderError(

@@ -50,7 +50,7 @@ from photon.machine.process_group import from_first
 from photon.model.hf_config import export_note
 from photon.node.microbatch import Trainers
 from photon.run.going_on import how_to_go_on, require_engine
-from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED, new_name
+from photon.run.kinds import CENTRALIZED, ELSEWHERE, FEDERATED, IMPORTED, new_name
 from photon.run.mirror import require_mirror
 from photon.run.own_layers import layers_note
 from photon.run.participation import client_rows, rows_notes
@@ -270,7 +270,7 @@ def require_run(path: Path, facts: Mapping[str, Any], engine: str) -> None:
             f"pretrained_model_path={path}"
         )
     if facts["kind"] not in (FEDERATED, CENTRALIZED):
-        raise RunFolderError(f"{path}: hosts clients for a server elsewhere; the server goes on")
+        raise RunFolderError(f"{path}: {ELSEWHERE}; the server goes on")
     if facts["kind"] == FEDERATED:
         require_engine(path, facts, engine)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from photon.errors import PhotonWarning, RunFolderError
 from photon.hub.scored import all_results
-from photon.run.listing import RunStatus, damage, run_status
+from photon.run.listing import RunStatus, damage, require_records, run_status
 from photon.run.live import read_facts
 from photon.run.run_folder import read_run
 from photon.run.trackers import read_lines
@@ -114,6 +114,7 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
     Raises:
         RunFolderError: no run there, or one without a record.
     """
+    require_records(folder)
     config, facts = read_run(folder)
     name = name or folder.resolve().name
     records = _records(folder / "metrics.jsonl")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from photon.report.console import Console, busy, duration
+from photon.run.kinds import ELSEWHERE, NODE
 from photon.run.listing import Look, Onlooker, RunStatus
 from photon.run.live import Live
 
@@ -55,6 +56,8 @@ def view(look: Look) -> Group:
 def headline(look: Look) -> str:
     """Where a run is, in a line."""
     status, live, left = look.status, look.live, look.seconds_left
+    if status.kind == NODE:
+        return f"{status.run}: {status.state}, {ELSEWHERE}, which knows how far the run is"
     if status.state != "running":
         return f"{status.run}: {status.state} after {status.place}"
     parts = [f"{status.run}: {_place(status, live)}"]

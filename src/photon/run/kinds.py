@@ -10,6 +10,8 @@ IMPORTED = "imported"
 """A model from elsewhere: one checkpoint, nothing to go on with."""
 NODE = "node"
 """Clients that train for a server elsewhere."""
+ELSEWHERE = "hosts clients for a server elsewhere"
+"""What is said of a node's folder, where a run is looked for."""
 
 
 def new_name(kind: str) -> str:

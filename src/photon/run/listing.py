@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from photon.errors import PhotonError, PhotonWarning, RunFolderError
-from photon.run.kinds import CENTRALIZED, FEDERATED, IMPORTED
+from photon.run.kinds import CENTRALIZED, ELSEWHERE, FEDERATED, IMPORTED, NODE
 from photon.run.live import Live, read_live
 from photon.run.run_folder import (
     held_by,
@@ -46,7 +46,7 @@ class RunStatus:
         state: running while a process holds its folder; ended once all is done and summed up, or
             from the beginning if it was imported.
         by_round: whether a federated run is as long as its rounds; an asynchronous one is not.
-        done, total: rounds or steps.
+        done, total: rounds or steps; none of a node, whose server alone knows them.
         loss: of the last record, in nats; None before there is one.
         val_loss: the last that was measured.
         updated: when its metrics last changed, in seconds since the epoch.
@@ -110,7 +110,8 @@ def _status(folder: Path, newest: Iterator[Mapping[str, Any]]) -> RunStatus:
     losses = (one["val_loss"] for one in chain([last], newest) if "val_loss" in one)
     is_federated = facts["kind"] == "federated"
     by_round = is_federated and not config.federation.is_async
-    done, total = last.get("round" if by_round else "step", 0), config.length(is_federated)
+    done = last.get("round" if by_round else "step", 0)
+    total = 0 if facts["kind"] == NODE else config.length(is_federated)
     if by_round or not is_federated:  # the records may be lost
         done = max(done, *commits(folder), 0)
     return RunStatus(
@@ -279,9 +280,9 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         interval: seconds between two looks.
 
     Raises:
-        RunFolderError: no run there.
+        RunFolderError: no run there, or a node's folder, which gets none.
     """
-    read_run(folder)
+    require_records(folder)
     onlooker, seen = Onlooker(folder), 0
     while True:
         was_running = is_held(folder)
@@ -291,6 +292,18 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         if not was_running:
             return
         time.sleep(interval)
+
+
+def require_records(folder: Path) -> None:
+    """Raises:
+    RunFolderError: no run there, or what a node keeps of one.
+    """
+    _, facts = read_run(folder)
+    if facts["kind"] == NODE:
+        raise RunFolderError(
+            f"{folder}: {ELSEWHERE}, which has the run's records; look at it there, and at this "
+            "node in what it prints"
+        )
 
 
 def stop_run(folder: Path, wait_seconds: float) -> int:
