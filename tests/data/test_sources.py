@@ -256,8 +256,10 @@ def test_files_named_validation_are_for_validation(tmp_path):
         (
             "a.jsonl",
             b'{"body": "x", "id": 1}\n',
-            r"a\.jsonl:1: no column 'text'; there are body, id; set dataset\.prepare\.text_column",
+            r"a\.jsonl:1: no column 'text'; there are body, id; name another one with "
+            r"dataset\.prepare\.text_column, or leave out what lacks it$",
         ),
+        ("a.jsonl", b"{}\n", r"a\.jsonl:1: no column 'text'; there are none; name"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl: no UTF-8 at byte 24"),
         ("a.json", b"[1]", r'a\.json:1: is no JSON object; make it one, as {"text": \.\.\.}, or'),
         (
@@ -296,6 +298,8 @@ def test_a_broken_parquet_file_is_named(tmp_path):
     write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no column 'body'; there are language, text"):
         read(tmp_path, Columns("body"))
+    with pytest.raises(DataError, match=r"no column 'site'; .* with dataset\.prepare\.source_col"):
+        read(tmp_path, Columns(source="site"))
 
 
 def test_nothing_to_read_is_named(tmp_path):

@@ -75,9 +75,9 @@ class HubSource:
             raise ConnectionError(reason)
         stream = datasets.load_dataset(self.path, self.name, split=self.split, streaming=True)
         known = stream.column_names
-        for column in (self.columns.text, self.columns.source):
-            if known and column is not None and column not in known:
-                raise missing_column(self.title, column, known)
+        for column, key in self.columns.wanted().items():
+            if known and column not in known:
+                raise missing_column(self.title, column, known, key)
         return stream.skip(start) if start else stream
 
 

@@ -44,6 +44,11 @@ class Columns:
     text: str = "text"
     source: str | None = None
 
+    def wanted(self) -> dict[str, str]:
+        """By column: the key below dataset.prepare that names it."""
+        keys = {} if self.source is None else {self.source: "source_column"}
+        return {**keys, self.text: "text_column"}
+
 
 def file_format(path: Path) -> str | None:
     """`lines`, `parquet` or `text`; None for any other file."""
@@ -111,7 +116,7 @@ def _column(record: Any, column: str, where: str, key: str) -> str:
             "it"
         )
     if column not in record:
-        raise missing_column(where, column, record)
+        raise missing_column(where, column, record, key)
     value = record[column]
     if value is None or value != value:
         return ""
@@ -132,10 +137,10 @@ def _without_halves(text: str) -> str:
     return text
 
 
-def missing_column(where: str, column: str, columns: Iterable[str]) -> DataError:
+def missing_column(where: str, column: str, columns: Iterable[str], key: str) -> DataError:
     return DataError(
-        f"{where}: no column {column!r}; there are {', '.join(sorted(columns))}; set "
-        "dataset.prepare.text_column or dataset.prepare.source_column"
+        f"{where}: no column {column!r}; there are {', '.join(sorted(columns)) or 'none'}; name "
+        f"another one with dataset.prepare.{key}, or leave out what lacks it"
     )
 
 
@@ -276,19 +281,19 @@ def _parquet(
     require_package("pyarrow", "data", f"{name}: needs the package pyarrow")
     from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports]
 
-    wanted = [column for column in (columns.text, columns.source) if column is not None]
+    wanted = columns.wanted()
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            for column in wanted:
+            for column, key in wanted.items():
                 if column not in names:
-                    raise missing_column(name, column, names)
+                    raise missing_column(name, column, names, key)
             place = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 note_share(place / max(1, file.metadata.num_rows))
                 if place + rows > start:
-                    yield from _row_group(file, group, wanted, place, start)
+                    yield from _row_group(file, group, list(wanted), place, start)
                 place += rows
     except (OSError, ValueError, OverflowError, ArrowException) as error:
         raise DataError(f"{name}: cannot read it ({error}); fetch the file again") from error
