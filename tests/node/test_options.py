@@ -663,7 +663,10 @@ def test_an_own_outer_optimizer_takes_arguments_by_any_name(smoke, tmp_path, mon
     assert final_digest(longer[0]) == final_digest(longer[1])
     with pytest.raises(MismatchedCheckpoint, match=r"fl\.strategy_kwargs\.rho: may not change"):
         photon.resume(own.folder, {"fl.strategy_kwargs.rho": 0.7})
-    with pytest.raises(ConfigError, match=r"kwargs\.rhoo: is no argument of .*; it takes rho$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"kwargs\.rhoo: is no argument of .*; it takes server_learning_rate, rho$",
+    ):
         photon.train(smoke(name, "+fl.strategy_kwargs.rhoo=0.6"))
     with pytest.raises(ConfigError, match=r"rho: Input should be a valid number"):
         smoke(name, "fl.strategy_kwargs.rho=much")

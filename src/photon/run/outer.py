@@ -82,9 +82,10 @@ def _check_arguments(name: str, make: Callable[..., object], given: Mapping[str,
     if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values()):
         return
     if unknown := sorted(set(given) - set(takes) - {"lr"}):
-        own = ", ".join(key for key in takes if key != "lr") or "none but lr"
+        own = ["server_learning_rate" if key == "lr" else key for key in takes]
         raise ConfigError(
-            f"fl.strategy_kwargs.{unknown[0]}: is no argument of {name}; it takes {own}"
+            f"fl.strategy_kwargs.{unknown[0]}: is no argument of {name}; it takes "
+            + (", ".join(own) or "none")
         )
 
 
