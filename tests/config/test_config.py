@@ -47,6 +47,7 @@ def test_recipes_compose_and_overrides_win(recipe):
         ("recip=smoke", "did you mean 'recipe'?"),
         ("local_steps=4", "did you mean 'llm_config.local_steps'?"),
         ("fl.local_steps=4", "did you mean 'llm_config.local_steps'?"),
+        ("fl.eval_interval=4", "did you mean 'fl.eval_period'?"),
         ("llm_confg.optimizer.lr=1", "did you mean 'llm_config.optimizer.lr'?"),
         ("dataset.vocab_size=512", "did you mean 'dataset.prepare.vocab_size'?"),
         ("learning_rate=0.1", "did you mean 'llm_config.optimizer.lr'?"),

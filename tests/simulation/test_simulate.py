@@ -208,7 +208,9 @@ def test_two_thousand_clients_with_a_stand_in(tmp_path, monkeypatch, capsys):
              "run_uuid=many", "fl.n_total_clients=2000", "fl.n_clients_per_round=8",
              "fl.n_rounds=3", "fl.eval_period=null"]  # fmt: skip
     assert run(words) == 0
-    told = json.loads(capsys.readouterr().out)["simulated"]
+    captured = capsys.readouterr()
+    assert "note: a stand-in draws the updates" in captured.err
+    told = json.loads(captured.out)["simulated"]
     assert told["devices"] == 2000
     assert told["after_round"] == 0
     assert told["goodput"] == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from photon.cli.options import (
     quiet_option,
     resume_option,
 )
+from photon.errors import PhotonNote
 
 if TYPE_CHECKING:
     from photon.report.console import Console
@@ -77,6 +79,9 @@ def command(
 
     console = Console(quiet)
     links = read_links(links_path, stand_in=stand_in)
+    if links.trainer == "stand-in":
+        text = "a stand-in draws the updates: times and bytes count, losses say nothing"
+        warnings.warn(text, PhotonNote, stacklevel=2)
     if resume_from is not None:
         config = config_to_go_on(resume_from, overrides)
     else:

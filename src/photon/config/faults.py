@@ -17,6 +17,7 @@ from photon.config.base import KEYS, PATTERNS
 OTHER_NAMES = {
     "batch_size": "llm_config.global_train_batch_size",
     "epochs": "fl.n_local_epochs",
+    "fl.eval_interval": "fl.eval_period",
     "learning_rate": "llm_config.optimizer.lr",
     "max_seq_len": "llm_config.max_seq_len",
     "max_steps": "llm_config.max_duration",
@@ -50,6 +51,8 @@ def nearest(key: str, known: set[str]) -> str:
     if in_python in known:
         return f"did you mean {in_python!r}? {ALL_KEYS}"
     section, _, leaf = key.rpartition(".")
+    if key in OTHER_NAMES:
+        return f"did you mean {OTHER_NAMES[key]!r}? {ALL_KEYS}"
     if leaf in OTHER_NAMES and (not section or leaf not in map(_leaf, known)):
         return f"did you mean {OTHER_NAMES[leaf]!r}? {ALL_KEYS}"
 
