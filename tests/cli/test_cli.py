@@ -178,7 +178,7 @@ LONG = "long" * 75
         (["prepare", "--out", __file__, "recipe=smoke"], "holds no prepared data"),
         (["generate", __file__, "x"], "no such run folder or checkpoint"),
         (["train", f"run_uuid={LONG}"], "run_uuid: String should have at most 128 characters"),
-        (["train", "--resume", LONG], "File name too long"),
+        (["train", "--resume", LONG], "no run here"),
         (["train", "recipe=smoke", f"photon.restore_run_uuid={LONG}"], "no such run folder"),
         (["train", f"dataset.train.root_local={LONG}"], "File name too long"),
         (["prepare", "--source", LONG], "File name too long"),

@@ -50,7 +50,7 @@ def test_a_taken_port_is_found_before_anything_is_made(empty, capsys, options):
 @pytest.mark.parametrize(
     ("listen", "text"),
     [
-        ("a..b", "address a..b: is not known here (no host can have that name)"),
+        ("a..b", "address 'a..b': no host can have that name"),
         ("192.0.2.1:8000", "address 192.0.2.1:8000: is none of this machine"),
         ("localhost:0", "give HOST:PORT, with a port from 1 to 65535"),
     ],

@@ -94,10 +94,9 @@ def _to_bind(host: str, port: int) -> list[tuple[socket.AddressFamily, str]]:
         return [*ipv6, (socket.AF_INET, _EVERYWHERE_IPV4)]
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # the latter of what no name can be: a..b
-        why = error.strerror if isinstance(error, OSError) else "no host can have that name"
+    except OSError as error:
         raise ConfigError(
-            f"address {host}: is not known here ({why}); choose another with --listen"
+            f"address {host}: is not known here ({error.strerror}); choose another with --listen"
         ) from None
     return list(dict.fromkeys((family, str(address[0])) for family, *_, address in found))
 
