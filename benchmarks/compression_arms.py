@@ -22,6 +22,8 @@ RECIPES: dict[str, list[str]] = {
 }
 """What becomes of inner moments. A client's own ones want a longer memory of squares, since it
 rarely sees most tokens, and a shorter one of gradients, which are of an older base."""
+RECIPES["smoothed"] = [*RECIPES["kept"], "fl.ema_decay=0.95"]
+"""The result is an average of the last rounds, in which what a round loses cancels."""
 BF16 = ["fl.compression=bf16"]
 NO_FEEDBACK = ["fl.compression.residual_decay=0"]
 QUARTERS = ["fl.fragments=4"]
@@ -69,6 +71,10 @@ SENT: dict[str, dict[str, list[str]]] = {
         "topk:64/4096 / int4, no feedback": ways("topk:64/4096", "int4", *NO_FEEDBACK),
         "fragments 4, bf16": [*BF16, *QUARTERS],
         "fragments 4, 107/7 / 75/11": ways("uniform:107/7", "uniform:75/11", *QUARTERS),
+        "fragments 4, 115/7 / 82/11": ways("uniform:115/7", "uniform:82/11", *QUARTERS),
+    },
+    "smoothed": {
+        "bf16": BF16,
         "fragments 4, 115/7 / 82/11": ways("uniform:115/7", "uniform:82/11", *QUARTERS),
     },
 }

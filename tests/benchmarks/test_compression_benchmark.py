@@ -98,7 +98,7 @@ def test_every_arm_is_a_configuration_of_its_own(bench):
         for arm in arms.ARMS
     ]
     sent = {
-        (fl.compression, fl.averages_moments, fl.first_moment_period, fl.fragments)
+        (fl.compression, fl.averages_moments, fl.first_moment_period, fl.fragments, fl.ema_decay)
         for fl in (config.federation for config in configs)
     }
     assert len(sent) == len(arms.ARMS)
