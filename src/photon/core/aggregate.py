@@ -102,7 +102,7 @@ def mean_by_piece(
     trees: Sequence[Readable],
     weights: Sequence[float],
     take: Callable[[Piece], Result],
-    mixture: Mixture | None = None,
+    mixture: Mixture = Mixture(),
 ) -> list[tuple[str, Result]]:
     """Weighted mean, piece by piece: sum_k w_k x_k / sum_k w_k.
 
@@ -124,7 +124,7 @@ def mean_by_piece(
     total = float(sum(weights))
     if not trees or not total > 0:
         raise ValueError(f"a mean needs a positive total weight, got {list(weights)}")
-    averaging = _Averaging(trees, weights, mixture or Mixture())
+    averaging = _Averaging(trees, weights, mixture)
     size = piece_elements(len(trees))
     return [(span[0], take(averaging.piece(*span))) for span in spans(trees[0], size)]
 
@@ -252,7 +252,7 @@ def _mean_of(numbers: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def _sizes_by_leaf(
-    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None = None
+    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture = Mixture()
 ) -> dict[str, list[float]]:
     """Euclidean norms of each leaf: of what it is merged into, and of each tree."""
     squares = {name: [0.0] * (1 + len(trees)) for name in trees[0]}
@@ -266,7 +266,7 @@ def _sizes_by_leaf(
 
 
 def weighted_mean(
-    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None = None
+    trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture = Mixture()
 ) -> dict[str, Tensor]:
     """Weighted mean of whole trees, or what they are merged into, as `mean_by_piece` makes it.
 
@@ -283,7 +283,7 @@ def weighted_mean(
 
 
 def _write_mean(
-    into: Tree, trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture | None
+    into: Tree, trees: Sequence[Readable], weights: Sequence[float], mixture: Mixture
 ) -> None:
     def write(piece: Piece) -> None:
         into[piece.name].view(-1)[piece.at].copy_(piece.mean)
@@ -296,7 +296,7 @@ def encoded_mean(
     weights: Sequence[float],
     codec: Codec,
     before: Tree,
-    mixture: Mixture | None = None,
+    mixture: Mixture,
 ) -> dict[str, Tensor]:
     """The weighted mean as it is sent; what its codec loses is not fed back.
 

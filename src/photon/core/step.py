@@ -54,9 +54,9 @@ def outer_step(
     gradients: Sequence[Readable],
     weights: Sequence[float],
     outer: OuterOptimizer,
-    by: float = 1.0,
-    last: Tree | None = None,
-    mixture: Mixture | None = None,
+    by: float,
+    last: Tree | None,
+    mixture: Mixture,
 ) -> Step:
     """Take the step of `outer` with `by` times the weighted mean of the pseudo-gradients.
 
@@ -77,7 +77,6 @@ def outer_step(
         params, moments = _of_whole_trees(state, mean, outer, by)
         after = {}
     total = sum(sums.values(), np.zeros(1))
-    reduced = mixture is not None and mixture.reduce is not None
     written, of_moments = _squares_after(params, moments, after)
     return Step(
         params=params,
@@ -87,7 +86,7 @@ def outer_step(
         parameters=written,
         moments=of_moments,
         cosine=None if last is None else _cosine(*total[:3].tolist()),
-        mean_norm=math.sqrt(total[3]) if reduced else mixture and mixture.mean_norm,
+        mean_norm=math.sqrt(total[3]) if mixture.reduce is not None else mixture.mean_norm,
     )
 
 
@@ -96,14 +95,13 @@ def _pass(
     gradients: Sequence[Readable],
     weights: Sequence[float],
     last: Tree | None,
-    mixture: Mixture | None,
+    mixture: Mixture,
     advance: Advance,
 ) -> dict[str, np.ndarray]:
     """By leaf, sums over its elements: squares of the mean, its product with the step before, the
     squares of that, those of the plain mean, the products of each pseudo-gradient with the mean,
     and what `advance` gives.
     """
-    mixture = mixture or Mixture()
     noise = mixture.noise
 
     def take(piece: Piece) -> np.ndarray:
