@@ -47,7 +47,6 @@ class Privacy:
 
     def __init__(self, federation: Federation, folder: Path, state: ServerState) -> None:
         self.federation, self.settings = federation, federation.privacy
-        self._alive = federation.population
         if self.settings.is_on:
             self._key = own_key(folder / FOLDER / KEY, KEY_BYTES)
             name = name_of(self._key)
