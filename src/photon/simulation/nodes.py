@@ -67,7 +67,7 @@ class Nodes:
         Args:
             seconds: of each client's training in it, in place of what is measured.
         """
-        service = self._services.pop(place.name, None) or self._made(place)
+        service = self._services.pop(place.name, None) or _Service(place, self.own, self._hosted)
         self._services[place.name] = service
         if len(self._services) > self._most:
             self._services.popitem(last=False)
@@ -83,12 +83,6 @@ class Nodes:
     def close(self) -> None:
         if self._shared is not None:
             self._shared.close()
-
-    def _made(self, place: Place) -> NodeService:
-        path = Path(self.own.machine.runs_folder) / place.name
-        return _Service(
-            place.name, list(place.clients), self.own, path, None, lambda line: None, self._hosted
-        )
 
     def _hosted(self, request: Train, mailbox: Mailbox, say: Say) -> HostedRun:
         """The run of all nodes, as one of them sees it."""
@@ -118,16 +112,10 @@ class _Service(NodeService):
     """A service whose run, and whose trainer, it shares with the others."""
 
     def __init__(
-        self,
-        name: str,
-        clients: list[int],
-        own: Run,
-        path: Path,
-        sign: None,
-        say: Say,
-        hosted: Callable[[Train, Mailbox, Say], HostedRun],
+        self, place: Place, own: Run, hosted: Callable[[Train, Mailbox, Say], HostedRun]
     ) -> None:
-        super().__init__(name, clients, own, path, sign, say)
+        path = Path(own.machine.runs_folder) / place.name
+        super().__init__(place.name, list(place.clients), own, path, None, lambda line: None)
         self._shared = hosted
 
     def _hosted(self, request: Train) -> HostedRun:
