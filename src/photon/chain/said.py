@@ -27,7 +27,7 @@ class Said:
 REDRAWN = Said("redrawn")
 
 
-def said_of(plan: RoundPlan | None, report: RoundReport, blind: str = "") -> Said:
+def said_of(plan: RoundPlan | None, report: RoundReport, blind: str) -> Said:
     """Of a round that has closed, or was given up.
 
     Args:

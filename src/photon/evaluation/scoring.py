@@ -67,7 +67,7 @@ def judge_text(task: IclTask, text: str, labels: Sequence[str], *, parity: bool 
     return Outcome(float(is_right), answer)
 
 
-def stop_pattern(task: IclTask, *, parity: bool = False) -> re.Pattern[str] | None:
+def stop_pattern(task: IclTask, *, parity: bool) -> re.Pattern[str] | None:
     """Matches where a generated text ends; None if it ends by itself only.
 
     Raises:
@@ -83,7 +83,7 @@ def stop_pattern(task: IclTask, *, parity: bool = False) -> re.Pattern[str] | No
         ) from error
 
 
-def final_answer(task: IclTask, text: str, *, parity: bool = False) -> str:
+def final_answer(task: IclTask, text: str, *, parity: bool) -> str:
     """A generated text up to its first stop, after its last `cot_delimiter`."""
     pattern = stop_pattern(task, parity=parity)
     if pattern is not None and (match := pattern.search(text)):

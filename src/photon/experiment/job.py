@@ -92,7 +92,7 @@ def open_job(
     kind: str,
     say: Say,
     console: TrackerFactory | None,
-    engine: EngineFactory = on_this_machine,
+    engine: EngineFactory,
 ) -> Iterator[Job]:
     """Join the processes, choose the device, listen for signals.
 

@@ -109,9 +109,7 @@ class ClientFiles:
         has_arrived = bool(extra.pop("has_arrived", False))
         return (state, has_arrived) if extra == asdict(instruction) else (None, False)
 
-    def keep_open(
-        self, instruction: Instruction, state: TrainState, has_arrived: bool = False
-    ) -> None:
+    def keep_open(self, instruction: Instruction, state: TrainState, has_arrived: bool) -> None:
         """Save a segment of an open round.
 
         Args:

@@ -121,7 +121,7 @@ class Ledger:
         return told_of(self.count())
 
 
-def require_rounds(path: Path, rounds: Iterable[int], since: int, asked: int = 0) -> None:
+def require_rounds(path: Path, rounds: Iterable[int], since: int, asked: int) -> None:
     """Before a run goes on, perhaps from an earlier round, whose state does not count what came
     after it.
 
@@ -162,7 +162,7 @@ def lack(path: Path, told: Told, rounds: Iterable[int], asked: int = 0) -> str |
 
 
 def _lack(
-    lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int], asked: int = 0
+    lines: Sequence[dict[str, Any]], told: Told, rounds: Iterable[int], asked: int
 ) -> str | None:
     if lost := (count_of(told) - _count(lines)).total():
         return f"lacks {lost:,} of the releases that the checkpoint counts"

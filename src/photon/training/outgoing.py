@@ -79,7 +79,7 @@ def outgoing(
     due: Due,
     before: ClientState,
     offload: Offload,
-    share: Share | None = None,
+    share: Share | None,
 ) -> Outgoing:
     """Encode the pseudo-gradient of what is due, and the moments that are averaged.
 
@@ -88,7 +88,7 @@ def outgoing(
         live: of `leaving`; the shared layers become the pseudo-gradient, in place.
         before: the client's state before the round; its residual, which is fed back, may be written
             over.
-        share: what is done to the pseudo-gradient before it is encoded.
+        share: what is done to the pseudo-gradient before it is encoded; None: nothing.
     """
     out, codecs, goes_on = Outgoing(), kept_codecs(federation), federation.goes_on
     for tree, name, value in live:

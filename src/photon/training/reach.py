@@ -105,7 +105,7 @@ def moment_bounds(
     sizes: Mapping[str, int],
     before: Mapping[str, float],
     last_step: int,
-    gain: float = 1.0,
+    gain: float,
 ) -> dict[str, MomentBound]:
     """What each moment of an honest client keeps to: a mean of what it was and of new gradients.
 
