@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -15,6 +16,10 @@ from photon.cli.options import (
     require_flower,
     resume_option,
 )
+
+if TYPE_CHECKING:
+    from photon.config.schema import Config
+    from photon.say import Say
 
 
 @click.command(name="server")
@@ -50,32 +55,20 @@ def command(
     photon server --resume runs/first
     """
     require_flower()
-    from photon.experiment.experiment import require_run, resume, train
+    from photon.experiment.experiment import resume, train
     from photon.flower.federation import over_flower
     from photon.flower.own_node import own_node, require_clients
-    from photon.flower.superlink import ServerKeys
-    from photon.machine.address import require_free, split_address
+    from photon.machine.address import split_address
     from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.report.outcome import report
-    from photon.run.going_on import FLOWER
-    from photon.run.preparation import config_of_run
-    from photon.run.restore import config_to_go_on
-    from photon.run.run_folder import read_run
-    from photon.wire.enrolment import REGISTER
 
     console, address = Console(quiet), split_address(listen)
-    if resume_from is None:
-        config = config_of_run(overrides, "server", console.say, elsewhere=host_clients is None)
-        config = config.but(name=config.name or "federation")
-    else:
-        require_run(resume_from, read_run(resume_from)[1], FLOWER)
-        config = config_to_go_on(resume_from, overrides)
+    known = None if insecure else keys
+    config = _config(resume_from, overrides, console.say, elsewhere=host_clients is None)
     # Before anything is made: what is refused leaves no run behind.
     require_clients(host_clients, config.federation.population, config.data.train)
-    if not insecure and (keys / REGISTER).exists():  # else they are made, or missed, below
-        ServerKeys.of(keys)
-    require_free(*address)
+    _require_own(known, address)
     if insecure:
         click.echo(
             "photon: warning: --insecure: nothing is encrypted, and whoever reaches "
@@ -83,15 +76,43 @@ def command(
             err=True,
         )
     runs, given = Path(config.machine.runs_folder), config.values_by_key()
-    own = own_node(host_clients, address, None if insecure else keys, runs, given)
+    own = own_node(host_clients, address, known, runs, given)
     with own as hint, live_view(console):
-        engine = over_flower(*address, None if insecure else keys, hint, _given_options())
+        engine = over_flower(*address, known, hint, _given_options())
         tell = {"say": console.say, "console": console.tracker, "engine": engine}
         if resume_from is None:
             result = train(config, resumes=True, **tell)
         else:
             result = resume(resume_from, overrides, **tell)
     report(result, console, as_json)
+
+
+def _config(
+    resume_from: Path | None, overrides: tuple[str, ...], say: Say, *, elsewhere: bool
+) -> Config:
+    """Of the run that begins, or goes on."""
+    from photon.experiment.experiment import require_run
+    from photon.run.going_on import FLOWER
+    from photon.run.preparation import config_of_run
+    from photon.run.restore import config_to_go_on
+    from photon.run.run_folder import read_run
+
+    if resume_from is not None:
+        require_run(resume_from, read_run(resume_from)[1], FLOWER)
+        return config_to_go_on(resume_from, overrides)
+    config = config_of_run(overrides, "server", say, elsewhere=elsewhere)
+    return config.but(name=config.name or "federation")
+
+
+def _require_own(keys: Path | None, address: tuple[str, int]) -> None:
+    """Refuse keys that are not right, and an address that is taken."""
+    from photon.flower.superlink import ServerKeys
+    from photon.machine.address import require_free
+    from photon.wire.enrolment import REGISTER
+
+    if keys is not None and (keys / REGISTER).exists():  # else they are made, or missed, later
+        ServerKeys.of(keys)
+    require_free(*address)
 
 
 def _given_options() -> tuple[str, ...]:

@@ -18,8 +18,10 @@ from photon.cli.options import (
 from photon.errors import PhotonNote
 
 if TYPE_CHECKING:
+    from photon.config.dataset import Data
     from photon.report.console import Console
     from photon.run.results import TrainResult
+    from photon.say import Say
 
 
 @click.command(name="simulate")
@@ -72,7 +74,7 @@ def command(
     from photon.report.console import Console
     from photon.report.live_view import live_view
     from photon.report.outcome import report
-    from photon.run.preparation import config_of_run, embedded_data
+    from photon.run.preparation import config_of_run
     from photon.run.restore import config_to_go_on
     from photon.simulation.engine import Simulation
     from photon.simulation.links import nodes_needed, places_of, read_links
@@ -94,20 +96,29 @@ def command(
         if resume_from is not None:
             result = resume(resume_from, overrides, **tell)
         else:
-            given = keys_given(overrides)
-            asked = config.machine.nodes if "photon.n_nodes" in given else None
+            asked = config.machine.nodes if "photon.n_nodes" in keys_given(overrides) else None
             needed = nodes_needed(asked, len(places), links_path)
             config = config.but(machine={"nodes": needed})
-            train_data = config.data.train
-            if links.trainer == "stand-in" and train_data.root is None and train_data.store is None:
-                corpus, length = config.data.embedded, config.inner.row_length
-                root, _ = embedded_data(corpus, 1, length, console.say)
-                config = config.but(data={"train": {"root": str(root)}})
+            if links.trainer == "stand-in":
+                data = _with_corpus(config.data, config.inner.row_length, console.say)
+                config = config.but(data=data)
             result = train(config, **tell)
     result = simulation.told(result)
     report(result, console, as_json)
     if not as_json and result.simulated is not None:
         _print(result, console)
+
+
+def _with_corpus(data: Data, length: int, say: Say) -> Data:
+    """With the embedded corpus, made for one client, where no data is named: a stand-in reads none,
+    whatever the number of clients.
+    """
+    from photon.run.preparation import embedded_data
+
+    if data.train.root is not None or data.train.store is not None:
+        return data
+    root, _ = embedded_data(data.embedded, 1, length, say)
+    return data.but(train={"root": str(root)})
 
 
 def _print(result: TrainResult, console: Console) -> None:
