@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,42 +118,56 @@ def open_candidate(
         ConfigError: an override that does not belong to an evaluation.
     """
     require_model(path)
-    own = None
-    if is_hugging_face_folder(path):
-        if client is not None:
-            raise ConfigError(f"--client {client}: {path} is no run; leave the option out")
-        config, params, encoder = _read_folder(path)
-        facts: dict[str, Any] = {"kind": "hugging face folder"}
-        name, home = path.resolve().name, None
-    else:
-        saved = load_saved_model(path)
-        saved = saved if client is None else saved.of(client)
-        config, params, encoder = saved.config, saved.params, saved.encoder
-        facts = _run_facts(saved.manifest)
-        name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
-        name += "" if client is None else f"/client_{client}"
-        home, own = saved.scores, saved.own
-    _require_fit(path, encoder, config.inner.model.vocab_size)
-    facts["digest"] = digest(params)
-    tokenizer = hashlib.sha256(encoder.tokenizer.to_str().encode()).hexdigest()[:16]
-    config = apply_evaluation_overrides(config.but(**_plainly(device)), overrides)
-    if home is None or config.composites.destination_dir:
-        shared = Path(config.composites.destination_dir or "evaluation") / name.replace("/", "-")
+    found = _of_folder(path, client) if is_hugging_face_folder(path) else _of_run(path, client)
+    _require_fit(path, found.encoder, found.config.inner.model.vocab_size)
+    facts = {**found.facts, "digest": digest(found.params)}
+    tokenizer = hashlib.sha256(found.encoder.tokenizer.to_str().encode()).hexdigest()[:16]
+    config = apply_evaluation_overrides(found.config.but(**_plainly(device)), overrides)
+    home, place = found.home, config.composites.destination_dir
+    if home is None or place:
+        shared = Path(place or "evaluation") / found.name.replace("/", "-")
         home = _beside_others(shared, facts["digest"], tokenizer)
     return Candidate(
-        name=name,
+        name=found.name,
         facts=facts,
         tokenizer_digest=tokenizer,
         config=config,
-        model=model_with(config.inner, params, device).eval(),
-        encoder=encoder,
+        model=model_with(config.inner, found.params, device).eval(),
+        encoder=found.encoder,
         results=home,
-        own=own,
+        own=found.own,
     )
 
 
-def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
+class _Found(NamedTuple):
+    """What is read at a path.
+
+    Attributes:
+        home: folder for what is found out about it; None: it has none of its own.
+    """
+
+    config: Config
+    params: dict[str, Tensor]
+    encoder: Encoder
+    name: str
+    facts: dict[str, Any]
+    home: Path | None = None
+    own: OwnLayers | None = None
+
+
+def _of_run(path: Path, client: int | None) -> _Found:
+    saved = load_saved_model(path)
+    saved = saved if client is None else saved.of(client)
+    name = f"{saved.run.resolve().name}/{saved.manifest.stem}"
+    name += "" if client is None else f"/client_{client}"
+    facts = _run_facts(saved.manifest)
+    return _Found(saved.config, saved.params, saved.encoder, name, facts, saved.scores, saved.own)
+
+
+def _of_folder(path: Path, client: int | None) -> _Found:
     """By our own decoder where it computes the same, else by `transformers`."""
+    if client is not None:
+        raise ConfigError(f"--client {client}: {path} is no run; leave the option out")
     encoder = read_encoder(path)
     try:
         read_fields(path)
@@ -163,8 +177,10 @@ def _read_folder(path: Path) -> tuple[Config, dict[str, Tensor], Encoder]:
     else:
         fields, params = read_model(path)
         model = ModelConfig.model_validate(fields)
-    config = config_of_model(path.resolve().name, model)
-    return config, params, encoder
+    name = path.resolve().name
+    return _Found(
+        config_of_model(name, model), params, encoder, name, {"kind": "hugging face folder"}
+    )
 
 
 def _run_facts(manifest: Path) -> dict[str, Any]:

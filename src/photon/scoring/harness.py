@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,16 @@ def evaluate_by_harness(
     from photon.scoring.lm_adapter import PhotonLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    require_model(path)
-    machine = machine_of(overrides)
-    torch.set_num_threads(count_threads(machine, num_cores(), 0))
-    candidate = open_candidate(path, overrides, choose_device(machine.device), client)
-    candidate.require_one_model()
-    ScoreFolder(candidate.results, {}).require_writable()
-    keys = candidate.config.scoring
-    settings = Settings.of(keys, candidate.model.max_seq_len)
-    passes = Passes(candidate.max_batch_tokens, candidate.config.inner.precision)
+    candidate = _opened(path, overrides, client)
     manager = TaskManager(
         include_path=None if folder is None else str(folder), include_defaults=folder is None
     )
     _require_known(tasks, manager)
-    run: Any = lm_eval.simple_evaluate
+    settings = Settings.of(candidate.config.scoring, candidate.model.max_seq_len)
+    passes = Passes(candidate.max_batch_tokens, candidate.config.inner.precision)
     adapter = PhotonLM(candidate.model, candidate.encoder, passes, settings.max_seq_len)
-    try:
+    run: Any = lm_eval.simple_evaluate
+    with _explained(tasks):
         found = run(
             model=adapter,
             tasks=list(tasks),
@@ -102,12 +97,30 @@ def evaluate_by_harness(
             log_samples=samples,
             bootstrap_iters=1000,
         )
+    return _result(candidate, lm_eval.__version__, found or {})
+
+
+def _opened(path: Path, overrides: Sequence[str], client: int | None) -> Candidate:
+    """The model, on its device, if a harness can score it and its results have a place."""
+    require_model(path)
+    machine = machine_of(overrides)
+    torch.set_num_threads(count_threads(machine, num_cores(), 0))
+    candidate = open_candidate(path, overrides, choose_device(machine.device), client)
+    candidate.require_one_model()
+    ScoreFolder(candidate.results, {}).require_writable()
+    return candidate
+
+
+@contextmanager
+def _explained(tasks: Sequence[str]) -> Iterator[None]:
+    """A failure of lm-eval, or of the hub that it asks, as one of ours."""
+    try:
+        yield
     except PhotonError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"lm-eval could not run {', '.join(tasks)}: {reason}") from error
-    return _result(candidate, lm_eval.__version__, found or {})
 
 
 def _require_no_lists(overrides: Sequence[str]) -> None:
