@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from photon.node.measure import SegmentMeter
 from photon.run.live import Beacon, StepBeacon
 from photon.run.trackers import Tracker
 from photon.training.loop import Trainer
-from photon.training.state import TrainState
+from photon.training.state import Segment, TrainState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +76,23 @@ def train_centralized(
         elapsed = time.monotonic() - begun
         seconds += elapsed
         if state.step > step:
-            record = {
-                "step": state.step,
-                "steps": total,
-                "tokens": state.num_tokens,
-                **measure(segment, elapsed),
-                "train_perplexity": perplexity(segment.train_loss),
-                "data_wait_seconds": segment.data_wait,
-            }
+            record = _record(segment, total, measure(segment, elapsed))
             due = _is_due(inner, state.step, total)
             effects.track(record | (effects.validate() if due else {}))
             effects.commit(seconds)
         stop.raise_if_asked(f"stopped after step {state.step}")
     return trainer.state, seconds
+
+
+def _record(segment: Segment, total: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "step": segment.state.step,
+        "steps": total,
+        "tokens": segment.state.num_tokens,
+        **measured,
+        "train_perplexity": perplexity(segment.train_loss),
+        "data_wait_seconds": segment.data_wait,
+    }
 
 
 def _next_boundary(inner: Inner, step: int, total: int) -> int:

@@ -22,6 +22,7 @@ from photon.container.container import ContainerRef, write_container
 from photon.core.aggregate import fold
 from photon.core.messages import Broadcast, Failure, Instruction, Origin, RoundPlan, Update
 from photon.core.parts import parts_of
+from photon.core.tree import Tree
 from photon.errors import ConfigError, MismatchedCheckpoint, PayloadError, PhotonError
 from photon.machine.device import choose_device, count_gpus, num_cores
 from photon.model.build import build_model, parameters_of
@@ -127,11 +128,22 @@ class HostedRun:
         path, received = self._mailbox.bring_base(
             request.base, request.steps, codec, self._first_base
         )
+        done, failed = self._trained(plan, Base.at(path, received, ref), should_stop)
+        sent = self._sent(done, received.params)
+        updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in sent}
+        signatures = self._signatures(sent, updates)
+        return Trained(
+            updates=updates, failed=failed, devices=self.engine.devices, signatures=signatures
+        )
+
+    def _trained(
+        self, plan: RoundPlan, base: Base, should_stop: Callable[[], bool]
+    ) -> tuple[list[Update], dict[int, str]]:
+        """The updates of a plan's clients, and why each of the others has none."""
         done: list[Update] = []
         failed: dict[int, str] = {}
-        base, waiting = Base.at(path, received, ref), deque(plan.cohort)
         try:
-            for arrival in self.engine.run_round(plan, base, waiting, should_stop):
+            for arrival in self.engine.run_round(plan, base, deque(plan.cohort), should_stop):
                 if isinstance(arrival, Failure):
                     failed[arrival.client] = arrival.reason
                 elif arrival is not None:
@@ -144,16 +156,15 @@ class HostedRun:
         except PhotonError as error:
             reason = f"{type(error).__name__}: {error}"
         trained = {update.client for update in done}
+        return done, {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
+
+    def _sent(self, done: list[Update], params: Tree) -> list[Update]:
+        """Updates as the server gets them: folded into one, or without what is sent masked."""
         if self.run.federation.secure_aggregation:
-            done = [replace(one, gradient={}, moments={}, num_tokens=0) for one in done]
-        elif done and self.run.federation.fold_updates:
-            done = [fold(done, received.params, codecs_of(self.run.federation))]
-        updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in done}
-        failed = {c: failed.get(c, reason) for c in plan.cohort if c not in trained}
-        signatures = self._signatures(done, updates)
-        return Trained(
-            updates=updates, failed=failed, devices=self.engine.devices, signatures=signatures
-        )
+            return [replace(one, gradient={}, moments={}, num_tokens=0) for one in done]
+        if done and self.run.federation.fold_updates:
+            return [fold(done, params, codecs_of(self.run.federation))]
+        return done
 
     def _signatures(
         self, done: Sequence[Update], tickets: Mapping[int, Ticket]

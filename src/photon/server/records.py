@@ -78,7 +78,7 @@ def round_record(
         seconds: of the round, in training.
     """
     size = num_elements(state.params)
-    record: dict[str, Any] = {
+    return {
         "round": report.round,
         **length_of(run),
         "step": state.step,
@@ -103,20 +103,28 @@ def round_record(
         "late": _by_client(report.late),
         "spare": list(report.spare),
         "state_lost": list(report.state_lost),
+        **_of_some_runs(run.federation, before, state, report),
     }
-    if run.federation.is_async:
-        record["share"] = report.share
-    if run.federation.judging.enabled:
-        record |= {
+
+
+def _of_some_runs(
+    fl: Federation, before: ServerState, state: ServerState, report: RoundReport
+) -> dict[str, Any]:
+    """Keys of runs that are asynchronous, that score updates, or that measure the noise scale."""
+    found: dict[str, Any] = {}
+    if fl.is_async:
+        found["share"] = report.share
+    if fl.judging.enabled:
+        found |= {
             "client_gains": _by_client({c: gain for c, (gain, _) in report.scores.items()}),
             "client_agreement": _by_client({c: cosine for c, (_, cosine) in report.scores.items()}),
             "quarantined": _by_client(report.quarantined),
         }
     if "scale" in state.noise:
-        record["noise_scale"] = state.noise["scale"]
+        found["noise_scale"] = state.noise["scale"]
     if "raw" in state.noise and state.noise != before.noise:
-        record["noise_scale_raw"] = state.noise["raw"]
-    return record
+        found["noise_scale_raw"] = state.noise["raw"]
+    return found
 
 
 def length_of(run: Run) -> dict[str, int]:
