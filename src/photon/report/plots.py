@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -52,34 +52,8 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
     Args:
         floors: name -> loss, drawn as lines from end to end.
     """
-    data: list[dict[str, Any]] = []
-    places: dict[str, list[list[float]]] = {axis: [] for axis in AXES}
-    for number, curve in enumerate(curves):
-        colour = COLOURS[number % len(COLOURS)]
-        for key, kind in (("val_loss", "validation"), ("train_loss", "training")):
-            chosen = curve.having(key)
-            if not chosen:
-                continue
-            for axis, xs in places.items():
-                along = curve.axis(axis)
-                xs.append([along[i] for i in chosen])
-            is_training = key == "train_loss"
-            data.append({
-                "type": "scatter", "mode": "lines" if is_training else "lines+markers",
-                "name": f"{curve.name} {kind}", "x": places["tokens"][-1],
-                "y": [curve.records[i][key] for i in chosen],
-                "line": {"color": colour, "dash": "dot" if is_training else "solid"},
-                "opacity": 0.55 if is_training else 1.0,
-            })  # fmt: skip
-    for number, (name, loss) in enumerate(floors.items(), 1):
-        for axis, xs in places.items():
-            along = [x for curve in curves for x in curve.axis(axis)]
-            xs.append([min(along), max(along)])
-        data.append({
-            "type": "scatter", "mode": "lines", "name": name, "x": places["tokens"][-1],
-            "y": [loss, loss],
-            "line": {"color": COLOURS[-number % len(COLOURS)], "dash": "dash", "width": 1.5},
-        })  # fmt: skip
+    lines = [*_losses(curves), *_floors(curves, floors)]
+    places = {axis: [xs[axis] for _, xs in lines] for axis in AXES}
     buttons = [
         {"label": axis, "method": "update", "args": [{"x": xs}, {"xaxis.title.text": AXES[axis]}]}
         for axis, xs in places.items()
@@ -89,9 +63,43 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
         {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
          "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
     ]  # fmt: skip
-    return Plot("loss", "Loss", data, layout,
+    return Plot("loss", "Loss", [line for line, _ in lines], layout,
                 "Against tokens, steps, bytes or time: the buttons choose. A click on a name "
                 "hides it, a double click leaves it alone.")  # fmt: skip
+
+
+Placed = tuple[dict[str, Any], dict[str, list[float]]]
+"""A line, drawn against tokens, and its places on each axis."""
+
+
+def _losses(curves: Sequence[Curve]) -> Iterator[Placed]:
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        for key, kind in (("val_loss", "validation"), ("train_loss", "training")):
+            chosen = curve.having(key)
+            if not chosen:
+                continue
+            along = {axis: curve.axis(axis) for axis in AXES}
+            xs = {axis: [place[i] for i in chosen] for axis, place in along.items()}
+            is_training = key == "train_loss"
+            yield {
+                "type": "scatter", "mode": "lines" if is_training else "lines+markers",
+                "name": f"{curve.name} {kind}", "x": xs["tokens"],
+                "y": [curve.records[i][key] for i in chosen],
+                "line": {"color": colour, "dash": "dot" if is_training else "solid"},
+                "opacity": 0.55 if is_training else 1.0,
+            }, xs  # fmt: skip
+
+
+def _floors(curves: Sequence[Curve], floors: Mapping[str, float]) -> Iterator[Placed]:
+    for number, (name, loss) in enumerate(floors.items(), 1):
+        along = {axis: [x for curve in curves for x in curve.axis(axis)] for axis in AXES}
+        xs = {axis: [min(places), max(places)] for axis, places in along.items()}
+        yield {
+            "type": "scatter", "mode": "lines", "name": name, "x": xs["tokens"],
+            "y": [loss, loss],
+            "line": {"color": COLOURS[-number % len(COLOURS)], "dash": "dash", "width": 1.5},
+        }, xs  # fmt: skip
 
 
 def sent_plot(curves: Sequence[Curve]) -> Plot:

@@ -164,23 +164,26 @@ def _convert(
             f"{name:<22}{made[name]['samples']:,} samples of {length} tokens -> "
             f"{made[name]['rows']:,} rows, 1 token added, 0 left out"
         )
-    numbers = (re.fullmatch(r"client_(\d+)/train", name) for name in parts)
-    clients = [int(match[1]) for match in numbers if match]
     counts = np.sum([part["unigram"] for part in made.values()], axis=0)
     manifest = {
         **sum_of_parts(made),
-        "settings": {
-            "corpus": f"MDS data of {source}",
-            "num_clients": len(clients),
-            **({"first_client": clients[0]} if clients[0] else {}),
-            "sequence_length": length,
-            "vocab_size": len(lengths),
-        },
+        "settings": {**_settings(parts, source, length), "vocab_size": len(lengths)},
         "tokenizer": digest,
         KEY: of_occurrence(vocabulary, dict(enumerate(counts.tolist()))).as_json(),
     }
     write_json(root / MANIFEST, manifest)
     return manifest
+
+
+def _settings(parts: Iterable[str], source: str, length: int) -> dict[str, Any]:
+    numbers = (re.fullmatch(r"client_(\d+)/train", name) for name in parts)
+    clients = [int(match[1]) for match in numbers if match]
+    return {
+        "corpus": f"MDS data of {source}",
+        "num_clients": len(clients),
+        **({"first_client": clients[0]} if clients[0] else {}),
+        "sequence_length": length,
+    }
 
 
 def _write(
