@@ -74,3 +74,11 @@ def test_a_key_of_a_composite_that_is_not_there_is_told_what_it_lacks():
 def test_what_is_not_of_an_evaluation_is_refused(key):
     with pytest.raises(ConfigError, match="does not belong to an evaluation"):
         found(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["icl_tasks_config.max_batch_tokens", "llm_config.device_train_microbatch_size"]
+)
+def test_a_number_that_may_be_auto_is_one_or_more(key):
+    with pytest.raises(ConfigError, match=rf"{key}: must be 1 or more, or auto, got 0"):
+        load_config([f"{key}=0"])

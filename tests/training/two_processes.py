@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from photon.config import Config
-from photon.config.compose import validate, with_values
+from photon.config.compose import checked, with_values
 from photon.core.tree import Tree
 from photon.data.read.shards import Rows
 from photon.data.read.stream import JoinedStream
@@ -105,4 +105,4 @@ def run(config: Config, out: Path, world: World) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with process_group("cpu") as (world, _):
-        run(validate(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]), world)
+        run(checked(Config, json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]), world)

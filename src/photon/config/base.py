@@ -156,6 +156,13 @@ def filled(value: Any, remedy: str) -> Any:
     return value
 
 
+def one_or_more(value: int | str) -> int | str:
+    """A number that is given, or auto."""
+    if isinstance(value, int) and value < 1:
+        raise ValueError("must be 1 or more, or auto")
+    return value
+
+
 class Closed(BaseModel):
     """Base of sections and messages: frozen, and closed to unknown keys."""
 

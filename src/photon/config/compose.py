@@ -67,7 +67,7 @@ def load_config(overrides: Overrides = ()) -> Config:
         with _hydra():
             composed = compose(_NODE, overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True)
-        return validate(_null_where_deleted(values, Config().model_dump(mode="json")))
+        return checked(Config, _null_where_deleted(values, Config().model_dump(mode="json")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_first_line(error)) from error
 
@@ -136,11 +136,6 @@ def _null_where_deleted(values: Any, defaults: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def validate(values: Any) -> Config:
-    """Type and check plain values, as `checked`."""
-    return checked(Config, values)
-
-
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with some dotted keys set to what somebody has given.
 
@@ -156,7 +151,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
                 section[part] = {}  # a section that was left out, or one of somebody else's
             section = section[part]
         section[leaf] = value
-    return validate(tree)
+    return checked(Config, tree)
 
 
 def checked(kind: type[ConfigT], values: Any) -> ConfigT:

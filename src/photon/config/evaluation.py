@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Section
+from photon.config.base import Section, one_or_more
 
 
 class IclTask(Section):
@@ -90,12 +90,7 @@ class Scoring(Section):
         default=False, description="score as the original does where ours mends a quirk of it"
     )
 
-    @field_validator("max_batch_tokens")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 1 or more, or auto")
-        return value
+    _positive = field_validator("max_batch_tokens")(one_or_more)
 
     @model_validator(mode="after")
     def _each_once(self) -> Scoring:

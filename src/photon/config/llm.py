@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from photon.config.base import Batches, Section, keys_of
+from photon.config.base import Batches, Section, keys_of, one_or_more
 from photon.config.model import ModelConfig
 from photon.config.tracking import Loggers
 
@@ -248,12 +248,7 @@ class Inner(Section):
     def _open(cls, value: int | None) -> int | None:
         return value or None
 
-    @field_validator("microbatch_rows")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 1 or more, or auto")
-        return value
+    _positive = field_validator("microbatch_rows")(one_or_more)
 
     @model_validator(mode="after")
     def _rows_fit_the_model(self) -> Inner:
