@@ -126,17 +126,23 @@ def side_by_side(action: Callable, arguments: Iterable) -> None:
             raise
 
 
-def _retried(url: str, attempt: Callable[[], None]) -> None:
-    for count in range(ATTEMPTS):
+def _retried(url: str, attempt: Callable[[], None], done: Callable[[], int] = int) -> None:
+    """
+    Args:
+        done: bytes that are there: attempts that bring some are not counted, or a link that is cut
+            again and again would never carry a large payload.
+    """
+    failed, before = 0, done()
+    while True:
         try:
-            attempt()
-            return
+            return attempt()
         except (OSError, http.client.HTTPException) as error:
+            failed, before = (failed if done() == before else 0) + 1, done()
             reason, is_final = _judged(error)
-            if is_final or count + 1 == ATTEMPTS:
+            if is_final or failed == ATTEMPTS:
                 where = urllib.parse.urlsplit(url).netloc
                 raise PayloadError(f"object store {where}: {reason}") from None
-            time.sleep(0.5 * 2**count)
+            time.sleep(0.5 * 2 ** (failed - 1))
 
 
 def _judged(error: Exception) -> tuple[str, bool]:
@@ -171,7 +177,7 @@ def _bring(url: str, base: int, span: tuple[int, int], writer: ChunkWriter) -> N
         if at < end:
             raise http.client.IncompleteRead(b"", end - at)
 
-    _retried(url, attempt)
+    _retried(url, attempt, lambda: at)
 
 
 def _range(url: str, start: int, end: int) -> Iterator[bytes]:
