@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_of_another_client_or_round_it_is_not_used(files, reads):
     assert files.before(ask(0, 3, 2))[0].stream.cursor == 2
     here = [name for name, _, thread in reads if thread == "MainThread"]
     assert here == ["round_000001", "round_000002"]
+
+
+def test_what_a_round_that_is_done_again_replaces_is_not_used(files):
+    """The server goes back while what was read ahead waits, and another base comes of that."""
+    keep(files, ask(0, 1, 0)).result(LONG)
+    files.read_ahead(ask(0, 2, 1))
+    again = replace(ask(0, 1, 0), base_digest="another")
+    files.behind.enter()
+    anew = replace(state_of(again), optimizer_step=7)
+    landed = Offload(torch.device("cpu")).landed()
+    files.keep(again, update_of(again), anew, landed).result(LONG)
+    assert files.before(ask(0, 2, 1))[0].optimizer_step == 7
 
 
 def test_of_a_client_that_is_being_written_nothing_is_read_ahead(files, reads, monkeypatch):

@@ -129,6 +129,8 @@ class ClientFiles:
         Returns:
             Path of the answer, once it is durable.
         """
+        # Of a run that goes back, what was read before is of rounds that never happened.
+        self._ahead = {k: one for k, one in self._ahead.items() if k[0] != instruction.client}
         future = self.behind.submit(self._keep, instruction, update, state, landed)
         self._writing[instruction.client] = future
         return future
