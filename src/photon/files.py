@@ -59,6 +59,17 @@ def wait_for_shared_lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that is read, changed and replaced, once nobody else does."""
+    while True:
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if is_at(file.fileno(), path):
+                yield
+                return
+
+
 def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one at a path."""
     try:

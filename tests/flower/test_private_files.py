@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from photon.data.prepare.embedded import prepare_embedded
 from photon.errors import ConfigError
 from photon.flower.connection import find_node_keys
 from photon.flower.own_node import own_node
+from photon.wire import keys
 from photon.wire.enrolment import REGISTER, read_register
-from photon.wire.keys import make_authority
+from photon.wire.keys import enrol, make_authority
 
 pytest.importorskip("flwr")
 
@@ -114,6 +116,25 @@ def test_a_register_that_is_damaged_is_named(project, capsys, command, text):
     assert "keys/nodes.json: not a register of nodes" in capsys.readouterr().err
     assert Path("keys/nodes.json").read_text() == text
     assert not Path("keys/b.key").exists()
+
+
+def test_two_nodes_that_are_enrolled_at_once_are_both_there(tmp_path, monkeypatch):
+    """The second comes while the first has read the register and not written it."""
+    make_authority(tmp_path, ["localhost"])
+    other = threading.Thread(target=enrol, args=(tmp_path, "b", [1]))
+    make = keys._new_key
+
+    def meanwhile():
+        monkeypatch.setattr(keys, "_new_key", make)
+        other.start()
+        other.join(0.3)
+        return make()
+
+    monkeypatch.setattr(keys, "_new_key", meanwhile)
+    enrol(tmp_path, "a", [0])
+    other.join(60)
+    bound = read_register(tmp_path / REGISTER).nodes or {}
+    assert {name: one.clients for name, one in bound.items()} == {"a": [0], "b": [1]}
 
 
 def test_the_key_of_a_removed_node_is_in_the_way_of_a_new_one(project, capsys):

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cryptography.x509.oid import NameOID
 
 from photon.data.manifest import write_json
 from photon.errors import ConfigError
+from photon.files import alone
 from photon.machine.private_files import keep_from_git, write_private
 from photon.wire.enrolment import REGISTER, Enrolled, read_nodes
 
@@ -83,27 +85,13 @@ def enrol(folder: Path, name: str, clients: Sequence[int]) -> Path:
             f"{name!r}: is no name for a node: letters, digits, '.', '_' and '-', beginning with a "
             f"letter or digit, at most 64, and neither of {', '.join(RESERVED)}"
         )
-    nodes = read_nodes(folder / REGISTER)
-    if name in nodes:
-        raise ConfigError(f"{folder}: node {name} is enrolled already; remove it first")
     path = folder / f"{name}.key"
-    if path.exists():
-        raise ConfigError(f"{path}: is there already, and of no enrolled node; delete it first")
-    key = _new_key()
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    keep_from_git(folder)
-    write_private(
-        path,
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        ),
-    )
-    nodes[name] = Enrolled(public_key=public.decode(), clients=list(clients))
-    _write_nodes(folder, nodes)
+    with _changed(folder) as nodes:
+        if name in nodes:
+            raise ConfigError(f"{folder}: node {name} is enrolled already; remove it first")
+        if path.exists():
+            raise ConfigError(f"{path}: is there already, and of no enrolled node; delete it first")
+        nodes[name] = Enrolled(public_key=_node_key(path), clients=list(clients))
     return path
 
 
@@ -113,11 +101,10 @@ def bind(folder: Path, name: str, clients: Sequence[int]) -> None:
     Raises:
         ConfigError: no such node.
     """
-    nodes = read_nodes(folder / REGISTER)
-    if name not in nodes:
-        raise ConfigError(f"{folder}: no node {name} is enrolled")
-    nodes[name] = nodes[name].model_copy(update={"clients": list(clients)})
-    _write_nodes(folder, nodes)
+    with _changed(folder) as nodes:
+        if name not in nodes:
+            raise ConfigError(f"{folder}: no node {name} is enrolled")
+        nodes[name] = nodes[name].model_copy(update={"clients": list(clients)})
 
 
 def remove(folder: Path, name: str) -> None:
@@ -126,14 +113,42 @@ def remove(folder: Path, name: str) -> None:
     Raises:
         ConfigError: no such node.
     """
-    nodes = read_nodes(folder / REGISTER)
-    if nodes.pop(name, None) is None:
-        raise ConfigError(f"{folder}: no node {name} is enrolled")
-    _write_nodes(folder, nodes)
+    with _changed(folder) as nodes:
+        if nodes.pop(name, None) is None:
+            raise ConfigError(f"{folder}: no node {name} is enrolled")
 
 
-def _write_nodes(folder: Path, nodes: Mapping[str, Enrolled]) -> None:
-    write_json(folder / REGISTER, {name: one.model_dump() for name, one in nodes.items()})
+@contextmanager
+def _changed(folder: Path) -> Iterator[dict[str, Enrolled]]:
+    """The enrolled nodes, which nobody else changes meanwhile; they are written afterwards.
+
+    Raises:
+        ConfigError: unreadable.
+    """
+    path = folder / REGISTER
+    read_nodes(path)  # or there is nothing to lock
+    with alone(path):
+        nodes = read_nodes(path)
+        yield nodes
+        write_json(path, {name: one.model_dump() for name, one in nodes.items()})
+
+
+def _node_key(path: Path) -> str:
+    """Make a node's private key; gives the public one."""
+    key = _new_key()
+    keep_from_git(path.parent)
+    write_private(
+        path,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        ),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return public.decode()
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
