@@ -22,7 +22,17 @@ from photon.server.remote import MAX_ATTEMPTS, RemoteEngine
 from photon.server.roster import Member, Roster
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
-from photon.wire.messages import Closed, Notice, Train, Trained, pack_reply, unpack_request
+from photon.wire.messages import (
+    Closed,
+    Done,
+    Notice,
+    Put,
+    Refused,
+    Train,
+    Trained,
+    pack_reply,
+    unpack_request,
+)
 
 DIGEST = "0" * 64
 STEPS = 10
@@ -231,6 +241,67 @@ def test_a_node_that_leaves_before_it_begins_has_been_told_nothing():
     )  # fmt: skip
     list(coming)
     assert found == [([], {}), (["n"], {"n": 4})]
+
+
+# ---- a base that does not come ----
+
+PUT = Put(digest=DIGEST, size=2, offset=0, data=Buffers(b"ab"))
+HELD = Way({"digest": DIGEST, "size": 1000}, [{"digest": DIGEST, "size": 10}])
+
+
+@pytest.fixture
+def fetching():
+    """A node with an update, two pieces of the base on their way to it, and what it says to each;
+    it is greeted again at once.
+    """
+    federation, said = federation_of(update()), list[Closed | None]()
+    federation.link.reply = done(federation, 1.0)
+    federation.depot.pieces = lambda way: iter([PUT, PUT])
+    federation.engine.roster.lost = lambda address: None
+    send = federation.link.send
+
+    def answered(address: str, message: Buffers) -> str:
+        name = send(address, message)
+        if federation.link.heard[-1] == "put":
+            reply = said.pop(0) if said else Done()
+            answer = None if reply is None else pack_reply(message, "n", reply, None)
+            federation.link._answers.append((name, answer))
+        return name
+
+    federation.link.send = answered
+    return federation, said
+
+
+def test_a_node_that_goes_away_while_parameters_come_has_failed_nobody(fetching):
+    federation, said = fetching
+    said += [Done(), None] * (MAX_ATTEMPTS + 1)
+    *failed, arrived = federation.train()
+    assert failed == [Failure(0, "node n: the node went away")] * (MAX_ATTEMPTS + 1)
+    assert isinstance(arrived, Update)
+    assert all(line.endswith("; trying again") for line in federation.lines)
+
+
+@pytest.mark.parametrize("reply", [None, Refused(error="no room")])
+def test_one_that_takes_none_of_them_fails(fetching, reply):
+    federation, said = fetching
+    said += [reply] * 9
+    assert len(federation.train()) == MAX_ATTEMPTS
+    assert federation.lines[-1].endswith("; left out of this round")
+
+
+def test_a_difference_to_what_a_node_lacks_is_no_attempt_of_its_clients(monkeypatch):
+    """Its last errand was cancelled before all of that had come; then it gets everything."""
+    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 1)
+    federation = federation_of(update())
+    whole = federation.depot.way
+    federation.depot.way = lambda holds: whole(holds) if holds is None else HELD
+    trained = done(federation, 1.0)
+    federation.link.reply = lambda request: (
+        Refused(error="no") if request.steps else trained(request)
+    )
+    assert [type(one) for one in federation.train()] == [Failure, Update]
+    federation.link.reply = lambda request: Refused(error="no")
+    assert [type(one) for one in federation.train()] == [Failure, Failure]
 
 
 # ---- how long updates take ----

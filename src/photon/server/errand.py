@@ -44,6 +44,7 @@ class Outcome:
 
     Attributes:
         has_left: the node is being stopped, so who has no update has not failed.
+        is_excused: the base has not come, which is nobody's fault: nor has anybody failed then.
         devices: of the node, if it has begun, and said how many.
         traffic: what has gone to the node and come from it.
     """
@@ -51,8 +52,16 @@ class Outcome:
     updates: dict[int, Update] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     has_left: bool = False
+    is_excused: bool = False
     devices: int | None = None
     traffic: Traffic = field(default_factory=Traffic)
+
+
+class WentAway(PayloadError):
+    """A node, without an answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the node went away")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Talk:
         self.traffic.received(self.clients, message.size)
         answer = yield message
         if answer is None:
-            raise PayloadError("the node went away")
+            raise WentAway
         self.traffic.sent(self.clients, answer.size)
         signer, reply = unpack_reply(message, answer, kind, self.verify)
         if signer != self.node:
@@ -131,15 +140,21 @@ class Errand:
 
     def converse(self) -> Conversation[Outcome]:
         """Bring the base, have the clients trained, fetch their updates."""
+        is_half_there = False
         try:
             for piece in self.depot.pieces(self.way):
                 yield from self.talk.ask(piece, Done)
+                is_half_there = True
+            is_half_there = False
             trained = yield from self.talk.ask(self.train, Trained)
             self.traffic.received(self.clients, self.way.beside)
             self.traffic.were_tensors({}, self.way.kinds)
         except Exception as error:
             failed = dict.fromkeys(self.clients, self._reason(error))
-            return Outcome(failed=failed, traffic=self.traffic)
+            # A node whose errand was cancelled may lack what it gets a difference to: the next time
+            # all is sent. One that goes away as pieces come has brought them on, however far.
+            excused = is_half_there if isinstance(error, WentAway) else bool(self.way.steps)
+            return Outcome(failed=failed, is_excused=excused, traffic=self.traffic)
         has_begun = bool(trained.updates or trained.failed) or not trained.leaving
         devices = trained.devices if has_begun else None
         outcome = Outcome(has_left=trained.leaving, devices=devices, traffic=self.traffic)

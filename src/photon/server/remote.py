@@ -372,6 +372,8 @@ class RemoteEngine:
         self.durations += one.errand.durations(outcome, self.clock() - one.begun)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         self._homes |= dict.fromkeys(outcome.updates, one.address)
+        for client in outcome.failed if outcome.has_left or outcome.is_excused else ():
+            one.of.attempts[client].remove(one.address)
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)
         return arrivals + self._try_again(one.of, one.errand.node, outcome.failed)
@@ -391,7 +393,5 @@ class RemoteEngine:
         """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
         self.roster.lost(one.address)
         self.say(f"node {one.errand.node} is being stopped")
-        for client in clients:
-            one.of.attempts[client].remove(one.address)
         one.of.waiting += clients
         return [Failure(client, f"node {one.errand.node}: was stopped") for client in clients]
