@@ -206,13 +206,13 @@ def test_the_average_begins_when_momentum_moves_however_late_updates_are():
     """
     fl = load_config(["fl.mode=async", "fl.ema_decay=0.99", "fl.strategy_name=nesterov"]).federation
     late = replace(RULES, staleness_exponent=2.0)
-    state = replace(start(outer_of(fl, 1)), moved=0)
+    state = replace(start(outer_of(fl, 1)), moved=(0,))
     seen = []
     for one, moved in ((update(0, 1, 0.2), 0), (update(1, 1, 0.4), 0), (update(0, 3, 0.8), 1),
                        (update(1, 4, 0.8), 1), (update(0, 5, 0.3), 2)):  # fmt: skip
         number = 1 + state.step // 5
-        state, _ = merge(state, outer_of(fl, number, state.moved), one, rules=late)
-        assert state.moved == moved
+        state, _ = merge(state, outer_of(fl, number, state.moved[0]), one, rules=late)
+        assert state.moved == (moved,)
         if moved > len(seen):
             seen.append(state.params["w"].clone())
             torch.testing.assert_close(state.outer[EMA]["w"], torch.stack(seen).mean(0))

@@ -38,7 +38,7 @@ STATES = [
         train_seconds=0.1, norms=(0.5, 1.5), norm_steps=(1, 2),
         norm_rates=(0.1, 0.2), norm_fragments=(0, 1), bases={3: "x"}, speeds={4: 1.25},
         noise={"scale": 2.0}, held=tree("a/b"), difference=tree("a/b/codes"), difference_from="x",
-        gathered=0.5, redrawn=3, moved=2, gains=(0.1,), cosines=(0.2, 0.3), failures={4: 1},
+        gathered=0.5, redrawn=3, moved=(2, 1), gains=(0.1,), cosines=(0.2, 0.3), failures={4: 1},
         quarantined={5: 9}, releases=((1.0, 8.0, 2.0),), asked=4,
         averaged={"exp_avg_sq": 3, "exp_avg": 2},
     ),

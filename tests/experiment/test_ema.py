@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import photon
+from photon.config import load_config
 from photon.container.container import digest
 from photon.core.messages import Update
 from photon.errors import MismatchedCheckpoint, PhotonWarning
@@ -18,11 +21,12 @@ from photon.evaluation.loss import held_out_loss
 from photon.hub.model_card import model_card
 from photon.model.build import model_with
 from photon.node import engine
-from photon.run import checkpoint
+from photon.run import artifact, checkpoint
 from photon.run.run_data import VALIDATION, RunData
 from photon.run.run_folder import read_run
 from photon.run.saved_model import load_saved_model
 from photon.run.trackers import read_lines
+from photon.server.pace import moved
 
 DECAY = 0.6
 KEYS = ("fl.n_rounds=4", "fl.eval_period=1", "llm_config.save_num_checkpoints_to_keep=9")
@@ -87,21 +91,39 @@ def test_each_fragment_has_an_average_of_its_own_rounds(smoke):
     assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
 
 
-def test_it_begins_with_the_first_round_that_is_not_skipped(smoke, monkeypatch):
-    """Else half of it would be the first parameters."""
+@pytest.mark.parametrize(("skipped", "keys"), [
+    ((1,), ("fl.n_rounds=2",)), ((1, 3), ("fl.n_rounds=5", "fl.fragments=2")),
+])  # fmt: skip
+def test_it_begins_with_the_first_round_that_is_not_skipped(smoke, monkeypatch, skipped, keys):
+    """Else half of it, or of a fragment that had no turn yet, would be the first parameters."""
     load = engine.load_update
 
     def spoilt(path: Path) -> Update:
         update = load(path)
         nan = {name: value * torch.nan for name, value in update.gradient.items()}
-        return replace(update, gradient=nan) if update.round == 1 else update
+        return replace(update, gradient=nan) if update.round in skipped else update
 
     monkeypatch.setattr(engine, "load_update", spoilt)
-    keys = ("run_uuid=skipped", "fl.failed_rounds=skip", "fl.compression=fp32", "fl.n_rounds=2")
+    keys = (*keys, "run_uuid=skipped", "fl.failed_rounds=skip", "fl.compression=fp32")
     with pytest.warns(PhotonWarning, match=r"round 1: 0 of"):
         folder = Path(photon.train(smoke(*AVERAGED, *keys)).folder)
-    newest = checkpoint.newest_checkpoint(folder / "checkpoints")
-    assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
+    average = checkpoint.load_model(checkpoint.newest_checkpoint(folder / "checkpoints"))
+    before, after = trained(folder)[-2:]
+    merged = [name for name in after if not torch.equal(before[name], after[name])]
+    assert merged
+    assert digest({n: average[n] for n in merged}) == digest({n: after[n] for n in merged})
+
+
+@pytest.mark.parametrize(("before", "counted"), [(None, (3, 2)), (4, (2, 2)), ([7, 4], (7, 4))])
+def test_a_count_of_before_is_that_of_all_fragments(run, tmp_path, before, counted):
+    """Of round 5 of a run of two fragments: how often each of them has moved."""
+    path = checkpoint.list_checkpoints(shutil.copytree(run / "checkpoints", tmp_path / "kept"))[-1]
+    manifest = json.loads(path.read_text())
+    manifest["facts"]["state"]["moved"] = before
+    path.write_text(json.dumps(manifest | {"check": artifact._check(manifest)}))
+    state = replace(checkpoint.load_server_state(path), round=5)
+    config: Any = load_config(["recipe=smoke", "fl.fragments=2"])
+    assert moved(config, state) == counted
 
 
 def test_it_goes_on_where_it_was(run, tmp_path):

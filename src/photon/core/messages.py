@@ -222,7 +222,7 @@ class ServerState:
         speeds: client -> tokens per second, as last measured.
         noise: running averages of the gradient noise scale; empty unless it is measured.
         gathered: how much of a round has been merged since momentum moved last.
-        moved: how often it has, and the average of the parameters with it; None: not counted yet.
+        moved: how often it has, and the average of the parameters with it, by fragment.
         redrawn: the step before which layers were drawn anew last.
         gains, cosines: scores of the updates accepted lately, oldest first; see `core.trust`.
         failures: client -> rounds in a row in which its update was refused, where that counts.
@@ -254,7 +254,7 @@ class ServerState:
     averaged: Mapping[str, int] = field(default_factory=dict)
     is_seeded: bool = False
     gathered: float = 0.0
-    moved: int | None = None
+    moved: tuple[int, ...] = ()
     redrawn: int = 0
     gains: tuple[float, ...] = ()
     cosines: tuple[float, ...] = ()

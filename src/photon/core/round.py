@@ -142,7 +142,7 @@ def close_round(
         outer=step.outer,
         is_seeded=False,
         gathered=gathered,
-        moved=None if state.moved is None else state.moved + moves,
+        moved=tuple(n + (moves and at == plan.fragment) for at, n in enumerate(state.moved)),
         held={**state.held, **held},
         difference=difference,
         difference_from=plan.base_digest if difference else "",

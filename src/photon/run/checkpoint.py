@@ -130,7 +130,10 @@ def load_server_state(path: Path) -> ServerState:
     saved = _read(path, "server")
     tensors, ahead = _tensors(saved), _ahead(saved)
     held = {f"held/{n.partition('/')[2]}": tensors[n] for n in ahead}
-    return _value(path, ServerState, {**tensors, **held, **ahead}, saved.facts["state"])
+    facts = dict(saved.facts["state"])
+    if not isinstance(moved := facts.get("moved", []), list):  # one number once, of all fragments
+        facts["moved"] = [] if moved is None else [moved]
+    return _value(path, ServerState, {**tensors, **held, **ahead}, facts)
 
 
 def _ahead(saved: Artifact, *, verify: bool = True) -> dict[str, Tensor]:

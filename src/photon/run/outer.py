@@ -24,8 +24,8 @@ def outer_of(federation: Federation, round_number: int, moved: int | None = None
 
     Args:
         round_number: of an asynchronous run the round in which a synchronous one would be.
-        moved: how often momentum has moved before, which neither a round that was skipped nor a
-            small merge makes it do; None: with each round.
+        moved: how often momentum has moved before, of the round's fragment, which neither a round
+            that was skipped nor a small merge makes it do; None: with each round.
 
     Raises:
         ConfigError: an own one cannot be imported, or is none.
@@ -42,8 +42,8 @@ def outer_of(federation: Federation, round_number: int, moved: int | None = None
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
     if fl.ema_decay is None:
         return made
-    number = round_number if moved is None else moved + 1
-    turn = turn_of(number, fl.fragments)  # each fragment's average is its own
+    # Each fragment's average is its own.
+    turn = turn_of(round_number, fl.fragments) if moved is None else moved + 1
     return averaging(made, ema_decay(fl.ema_decay, turn))
 
 

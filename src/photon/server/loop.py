@@ -44,7 +44,7 @@ from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.masked import likeness, sum_of, terms_of, united
-from photon.server.pace import is_due, is_over, merging_of, room, round_of
+from photon.server.pace import is_due, is_over, merging_of, moved, room, round_of
 from photon.server.privacy import Privacy, until_spent
 from photon.server.records import Phases, round_record, time_record
 from photon.server.redrawing import redrawn
@@ -64,9 +64,7 @@ def initial_state(params: Tree, outer: OuterOptimizer, *, is_seeded: bool = Fals
         is_seeded: whether the parameters are those of the run's seed.
     """
     moments = outer.init(params)
-    return ServerState(
-        round=0, step=0, moved=0, params=dict(params), outer=moments, is_seeded=is_seeded
-    )
+    return ServerState(round=0, step=0, params=dict(params), outer=moments, is_seeded=is_seeded)
 
 
 @dataclass
@@ -129,6 +127,7 @@ class Server:
         self._rules = replace(rules, tables=tables)
         kept = run.checkpoints_kept
         self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
+        state = replace(state, moved=moved(run, state))
         with closing(self._commits):
             self._phases = Phases.beginning(self.clock)
             with until_spent(self.is_spent):
@@ -330,7 +329,7 @@ class Server:
             verdicts, scores = self.scoring.judged(
                 state, plan, delivery.updates, verdicts, self._rules
             )
-        outer = outer_of(fl, round_of(self.run, state), state.moved)
+        outer = outer_of(fl, round_of(self.run, state), state.moved[plan.fragment])
         after, report = close_round(
             state, plan, delivery.updates, outer=outer, rules=rules, verdicts=verdicts,
             last=_previous_parameters(self.checkpoints),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from photon.config.resolve import Run
 from photon.core.messages import ServerState
 from photon.core.policy import Merging
+from photon.training.fragments import turn_of
 
 
 def merging_of(run: Run) -> Merging | None:
@@ -44,6 +45,15 @@ def is_due(run: Run, before: ServerState, after: ServerState) -> bool:
 def round_of(run: Run, state: ServerState) -> int:
     """The round that follows a state; of an asynchronous run, that of a synchronous one as far."""
     return 1 + (state.step // run.inner.local_steps if run.federation.is_async else state.round)
+
+
+def moved(run: Run, state: ServerState) -> tuple[int, ...]:
+    """How often each fragment has moved; all in turn, where a state has counted others, or none."""
+    count = run.federation.fragments
+    if len(state.moved) == count:
+        return state.moved
+    total = sum(state.moved) if state.moved else round_of(run, state) - 1
+    return tuple(turn_of(total - at, count) for at in range(count))
 
 
 def room(run: Run, state: ServerState, busy: int, *, waits: bool) -> int | None:
