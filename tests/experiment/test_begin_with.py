@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import photon
 from photon.container.container import digest
 from photon.errors import MismatchedCheckpoint, PhotonWarning, RunFolderError
+from photon.experiment.experiment import train
 from photon.node import client_host
 from photon.run import checkpoint
 from photon.run.checkpoint import (
@@ -275,5 +277,36 @@ def test_a_copy_that_was_cut_off_is_not_trained_from_random_parameters(
         broken.setattr(checkpoint, "save_server_state", full)
         with pytest.raises(OSError, match="No space left"):
             photon.train(smoke(*COPY))
-    with pytest.raises(RunFolderError, match=r"ended before it held its copy of one.*delete it"):
+    with pytest.raises(RunFolderError, match=r"before it held its copy of one.*begin it again"):
         photon.resume(tmp_path / "runs" / "two")
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_copy_that_was_cut_off_begins_again(smoke, original, monkeypatch, tmp_path, resumes):
+    """With nothing of the attempt before; `photon server` goes on with what is there."""
+    original(KEPT)
+    whole = photon.train(smoke(*COPY, KEPT, "run_uuid=three"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save_server_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            photon.train(smoke(*COPY, KEPT))
+    left = tmp_path / "runs" / "two" / "clients" / "left"
+    left.mkdir()
+    again = train(smoke(*COPY, KEPT), resumes=resumes)
+    assert digest(last(again)) == digest(last(whole))
+    assert not left.exists()
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        photon.train(smoke(*COPY, KEPT))
+
+
+def test_a_copy_that_has_begun_is_no_longer_made_anew(smoke, original, tmp_path):
+    """Though its checkpoints are gone: it has a history."""
+    original()
+    folder = Path(photon.train(smoke(*COPY)).folder)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        photon.train(smoke(*COPY))

@@ -64,7 +64,7 @@ from photon.run.restore import (
 )
 from photon.run.results import History, TrainResult, write_summary
 from photon.run.run_data import VALIDATION, RunData
-from photon.run.run_folder import RunFolder, holds_run, read_facts, read_run, refuse_existing
+from photon.run.run_folder import RunFolder, may_go_on, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
 from photon.say import Say
@@ -101,7 +101,7 @@ def train(
     """
     kind = CENTRALIZED if centralized else FEDERATED
     command = _Command(given, say, console, engine)
-    goes_on = (resumes and holds_run(command.path)) or command.names_a_run()
+    goes_on = (resumes and may_go_on(command.path)) or command.names_a_run()
     return command.resume_named() if goes_on else command.begin(kind)
 
 

@@ -166,7 +166,7 @@ def _server_state(folder: RunFolder, run: Run) -> ServerState:
     if run.machine.copied_run is not None:  # a copy has a checkpoint, its last file
         raise RunFolderError(
             f"{folder.path}: ended before it held its copy of {run.machine.copied_run}, from which "
-            "it was to begin; delete it, and begin again"
+            "it was to begin; begin it again with the command that began it, without --resume"
         )
     seeded = parameters_of(build_model(run.inner, run.seed))
     params = warm_start(run.inner, run.starts, run.federation).parameters(seeded)

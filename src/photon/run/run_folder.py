@@ -38,6 +38,7 @@ from photon.errors import (
 from photon.files import try_lock
 from photon.machine.owner import Owner
 from photon.run.going_on import how_to_go_on
+from photon.run.kinds import FEDERATED
 
 NUMBERED = re.compile(r"(round|step)_\d+")
 """Names of checkpoints that training goes on from."""
@@ -98,6 +99,7 @@ class RunFolder:
                 folder = cls(path, kind)
                 unlock_on_failure.callback(folder.close)
                 refuse_existing(path)  # somebody else may have been quicker
+                _clear_begun_copy(path)
                 shutil.copyfile(tokenizer, path / "tokenizer.json")
                 folder.save_config(config)
                 write_json(path / "run.json", {"kind": kind, **_versions(), **facts})
@@ -166,8 +168,10 @@ REMAINS = ("checkpoints", "metrics.jsonl", "chain.jsonl")
 
 def refuse_existing(path: Path) -> None:
     """Raises:
-    RunFolderError: a run lies there, or what is left of one.
+    RunFolderError: a run lies there, or what is left of one that has begun.
     """
+    if is_begun_copy(path):
+        return
     left = next((name for name in REMAINS if (path / name).exists()), None)
     if left is not None and not holds_run(path):
         raise RunFolderError(
@@ -179,6 +183,31 @@ def refuse_existing(path: Path) -> None:
             f"{path}: already holds a run; go on with `{how_to_go_on(path, read_facts(path))}` or "
             "choose another run_uuid"
         )
+
+
+def may_go_on(path: Path) -> bool:
+    """Whether a run lies there that has something to go on with."""
+    return holds_run(path) and not is_begun_copy(path)
+
+
+def is_begun_copy(path: Path) -> bool:
+    """Whether a run lies there that was to begin with a copy of another, and never held all of it:
+    its first checkpoint is the last file of that.
+    """
+    done = (path / name for name in ("chain.jsonl", "summary.json"))
+    if not holds_run(path) or list_checkpoints(path / "checkpoints") or any(map(Path.exists, done)):
+        return False
+    config, facts = read_run(path)
+    return facts["kind"] == FEDERATED and config.machine.copied_run is not None
+
+
+def _clear_begun_copy(path: Path) -> None:
+    """Delete it, run.json last: until then it is known for what it is."""
+    if is_begun_copy(path):
+        for name in ("clients", "checkpoints"):
+            shutil.rmtree(path / name, ignore_errors=True)
+        for name in ("metrics.jsonl", "run.json"):
+            (path / name).unlink(missing_ok=True)
 
 
 def read_run(path: Path) -> tuple[Config, dict[str, Any]]:
