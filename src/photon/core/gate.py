@@ -252,8 +252,7 @@ def outliers(
     found: dict[int, str] = {}
     if max_ratio is None or not taken:
         return found
-    of = state.norm_fragments or (0,) * len(state.norms)
-    alike = np.array(of, dtype=int) == plan.fragment
+    alike = np.array(fragments_noted(state), dtype=int) == plan.fragment
     before = np.array(state.norm_steps)[alike]
     steps = np.array([*before, *(update.num_steps for update in taken.values())])
     now, feeds_back = plan.bounds.rate, plan.up.gradient.gain > 1
@@ -274,6 +273,11 @@ def outliers(
             if reason := norm_fault(sizes[client][name], seen, ratio):
                 found.setdefault(client, f"{name}: {reason}")
     return found
+
+
+def fragments_noted(state: ServerState) -> tuple[int, ...]:
+    """The fragment that each norm is of; before it was noted, there was but one."""
+    return (0,) * (len(state.norms) - len(state.norm_fragments)) + state.norm_fragments
 
 
 def norm_fault(

@@ -216,7 +216,7 @@ class ServerState:
             what an outlier is judged by.
         norm_steps: optimizer steps of each of them.
         norm_rates: mean learning rate of each of them.
-        norm_fragments: the fragment that each of them is of; empty: there is but one.
+        norm_fragments: the fragment that each of them is of; of earlier ones the first.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
         speeds: client -> tokens per second, as last measured.

@@ -15,7 +15,16 @@ from typing import Any
 from photon.core.aggregate import Mixture, encoded_mean
 from photon.core.codec import Codecs
 from photon.core.diagnostics import report_of
-from photon.core.gate import GRADIENT, NORMS_KEPT, Checked, Verdict, check, examined, opened
+from photon.core.gate import (
+    GRADIENT,
+    NORMS_KEPT,
+    Checked,
+    Verdict,
+    check,
+    examined,
+    fragments_noted,
+    opened,
+)
 from photon.core.held import held_before, in_order, noted, told
 from photon.core.messages import (
     Bounds,
@@ -253,7 +262,7 @@ def _remembered(state: ServerState, checked: Checked, plan: RoundPlan) -> dict[s
     steps = (*state.norm_steps, *(update.num_steps for update in taken))
     known = (*state.norms, *(norms[update.client] / rate for update in taken))
     rates = (*state.norm_rates, *(rate for _ in taken))
-    fragments = (*state.norm_fragments, *(plan.fragment for _ in taken))
+    fragments = (*fragments_noted(state), *(plan.fragment for _ in taken))
     return {
         "norms": known[-NORMS_KEPT:],
         "norm_steps": steps[-NORMS_KEPT:],
