@@ -81,10 +81,14 @@ def test_it_says_what_it_assumes(capsys):
     assert "21,000 tokens a second" in plan(capsys, "--tokens-per-second", "21000")["assumed"]
 
 
-def test_the_steps_it_names_reach_the_target(capsys):
-    needed = plan(capsys, "--target", "0.8")["target"]["local_steps"]
+@pytest.mark.parametrize(
+    "keys", [(), ("fl.overlap=delayed",), ("fl.overlap=eager", "fl.overlap_steps=3")]
+)
+def test_the_steps_it_names_reach_the_target(capsys, keys):
+    """However many steps it is asked with: the more there are, the more of a round overlaps."""
+    needed = plan(capsys, "--target", "0.8", *keys)["target"]["local_steps"]
     for steps, reached in ((needed, True), (needed - 1, False)):
-        facts = plan(capsys, f"llm_config.local_steps={steps}")
+        facts = plan(capsys, f"llm_config.local_steps={steps}", *keys)
         assert (facts["federated"]["utilization"] >= 0.8) == reached
 
 

@@ -120,19 +120,19 @@ def test_steps_that_are_taken_ahead_hide_the_exchange(steps, left):
 @pytest.mark.parametrize("utilization", [0.5, 0.9, 0.99])
 def test_the_fewest_local_steps_for_a_utilization(utilization):
     link = exchange("server", 7e8, 1e8)
-    steps = local_steps_for(utilization, 0.3, link.seconds)
 
     def reached(count: int) -> float:
         return forecast(rounds=1, local_steps=count, step_seconds=0.3, exchange=link).utilization
 
+    steps = local_steps_for(utilization, reached)
     assert reached(steps) >= utilization > reached(steps - 1)
-    assert local_steps_for(utilization, 0.3, 0.0) == 1
+    assert local_steps_for(utilization, lambda count: 1.0) == 1
 
 
 @pytest.mark.parametrize("utilization", [0.0, 1.0, math.nan])
 def test_no_share_of_the_time(utilization):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        local_steps_for(utilization, 1.0, 1.0)
+        local_steps_for(utilization, lambda count: 1.0)
 
 
 def test_compute():

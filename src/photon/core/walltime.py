@@ -7,7 +7,7 @@ local compute, then an exchange whose length depends on the topology and on the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -199,19 +199,24 @@ def hidden_share(waited: float, seconds: float) -> float:
     return min(1.0, seconds / waited) if waited > 0 else 1.0
 
 
-def local_steps_for(utilization: float, step_seconds: float, still_seconds: float) -> int:
+def local_steps_for(utilization: float, reached: Callable[[int], float]) -> int:
     """Fewest local steps with which devices compute for at least that share of the time.
 
     Args:
-        still_seconds: of a round, in which they do not.
+        reached: that share with so many steps; the more there are, the higher it is.
 
     Raises:
         ValueError: the share is not between 0 and 1.
     """
     if not 0 < utilization < 1:
         raise ValueError(f"a utilization is between 0 and 1, not {utilization:g}")
-    needed = utilization / (1 - utilization) * still_seconds / step_seconds
-    return max(1, math.ceil(needed - 1e-9))
+    few, enough = 0, 1
+    while reached(enough) < utilization:
+        few, enough = enough, 2 * enough
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if reached(middle) >= utilization else (middle, enough)
+    return enough
 
 
 def step_seconds(

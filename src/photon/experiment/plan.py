@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,6 +77,7 @@ class Estimate:
 
     Attributes:
         federated, data_parallel: over the same tokens and sequential steps.
+        with_steps: the federated run with other local steps.
         step_seconds: of one local step.
         traffic: of one client and round.
         first_down: bytes that a client receives in the first round.
@@ -88,6 +90,7 @@ class Estimate:
 
     federated: Forecast
     data_parallel: Forecast
+    with_steps: Callable[[int], Forecast]
     step_seconds: float
     traffic: RoundBytes
     first_down: int
@@ -116,7 +119,7 @@ class Estimate:
         return {**client, "server": self.server.peak("cpu")}
 
     def local_steps_for(self, utilization: float) -> int:
-        return local_steps_for(utilization, self.step_seconds, self.federated.still_seconds)
+        return local_steps_for(utilization, lambda steps: self.with_steps(steps).utilization)
 
 
 def make_estimate(config: Config, setting: Setting) -> Estimate:
@@ -138,14 +141,20 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     seconds = _step_seconds(inner, each, setting, cost)
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     waited = outside.seconds + (inside.seconds if inside else 0.0)
-    ahead = min(fl.most_ahead, steps) * seconds
     outer, outline = outer_trees(fl), outline_of(inner, fl)
-    return Estimate(
-        federated=forecast(
+    handling = _handling(setting, outline, sent, fl, outer)
+
+    def with_steps(steps: int) -> Forecast:
+        ahead = min(fl.most_ahead, steps) * seconds
+        return forecast(
             rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
-            inside=inside, handling=_handling(setting, outline, sent, fl, outer),
-            overlap=max(setting.overlap, hidden_share(waited, ahead)), first_down=first_down,
-        ),
+            inside=inside, handling=handling, first_down=first_down,
+            overlap=max(setting.overlap, hidden_share(waited, ahead)),
+        )  # fmt: skip
+
+    return Estimate(
+        federated=with_steps(steps),
+        with_steps=with_steps,
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
             exchange=_every_step(setting, fl.cohort_size, cost), overlap=setting.overlap,
