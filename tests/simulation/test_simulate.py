@@ -201,12 +201,14 @@ def test_nothing_waits_for_ever(smoke, simulate):
 
 
 def test_two_thousand_clients_with_a_stand_in(tmp_path, monkeypatch, capsys):
-    """A few rounds by the command itself; nodes that are not asked have no folder of a client."""
+    """A few rounds by the command itself, without anybody's data, also where clients are to score
+    themselves; nodes that are not asked have no folder of a client.
+    """
     monkeypatch.chdir(tmp_path)
     Path("links.yaml").write_text("groups: [{clients: 0-1999, step_seconds: 0.5, up: 1MB}]")
     words = ["simulate", "recipe=smoke", "--links", "links.yaml", "--stand-in", "--json", "-q",
              "run_uuid=many", "fl.n_total_clients=2000", "fl.n_clients_per_round=8",
-             "fl.n_rounds=3", "fl.eval_period=null"]  # fmt: skip
+             "fl.n_rounds=3", "fl.eval_period=2", "fl.split_eval=true"]  # fmt: skip
     assert run(words) == 0
     captured = capsys.readouterr()
     assert "note: a stand-in draws the updates" in captured.err

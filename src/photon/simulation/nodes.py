@@ -19,6 +19,7 @@ from photon.node.course import Segments
 from photon.node.engine import InProcess
 from photon.node.hosted_run import HostedRun, run_of
 from photon.node.mailbox import Mailbox
+from photon.node.measure import Spent
 from photon.node.service import NodeService
 from photon.run.run_folder import RunFolder
 from photon.say import Say
@@ -173,6 +174,10 @@ class _StandInHost(_Host):
     def _stream(self, client: int) -> JoinedStream:
         self.trainer.client = client  # pyright: ignore[reportAttributeAccessIssue]
         return None  # pyright: ignore[reportReturnType]
+
+    def _score_own(self, instruction: Instruction, key: str, spent: Spent) -> dict[str, float]:
+        """Nothing: a loss would say nothing, and would need the client's data."""
+        return {}
 
 
 def in_virtual_time(metrics: Mapping[str, float], seconds: float, tokens: int) -> dict[str, float]:
