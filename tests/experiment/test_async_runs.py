@@ -11,9 +11,15 @@ import photon
 from photon.config import load_config
 from photon.container.container import digest
 from photon.core.messages import ServerState
-from photon.errors import ConfigError, Interrupted, MismatchedCheckpoint, PhotonWarning
+from photon.errors import (
+    ConfigError,
+    Interrupted,
+    MismatchedCheckpoint,
+    PhotonWarning,
+    RoundFailed,
+)
 from photon.experiment import experiment
-from photon.experiment.refusals import merging_warning
+from photon.experiment.refusals import absence_warning, merging_warning
 from photon.report.console import progress_line
 from photon.run import checkpoint
 from photon.run.listing import run_status, seconds_to_go
@@ -197,3 +203,23 @@ def test_that_a_round_of_too_few_to_tell_a_false_one_is_warned_of(rule, clients,
     if found:
         fewest = quorum or clients
         assert found.startswith(f"fl.aggregation={rule}: a round may be of {fewest} updates")
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_warned"),
+    [([], True), (["fl.failed_rounds=retry"], True), (["fl.failed_rounds=skip"], False),
+     (["fl.quorum=1"], False), (["fl.mode=async"], False), (["fl.n_clients_per_round=1"], False),
+     (["fl.availability=1"], False), (["fl.n_total_clients=1"], False)],
+)  # fmt: skip
+def test_that_a_round_without_those_who_are_kept_away_is_warned_of(keys, is_warned):
+    """A round that is tried again has the same clients away."""
+    given = load_config(["recipe=smoke", "fl.availability=0.5", *keys]).federation
+    assert (absence_warning(given) is not None) == is_warned
+
+
+def test_that_a_run_warns_of_rounds_without_those_who_are_kept_away(train):
+    with (
+        pytest.warns(PhotonWarning, match="fl.availability=0.001: a round needs the updates of"),
+        pytest.raises(RoundFailed, match="round 1: 1 of 4"),
+    ):
+        train("fl.availability=0.001")

@@ -71,7 +71,20 @@ def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str |
     fl, inner = run.federation, run.inner
     noise = noise_warning(fl, outline_of(inner, fl).num_sent) if fl.privacy.is_on else None
     origin = origin_warning(fl, run.trained_before)
-    return [noise, origin, merging_warning(fl), *scoring_warnings(fl, public)]
+    others = [absence_warning(fl), merging_warning(fl)]
+    return [noise, origin, *others, *scoring_warnings(fl, public)]
+
+
+def absence_warning(fl: Federation) -> str | None:
+    """What becomes of a round that cannot do without those who are kept away; one never is."""
+    needs_all = 1 < fl.needed == fl.population and fl.on_failure != "skip"
+    if fl.availability == 1.0 or not needs_all:
+        return None
+    return (
+        f"fl.availability={fl.availability:g}: a round needs the updates of all {fl.population} "
+        "clients, so the first in which one cannot take part stops the run; a lower fl.quorum "
+        "closes rounds with those who can, fl.failed_rounds=skip passes them by"
+    )
 
 
 def merging_warning(fl: Federation) -> str | None:
