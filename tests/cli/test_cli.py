@@ -186,6 +186,12 @@ LONG = "long" * 75
         (["traim"], "did you mean 'train'?; see `photon --help`"),
         (["data", "shw", "x"], "see `photon data --help`"),
         (["train", "--resum", "x"], "Did you mean '--resume'?; see `photon train --help`"),
+        (
+            ["train", "--fl.n_rounds=3"],
+            "No such option '--fl.n_rounds'; a key is set without dashes: fl.n_rounds=VALUE; see",
+        ),
+        (["evaluate", "runs/none", "--seed=3"], "a key is set without dashes: seed=VALUE; see"),
+        (["runs", "--seed", "3"], "No such option '--seed'; see `photon runs --help`"),
         (["stop"], "Missing argument 'RUN'; see `photon stop --help`"),
         (["completion", "bsh"], "'bsh' is not one of 'bash', 'zsh', 'fish'; see"),
         (["train", "--resume", "x", "--centralized"], "leave --centralized out"),

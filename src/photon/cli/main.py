@@ -119,8 +119,21 @@ def run(arguments: list[str]) -> int:
 def _usage(error: click.ClickException) -> str:
     """What was wrong with a command line, in one line, and where to read how it is written."""
     message = " ".join(error.format_message().split()).rstrip(".")
+    if key := _dashed_key(error):
+        message = f"{message.partition('. ')[0]}; a key is set without dashes: {key}=VALUE"
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{message}; see `{context.command_path} --help`" if context else message
+
+
+def _dashed_key(error: click.ClickException) -> str | None:
+    """The key of `--KEY=VALUE`, as other programs have it, where a command takes keys."""
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return None
+    from photon.config.compose import GROUPS, known_keys
+
+    key = error.option_name.lstrip("-")
+    takes_keys = "KEY=VALUE" in error.ctx.get_usage()
+    return key if takes_keys and key in {*known_keys(), *GROUPS} else None
 
 
 def _explain(error: Exception) -> int:
