@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import photon
+from photon.config.compose import as_overrides
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,6 +34,20 @@ def test_the_python_example_runs(monkeypatch, tmp_path, data_root):
     assert namespace["result"].federated.val_loss > 0
     assert len(namespace["losses"]) == 4
     assert namespace["result"].rounds == 6
+
+
+def test_the_examples_of_the_python_page_run(monkeypatch, tmp_path, data_root):
+    page = (ROOT / "docs/reference/python.md").read_text()
+    train = photon.train
+    small = ["recipe=smoke", f"dataset.train.root_local={data_root}"]
+    monkeypatch.setattr(
+        photon, "train", lambda keys: train([*small, *as_overrides(keys)]), raising=False
+    )
+    monkeypatch.chdir(tmp_path)
+    namespace: dict = {}
+    exec("".join(re.findall(r"```python\n(.*?)```", page, re.S)), namespace)
+    assert namespace["again"].folder.name == "again"
+    assert [namespace[name].rounds for name in ("result", "again")] == [4, 2]
 
 
 def test_the_reference_of_the_configuration_is_up_to_date():
