@@ -278,9 +278,11 @@ def test_only_an_export_is_replaced(make_run, tmp_path):
     first = (out / "model.safetensors").read_bytes()
     assert export_folder(resolve_checkpoint(run)[1], out)
     assert (out / "model.safetensors").read_bytes() == first
-    for call, target in ((export_folder, run), (import_folder, out)):
-        with pytest.raises(RunFolderError, match="is not empty"):
-            call(out if call is import_folder else run, target)
+    with pytest.raises(RunFolderError, match="is not empty; name another folder or remove"):
+        import_folder(out, out)
+    for call, source in ((export_folder, run), (import_folder, out)):
+        with pytest.raises(RunFolderError, match=r"holds a run; name another folder$"):
+            call(source, run)
     assert load_saved_model(run)
 
 

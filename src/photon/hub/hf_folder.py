@@ -204,6 +204,8 @@ def _appearing(out: Path, replaces: bool = False) -> Iterator[Path]:
     """
     out = out.resolve()
     old = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+    if old and not replaces and holds_run(out):
+        raise RunFolderError(f"{out}: holds a run; name another folder")
     if old and not replaces:
         raise RunFolderError(f"{out}: is not empty; name another folder or remove this one")
     try:
