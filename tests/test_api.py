@@ -20,6 +20,7 @@ from photon.config import load_config
 from photon.errors import ConfigError, RunFolderError
 from photon.report import console
 from photon.run import kinds
+from photon.run.results import TrainResult
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,9 @@ def test_what_is_no_override_is_told_what_to_write(given, message):
 def test_what_is_no_run_is_told_what_to_give():
     with pytest.raises(ConfigError, match=r"^5 is no run; give its folder, or its name in runs$"):
         photon.resume(5)  # pyright: ignore[reportArgumentType]
+    result = TrainResult(run="r", folder=Path("runs/r"), parameters=1, rounds=1, unigram=None)
+    with pytest.raises(ConfigError, match=r"^TrainResult\(.{1,20}\) is no run; give its folder"):
+        photon.resume(result)  # pyright: ignore[reportArgumentType]
     with pytest.raises(RunFolderError, match="no run here"):
         photon.resume("a" * 5000)  # a name that no file can have
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as short
 
 from photon.config import Config
 from photon.config.compose import as_overrides
@@ -65,7 +66,7 @@ def resume(
         RunFolderError: no run there, an imported model, or another process is at it.
     """
     if not isinstance(run, str | PathLike):
-        raise ConfigError(f"{run!r} is no run; give its folder, or its name in runs")
+        raise ConfigError(f"{short(run)} is no run; give its folder, or its name in runs")
     console = _console(progress)
     return experiment.resume(
         run_named(Path(run)), as_overrides(overrides), say=console.say, console=console.tracker
