@@ -80,6 +80,7 @@ def test_those_that_have_waited_longest_are_merged_and_the_run_is_as_long(train)
     assert all(line["steps"] == 9 and "rounds" not in line for line in lines)
     assert result.federated is not None
     assert result.federated.tokens == 3 * ROUND
+    assert sum(line["bytes_ddp"] for line in lines) == result.bytes_ddp, "of as many steps"
 
 
 def test_the_last_merge_takes_what_the_run_has_left(train):

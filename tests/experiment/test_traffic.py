@@ -57,6 +57,8 @@ def test_a_plan_counts_what_rounds_record(keys, smoke):
     assert tensors(lines, "down") == [0, 2 * traffic.down], "the first come of the seed"
     assert plan.federated.total_bytes == sum(tensors(lines, "up") + tensors(lines, "down"))
     assert plan.parameters == result.parameters
+    twin = plan.data_parallel.total_bytes
+    assert twin == result.bytes_ddp == sum(line["bytes_ddp"] for line in lines)
 
 
 def test_a_plan_counts_fragments_on_average(smoke):
@@ -116,6 +118,14 @@ def test_parameters_that_are_not_the_seeds_come_once_in_the_first_round(smoke, t
     lines = read_lines(Path(photon.train(config).folder) / "metrics.jsonl")
     assert tensors(lines, "down")[0] == 2 * plan.traffic.first_down == 2 * 4 * plan.parameters
     assert plan.federated.total_bytes == sum(tensors(lines, "up") + tensors(lines, "down"))
+
+
+def test_the_data_parallel_twin_sends_no_gradient_of_what_is_frozen(smoke):
+    config = smoke("run_uuid=frozen", "fl.n_rounds=1", "fl.frozen_layers=[blocks.0.*]", *KEPT)
+    trained = by_hand(config) - by_hand(config, "blocks.0.")
+    result = photon.train(config)
+    assert result.federated is not None
+    assert result.bytes_ddp == 2 * 2 * trained * result.federated.steps, "two clients, bf16"
 
 
 def test_what_stays_is_not_counted(smoke):

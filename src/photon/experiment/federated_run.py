@@ -38,6 +38,7 @@ from photon.server.loop import Server, initial_state
 from photon.server.pace import is_over
 from photon.server.records import length_of, loss_record
 from photon.tracking.external import ExternalTrackers
+from photon.training.layers import num_trained
 
 
 def train_federated(
@@ -58,6 +59,7 @@ def train_federated(
         states.append(course.serve(states, track))
     (state,) = states
     clean_up(folder, run.clears_checkpoints)
+    size = num_trained(run.federation, state.params)
     return replace(
         result,
         federated=score_of(
@@ -65,7 +67,7 @@ def train_federated(
         ),
         bytes_up=state.bytes_up,
         bytes_down=state.bytes_down,
-        bytes_ddp=data_parallel_bytes(result.parameters, run.federation.cohort_size, state.step),
+        bytes_ddp=data_parallel_bytes(size, run.federation.cohort_size, state.step),
     )
 
 

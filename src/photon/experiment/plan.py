@@ -31,6 +31,7 @@ from photon.privacy.terms import Promise, noise_warning, promise_of
 from photon.run.outer import outer_trees
 from photon.run.preparation import architecture_of
 from photon.training.going_on import trees_kept
+from photon.training.layers import num_trained
 from photon.training.memory import Memory, Place, client_memory, server_memory
 from photon.training.outline import Outline, RoundBytes, kept_codecs, outline_of, traffic_of
 from photon.training.parallel import is_sharded
@@ -157,7 +158,8 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         with_steps=with_steps,
         data_parallel=forecast(
             rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
-            exchange=_every_step(setting, fl.cohort_size, cost), overlap=setting.overlap,
+            exchange=_every_step(setting, fl.cohort_size, num_trained(fl, outline.params)),
+            overlap=setting.overlap,
         ),
         step_seconds=seconds,
         traffic=sent,
@@ -266,9 +268,9 @@ def _exchanges(
     return outside, inside
 
 
-def _every_step(setting: Setting, clients: int, cost: ModelCost) -> Exchange:
-    """Ring all-reduce of a gradient over the same links."""
-    size = GRADIENT_BYTES * cost.parameters
+def _every_step(setting: Setting, clients: int, elements: int) -> Exchange:
+    """Ring all-reduce of a gradient of so many numbers over the same links."""
+    size = GRADIENT_BYTES * elements
     return Exchange(
         topology="ring",
         participants=setting.sites or clients,

@@ -13,9 +13,9 @@ from photon.core.device_time import device_seconds
 from photon.core.diagnostics import data_parallel_bytes
 from photon.core.messages import RoundReport, ServerState
 from photon.core.traffic import Traffic
-from photon.core.tree import num_elements
 from photon.evaluation.loss import LossReport, perplexity
 from photon.machine.clock import SYSTEM, Clock
+from photon.training.layers import num_trained
 
 TRAINING = ("wait", "train", "aggregate")
 """Phases that count as training time."""
@@ -77,7 +77,7 @@ def round_record(
         traffic: what has been sent.
         seconds: of the round, in training.
     """
-    size = num_elements(state.params)
+    size, steps = num_trained(run.federation, state.params), state.step - before.step
     return {
         "round": report.round,
         **length_of(run),
@@ -91,7 +91,7 @@ def round_record(
         "bytes_down": traffic.bytes_down,
         "bytes_by_kind": {"up": dict(traffic.up), "down": dict(traffic.down)},
         "client_bytes": _by_client(traffic.clients),
-        "bytes_ddp": data_parallel_bytes(size, run.federation.cohort_size, report.num_steps),
+        "bytes_ddp": data_parallel_bytes(size, run.federation.cohort_size, steps),
         **_norms(run.federation, report),
         "client_norms": _by_client(report.client_norms),
         "client_cosines": _by_client(report.client_cosines),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from photon.config.federation import Federation
+from photon.core.tree import Tree, num_elements
 from photon.errors import ConfigError
 from photon.model.hf import original_name
 
@@ -64,6 +65,12 @@ def layers_of(fl: Federation, names: Sequence[str]) -> LayerRoles:
         )
     parts = (set(names), frozen, personal, shared, random)
     return LayerRoles(*(tuple(name for name in names if name in part) for part in parts))
+
+
+def num_trained(fl: Federation, params: Tree) -> int:
+    """Numbers of a model that have a gradient."""
+    frozen = layers_of(fl, list(params)).frozen
+    return num_elements({name: value for name, value in params.items() if name not in frozen})
 
 
 def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:
