@@ -336,6 +336,7 @@ def test_a_round_without_a_quorum_follows_the_policy(make, four, tmp_path, polic
                 train(config, good, lines)
     records = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
     assert [r["accepted"] for r in records] == ([[], []] if policy == "skip" else [])
+    assert not any("train_loss" in r or "train_perplexity" in r for r in records), "0 would be one"
 
 
 def scaled(update, factor: float):

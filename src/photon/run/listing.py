@@ -47,7 +47,7 @@ class RunStatus:
             from the beginning if it was imported.
         by_round: whether a federated run is as long as its rounds; an asynchronous one is not.
         done, total: rounds or steps; none of a node, whose server alone knows them.
-        loss: of the last record, in nats; None before there is one.
+        loss: of the last record, in nats; None where it has none.
         val_loss: the last that was measured.
         updated: when its metrics last changed, in seconds since the epoch.
     """

@@ -83,8 +83,7 @@ def round_record(
         **length_of(run),
         "step": state.step,
         "tokens": state.num_tokens,
-        "train_loss": report.train_loss,
-        "train_perplexity": perplexity(report.train_loss),
+        **_train_loss(report),
         "seconds": seconds,
         "tokens_per_second": report.num_tokens / seconds if seconds else 0.0,
         "bytes_up": traffic.bytes_up,
@@ -125,6 +124,13 @@ def _of_some_runs(
     if "raw" in state.noise and state.noise != before.noise:
         found["noise_scale_raw"] = state.noise["raw"]
     return found
+
+
+def _train_loss(report: RoundReport) -> dict[str, float]:
+    """Nothing of a round that was given up: zero would be read as a loss."""
+    if not report.accepted:
+        return {}
+    return {"train_loss": report.train_loss, "train_perplexity": perplexity(report.train_loss)}
 
 
 def length_of(run: Run) -> dict[str, int]:
