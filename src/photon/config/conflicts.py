@@ -95,6 +95,8 @@ CONFLICTS: tuple[Conflict, ...] = (
     Conflict("fold_updates", "oversample", "from a node's mean no spare client can be left out"),
     Conflict("fold_updates", "aggregation",
              "the mean that a node sends no longer has its clients' directions and lengths"),
+    Conflict("fold_updates", "use_noise_scale_metric",
+             "it needs the norm of each update, and a node sends that of a mean"),
     Conflict("privacy", "scoring", "what one client sends would decide on the updates of others"),
     Conflict("scoring", "fold_updates", "a node's mean does not say whose update is bad"),
     Conflict("scoring", "mode", "a merge of few updates has none to compare them with"),
