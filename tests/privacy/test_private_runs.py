@@ -88,6 +88,13 @@ def test_over_nodes_the_bits_are_those_of_one_machine(make, four, tmp_path, keys
     assert each == pytest.approx([priced(1 / 2, n) for n in (1, 2)] if keys == CLIENTS else [])
 
 
+@pytest.mark.parametrize("keys", [PRIVATE, (*KEYS, "fl.secure_aggregation=true")])
+def test_no_drift_is_told_where_the_server_has_no_bare_mean_or_no_single_update(make, keys):
+    """What noise or the sum alone would make of it is zero, as if all clients agreed."""
+    (line,) = records(photon.train(make("run", *keys, "fl.n_rounds=1")))
+    assert "consensus_distance" not in line
+
+
 def test_masks_change_nothing_of_a_private_sum_but_who_sees_what(make):
     """The server gets no update; the sum is that of the same noisy ones, to its fixed point, which
     reaches as far as the noise does.

@@ -162,9 +162,10 @@ def _norms(fl: Federation, report: RoundReport) -> dict[str, Any]:
     found: dict[str, Any] = {
         "gradient_norm": report.gradient_norm,
         "parameter_norm": report.parameter_norm,
-        "consensus_distance": report.consensus_distance,
         **{f"outer_{name}_norm": size for name, size in report.outer_norms.items()},
     }
+    if not (fl.privacy.is_on or fl.secure_aggregation):  # it follows from each update and the mean
+        found["consensus_distance"] = report.consensus_distance
     if report.cosine_to_last_step is not None:
         found["cosine_to_last_step"] = report.cosine_to_last_step
     if fl.layer_norms:
