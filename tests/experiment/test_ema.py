@@ -91,6 +91,20 @@ def test_each_fragment_has_an_average_of_its_own_rounds(smoke):
     assert digest(checkpoint.load_model(newest)) == digest(checkpoint.load_parameters(newest))
 
 
+def test_the_average_of_a_fragment_is_as_long_in_rounds(smoke):
+    """Of two, each has every other round: two of them pass between two of its turns."""
+    keys = (*AVERAGED, "run_uuid=as_long", "fl.fragments=2", "fl.compression=fp32")
+    folder = Path(photon.train(smoke(*keys)).folder)
+    average = checkpoint.load_model(checkpoint.newest_checkpoint(folder / "checkpoints"))
+    _, second, third, fourth = trained(folder)
+    of_first = [name for name in third if not torch.equal(second[name], third[name])]
+    kept = DECAY**2  # in its second turn, where 1/2 is the most
+    for name in fourth:
+        before, after = (second, third) if name in of_first else (second, fourth)
+        expected = kept * before[name] + (1 - kept) * after[name]
+        torch.testing.assert_close(average[name], expected)
+
+
 @pytest.mark.parametrize(("skipped", "keys"), [
     ((1,), ("fl.n_rounds=2",)), ((1, 3), ("fl.n_rounds=5", "fl.fragments=2")),
 ])  # fmt: skip

@@ -42,9 +42,9 @@ def outer_of(federation: Federation, round_number: int, moved: int | None = None
     made = _made(fl.outer_name, _import(fl.outer.make), {**scaled, **gathering})
     if fl.ema_decay is None:
         return made
-    # Each fragment's average is its own.
+    # Each fragment's average is its own, and as long in rounds as that of all parameters would be.
     turn = turn_of(round_number, fl.fragments) if moved is None else moved + 1
-    return averaging(made, ema_decay(fl.ema_decay, turn))
+    return averaging(made, ema_decay(fl.ema_decay**fl.fragments, turn))
 
 
 def outer_trees(federation: Federation) -> int:
