@@ -69,7 +69,7 @@ def test_the_presets_of_a_group_are_listed(group, capsys):
     folder = Path(photon.__file__).parent / "config" / "groups" / group
     assert run(["config", group]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{group}=PRESET")
+    assert out.startswith(f"{group}=PRESET, or FILE.yaml")
     for path in folder.glob("*.yaml"):
         (line,) = [line for line in out.splitlines() if line.split()[0] == path.stem]
         says = line.split(maxsplit=1)[1]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -18,6 +21,7 @@ from photon.config.overrides import Overrides, override_strings, parse_override,
 from photon.config.schema import Config
 from photon.config.standing import check_local_work, without_automatic
 from photon.errors import ConfigError
+from photon.files import parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -27,6 +31,8 @@ GROUPS = ("llm_config", "dataset", STREAMS, "recipe", *EVALUATION)
 FREE = ("llm_config.model.config_overrides.", "fl.strategy_kwargs.")
 """Below these, keys are those of somebody else's configuration, or outer optimizer."""
 DEFAULT_OPTIONS = {"llm_config": "llama-tiny", "dataset": "embedded"}
+FILE = (".yaml", ".yml")
+"""What an option ends in that is the file of a preset of one's own."""
 _NODE = "photon_defaults"
 """In Hydra's store, which others' configurations may be in too."""
 _ONE_AT_A_TIME = RLock()
@@ -44,11 +50,12 @@ def load_config(overrides: Overrides = ()) -> Config:
 
     Args:
         overrides: Hydra override strings, `key=value`, `group=option`, `++key=value`, `~key`; one,
-            several, or a mapping of keys to values.
+            several, or a mapping of keys to values. An option may be a file of one's own,
+            `recipe=mine.yaml`.
 
     Raises:
-        ConfigError: an unknown key or option (the nearest known one is named), a value of the
-            wrong type or out of range, or an override that does not parse.
+        ConfigError: a file that cannot be read, an unknown key or option (the nearest known one is
+            named), a value of the wrong type or out of range, or an override that does not parse.
     """
     from hydra import compose
     from hydra.errors import HydraException
@@ -62,7 +69,7 @@ def load_config(overrides: Overrides = ()) -> Config:
     ]
     check_local_work(overrides)
     check_overrides(overrides)
-    overrides = [_reaching_null_sections(text) for text in overrides]
+    overrides = [_reaching_null_sections(_of_file(text)) for text in overrides]
     try:
         with _hydra():
             composed = compose(_NODE, overrides=list(overrides))
@@ -99,6 +106,42 @@ def _register() -> None:
     ConfigStore.instance().store(name=_NODE, node=node)
 
 
+def _of_file(text: str) -> str:
+    """Read `recipe=mine.yaml` as the choice of a preset, which is put into Hydra's store."""
+    from hydra.core.config_store import ConfigStore
+
+    override = parse_override(text)
+    group, path = override.key_or_group, None if override.is_delete() else override.value()
+    if group not in GROUPS or not isinstance(path, str) or not path.endswith(FILE):
+        return text
+    preset = _preset(group, path)
+    name = hashlib.sha256(json.dumps(preset, default=str).encode()).hexdigest()
+    package = "_global_" if group == "recipe" else None
+    ConfigStore.instance().store(group=group, name=name, node=preset, package=package)
+    return f"{text.partition('=')[0]}={name}"
+
+
+def _preset(group: str, path: str) -> dict[str, Any] | list[Any]:
+    """What a file of a preset holds; a list of tasks is one of keys.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else.
+    """
+    import yaml
+
+    try:
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"{group}={path}: cannot be read ({reason})") from error
+    if isinstance(values, list) and group == "icl_tasks_config":
+        return {"icl_tasks": values}
+    if not isinstance(values, list if group == STREAMS else dict):
+        what = "a list of clients' streams" if group == STREAMS else f"keys of {group}"
+        raise ConfigError(f"{group}={path}: must hold {what}, got {values!r:.60}")
+    return values
+
+
 def as_overrides(given: Overrides) -> list[str]:
     """Override strings of what was given in one of the forms that `load_config` takes."""
     keys = set(known_keys())
@@ -108,7 +151,8 @@ def as_overrides(given: Overrides) -> list[str]:
 
 def _lower_case_size(text: str) -> str:
     """Read `llm_config=mpt-125M` as `llm_config=mpt-125m`."""
-    return text.lower() if re.match(r"[+]*llm_config=", text) else text
+    is_name = re.match(r"[+]*llm_config=", text) and not text.endswith(FILE)
+    return text.lower() if is_name else text
 
 
 def _reaching_null_sections(text: str) -> str:

@@ -95,6 +95,8 @@ def first_fault(error: ValidationError, known: Collection[str]) -> str:
     reason = _reason(first, key, [one["msg"] for one in found if _key(one) == key])
     given = first.get("input")
     is_unknown = first["type"] == "extra_forbidden"
+    if is_unknown and (meant := nearest(key, set(known)).removesuffix(ALL_KEYS)):
+        reason += f"; {meant.rstrip()}"
     told = is_unknown or "got" in reason or (isinstance(given, str) and repr(given) in reason)
     shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {_plain(given)}"
     return f"{_prefix(key, reason, known)}{reason}{shown}"

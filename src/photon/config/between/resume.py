@@ -11,7 +11,6 @@ from photon.config.compose import EVALUATION, GROUPS, check_overrides, load_conf
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, MismatchedCheckpoint
-from photon.files import parse_yaml
 
 LENGTH_OF = {"federated": "fl.n_rounds", "centralized": "llm_config.max_duration"}
 LENGTHS = frozenset(LENGTH_OF.values())
@@ -110,7 +109,10 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
     """
     check_overrides(overrides)
     given = [parse_override(text) for text in overrides]
-    values = _chosen_sections([one for one in given if one.key_or_group in EVALUATION])
+    chosen = [one.input_line.lstrip("+") for one in given if one.key_or_group in EVALUATION]
+    sections = load_config(chosen).model_dump(mode="json")
+    # Task list and composites come before single keys, whatever their order.
+    values: dict[str, Any] = {section: sections[section] for section in EVALUATION}
     for override in given:
         key = override.key_or_group
         if key in EVALUATION:
@@ -123,42 +125,6 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
             )
         values[key] = None if override.is_delete() else override.value()
     return with_values(saved, values)
-
-
-def _chosen_sections(chosen: Sequence[Any]) -> dict[str, Any]:
-    """Task list and composites before single keys: those of a name, with what a file holds.
-
-    Args:
-        chosen: parsed overrides of one of the two.
-    """
-    files = {one.key_or_group: one.value() for one in chosen if _is_of_file(one)}
-    names = [one.input_line for one in chosen if not _is_of_file(one)]
-    found = load_config(names).model_dump(mode="json")
-    values: dict[str, Any] = {section: found[section] for section in EVALUATION}
-    for section, name in files.items():
-        values[section] |= _section_of_file(section, name)
-    return values
-
-
-def _is_of_file(override: Any) -> bool:
-    value = None if override.is_delete() else override.value()
-    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
-
-
-def _section_of_file(section: str, name: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        with open(name, encoding="utf-8") as file:
-            values = parse_yaml(file.read())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"{section}={name}: cannot be read ({reason})") from error
-    if isinstance(values, list):
-        values = {"icl_tasks": values}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{section}={name}: must hold keys of {section}, got {values!r:.60}")
-    return values
 
 
 def check_resumable(

@@ -132,7 +132,7 @@ def _option(key: str) -> str:
 
 def _presets(group: str) -> Iterator[str]:
     default = DEFAULT_OPTIONS.get(group)
-    yield f"{group}=PRESET" + (f"  (default {default})" if default else "")
+    yield f"{group}=PRESET, or FILE.yaml" + (f"  (default {default})" if default else "")
     yield from (f"    {name:<30} {says}" for name, says in presets(group).items())
 
 
