@@ -22,6 +22,7 @@ from photon.report.outcome import how_to_try, ratio_lines
 from photon.report.page import render
 from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import evaluation_tables, table, unigram_losses
+from photon.run import trackers
 from photon.run.listing import damage
 from photon.run.results import Score, TrainResult, read_summary
 from photon.run.trackers import read_lines
@@ -315,6 +316,17 @@ def test_a_record_that_lies_nowhere_is_left_out(trained, tmp_path):
     folder = altered(trained, tmp_path, lambda records: records[0].pop("tokens"))
     with pytest.warns(PhotonWarning, match="1 records without step or tokens are left out"):
         assert len(read_history(folder).curve.records) == 2
+
+
+def test_a_metrics_file_is_parsed_once(trained, tmp_path, monkeypatch):
+    """A page about 30,000 rounds took twice as long as it had to."""
+    folder, parsed = altered(trained, tmp_path, lambda records: None), []
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/round_000003.json").write_text("{}")
+    real = trackers._record
+    monkeypatch.setattr(trackers, "_record", lambda line: (parsed.append(line), real(line))[1])
+    read_history(folder)
+    assert len(parsed) == 3 + 1, "the last one again, for how far the run is"
 
 
 @pytest.mark.parametrize("text", ['{"run": "first", "unig', "[]", '{"unigram": {"val_loss": 1}}'])

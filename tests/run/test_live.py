@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,18 @@ from photon.report.live_view import headline, view
 from photon.run import live as live_module
 from photon.run import trackers
 from photon.run.listing import (
+    ROUNDS_LOOKED_AT,
     Look,
     Onlooker,
     RunStatus,
     damage,
     follow,
+    look_at,
     run_status,
     seconds_left,
 )
 from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
-from photon.run.trackers import copy_lines, read_lines
+from photon.run.trackers import Tail, copy_lines, read_lines
 
 KEPT = "llm_config.save_num_checkpoints_to_keep=1"
 
@@ -229,9 +232,8 @@ def test_records_are_read_again_only_when_there_are_new_ones(smoke, monkeypatch)
     """Somebody who looks twice a second must not read a long file twice a second."""
     folder = Path(photon.train(smoke("run_uuid=z", "fl.n_rounds=2")).folder)
     metrics, times_read = folder / "metrics.jsonl", []
-    monkeypatch.setattr(
-        "photon.run.listing.read_more", lambda *at: times_read.append(1) or trackers.read_more(*at)
-    )
+    read = trackers.Tail._read
+    monkeypatch.setattr(trackers.Tail, "_read", lambda self: times_read.append(1) or read(self))
     onlooker = Onlooker(folder)
     for _ in range(5):
         assert onlooker.look().record["round"] == 2
@@ -253,23 +255,63 @@ def parsed(monkeypatch) -> list[bytes]:
 
 def test_of_a_file_that_grows_only_what_is_new_is_read(tmp_path, parsed):
     """Whoever looks on does so after each of a hundred thousand rounds."""
-    path, onlooker = tmp_path / "metrics.jsonl", Onlooker(tmp_path)
-    assert onlooker.records() == []
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+
+    def more():
+        is_another, records = tail.more()
+        return is_another, [record["round"] for record in records]
+
+    assert more() == (False, [])
     path.write_text('{"round": 1}\n{"round": 2}\n')
-    before = onlooker.records()
+    assert more() == (True, [1, 2])
     parsed.clear()
     with open(path, "a") as file:
         file.write('{"round": 3}\n{"rou')
-    assert onlooker.records() == [{"round": 1}, {"round": 2}, {"round": 3}]
+    assert more() == (False, [3])
     with open(path, "a") as file:
         file.write('nd": 4}\n')
-    assert onlooker.records()[-1] == {"round": 4}
-    assert parsed == [b'{"round": 3}', b'{"round": 4}']
-    assert before == [{"round": 1}, {"round": 2}]
+    assert more() == (False, [4])
+    assert [json.loads(line)["round"] for line in parsed] == [3, 4]
     copy_lines(path, path, "round", 2)  # it goes on from round 2
-    assert onlooker.records() == before
+    assert more() == (True, [1, 2])
     path.unlink()
-    assert onlooker.records() == []
+    assert more() == (True, [])
+
+
+class _Record(dict):
+    """A record whose end can be seen."""
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """How many of the records that were read are still held by somebody."""
+    real, made = trackers._record, []
+
+    def noted(line):
+        record = _Record(real(line))
+        made.append(weakref.ref(record))
+        return record
+
+    monkeypatch.setattr(trackers, "_record", noted)
+    return lambda: sum(one() is not None for one in made)
+
+
+def test_who_looks_on_keeps_no_more_than_is_shown(smoke, alive):
+    """Of 30,000 rounds every record was held; the newest loss may be of long ago."""
+    folder = Path(photon.train(smoke("run_uuid=o", "fl.n_rounds=2")).folder)
+    metrics = folder / "metrics.jsonl"
+    first, last = (json.loads(line) for line in metrics.read_text().splitlines())
+    first |= {"val_loss": 1.5, "val_perplexity": 4.5, "val_bits_per_byte": 1.0}
+    last = {key: value for key, value in last.items() if not key.startswith("val_")}
+    lines = [first, *({**last, "round": number} for number in range(2, 40))]
+    metrics.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    onlooker, before = Onlooker(folder), alive()
+    look = onlooker.look()
+    assert (look.record["round"], look.status.val_loss) == (39, 1.5)
+    assert alive() - before <= ROUNDS_LOOKED_AT + 1
+    assert look.status == look_at(folder).status
+    assert max(alive() for _ in follow(folder, 0.1)) - before <= ROUNDS_LOOKED_AT + 3
 
 
 def test_a_status_reads_no_more_records_than_it_needs(smoke, parsed):

@@ -39,7 +39,7 @@ from photon.run.kinds import ELSEWHERE, FEDERATED, NODE
 from photon.run.releases import FOLDER, NAME, lack
 from photon.run.results import read_summary
 from photon.run.run_folder import is_held, read_config, read_facts, read_run
-from photon.run.trackers import read_lines, strange_line
+from photon.run.trackers import parse, read_lines
 from photon.wire.signatures import fingerprint
 
 
@@ -242,7 +242,7 @@ def _checkpoint_fault(path: Path, found: Walk) -> str | None:
 def _of_metrics(folder: Path, found: Walk) -> Check:
     """Whether the lines of metrics.jsonl are those that the commits held, and no others."""
     every = read_lines(folder / "metrics.jsonl")
-    if strange := strange_line(folder / "metrics.jsonl"):
+    if strange := parse(folder / "metrics.jsonl").strange:
         return Check("fail", "metrics", f"line {strange} is of no round")
     rounds = [line.get("round") for line in every]
     if fault := _strange_round(rounds, found, folder):

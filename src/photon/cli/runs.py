@@ -67,9 +67,9 @@ def status(as_json: bool, run: Path) -> None:
 
     from photon.report.console import Console
     from photon.report.live_view import view
-    from photon.run.listing import Onlooker, damage
+    from photon.run.listing import damage, look_at
 
-    look = Onlooker(run).look()
+    look = look_at(run)
     for line in damage(run):
         warnings.warn(line, PhotonWarning, stacklevel=2)
     if as_json:

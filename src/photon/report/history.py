@@ -12,10 +12,10 @@ from typing import Any
 
 from photon.errors import PhotonWarning, RunFolderError
 from photon.hub.scored import all_results
-from photon.run.listing import RunStatus, damage, require_records, run_status
+from photon.run.listing import METRICS, RunStatus, damage, require_records, run_status
 from photon.run.live import read_facts
 from photon.run.run_folder import read_run
-from photon.run.trackers import read_lines
+from photon.run.trackers import parse, read_lines
 
 Record = Mapping[str, Any]
 AXES = {"tokens": "tokens", "steps": "optimizer steps", "bytes": "bytes sent", "time": "seconds"}
@@ -117,8 +117,9 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
     require_records(folder)
     config, facts = read_run(folder)
     name = name or folder.resolve().name
-    records = _records(folder / "metrics.jsonl")
-    lost = damage(folder)
+    metrics = parse(folder / METRICS)
+    records = _placed(folder / METRICS, metrics.records)
+    lost = damage(folder, metrics)
     if not records:
         why = lost[0] if lost else f"{folder}: has no record yet"
         raise RunFolderError(f"{why}; a report needs a round or an interval")
@@ -131,7 +132,7 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
         baselines={
             (label := path.parent.name): Curve(name=f"{name}: {label}", records=own)
             for path in baselines
-            if (own := _records(path))
+            if (own := _placed(path, read_lines(path)))
         },
         config=config.values_by_key(),
         facts=facts,
@@ -143,9 +144,8 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
     )
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def _placed(path: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records of a file that say where they lie."""
-    lines = read_lines(path)
     found = [one for one in lines if all(_is_number(one.get(k)) for k in ("step", "tokens"))]
     if len(found) < len(lines):
         text = f"{path}: {len(lines) - len(found)} records without step or tokens are left out"

@@ -8,10 +8,11 @@ import signal
 import statistics
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from photon.run.run_folder import (
     read_run,
     why_not_to_stop,
 )
-from photon.run.trackers import lost_records, newest_first, read_more
+from photon.run.trackers import Parsed, Tail, lost_records, newest_first, parse
 
 RUNS = Path("runs")
 """Where runs are looked for by name; the default of photon.saving_path."""
@@ -134,8 +135,11 @@ def commits(folder: Path) -> list[int]:
     return [number_of(path) for path in list_checkpoints(folder / "checkpoints")]
 
 
-def damage(folder: Path) -> list[str]:
+def damage(folder: Path, metrics: Parsed | None = None) -> list[str]:
     """What a run that nobody is at has lost of its history: a line for each file.
+
+    Args:
+        metrics: what is in its metrics file; None: it is read for this.
 
     Raises:
         CorruptCheckpoint: run.json is unreadable.
@@ -144,8 +148,9 @@ def damage(folder: Path) -> list[str]:
     if kind not in (FEDERATED, CENTRALIZED) or not saved or is_held(folder):
         return []
     key = "round" if kind == FEDERATED else "step"
-    found = [lost_records(folder / METRICS, key, saved[-1], saved), _lost_chain(folder)]
-    return [one for one in found if one is not None]
+    path = folder / METRICS
+    lost = lost_records(path, metrics or parse(path), key, saved[-1], saved)
+    return [one for one in (lost, _lost_chain(folder)) if one is not None]
 
 
 def _lost_chain(folder: Path) -> str | None:
@@ -182,36 +187,46 @@ class Look:
 class Onlooker:
     """Looks at a run again and again, without reading again what has not changed.
 
-    The run may be this very process, which has other things to do.
+    The run may be this very process, which has other things to do; of a long run it keeps no more
+    records than it shows.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._stamp: tuple[int, int, int] | None = None
-        self._records: list[dict[str, Any]] = []
-        self._end = 0
-
-    def records(self) -> list[dict[str, Any]]:
-        """All records so far; of a file that has grown what is new is read, another one whole."""
-        path = self.folder / METRICS
-        found = path.stat() if path.exists() else None
-        stamp = found and (found.st_ino, found.st_size, found.st_mtime_ns)
-        if stamp != self._stamp:
-            before, self._stamp = self._stamp, stamp
-            if not (stamp and before and stamp[0] == before[0] and stamp[1] > before[1]):
-                self._records, self._end = [], 0
-            more, self._end = read_more(path, self._end)
-            self._records = [*self._records, *more]
-        return self._records
+        self._tail = Tail(folder / METRICS)
+        self._recent: deque[dict[str, Any]] = deque(maxlen=ROUNDS_LOOKED_AT)
+        self._evaluated: dict[str, Any] | None = None
 
     def look(self) -> Look:
         """Raises:
         RunFolderError: no run there.
         """
-        records = self.records()
-        status, live = _status(self.folder, reversed(records)), read_live(self.folder)
-        last = records[-1] if records else None
-        return Look(status, live, last, seconds_left(status, live, records))
+        is_another, records = self._tail.more()
+        if is_another:
+            self._recent.clear()
+            self._evaluated = None
+        for record in records:
+            self._recent.append(record)
+            if "val_loss" in record:
+                self._evaluated = record
+        older = () if self._evaluated is None else (self._evaluated,)
+        return _look(self.folder, chain(reversed(self._recent), older))
+
+
+def look_at(folder: Path) -> Look:
+    """A run as it is now.
+
+    Raises:
+        RunFolderError: no run there.
+    """
+    return _look(folder, newest_first(folder / METRICS))
+
+
+def _look(folder: Path, newest: Iterator[Mapping[str, Any]]) -> Look:
+    recent = list(islice(newest, ROUNDS_LOOKED_AT))
+    status, live = _status(folder, chain(recent, newest)), read_live(folder)
+    left = seconds_left(status, live, recent[::-1])
+    return Look(status, live, recent[0] if recent else None, left)
 
 
 def seconds_left(
@@ -283,12 +298,15 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         RunFolderError: no run there, or a node's folder, which gets none.
     """
     require_records(folder)
-    onlooker, seen = Onlooker(folder), 0
+    tail, seen = Tail(folder / METRICS), 0
     while True:
         was_running = is_held(folder)
-        records = onlooker.records()
-        yield from records[min(seen, len(records)) :]  # fewer: resumed from an earlier commit
-        seen = len(records)
+        is_another, records = tail.more()
+        number = 0 if is_another else seen
+        for number, record in enumerate(records, number + 1):
+            if number > seen:
+                yield record
+        seen = number  # fewer than before: resumed from an earlier commit
         if not was_running:
             return
         time.sleep(interval)

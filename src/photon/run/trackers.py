@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class JsonlTracker:
     ) -> None:
         self.path = path
         self.last: Mapping[str, Any] | None = None
-        if lost := lost_records(path, key, committed, [record[key] for record in kept]):
+        saved = [record[key] for record in kept]
+        if lost := lost_records(path, parse(path), key, committed, saved):
             warnings.warn(lost, PhotonWarning, stacklevel=2)
         if lines := copy_lines(path, path, key, committed, kept):
             self.last = lines[-1]
@@ -83,38 +85,22 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(dict(record)) + "\n"
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Records of a metrics file; a line that a crash cut short, or that is none, is left out."""
-    return _parsed(path)[0]
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A metrics file, as it was when it was read.
 
-
-def read_more(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """Records of a metrics file from a place on, and the place behind them: a line that is still
-    being written is left for later.
+    Attributes:
+        records: without a line that a crash cut short, or that is none.
+        strange: number, from 1, of the first line that is neither a record nor the beginning of
+            one, which a crash may leave.
     """
-    if not path.exists():
-        return [], 0
-    with open(path, "rb") as file:
-        file.seek(start)
-        text = file.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    return list(filter(None, map(_record, whole.splitlines()))), start + len(whole)
+
+    records: list[dict[str, Any]]
+    strange: int | None
 
 
-def newest_first(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a metrics file from the last one on, each of them parsed when it is asked for."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return filter(None, map(_record, reversed(lines)))
-
-
-def strange_line(path: Path) -> int | None:
-    """Number, from 1, of the first line of a metrics file that is neither a record nor the
-    beginning of one, which a crash may leave.
-    """
-    return _parsed(path)[1]
-
-
-def _parsed(path: Path) -> tuple[list[dict[str, Any]], int | None]:
+def parse(path: Path) -> Parsed:
+    """Read a metrics file; one that is missing is empty."""
     records: list[dict[str, Any]] = []
     strange = None
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
@@ -125,20 +111,70 @@ def _parsed(path: Path) -> tuple[list[dict[str, Any]], int | None]:
             records.append(record)
         elif strange is None and not is_torn:
             strange = number
-    return records, strange
+    return Parsed(records, strange)
 
 
-def lost_records(path: Path, key: str, committed: int, kept: Collection[int]) -> str | None:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Records of a metrics file; see `Parsed`."""
+    return parse(path).records
+
+
+class Tail:
+    """Reads a metrics file again and again, each time what is new in it.
+
+    Args:
+        path: of the file, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._end = 0
+
+    def more(self) -> tuple[bool, Iterator[dict[str, Any]]]:
+        """Whether the file is another one than before, and the records: all of another one, and
+        the new ones of one that has grown. A line that is still being written is left for later.
+        """
+        found = self.path.stat() if self.path.exists() else None
+        stamp = found and (found.st_ino, found.st_size, found.st_mtime_ns)
+        before, self._stamp = self._stamp, stamp
+        if stamp == before:
+            return False, iter(())
+        has_grown = stamp and before and stamp[0] == before[0] and stamp[1] > before[1]
+        if not has_grown:
+            self._end = 0
+        return not has_grown, self._read() if stamp else iter(())
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, "rb") as file:
+            file.seek(self._end)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._end += len(line)
+                if (record := _record(line)) is not None:
+                    yield record
+
+
+def newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a metrics file from the last one on, each of them parsed when it is asked for."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return filter(None, map(_record, reversed(lines)))
+
+
+def lost_records(
+    path: Path, found: Parsed, key: str, committed: int, kept: Collection[int]
+) -> str | None:
     """What a metrics file has lost; None: nothing, or only what a crash may have torn.
 
     Args:
+        path, found: the file, and what is in it.
         key: the counter of a record, `round` or `step`.
         committed: value of that counter at the last commit.
         kept: of the records that the commits hold, from which they are written anew.
     """
-    records, strange = _parsed(path)
-    why = [] if strange is None else [f"line {strange} is no record"]
-    there = {record.get(key) for record in records}.union(kept)
+    why = [] if found.strange is None else [f"line {found.strange} is no record"]
+    there = {record.get(key) for record in found.records}.union(kept)
     rounds = range(1, committed + 1) if key == "round" else ()
     if lost := [number for number in rounds if number not in there]:
         why.append(f"the records of {len(lost)} of {committed} rounds are lost")
