@@ -329,6 +329,38 @@ def test_a_metrics_file_is_parsed_once(trained, tmp_path, monkeypatch):
     assert len(parsed) == 3 + 1, "the last one again, for how far the run is"
 
 
+DAMAGED = {
+    "seconds": ("x", 'seconds is "x", not a number'),
+    "train_loss": (None, "train_loss is null, not a number"),
+    "client_norms": (3, "client_norms is 3, not numbers by client"),
+    "client_metrics": ({"a": {}}, 'client_metrics is {"a": {}}, not numbers by client'),
+    "accepted": (["0"], 'accepted is ["0"], not a list of clients'),
+    "refused": ([], "refused is [], not by client"),
+    "device_seconds": ({"train": []}, 'device_seconds is {"train": []}, not numbers by name'),
+}
+
+
+@pytest.mark.parametrize("field", DAMAGED)
+@pytest.mark.parametrize("command", ["report", "status", "watch"])
+def test_a_record_that_was_damaged_by_hand_is_named(trained, tmp_path, capsys, field, command):
+    value, told = DAMAGED[field]
+    folder = altered(trained, tmp_path, lambda records: records[-1].update({field: value}))
+    assert run([command, str(folder)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"photon: {folder}/metrics.jsonl:3: {told}; mend the line")
+
+
+@pytest.mark.parametrize(
+    ("field", "beside"),
+    [("round", "accepted"), ("seconds", "train_loss"), ("bytes_ddp", "bytes_up")],
+)
+def test_a_record_that_lacks_a_field_is_named(trained, tmp_path, capsys, field, beside):
+    folder = altered(trained, tmp_path, lambda records: records[1].pop(field))
+    assert run(["report", str(folder)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"metrics.jsonl:2: there is no {field} beside {beside}" in line.replace("rounds", beside)
+
+
 @pytest.mark.parametrize("text", ['{"run": "first", "unig', "[]", '{"unigram": {"val_loss": 1}}'])
 def test_a_floor_that_is_damaged_is_left_out(trained, tmp_path, text):
     folder = altered(trained, tmp_path, lambda records: None)

@@ -15,7 +15,7 @@ from photon.hub.scored import all_results
 from photon.run.listing import METRICS, RunStatus, damage, require_records, run_status
 from photon.run.live import read_facts
 from photon.run.run_folder import read_run
-from photon.run.trackers import parse, read_lines
+from photon.run.trackers import parse, read_lines, require_shape
 
 Record = Mapping[str, Any]
 AXES = {"tokens": "tokens", "steps": "optimizer steps", "bytes": "bytes sent", "time": "seconds"}
@@ -112,7 +112,8 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
         name: what the page calls the run; None: as the folder is called.
 
     Raises:
-        RunFolderError: no run there, or one without a record.
+        RunFolderError: no run there, one without a record, or one with a record that no Photon
+            wrote.
     """
     require_records(folder)
     config, facts = read_run(folder)
@@ -150,6 +151,7 @@ def _placed(path: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     if len(found) < len(lines):
         text = f"{path}: {len(lines) - len(found)} records without step or tokens are left out"
         warnings.warn(text, PhotonWarning, stacklevel=2)
+    require_shape(path, found)
     return found
 
 

@@ -231,7 +231,7 @@ def _timeline(rounds: Sequence[Record]) -> Plot:
     spans: dict[int, list[tuple[int, int, int]]] = {}
     for record in rounds:
         for client in record["accepted"]:
-            late = record["late"].get(str(client), 0)
+            late = record.get("late", {}).get(str(client), 0)
             span = (client, record["round"] - late - 1, record["round"])
             spans.setdefault(late, []).append(span)
     data = [_spans(late, spans[late], number) for number, late in enumerate(sorted(spans))]

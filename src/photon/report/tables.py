@@ -81,7 +81,7 @@ def _busy(curve: Curve) -> str | None:
     """The share of their time in which devices trained, over all rounds that say it."""
     spent = [r["device_seconds"] for r in curve.rounds if r.get("device_seconds")]
     whole = sum(sum(parts.values()) for parts in spent)
-    return f"{sum(parts['train'] for parts in spent) / whole:.0%}" if whole else None
+    return f"{sum(parts.get('train', 0.0) for parts in spent) / whole:.0%}" if whole else None
 
 
 def differences_table(histories: Sequence[RunHistory], names: Sequence[str]) -> str:

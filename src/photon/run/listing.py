@@ -28,7 +28,7 @@ from photon.run.run_folder import (
     read_run,
     why_not_to_stop,
 )
-from photon.run.trackers import Parsed, Tail, lost_records, newest_first, parse
+from photon.run.trackers import Parsed, Tail, lost_records, newest_first, parse, require_shape
 
 RUNS = Path("runs")
 """Where runs are looked for by name; the default of photon.saving_path."""
@@ -108,7 +108,8 @@ def _status(folder: Path, newest: Iterator[Mapping[str, Any]]) -> RunStatus:
     config, facts = read_run(folder)
     metrics = folder / METRICS
     last = next(newest, {})
-    losses = (one["val_loss"] for one in chain([last], newest) if "val_loss" in one)
+    evaluated = next((one for one in chain([last], newest) if "val_loss" in one), {})
+    require_shape(metrics, [last, evaluated])
     is_federated = facts["kind"] == "federated"
     by_round = is_federated and not config.federation.is_async
     done = last.get("round" if by_round else "step", 0)
@@ -125,7 +126,7 @@ def _status(folder: Path, newest: Iterator[Mapping[str, Any]]) -> RunStatus:
         by_round=by_round,
         tokens=last.get("tokens", 0),
         loss=last.get("train_loss"),
-        val_loss=next(losses, None),
+        val_loss=evaluated.get("val_loss"),
         updated=(metrics if metrics.exists() else folder / "run.json").stat().st_mtime,
     )
 
@@ -295,7 +296,8 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         interval: seconds between two looks.
 
     Raises:
-        RunFolderError: no run there, or a node's folder, which gets none.
+        RunFolderError: no run there, or a node's folder, which gets none; a record that no Photon
+            wrote.
     """
     require_records(folder)
     tail, seen = Tail(folder / METRICS), 0
@@ -305,6 +307,7 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
         number = 0 if is_another else seen
         for number, record in enumerate(records, number + 1):
             if number > seen:
+                require_shape(folder / METRICS, [record])
                 yield record
         seen = number  # fewer than before: resumed from an earlier commit
         if not was_running:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.errors import PhotonWarning
+from photon.errors import PhotonWarning, RunFolderError
 from photon.files import new_file
 
 Tracker = Callable[[Mapping[str, Any]], None]
@@ -188,6 +188,85 @@ def _record(line: bytes) -> dict[str, Any] | None:
         if isinstance(record := json.loads(line.decode("utf-8", errors="replace")), dict):
             return record
     return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _are_by_client(value: Any) -> bool:
+    return isinstance(value, dict) and all(key.isdecimal() for key in value)
+
+
+_SHAPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("round", "rounds", "step", "steps", "tokens", "seconds", "tokens_per_second",
+         "device_busy", "bytes_up", "bytes_down", "bytes_ddp", "train_loss", "val_loss",
+         "val_perplexity", "val_bits_per_byte", "epsilon", "delta", "epsilon_of_updates"),
+        ("a number", _is_number),
+    ),
+    **dict.fromkeys(("phase_seconds", "device_seconds"), ("numbers by name", _are_numbers)),
+    **dict.fromkeys(
+        ("client_norms", "client_cosines", "late"),
+        ("numbers by client", lambda value: _are_by_client(value) and _are_numbers(value)),
+    ),
+    **dict.fromkeys(("refused", "missing", "quarantined"), ("by client", _are_by_client)),
+    "client_metrics": (
+        "numbers by client",
+        lambda value: _are_by_client(value) and all(map(_are_numbers, value.values())),
+    ),
+    "accepted": (
+        "a list of clients",
+        lambda value: isinstance(value, list) and all(type(one) is int for one in value),
+    ),
+}  # fmt: skip
+_BESIDE: Mapping[str, Collection[str]] = {
+    "train_loss": ("seconds", "tokens_per_second"),
+    "val_loss": ("val_perplexity", "val_bits_per_byte"),
+    "bytes_up": ("bytes_down", "bytes_ddp"),
+    "accepted": ("round",),
+    "rounds": ("round",),
+}
+"""What a record has beside a field."""
+
+
+def require_shape(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse records that no Photon wrote, before somebody is told what they say.
+
+    Args:
+        path: of the file that they are from.
+
+    Raises:
+        RunFolderError: naming the file, the line and the field.
+    """
+    fault = next(filter(None, map(_fault, records)), None)
+    if fault is not None:
+        lines = enumerate(path.read_bytes().splitlines(), 1)
+        number = next(n for n, line in lines if (one := _record(line)) and _fault(one) == fault)
+        raise RunFolderError(
+            f"{path}:{number}: {fault}; mend the line, remove it, or put the file back from a copy"
+        )
+
+
+def _fault(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the fields of a record that is known to have a place."""
+    for key, value in record.items():
+        name, fits = _SHAPES.get(key, ("", bool))
+        if name and not fits(value):
+            return f"{key} is {_shortened(value)}, not {name}"
+        for other in _BESIDE.get(key, ()):
+            if other not in record:
+                return f"there is no {other} beside {key}"
+    return None
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
 
 
 def to_all(trackers: Sequence[Tracker]) -> Tracker:
