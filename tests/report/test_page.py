@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
@@ -22,6 +23,7 @@ from photon.report.outcome import how_to_try, ratio_lines
 from photon.report.page import render
 from photon.report.plots import STATES, client_plots, loss_plot, sent_plot, throughput_plot
 from photon.report.tables import evaluation_tables, table, unigram_losses
+from photon.report.thinning import MOST_BARS, MOST_POINTS, most_for_each, thinned
 from photon.run import trackers
 from photon.run.listing import damage
 from photon.run.results import Score, TrainResult, read_summary
@@ -316,6 +318,61 @@ def test_a_record_that_lies_nowhere_is_left_out(trained, tmp_path):
     folder = altered(trained, tmp_path, lambda records: records[0].pop("tokens"))
     with pytest.warns(PhotonWarning, match="1 records without step or tokens are left out"):
         assert len(read_history(folder).curve.records) == 2
+
+
+def test_a_long_run_is_shown_as_a_screen_can(trained, tmp_path):
+    """30,000 rounds were a page of 30 MB, with a point, a bar and a cell for each of them."""
+
+    def change(records):
+        like, count = records[-1], 5000
+        del records[:]
+        for number in range(1, count + 1):
+            accepted = [0] if number == 2501 else [0, 1]
+            loss = 9.0 if number == 3333 else 5.0 - number / count
+            seconds = {"train": float(number % 10 == 1)}
+            records.append({**like, "round": number, "step": number, "val_loss": loss,
+                            "accepted": accepted, "phase_seconds": seconds})  # fmt: skip
+
+    history = read_history(altered(trained, tmp_path, change))
+    loss = loss_plot([history.curve], {})
+    validation = loss.data[0]
+    assert len(validation["x"]) == len(validation["y"]) <= MOST_POINTS
+    assert (max(validation["y"]), validation["y"][0], validation["y"][-1]) == (9.0, 4.9998, 4.0)
+    for button in loss.layout["updatemenus"][0]["buttons"]:
+        assert [len(x) for x in button["args"][0]["x"]] == [len(one["y"]) for one in loss.data]
+    assert "Of more than 2,000 points" in loss.note
+    plots = client_plots(history, "k")
+    who = figure(plots, "Who took part")
+    assert 2501 in who.data[0]["x"], "the round in which somebody was missing"
+    assert {len(who.data[0]["x"]), *map(len, who.data[0]["z"])} <= set(range(MOST_BARS + 1))
+    assert "of 5,000 rounds are shown" in who.note
+    bars = figure(plots, "Where a round's time went")
+    assert bars.data[0]["y"] == [0.1] * 500
+    assert bars.note == "Each bar is the mean of 10 rounds."
+    history.config["fl.mode"] = "async"
+    timeline = figure(client_plots(history, "k"), "Clients and versions")
+    assert len(timeline.data[0]["x"]) <= 3 * 2 * MOST_BARS
+    lines = [len(line["x"]) for plot in plots for line in plot.data if line["type"] == "scatter"]
+    assert max(lines) <= MOST_POINTS
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 10, 11, 37, 1000])
+@pytest.mark.parametrize("most", [4, 9, 10])
+def test_a_thinned_curve_keeps_its_ends_and_extremes(count, most):
+    values = [float((7 * i * i + 3) % 101) for i in range(count)]
+    values[5:7] = [math.nan, math.inf][: max(0, count - 5)]
+    kept = thinned(values, most)
+    assert kept == sorted(set(kept))
+    assert len(kept) <= most
+    assert {0, count - 1} <= set(kept) or not values
+    finite = {value for value in values if math.isfinite(value)}
+    shown = {values[i] for i in kept}
+    assert {f(finite) for f in (min, max) if finite} <= shown
+
+
+def test_many_clients_have_few_points_each():
+    assert most_for_each(2, 500) == 500
+    assert most_for_each(1000, 500) == 48
 
 
 def test_a_metrics_file_is_parsed_once(trained, tmp_path, monkeypatch):

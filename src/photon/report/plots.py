@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from statistics import fmean
 from typing import Any
 
 from photon.report.history import AXES, Curve, Record, RunHistory
+from photon.report.thinning import MOST_BARS, MOST_POINTS, most_for_each, thinned
 
 COLOURS = ["#1f6fb4", "#d9610f", "#2a8f3c", "#b0282f", "#7b56a8", "#6d4a3f", "#c34f9d", "#5f6670"]
 """Legible on white and on near black."""
@@ -63,9 +65,13 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
         {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.16,
          "bgcolor": "#dfe5ea", "font": {"color": "#1b1f24"}, "buttons": buttons}
     ]  # fmt: skip
-    return Plot("loss", "Loss", [line for line, _ in lines], layout,
-                "Against tokens, steps, bytes or time: the buttons choose. A click on a name "
-                "hides it, a double click leaves it alone.")  # fmt: skip
+    note = (
+        "Against tokens, steps, bytes or time: the buttons choose. A click on a name hides it, a "
+        "double click leaves it alone."
+    )
+    if any(len(curve.records) > MOST_POINTS for curve in curves):
+        note += f" Of more than {MOST_POINTS:,} points those that stand out are drawn."
+    return Plot("loss", "Loss", [line for line, _ in lines], layout, note)
 
 
 Placed = tuple[dict[str, Any], dict[str, list[float]]]
@@ -79,6 +85,8 @@ def _losses(curves: Sequence[Curve]) -> Iterator[Placed]:
             chosen = curve.having(key)
             if not chosen:
                 continue
+            losses = [curve.records[i][key] for i in chosen]
+            chosen = [chosen[i] for i in thinned(losses)]
             along = {axis: curve.axis(axis) for axis in AXES}
             xs = {axis: [place[i] for i in chosen] for axis, place in along.items()}
             is_training = key == "train_loss"
@@ -164,7 +172,8 @@ def _client_losses(rounds: Sequence[Record]) -> Plot:
             if "train_loss" in record.get("client_metrics", {}).get(client, {})
         ]
         xs, ys = ([list(part) for part in zip(*points, strict=True)]) if points else ([], [])
-        line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)])
+        most = most_for_each(len(clients), MOST_POINTS)
+        line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)], most=most)
         data.append(line | {"showlegend": len(clients) <= MANY_CLIENTS})
     return Plot("clients", "Loss of each client", data,
                          _layout("round", f"training {LOSS}"))  # fmt: skip
@@ -201,6 +210,7 @@ def _participation(rounds: Sequence[Record]) -> Plot:
         | {c for r in rounds for field in NAMED for c in r.get(field, {})},
         key=int,
     )
+    rounds, note = _standing_out(rounds, [len(r["accepted"]) for r in rounds], len(clients))
     states = list(STATES)
     cells = [[_became(record, client) for record in rounds] for client in clients]
     count = len(states)
@@ -215,19 +225,34 @@ def _participation(rounds: Sequence[Record]) -> Plot:
         "z": [[states.index(state) for state, _ in row] for row in cells],
         "text": [[f"{state} {why}".strip() for state, why in row] for row in cells],
         "hovertemplate": "%{y}, round %{x}: %{text}<extra></extra>",
-        "zmin": -0.5, "zmax": count - 0.5, "colorscale": scale, "xgap": 1, "ygap": 1,
+        "zmin": -0.5, "zmax": count - 0.5, "colorscale": scale,
+        "xgap": int(len(rounds) < MOST_BARS // 2), "ygap": 1,
         "colorbar": {"tickvals": list(range(count)), "ticktext": states},
     }]  # fmt: skip
     layout = _layout("round", "")
     layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True}
     layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
     return Plot("participation", "Who took part", data if clients else [], layout,
-                         "Refused and missing clients say why when pointed at.")  # fmt: skip
+                         "Refused and missing clients say why when pointed at." + note)  # fmt: skip
+
+
+def _standing_out(
+    rounds: Sequence[Record], values: Sequence[float], clients: int
+) -> tuple[Sequence[Record], str]:
+    """The rounds of a long run whose values are the least and the largest of their stretch, and
+    what a plot of so many clients says of it.
+    """
+    kept = [rounds[i] for i in thinned(values, most_for_each(clients, MOST_BARS))]
+    if len(kept) == len(rounds):
+        return rounds, ""
+    return kept, f" {len(kept):,} of {len(rounds):,} rounds are shown, those that stand out."
 
 
 def _timeline(rounds: Sequence[Record]) -> Plot:
     """A line for each update, from the version that it was made from to the one it went into."""
     clients = sorted({client for record in rounds for client in record["accepted"]})
+    latest = [max(record.get("late", {}).values(), default=0) for record in rounds]
+    rounds, note = _standing_out(rounds, latest, len(clients))
     spans: dict[int, list[tuple[int, int, int]]] = {}
     for record in rounds:
         for client in record["accepted"]:
@@ -242,7 +267,8 @@ def _timeline(rounds: Sequence[Record]) -> Plot:
     layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
     return Plot("timeline", "Clients and versions", data, layout,
                 "A merge makes a version. Each line is an update: it begins at the version that "
-                "its client trained from, and ends at that which it was merged into.")  # fmt: skip
+                "its client trained from, and ends at that which it was merged into."
+                + note)  # fmt: skip
 
 
 def _spans(late: int, spans: Sequence[tuple[int, int, int]], number: int) -> dict[str, Any]:
@@ -273,22 +299,33 @@ def _became(record: Record, client: str) -> tuple[str, str]:
 
 
 def _stacked(rounds: Sequence[Record], field: str, key: str, title: str, note: str = "") -> Plot:
-    """Seconds by part, one bar a round, in the order in which records have the parts."""
+    """Seconds by part, a bar for one or some rounds, in the order in which records have them."""
     kept = [record for record in rounds if record.get(field)]
     names = list(dict.fromkeys(name for record in kept for name in record[field]))
+    size = -(-len(kept) // MOST_BARS)
+    bars = [kept[i : i + size] for i in range(0, len(kept), size or 1)]
     data = [
-        {"type": "bar", "name": name, "x": [record["round"] for record in kept],
-         "y": [record[field].get(name, 0.0) for record in kept],
+        {"type": "bar", "name": name, "x": [bar[0]["round"] for bar in bars],
+         "y": [fmean(record[field].get(name, 0.0) for record in bar) for bar in bars],
          "marker": {"color": COLOURS[number % len(COLOURS)]}}
         for number, name in enumerate(names)
     ]  # fmt: skip
+    if size > 1:
+        note = f"{note} Each bar is the mean of {size} rounds.".strip()
     return Plot(key, title, data, _layout("round", "seconds") | {"barmode": "stack"}, note)
 
 
 def _line(
-    name: str, xs: Sequence[float], ys: Sequence[float], colour: str, dash: str = "solid"
+    name: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    colour: str,
+    dash: str = "solid",
+    most: int = MOST_POINTS,
 ) -> dict[str, Any]:
-    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": list(xs), "y": list(ys),
+    shown = thinned(ys, most)
+    return {"type": "scatter", "mode": "lines+markers", "name": name,
+            "x": [xs[i] for i in shown], "y": [ys[i] for i in shown],
             "line": {"color": colour, "dash": dash}, "marker": {"size": 5}}  # fmt: skip
 
 

@@ -304,12 +304,13 @@ def follow(folder: Path, interval: float) -> Iterator[dict[str, Any]]:
     while True:
         was_running = is_held(folder)
         is_another, records = tail.more()
-        number = 0 if is_another else seen
-        for number, record in enumerate(records, number + 1):
-            if number > seen:
+        count = 0 if is_another else seen
+        for record in records:
+            count += 1
+            if count > seen:
                 require_shape(folder / METRICS, [record])
                 yield record
-        seen = number  # fewer than before: resumed from an earlier commit
+        seen = count  # fewer than before: resumed from an earlier commit
         if not was_running:
             return
         time.sleep(interval)
