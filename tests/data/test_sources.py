@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
+import re
 import time
+import tracemalloc
 
 import pytest
 import zstandard
 
+from photon.data.prepare import json_array
 from photon.data.prepare.hub import HubSource, has_split
 from photon.data.prepare.listing import (
     LeftOut,
@@ -19,7 +23,7 @@ from photon.data.prepare.listing import (
     find_files,
     phrases,
 )
-from photon.data.prepare.readers import Columns
+from photon.data.prepare.readers import Columns, read_file
 from photon.data.prepare.sources import LocalSource, by_split, changed_file, without_copies
 from photon.errors import ConfigError, DataError
 
@@ -214,6 +218,56 @@ def test_json_is_read_as_datasets_reads_it(tmp_path):
             assert [place for place, _ in found] == list(range(start + 1, 10))
     (tmp_path / "f.txt").write_bytes(mark + b"text")
     assert read(tmp_path / "f.txt")[0][1].text == "text"
+
+
+ARRAY = json.dumps([{"text": 'a\u00e9\U0001f600 \\ "]', "n": [1, -2.5e3, None]}, 12, 345, [], ""])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize(
+    "text",
+    [ARRAY, json.dumps(json.loads(ARRAY), indent=1, ensure_ascii=False), "[]", " [ ] ", "[1]\n",
+     "[NaN, Infinity, true]", "[1,]", "[1 2]", "[1", "[", "[,", "[1]]", "[1] [2]", '[1, "ab',
+     '[1,\n tru]', '[{"a":\n 1 "b"}, 2, 3, 4, 5, 6, 7, 8]', '["\\u12x4"]'],
+)  # fmt: skip
+def test_an_array_is_read_piece_by_piece_as_json_reads_it(monkeypatch, chunk, text):
+    """However it is cut, also within a character, with the place of a fault in the whole."""
+    monkeypatch.setattr(json_array, "_CHUNK", chunk)
+    values = json_array.array_values(text.encode()[:1], io.BytesIO(text.encode()[1:]))
+    if text.encode()[:1] != b"[":
+        values = json_array.array_values(text.encode(), io.BytesIO())
+    try:
+        expected = json.loads(text)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(f"line {error.lineno} (char {error.pos})")):
+            list(values)
+    else:
+        assert repr(list(values)) == repr(expected)
+
+
+def test_no_utf8_within_an_array_is_told_with_its_place(monkeypatch):
+    monkeypatch.setattr(json_array, "_CHUNK", 2)
+    values = json_array.array_values(b'["', io.BytesIO(b'abcdefgh", "\xff"]'))
+    with pytest.raises(UnicodeDecodeError) as told:
+        list(values)
+    assert told.value.start == 14
+
+
+def test_of_a_long_array_little_is_held(tmp_path):
+    """In one line of 40 MB, as `json.dump` writes it; it was held as bytes, text and objects."""
+    record = json.dumps({"text": "x" * 1000})
+    path = tmp_path / "a.json"
+    path.write_text("[" + ", ".join([record] * 40_000) + "]")
+    shares: list[float] = []
+    documents = read_file(path, "a.json", "s", Columns(), 39_990, shares.append)
+    tracemalloc.start()
+    try:
+        assert [place for place, _ in documents] == list(range(39_991, 40_001))
+        assert tracemalloc.get_traced_memory()[1] < 12e6
+    finally:
+        tracemalloc.stop()
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] <= 1
 
 
 def test_half_a_surrogate_pair_is_read(tmp_path):

@@ -15,6 +15,7 @@ from typing import IO, Any
 import zstandard
 
 from photon.data.prepare.corpus import Document
+from photon.data.prepare.json_array import array_values
 from photon.errors import DataError, require_package
 
 LINES, PARQUET, TEXT = "lines", "parquet", "text"
@@ -28,6 +29,8 @@ ENDINGS = (*_FORMATS, *_PACKED)
 """Of the files that are read, in lower or upper case."""
 _ZSTD_WINDOW = 1 << 31
 """Bytes that the longest of all windows, of `zstd --long=31`, reaches back."""
+_PIECE = 1 << 16
+"""Bytes by which the beginning of a file is told."""
 _MARK = b"\xef\xbb\xbf"
 """Byte-order mark with which some programs begin a UTF-8 file."""
 
@@ -147,26 +150,42 @@ def missing_column(where: str, column: str, columns: Iterable[str], key: str) ->
 def _whole_text(path: Path, name: str) -> str:
     with _unpacked(path, name) as (file, _):
         data = file.read()
-    return _decode(data.removeprefix(_MARK), name)
+    try:
+        return data.removeprefix(_MARK).decode()
+    except UnicodeDecodeError as error:
+        raise _no_utf8(name, error.start) from error
 
 
 def _json(
     path: Path, name: str, start: int, note_share: Callable[[float], None]
 ) -> Iterator[tuple[int, Any]]:
     """Records of JSON lines, or of one array, each with its line or its place in the array."""
-    with _unpacked(path, name) as (file, _):
-        first = file.readline().removeprefix(_MARK)
-        while first.isspace():
-            first = file.readline()
+    with _unpacked(path, name) as (file, raw):
+        first = _first_piece(file)
         if _begins_an_object_of_lines(first, file):
             raise DataError(
                 f"{name}: one object over several lines; give an array, or an object a line"
             )
         if first.lstrip().startswith(b"["):
-            array = _parsed(first + file.read(), name, name)
-            yield from enumerate(array[start:], start + 1)
+            size = max(1, path.stat().st_size)
+            with _parsing(name, name):
+                for place, value in enumerate(array_values(first, file), 1):
+                    if place % 256 == 0:
+                        note_share(raw.tell() / size)
+                    if place > start:
+                        yield place, value
             return
     yield from _json_lines(path, name, start, note_share)
+
+
+def _first_piece(file: IO[bytes]) -> bytes:
+    """The first line that is not blank, of an array its beginning: it may have one line alone."""
+    piece = file.readline(_PIECE).removeprefix(_MARK)
+    while piece.isspace():
+        piece = file.readline(_PIECE)
+    if piece.lstrip().startswith(b"[") or piece.endswith(b"\n"):
+        return piece
+    return piece + file.readline()
 
 
 def _begins_an_object_of_lines(first: bytes, file: IO[bytes]) -> bool:
@@ -196,9 +215,17 @@ def _json_lines(
 
 
 def _parsed(data: bytes, name: str, where: str, offset: int = 0) -> Any:
+    with _parsing(name, where, offset):
+        return json.loads(data.decode())
+
+
+@contextmanager
+def _parsing(name: str, where: str, offset: int = 0) -> Iterator[None]:
     """What JSON says; `json` recurses, so that what is nested too deep for it is refused."""
     try:
-        return json.loads(_decode(data, name, offset))
+        yield
+    except UnicodeDecodeError as error:
+        raise _no_utf8(name, offset + error.start) from error
     except ValueError as error:
         what = "file" if where == name else "line"
         raise DataError(f"{where}: broken JSON ({error}); mend the {what} or remove it") from error
@@ -206,13 +233,8 @@ def _parsed(data: bytes, name: str, where: str, offset: int = 0) -> Any:
         raise DataError(f"{where}: JSON that is nested too deep to read; remove it") from error
 
 
-def _decode(data: bytes, name: str, offset: int = 0) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name}: no UTF-8 at byte {offset + error.start}; convert the file to UTF-8"
-        ) from error
+def _no_utf8(name: str, at: int) -> DataError:
+    return DataError(f"{name}: no UTF-8 at byte {at}; convert the file to UTF-8")
 
 
 @contextmanager
