@@ -149,6 +149,25 @@ def test_a_summary_needs_the_frequencies_of_tokens(prepare, c4, tmp_path):
         summarise(tmp_path / "out")
 
 
+@pytest.mark.parametrize("splits", [["train"], ["train_small", "val_small"]])
+def test_all_files_that_are_not_what_they_are_called_are_named_at_once(prepare, tmp_path, splits):
+    """It stopped at the first, and an hour after that was mended at the next."""
+    write_c4(tmp_path / "text", 20)
+    good = sorted((tmp_path / "text").iterdir())[0].read_bytes()
+    bad = {"b.json.gz": b"version https://git-lfs", "c.jsonl.zst": b"", "d.parquet": b"PAR1PAR2",
+           "e.parquet": b"<html>"}  # fmt: skip
+    for name, data in {**bad, "empty.json.gz": b"", "good.json.gz": good}.items():
+        (tmp_path / "text" / name).write_bytes(data)
+    told = re.escape(
+        "4 of 27 files cannot be read (b.json.gz: no gzip; c.jsonl.zst: no zstd; d.parquet: "
+        "Parquet that is cut off; e.parquet: no Parquet); fetch them again, or remove them"
+    )
+    if splits != ["train"]:
+        told = "damaged or cut off|cannot read it|pyarrow"  # as it comes to one: it may not need it
+    with pytest.raises(DataError, match=told):
+        prepare(tmp_path / "text", splits=splits)
+
+
 def test_hashes_that_are_damaged_are_found_and_not_counted_with(prepare, c4, tmp_path):
     prepare(c4, clients=2)
     out = tmp_path / "out"

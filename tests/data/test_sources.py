@@ -22,6 +22,7 @@ from photon.data.prepare.listing import (
     by_reason,
     find_files,
     phrases,
+    require_sound,
 )
 from photon.data.prepare.readers import Columns, read_file
 from photon.data.prepare.sources import LocalSource, by_split, changed_file, without_copies
@@ -354,6 +355,15 @@ def test_a_broken_parquet_file_is_named(tmp_path):
         read(tmp_path, Columns("body"))
     with pytest.raises(DataError, match=r"no column 'site'; .* with dataset\.prepare\.source_col"):
         read(tmp_path, Columns(source="site"))
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_the_others(tmp_path):
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl.gz"):
+        (tmp_path / name).write_bytes(LINES)
+    files = list_files(tmp_path)
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(DataError, match=r"2 of 3 .*b.jsonl: No such file.*; c.jsonl.gz: no gzip"):
+        require_sound(files)
 
 
 def test_nothing_to_read_is_named(tmp_path):

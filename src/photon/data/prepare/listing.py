@@ -82,6 +82,46 @@ def find_files(root: Path) -> tuple[list[SourceFile], list[LeftOut]]:
     return sorted(files, key=lambda file: file.name), [*left_out, *about]
 
 
+def require_sound(files: Sequence[SourceFile]) -> None:
+    """Refuse files that their first and last bytes show not to be what they are called.
+
+    All of them at once: who has 10,000 files would else find the next one an hour later.
+
+    Args:
+        files: that will all be read.
+
+    Raises:
+        DataError: naming each of them.
+    """
+    faults = [LeftOut(file.name, why) for file in files if (why := _fault(file)) is not None]
+    if faults:
+        names = "; ".join(f"{one.name}: {one.reason}" for one in faults)
+        raise DataError(
+            f"{len(faults):,} of {len(files):,} files cannot be read ({names}); fetch them again, "
+            "or remove them"
+        )
+
+
+def _fault(file: SourceFile) -> str | None:
+    try:
+        with open(file.path, "rb") as opened:
+            head = opened.read(4)
+            opened.seek(max(0, file.size - 4))
+            end = opened.read(4)
+    except OSError as error:
+        return str(error.strerror)
+    match file.path.suffix.lower():
+        case ".gz" if head and head[:2] != b"\x1f\x8b":
+            return "no gzip"
+        case ".zst" if head != b"\x28\xb5\x2f\xfd" and head[1:] != b"\x2a\x4d\x18":
+            return "no zstd"
+        case ".parquet" if head != b"PAR1":
+            return "no Parquet"
+        case ".parquet" if end != head or file.size < 12:
+            return "Parquet that is cut off"
+    return None
+
+
 def by_reason(left_out: Iterable[LeftOut]) -> dict[str, dict[str, Any]]:
     """For each reason, how many files there are and the first few names."""
     names: dict[str, list[str]] = {}

@@ -19,7 +19,7 @@ from photon.data.paths import named_path
 from photon.data.prepare.assemble import Inputs, Plan, assemble
 from photon.data.prepare.corpus import Document
 from photon.data.prepare.hub import HubSource, has_split
-from photon.data.prepare.listing import LeftOut, SourceFile, by_reason, find_files
+from photon.data.prepare.listing import LeftOut, SourceFile, by_reason, find_files, require_sound
 from photon.data.prepare.partition import (
     VALIDATION,
     Placement,
@@ -112,6 +112,8 @@ class _Work:
 
     def plan(self, say: Say) -> Plan:
         files, left_out = self.files()
+        parts = zip(by_split(files), self.splits, strict=True)
+        require_sound([f for part, split in parts if split.samples is None for f in part])
         plan = self._local(files, say) if files else self._hub(say)
         return replace(plan, left_out=by_reason(left_out))
 
