@@ -144,12 +144,12 @@ def table(records: list[dict[str, Any]]) -> str:
     for attack, setting in dict.fromkeys(key(record)[:2] for record in records):
         own = [r for r in records if (r["attack"], r["setting"]) == (attack, setting)]
         losses = [r["val_loss"] for r in own]
-        above = [ratio - 1 for r in own if r["val_loss"] and (ratio := beside_control(r, by_key))]
+        ratios = [ratio for r in own if (ratio := beside_control(r, by_key)) is not None]
         cells = [
             attack,
             setting,
             ", ".join("none" if loss is None else f"{loss:.3f}" for loss in losses),
-            f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else "",
+            above_control([ratio - 1 for ratio in ratios]),
             f"{sum(r['liars_refused'] for r in own)} of "
             f"{sum(r['liars_refused'] + r['liars_taken'] for r in own)}",
             verdict(own, by_key),
@@ -157,6 +157,14 @@ def table(records: list[dict[str, Any]]) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def above_control(above: list[float]) -> str:
+    """By how much losses are above their controls', and how many runs ended without one."""
+    known = [one for one in above if math.isfinite(one)]
+    told = f"{min(known):+.2%} .. {max(known):+.2%} (mean {mean(known):+.2%})" if known else ""
+    ended = f"{len(above) - len(known)} of {len(above)} ended" if len(known) < len(above) else ""
+    return ", ".join(filter(None, (told, ended)))
 
 
 def beside_control(

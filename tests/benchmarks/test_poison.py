@@ -101,7 +101,15 @@ def test_other_parameters_although_all_lies_were_refused_are_a_fault(bench):
         in shown
     )
     assert "| zero | mean | 4.400 | +10.00% .. +10.00% (mean +10.00%) | 0 of 2 |  | why |" in shown
-    assert "| x1000 | mean | none |  | 2 of 2 | same | why |" in shown
+    assert "| x1000 | mean | none | 1 of 1 ended | 2 of 2 | same | why |" in shown
+
+
+def test_runs_that_ended_are_told_beside_those_that_did_not(bench):
+    poison = bench("poison")
+    records = [record("absent", 1, 4.0, "a", 0, 0), record("absent", 2, 5.0, "b", 0, 0),
+               record("nan", 1, None, "a"), record("nan", 2, 5.1, "c")]  # fmt: skip
+    assert "| none, 5.100 | +2.00% .. +2.00% (mean +2.00%), 1 of 2 ended |" in poison.table(records)
+    assert "| nan | mean | none |  |" in poison.table(records[2:3]), "there is no control"
 
 
 def test_finished_runs_are_not_repeated(bench, tmp_path, monkeypatch):
