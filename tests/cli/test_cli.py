@@ -182,7 +182,7 @@ LONG = "long" * 75
         (["train", "recipe=smoke", f"photon.restore_run_uuid={LONG}"], "no such run folder"),
         (["train", f"dataset.train.root_local={LONG}"], "File name too long"),
         (["prepare", "--source", LONG], "File name too long"),
-        (["status", LONG], "File name too long"),
+        (["status", LONG], "no run here, nor can one have so long a name"),
         (["traim"], "did you mean 'train'?; see `photon --help`"),
         (["data", "shw", "x"], "see `photon data --help`"),
         (["train", "--resum", "x"], "Did you mean '--resume'?; see `photon train --help`"),

@@ -306,3 +306,11 @@ def test_a_numbered_manifest_without_a_state_is_no_checkpoint(tmp_path):
     path = artifact.save(tmp_path, "round_000001", {}, {"n": 1})
     with pytest.raises(CorruptCheckpoint, match="holds no state of a round"):
         verified(path)
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "report", "stop", "evaluate", "verify"])
+def test_a_name_that_no_file_can_have_is_no_run(capsys, command):
+    """It said that a file was: xxx/metrics.jsonl: File name too long."""
+    assert run([command, "x" * 300]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"photon: {'x' * 40}...: no run here, nor can one have so long a name;")

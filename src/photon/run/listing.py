@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -73,7 +74,19 @@ class RunStatus:
 
 
 def run_named(given: Path) -> Path:
-    """A run, or something in one, by its path, or by its name as `photon runs` lists it."""
+    """A run, or something in one, by its path, or by its name as `photon runs` lists it.
+
+    Raises:
+        RunFolderError: the name is longer than a file's can be.
+    """
+    try:
+        given.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise RunFolderError(
+                f"{str(given)[:40]}...: no run here, nor can one have so long a name; "
+                "`photon runs` lists those there are"
+            ) from None
     below = RUNS / given
     return below if not os.path.exists(given) and os.path.exists(below) else given
 
