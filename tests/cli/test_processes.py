@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from photon.cli import main
 from photon.cli.main import run
 from photon.errors import DeviceError, Interrupted
 from photon.machine.process_group import process_group
@@ -12,7 +13,15 @@ from photon.run import listing
 
 
 @pytest.fixture
-def second(monkeypatch: pytest.MonkeyPatch) -> None:
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds for which it was waited."""
+    seconds: list[float] = []
+    monkeypatch.setattr(main.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def second(monkeypatch: pytest.MonkeyPatch, waited: list[float]) -> None:
     """This process is the second of a job, on a machine with one GPU."""
     for key, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(key, value)
@@ -45,3 +54,15 @@ def test_what_all_know_is_left_to_the_first(second, capsys, monkeypatch, tmp_pat
     monkeypatch.setenv("RANK", "0")
     assert run(["runs", str(tmp_path)]) == 143
     assert capsys.readouterr().err == "photon: stopped\n"
+
+
+@pytest.mark.parametrize("local", ["0", "1"])
+def test_the_first_of_a_machine_speaks_first(second, waited, capsys, monkeypatch, local):
+    """Each of 64 processes said it; who ended first in silence had the first ended by torchrun."""
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(main, "_write", lambda message: waited.append(0.0))
+    assert run(["config", "no.such_key=1"]) == 2
+    assert waited == [main.FIRST_SECONDS, 0.0][int(local == "0") :]
+    waited.clear()
+    assert run(["no-such-command"]) == 2
+    assert waited == [main.FIRST_SECONDS][int(local == "0") :]

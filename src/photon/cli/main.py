@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import warnings
 from contextlib import suppress
 from importlib import import_module
@@ -40,6 +41,10 @@ COMMANDS = {
     "config": ("photon.cli.config", "Show the composed configuration, or explain a key."),
     "completion": ("photon.cli.completion", "Complete words in bash, zsh or fish."),
 }
+
+
+FIRST_SECONDS = 10.0
+"""By which processes of a machine meet the same error one after the other."""
 
 
 class LazyGroup(click.Group):
@@ -103,6 +108,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except click.ClickException as error:
+        _wait_for_the_first()
         _say(_usage(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -141,8 +147,17 @@ def _explain(error: Exception) -> int:
     if is_first_process() or isinstance(error, photon.errors.Interrupted):  # which all agree on
         _say(message)
     else:  # it may be of this process alone, as where it is one more than there are GPUs
+        _wait_for_the_first()
         _write(f"process {os.environ['RANK']}: {message}")
     return code
+
+
+def _wait_for_the_first() -> None:
+    """Let the first process of this machine say what all of them have met: as it ends, `torchrun`
+    ends this one, and would end that one if this were earlier. Who is still there met it alone.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(FIRST_SECONDS)
 
 
 def _message(error: Exception) -> tuple[str, int]:
