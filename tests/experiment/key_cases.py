@@ -308,7 +308,7 @@ SERVER = ("photon.transport", "photon.n_nodes", "photon.join_timeout", "fl.fold_
 SHOWN = {
     "run_uuid": "node/test_options.py::test_the_same_command_goes_on_or_starts",
     f"{PREPARE}.splits":
-        "data/test_prepare_text.py::test_splits_are_cut_to_their_size_and_shared_out",
+        "data/test_split_sizes.py::test_splits_are_cut_to_their_size_and_shared_out",
     "wte_parameters_path": "node/test_options.py::test_embeddings_of_another_model",
     "pretrained_model_path":
         "hub/test_warm_start.py::test_a_federation_starts_from_a_centralised_checkpoint",
