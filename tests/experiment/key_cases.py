@@ -306,23 +306,23 @@ SERVER = ("photon.transport", "photon.n_nodes", "photon.join_timeout", "fl.fold_
 """Keys that only a server uses: a note says so elsewhere."""
 
 SHOWN = {
-    "run_uuid": "node/test_options.py::test_the_same_command_goes_on_or_starts",
+    "run_uuid": "node/test_what_runs_left.py::test_the_same_command_goes_on_or_starts",
     f"{PREPARE}.splits":
         "data/test_split_sizes.py::test_splits_are_cut_to_their_size_and_shared_out",
-    "wte_parameters_path": "node/test_options.py::test_embeddings_of_another_model",
+    "wte_parameters_path": "node/test_what_runs_left.py::test_embeddings_of_another_model",
     "pretrained_model_path":
         "hub/test_warm_start.py::test_a_federation_starts_from_a_centralised_checkpoint",
-    "photon.resume_round": "node/test_options.py::test_a_run_that_goes_back_ends_as_it_did",
+    "photon.resume_round": "node/test_what_runs_left.py::test_a_run_that_goes_back_ends_as_it_did",
     "photon.restore_run_uuid":
-        "node/test_options.py::test_a_run_that_begins_with_a_copy_ends_as_the_original",
+        "node/test_what_runs_left.py::test_a_run_that_begins_with_a_copy_ends_as_the_original",
     "photon.copy_client_checkpoints":
-        "node/test_options.py::test_a_run_that_begins_with_a_copy_ends_as_the_original",
+        "node/test_what_runs_left.py::test_a_run_that_begins_with_a_copy_ends_as_the_original",
     "photon.restore_cent_run_uuid":
-        "node/test_options.py::test_a_federation_that_begins_with_a_centralised_run",
+        "node/test_what_runs_left.py::test_a_federation_that_begins_with_a_centralised_run",
     "photon.restore_cent_run_batches":
-        "node/test_options.py::test_a_federation_that_begins_with_a_centralised_run",
+        "node/test_what_runs_left.py::test_a_federation_that_begins_with_a_centralised_run",
     "centralized.eval_only":
-        "node/test_options.py::test_eval_only_scores_the_model_that_was_named",
+        "node/test_what_runs_left.py::test_eval_only_scores_the_model_that_was_named",
     "compare.centralized": "experiment/test_equivalence.py::test_the_summary_is_the_result",
     "compare.alone": "experiment/test_equivalence.py::test_the_summary_is_the_result",
     "compare.centralized_learning_rate":
