@@ -335,7 +335,7 @@ SHOWN = {
         "hub/test_warm_start.py::test_new_weights_are_seeded_and_independent_of_the_folders",
     f"{MODEL}.config_overrides": "hub/test_warm_start.py::test_mistakes_are_one_line",
     "photon.transport_url":
-        "server/test_federation.py::test_remote_nodes_give_the_bits_of_the_local_engine",
+        "server/test_bits_over_sockets.py::test_remote_nodes_give_the_bits_of_the_local_engine",
     "photon.transport_hosts":
         "node/test_hostile_server.py::test_a_node_asks_the_hosts_that_its_owner_has_named_and_follows_nobody",
     "fl.secure_aggregation":
@@ -352,7 +352,7 @@ SHOWN = {
     "photon.fewest_masked":
         "secure/test_masked_rounds.py::test_a_node_trains_for_sums_of_so_many_clients_alone",
     "fl.fold_updates":
-        "server/test_federation.py::test_partial_means_of_nodes_are_the_flat_mean",
+        "server/test_bits_over_sockets.py::test_partial_means_of_nodes_are_the_flat_mean",
     "llm_config.nonfinite_loss":
         "experiment/test_divergence.py::test_a_federated_run_can_skip_the_step",
     "llm_config.compile":

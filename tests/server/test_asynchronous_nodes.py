@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from test_federation import PLACES, SHAPE
+from four_clients import PLACES, SHAPE
 
 import photon
 from loopback import final_digest, nodes, train
