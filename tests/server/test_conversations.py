@@ -17,6 +17,7 @@ from photon.core.parts import parts_of
 from photon.errors import DataError, PayloadError, StorageError
 from photon.server import remote
 from photon.server.depot import Way
+from photon.server.errand import MAX_EXCUSES
 from photon.server.link import Answer, Link
 from photon.server.remote import MAX_ATTEMPTS, RemoteEngine
 from photon.server.roster import Member, Roster
@@ -279,6 +280,13 @@ def test_a_node_that_goes_away_while_parameters_come_has_failed_nobody(fetching)
     assert failed == [Failure(0, "node n: the node went away")] * (MAX_ATTEMPTS + 1)
     assert isinstance(arrived, Update)
     assert all(line.endswith("; trying again") for line in federation.lines)
+
+
+def test_one_that_goes_away_each_time_fails_in_the_end(fetching):
+    federation, said = fetching
+    said += [Done(), None] * 99
+    assert len(federation.train()) == MAX_EXCUSES + MAX_ATTEMPTS
+    assert federation.lines[-1].endswith("; left out of this round")
 
 
 @pytest.mark.parametrize("reply", [None, Refused(error="no room")])

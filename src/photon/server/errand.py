@@ -31,6 +31,8 @@ from photon.wire.messages import (
 
 NEARLY = 0.9
 """Of the training that a node tells of, that fits into an errand: it has a clock of its own."""
+MAX_EXCUSES = 10
+"""Of a client in a round: a node that dies of its base each time is behind no slow link."""
 
 ReplyT = TypeVar("ReplyT", bound=Closed)
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ from photon.machine.waiting import Waiting
 from photon.run.base import Base
 from photon.secure.fixed_point import Trees
 from photon.server.depot import Depot
-from photon.server.errand import Conversation, Errand, Outcome, Talk, fault_of
+from photon.server.errand import MAX_EXCUSES, Conversation, Errand, Outcome, Talk, fault_of
 from photon.server.farewell import tell_last
 from photon.server.link import Link
 from photon.server.masked_nodes import OverNodes
@@ -46,6 +46,7 @@ class _OpenRound:
     plan: RoundPlan
     waiting: deque[int]
     attempts: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    excuses: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,8 +373,10 @@ class RemoteEngine:
         self.durations += one.errand.durations(outcome, self.clock() - one.begun)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         self._homes |= dict.fromkeys(outcome.updates, one.address)
-        for client in outcome.failed if outcome.has_left or outcome.is_excused else ():
-            one.of.attempts[client].remove(one.address)
+        for client in outcome.failed:
+            one.of.excuses[client] += outcome.is_excused
+            if outcome.has_left or (outcome.is_excused and one.of.excuses[client] <= MAX_EXCUSES):
+                one.of.attempts[client].remove(one.address)
         if outcome.has_left:
             return arrivals + self._wait_for_another(one, outcome.failed)
         return arrivals + self._try_again(one.of, one.errand.node, outcome.failed)
