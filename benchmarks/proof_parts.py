@@ -36,6 +36,7 @@ PARTS = (
          ("compression.py run uniform:107 uniform:50/15 --seeds 1 2 3",
           "compression.py run --seeds 1", "compression.py run topk --rounds 200 --seeds 1",
           'compression.py run "fragments 4" --rounds 200 --seeds 1',
+          "compression.py run smoothed --rounds 200",
           "compression.py run uniform:107 uniform:50/15 --local-steps 32 64 --seeds 1",
           'compression.py run "kept: uniform:50/15" --local-steps 256 --rounds 12',
           "compression.py run uniform:107 uniform:50/15 --splits source --seeds 1"),
