@@ -67,6 +67,13 @@ def test_a_file_that_has_changed_is_read_again(written):
     ("recipe=Mine.yaml", "seed: 1\nseed: 2", r"seed is there twice"),
     ("recipe=Mine.yaml", "- seed", r"^recipe=Mine\.yaml: must hold keys of recipe, got \['seed'\]"),
     ("dataset/streams@dataset.train.streams=Mine.yaml", "a: 1", r"must hold a list of clients'"),
+    ("recipe=Mine.yaml", "seed: 2020-01-01", r"^seed: Input should be .*got '2020-01-01'$"),
+    ("recipe=Mine.yaml", "1: 2", r"^1: is no key of the configuration$"),
+    ("recipe=Mine.yaml", "defaults: 5", r"defaults list in 'recipe/Mine-\w+', defaults must be a"),
+    ("recipe=Mine.yaml", "defaults: [smok]", r"'recipe/Mine-\w+': Could not load 'recipe/smok'"),
+    ("icl_tasks_config=Mine.yaml",
+     "[{label: a, dataset_uri: x, num_fewshot: [0], icl_task_type: schema, a: 1}]",
+     r"^icl_tasks_config\.icl_tasks\.0\.a: is no key of the configuration$"),
     ("recipe=Mine.yaml", "fl: {n_round: 1}", r"^fl\.n_round: is no key .*mean 'fl\.n_rounds'\?$"),
 ])  # fmt: skip
 def test_one_that_is_none_is_refused(written, given, text, said):

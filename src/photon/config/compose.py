@@ -74,9 +74,9 @@ def load_config(overrides: Overrides = ()) -> Config:
         with _hydra():
             composed = compose(_NODE, overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True)
-        return checked(Config, _null_where_deleted(values, Config().model_dump(mode="json")))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_first_line(error)) from error
+    return checked(Config, _null_where_deleted(values, Config().model_dump(mode="json")))
 
 
 @contextmanager
@@ -110,14 +110,17 @@ def _of_file(text: str) -> str:
     """Read `recipe=mine.yaml` as the choice of a preset, which is put into Hydra's store."""
     from hydra.core.config_store import ConfigStore
 
+    if not any(ending in text for ending in FILE):
+        return text
     override = parse_override(text)
     group, path = override.key_or_group, None if override.is_delete() else override.value()
     if group not in GROUPS or not isinstance(path, str) or not path.endswith(FILE):
         return text
-    preset = _preset(group, path)
-    name = hashlib.sha256(json.dumps(preset, default=str).encode()).hexdigest()
+    values = json.dumps(_preset(group, path), default=str)  # a date is a text
+    stem = re.sub("[^A-Za-z0-9_]", "_", Path(path).stem)
+    name = f"{stem}-{hashlib.sha256(values.encode()).hexdigest()[:16]}"
     package = "_global_" if group == "recipe" else None
-    ConfigStore.instance().store(group=group, name=name, node=preset, package=package)
+    ConfigStore.instance().store(group=group, name=name, node=json.loads(values), package=package)
     return f"{text.partition('=')[0]}={name}"
 
 

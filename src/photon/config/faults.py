@@ -95,8 +95,10 @@ def first_fault(error: ValidationError, known: Collection[str]) -> str:
     reason = _reason(first, key, [one["msg"] for one in found if _key(one) == key])
     given = first.get("input")
     is_unknown = first["type"] == "extra_forbidden"
-    if is_unknown and (meant := nearest(key, set(known)).removesuffix(ALL_KEYS)):
-        reason += f"; {meant.rstrip()}"
+    section = key.rpartition(".")[0]  # of one within a list nothing is known
+    if is_unknown and (not section or section in known):
+        meant = nearest(key, set(known)).removesuffix(ALL_KEYS).rstrip()
+        reason += f"; {meant}" if meant else ""
     told = is_unknown or "got" in reason or (isinstance(given, str) and repr(given) in reason)
     shown = "" if told or isinstance(given, (Mapping, BaseModel)) else f", got {_plain(given)}"
     return f"{_prefix(key, reason, known)}{reason}{shown}"
