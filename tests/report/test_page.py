@@ -342,6 +342,9 @@ def test_a_long_run_is_shown_as_a_screen_can(trained, tmp_path):
         assert [len(x) for x in button["args"][0]["x"]] == [len(one["y"]) for one in loss.data]
     assert "Of more than 2,000 points" in loss.note
     plots = client_plots(history, "k")
+    curves = [figure(plots, title) for title in ("Loss of each client", "Agreement", "Norms")]
+    for plot in (*curves, sent_plot([history.curve]), throughput_plot([history.curve])):
+        assert plot.note.endswith("Of more than 2,000 points those that stand out are drawn.")
     who = figure(plots, "Who took part")
     assert 2501 in who.data[0]["x"], "the round in which somebody was missing"
     assert {len(who.data[0]["x"]), *map(len, who.data[0]["z"])} <= set(range(MOST_BARS + 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,15 @@ def sum_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _digest(shards: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256("".join(shard["sha256"] for shard in shards).encode()).hexdigest()[:16]
+
+
+def finite(value: Any) -> Any:
+    """JSON values, with null in the place of a number that JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

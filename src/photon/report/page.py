@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
 
+from photon.data.manifest import finite
 from photon.report.comparison import bytes_line, epsilon_line, loss_line
 from photon.report.history import RunHistory
 from photon.report.plots import Plot, client_plots, loss_plot, sent_plot, throughput_plot
@@ -107,16 +106,7 @@ def _figures(plots: Sequence[Plot]) -> str:
 
 def _plots_json(plots: Sequence[Plot]) -> str:
     values = [{"key": plot.key, "data": plot.data, "layout": plot.layout} for plot in plots]
-    return json.dumps(_finite(values)).replace("<", "\\u003c")  # or a name could end the script
-
-
-def _finite(value: Any) -> Any:
-    """A JSON value, with null where a number is not finite: a diverged loss leaves a gap."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(values)).replace("<", "\\u003c")  # or a name could end the script
 
 
 def _own(name: str) -> str:

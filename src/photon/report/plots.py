@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from photon.report.history import AXES, Curve, Record, RunHistory
-from photon.report.thinning import MOST_BARS, MOST_POINTS, most_for_each, thinned
+from photon.report.thinning import MOST_BARS, MOST_POINTS, left_out, most_for_each, thinned
 
 COLOURS = ["#1f6fb4", "#d9610f", "#2a8f3c", "#b0282f", "#7b56a8", "#6d4a3f", "#c34f9d", "#5f6670"]
 """Legible on white and on near black."""
@@ -67,11 +67,13 @@ def loss_plot(curves: Sequence[Curve], floors: Mapping[str, float]) -> Plot:
     ]  # fmt: skip
     note = (
         "Against tokens, steps, bytes or time: the buttons choose. A click on a name hides it, a "
-        "double click leaves it alone."
+        f"double click leaves it alone. {_left_out(curves)}"
     )
-    if any(len(curve.records) > MOST_POINTS for curve in curves):
-        note += f" Of more than {MOST_POINTS:,} points those that stand out are drawn."
-    return Plot("loss", "Loss", [line for line, _ in lines], layout, note)
+    return Plot("loss", "Loss", [line for line, _ in lines], layout, note.strip())
+
+
+def _left_out(curves: Sequence[Curve]) -> str:
+    return left_out(max((len(curve.records) for curve in curves), default=0))
 
 
 Placed = tuple[dict[str, Any], dict[str, list[float]]]
@@ -81,13 +83,13 @@ Placed = tuple[dict[str, Any], dict[str, list[float]]]
 def _losses(curves: Sequence[Curve]) -> Iterator[Placed]:
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
+        along = {axis: curve.axis(axis) for axis in AXES}
         for key, kind in (("val_loss", "validation"), ("train_loss", "training")):
             chosen = curve.having(key)
             if not chosen:
                 continue
             losses = [curve.records[i][key] for i in chosen]
             chosen = [chosen[i] for i in thinned(losses)]
-            along = {axis: curve.axis(axis) for axis in AXES}
             xs = {axis: [place[i] for i in chosen] for axis, place in along.items()}
             is_training = key == "train_loss"
             yield {
@@ -122,7 +124,7 @@ def sent_plot(curves: Sequence[Curve]) -> Plot:
             data.append(line | {"marker": {"size": 7, "symbol": symbol}})
     layout = _layout("round", "bytes so far")
     layout["yaxis"] |= {"type": "log", "exponentformat": "SI"}
-    return Plot("sent", "Bytes", data, layout)
+    return Plot("sent", "Bytes", data, layout, _left_out(curves))
 
 
 def throughput_plot(curves: Sequence[Curve]) -> Plot:
@@ -136,7 +138,7 @@ def throughput_plot(curves: Sequence[Curve]) -> Plot:
             data.append(_line(curve.name, xs, ys, COLOURS[number % len(COLOURS)]))
     layout = _layout("optimizer steps", "tokens per second")
     layout["yaxis"]["rangemode"] = "tozero"
-    return Plot("throughput", "Throughput", data, layout)
+    return Plot("throughput", "Throughput", data, layout, _left_out(curves))
 
 
 def client_plots(history: RunHistory, key: str) -> list[Plot]:
@@ -164,7 +166,7 @@ def client_plots(history: RunHistory, key: str) -> list[Plot]:
 
 def _client_losses(rounds: Sequence[Record]) -> Plot:
     clients = sorted({c for record in rounds for c in record.get("client_metrics", {})}, key=int)
-    data = []
+    data, most = [], most_for_each(len(clients), MOST_POINTS)
     for number, client in enumerate(clients):
         points = [
             (record["round"], record["client_metrics"][client]["train_loss"])
@@ -172,11 +174,10 @@ def _client_losses(rounds: Sequence[Record]) -> Plot:
             if "train_loss" in record.get("client_metrics", {}).get(client, {})
         ]
         xs, ys = ([list(part) for part in zip(*points, strict=True)]) if points else ([], [])
-        most = most_for_each(len(clients), MOST_POINTS)
         line = _line(f"client {client}", xs, ys, COLOURS[number % len(COLOURS)], most=most)
         data.append(line | {"showlegend": len(clients) <= MANY_CLIENTS})
-    return Plot("clients", "Loss of each client", data,
-                         _layout("round", f"training {LOSS}"))  # fmt: skip
+    return Plot("clients", "Loss of each client", data, _layout("round", f"training {LOSS}"),
+                left_out(len(rounds), most))  # fmt: skip
 
 
 def _spread(
@@ -196,6 +197,7 @@ def _spread(
         of("smallest", lambda values: values[0], **faint, fill="tonexty"),
         of("median", lambda values: values[len(values) // 2]),
     ]
+    note = f"{note} {left_out(len(kept))}".strip()
     return Plot(key, title, data if kept else [], _layout("round", label), note)
 
 

@@ -32,3 +32,8 @@ def thinned(values: Sequence[float], most: int = MOST_POINTS) -> list[int]:
 def most_for_each(clients: int, most: int) -> int:
     """Points that each of so many clients may have, of a plot that has so many for one."""
     return max(16, min(most, MOST_CELLS // max(1, clients)))
+
+
+def left_out(count: int, most: int = MOST_POINTS) -> str:
+    """What a plot says that is given so many points of a curve; nothing where it shows them all."""
+    return f"Of more than {most:,} points those that stand out are drawn." if count > most else ""

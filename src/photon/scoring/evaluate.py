@@ -15,6 +15,7 @@ import photon
 from photon.config.evaluation import IclTask, Scoring
 from photon.config.overrides import parse_override
 from photon.config.resolve import count_threads
+from photon.data.manifest import finite
 from photon.data.tokenization import KEY
 from photon.errors import ConfigError, DataError, PhotonError
 from photon.evaluation.evaluate import Settings, evaluate_task
@@ -28,7 +29,7 @@ from photon.machine.process_group import from_first, process_group
 from photon.say import Say
 from photon.scoring.candidate import Candidate, machine_of, open_candidate, require_model
 from photon.scoring.losses import LossScore, losses_to_score
-from photon.scoring.scores import Finished, ScoreFolder, finite
+from photon.scoring.scores import Finished, ScoreFolder
 from photon.training.parallel import World
 
 TaskCallback = Callable[[str, float], None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.data.manifest import write_json
+from photon.data.manifest import finite, write_json
 from photon.errors import storing
 from photon.evaluation.evaluate import Sample
 from photon.evaluation.scoring import TaskScore
@@ -137,15 +136,6 @@ class ScoreFolder:
         """Digest of what a task's score depends on: the model's identity and the task's facts."""
         text = json.dumps([self.identity, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def finite(value: Any) -> Any:
-    """JSON values, with null in the place of a number that JSON has not."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(key: str, sample: Sample) -> dict[str, Any]:
