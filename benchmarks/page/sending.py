@@ -156,8 +156,8 @@ end at 2.87 to 2.97 in bf16, so that seeds differ by more than the codec costs; 
 rounds of 8 end at 2.56 in the recipe of the quality table). *fragments 4*: a quarter of the
 parameters in each round, so that each waits for four; beside whole rounds in bf16. Of 200 rounds
 one seed says little: four fragments in bf16 end higher than the same ones in few levels, so that
-chance is several percent. *smoothed* is better by a percent in bf16 and not in fragments, whose
-cost is thus no noise that an average takes away. Not measured: decays of the residual below 1.
+chance is several percent. *smoothed* ends lower in bf16 than *kept* at seed 1, and not in
+fragments. Not measured: decays of the residual below 1.
 """
 CODECS = """
 Encode and read together, as multiples of a copy of the same fp32 tensor in memory that is there
