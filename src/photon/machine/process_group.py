@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections import deque
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,9 +20,9 @@ from photon.machine.interrupt import StopRequest
 from photon.training.parallel import ALONE, World
 
 TIMEOUT = timedelta(minutes=30)
-_last: deque[dist.Work] = deque(maxlen=16)
-"""Broadcasts, which stay until the interpreter ends: gloo's thread would else give back the tensors
-of the last one, for which it asks for the lock of an interpreter that may be gone; that aborts."""
+_LAST_TENSORS_SECONDS = 0.2
+"""Gloo's threads give back the last collectives' tensors a moment after those are done, for which
+they ask for the interpreter's lock: if the interpreter is gone by then, the process aborts."""
 
 
 @contextmanager
@@ -54,6 +54,7 @@ def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
         yield World(dist.get_rank(), dist.get_world_size()), device
     finally:
         dist.destroy_process_group()
+        time.sleep(_LAST_TENSORS_SECONDS)  # gives away the lock
 
 
 def from_first(world: World, compute: Callable[[], Any]) -> Any:
@@ -78,18 +79,10 @@ def from_first(world: World, compute: Callable[[], Any]) -> Any:
 def _broadcast(world: World, value: dict[str, Any]) -> dict[str, Any]:
     body = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
     length = torch.tensor([len(body)])
-    _from_first(length)
+    dist.broadcast(length, 0)
     buffer = body if world.is_first else torch.empty(int(length), dtype=torch.uint8)
-    _from_first(buffer)
+    dist.broadcast(buffer, 0)
     return json.loads(buffer.numpy().tobytes())
-
-
-def _from_first(values: torch.Tensor) -> None:
-    """Write the first process's values into those of the others."""
-    work = dist.broadcast(values, 0, async_op=True)
-    assert work is not None
-    work.wait()
-    _last.append(work)
 
 
 class AgreedStop(StopRequest):
