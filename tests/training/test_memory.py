@@ -71,7 +71,9 @@ def sections(config):
 
 def peak_bytes(action: Callable[[], object]) -> int:
     """Most bytes of tensors that were allocated within and not yet freed."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as recorded:
         kept = action()
     del kept
     results = recorded.profiler.kineto_results.events()  # pyright: ignore

@@ -124,9 +124,10 @@ def linear_cross_entropy(
         chunk: tokens whose logits exist at once; the result does not depend on it beyond rounding.
         gradient_of: `logits_gradient`, or a compiled form of it.
     """
-    return TokenLoss(
-        *_LinearCrossEntropy.apply(hidden, weight, targets, z_loss, chunk, gradient_of)  # pyright: ignore
+    objective, loss = _LinearCrossEntropy.apply(  # pyright: ignore
+        hidden, weight, targets, z_loss, chunk, gradient_of
     )
+    return TokenLoss(objective, loss.detach())  # a compiler of torch 2.11 wants to be told again
 
 
 def logits_loss(logits: Tensor, targets: Tensor, z_loss: float) -> TokenLoss:
