@@ -72,6 +72,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    try:
+        for rule in arguments.rules:
+            points.aggregation(rule)
+        for codec in arguments.codecs:
+            points.codec(codec)
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.smoke:
         arguments.parameters, arguments.clients, arguments.turns = 60_000, [4], 1
     torch.set_num_threads(arguments.threads)

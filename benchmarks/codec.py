@@ -29,9 +29,8 @@ BARS = {"bf16": 3, "int8": 3, "int4": 5, "e3m0": 5, "int2": 5, "topk": 25, "unif
 """Copies that encoding and decoding may take together."""
 
 
-def measured(name: str, value: torch.Tensor, times: int) -> dict[str, float]:
+def measured(codec: Codec, value: torch.Tensor, times: int) -> dict[str, float]:
     """Seconds of a copy, and how many copies encoding and reading take; the bits per element."""
-    codec: Codec = points.codec(name)
     kept, left = torch.empty_like(value), 0.1 * value.flip(0)
     sent = codec.encode(value, left.clone())[0]
 
@@ -82,14 +81,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
+    try:
+        rungs = {name: points.codec(name) for name in arguments.rungs}
+    except ValueError as error:
+        parser.error(str(error))
     if arguments.smoke:
         arguments.elements, arguments.times = 1 << 14, 1
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     value = torch.randn(arguments.elements)
     print(f"{'rung':<18}{'bits':>8}{'encode':>8}{'read':>7}{'both':>7}{'bar':>5}  copies; new, ms")
-    for name in arguments.rungs:
-        found = measured(name, value, arguments.times)
+    for name, codec in rungs.items():
+        found = measured(codec, value, arguments.times)
         both, bar = found["encode"] + found["read"], BARS.get(name.partition(":")[0], "")
         print(
             f"{name:<18}{found['bits']:8.3f}{found['encode']:8.2f}{found['read']:7.2f}{both:7.2f}"

@@ -135,6 +135,8 @@ def main() -> None:
     if arguments.run:
         run(arguments.cases, arguments.centralized)
         return
+    if unknown := [name for name in arguments.cases if name not in CASES]:
+        parser.error(f"no case is named {unknown[0]!r}; there are: {'; '.join(CASES)}")
     print("| run | planned MB | measured MB | deviation | without the program | measured |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from typing import Any
 
 import uneven_sites
 from compression import outcome
-from compression_arms import of_seed
+from compression_arms import named, of_seed
 from records import RESULTS, append, lines
 from smoke import TINY
 
@@ -89,7 +89,7 @@ def run(arm: str, seed: int, more: list[str]) -> dict[str, Any]:
 
 def run_all(patterns: list[str], seeds: list[int], *, smoke: bool) -> None:
     done = {(record["arm"], record["seed"]) for record in lines(LOG) if not smoke}
-    chosen = [arm for arm in ARMS if not patterns or any(one in arm for one in patterns)]
+    chosen = [arm for text in patterns or [""] for arm in named(text, ARMS)]
     for seed in seeds:
         for arm in dict.fromkeys([REFERENCE, *chosen]):
             if (arm, seed) in done:
@@ -127,10 +127,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--smoke", action="store_true")
     arguments = parser.parse_args()
-    if arguments.what == "table":
-        print(table(lines(LOG)))
-    else:
-        run_all(arguments.arms, arguments.seeds, smoke=arguments.smoke)
+    try:
+        if arguments.what == "table":
+            print(table(lines(LOG)))
+        else:
+            run_all(arguments.arms, arguments.seeds, smoke=arguments.smoke)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

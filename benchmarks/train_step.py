@@ -215,15 +215,17 @@ def main() -> None:
 @click.option("--save", "saved", is_flag=True)
 def cpu(pairs: int, threads: int, quick: bool, only: str, profiled: bool, saved: bool) -> None:
     """Our step and our model against their peers."""
+    chosen = [one for one in COMPARISONS if only.lower() in one.name.lower()]
+    if not chosen:
+        names = "; ".join(one.name for one in COMPARISONS)
+        raise click.BadParameter(f"no comparison is named {only!r}; there are: {names}")
     pairs = 3 if quick else pairs
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {num_cores()} CPU cores, {threads} threads, {pairs} pairs")
     print(HEADER)
     for size in (SMALL,) if quick else (LARGE, SMALL):
         for family in FAMILIES:
-            for comparison in COMPARISONS:
-                if only.lower() not in comparison.name.lower():
-                    continue
+            for comparison in chosen:
                 record = compare(comparison, family, size, pairs)
                 print(table_row(record), flush=True)
                 if saved:

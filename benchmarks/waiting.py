@@ -26,7 +26,7 @@ import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,13 +133,21 @@ def run(arm: Arm, arguments: argparse.Namespace, rate: float | None) -> dict[str
     }  # fmt: skip
 
 
-def chosen(parts: Sequence[str]) -> Iterator[Arm]:
-    """Arms whose setting and name have all of these parts."""
-    yield from (a for a in ARMS if all(part in f"{a.setting} {a.name}" for part in parts))
+def chosen(parts: Sequence[str]) -> list[Arm]:
+    """Arms whose setting and name have all of these parts.
+
+    Raises:
+        ValueError: none has.
+    """
+    names = {f"{arm.setting} {arm.name}": arm for arm in ARMS}
+    found = [arm for name, arm in names.items() if all(part in name for part in parts)]
+    if not found:
+        raise ValueError(f"no arm is named {' '.join(parts)!r}; there are: {'; '.join(names)}")
+    return found
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    arms = list(chosen(arguments.arms))
+    arms = chosen(arguments.arms)
     rate = arguments.rate
     if rate is None and any(arm.setting == "links" for arm in arms):
         rate = probed_rate(arguments)
@@ -178,10 +186,13 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--kill-every", type=float, default=20.0, help="seconds in the mean")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args(given)
-    if arguments.what == "table":
-        print(table(lines(LOG)))
-    else:
-        run_all(arguments)
+    try:
+        if arguments.what == "table":
+            print(table(lines(LOG)))
+        else:
+            run_all(arguments)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,25 @@ def test_the_quickstart_itself_is_measured(bench):
     assert any("--steps 3072" in command for command in commands)
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("modes", ["run", "no such"]),
+        ("waiting", ["run", "no such"]),
+        ("memory", ["no such"]),
+        ("codec", ["--smoke", "--rungs", "no such"]),
+        ("aggregation", ["--smoke", "--rules", "no such"]),
+        ("train_step", ["cpu", "--only", "no such"]),
+    ],
+)
+def test_a_name_that_is_not_there_is_refused_in_one_line(bench, monkeypatch, capsys, script, words):
+    monkeypatch.setattr("sys.argv", [script, *words])
+    with pytest.raises(SystemExit) as ended:
+        bench(script).main()
+    assert ended.value.code == 2
+    assert "'no such'" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_command_is_run_as_its_own_program(bench, tmp_path):
     output = tmp_path / "out.txt"
     assert bench("proof").apart("proof.py no-such-part", output) == 2

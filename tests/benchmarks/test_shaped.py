@@ -136,11 +136,11 @@ def test_arms_of_the_benchmark_of_waiting(bench):
     waiting = bench("waiting")
     assert len({(arm.setting, arm.name) for arm in waiting.ARMS}) == len(waiting.ARMS)
     assert [arm.name for arm in waiting.chosen(["links", "int4"])] == ["overlap, int4"]
-    arm = next(waiting.chosen(["uneven", "synchronous"]))
+    arm = waiting.chosen(["uneven", "synchronous"])[0]
     case = waiting.uneven_case(arm, 5, 1, 0.1, 20.0)
     paces = [site.step_seconds for site in case.sites]
     assert paces == [0.1, 0.1, 0.1, 0.4]
     assert (case.churn.every, case.config().federation.rounds) == (20.0, 5)
-    case = waiting.links_case(next(waiting.chosen(["overlap, int4"])), 5, 1, 0.1, 1000.0)
+    case = waiting.links_case(waiting.chosen(["overlap, int4"])[0], 5, 1, 0.1, 1000.0)
     assert {site.link.rate for site in case.sites} == {1000.0}
     assert case.config().federation.compression.upload == "int4"
