@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import torch
@@ -29,14 +29,17 @@ from records import RESULTS, append
 from photon.config import load_config
 from photon.config.compose import with_values
 from photon.data.tokenizer import train_tokenizer
+from photon.errors import PhotonError, require_package
 from photon.evaluation.likelihood import Passes
 from photon.hub.hf_folder import export_folder
 from photon.model.build import build_model, load_parameters, parameters_of
 from photon.run import checkpoint
 from photon.run.run_folder import RunFolder
 from photon.run.saved_model import load_saved_model
-from photon.scoring.lm_adapter import PhotonLM
 from photon.training.state import TrainState
+
+if TYPE_CHECKING:
+    from photon.scoring.lm_adapter import PhotonLM
 
 LOG = RESULTS / "evaluate.jsonl"
 BATCH_SIZES = (1, 4, 8)
@@ -76,6 +79,11 @@ def main(
     save: bool,
 ) -> None:
     """Measure and compare, with one thread."""
+    try:
+        require_package("lm_eval", "eval", "evaluate.py needs lm-eval")
+        require_package("transformers", "hf", "evaluate.py needs transformers")
+    except PhotonError as error:
+        raise click.ClickException(str(error)) from None
     torch.set_num_threads(1)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as work:
@@ -118,6 +126,8 @@ def make_run(work: Path, data: Path, model: str, vocab_size: int | None) -> Path
 
 
 def our_model(run: Path) -> PhotonLM:
+    from photon.scoring.lm_adapter import PhotonLM
+
     saved = load_saved_model(run)
     model = build_model(saved.config.inner, 0)
     load_parameters(model, saved.params)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,15 +15,13 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_one_thread_computes(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    adapter = SimpleNamespace(PhotonLM=object)  # the real one needs the extra `eval`
-    monkeypatch.setitem(sys.modules, "photon.scoring.lm_adapter", adapter)
     evaluate = importlib.import_module("evaluate")
-    del sys.modules["evaluate"]  # it has the stand-in
     ours = SimpleNamespace(model=SimpleNamespace(vocab_size=8))
     given = {"make_run": None, "our_model": ours, "their_models": {}, "make_tasks": None,
              "requests_of": []}  # fmt: skip
     for name, value in given.items():
         monkeypatch.setattr(evaluate, name, lambda *_, value=value: value)
+    monkeypatch.setattr(evaluate, "require_package", lambda *_: None)
     monkeypatch.setattr(evaluate, "compare", lambda *_: {"own": torch.get_num_threads()})
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -34,3 +31,11 @@ def test_one_thread_computes(monkeypatch, tmp_path):
     finally:
         torch.set_num_threads(before)
     assert (line["own"], line["threads"]) == (1, 1)
+
+
+def test_without_lm_eval_a_line_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr("photon.errors.find_spec", lambda name: None)
+    done = CliRunner().invoke(importlib.import_module("evaluate").main, [str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: evaluate.py needs lm-eval: pip install ")
