@@ -21,8 +21,7 @@ class Row:
     Attributes:
         loss, spread: mean and half of the range of the final validation losses; infinite where a
             seed diverged.
-        worse: least, mean and greatest loss over that of the same recipe, sent in bf16, with the
-            same seed, less 1; empty without a common seed.
+        worse: of each common seed the loss over that of the same recipe, sent in bf16, less 1.
         beside: mean loss over that with averaged moments, sent in bf16, less 1.
         times: how many times fewer bytes than data-parallel training; the least of the seeds.
     """
@@ -31,7 +30,7 @@ class Row:
     seeds: tuple[int, ...]
     loss: float
     spread: float
-    worse: tuple[float, float, float] | tuple[()]
+    worse: list[float]
     beside: float | None
     times: float
 
@@ -62,7 +61,7 @@ def _row(arm: str, runs: Mapping[int, Record], arms: Mapping[str, Mapping[int, R
         seeds=tuple(sorted(runs)),
         loss=mean,
         spread=(max(losses) - min(losses)) / 2 if math.isfinite(mean) else math.inf,
-        worse=(min(worse), statistics.fmean(worse), max(worse)) if worse else (),
+        worse=worse,
         beside=statistics.fmean(beside) if beside else None,
         times=min(run["bytes_ddp"] / sent(run) for run in runs.values()),
     )
@@ -100,19 +99,21 @@ def _table(setting: Setting, found: Sequence[Row]) -> str:
 
 
 def _line(row: Row) -> str:
-    loss = f"{row.loss:.3f} ± {row.spread:.3f}" if math.isfinite(row.loss) else "diverged"
+    loss = f"{row.loss:.3f}" if math.isfinite(row.loss) else "diverged"
+    if len(row.seeds) > 1 and math.isfinite(row.loss):
+        loss += f" ± {row.spread:.3f}"
+    worse = percents(row.worse) if math.isfinite(row.loss) else ""
     known = row.beside is not None and math.isfinite(row.loss)
     beside = f"{row.beside:+.2%}" if known else ""
-    return (
-        f"| {row.arm} | {len(row.seeds)} | {loss} | {_percent(row)} | {beside} | {row.times:.1f}x |"
-    )
+    return f"| {row.arm} | {len(row.seeds)} | {loss} | {worse} | {beside} | {row.times:.1f}x |"
 
 
-def _percent(row: Row) -> str:
-    if not row.worse or not math.isfinite(row.loss):
+def percents(shares: Sequence[float]) -> str:
+    """Mean (least .. most), or the only one; nothing where there is none."""
+    if not shares:
         return ""
-    least, mean, most = (f"{share:+.2%}" for share in row.worse)
-    return mean if len(row.seeds) == 1 else f"{mean} ({least} .. {most})"
+    mean = f"{statistics.fmean(shares):+.2%}"
+    return mean if len(shares) == 1 else f"{mean} ({min(shares):+.2%} .. {max(shares):+.2%})"
 
 
 @dataclass(frozen=True, slots=True)

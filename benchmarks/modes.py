@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from statistics import mean
 from typing import Any
 
 import uneven_sites
 from compression import outcome
 from compression_arms import named, of_seed
+from compression_table import percents
 from records import RESULTS, append, lines
 from smoke import TINY
 
@@ -111,10 +111,7 @@ def table(records: list[dict[str, Any]]) -> str:
         shown = ", ".join("diverged" if v is None else f"{v:.3f}" for v in own.values())
         beside = {seed: losses.get((REFERENCE, seed)) for seed in seeds}
         above = [v / r - 1 for seed, v in own.items() if v and (r := beside[seed])]
-        spread = (
-            f"{min(above):+.2%} .. {max(above):+.2%} (mean {mean(above):+.2%})" if above else ""
-        )
-        rows.append(f"| {arm} | {shown} | {'' if arm == REFERENCE else spread} |")
+        rows.append(f"| {arm} | {shown} | {'' if arm == REFERENCE else percents(above)} |")
     return "\n".join(rows)
 
 

@@ -25,11 +25,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from compression import sums
 from compression_arms import of_seed
+from compression_table import percents
 from liars import ABSENT, LIES, SHUFFLED, lying
 from long_rounds import LONG_ROUNDS
 from records import RESULTS, append, lines
@@ -162,9 +162,8 @@ def table(records: list[dict[str, Any]]) -> str:
 def above_control(above: list[float]) -> str:
     """By how much losses are above their controls', and how many runs ended without one."""
     known = [one for one in above if math.isfinite(one)]
-    told = f"{min(known):+.2%} .. {max(known):+.2%} (mean {mean(known):+.2%})" if known else ""
     ended = f"{len(above) - len(known)} of {len(above)} ended" if len(known) < len(above) else ""
-    return ", ".join(filter(None, (told, ended)))
+    return ", ".join(filter(None, (percents(known), ended)))
 
 
 def beside_control(

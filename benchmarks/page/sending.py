@@ -141,8 +141,9 @@ The quickstart's model, data and steps, in rounds of 16 unless said, see above. 
 against all bytes that were sent, both ways, headers and first parameters included. *averaged*:
 inner moments are averaged every round (betas 0.9 / 0.95, momentum 0.9). *kept*: clients keep them,
 with a longer memory of squares and a shorter one of gradients (betas 0.8 / 0.999, momentum 0.8).
-*smoothed*: the same, and the average of the rounds is validated (`fl.ema_decay=0.95`).
-Then up / down. A claim is by the arm with most seeds, and holds where each of them keeps the bar.
+*smoothed*: the same, and the average of the rounds is validated (`fl.ema_decay=0.95`). Then up /
+down; ± is half of what lies between the seeds. A claim is by the arm with most seeds, and holds
+where each of them keeps the bar.
 """
 MISLEADS = """
 Data-parallel training is counted as a ring of bf16 gradients of all steps, without any compression
