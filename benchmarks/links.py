@@ -1,6 +1,6 @@
 """Time to a loss over slow links: Photon beside torch's DDP, and beside what was predicted.
 
-    python benchmarks/links.py                                all of it, about an hour on 2 cores
+    python benchmarks/links.py                                all of it, about two hours on 2 cores
     python benchmarks/links.py run DDP compressed             arms by a part of their names
     python benchmarks/links.py run --mbit 10 --milliseconds 1 100
     python benchmarks/links.py run --list                     what the log does not have

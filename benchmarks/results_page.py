@@ -60,11 +60,11 @@ HEAD = """\
 
 <!-- Made by `python benchmarks/results_page.py` from benchmarks/results/*.jsonl; do not edit. -->
 
-Every number that is claimed, with the command that made it. A claim holds where every seed, pair or
-run keeps the bar. All figures are from machines with few CPU cores; there are none from a GPU, from
-a link between cities, or from a model that a product would use. One command measures it again, but
-for scores, which need the Eval Gauntlet's files: about two days on two cores, by the times in the
-logs, in parts that go on where they were stopped:
+Every number that is claimed, with the command that made it. A claim holds where all that its row
+counts (seeds, runs, medians of pairs) keeps the bar. All figures are from machines with few CPU
+cores; there are none from a GPU, from a link between cities, or from a model that a product would
+use. One command measures it again, but for scores, which need the Eval Gauntlet's files: about two
+days on two cores, by the times in the logs, in parts that go on where they were stopped:
 
     bash scripts/proof.sh                      # what is not measured yet, into benchmarks/results
     bash scripts/proof.sh --results FOLDER     # everything anew, on this machine

@@ -29,7 +29,7 @@ RUNGS: dict[str, tuple[str, ...]] = {
     "uniform:107/7 / uniform:75/11": tuple(ways("uniform:107/7", "uniform:75/11")),
     "topk:300/4096/1 / topk:480/4096/1": tuple(ways("topk:300/4096/1", "topk:480/4096/1")),
 }
-"""What goes up / what comes down: plain, the default, the quickstart's, and one for long runs."""
+"""What goes up / what comes down: plain, the default, few levels, and one for long runs."""
 NAMES = ("rounds", "compute_seconds", "exchange_seconds", "seconds", "round_bytes", "total_bytes",
          "utilization")  # fmt: skip
 

@@ -57,7 +57,8 @@ processes, DiLoCo in plain torch on the same trajectory, a step of Hugging Face'
 MISLEADS = """
 The peers do not do the same, as the notes say: what is durable and verified costs time that a ring
 in memory does not spend. Nobody encrypts or signs here, Photon neither (`--insecure`). Few pairs
-were run. Flower and Photon took turns, with little other work; torchft and hivemind ran in an
-earlier call on a busy machine, not in turns with the Photon that they stand beside: of these
+were run, and of a model of 1 MB alone, where what a round costs beside its payload decides; 100 MB
+were not measured. Flower and Photon took turns, with little other work; torchft and hivemind ran in
+an earlier call on a busy machine, not in turns with the Photon that they stand beside: of these
 processor time says more than seconds.
 """

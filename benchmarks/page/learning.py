@@ -114,7 +114,8 @@ Since then its rounds have eight steps and its learning rates are larger: see [q
 MISLEADS = """
 384 steps of a model of half a million parameters are the hard case for local training, and say
 nothing about a model that a product would use. The grid, the other recipes and the broken
-aggregators have one seed: differences below 1 % between them mean nothing. The recipe was chosen on
-seeds 0 and 1 of the same validation set. AdamW's rows say which recipe to use here, not how good
-AdamW can get, and both columns of ratios compare every row with the Muon baselines.
+aggregators have one seed, which is one of the gate's three: differences below 1 % between them mean
+nothing. The recipe was chosen on seeds 0 and 1 of the same validation set. AdamW's rows say which
+recipe to use here, not how good AdamW can get, and both columns of ratios compare every row with
+the Muon baselines.
 """

@@ -51,6 +51,8 @@ Nodes of Photon are killed with -9 and are back after a second. A kill of a DDP 
 them: it costs half of what lies between two checkpoints, in the mean, and a start of all.
 """
 MISLEADS = """
+The loss is the lowest that all arms come to, which is where the overlapped one ends; in as many
+steps compressed comes to 3.307, plain to 3.298 and DDP to 3.260, which no federation reaches.
 Nobody ran to the loss over a link: a curve does not depend on links, but one seed's does on chance.
 DDP's curve is that of the centralised run of the same steps, not of bf16 gradients, and its cost of
 a kill is stated, not measured. The two kinds of shaper differ: Photon's passes bytes on between two
