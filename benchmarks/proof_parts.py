@@ -52,7 +52,7 @@ PARTS = (
           "--rates 0.018/1",
           "quality.py run recipe DiLoCo --clients 2 4 8 16",
           "quality.py run recipe DiLoCo --local-steps 4 8 16 32 64 128",
-          "quality.py run recipe --splits iid source"),
+          "quality.py run recipe DiLoCo FedAvg FedAdam alone --splits iid source"),
          "quality.py --smoke"),
     Part("scaling", ("scaling.py tune", "scaling.py run", "scaling.py plan --price 2.5"),
          "scaling.py --smoke"),
