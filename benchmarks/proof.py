@@ -15,11 +15,13 @@ goes on where its benchmark can (those that train do).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import multiprocessing
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,8 +35,18 @@ from proof_parts import PARTS, Part
 
 BENCHMARKS = Path(__file__).parent
 ROOT = BENCHMARKS.parent
+ENDS_SECONDS = 20.0
+"""In which a command that is stopped may end what it has started."""
 Run = Callable[[str, Path], int]
 """Runs a command and adds what it prints to a file; its exit code."""
+
+
+class Terminated(KeyboardInterrupt):
+    """By a signal of which a command has not heard, as it has of Ctrl-C."""
+
+
+def terminate(*_: object) -> None:
+    raise Terminated
 
 
 class Outcome(NamedTuple):
@@ -50,14 +62,27 @@ def apart(command: str, output: Path) -> int:
     script, *arguments = shlex.split(command)
     with output.open("ab") as file:
         whole = [sys.executable, str(BENCHMARKS / script), *arguments]
-        return subprocess.run(whole, stdout=file, stderr=file, cwd=ROOT).returncode
+        process = subprocess.Popen(whole, stdout=file, stderr=file, cwd=ROOT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt as stop:
+        if isinstance(stop, Terminated):
+            process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_SECONDS)
+        raise
+    finally:
+        process.kill()
 
 
 def forked(command: str, output: Path) -> int:
     """Run a command in a copy of this process, which has imported what they all import."""
     child = multiprocessing.get_context("fork").Process(target=_become, args=(command, output))
     child.start()
-    child.join()
+    try:
+        child.join()
+    finally:
+        child.kill()  # where the proof is stopped; else it has ended
     return child.exitcode or 0
 
 
@@ -159,7 +184,12 @@ def main() -> int:
         for part in parts:
             print(f"{part.name:<24}{'; '.join(part.commands)}")
         return 0
-    return smoke(parts) if arguments.smoke else measure(parts, arguments.results)
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        return smoke(parts) if arguments.smoke else measure(parts, arguments.results)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is left", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

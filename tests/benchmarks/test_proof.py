@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,39 @@ def test_a_name_that_is_not_there_is_refused_in_one_line(bench, monkeypatch, cap
         bench(script).main()
     assert ended.value.code == 2
     assert "'no such'" in capsys.readouterr().err.splitlines()[-1]
+
+
+STOPPED = """
+import pathlib, sys
+import proof
+proof.BENCHMARKS = pathlib.Path(sys.argv.pop())
+proof.PARTS = (proof.Part("a", ("sleeping.py",)),)
+sys.exit(proof.main())
+"""
+SLEEPING = """
+import os, pathlib, time
+pathlib.Path(__file__).with_name("pid").write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def test_a_proof_that_is_stopped_says_so_and_leaves_nothing_running(tmp_path):
+    (tmp_path / "sleeping.py").write_text(SLEEPING)
+    command = [sys.executable, "-c", STOPPED, "--results", str(tmp_path / "results"), str(tmp_path)]
+    paths = os.pathsep.join([str(ROOT / "benchmarks"), *filter(None, sys.path)])
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, text=True,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    pid = tmp_path / "pid"
+    while not (pid.exists() and pid.read_text()) and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.communicate()[1].splitlines()[-1].startswith("stopped; the same command")
+    assert process.returncode == 130
+    line = Path(f"/proc/{pid.read_text()}/cmdline")
+    give_up = time.monotonic() + 20
+    while line.exists() and line.read_bytes():  # a zombie has none
+        assert time.monotonic() < give_up, "its command outlives it"
+        time.sleep(0.05)
 
 
 def test_a_command_is_run_as_its_own_program(bench, tmp_path):
