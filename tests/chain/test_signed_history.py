@@ -16,7 +16,7 @@ import pytest
 from loopback import final_digest, nodes, over_sockets, papers, train
 from photon.chain import receipts
 from photon.chain.ledger import FILE, whole_lines
-from photon.chain.link import Entry, Link, digest_of_entries, parse_link, parsed
+from photon.chain.link import Entry, Head, Link, digest_of_entries, parse_link, parsed
 from photon.chain.receipts import RECEIPTS, Outbox, Receipt, ReceiptBook
 from photon.chain.verify import verify_run
 from photon.cli.main import run as command
@@ -392,6 +392,19 @@ def test_a_node_is_told_the_newest_of_many(made: Path, keys: Path, tmp_path: Pat
     notice = outbox.notice("run", "a")
     assert notice is not None
     assert [parsed(Receipt, line).head.number for line in notice.receipts] == [200]
+
+
+def test_a_damaged_line_is_left_out_of_what_a_node_is_told(keys: Path, tmp_path: Path):
+    """A server goes on with it, and `photon verify` names it."""
+    seal, none = seal_of(keys), {"updates": digest_of_entries([]), "refused": "0" * 64}
+    about = {"previous": "", "run": "run", "kind": "round", "step": 0, "tokens": 0, "state": {}}
+    heads = [Head(number=n, round=n, key=seal.key, **about, **none) for n in range(4)]
+    lines = [Link(head=head).signed_by(seal).line() for head in heads]
+    lines[1] = lines[1].replace(b"round", b"r\0und")
+    (tmp_path / FILE).write_bytes(b"".join(line + b"\n" for line in lines))
+    notice = Outbox(tmp_path, seal.certificate).notice("run", "a")
+    assert notice is not None
+    assert [parsed(Receipt, line).head.number for line in notice.receipts] == [0, 2, 3]
 
 
 def test_the_register_names_the_keys_of_the_chain(made: Path, keys: Path):

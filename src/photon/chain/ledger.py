@@ -216,8 +216,8 @@ def merged_rounds(links: Iterable[Link]) -> set[int]:
 
 
 def merged_in(folder: Path) -> set[int]:
-    """The same of a run; lines that are damaged are left to `photon verify`."""
-    return merged_rounds(_readable(whole_lines(folder / FILE)))
+    """The same of a run."""
+    return merged_rounds(readable(whole_lines(folder / FILE)))
 
 
 def rounds_in(folder: Path) -> set[int]:
@@ -227,7 +227,7 @@ def rounds_in(folder: Path) -> set[int]:
 
 def heads_in(folder: Path) -> list[Head]:
     """Heads of the links of a run, as they are now."""
-    return [link.head for link in _readable(whole_lines(folder / FILE))]
+    return [link.head for link in readable(whole_lines(folder / FILE))]
 
 
 def hash_in(manifest: Path) -> str:
@@ -240,10 +240,11 @@ def _last_link(lines: list[bytes]) -> Link | None:
     """The newest one that can be read: damage is no reason not to go on, and `photon verify` names
     it.
     """
-    return next(_readable(reversed(lines)), None)
+    return next(readable(reversed(lines)), None)
 
 
-def _readable(lines: Iterable[bytes]) -> Iterator[Link]:
+def readable(lines: Iterable[bytes]) -> Iterator[Link]:
+    """The links of lines; one that is damaged is left to `photon verify`."""
     for line in lines:
         with suppress(PayloadError):
             yield parse_link(line)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from photon.chain.ledger import FILE, whole_length, whole_lines
+from photon.chain.ledger import FILE, readable, whole_length, whole_lines
 from photon.chain.link import (
     MOST_ENTRIES,
     Digest,
@@ -27,7 +27,6 @@ from photon.chain.link import (
     canonical,
     digest_of_entries,
     entry_fault,
-    parse_link,
     parsed,
     signature_fault,
 )
@@ -126,8 +125,7 @@ class Outbox:
             file.seek(self._read)
             lines = file.read(whole_length(path) - self._read).split(b"\n")[:-1]
         self._read += sum(len(line) + 1 for line in lines)
-        for line in lines[-MOST_RECEIPTS:]:
-            link = parse_link(line)
+        for link in readable(lines[-MOST_RECEIPTS:]):
             if link.head.key == self._key:  # others are not of this certificate
                 self._recent.append(link)
 
