@@ -125,6 +125,15 @@ def test_a_run_is_scored(make_run, suite):
         assert sample["prediction"] == means.index(min(means))
 
 
+def test_samples_asked_for_after_the_scores_are_made(make_run, suite):
+    path, tasks = make_run(), tasks_of(suite, "pick")
+    (found,) = evaluate([path], tasks)
+    (again,) = evaluate([path], tasks, wanted=Wanted(samples=True))
+    assert len((Path(found.folder) / "samples.jsonl").read_text().splitlines()) == 6 + 6
+    scores = [{key: one.score for key, one in its.tasks.items()} for its in (found, again)]
+    assert scores[0] == scores[1]
+
+
 def test_a_checkpoint_its_run_and_its_export_score_the_same(make_run, suite, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = make_run()

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 )
 @click.option("--per-client", is_flag=True, help="Losses on each client's own held-out part, too.")
 @client_option
-@click.option("--samples", is_flag=True, help="Write what the model did with every row.")
+@click.option(
+    "--samples",
+    is_flag=True,
+    help="Write what the model did with every row, to samples.jsonl beside results.json.",
+)
 @click.option("--fresh", is_flag=True, help="Score again what was scored before.")
 @click.option("--harness", type=click.Choice(["lm-eval"]), help="Score tasks of lm-eval instead.")
 @click.option("--tasks", metavar="A,B,...", help="The tasks of --harness.")
