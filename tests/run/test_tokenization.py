@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from photon.experiment.experiment import train
 from photon.hub import inference
 from photon.hub.hf_folder import export_folder, import_folder
 from photon.hub.inference import continue_text, load_language_model
+from photon.hub.model_card import model_card
 from photon.machine.device import choose_device
 from photon.node.hosted_run import _require_same_data, data_facts
 from photon.run.run_data import RunData
@@ -104,6 +106,13 @@ def end_everywhere(run: Path, out: Path) -> set[int]:
         config["eos_token_id"],
         tokenizer.token_to_id(kept["eos_token"]),
     }
+
+
+def test_a_bar_in_a_token_ends_no_cell_of_the_card(make_tokenizer, make_data, make_run):
+    card = model_card(load_saved_model(make_run(make_data(make_tokenizer("<|endoftext|>")))))
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {4}
+    assert r"| behind each document | `<\|endoftext\|>` (token " in card
 
 
 @pytest.mark.parametrize(

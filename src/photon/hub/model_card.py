@@ -39,8 +39,14 @@ def model_card(saved: SavedModel) -> str:
 
 
 def _table(title: str, facts: dict[str, Any]) -> str:
-    rows = [f"| {key} | {_shown(value)} |" for key, value in facts.items() if value is not None]
+    rows = [_row(key, _shown(value)) for key, value in facts.items() if value is not None]
     return "\n".join([f"## {title}\n", "| | |", "|---|---|", *rows, ""]) if rows else ""
+
+
+def _row(*cells: str) -> str:
+    """Of a table; a bar would end a cell, in code as well, and many tokens have one."""
+    escaped = (cell.replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _shown(value: Any) -> str:
@@ -186,14 +192,14 @@ def _scores(saved: SavedModel) -> str:
 def _score_lines(found: dict[str, Any]) -> Iterator[str]:
     if whole := [one for one in found["composites"] if one["score"] is not None]:
         yield from ("| composite | score |", "|---|---|")
-        yield from (f"| {one['name']} | {one['score']:.4f} |" for one in whole)
+        yield from (_row(one["name"], f"{one['score']:.4f}") for one in whole)
         yield ""
     yield from ("| task | accuracy | chance | majority | rows |", "|---|---|---|---|---|")
     for key, done in found["tasks"].items():
         score = done["score"]
         accuracy, stderr = _number(score["accuracy"], 4), _number(score["stderr"], 4)
         chance, majority = _number(score["chance"], 2), _number(score["majority"], 3)
-        yield f"| {key} | {accuracy} ± {stderr} | {chance} | {majority} | {score['n']:,} |"
+        yield _row(key, f"{accuracy} ± {stderr}", chance, majority, f"{score['n']:,}")
 
 
 def _number(value: float | None, digits: int) -> str:
