@@ -238,9 +238,10 @@ def test_the_spread_is_that_of_the_clients(trained):
     records = read_lines(trained / "metrics.jsonl")
     plots = client_plots(read_history(trained), "run0")
     for title, field in (("Agreement", "client_cosines"), ("Norms", "client_norms")):
-        largest, smallest, _ = figure(plots, title).data
+        largest, smallest, middle = figure(plots, title).data
         assert largest["y"] == [max(record[field].values()) for record in records]
         assert smallest["y"] == [min(record[field].values()) for record in records]
+        assert middle["y"] == [sum(record[field].values()) / 2 for record in records]
     first, second = figure(plots, "Loss of each client").data
     for line, client in ((first, "0"), (second, "1")):
         found = [record["client_metrics"][client]["train_loss"] for record in records]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from photon.report.history import AXES, Curve, Record, RunHistory
@@ -195,7 +195,7 @@ def _spread(
     data = [
         of("largest", lambda values: values[-1], **faint),
         of("smallest", lambda values: values[0], **faint, fill="tonexty"),
-        of("median", lambda values: values[len(values) // 2]),
+        of("median", median),
     ]
     note = f"{note} {left_out(len(kept))}".strip()
     return Plot(key, title, data if kept else [], _layout("round", label), note)
