@@ -148,6 +148,22 @@ def test_a_checkpoint_its_run_and_its_export_score_the_same(make_run, suite, tmp
     assert found[2].folder == "evaluation/hf"
 
 
+def test_the_clients_of_a_model_without_a_run_are_those_of_the_data(
+    make_run, data_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    export_folder(make_run(), tmp_path / "hf")
+    asked = ["icl_tasks_config=empty", f"dataset.val.root_local={data_root}"]
+    few = "llm_config.eval_subset_num_batches=1"
+    (found,) = evaluate([tmp_path / "hf"], [*asked, few], wanted=Wanted(per_client=True))
+    assert found.failures == {}
+    assert list(found.losses) == ["validation", "client_0/validation", "client_1/validation"]
+    assert found.losses["validation"].above_unigram is not None
+    gone = ["icl_tasks_config=empty", "dataset.val.root_local=gone"]
+    (found,) = evaluate([tmp_path / "hf"], gone, wanted=Wanted(per_client=True))
+    assert list(found.failures) == ["validation"]
+
+
 def test_an_interrupted_evaluation_goes_on_at_its_task(make_run, suite, monkeypatch):
     path, overrides, real = make_run(), tasks_of(suite, *TASKS), evaluation.evaluate_task
     begun = []

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from photon.data.manifest import clients_of
 from photon.data.read.shards import RowSource
 from photon.data.tokenizer import load_tokenizer
 from photon.errors import DataError, MismatchedCheckpoint
@@ -57,7 +58,7 @@ def losses_to_score(
     wanted: dict[str, ToScore] = {}
     if any(places):
         wanted[VALIDATION] = lambda passes: _part_loss(candidate, passes, VALIDATION)
-        for client in range(candidate.config.federation.population) if per_client else ():
+        for client in _clients(candidate) if per_client else ():
             part = f"client_{client}/{VALIDATION}"
             wanted[part] = lambda passes, p=part, c=client: _part_loss(candidate, passes, p, c)
     elif per_client or not (texts or candidate.config.scoring.tasks):
@@ -90,8 +91,20 @@ def _part_loss(
         inner = candidate.config.inner
         return held_out_loss(candidate.model, rows, inner, passes.share, passes.progress)
 
-    population = candidate.config.federation.population
-    return _loss_score(candidate, score, _unigram(data, population, rows), client)
+    return _loss_score(candidate, score, _unigram(data, _clients(candidate), rows), client)
+
+
+def _clients(candidate: Candidate) -> range:
+    """The run's; of a model that brings no data, those that the data was prepared for. None where
+    that cannot be read, as the validation set tells.
+    """
+    data, population = candidate.config.data, candidate.config.federation.population
+    if data.train.root or data.train.store:
+        return range(population)
+    try:
+        return clients_of(find_data(data.validation, population)[1])
+    except DataError:
+        return range(0)
 
 
 def _data_of(candidate: Candidate) -> RunData:
@@ -116,9 +129,9 @@ def _data_of(candidate: Candidate) -> RunData:
     return data
 
 
-def _unigram(data: RunData, population: int, rows: RowSource) -> float | None:
+def _unigram(data: RunData, clients: range, rows: RowSource) -> float | None:
     try:
-        return unigram_loss([data.client_rows(client) for client in range(population)], rows)
+        return unigram_loss([data.client_rows(client) for client in clients], rows)
     except DataError:
         return None  # the training text need not be here
 
