@@ -142,6 +142,8 @@ def test_damaged_data_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(DataError, match=r"shard_00000.bin: shard is missing"):
         Rows(folder)
+    with pytest.raises(DataError, match=r"manifest.json: no prepared data here"):
+        Rows(folder / "manifest.json")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(DataError, match=r"manifest.json: unreadable manifest"):
         Rows(folder)

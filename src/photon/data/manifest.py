@@ -167,8 +167,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        missing = folder if not folder.exists() else path
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = path if folder.is_dir() else folder
         raise DataError(f"{missing}: no prepared data here; run `photon prepare` first") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: unreadable manifest ({error}); prepare the data again") from error

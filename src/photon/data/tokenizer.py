@@ -112,8 +112,12 @@ def open_tokenizer(name: str) -> Tokenizer:
         DataError: it is missing, no tokenizer, or the hub cannot be reached.
     """
     path = tokenizer_file(named_path(name))
-    if path.is_file() or path.suffix == ".json" or name.startswith((".", "/", "~")):
+    if path.is_file():
         return load_tokenizer(path)
+    if path.suffix == ".json" or name.startswith((".", "/", "~")):
+        raise DataError(
+            f"{path}: no such tokenizer; name a tokenizer.json, or train one with --train-tokenizer"
+        )
     try:
         path = hub_file(name, "tokenizer.json")
     except DataError as error:
