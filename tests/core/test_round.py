@@ -18,7 +18,7 @@ from photon.core.diagnostics import (
     consensus_distance,
     noise_scale,
 )
-from photon.core.messages import Bounds, MomentBound, ServerState, Update
+from photon.core.messages import Bounds, MomentBound, Norm, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round, skip_round
 from photon.core.seeds import derive_seed
@@ -379,7 +379,7 @@ def test_spares_that_are_not_needed_leave_no_trace():
 
 @pytest.mark.parametrize("fault", ["missing", "unsound", "outlier"])
 def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
-    server = replace(state(), norms=(6.0, 6.0, 6.0), norm_steps=(5, 5, 5), norm_rates=(1.0,) * 3)
+    server = replace(state(), norms=(Norm(6.0, 5, 1.0),) * 3)
     plan = with_spares(server)
     updates = {client: update_of(plan, client) for client in range(4)}
     if fault == "missing":
@@ -396,17 +396,3 @@ def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
     assert report.accepted == (0, 2)
     assert report.spare == (1,)
     assert list(report.refused) == ([] if fault == "missing" else [3])
-
-
-@pytest.mark.parametrize("noted", [(), (0,)])
-def test_norms_of_before_there_were_fragments_are_of_the_first(noted):
-    """In a state that has none noted, and in those that follow from it."""
-    norms = {"norms": (6.0,) * 3, "norm_steps": (5,) * 3, "norm_rates": (1.0,) * 3}
-    server = replace(state(), **norms, norm_fragments=noted)
-    rules = Rules(quorum=1, up=Codecs(BF16, BF16), max_norm_ratio=5.0)
-    for _ in range(2):
-        plan = with_spares(server)
-        updates = [update_of(plan, client) for client in range(4)]
-        server, report = close_round(server, plan, updates, outer=sgd(lr=1.0), rules=rules)
-        assert len(report.accepted) == 2
-    assert server.norm_fragments == (0,) * 7

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 
+import pytest
 import torch
 
 from photon.core.codec import BF16, Codecs, encode
 from photon.core.held import advanced
-from photon.core.messages import ServerState
+from photon.core.messages import Norm, ServerState
 from photon.core.parts import parts_of
+from photon.run import artifact
 from photon.run.base import base_ref, difference_of, received_of
 from photon.run.checkpoint import (
     load_base,
@@ -43,6 +46,19 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     expected, own_facts = parts_of(STATE)
     assert (tensors.keys(), facts) == (expected.keys(), own_facts)
     assert {field.name for field in fields(found)} >= {"held", "difference", "difference_from"}
+
+
+@pytest.mark.parametrize(("noted", "fragments"), [({"norm_fragments": [1]}, (0, 1)), ({}, (0, 0))])
+def test_norms_of_a_state_of_before_are_those_of_today(tmp_path, noted, fragments):
+    """Each of their numbers was a list; the first fragment is that of norms without one."""
+    path = save_server_state(tmp_path, STATE)
+    manifest = json.loads(path.read_text())
+    lists = {"norms": [6.0, 7.0], "norm_steps": [5, 4], "norm_rates": [1.0, 0.5], **noted}
+    manifest["facts"]["state"] |= lists
+    path.write_text(json.dumps(manifest | {"check": artifact._check(manifest)}))
+    first, second = fragments
+    expected = (Norm(6.0, 5, 1.0, first), Norm(7.0, 4, 0.5, second))
+    assert load_server_state(path).norms == expected
 
 
 def test_a_servers_parameters_are_its_own_and_a_base_is_what_clients_hold(tmp_path):

@@ -252,13 +252,11 @@ def outliers(
     found: dict[int, str] = {}
     if max_ratio is None or not taken:
         return found
-    alike = np.array(fragments_noted(state), dtype=int) == plan.fragment
-    before = np.array(state.norm_steps)[alike]
-    steps = np.array([*before, *(update.num_steps for update in taken.values())])
+    earlier = [one for one in state.norms if one.fragment == plan.fragment]
+    steps = np.array([one.steps for one in earlier] + [one.num_steps for one in taken.values()])
     now, feeds_back = plan.bounds.rate, plan.up.gradient.gain > 1
-    rates = np.maximum(now, state.norm_rates) if feeds_back else np.full(len(state.norms), now)
-    earlier = (np.array(state.norms) * rates)[alike]
-    norms = np.array([*earlier, *(sizes[client][GRADIENT] for client in taken)])
+    before = [one.size * (max(now, one.rate) if feeds_back else now) for one in earlier]
+    norms = np.array(before + [sizes[client][GRADIENT] for client in taken])
     usual = max_ratio * np.median(norms)  # more steps only make the others' norms larger
     for client in [c for c in taken if sizes[c][GRADIENT] > usual]:
         comparable = norms * np.maximum(1.0, taken[client].num_steps / steps)
@@ -273,11 +271,6 @@ def outliers(
             if reason := norm_fault(sizes[client][name], seen, ratio):
                 found.setdefault(client, f"{name}: {reason}")
     return found
-
-
-def fragments_noted(state: ServerState) -> tuple[int, ...]:
-    """The fragment that each norm is of; before it was noted, there was but one."""
-    return (0,) * (len(state.norms) - len(state.norm_fragments)) + state.norm_fragments
 
 
 def norm_fault(

@@ -41,8 +41,7 @@ class Instruction:
         evaluate: whether to score the client's own held-out part, before and after training.
         ahead: steps that the client takes from where its last round ended, before the base takes
             the place of that; 0: it begins with the base.
-        part: of its pseudo-gradient, that the client has in what it goes on from afterwards, see
-            `training.going_on`.
+        part: of its pseudo-gradient, that it has in what it goes on from: see `training.going_on`.
         again: of the server's last step, that it has in it as well.
     """
 
@@ -188,6 +187,16 @@ class ClientState:
     told: Tree = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """An accepted pseudo-gradient's size per unit of learning rate, its steps, their mean rate."""
+
+    size: float
+    steps: int
+    rate: float
+    fragment: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
     """Everything a run needs to go on: a committed round is this value and nothing else.
@@ -205,18 +214,13 @@ class ServerState:
             clients held before.
         difference_from: digest of what they held before.
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
-        averaged: the round after which each of them was averaged, or (`moment/parameter`) that of
-            a parameter.
+        averaged: of them, as in a `Broadcast`.
         is_seeded: whether all of it follows from the run's seed, so that nobody need be told.
         num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.
         bytes_up, bytes_down: sent so far, clients to server and back.
         train_seconds: wall time of all rounds so far.
-        norms: of the pseudo-gradients accepted lately, oldest first, per unit of learning rate;
-            what an outlier is judged by.
-        norm_steps: optimizer steps of each of them.
-        norm_rates: mean learning rate of each of them.
-        norm_fragments: the fragment that each of them is of; of earlier ones the first.
+        norms: of the pseudo-gradients accepted lately, oldest first: what an outlier is judged by.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
         speeds: client -> tokens per second, as last measured.
@@ -241,10 +245,7 @@ class ServerState:
     bytes_up: int = 0
     bytes_down: int = 0
     train_seconds: float = 0.0
-    norms: tuple[float, ...] = ()
-    norm_steps: tuple[int, ...] = ()
-    norm_rates: tuple[float, ...] = ()
-    norm_fragments: tuple[int, ...] = ()
+    norms: tuple[Norm, ...] = ()
     bases: Mapping[int, str] = field(default_factory=dict)
     speeds: Mapping[int, float] = field(default_factory=dict)
     noise: Mapping[str, float] = field(default_factory=dict)

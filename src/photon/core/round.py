@@ -10,26 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
-from typing import Any
 
 from photon.core.aggregate import Mixture, encoded_mean
 from photon.core.codec import Codecs
 from photon.core.diagnostics import report_of
-from photon.core.gate import (
-    GRADIENT,
-    NORMS_KEPT,
-    Checked,
-    Verdict,
-    check,
-    examined,
-    fragments_noted,
-    opened,
-)
+from photon.core.gate import GRADIENT, NORMS_KEPT, Checked, Verdict, check, examined, opened
 from photon.core.held import held_before, in_order, noted, told
 from photon.core.messages import (
     Bounds,
     Instruction,
     Moments,
+    Norm,
     RoundPlan,
     RoundReport,
     ServerState,
@@ -199,7 +190,7 @@ def _counted(
         step=state.step + _steps_done(state, report, rules),
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
-        **_remembered(state, checked, plan),
+        norms=_norms(state, checked, plan),
         bases=_bases(plan, rules),
         speeds={**state.speeds, **_speeds(taken)},
     )
@@ -254,21 +245,14 @@ def _mean_moments(
     return moments
 
 
-def _remembered(state: ServerState, checked: Checked, plan: RoundPlan) -> dict[str, Any]:
-    """The fields of a state with the norms that later ones are judged by."""
-    taken, norms, rate = checked.taken, checked.norms, plan.bounds.rate
+def _norms(state: ServerState, checked: Checked, plan: RoundPlan) -> tuple[Norm, ...]:
+    """The norms that later ones are judged by."""
+    rate = plan.bounds.rate
     if not rate:  # steps at a rate of zero say nothing of later ones
-        return {}
-    steps = (*state.norm_steps, *(update.num_steps for update in taken))
-    known = (*state.norms, *(norms[update.client] / rate for update in taken))
-    rates = (*state.norm_rates, *(rate for _ in taken))
-    fragments = (*fragments_noted(state), *(plan.fragment for _ in taken))
-    return {
-        "norms": known[-NORMS_KEPT:],
-        "norm_steps": steps[-NORMS_KEPT:],
-        "norm_rates": rates[-NORMS_KEPT:],
-        "norm_fragments": fragments[-NORMS_KEPT:],
-    }
+        return state.norms
+    sizes = zip(checked.taken, checked.norms.values(), strict=True)
+    new = [Norm(size / rate, update.num_steps, rate, plan.fragment) for update, size in sizes]
+    return (*state.norms, *new)[-NORMS_KEPT:]
 
 
 def _speeds(taken: Sequence[Update]) -> dict[int, float]:

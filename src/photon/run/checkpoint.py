@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from photon.container.container import ContainerRef, open_container
-from photon.core.messages import Broadcast, ClientState, Origin, ServerState, Update
+from photon.core.messages import Broadcast, ClientState, Norm, Origin, ServerState, Update
 from photon.core.outer import EMA
 from photon.core.parts import from_parts, parts_of
 from photon.core.tree import Tree, mismatch
@@ -130,10 +130,22 @@ def load_server_state(path: Path) -> ServerState:
     saved = _read(path, "server")
     tensors, ahead = _tensors(saved), _ahead(saved)
     held = {f"held/{n.partition('/')[2]}": tensors[n] for n in ahead}
-    facts = dict(saved.facts["state"])
+    facts = _of_today(saved.facts["state"])
+    return _value(path, ServerState, {**tensors, **held, **ahead}, facts)
+
+
+def _of_today(written: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a server's state, where an earlier Photon may have written them."""
+    facts = dict(written)
     if not isinstance(moved := facts.get("moved", []), list):  # one number once, of all fragments
         facts["moved"] = [] if moved is None else [moved]
-    return _value(path, ServerState, {**tensors, **held, **ahead}, facts)
+    if "norm_steps" in facts:  # a list once of each number of a norm; of fragments the latest
+        steps, rates = facts.pop("norm_steps"), facts.pop("norm_rates", [])
+        noted = facts.pop("norm_fragments", [])
+        fragments = [0] * (len(steps) - len(noted)) + noted
+        each = zip(facts["norms"], steps, rates, fragments, strict=False)
+        facts["norms"] = [asdict(Norm(*one)) for one in each]
+    return facts
 
 
 def _ahead(saved: Artifact, *, verify: bool = True) -> dict[str, Tensor]:
