@@ -128,6 +128,9 @@ CASES: dict[str, Case] = {
     "fl.strategy_kwargs.tau": (outer_step, ("fl.strategy_name=fedadagrad",), "0.3"),
     "fl.outer_schedule.name": (outer_step, ROUNDS, "linear"),
     "fl.outer_schedule.t_warmup": (outer_step, ROUNDS, "2"),
+    "fl.outer_schedule.t_max": (
+        outer_step, (*ROUNDS, "fl.outer_schedule.name=cosine"), "2",
+    ),
     "fl.outer_schedule.alpha_f": (
         outer_step, (*ROUNDS, "fl.outer_schedule.name=cosine"), "0.5",
     ),

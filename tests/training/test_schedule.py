@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from photon.config import load_config
+from photon.config.between.resume import apply_resume_overrides
 from photon.config.llm import LrSchedule
-from photon.config.resolve import resolve, schedule_warning
-from photon.errors import ConfigError
-from photon.training.schedule import lr_factor
+from photon.config.resolve import outer_schedule_warning, resolve, schedule_warning
+from photon.errors import ConfigError, MismatchedCheckpoint
+from photon.training.schedule import lr_factor, outer_lr_factor
 
 LINEAR = "constant_with_linear_cooldown_with_warmup"
 LENGTHS = {"t_warmup": 10, "t_max": 110, "t_cooldown": 40}
@@ -84,6 +85,38 @@ def test_running_past_the_end_is_said():
     assert warning is not None
     assert "t_max=60, the run at step 100" in warning
     assert "stays at 0.05" in warning
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_more_rounds_do_not_stretch_the_outer_schedule(name):
+    """Also not those of a run that was cut short before."""
+    keys = (f"fl.outer_schedule.name={name}", "fl.outer_schedule.alpha_f=0.1")
+    saved = resolved("fl.n_rounds=6", *keys)
+    cut = apply_resume_overrides(saved, ["fl.n_rounds=2"], lambda changed: {"fl.n_rounds": 2})
+    longer = apply_resume_overrides(cut, ["fl.n_rounds=9"])
+    factors = [outer_lr_factor(saved.federation, number) for number in range(1, 7)]
+    assert factors == sorted(set(factors), reverse=True)
+    found = [outer_lr_factor(longer.federation, number) for number in range(1, 10)]
+    assert found == [*factors, *factors[-1:] * 3]
+    assert outer_schedule_warning(saved.federation) is None
+    warning = outer_schedule_warning(longer.federation)
+    assert warning is not None
+    assert "t_max=6, the run after round 9" in warning
+
+
+def test_an_outer_schedule_may_be_longer_than_its_run():
+    """Begun with the length that it is to have, a run that is made longer falls all the way."""
+    keys = ("fl.outer_schedule.name=linear", "fl.outer_schedule.t_max=8")
+    saved = resolved("fl.n_rounds=4", *keys)
+    longer = apply_resume_overrides(saved, ["fl.n_rounds=8"])
+    whole = resolved("fl.n_rounds=8", keys[0])
+    for number in range(1, 9):
+        assert outer_lr_factor(longer.federation, number) == outer_lr_factor(
+            whole.federation, number
+        )
+    assert outer_schedule_warning(longer.federation) is None
+    with pytest.raises(MismatchedCheckpoint, match=r"fl\.outer_schedule\.t_max: may not change"):
+        apply_resume_overrides(saved, ["fl.n_rounds=8", "fl.outer_schedule.t_max=9"])
 
 
 def test_lengths_that_do_not_fit_are_refused():

@@ -55,12 +55,18 @@ class OuterSchedule(Section):
         default="constant", description="after the warm-up: no decay, or down towards alpha_f"
     )
     t_warmup: int = Field(default=0, ge=0, description="rounds of linear warm-up")
+    t_max: int | None = Field(
+        default=None,
+        ge=1,
+        description="last round of the fall, whose factor later ones keep; null: the last of the "
+        "run as it is begun",
+    )
     alpha_f: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="factor that the fall would reach in the round after the last; the last "
-        "round's is above it",
+        description="factor that the fall would reach in the round after t_max; that round's is "
+        "above it",
     )
 
 

@@ -104,8 +104,8 @@ def resolve(
     Raises:
         ConfigError: values that do not go together.
     """
-    inner = config.inner
-    clients = 0 if centralized else config.federation.cohort_size
+    inner, fl = config.inner, config.averaging()
+    clients = 0 if centralized else fl.cohort_size
     compiled = inner.compile
     if compiled == "auto" and not elsewhere:
         compiled = bool(accelerator)
@@ -113,7 +113,7 @@ def resolve(
     rates = {"betas": inner.optimizer.decay_rates, "eps": inner.optimizer.epsilon}
     filled = config.but(
         name=config.name or run_uuid,
-        federation=config.averaging(),
+        federation=fl.but(outer_schedule={"t_max": fl.outer_schedule.t_max or fl.rounds}),
         machine=counted(config.machine, cores, accelerator, clients),
         inner={
             "max_steps": steps,
@@ -198,6 +198,17 @@ def schedule_warning(inner: Inner) -> str | None:
     return (
         f"the schedule ends at t_max={schedule.t_max}, the run at step {steps}: from there on the "
         f"learning rate stays at {floor:g}"
+    )
+
+
+def outer_schedule_warning(federation: Federation) -> str | None:
+    """The same, of the schedule of the outer learning rate."""
+    one = federation.outer_schedule
+    if one.name == "constant" or one.t_max is None or federation.rounds <= one.t_max:
+        return None
+    return (
+        f"fl.outer_schedule ends at t_max={one.t_max}, the run after round {federation.rounds}: "
+        "from there on the outer learning rate stays at its last value"
     )
 
 

@@ -204,19 +204,20 @@ fedadam = partial(adaptive, "adam")
 fedyogi = partial(adaptive, "yogi")
 
 
-def outer_factor(name: str, round_number: int, rounds: int, t_warmup: int, alpha_f: float) -> float:
+def outer_factor(name: str, round_number: int, t_max: int, t_warmup: int, alpha_f: float) -> float:
     """Factor of the outer learning rate in a round: warm-up, then constant, linear or cosine.
 
     Args:
         name: `constant`, `linear` or `cosine`.
-        round_number: counted from 1; the fall would reach `alpha_f` in the round after the last of
-            `rounds`, so that no round is trained for a factor of zero.
+        round_number: counted from 1.
+        t_max: the last round of the fall, which would reach `alpha_f` in the next one; that and all
+            later ones stay at its factor, so that no round is trained for one of zero.
         t_warmup: rounds in which the factor rises to 1.
     """
     if round_number <= t_warmup:
         return round_number / t_warmup
-    if name == "constant" or rounds <= t_warmup:
+    if name == "constant" or t_max <= t_warmup:
         return 1.0
-    done = min(1.0, (round_number - t_warmup) / (rounds + 1 - t_warmup))
+    done = (min(round_number, t_max) - t_warmup) / (t_max + 1 - t_warmup)
     fall = done if name == "linear" else (1.0 - math.cos(math.pi * done)) / 2.0
     return 1.0 - (1.0 - alpha_f) * fall

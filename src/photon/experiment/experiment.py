@@ -16,6 +16,7 @@ from photon.config.resolve import (
     count_epochs,
     counted,
     idle_warning,
+    outer_schedule_warning,
     resolve,
     schedule_warning,
 )
@@ -319,6 +320,7 @@ def _run(
     """Train in a new or existing folder, then the baselines that the configuration asks for."""
     job.warn(
         schedule_warning(run.inner),
+        outer_schedule_warning(run.federation) if kind == FEDERATED else None,
         idle_warning(run.inner, run.federation) if kind == FEDERATED else None,
         *_rows_notes(run, kind == CENTRALIZED, job),
         export_note(run.inner),

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 from photon.config.federation import Federation
-from photon.core.outer import EMA, OuterOptimizer, averaging, ema_decay, outer_factor
+from photon.core.outer import EMA, OuterOptimizer, averaging, ema_decay
 from photon.errors import ConfigError
 from photon.points import find
 from photon.training.fragments import turn_of
+from photon.training.schedule import outer_lr_factor
 
 RATES = ("lr", "eta")
 """Arguments that are learning rates; an own strategy may be given both."""
@@ -30,10 +31,7 @@ def outer_of(federation: Federation, round_number: int, moved: int | None = None
     Raises:
         ConfigError: an own one cannot be imported, or is none.
     """
-    fl, schedule = federation, federation.outer_schedule
-    factor = outer_factor(
-        schedule.name, round_number, fl.rounds, schedule.t_warmup, schedule.alpha_f
-    )
+    fl, factor = federation, outer_lr_factor(federation, round_number)
     given = {"lr" if k == "server_learning_rate" else k: v for k, v in fl.outer_arguments.items()}
     scaled = {k: v * factor if k in RATES else v for k, v in given.items()}
     if fl.has_own_strategy and os.getcwd() not in sys.path:  # it is looked into as Python does

@@ -24,9 +24,9 @@ from torch import Tensor
 from photon.config.federation import Federation
 from photon.config.llm import OptimizerConfig
 from photon.core.messages import ClientState, Instruction, Moments
-from photon.core.outer import outer_factor
 from photon.core.policy import factor
 from photon.core.tree import Tree
+from photon.training.schedule import outer_lr_factor
 
 SGD = ("FEDAVG", "FEDAVGM", "FEDMOM", "NESTEROV")
 """Outer optimizers whose steps are sums of pseudo-gradients."""
@@ -127,8 +127,7 @@ def _rate(federation: Federation, round_number: int | None) -> float:
     lr *= factor(federation.scaling, federation.cohort_size)
     if round_number is None:
         return lr
-    one, rounds = federation.outer_schedule, federation.rounds
-    return lr * outer_factor(one.name, round_number, rounds, one.t_warmup, one.alpha_f)
+    return lr * outer_lr_factor(federation, round_number)
 
 
 def again(federation: Federation, round_number: int | None = None) -> float:

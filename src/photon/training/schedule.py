@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a pure function of the step of the run.
+"""Learning-rate schedules: the inner one is a pure function of the step of the run.
 
 It gives the factor on the peak learning rate for the update that follows `step` finished ones. The
 warm-up is linear and counts the step that is being taken, (step + 1) / t_warmup, so that no update
@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from photon.config.federation import Federation
 from photon.config.llm import LrSchedule
+from photon.core.outer import outer_factor
 
 FALLS: dict[str, Callable[[float, float], float]] = {
     "cosine_with_warmup": lambda f, floor: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * f)),
@@ -44,3 +46,10 @@ def lr_factor(schedule: LrSchedule, step: int) -> float:
         return 1.0
     done = min(1.0, begun / length) if length else 1.0
     return FALLS[schedule.name](done, schedule.alpha_f or 0.0)
+
+
+def outer_lr_factor(federation: Federation, round_number: int) -> float:
+    """The factor of a round's outer learning rate."""
+    one = federation.outer_schedule
+    t_max = one.t_max or federation.rounds
+    return outer_factor(one.name, round_number, t_max, one.t_warmup, one.alpha_f)

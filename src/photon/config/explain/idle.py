@@ -144,7 +144,7 @@ RULES: tuple[Idle, ...] = (
          "fl.failed_rounds=retry tries again"),
     Idle(("fl.failed_rounds",), lambda c, run: c.federation.skips_failed_rounds,
          "fl.ignore_failed_rounds=true skips them"),
-    Idle(("fl.outer_schedule.alpha_f",),
+    Idle(("fl.outer_schedule.alpha_f", "fl.outer_schedule.t_max"),
          lambda c, run: c.federation.outer_schedule.name == "constant",
          "fl.outer_schedule.name=constant does not fall"),
     Idle(("fl.split_eval",), lambda c, run: c.federation.validation_period is None,
