@@ -76,7 +76,8 @@ def test_two_clients_go_on_from_their_own(smoke):
 
 def test_a_round_changes_and_sends_its_fragment_alone(smoke):
     keep = "llm_config.save_num_checkpoints_to_keep=9"
-    run = photon.train(smoke("fl.fragments=3", "fl.n_rounds=7", keep, "fl.compression=bf16"))
+    plain = ["fl.compression=bf16", "fl.strategy_name=fedavg"]
+    run = photon.train(smoke("fl.fragments=3", "fl.n_rounds=7", keep, *plain))
     found = states(run)
     sizes = {name: value.numel() for name, value in found[0].params.items()}
     groups = fragments_of(sizes, 3)
@@ -90,6 +91,17 @@ def test_a_round_changes_and_sends_its_fragment_alone(smoke):
     down = [line["bytes_by_kind"]["down"]["parameters"] for line in lines]
     assert down == [0, *(2 * 4 * sum(sizes[n] for n in groups[i % 3]) for i in range(6))]
     assert not any(line["refused"] for line in lines)
+    for number, line in enumerate(lines[3:], start=4):
+        step = [gap(found[number - 4], found[number - 3], groups[(number - 1) % 3])]
+        step += [gap(found[number - 1], found[number], groups[(number - 1) % 3])]
+        angle = torch.nn.functional.cosine_similarity(*step, dim=0)
+        assert line["cosine_to_last_step"] == pytest.approx(float(angle), abs=2e-3)
+    assert not any("cosine_to_last_step" in line for line in lines[:3])
+
+
+def gap(before, after, names) -> torch.Tensor:
+    """The step from one state to another of some parameters, as one vector."""
+    return torch.cat([(before.params[n] - after.params[n]).flatten() for n in names])
 
 
 def test_who_first_comes_in_a_later_round_has_moments_of_some_fragments(four, tmp_path):

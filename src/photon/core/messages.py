@@ -365,8 +365,8 @@ class RoundReport:
         parameter_norm: norm of the parameters afterwards.
         outer_norms: norm of each tree of the outer state afterwards.
         gradient_layer_norms, parameter_layer_norms: both by parameter.
-        cosine_to_last_step: of the angle between the mean pseudo-gradient and the last round's
-            step; None if that is not known.
+        cosine_to_last_step: of the angle between the mean pseudo-gradient and the last step of
+            these parameters; None if that is not known.
         consensus_distance: root mean square distance of the clients' parameters from their mean.
         share: of a synchronous round's step that was taken.
         scores: per accepted client, where updates are scored: see `core.trust.scores.Score`.

@@ -113,7 +113,7 @@ def close_round(
         state: before the round; its tensors are written over as soon as nothing can be refused any
             more, unless `outer` is not elementwise.
         verdicts: what `core.gate.examined` says of each update; None: it is asked here.
-        last: parameters before the round before, for the cosine to its step.
+        last: parameters before the last step of those that are due, for the cosine to it.
 
     Raises:
         RoundFailed: fewer than the quorum of updates were accepted; each refusal is named. The

@@ -64,7 +64,7 @@ def outer_step(
     of the next. Parameters that the pseudo-gradients lack stay as they are.
 
     Args:
-        last: parameters before the step before, if they are known.
+        last: parameters before the last step of those that are due, if they are known.
         mixture: how they are merged, if not into that mean; then that is meant by it.
     """
     if outer.elementwise:

@@ -29,11 +29,7 @@ from photon.machine.interrupt import StopRequest
 from photon.model.build import empty_model
 from photon.model.flops import embedding_names
 from photon.run.base import Base
-from photon.run.checkpoint import (
-    list_checkpoints,
-    load_parameters,
-    naming_last_good,
-)
+from photon.run.checkpoint import load_parameters, naming_last_good, round_path
 from photon.run.outer import outer_of
 from photon.run.participation import Participation
 from photon.run.run_data import RunData
@@ -332,7 +328,7 @@ class Server:
         outer = outer_of(fl, round_of(self.run, state), state.moved[plan.fragment])
         after, report = close_round(
             state, plan, delivery.updates, outer=outer, rules=rules, verdicts=verdicts,
-            last=_previous_parameters(self.checkpoints),
+            last=_parameters_after(self.checkpoints, state.round - fl.fragments),
         )  # fmt: skip
         if self.scoring is not None:
             after, report = self.scoring.noted(after, report, scores)
@@ -386,9 +382,9 @@ def _naming(error: RoundFailed, missing: Mapping[int, str]) -> RoundFailed:
     return RoundFailed(f"{error}{''.join(f'; client {c}: {why}' for c, why in missing.items())}")
 
 
-def _previous_parameters(checkpoints: Path) -> Tree | None:
-    """Parameters of the round before the last committed one, if they are still there: mapped, and
-    not verified, since only a metric depends on them.
+def _parameters_after(checkpoints: Path, number: int) -> Tree | None:
+    """Parameters after a round, if they are still there: mapped, and not verified, since only a
+    metric depends on them.
     """
-    found = list_checkpoints(checkpoints)
-    return load_parameters(found[-2], verify=False) if len(found) > 1 else None
+    path = round_path(checkpoints, number)
+    return load_parameters(path, verify=False) if path.exists() else None
