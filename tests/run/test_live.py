@@ -27,7 +27,7 @@ from photon.run.listing import (
     seconds_left,
 )
 from photon.run.live import FILE, Beacon, ClientLive, Live, StepBeacon, read_live
-from photon.run.trackers import Tail, copy_lines, read_lines
+from photon.run.trackers import JsonlTracker, Tail, copy_lines, read_lines
 
 KEPT = "llm_config.save_num_checkpoints_to_keep=1"
 
@@ -273,7 +273,7 @@ def test_of_a_file_that_grows_only_what_is_new_is_read(tmp_path, parsed):
         file.write('nd": 4}\n')
     assert more() == (False, [4])
     assert [json.loads(line)["round"] for line in parsed] == [3, 4]
-    copy_lines(path, path, "round", 2)  # it goes on from round 2
+    copy_lines(read_lines(path), path, "round", 2)  # it goes on from round 2
     assert more() == (True, [1, 2])
     path.unlink()
     assert more() == (True, [])
@@ -295,6 +295,15 @@ def alive(monkeypatch):
 
     monkeypatch.setattr(trackers, "_record", noted)
     return lambda: sum(one() is not None for one in made)
+
+
+def test_a_run_that_goes_on_reads_its_records_once(tmp_path, parsed):
+    """A long run's take seconds."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"round": {number}}}\n' for number in range(1, 5)))
+    assert JsonlTracker(path, "round", 3).last == {"round": 3}
+    assert len(parsed) == 4
+    assert read_lines(path) == [{"round": number} for number in range(1, 4)]
 
 
 def test_who_looks_on_keeps_no_more_than_is_shown(smoke, alive):

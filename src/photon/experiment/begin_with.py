@@ -26,7 +26,7 @@ from photon.run.outer import outer_of
 from photon.run.own_layers import kept_answers
 from photon.run.restore import checkpoint_of_round, find_run
 from photon.run.run_folder import RunFolder, read_run
-from photon.run.trackers import copy_lines
+from photon.run.trackers import copy_lines, read_lines
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.optim import InnerOptimizer
 from photon.training.outline import codecs_of, periods_of
@@ -68,7 +68,7 @@ class Copy:
             shutil.copytree(self.source / "clients", folder.clients, dirs_exist_ok=True)
             if self.dropped:
                 self._drop(folder)
-        theirs, done = self.source / "metrics.jsonl", self.state.round
+        theirs, done = read_lines(self.source / "metrics.jsonl"), self.state.round
         kept = checkpoint.kept_records(self.source / "checkpoints")
         lines = copy_lines(theirs, folder.metrics, "round", done, kept)
         record = lines[-1] if lines else None

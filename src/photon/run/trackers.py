@@ -40,10 +40,10 @@ class JsonlTracker:
     ) -> None:
         self.path = path
         self.last: Mapping[str, Any] | None = None
-        saved = [record[key] for record in kept]
-        if lost := lost_records(path, parse(path), key, committed, saved):
+        found, saved = parse(path), [record[key] for record in kept]
+        if lost := lost_records(path, found, key, committed, saved):
             warnings.warn(lost, PhotonWarning, stacklevel=2)
-        if lines := copy_lines(path, path, key, committed, kept):
+        if lines := copy_lines(found.records, path, key, committed, kept):
             self.last = lines[-1]
 
     def __call__(self, record: Mapping[str, Any]) -> None:
@@ -60,16 +60,20 @@ class JsonlTracker:
 
 
 def copy_lines(
-    source: Path, path: Path, key: str, committed: int, kept: Sequence[Mapping[str, Any]] = ()
+    found: Sequence[dict[str, Any]],
+    path: Path,
+    key: str,
+    committed: int,
+    kept: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Put the records of a metrics file up to a commit in place of what is at `path`.
 
     Args:
+        found: in that file.
         kept: records that belong there, in case that the file has lost them.
     """
-    lines = read_lines(source)
-    there = {line.get(key) for line in lines}
-    lines += [dict(record) for record in kept if record[key] not in there]
+    there = {line.get(key) for line in found}
+    lines = [*found, *(dict(record) for record in kept if record[key] not in there)]
     upto = [line for line in lines if line.get(key, 0) <= committed]
     upto.sort(key=lambda line: line.get(key, 0))
     _write_lines(path, upto)
