@@ -107,6 +107,21 @@ def test_clients_whose_states_do_not_fit_begin_afresh_and_it_is_said(
     assert state.optimizer_step == smoke().inner.local_steps
 
 
+@pytest.mark.parametrize(
+    ("key", "before", "now", "stay"),
+    [("llm_config.optimizer.name", "sgd", "adamw", False), ("fl.fragments", 1, 2, False),
+     ("llm_config.optimizer.lr", 0.01, 0.02, True)],
+)  # fmt: skip
+def test_updates_of_another_kind_are_not_judged_by_the_norms_of_before(
+    smoke, original, key, before, now, stay
+):
+    """Those of SGD are a hundredth of AdamW's, so that every update was one too large."""
+    original(KEPT, f"{key}={before}", "fl.n_clients_per_round=1")
+    two = photon.train(smoke(*COPY, KEPT, f"{key}={now}", "fl.n_clients_per_round=1"))
+    state = load_server_state(newest_checkpoint(Path(two.folder) / "checkpoints"))
+    assert len(state.norms) == (3 if stay else 1)
+
+
 def test_a_copy_of_another_model_is_refused_by_its_key(smoke, original, tmp_path):
     original()
     with pytest.raises(MismatchedCheckpoint, match=r"llm_config\.model.n_heads is 2 there, 1 here"):

@@ -115,7 +115,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     checkpoint.require_same_model(state.params, params, manifest)
     fit = _Fit(source, theirs, run, layers_of(run.federation, list(params)))
     notes: list[str] = []
-    state = fit.outer(fit.held(fit.moments(state)), notes)
+    state = fit.outer(fit.norms(fit.held(fit.moments(state))), notes)
     same_data = facts["data_digest"] == data["digest"]
     state = replace(state, is_seeded=False)
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
@@ -224,6 +224,13 @@ class _Fit:
         told = self.layers.shared if all(one.sends_differences for one in both) else ()
         held = {name: value for name, value in state.held.items() if name in told}
         return replace(state, held=held, difference={}, difference_from="")
+
+    def norms(self, state: ServerState) -> ServerState:
+        """The norms that updates are judged by, where those of this run are of the same kind."""
+        before, after = self.theirs.federation, self.ours.federation
+        same_layers = layers_of(before, self.layers.names).shared == self.layers.shared
+        is_alike = self._same_inner and same_layers and before.fragments == after.fragments
+        return state if is_alike else replace(state, norms=())
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""
