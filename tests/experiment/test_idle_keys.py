@@ -27,6 +27,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("centralized", (STEPS,), "photon.workers=2"),
     ("centralized", (STEPS,), "photon.step_seconds=0.01"),
     ("server", (), "photon.devices_per_client=2"),
+    ("simulated", (), "photon.step_seconds=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),
     ("simulated", (), "photon.transport_url=s3://b"),
@@ -35,8 +36,11 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", (), "fl.round_timeout=3"),
     ("server", (), "fl.buffer=2"),
     ("federated", ("fl.overlap=delayed",), "fl.overlap_steps=9"),
+    ("federated", ("fl.overlap_steps=0",), "fl.overlap=delayed"),
     ("federated", (), "fl.scoring.rows=5"),
     ("server", ("fl.mode=async",), "fl.straggler_factor=2"),
+    ("server", (), "fl.straggler_factor=2"),
+    ("server", (), "fl.staleness_exponent=0.5"),
     ("federated", ("fl.compression.upload=bf16",), "fl.fold_updates=true"),
     ("federated", (), "fl.secure_threshold=0.9"),
     ("federated", ("fl.secure_aggregation=true",), "fl.compression.upload=bf16"),
@@ -45,10 +49,11 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", ("fl.reset_checkpoint=true", "fl.aggregate_momenta=false"),
      "fl.compression.residual_decay=0.5"),
     ("federated", (), "fl.oversample=1"),
-    ("server", (), "fl.max_staleness=2"),
+    ("server", ("fl.quorum=1",), "fl.max_staleness=2"),
     ("federated", (), "fl.privacy.noise_multiplier=2"),
     ("server", ("fl.privacy.clip_norm=1", "fl.compression.upload=bf16"),  # no two noises are alike
      "fl.max_norm_ratio=9"),
+    ("federated", ("fl.n_clients_per_round=1",), "fl.use_noise_scale_metric=true"),
     ("federated", (), "fl.noise_scale_beta=0.5"),
     ("federated", (), "fl.random_init_freq=5"),
     ("federated", (), "fl.round_attempts=5"),
@@ -79,6 +84,9 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", (f"{LLM}.optimizer.name=sgd",), f"{LLM}.optimizer.betas=[0.1,0.1]"),
     ("federated", (), f"{LR}.t_cooldown=1"),
     ("federated", (), f"{LLM}.fsdp_config.sharding_strategy=NO_SHARD"),
+    ("federated", ("photon.devices_per_client=2",), f"{LLM}.fsdp_config.mixed_precision=DEFAULT"),
+    ("federated", ("cleanup_checkpoints_per_round=true",),
+     f"{LLM}.save_num_checkpoints_to_keep=5"),
     ("federated", (), "icl_tasks_config.limit=5"),
     ("federated", (), "eval_gauntlet_config.eval_gauntlet={categories: [{name: a, "
      "benchmarks: [{name: b, num_fewshot: 0}]}]}"),
@@ -103,6 +111,29 @@ def test_an_idle_key_gets_a_note_and_changes_nothing(rule, example, make, tmp_pa
     if run == "federated" and trains and "hf_causal_lm" not in str(beside):
         before = observed(observe, make(*name, *beside), tmp_path, monkeypatch)
         assert observed(observe, config, tmp_path, monkeypatch) == before
+
+
+@pytest.mark.parametrize(
+    ("run", "keys"),
+    [
+        ("federated", ["fl.n_local_steps=64", "fl.overlap=delayed", "fl.overlap_steps=32"]),
+        ("federated", ["llm_config.local_steps=1ep", "fl.overlap=delayed", "fl.overlap_steps=32"]),
+        ("server", ["fl.quorum=1", "fl.staleness_exponent=0.5", "fl.straggler_factor=2"]),
+        ("server", ["fl.failed_rounds=skip", "fl.staleness_exponent=0.5"]),
+        ("server", ["fl.mode=async", "fl.staleness_exponent=0.7"]),
+        ("federated", ["fl.n_clients_per_round=1", "fl.sampling=by_size"]),
+        ("federated", ["photon.devices_per_client=2", f"{LLM}.precision=amp_bf16",
+                       f"{LLM}.fsdp_config.mixed_precision=DEFAULT"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_counts_gets_no_note(run, keys, make):
+    assert not list(idle_overrides(make(*keys), keys, run))
+
+
+def test_who_is_drawn_where_all_are_taken_is_no_matter(make):
+    keys = ["fl.sampling=by_size"]
+    ((_, why),) = idle_overrides(make(*keys), keys, "federated")
+    assert why.startswith("every client is in the cohort")
 
 
 def test_what_is_given_in_vain_is_said_where_a_run_starts(smoke, data_root, tmp_path):

@@ -266,10 +266,16 @@ class Config(Section):
         return self.but(inner={"model": model})
 
     @property
-    def asked_steps(self) -> int | None:
-        """Local steps of the whole federation; None where the data decides: they are in epochs."""
+    def asked_local_steps(self) -> int | None:
+        """Local steps of a round; None where the data decides: they are in epochs."""
         fl, steps = self.federation, self.federation.local_steps or self.inner.local_steps
-        return None if fl.local_epochs or isinstance(steps, Epochs) else fl.rounds * steps
+        return None if fl.local_epochs or isinstance(steps, Epochs) else steps
+
+    @property
+    def asked_steps(self) -> int | None:
+        """The same of the whole federation."""
+        steps = self.asked_local_steps
+        return None if steps is None else self.federation.rounds * steps
 
     def length(self, by_round: bool) -> int:
         """Rounds of a federation, or steps of an asynchronous one or a centralised run; 0: none, or

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from photon.config.compression import rounds_only
+from photon.config.federation import LARGEST_STEP
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
@@ -92,6 +93,9 @@ RULES: tuple[Idle, ...] = (
          "nobody waits for a centralised run"),
     Idle((*_POOL[1:], "photon.devices_per_client", "photon.step_seconds"),
          lambda c, run: run == "server", "it is each node's own"),
+    Idle((*_POOL, "photon.devices_per_client", "photon.step_seconds"),
+         lambda c, run: run == "simulated",
+         "all sites are in this process, at the speeds of links.yaml"),
     Idle(_POOL[1:], lambda c, run: c.machine.workers == 0, "photon.workers=0 has no workers"),
     Idle(_NODES, lambda c, run: not _has_nodes(run), "it is of `photon server`"),
     Idle(_TRANSPORT, lambda c, run: run != "server", "it is of `photon server`"),
@@ -105,12 +109,23 @@ RULES: tuple[Idle, ...] = (
     Idle(("fl.buffer",), lambda c, run: not c.federation.is_async,
          "rounds wait for their cohort; fl.mode=async merges what has come"),
     Idle(("fl.overlap_steps",),
-         lambda c, run: (c.federation.overlap_steps or 0) > c.inner.local_steps,
-         "llm_config.local_steps={config.inner.local_steps} are taken ahead at most"),
+         lambda c, run: (c.federation.overlap_steps or 0) > (c.asked_local_steps or LARGEST_STEP),
+         "llm_config.local_steps={config.asked_local_steps} are taken ahead at most"),
+    Idle(("fl.overlap",), lambda c, run: c.federation.overlap_steps == 0,
+         "fl.overlap_steps=0 takes no step ahead"),
     Idle(("fl.scoring",), lambda c, run: not c.federation.judging.enabled,
          "fl.scoring.enabled=true scores updates"),
     Idle(("fl.round_timeout_min", "fl.straggler_factor"), lambda c, run: c.federation.is_async,
          "an asynchronous merge waits for nobody in particular"),
+    Idle(("fl.round_timeout_min", "fl.straggler_factor"),
+         lambda c, run: c.federation.needed == c.federation.cohort_size,
+         "fl.quorum={config.federation.needed} is the whole cohort, so a round waits for all; a lower "
+         "one lets it close without stragglers"),
+    Idle(("fl.staleness_exponent", "fl.max_staleness"),
+         lambda c, run: c.federation.needed == c.federation.population > 1
+         and c.federation.on_failure != "skip",
+         "fl.quorum={config.federation.needed} are all clients, and no round closes without one, so "
+         "none is late"),
     Idle(("fl.fold_updates",), lambda c, run: not _has_nodes(run),
          "nothing is sent on one machine; it is of `photon server`"),
     Idle(("fl.secure_threshold",), lambda c, run: not c.federation.secure_aggregation,
@@ -127,7 +142,8 @@ RULES: tuple[Idle, ...] = (
          "back"),
     Idle(("fl.compression.residual_decay",), lambda c, run: c.federation.forgets_clients,
          "fl.reset_checkpoint=true forgets what a codec has lost"),
-    Idle(("fl.oversample",), lambda c, run: c.federation.cohort_size == c.federation.population,
+    Idle(("fl.oversample", "fl.sampling"),
+         lambda c, run: c.federation.cohort_size == c.federation.population,
          "every client is in the cohort; fl.n_clients_per_round takes fewer"),
     Idle(("fl.max_staleness",), lambda c, run: c.federation.late_exponent is None,
          "late updates are refused; fl.staleness_exponent takes them"),
@@ -135,6 +151,9 @@ RULES: tuple[Idle, ...] = (
          "fl.privacy.clip_norm=null: there is no privacy"),
     Idle(("fl.max_norm_ratio",), lambda c, run: c.federation.privacy.is_on,
          "fl.privacy.clip_norm shortens updates; none is judged by those of others"),
+    Idle(("fl.use_noise_scale_metric", "fl.noise_scale_beta"),
+         lambda c, run: c.federation.cohort_size < 2,
+         "it takes the updates of two clients in a round; fl.n_clients_per_round asks one"),
     Idle(("fl.noise_scale_beta",), lambda c, run: not c.federation.measures_noise,
          "fl.use_noise_scale_metric=true measures what it is of"),
     Idle(("fl.random_init_freq", "fl.truly_random_init"),
@@ -200,6 +219,13 @@ RULES: tuple[Idle, ...] = (
     Idle(("llm_config.fsdp_config.sharding_strategy", "llm_config.fsdp_config.mixed_precision"),
          lambda c, run: run in ("federated", "simulated") and c.machine.devices_per_client == 1,
          "one device trains a client; photon.devices_per_client takes more"),
+    Idle(("llm_config.fsdp_config.mixed_precision",),
+         lambda c, run: c.inner.precision == "fp32" or (
+             c.inner.sharding is not None and c.inner.sharding.sharding_strategy == "NO_SHARD"),
+         "gradients are summed in fp32 with llm_config.precision=fp32, and by DDP (NO_SHARD)"),
+    Idle(("llm_config.save_num_checkpoints_to_keep", "cleanup_checkpoints"),
+         lambda c, run: c.keeps_newest_only,
+         "cleanup_checkpoints_per_round=true keeps the newest alone"),
     Idle(("icl_tasks_config",), lambda c, run: not c.scoring.tasks,
          "no tasks are scored: icl_tasks_config=light has some",
          but=("icl_tasks_config.icl_tasks",)),
