@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +25,10 @@ from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
 from photon.run.releases import FOLDER, NAME, require_rounds
 from photon.run.restore import checkpoint_of_round
+from photon.training.fragments import turn_of
 from photon.training.layers import layers_of
 from photon.training.outline import check_sent, outline_of
+from photon.training.reach import reach
 
 
 def checked_start(fl: Federation, inner: Inner, starts: tuple[str | None, str | None]) -> WarmStart:
@@ -71,7 +74,8 @@ def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str |
     fl, inner = run.federation, run.inner
     noise = noise_warning(fl, outline_of(inner, fl).num_sent) if fl.privacy.is_on else None
     origin = origin_warning(fl, run.trained_before)
-    others = [absence_warning(fl), merging_warning(fl)]
+    bounded = reach_warning(fl, inner)
+    others = [absence_warning(fl), merging_warning(fl), period_warning(fl), bounded]
     return [noise, origin, *others, *scoring_warnings(fl, public)]
 
 
@@ -102,6 +106,33 @@ def merging_warning(fl: Federation) -> str | None:
     return (
         f"fl.aggregation={fl.aggregation}: a round may be of {fl.needed} updates (fl.quorum), and "
         "of so few it does not withstand a single false one"
+    )
+
+
+def period_warning(fl: Federation) -> str | None:
+    """Moments that are to be averaged for the first time when the run is over."""
+    turns = turn_of(fl.rounds, fl.fragments)
+    periods = {"first": fl.first_moment_period, "second": fl.second_moment_period}
+    for name, period in periods.items():
+        if fl.averages_moments and (period or 0) > turns:
+            return (
+                f"fl.{name}_moment_period={period}: with fl.n_rounds={fl.rounds} a parameter is "
+                f"sent {turns} times, so {name} moments are never averaged; give a shorter period, "
+                "or null if that is meant"
+            )
+    return None
+
+
+def reach_warning(fl: Federation, inner: Inner) -> str | None:
+    """A bound that was given, where the steps of the inner optimizer have none."""
+    given = fl.max_reach not in (None, Federation().max_reach)
+    if not given or math.isfinite(reach(inner, 1.0, 1, 1, 1.0)):
+        return None
+    name = inner.optimizer.name
+    why = "without gradient_clipping" if name == "sgd" else "with its betas (b1^2 >= b2)"
+    return (
+        f"fl.max_reach={fl.max_reach:g}: no update is held to it, for a step of {name} {why} may "
+        "be of any length; fl.max_norm_ratio alone judges updates"
     )
 
 
