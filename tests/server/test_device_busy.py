@@ -67,6 +67,16 @@ def test_by_the_clock():
     })  # fmt: skip
 
 
+def test_the_seconds_of_a_masked_round_are_those_of_its_unmasking_too():
+    """That is where its updates travel."""
+    now = [0.0]
+    phases = Phases(0.0, lambda: now[0])
+    for name, seconds in (("train", 2), ("unmask", 5), ("aggregate", 1), ("validate", 4)):
+        with phases.timing(name):
+            now[0] += seconds
+    assert phases.total() == 8.0
+
+
 def test_every_line_and_every_tracker_has_it(smoke):
     record = records_of(photon.train(smoke("photon.workers=0", "fl.n_rounds=1")))[0]
     assert "  busy 93%  " in progress_line(record | {"device_busy": 0.934}, "federated")

@@ -17,7 +17,7 @@ from photon.evaluation.loss import LossReport, perplexity
 from photon.machine.clock import SYSTEM, Clock
 from photon.training.layers import num_trained
 
-TRAINING = ("wait", "train", "aggregate")
+TRAINING = ("wait", "train", "unmask", "aggregate")
 """Phases that count as training time."""
 
 
