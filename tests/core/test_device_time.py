@@ -50,6 +50,13 @@ def test_too_much_is_shortened_alike():
     assert found["wait"] == pytest.approx(0.0)
 
 
+def test_what_is_joined_of_several_devices_may_be_longer_than_the_round():
+    """Four clients, of which each has trained fourteen of the twenty seconds on its own device."""
+    joined = [{"train_seconds": 4 * 14.0}]
+    assert device_seconds(joined, {}, 20.0, 4, most=4 * 20.0)["train"] == 14.0
+    assert device_seconds(joined, {}, 20.0, 4)["train"] == 20.0 / 4, "one client is not believed"
+
+
 def test_a_round_without_clients_or_time_is_one_too():
     assert device_seconds([], {}, 4.0, 3)["wait"] == 4.0
     assert set(device_seconds([CLIENT], {}, 0.0, 1).values()) == {0.0}

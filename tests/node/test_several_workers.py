@@ -47,11 +47,11 @@ def test_the_fast_one_trains_more_and_nobody_waits_for_the_slow_one(smoke, four,
     """
     told = []
 
-    def timed(phases, clients, devices):
+    def timed(phases, record, devices):
         before = phases.elapsed()
-        record = time_record(phases, clients, devices)
-        told.append((before, sum(record["device_seconds"].values()), phases.elapsed(), devices))
-        return record
+        went = time_record(phases, record, devices)
+        told.append((before, sum(went["device_seconds"].values()), phases.elapsed(), devices))
+        return went
 
     keys = [f"dataset.train.root_local={four}", "fl.n_total_clients=4", "fl.n_rounds=2",
             "photon.threads=1"]  # fmt: skip

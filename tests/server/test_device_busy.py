@@ -25,6 +25,12 @@ def records_of(result: Any) -> list[dict[str, Any]]:
     return read_lines(Path(result.folder) / "metrics.jsonl")
 
 
+def record_of(*metrics: dict[str, float], late: int = 0) -> dict[str, Any]:
+    """What `time_record` looks at in a round of these clients."""
+    clients = {str(number): own for number, own in enumerate(metrics)}
+    return {"client_metrics": clients, "accepted": [*clients], "late": {"0": late} if late else {}}
+
+
 def test_the_parts_are_the_rounds_and_the_rounds_are_the_run(smoke):
     """Nothing between two rounds is left out, nor counted twice."""
     begun = time.monotonic()
@@ -57,7 +63,7 @@ def test_by_the_clock():
         now[0] += 4
     with phases.timing("aggregate"):
         now[0] += 2
-    found = time_record(phases, [{"train_seconds": 4.0}] * 2, devices=2)
+    found = time_record(phases, record_of({"train_seconds": 4.0}, {"train_seconds": 4.0}), 2)
     assert found["phase_seconds"] == {"commit": 1.0, "train": 4.0, "aggregate": 2.0}
     assert phases.total() == 6.0, "as the seconds of a record"
     assert found["device_busy"] == pytest.approx(0.4)
@@ -75,6 +81,20 @@ def test_the_seconds_of_a_masked_round_are_those_of_its_unmasking_too():
         with phases.timing(name):
             now[0] += seconds
     assert phases.total() == 8.0
+
+
+@pytest.mark.parametrize(("late", "busy"), [(0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)])
+def test_an_update_that_was_made_over_several_merges_counts_whole(late, busy):
+    """Four clients train ten seconds each on a device of their own; one of them comes every 2.5."""
+    now = [0.0]
+    phases = Phases.beginning(lambda: now[0])
+    for _ in range(3):
+        now[0] += 2.5
+        phases = phases.of_next_round()
+    now[0] += 2.5
+    found = time_record(phases, record_of({"train_seconds": 10.0}, late=late), 4)
+    assert found["device_busy"] == pytest.approx(busy)
+    assert sum(found["device_seconds"].values()) == pytest.approx(2.5)
 
 
 def test_every_line_and_every_tracker_has_it(smoke):
@@ -110,9 +130,9 @@ def test_a_node_cannot_say_any_number(devices):
 def test_nodes_tell_their_devices(smoke, data_root, tmp_path, monkeypatch):
     counted = []
 
-    def noted(phases, clients, devices):
+    def noted(phases, record, devices):
         counted.append(devices)
-        return time_record(phases, clients, devices)
+        return time_record(phases, record, devices)
 
     monkeypatch.setattr(loop, "time_record", noted)
     monkeypatch.setattr(InProcess, "devices", 3)

@@ -22,23 +22,26 @@ def device_seconds(
     phases: Mapping[str, float],
     seconds: float,
     devices: int,
+    most: float | None = None,
 ) -> dict[str, float]:
     """What the time of a device went into, averaged over devices.
 
-    What clients say is not trusted: of each number that counts which lies in the round, and of all
+    What clients say is not trusted: of each number that counts which may be true, and of all
     together no more than the round had room for.
 
     Args:
         clients: metrics of each.
         phases: the server's, in seconds.
         seconds: from the end of the last round to the end of this one.
+        most: seconds that one number may be; None: those of the round. It is more where clients
+            are joined, whose seconds add up, or began in an earlier round.
 
     Returns:
         Seconds by part, which sum to those of the round; `wait` is what nothing else explains.
     """
-    told = list(clients)
+    told, most = list(clients), seconds if most is None else most
     own = {
-        part: sum(_within(one.get(key, 0.0), seconds) for one in told) / devices
+        part: sum(_within(one.get(key, 0.0), most) for one in told) / devices
         for part, key in OF_CLIENTS.items()
     }
     server = {name: phases.get(name, 0.0) for name in OF_SERVER}

@@ -346,9 +346,9 @@ class Server:
         with self._phase("validate", state.round):
             if due:
                 result = self.validate(state)
-        clients = record["client_metrics"].values()
-        self.track({**record, **time_record(self._phases, clients, self.engine.devices), **result})
-        self._phases = Phases.beginning(self.clock)
+        went = time_record(self._phases, record, self.engine.devices)
+        self.track({**record, **went, **result})
+        self._phases = self._phases.of_next_round()
         with self._phases.timing("commit"):
             self._commits.add(state, self.written(), self._said)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from photon.config.federation import Federation
@@ -19,6 +19,8 @@ from photon.training.layers import num_trained
 
 TRAINING = ("wait", "train", "unmask", "aggregate")
 """Phases that count as training time."""
+ROUNDS_KEPT = 1024
+"""Whose beginning is known; an older update counts in the largest asynchronous runs at most."""
 
 
 @dataclass
@@ -27,16 +29,22 @@ class Phases:
 
     Attributes:
         begun: when the last round had ended: its commit is the first thing in this one.
+        earlier: the same of rounds before, newest first.
     """
 
     begun: float
     clock: Clock = SYSTEM
     seconds: dict[str, float] = field(default_factory=dict)
+    earlier: tuple[float, ...] = ()
 
     @classmethod
     def beginning(cls, clock: Clock) -> Phases:
         """Those of a round that begins now."""
         return cls(clock(), clock)
+
+    def of_next_round(self) -> Phases:
+        """Those of the round after this one, which begins now."""
+        return Phases(self.clock(), self.clock, earlier=(self.begun, *self.earlier)[:ROUNDS_KEPT])
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -53,11 +61,12 @@ class Phases:
     def of_next_attempt(self) -> Phases:
         """Those of the same round, without what an attempt took that came to nothing."""
         kept = {"commit": self.seconds["commit"]} if "commit" in self.seconds else {}
-        return Phases(self.begun, self.clock, kept)
+        return replace(self, seconds=kept)
 
-    def elapsed(self) -> float:
-        """Seconds since the last round had ended."""
-        return self.clock() - self.begun
+    def elapsed(self, late: int = 0) -> float:
+        """Seconds since the last round had ended, or the one so many before that."""
+        times = (self.begun, *self.earlier)
+        return self.clock() - times[min(late, len(times) - 1)]
 
 
 def round_record(
@@ -140,17 +149,18 @@ def length_of(run: Run) -> dict[str, int]:
     return {"steps" if run.federation.is_async else "rounds": run.length(by_round=True)}
 
 
-def time_record(
-    phases: Phases, clients: Iterable[Mapping[str, float]], devices: int
-) -> dict[str, Any]:
+def time_record(phases: Phases, record: Mapping[str, Any], devices: int) -> dict[str, Any]:
     """Keys of a record that say where the time went, at the end of a round.
 
     Args:
-        clients: metrics of each.
+        record: of the round, with the metrics of its clients.
         devices: that train clients side by side.
     """
     seconds = phases.elapsed()
-    went = device_seconds(clients, phases.seconds, seconds, devices)
+    told = record["client_metrics"].values()
+    joined = max(1, len(record["accepted"]) - len(told) + 1)  # by a node, or in a masked round
+    most = joined * phases.elapsed(max(record["late"].values(), default=0))
+    went = device_seconds(told, phases.seconds, seconds, devices, most)
     return {
         "phase_seconds": phases.seconds,
         "device_busy": went["train"] / seconds if seconds else 0.0,
