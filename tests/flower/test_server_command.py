@@ -135,6 +135,24 @@ def test_a_node_says_what_it_trains_on(empty, capsys, monkeypatch, key, said):
     assert said in capsys.readouterr().out.splitlines()
 
 
+def test_a_node_says_what_it_is_given_in_vain(empty, capsys, monkeypatch):
+    """What the server says, and of its own keys those that it has no use for."""
+    monkeypatch.setattr("photon.flower.federation.run_node", lambda *_: 0)
+    keys = [
+        "fl.n_rounds=3",
+        "photon.join_timeout=5",
+        "dataset.val.root_local=x",
+        "photon.device=cpu",
+    ]
+    assert run(["node", "--server", "here:1", "--clients", "0", "--insecure", *keys]) == 0
+    said = capsys.readouterr().err
+    for key, why in zip(
+        keys, ("the server says it", "it is of `photon server`", "where"), strict=False
+    ):
+        assert f"{key}: has no effect here: {why}" in said
+    assert keys[3] not in said
+
+
 def test_a_key_of_another_certificate_is_refused(empty, capsys):
     for folder in ("keys", "others"):
         make_authority(empty / folder, ["localhost"])

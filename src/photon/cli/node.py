@@ -50,6 +50,7 @@ def command(
     require_flower()
     from photon.config import load_config
     from photon.config.between.travel import ignored
+    from photon.config.explain.idle import idle_overrides, note_idle
     from photon.errors import PhotonNote
     from photon.flower.connection import find_node_keys
     from photon.flower.federation import run_node
@@ -59,8 +60,10 @@ def command(
     name = name or socket.gethostname().split(".")[0]
     host, port = split_address(server)
     own = load_config(overrides)
-    for text in ignored(overrides):
+    vain = ignored(overrides)
+    for text in vain:
         warnings.warn(f"{text}: has no effect here: the server says it", PhotonNote, stacklevel=2)
+    note_idle(idle_overrides(own, [text for text in overrides if text not in vain], "node"))
     numbers = parse_clients(clients)
     found = None if insecure else find_node_keys(keys, name)
     if insecure:

@@ -30,7 +30,6 @@ SENT = (
     "photon.transport_hosts",
     "photon.fewest_masked",
     "dataset.train.",
-    "dataset.val.",
 )
 """Prefixes of keys that the node takes from the server's command line, but for what travels."""
 

@@ -13,9 +13,9 @@ from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote
 
-Course = Literal["federated", "centralized", "server", "simulated"]
+Course = Literal["federated", "centralized", "server", "simulated", "node"]
 """What trains: a federation on this machine, no federation, a federation over the network, or over
-links that are made up.
+links that are made up; or one of its nodes, whose keys are those that are its own.
 """
 
 
@@ -63,6 +63,10 @@ _NODES, _TRANSPORT = (
     ("photon.transport", "photon.transport_url"),
 )
 _POOL = ("photon.workers", "photon.worker_timeout", "photon.refresh_period")
+_START = tuple(f"photon.{name}" for name in (
+    "resume_round", "restore_run_uuid", "copy_client_checkpoints", "restore_cent_run_uuid",
+    "restore_cent_run_batches",
+))  # fmt: skip
 _LENGTH = ("fl.n_rounds", "fl.n_local_steps", "fl.n_local_epochs", "llm_config.local_steps")
 
 RULES: tuple[Idle, ...] = (
@@ -87,6 +91,8 @@ RULES: tuple[Idle, ...] = (
          lambda c, run: run == "centralized",
          "a federation begins with a copy of another; a centralised run starts from "
          "pretrained_model_path"),
+    Idle((*_START, "dataset.val"), lambda c, run: run == "node",
+         "where a run begins, and what validates it, is the server's"),
     Idle((*_POOL, "photon.devices_per_client"), lambda c, run: run == "centralized",
          "a centralised run trains in this process, or in those of torchrun"),
     Idle(("photon.step_seconds",), lambda c, run: run == "centralized",
@@ -100,9 +106,9 @@ RULES: tuple[Idle, ...] = (
     Idle(_NODES, lambda c, run: not _has_nodes(run), "it is of `photon server`"),
     Idle(_TRANSPORT, lambda c, run: run != "server", "it is of `photon server`"),
     Idle(("photon.transport_hosts", "photon.fewest_masked"),
-         lambda c, run: run != "server", "it is of `photon node`"),
+         lambda c, run: run not in ("server", "node"), "it is of `photon node`"),
     Idle(("photon.transport_url", "photon.transport_hosts"),
-         lambda c, run: c.machine.transport != "s3",
+         lambda c, run: run != "node" and c.machine.transport != "s3",
          "it is of photon.transport=s3"),
     Idle(_CLOCK, lambda c, run: not _has_nodes(run),
          "clients of this machine are waited for; it is of `photon server`"),
@@ -119,13 +125,13 @@ RULES: tuple[Idle, ...] = (
          "an asynchronous merge waits for nobody in particular"),
     Idle(("fl.round_timeout_min", "fl.straggler_factor"),
          lambda c, run: c.federation.needed == c.federation.cohort_size,
-         "fl.quorum={config.federation.needed} is the whole cohort, so a round waits for all; a lower "
-         "one lets it close without stragglers"),
+         "fl.quorum={config.federation.needed} is the whole cohort, so a round waits for all; a "
+         "lower one lets it close without stragglers"),
     Idle(("fl.staleness_exponent", "fl.max_staleness"),
          lambda c, run: c.federation.needed == c.federation.population > 1
          and c.federation.on_failure != "skip",
-         "fl.quorum={config.federation.needed} are all clients, and no round closes without one, so "
-         "none is late"),
+         "fl.quorum={config.federation.needed} are all clients, and no round closes without one, "
+         "so none is late"),
     Idle(("fl.fold_updates",), lambda c, run: not _has_nodes(run),
          "nothing is sent on one machine; it is of `photon server`"),
     Idle(("fl.secure_threshold",), lambda c, run: not c.federation.secure_aggregation,
