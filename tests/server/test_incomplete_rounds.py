@@ -19,6 +19,7 @@ from photon.node import hosted_run
 from photon.run.trackers import read_lines
 from photon.server.remote import RemoteEngine
 from photon.server.rules import rules_of
+from photon.wire.buffers import Buffers
 from photon.wire.messages import Cancel, unpack_request
 
 
@@ -85,8 +86,8 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     round_of = lambda number: SimpleNamespace(plan=SimpleNamespace(round=number))  # noqa: E731
     late: Any = {
         f"e{n}": SimpleNamespace(
-            address=f"n{n}", of=round_of(n), clients=[n],
-            errand=SimpleNamespace(traffic=Traffic(up=Counter(rest=n))),
+            address=f"n{n}", of=round_of(n),
+            errand=SimpleNamespace(clients=[n], traffic=Traffic(up=Counter(rest=n))),
         ) for n in (1, 2, 3)
     }  # fmt: skip
     engine._errands = dict(late)
@@ -99,6 +100,23 @@ def test_nobody_trains_on_for_a_round_that_takes_it_no_more(make, keys, cancelle
     ]
     assert engine.take_traffic().bytes_up == sum(int(name[1:]) for name in cancelled)
     assert engine.take_traffic().bytes_up == 0
+
+
+def test_the_bytes_of_an_answer_that_nobody_awaits_any_more_are_counted(make):
+    """A straggler's update was on its way as the round was closed without it."""
+    nothing, came = cast(Any, None), [("e1", Buffers(bytes(700))), ("of nobody", Buffers(b"hi"))]
+    link: Any = SimpleNamespace(send=lambda *message: "c", answers=lambda seconds: came)
+    roster: Any = SimpleNamespace(refresh=lambda: None, take=lambda *answer: None)
+    engine = RemoteEngine(make("run_uuid=r"), {}, link, roster, nothing, print)
+    errand = SimpleNamespace(clients=[1, 2], traffic=Traffic())
+    of = SimpleNamespace(plan=SimpleNamespace(round=1))
+    engine._errands = {"e1": cast(Any, SimpleNamespace(address="n", of=of, errand=errand))}
+    engine.cancel(2)
+    assert engine._listen(None) == []
+    found = engine.take_traffic()
+    assert (found.bytes_up, found.clients) == (700, {1: [350, 0], 2: [350, 0]})
+    engine._listen(None)
+    assert engine.take_traffic().bytes_up == 0, "once"
 
 
 @pytest.mark.parametrize("exponent", ["null", "0.5"])

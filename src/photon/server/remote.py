@@ -94,12 +94,12 @@ class RemoteEngine:
         self.link, self.roster, self.depot = link, roster, depot
         self._waiting, self._hint = Waiting(say, clock), hint
         self.durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
-        self._all_came = False
+        self._all_came, self._traffic = False, Traffic()
         self._errands: dict[str, _UnderWay] = {}
+        self._cancelled: dict[str, list[int]] = {}
         self._arrived_late: list[Update] = []
         self._devices: dict[str, int] = {}
         self._holds: dict[str, tuple[Member, str | None]] = {}
-        self._traffic = Traffic()
         self._homes: dict[int, str] = {}
 
     @property
@@ -151,8 +151,8 @@ class RemoteEngine:
 
     def _free(self) -> list[int]:
         fl = self.run.federation
-        hosted = {client for node in self.roster.members.values() for client in node.clients}
-        here = [client for client in hosted if client < fl.population]
+        hosts = self.roster.members.values()
+        here = {c for node in hosts for c in node.clients if c < fl.population}
         needed = 0 if fl.is_async else fl.needed
         return may_be_asked(here, self._training(), self._owing(), needed)
 
@@ -195,15 +195,14 @@ class RemoteEngine:
         if not current.waiting or self._is_training(current):
             self._waiting.is_over()
             return
-        clients = format_clients(current.waiting)
-        self._waiting.tell(
-            f"in round {current.plan.round} for a node with clients {clients}{self._hint()}"
-        )
+        where = f"in round {current.plan.round} for a node with clients "
+        self._waiting.tell(f"{where}{format_clients(current.waiting)}{self._hint()}")
 
     def cancel(self, before: int) -> None:
         for name in [n for n, one in self._errands.items() if one.of.plan.round < before]:
             one = self._errands.pop(name)
             self._traffic.add(one.errand.traffic)
+            self._cancelled[name] = one.errand.clients
             self.link.send(one.address, pack_request(Cancel(run=self.run.name, before=before)))
 
     def close(self) -> None:
@@ -280,8 +279,7 @@ class RemoteEngine:
         try:
             errand = self._errand(current.plan, member, clients)
         except PhotonError as error:
-            failed = dict.fromkeys(clients, fault_of(error))
-            return self._try_again(current, member.name, failed)
+            return self._try_again(current, member.name, dict.fromkeys(clients, fault_of(error)))
         self._holds[member.name] = member, current.plan.base_digest
         begun = _UnderWay(current, member.address, errand, errand.converse(), self.clock())
         return self._go_on(current, begun, None)
@@ -328,6 +326,8 @@ class RemoteEngine:
     ) -> list[Update | Failure]:
         one = self._errands.pop(name, None)
         if one is None:
+            if (clients := self._cancelled.pop(name, None)) and answer is not None:
+                self._traffic.sent(clients, answer.size)  # with updates that are too late
             self.roster.take(name, answer)
             return []
         if answer is None:
