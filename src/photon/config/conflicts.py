@@ -133,6 +133,8 @@ CONFLICTS: tuple[Conflict, ...] = (
              "a late update is masked against clients whose sum has been opened"),
     Conflict("secure_aggregation", "use_noise_scale_metric",
              "it needs the norm of each update, and the server has that of the mean"),
+    Conflict("secure_aggregation", "steps_by_speed",
+             "what clients say of their training is joined, so all would be equally fast"),
     Conflict("secure_aggregation", "scoring", "the server has no single update to score"),
     Conflict("secure_aggregation", "privacy.noise_by=server",
              "the server has no single update that it could shorten; take "
