@@ -194,7 +194,10 @@ def test_it_says_what_it_does_not_count(capsys):
     assert "fl.mode=async" in merges
     (away,) = plan(capsys, "fl.n_clients_per_round=2")["not_counted"]
     assert "missed rounds" in away
-    assert plan(capsys, "fl.n_clients_per_round=2", "fl.compression=fp32")["not_counted"] == []
+    whole = ("fl.n_clients_per_round=2", "fl.compression=fp32")
+    assert plan(capsys, *whole)["not_counted"] == []
+    (parts,) = plan(capsys, *whole, "fl.fragments=2")["not_counted"]
+    assert "missed rounds" in parts
     assert run(["plan", *MODEL, "fl.mode=async"]) == 0
     assert "\nnot counted: fl.mode=async" in capsys.readouterr().out
 

@@ -31,7 +31,8 @@ class Compression(Section):
     download: str = Field(
         default="int4",
         description="codec of the difference between the server's parameters and what clients "
-        "hold, with feedback; fp32: the parameters whole, in every round",
+        "hold, with feedback; fp32: the parameters whole, in every round, or with fl.fragments "
+        "their differences as they are",
         examples=_NAMES,
     )
     moments: str = Field(

@@ -184,7 +184,7 @@ def left_out(fl: Federation) -> list[str]:
             "fl.mode=async is counted as rounds in which all wait for all; `photon simulate` shows "
             "merges"
         )
-    if fl.cohort_size < fl.population and fl.compression.sends_differences:
+    if fl.cohort_size < fl.population and fl.sends_differences:
         found.append(
             "who has missed rounds gets the differences of those too, or all parameters: what goes "
             "down is counted as if everybody had been in the round before"
