@@ -55,6 +55,12 @@ def test_what_the_table_says_is_refused_with_its_reason(row):
     assert row.why in str(refused.value)
 
 
+@pytest.mark.parametrize("given", ["first_moment_period=null", "split_eval=true", "overlap=eager"])
+def test_a_refusal_shows_what_was_given_as_it_is_written(given):
+    with pytest.raises(ConfigError, match=f"takes no {given}: "):
+        load_config(["fl.mode=async", f"fl.{given}"])
+
+
 def test_the_rows_of_an_option_are_printed():
     lines = list(conflict_lines("scoring"))
     assert len(lines) == sum("scoring" in row[:2] for row in CONFLICTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -142,7 +143,7 @@ class Closing(Section):
         without = set() if averages_moments else {"first_moment_period", "second_moment_period"}
         for name, (key, idle, why) in ONLY_SYNC.items():
             if name not in without and (value := getattr(self, name)) != idle:
-                shown = str(value).lower() if isinstance(value, bool) else value
+                shown = json.dumps(value).strip('"')
                 raise ValueError(f"mode=async takes no {key}={shown}: {why}; leave one of them out")
         if self.failed_rounds == "skip":
             raise ValueError(
