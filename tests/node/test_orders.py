@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from photon.config import load_config
+from photon.errors import PayloadError
 from photon.node import service as node_service
 from photon.node.service import NodeService
 from photon.wire.messages import Cancel, Trained, pack_request
@@ -71,6 +72,18 @@ def test_a_stop_that_comes_while_a_run_is_opened_counts(service, monkeypatch, ho
         service.answer(pack_request(Cancel(run="r", before=6)))
     training.join(10)
     assert seen == [True]
+
+
+def test_a_node_that_is_stopped_while_its_base_comes_is_leaving(service, monkeypatch):
+    """It said that it had failed, which costs its clients one of the attempts that they have."""
+
+    class Hosted:
+        def train(self, request: Any, should_stop: Callable[[], bool]) -> Trained:
+            service._stopped.set()
+            raise PayloadError("stopped while a payload came")
+
+    monkeypatch.setattr(service, "_hosted", lambda request: Hosted())
+    assert service._train(asked(5)) == Trained(leaving=True)
 
 
 def test_a_run_whose_receipts_cannot_be_read_is_opened_again_and_signs(service, monkeypatch):

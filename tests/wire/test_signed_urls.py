@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import math
 import threading
+import time
 from typing import ClassVar
 
 import pytest
@@ -30,6 +31,7 @@ class Lossy(http.server.BaseHTTPRequestHandler):
     refusals: ClassVar[list[int]] = []
     served: ClassVar[list[tuple[int, int]]] = []
     honours_ranges = True
+    goes_on = threading.Event()
 
     def do_GET(self):
         kind = type(self)
@@ -48,7 +50,9 @@ class Lossy(http.server.BaseHTTPRequestHandler):
         if sum(stop - start for start, stop in kind.served) >= kind.most:
             end = first
         kind.served.append((first, end))
-        self.wfile.write(kind.data[first:end])
+        self.wfile.write(kind.data[first : min(first + 1000, end)])
+        if kind.goes_on.wait(10):
+            self.wfile.write(kind.data[first + 1000 : end])
 
     def log_message(self, *_):
         """Quiet."""
@@ -59,6 +63,8 @@ def lossy(written, monkeypatch):
     path, _ = written
     for name, value in (("data", path.read_bytes()), ("refusals", []), ("served", [])):
         monkeypatch.setattr(Lossy, name, value)
+    Lossy.goes_on.set()
+    monkeypatch.setattr(signed_urls, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(signed_urls, "SPAN_BYTES", 64 << 10)
     monkeypatch.setattr(signed_urls, "PIECE_BYTES", 4096)
     monkeypatch.setattr(signed_urls.time, "sleep", lambda seconds: None)
@@ -66,6 +72,7 @@ def lossy(written, monkeypatch):
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield {"urls": [f"http://127.0.0.1:{server.server_port}/x"], "part": 1 << 20}
+        Lossy.goes_on.set()
         server.shutdown()
         thread.join()
 
@@ -123,6 +130,24 @@ def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, 
     writer.write(0, b"x" * 1000)
     fetch(lossy, ref, tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
+
+
+def test_a_node_that_is_stopped_waits_for_no_slow_link(lossy, tmp_path):
+    """The link brings 1000 bytes of a span at a time, and no more before the node has ended."""
+    ref = write_container(tmp_path / "base", {"params/w": torch.arange(50_000.0)}, {})
+    Lossy.data = (tmp_path / "base").read_bytes()
+    store = allowed_stores(Machine(transport_hosts=[lossy["urls"][0].removesuffix("/x")]))
+    box = Mailbox(tmp_path / "mail", store)
+    ticket = {"via": "s3", **lossy, **ref.to_json()}
+    Lossy.goes_on.clear()
+    begun = time.monotonic()
+    with pytest.raises(PayloadError, match="stopped"):
+        box.bring_base(ticket, [], None, no_seed, lambda: len(Lossy.served) == 4)
+    assert time.monotonic() - begun < 9
+    gaps = ChunkWriter(tmp_path / "mail" / f"base-{ref.digest}", ref).missing()
+    assert ref.size > sum(end - start for start, end in gaps)
+    Lossy.goes_on.set()
+    box.bring_base(ticket, [], None, no_seed)
 
 
 def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):

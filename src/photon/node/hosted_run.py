@@ -117,7 +117,8 @@ class HostedRun:
         """Train the clients of a request and make their updates available.
 
         Args:
-            should_stop: asked between steps; then the open clients' states are saved.
+            should_stop: asked while the base comes, and between steps; then the clients' states are
+                saved.
         """
         if self.receipts is not None:
             self.receipts.take(request.notice)
@@ -126,7 +127,7 @@ class HostedRun:
             raise PayloadError("the base is not that of the instruction")
         codec = codecs_of(self.run.federation).parameters
         path, received = self._mailbox.bring_base(
-            request.base, request.steps, codec, self._first_base
+            request.base, request.steps, codec, self._first_base, should_stop
         )
         done, failed = self._trained(plan, Base.at(path, received, ref), should_stop)
         sent = self._sent(done, received.params)

@@ -63,6 +63,7 @@ class Mailbox:
         steps: Sequence[Ticket],
         codec: Codec | None,
         first: Callable[[], Broadcast],
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Path, Broadcast]:
         """The base that a ticket names, verified; earlier ones are deleted.
 
@@ -70,17 +71,19 @@ class Mailbox:
             steps: tickets of differences that make it of what is here.
             codec: of them.
             first: gives the base of the first round, of the seed.
+            should_stop: asked while it comes; what has come then is gone on with.
 
         Raises:
-            PayloadError: it cannot be had, or is not what its digest says.
+            PayloadError: it cannot be had, or is not what its digest says; or stopped, as asked.
         """
         ref = ContainerRef.from_json(ticket)
         path = self._base(ref.digest)
         if not path.exists():
             if "via" in ticket:
-                self._side(ticket).fetch(ticket, ref, path)
+                self._side(ticket).fetch(ticket, ref, path, should_stop)
             else:
-                self._make(path, ref, steps, codec, first)
+                found = [self._step(ticket, should_stop) for ticket in steps]
+                self._make(path, ref, found, codec, first)
             for side in self._sides.values():
                 side.forget()
         for other in self.folder.glob(f"{_BASE}*"):
@@ -92,7 +95,7 @@ class Mailbox:
         self,
         path: Path,
         ref: ContainerRef,
-        steps: Sequence[Ticket],
+        found: Sequence[Difference],
         codec: Codec | None,
         first: Callable[[], Broadcast],
     ) -> None:
@@ -101,7 +104,6 @@ class Mailbox:
         Raises:
             PayloadError: that, or a step from it, is missing, or what comes of them is another one.
         """
-        found = [self._step(ticket) for ticket in steps]
         base = self._held(found[0].before) if found else first()
         for step in found:
             if codec is None:
@@ -121,10 +123,10 @@ class Mailbox:
             )
         return load_base(self._base(digest))
 
-    def _step(self, ticket: Ticket) -> Difference:
+    def _step(self, ticket: Ticket, should_stop: Callable[[], bool]) -> Difference:
         ref = ContainerRef.from_json(ticket)
         path = self._base(ref.digest)
-        self._side(ticket).fetch(ticket, ref, path)
+        self._side(ticket).fetch(ticket, ref, path, should_stop)
         return from_parts(Difference, *open_container(path))
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:

@@ -180,7 +180,12 @@ class NodeService:
             if self._stopped.is_set():
                 return Trained(leaving=True)
             hosted = self._hosted(request)
-            trained = hosted.train(request, order.stop.is_set)
+            try:
+                trained = hosted.train(request, order.stop.is_set)
+            except PayloadError:
+                if not self._stopped.is_set():
+                    raise
+                return Trained(leaving=True)  # the base goes on to come when this node is back
             self.came_to = _place_in(request, hosted.run.federation)
         return trained.model_copy(update={"leaving": self._stopped.is_set()})
 

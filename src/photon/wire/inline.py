@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from photon.container.container import ContainerRef
@@ -60,7 +60,13 @@ class InlineNode(NodeSide):
         data = read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES))
         return Piece(data=Buffers(data))
 
-    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+    def fetch(
+        self,
+        ticket: Ticket,
+        ref: ContainerRef,
+        path: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         (self._arriving.pop(ref.digest, None) or _begun(path, ref, ticket)).finish()
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -131,9 +131,15 @@ class StoreNode(NodeSide):
     def __init__(self, stores: frozenset[Origin]) -> None:
         self.stores = stores
 
-    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+    def fetch(
+        self,
+        ticket: Ticket,
+        ref: ContainerRef,
+        path: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         require_allowed(ticket, self.stores)
-        fetch(ticket, ref, path)
+        fetch(ticket, ref, path, should_stop)
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
         require_allowed(grant, self.stores)

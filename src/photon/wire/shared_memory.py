@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from photon.container.container import ContainerRef, copy_container, verify_container
@@ -47,7 +47,12 @@ class SharedMemory(ServerSide):
         self.withdraw(ticket)
 
     @staticmethod
-    def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+    def fetch(
+        ticket: Ticket,
+        ref: ContainerRef,
+        path: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Take over the file where the file system allows, else copy it."""
         source = _place(ticket, ref)
         if not source.is_file():

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import re
+import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -29,6 +32,8 @@ SPAN_BYTES = 64 << 20
 """Of one request for a part of an object."""
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 60.0
+LOOK_SECONDS = 0.2
+"""Between two looks at whether to stop."""
 BUSY = (408, 429)
 """Refusals that pass."""
 
@@ -74,11 +79,16 @@ def put_part(url: str, path: Path, start: int, length: int) -> None:
     _retried(url, attempt)
 
 
-def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+def fetch(
+    ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Callable[[], bool] = lambda: False
+) -> None:
     """Bring a payload here, going on where an earlier attempt was cut off; then verify it.
 
+    Args:
+        should_stop: asked all the time; links that bring nothing are cut off then.
+
     Raises:
-        PayloadError: the store refuses, or has something else.
+        PayloadError: the store refuses, or has something else; or stopped, as asked.
         StorageError: the disk is full.
     """
     urls, part = _layout(ticket, ref)
@@ -86,7 +96,7 @@ def fetch(ticket: Ticket, ref: ContainerRef, path: Path) -> None:
 
     def get(span: tuple[int, int]) -> None:
         index = span[0] // part
-        _bring(urls[index], index * part, span, writer)
+        _bring(urls[index], index * part, span, writer, should_stop)
 
     side_by_side(get, _cut(writer.missing(), part))
     writer.finish()
@@ -165,13 +175,19 @@ def _slices(path: Path, start: int, length: int) -> Iterator[bytes]:
             yield piece
 
 
-def _bring(url: str, base: int, span: tuple[int, int], writer: ChunkWriter) -> None:
+def _bring(
+    url: str,
+    base: int,
+    span: tuple[int, int],
+    writer: ChunkWriter,
+    should_stop: Callable[[], bool],
+) -> None:
     """One span of a payload, from the object that holds it from byte `base` on."""
     at, end = span
 
     def attempt() -> None:
         nonlocal at
-        for piece in _range(url, at - base, end - base):
+        for piece in _range(url, at - base, end - base, should_stop):
             writer.write(at, piece)
             at += len(piece)
         if at < end:
@@ -180,13 +196,38 @@ def _bring(url: str, base: int, span: tuple[int, int], writer: ChunkWriter) -> N
     _retried(url, attempt, lambda: at)
 
 
-def _range(url: str, start: int, end: int) -> Iterator[bytes]:
+def _range(url: str, start: int, end: int, should_stop: Callable[[], bool]) -> Iterator[bytes]:
     """Bytes [start, end) of an object, a piece at a time; fewer where the link is cut."""
+    if should_stop():
+        raise PayloadError("stopped while a payload came; what has come is kept")
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{end - 1}"})
     with _open(request, timeout=TIMEOUT_SECONDS) as response:
         if start and response.status != 206:
             where = urllib.parse.urlsplit(url).netloc
             raise PayloadError(f"object store {where}: gives no ranges of objects")
-        while start < end and (piece := response.read(min(PIECE_BYTES, end - start))):
-            start += len(piece)
-            yield piece
+        with _cut_off(response, should_stop):
+            while start < end and (piece := response.read(min(PIECE_BYTES, end - start))):
+                start += len(piece)
+                yield piece
+
+
+@contextlib.contextmanager
+def _cut_off(response: http.client.HTTPResponse, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """End the connection of a response as soon as asked: whoever reads may wait for a slow link."""
+    is_read = threading.Event()
+
+    def watch() -> None:
+        while not is_read.wait(LOOK_SECONDS):
+            if should_stop():
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                return
+
+    with socket.socket(fileno=os.dup(response.fileno())) as connection:
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            is_read.set()
+            watching.join()

@@ -58,11 +58,20 @@ class ServerSide(Protocol):
 class NodeSide(Protocol):
     """What a node does with payloads."""
 
-    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path) -> None:
+    def fetch(
+        self,
+        ticket: Ticket,
+        ref: ContainerRef,
+        path: Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Bring a base here, verified.
 
+        Args:
+            should_stop: asked on the way, where that may be long.
+
         Raises:
-            PayloadError: it is not there, or not what `ref` names.
+            PayloadError: it is not there, or not what `ref` names; or stopped, as asked.
         """
         ...
 
