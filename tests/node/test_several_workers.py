@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from contextlib import closing
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,18 +18,26 @@ import photon
 from photon.config import load_config
 from photon.config.resolve import RunMachine, resolve
 from photon.container.container import digest
-from photon.core.messages import Instruction, RoundPlan
+from photon.core.messages import Broadcast, Instruction, RoundPlan
 from photon.core.spread import Pace
 from photon.errors import RoundFailed
 from photon.machine.device import count_gpus
-from photon.node import worker_process
+from photon.model.build import build_model, parameters_of
+from photon.node import residents, team, worker_process
+from photon.node.client_host import ClientHost
 from photon.node.engine import WorkerPool
 from photon.node.worker_process import WorkerProcess, devices_of
 from photon.run.base import Base
-from photon.run.checkpoint import load_parameters, newest_checkpoint
+from photon.run.checkpoint import (
+    answer_path,
+    load_parameters,
+    load_update,
+    newest_checkpoint,
+)
 from photon.run.trackers import read_lines
 from photon.server import loop
 from photon.server.records import time_record
+from photon.training.parallel import ALONE
 
 UNEVEN = Path(__file__).with_name("uneven_worker.py")
 
@@ -103,6 +112,52 @@ def test_longest_first_and_the_next_is_known(pool, monkeypatch):
     assert {p: task["instruction"]["client"] for p, task in sent.items()} == {0: 6, 1: 7}
     assert sent[0]["following"]["client"] == 8
     assert "following" not in sent[1] or sent[1]["following"]["client"] == 5
+
+
+def test_workers_forget_their_clients_when_the_server_goes_back(pool, monkeypatch):
+    """Once each, with the next client that they train."""
+    told = []
+    for number in (1, 2, 2, 3):
+        pool._note_return(number)
+        for _ in range(2):
+            told.append(
+                [task["forget"] for task in hand_out(pool, {0: 1, 1: 1}, monkeypatch).values()]
+            )
+            for worker in pool.workers:
+                worker.client = None
+    assert told == [[False] * 2] * 4 + [[True] * 2] + [[False] * 2] * 3
+
+
+@pytest.mark.parametrize("keys", [["fl.aggregate_momenta=false"], ["fl.overlap=delayed"]])
+def test_a_client_goes_on_from_its_round_that_counts(smoke, tmp_path, monkeypatch, keys):
+    """Its first attempt at it was trained here, and dropped by the server; another worker has
+    trained it again. Moments on the device, what was read ahead, and steps that were taken ahead
+    are of the first one.
+    """
+    monkeypatch.setattr(residents, "spare_bytes", lambda device: 1 << 30)
+    run = resolve(smoke(*keys, "llm_config.local_steps=2"), cores=1, accelerator=0, run_uuid="r")
+    params = parameters_of(build_model(run.inner, run.seed))
+    bases = {digest: Broadcast(params={n: v * factor for n, v in params.items()})
+             for digest, factor in (("dropped", 2.0), ("counts", 1.0), ("next", 1.0))}  # fmt: skip
+    monkeypatch.setattr(team, "_base_at", lambda path: bases[path.name])
+
+    def trained(host: ClientHost, number: int, base: str, forget: bool = False) -> str:
+        one = Instruction(run="r", round=number, client=0, first_step=2 * (number - 1),
+                          local_steps=2, base_digest=base, last_accepted=number - 1,
+                          ahead=2 * (number - 1) if run.federation.most_ahead else 0)  # fmt: skip
+        task = {"instruction": asdict(one), "base": base, "forget": forget}
+        path = team.lead(host, ALONE, task, lambda: False).result()
+        host.files.read_ahead(replace(one, round=number + 1, last_accepted=number))
+        host.go_on(lambda: False)
+        return digest(dict(load_update(path).gradient))
+
+    here, other, fresh = (ClientHost(run, tmp_path, torch.device("cpu")) for _ in range(3))
+    with closing(here), closing(other), closing(fresh):
+        trained(here, 1, "dropped")
+        trained(other, 1, "counts")
+        found = trained(here, 2, "next", forget=True)
+        answer_path(tmp_path, 0, 2).unlink()
+        assert found == trained(fresh, 2, "next")
 
 
 def test_whole_turns_tell_the_pace(pool, monkeypatch):

@@ -147,6 +147,11 @@ class ClientFiles:
         checkpoint.prune_checkpoints(home, self.kept, spared=instruction.last_accepted)
         return path
 
+    def forget(self) -> None:
+        """Read what others have written since; it was not this process that verified it."""
+        self._ahead.clear()
+        self._written.clear()
+
     def close(self) -> None:
         """Wait until everything is written."""
         self._reader.shutdown()

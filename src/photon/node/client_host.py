@@ -226,6 +226,12 @@ class ClientHost:
             for name, value in fitting.get("exp_avg", {}).items():
                 live["exp_avg"][name].copy_(value)
 
+    def forget(self) -> None:
+        """Know of clients what is in their files: their last rounds were trained anew elsewhere."""
+        self._under_way = self._foreseen = None
+        self._residents.forget()
+        self.files.forget()
+
     def rest(self) -> None:
         """Nobody is trained next."""
         self.files.behind.go()

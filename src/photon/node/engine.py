@@ -135,7 +135,7 @@ class WorkerPool(OneMachine):
 
     def __init__(self, folder: RunFolder, machine: RunMachine, population: int) -> None:
         super().__init__(population)
-        self.folder, self.machine, self._rounds = folder, machine, 0
+        self.folder, self.machine, self._rounds, self._newest = folder, machine, 0, 0
         self.selector = selectors.DefaultSelector()
         self.workers: list[WorkerProcess] = []
         self.devices = machine.workers
@@ -146,6 +146,7 @@ class WorkerPool(OneMachine):
     ) -> Generator[Arrival, None, None]:
         self._end_earlier()
         self._refresh()
+        self._note_return(plan.round)
         deaths: Counter[int] = Counter()
         give_up = math.inf
         while (waiting or self._busy()) and time.monotonic() < give_up:
@@ -191,6 +192,12 @@ class WorkerPool(OneMachine):
         self._rounds += 1
         for worker in self.workers:
             worker.begin_round()
+
+    def _note_return(self, number: int) -> None:
+        """Rounds that come again may be trained by other workers than those that remember them."""
+        for worker in self.workers if number <= self._newest else ():
+            worker.forgets = True
+        self._newest = number
 
     def _start_missing(self) -> None:
         """One that could not be started has failed its round, and is none of the next one's."""

@@ -58,6 +58,10 @@ class Residents:
         kept_round, kept = self._moments.get(client, (0, {}))
         return kept if kept and kept_round == round_number else saved
 
+    def forget(self) -> None:
+        """Leave the moments of all clients to their files."""
+        self._moments.clear()
+
     def _near(self, trees: Mapping[str, Tree]) -> dict[str, Tree]:
         if self._has_room(trees):
             return {key: _on(self._device, tree) for key, tree in trees.items()}

@@ -81,8 +81,8 @@ def lead(
     """Carry out an instruction, together with the followers if there are any.
 
     Args:
-        task: `instruction`, `base`: the path of what it starts from, and `following` if the next
-            instruction is known.
+        task: `instruction`, `base`: the path of what it starts from, `following` if the next
+            instruction is known, and `forget`, see `ClientHost`.
 
     Raises:
         Stopped: as asked; the open state is saved.
@@ -106,6 +106,8 @@ def follow(host: ClientHost, world: World) -> None:
 
 def _train(host: ClientHost, task: dict[str, Any], stop: Callable[[], bool]) -> Future[Path]:
     base, following = _base_at(Path(task["base"])), task.get("following")
+    if task["forget"]:
+        host.forget()
     return host.train(
         Instruction(**task["instruction"]), base, stop,
         following and Instruction(**following),

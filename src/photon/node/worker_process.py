@@ -33,6 +33,7 @@ class WorkerProcess:
         begun, steps: of the client that it trains.
         pace: None: not measured yet.
         is_used: whether it was given a client in this round.
+        forgets: whether it is to read anew what it knows of its clients.
     """
 
     process: subprocess.Popen
@@ -46,6 +47,7 @@ class WorkerProcess:
     steps: int = 0
     pace: spread.Pace | None = None
     is_used: bool = False
+    forgets: bool = False
 
     @classmethod
     def start(
@@ -105,6 +107,7 @@ class WorkerProcess:
         self.client, self.steps, self.is_used = instruction.client, instruction.local_steps, True
         self.begun = self.heard = time.monotonic()
         task: dict[str, Any] = {"instruction": asdict(instruction), "base": base}
+        task["forget"], self.forgets = self.forgets, False
         if following is not None:
             task["following"] = asdict(following)
         frames.try_send(self.connection, task)
