@@ -7,7 +7,10 @@ import random
 
 import pytest
 
-from photon.simulation.links import Link
+from photon.server.link import Answer
+from photon.simulation.ledger import Ledger
+from photon.simulation.link import VirtualLink
+from photon.simulation.links import Link, Links
 from photon.simulation.timeline import Timeline
 from photon.simulation.transfer import RETRANSMIT_SECONDS, Junction, Road, fair_shares
 
@@ -182,3 +185,24 @@ def test_a_real_clock_stands_still_while_it_is_stopped(monkeypatch):
     timeline.go_on()
     now[0] += 1
     assert timeline() == 4.0
+
+
+def test_a_long_silence_is_looked_at_a_few_times_and_what_ends_it_is_not_missed():
+    """A node that was away for 1e5 seconds took half a million looks, a minute of real time; one
+    that is back is seen at that moment, and an answer comes at its own.
+    """
+    timeline: Timeline[Answer] = Timeline()
+    links = Links.model_validate({"groups": [{"clients": 0}]})
+    link = VirtualLink(links, [], None, timeline, Ledger([]), seed=0, segment=1, tokens=1)
+    timeline.at(9e4, lambda: None)
+    timeline.at(1e5, lambda: ("1", None))
+    looks: list[float] = []
+    while not (answers := list(link.answers(0.2))):
+        looks.append(timeline.now)
+    assert answers == [("1", None)]
+    assert looks[:3] == pytest.approx([0.2, 0.4, 0.6])
+    assert 9e4 in looks
+    assert len(looks) < 10_000
+    timeline.at(1e5 + 0.3, lambda: ("2", None))
+    assert not list(link.answers(0.2)), "after an answer it is looked at as often as ever"
+    assert list(link.answers(0.2)) == [("2", None)]

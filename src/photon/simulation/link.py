@@ -24,6 +24,8 @@ from photon.wire.messages import Cancel, Get, Put, Request, Train, unpack_reques
 
 LONGEST_SILENCE = 86_400.0
 """Virtual seconds in which nothing is under way, after which nobody waits any more."""
+SHARE = 1e-3
+"""Of a silence, for which nobody looks whether to go on waiting."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,7 +83,7 @@ class VirtualLink(ServersLink):
         self._sites = {site.place.name: site for site in made}
         self._known = dict.fromkeys(self._sites)
         self._count = itertools.count(1)
-        self._silent_since = 0.0
+        self._silent_since = self._answered = 0.0
         for site in self._sites.values():
             self._plan_failure(site)
 
@@ -110,7 +112,7 @@ class VirtualLink(ServersLink):
         timeline = self.timeline
         timeline.stop()
         self._end_if_nothing_comes()
-        until = timeline.now + timeout
+        until = timeline.now + self._patience(timeout)
         while (answer := timeline.until(until)) is not None:
             timeline.go_on()
             try:
@@ -118,8 +120,16 @@ class VirtualLink(ServersLink):
             finally:
                 del answer
                 timeline.stop()
-            until = timeline.now
+            until = self._answered = timeline.now
         timeline.go_on()
+
+    def _patience(self, seconds: float) -> float:
+        """More than a server's seconds in a long silence, of which every look would take real time;
+        but no event passes by unseen.
+        """
+        now = self.timeline.now
+        longer = min(SHARE * (now - self._answered), self.timeline.next - now)
+        return max(seconds, longer) if seconds else 0.0
 
     def close(self) -> None:
         self.nodes.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -42,6 +43,11 @@ class Timeline(Generic[T]):
     @property
     def is_empty(self) -> bool:
         return not self._events
+
+    @property
+    def next(self) -> float:
+        """When the next event is."""
+        return self._events[0][0] if self._events else math.inf
 
     def at(self, when: float, event: Callable[[], T | None]) -> None:
         """Have an event happen; of those at one moment the first to be planned comes first."""
