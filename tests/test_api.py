@@ -17,7 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import photon
 from photon.config import load_config
-from photon.errors import ConfigError, RunFolderError
+from photon.errors import ConfigError, PhotonNote, RunFolderError
+from photon.experiment import experiment
 from photon.report import console
 from photon.run import kinds
 from photon.run.results import TrainResult
@@ -184,3 +185,12 @@ def test_an_application_of_hydra_keeps_its_own():
         assert GlobalHydra.instance().hydra is own
         assert compose("base") == {"of": "somebody else"}
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_note_points_to_the_line_that_called(monkeypatch):
+    """It pointed to a line of Photon's own, which says nothing to whoever has to mend theirs."""
+    monkeypatch.setattr(experiment, "train", lambda config, **_: None)
+    with pytest.warns(PhotonNote) as found:
+        photon.train(["photon.comm_stack.shm=True", "llm_config.max_duration=40ba"])
+    line = sys._getframe().f_lineno - 1
+    assert [(one.filename, one.lineno) for one in found] == [(__file__, line)] * 2

@@ -19,10 +19,15 @@ PhotonWarning is a `UserWarning`: the run goes on.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+SEEN = "__warningregistry__"
+"""Where Python keeps what a module's lines have been told."""
 
 
 def install_with(extra: str) -> str:
@@ -106,6 +111,19 @@ class PhotonWarning(UserWarning):
 
 class PhotonNote(PhotonWarning):
     """All is well; one line that says what becomes of something that was asked for."""
+
+
+def warn(text: str, kind: type[PhotonWarning] = PhotonWarning) -> None:
+    """Warn, and point to the line that called Photon: nobody can mend one of Photon's own."""
+    frame = caller = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "photon":
+            caller = frame.f_back or frame
+        frame = frame.f_back
+    module, seen = caller.f_globals.get("__name__"), caller.f_globals.setdefault(SEEN, {})
+    warnings.warn_explicit(
+        text, kind, caller.f_code.co_filename, caller.f_lineno, module, registry=seen
+    )
 
 
 @contextmanager

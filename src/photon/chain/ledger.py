@@ -9,7 +9,6 @@ earlier round says so in a link.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +28,7 @@ from photon.chain.said import Said
 from photon.core.messages import ServerState
 from photon.core.parts import parts_of
 from photon.data.tokenizer import tokenizer_digest
-from photon.errors import CheckpointError, PayloadError, PhotonWarning, storing
+from photon.errors import CheckpointError, PayloadError, storing, warn
 from photon.files import sync
 from photon.run import artifact
 from photon.run.artifact import Artifact
@@ -145,7 +144,7 @@ class Chain:
             f"{self.folder / FILE}: lost {what} of the run's history, as `photon verify` will say; "
             "the run goes on: if there is a copy of this file, stop the run and put it back"
         )
-        warnings.warn(message, PhotonWarning, stacklevel=2)
+        warn(message)
 
     def _of_checkpoint(
         self, kind: Kind, saved: Artifact, about: Mapping[str, str] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from photon.cli.options import PATH, client_option, is_first_process, json_option, quiet_option
-from photon.errors import DataError, PhotonNote
+from photon.errors import DataError, PhotonNote, warn
 from photon.run.listing import run_named
 from photon.scoring.text_files import read_text_file
 
@@ -154,7 +153,7 @@ def _print_json(results: list[dict[str, Any]]) -> None:
 
 
 def _note(line: str) -> None:
-    warnings.warn(line, PhotonNote, stacklevel=2)
+    warn(line, PhotonNote)
 
 
 def _plots(models: list[Path], found: Sequence[Evaluation]) -> list[Path]:

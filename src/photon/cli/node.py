@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +50,7 @@ def command(
     from photon.config import load_config
     from photon.config.between.travel import ignored
     from photon.config.explain.idle import idle_overrides, note_idle
-    from photon.errors import PhotonNote
+    from photon.errors import PhotonNote, warn
     from photon.flower.connection import find_node_keys
     from photon.flower.federation import run_node
     from photon.machine.address import dialled, format_address, split_address
@@ -62,7 +61,7 @@ def command(
     own = load_config(overrides)
     vain = ignored(overrides)
     for text in vain:
-        warnings.warn(f"{text}: has no effect here: the server says it", PhotonNote, stacklevel=2)
+        warn(f"{text}: has no effect here: the server says it", PhotonNote)
     note_idle(idle_overrides(own, [text for text in overrides if text not in vain], "node"))
     numbers = parse_clients(clients)
     found = None if insecure else find_node_keys(keys, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from photon.cli.options import A_DAY, PATH, Number, RunPath, json_option
-from photon.errors import PhotonWarning
+from photon.errors import warn
 
 if TYPE_CHECKING:
     from photon.run.listing import RunStatus
@@ -71,7 +70,7 @@ def status(as_json: bool, run: Path) -> None:
 
     look = look_at(run)
     for line in damage(run):
-        warnings.warn(line, PhotonWarning, stacklevel=2)
+        warn(line)
     if as_json:
         click.echo(json.dumps(asdict(look), indent=1))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from photon.cli.options import (
     quiet_option,
     resume_option,
 )
-from photon.errors import PhotonNote
+from photon.errors import PhotonNote, warn
 
 if TYPE_CHECKING:
     from photon.config.dataset import Data
@@ -83,7 +82,7 @@ def command(
     links = read_links(links_path, stand_in=stand_in)
     if links.trainer == "stand-in":
         text = "a stand-in draws the updates: times and bytes count, losses say nothing"
-        warnings.warn(text, PhotonNote, stacklevel=2)
+        warn(text, PhotonNote)
     if resume_from is not None:
         config = config_to_go_on(resume_from, overrides)
     else:

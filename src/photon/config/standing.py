@@ -5,13 +5,12 @@ Every other key of the original is a field of the configuration, and honoured.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from photon.config.overrides import parse_override
-from photon.errors import ConfigError, PhotonNote
+from photon.errors import ConfigError, PhotonNote, warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def without_automatic(overrides: Sequence[str]) -> list[str]:
                 f"{text}: cannot be had by this key: {automatic.note}; leave it out or set it to "
                 f"{_shown(automatic.only[0])}"
             )
-        warnings.warn(f"{text}: {automatic.note}", PhotonNote, stacklevel=3)
+        warn(f"{text}: {automatic.note}", PhotonNote)
     return kept
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 
 from photon.config.resolve import Run
-from photon.errors import ConfigError, PhotonWarning
+from photon.errors import ConfigError, warn
 from photon.machine.interrupt import StopRequest
 from photon.machine.process_group import AgreedStop, process_group
 from photon.node.engine import local_engine
@@ -80,7 +79,7 @@ class Job:
         """Warn of what is not None, once for all processes."""
         for message in messages:
             if message is not None and self.world.is_first:
-                warnings.warn(message, PhotonWarning, stacklevel=3)
+                warn(message)
 
     def trackers(self, folder: RunFolder, label: str) -> list[Tracker]:
         return [self.console(folder, label)] if self.console and self.world.is_first else []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from photon.errors import CheckpointError, PhotonWarning
+from photon.errors import CheckpointError, warn
 from photon.wire.facts import first_fault
 
 RESULTS = "results.json"
@@ -73,5 +72,5 @@ def all_results(run: Path) -> dict[Path, dict[str, Any]]:
             if (results := read_results(path.parent)) is not None:
                 found[path.parent.relative_to(root)] = results
         except CheckpointError as error:
-            warnings.warn(f"left out: {error}", PhotonWarning, stacklevel=2)
+            warn(f"left out: {error}")
     return found

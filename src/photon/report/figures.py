@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from photon.errors import PhotonNote
+from photon.errors import PhotonNote, warn
 
 
 def pyplot() -> Any:
@@ -41,7 +40,7 @@ def save_figure(figure: Any, target: Path) -> Path | None:
     try:
         figure.savefig(target)
     except OSError as error:
-        warnings.warn(f"{target}: no plot ({error.strerror})", PhotonNote, stacklevel=2)
+        warn(f"{target}: no plot ({error.strerror})", PhotonNote)
         return None
     finally:
         pyplot().close(figure)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from photon.errors import PhotonWarning, RunFolderError
+from photon.errors import RunFolderError, warn
 from photon.hub.scored import all_results
 from photon.run.listing import METRICS, RunStatus, damage, require_records, run_status
 from photon.run.live import read_facts
@@ -125,7 +124,7 @@ def read_history(folder: Path, name: str | None = None) -> RunHistory:
         why = lost[0] if lost else f"{folder}: has no record yet"
         raise RunFolderError(f"{why}; a report needs a round or an interval")
     for line in lost:
-        warnings.warn(line, PhotonWarning, stacklevel=2)
+        warn(line)
     baselines = sorted(folder.glob("baselines/*/metrics.jsonl"))
     return RunHistory(
         name=name,
@@ -150,7 +149,7 @@ def _placed(path: Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]
     found = [one for one in lines if all(_is_number(one.get(k)) for k in ("step", "tokens"))]
     if len(found) < len(lines):
         text = f"{path}: {len(lines) - len(found)} records without step or tokens are left out"
-        warnings.warn(text, PhotonWarning, stacklevel=2)
+        warn(text)
     require_shape(path, found)
     return found
 
@@ -167,7 +166,7 @@ def _unigram(folder: Path, facts: Mapping[str, Any]) -> Record | None:
     if found is None or (isinstance(found, dict) and all(_is_number(found.get(k)) for k in FLOOR)):
         return found
     text = f"{path}: is damaged, the unigram model's loss is left out; put it back from a copy"
-    warnings.warn(text, PhotonWarning, stacklevel=2)
+    warn(text)
     return None
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import statistics
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from photon.errors import PhotonError, PhotonWarning, RunFolderError
+from photon.errors import PhotonError, RunFolderError, warn
 from photon.run.kinds import CENTRALIZED, ELSEWHERE, FEDERATED, IMPORTED, NODE
 from photon.run.live import Live, read_live
 from photon.run.run_folder import (
@@ -101,7 +100,7 @@ def find_runs(root: Path) -> list[RunStatus]:
         try:
             found.append(run_status(path.parent))
         except PhotonError as error:
-            warnings.warn(f"left out: {error}", PhotonWarning, stacklevel=2)
+            warn(f"left out: {error}")
     return sorted(found, key=lambda status: (status.updated, status.run))
 
 

@@ -12,14 +12,13 @@ import os
 import re
 import shutil
 import uuid
-import warnings
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from photon.config.schema import Bucket
 from photon.data.read.remote import RemoteFolder
-from photon.errors import CheckpointError, DataError, PhotonWarning, StorageError
+from photon.errors import CheckpointError, DataError, StorageError, warn
 
 INDEX = "index.json"
 LEFT_OUT = (".tmp", ".part", ".spans", ".lock", "live.json", ".key")
@@ -68,11 +67,7 @@ class Mirror:
         try:
             self._push()
         except DataError as error:
-            warnings.warn(
-                f"{error}; the mirror lacks this commit until the next one is sent",
-                PhotonWarning,
-                stacklevel=2,
-            )
+            warn(f"{error}; the mirror lacks this commit until the next one is sent")
 
     def _push(self) -> None:
         if self._objects is None:
@@ -87,11 +82,7 @@ class Mirror:
         try:
             return {stored.object for stored in (_read_index(self.remote) or {}).values()}
         except CheckpointError as error:
-            warnings.warn(
-                f"{error}; it is written anew, and what it may have named stays in the bucket",
-                PhotonWarning,
-                stacklevel=2,
-            )
+            warn(f"{error}; it is written anew, and what it may have named stays in the bucket")
             return set()
 
     def _push_once(self, objects: set[str]) -> None:

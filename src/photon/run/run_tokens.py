@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from photon.data.manifest import read_manifest
 from photon.data.prepare.encode import Encoder
 from photon.data.tokenization import KEY, Tokenization, of_data, of_foreign, resolved
 from photon.data.tokenizer import load_tokenizer, tokenizer_digest
-from photon.errors import CorruptCheckpoint, DataError, PhotonNote
+from photon.errors import CorruptCheckpoint, DataError, PhotonNote, warn
 from photon.run.run_data import RunData, homes
 
 
@@ -62,10 +61,9 @@ def encoder_of_run(run: Path, facts: Mapping[str, Any]) -> Encoder:
     if KEY in facts:
         return Encoder(tokenizer, Tokenization.from_json(facts[KEY], run / "run.json"))
     old = of_foreign(tokenizer, facts["end"]) if "end" in facts else resolved(tokenizer)
-    warnings.warn(
+    warn(
         f"{run}: its run.json is of an earlier version and does not say how its text was "
         f"tokenised; a text is taken to end with {tokenizer.id_to_token(old.end)!r}",
         PhotonNote,
-        stacklevel=2,
     )
     return Encoder(tokenizer, old)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from photon.errors import PhotonWarning, RunFolderError
+from photon.errors import RunFolderError, warn
 from photon.files import new_file
 
 Tracker = Callable[[Mapping[str, Any]], None]
@@ -42,7 +41,7 @@ class JsonlTracker:
         self.last: Mapping[str, Any] | None = None
         found, saved = parse(path), [record[key] for record in kept]
         if lost := lost_records(path, found, key, committed, saved):
-            warnings.warn(lost, PhotonWarning, stacklevel=2)
+            warn(lost)
         if lines := copy_lines(found.records, path, key, committed, kept):
             self.last = lines[-1]
 

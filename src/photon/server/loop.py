@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from photon.core.round import close_round, open_round, skip_round
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
 from photon.core.trust.quarantine import admitted
-from photon.errors import PhotonWarning, RoundFailed
+from photon.errors import RoundFailed, warn
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
@@ -304,7 +303,7 @@ class Server:
             if is_lost and self.run.federation.on_failure == "stop":
                 raise arrival.error
             message = f"client {arrival.client} has failed: {arrival.reason}"
-            warnings.warn(message, PhotonWarning, stacklevel=2)
+            warn(message)
 
     def _tell_training(self, delivery: Delivery) -> None:
         plan, arrived = delivery.plan, sorted(delivery.came)
@@ -366,7 +365,7 @@ class Server:
         policy, limit = self.run.federation.on_failure, self.run.federation.round_attempts
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
-        warnings.warn(f"{error}; fl.failed_rounds={policy}", PhotonWarning, stacklevel=2)
+        warn(f"{error}; fl.failed_rounds={policy}")
         return None if policy == "retry" else skip_round(state, self._plan, self._rules)
 
     def _with_fresh_layers(self, state: ServerState) -> ServerState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from photon.core.aggregate import Mixture
 from photon.core.messages import RoundPlan, ServerState, Update
 from photon.core.policy import Rules
 from photon.core.tree import Readable
-from photon.errors import PhotonWarning
+from photon.errors import warn
 from photon.machine.private_files import own_key
 from photon.privacy.accounting import Release, Told
 from photon.privacy.merge import identity, noise_on_mean, private_mixture, shortened
@@ -181,4 +180,4 @@ def until_spent(is_spent: Callable[[], None]) -> Iterator[None]:
         yield
     except BudgetSpent as spent:
         is_spent()
-        warnings.warn(f"the run ends here: {spent}", PhotonWarning, stacklevel=3)
+        warn(f"the run ends here: {spent}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from photon.config.schema import Machine
 from photon.container.container import ContainerRef
 from photon.data.read.remote import RemoteFolder
-from photon.errors import ConfigError, DataError, PayloadError, PhotonWarning
+from photon.errors import ConfigError, DataError, PayloadError, warn
 from photon.wire.messages import Ticket
 from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
 from photon.wire.stores import Origin, require_allowed
@@ -97,11 +96,7 @@ class ObjectStore(ServerSide):
         except DataError as error:
             if not self._has_warned:
                 self._has_warned = True
-                warnings.warn(
-                    f"objects stay that nobody needs any more, delete them by hand: {error}",
-                    PhotonWarning,
-                    stacklevel=4,
-                )
+                warn(f"objects stay that nobody needs any more, delete them by hand: {error}")
 
     def _sweep(self, key: str) -> None:
         """Delete what an earlier server of this run has left, if it was killed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ from photon.config.compression import rounds_only
 from photon.config.federation import LARGEST_STEP
 from photon.config.overrides import parse_override
 from photon.config.schema import Config
-from photon.errors import ConfigError, PhotonNote
+from photon.errors import ConfigError, PhotonNote, warn
 
 Course = Literal["federated", "centralized", "server", "simulated", "node"]
 """What trains: a federation on this machine, no federation, a federation over the network, or over
@@ -251,7 +250,7 @@ def note_idle(found: Iterable[tuple[str, str]]) -> None:
         found: by `idle_overrides`.
     """
     for text, why in found:
-        warnings.warn(f"{text}: has no effect here: {why}", PhotonNote, stacklevel=3)
+        warn(f"{text}: has no effect here: {why}", PhotonNote)
 
 
 def idle_overrides(
