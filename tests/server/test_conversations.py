@@ -25,7 +25,7 @@ from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
 from photon.wire.messages import (
     Closed,
-    Done,
+    Kept,
     Notice,
     Put,
     Refused,
@@ -264,7 +264,7 @@ def fetching():
     def answered(address: str, message: Buffers) -> str:
         name = send(address, message)
         if federation.link.heard[-1] == "put":
-            reply = said.pop(0) if said else Done()
+            reply = said.pop(0) if said else Kept(until=0)
             answer = None if reply is None else pack_reply(message, "n", reply, None)
             federation.link._answers.append((name, answer))
         return name
@@ -275,7 +275,7 @@ def fetching():
 
 def test_a_node_that_goes_away_while_parameters_come_has_failed_nobody(fetching):
     federation, said = fetching
-    said += [Done(), None] * (MAX_ATTEMPTS + 1)
+    said += [Kept(until=0), None] * (MAX_ATTEMPTS + 1)
     *failed, arrived = federation.train()
     assert failed == [Failure(0, "node n: the node went away")] * (MAX_ATTEMPTS + 1)
     assert isinstance(arrived, Update)
@@ -284,7 +284,7 @@ def test_a_node_that_goes_away_while_parameters_come_has_failed_nobody(fetching)
 
 def test_one_that_goes_away_each_time_fails_in_the_end(fetching):
     federation, said = fetching
-    said += [Done(), None] * 99
+    said += [Kept(until=0), None] * 99
     assert len(federation.train()) == MAX_EXCUSES + MAX_ATTEMPTS
     assert federation.lines[-1].endswith("; left out of this round")
 

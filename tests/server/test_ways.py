@@ -10,10 +10,18 @@ import torch
 from photon.container.container import write_container
 from photon.node.mailbox import Mailbox
 from photon.server.depot import Depot, Payload, Way
+from photon.server.errand import Errand
 from photon.wire import inline
 from photon.wire.buffers import Buffers
 from photon.wire.inline import InlineServer
-from photon.wire.messages import Put, Train, pack_request, unpack_request
+from photon.wire.messages import (
+    Kept,
+    Put,
+    Train,
+    pack_reply,
+    pack_request,
+    unpack_request,
+)
 
 MOST = 20_000
 """Payload bytes of a message."""
@@ -41,14 +49,17 @@ def depot(tmp_path, monkeypatch) -> Depot:
     return depot
 
 
-def messages(depot: Depot, way: Way) -> list[Buffers]:
+def instruction(way: Way) -> Train:
     asked = {"run": "r", "round": 5, "client": 0, "first_step": 0, "local_steps": 1,
              "base_digest": way.base["digest"], "last_accepted": 0}  # fmt: skip
-    train = Train.model_validate({
+    return Train.model_validate({
         "run": "r", "round": 5, "config": {}, "config_digest": "", "data": {}, "base": way.base,
         "steps": way.steps, "instructions": [asked],
     })  # fmt: skip
-    return [pack_request(each) for each in (*depot.pieces(way), train)]
+
+
+def messages(depot: Depot, way: Way) -> list[Buffers]:
+    return [pack_request(each) for each in (*depot.pieces(way), instruction(way))]
 
 
 @pytest.mark.parametrize(("holds", "steps"), [("a", 5), ("b", 4), ("e", 1), ("?", 0)])
@@ -66,6 +77,24 @@ def test_no_message_is_longer_than_it_may_be(depot, tmp_path, holds, steps):
     for ticket, one in zip(train.steps or [train.base], way.payloads, strict=True):
         box._inline.fetch(ticket, one.ref, box._base(one.ref.digest))
         assert box._base(one.ref.digest).read_bytes() == one.path.read_bytes()
+
+
+def test_a_base_that_was_cut_off_goes_on_where_it_was(depot, tmp_path):
+    """The node was killed after three pieces: it tells of them when the first one comes again."""
+    way = depot.way("?")
+    pieces = list(depot.pieces(way))
+    for piece in pieces[:3]:
+        Mailbox(tmp_path / "mail").take(piece)
+    box, again = Mailbox(tmp_path / "mail"), list[int]()
+    conversation = Errand("n", instruction(way), depot, way, None).converse()
+    message = next(conversation)
+    while isinstance(piece := unpack_request(Buffers(bytes(message.view()))), Put):
+        again.append(piece.offset)
+        message = conversation.send(pack_reply(message, "n", Kept(until=box.take(piece)), None))
+    assert again == [0, *(piece.offset for piece in pieces[3:])]
+    (base,) = way.payloads
+    box._inline.fetch(way.base, base.ref, box._base(base.ref.digest))
+    assert box._base(base.ref.digest).read_bytes() == base.path.read_bytes()
 
 
 def test_what_fits_into_the_instruction_is_in_no_message_of_its_own(depot):

@@ -43,9 +43,9 @@ class Mailbox:
         self._inline = InlineNode()
         self._sides: dict[str, NodeSide] = {"inline": self._inline}
 
-    def take(self, piece: Put) -> None:
-        """Put a piece of the coming base aside."""
-        self._inline.take(piece, self._base(piece.digest))
+    def take(self, piece: Put) -> int:
+        """Put a piece of the coming base aside; how much of it is there without a gap."""
+        return self._inline.take(piece, self._base(piece.digest))
 
     def give(self, wanted: Get) -> Piece:
         """A piece of an update that waits here."""

@@ -33,6 +33,7 @@ from photon.wire.messages import (
     Get,
     Hello,
     Introduction,
+    Kept,
     MaskNumbers,
     Notice,
     Put,
@@ -146,7 +147,7 @@ class NodeService:
             case Train():
                 return self._train(request)
             case Put():
-                self._mailbox.take(request)
+                return Kept(until=self._mailbox.take(request))
             case Get():
                 return self._mailbox.give(request)
             case TurnedAway():

@@ -19,7 +19,7 @@ from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts, update_of
 from photon.wire.messages import (
     Closed,
-    Done,
+    Kept,
     Piece,
     Ticket,
     Train,
@@ -143,9 +143,12 @@ class Errand:
     def converse(self) -> Conversation[Outcome]:
         """Bring the base, have the clients trained, fetch their updates."""
         is_half_there = False
+        kept: dict[str, int] = {}
         try:
             for piece in self.depot.pieces(self.way):
-                yield from self.talk.ask(piece, Done)
+                if piece.offset + piece.data.size <= kept.get(piece.digest, 0):
+                    continue  # it came before the link was cut off
+                kept[piece.digest] = (yield from self.talk.ask(piece, Kept)).until
                 is_half_there = True
             is_half_there = False
             trained = yield from self.talk.ask(self.train, Trained)

@@ -45,13 +45,19 @@ class InlineNode(NodeSide):
         self._arriving: dict[str, ChunkWriter] = {}
         self._waiting: dict[str, Path] = {}
 
-    def take(self, piece: Put, path: Path) -> None:
-        """Put a piece of what becomes `path` aside; others that lack some are given up."""
+    def take(self, piece: Put, path: Path) -> int:
+        """Put a piece of what becomes `path` aside; others that lack some are given up.
+
+        Returns:
+            How many bytes of it are there without a gap.
+        """
         if piece.digest not in self._arriving:
             ref = ContainerRef.from_json({"digest": piece.digest, "size": piece.size})
             whole = {d: writer for d, writer in self._arriving.items() if not writer.missing()}
             self._arriving = {**whole, piece.digest: ChunkWriter(path, ref)}
-        self._arriving[piece.digest].write(piece.offset, piece.data.view())
+        writer = self._arriving[piece.digest]
+        writer.write(piece.offset, piece.data.view())
+        return min((start for start, _ in writer.missing()), default=piece.size)
 
     def give(self, wanted: Get) -> Piece:
         path = self._waiting.get(wanted.digest)

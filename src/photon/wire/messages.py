@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, MetricName, Name, Number, Positive, first_fault
 
-PROTOCOL = 11
+PROTOCOL = 12
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
@@ -279,8 +279,18 @@ class Piece(Closed):
     data: InstanceOf[Buffers]
 
 
+class Kept(Closed):
+    """A node's answer to `Put`.
+
+    Attributes:
+        until: so many bytes of the payload, from its beginning, are there, earlier ones too.
+    """
+
+    until: int = Field(strict=True, ge=0)
+
+
 class Done(Closed):
-    """A node's answer to `Put`, `Cancel` and `Notice`."""
+    """A node's answer to `Cancel` and `Notice`."""
 
 
 class Refused(Closed):
