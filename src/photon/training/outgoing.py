@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from photon.config.federation import Federation
-from photon.core.codec import Codec
+from photon.core.codec import Codec, Codecs
 from photon.core.messages import ClientState, Moments
 from photon.core.tree import Tree
 from photon.privacy.share import Share
@@ -90,83 +90,85 @@ def outgoing(
             over.
         share: what is done to the pseudo-gradient before it is encoded; None: nothing.
     """
-    out, codecs, goes_on = Outgoing(), kept_codecs(federation), federation.goes_on
+    packer = _Packer(federation, due, before, offload, kept_codecs(federation))
     for tree, name, value in live:
-        if tree == PARAMS and name in layers.personal:
-            out.layers[name] = offload.take(value, value)
-        elif tree == PARAMS:
-            if name not in due.params:
-                _leave_out(out, name, value, before, offload)
-                continue
-            told = base[name].to(value.device, non_blocking=True)
-            if goes_on:
-                _go_on(out, name, told, value, due, before.told.get(name), offload)
-            _pseudo_gradient(name, told, value, share)
-            last = before.residual.get(name)
-            rest = _encode(out.gradient, name, value, codecs.gradient, last, offload)
-            if rest is not None and federation.feeds_back:
-                out.residual[name] = offload.take(rest, value)
+        if tree != PARAMS:
+            packer.moment(tree, name, value)
+        elif name in layers.personal:
+            packer.out.layers[name] = offload.take(value, value)
+        elif name not in due.params:
+            packer.leave_out(name, value)
         else:
-            is_due = tree in due.moments and name in due.params
-            if is_due:
-                sent = out.moments.setdefault(tree, {})
-                _encode(sent, name, value, codecs.of_moment(tree), None, offload)
-            if goes_on or not is_due:
-                out.kept.setdefault(tree, {})[name] = offload.take(value, value)
-    return out
+            told = base[name].to(value.device, non_blocking=True)
+            packer.keep_beginning(name, told, value)
+            torch.sub(told, value, out=value)
+            if share is not None:
+                share.add_to(name, value)
+            packer.pseudo_gradient(name, value)
+    return packer.out
 
 
-def _leave_out(
-    out: Outgoing, name: str, value: Tensor, before: ClientState, offload: Offload
-) -> None:
-    """Keep what is not due, for the round in which it is."""
-    out.ahead[name] = offload.take(value, value)
-    for kept, known in ((out.residual, before.residual), (out.told, before.told)):
-        if name in known:
-            kept[name] = known[name]
+@dataclass(frozen=True, slots=True)
+class _Packer:
+    """Puts each live tensor of a client where it is sent or kept."""
 
+    federation: Federation
+    due: Due
+    before: ClientState
+    offload: Offload
+    codecs: Codecs
+    out: Outgoing = field(default_factory=Outgoing)
 
-def _go_on(
-    out: Outgoing,
-    name: str,
-    told: Tensor,
-    value: Tensor,
-    due: Due,
-    last: Tensor | None,
-    offload: Offload,
-) -> None:
-    """Keep where the client goes on from, and what says the next time what the server's step was.
+    def moment(self, tree: str, name: str, value: Tensor) -> None:
+        """Send it if it is due; keep it if it is not, or if the client goes on from it."""
+        is_due = tree in self.due.moments and name in self.due.params
+        if is_due:
+            sent = self.out.moments.setdefault(tree, {})
+            self._encode(sent, name, value, self.codecs.of_moment(tree))
+        if self.federation.goes_on or not is_due:
+            self.out.kept.setdefault(tree, {})[name] = self.offload.take(value, value)
 
-    Args:
-        last: what it was told of a round earlier, if it was there.
-    """
-    start = going_on_from(told, value, due.part, last, due.again)
-    out.ahead[name] = offload.take(start, value)
-    if due.again:
-        out.told[name] = offload.take(told, value)
+    def leave_out(self, name: str, value: Tensor) -> None:
+        """Keep a parameter that is not due, for the round in which it is."""
+        out, before = self.out, self.before
+        out.ahead[name] = self.offload.take(value, value)
+        for kept, known in ((out.residual, before.residual), (out.told, before.told)):
+            if name in known:
+                kept[name] = known[name]
 
+    def keep_beginning(self, name: str, told: Tensor, value: Tensor) -> None:
+        """Keep where a client that goes on begins its next round, and what it was told of in this
+        one: the next time the difference to that says what the server's step was.
+        """
+        if not self.federation.goes_on:
+            return
+        due, last = self.due, self.before.told.get(name)
+        start = going_on_from(told, value, due.part, last, due.again)
+        self.out.ahead[name] = self.offload.take(start, value)
+        if due.again:
+            self.out.told[name] = self.offload.take(told, value)
 
-def _pseudo_gradient(name: str, told: Tensor, value: Tensor, share: Share | None) -> None:
-    """Put it in the place of the client's own parameters."""
-    torch.sub(told, value, out=value)
-    if share is not None:
-        share.add_to(name, value)
+    def pseudo_gradient(self, name: str, value: Tensor) -> None:
+        """Send it, with what the codec lost of the last one; keep what it loses of this one."""
+        last = self.before.residual.get(name)
+        rest = self._encode(self.out.gradient, name, value, self.codecs.gradient, last)
+        if rest is not None and self.federation.feeds_back:
+            self.out.residual[name] = self.offload.take(rest, value)
 
-
-def _encode(
-    sent: dict[str, Tensor],
-    name: str,
-    value: Tensor,
-    codec: Codec,
-    residual: Tensor | None,
-    offload: Offload,
-) -> Tensor | None:
-    """Add a tensor to what is sent; gives what is lost of it."""
-    if codec.cast:
-        sent[name] = offload.take(value, value, codec.cast)
-        return None
-    before = None if residual is None else residual.to(value.device)
-    parts, rest = codec.encode(value, before)
-    for part, its in parts.items():
-        sent[f"{name}/{part}" if part else name] = offload.take(its, value)
-    return rest
+    def _encode(
+        self,
+        sent: dict[str, Tensor],
+        name: str,
+        value: Tensor,
+        codec: Codec,
+        residual: Tensor | None = None,
+    ) -> Tensor | None:
+        """Add a tensor to what is sent; gives what is lost of it."""
+        if codec.cast:
+            sent[name] = self.offload.take(value, value, codec.cast)
+            return None
+        before = None if residual is None else residual.to(value.device)
+        parts, rest = codec.encode(value, before)
+        for part, its in parts.items():
+            sent[f"{name}/{part}" if part else name] = self.offload.take(its, value)
+        return rest
