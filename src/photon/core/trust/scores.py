@@ -130,31 +130,47 @@ def score_faults(
         gram: [K, K] inner products of the updates.
         state: before the round, with the scores of earlier ones.
     """
+    gains, cosines = [score.gain for score in scores], [score.cosine for score in scores]
+    by_gain = "lowers the public loss by {:.3g} nats, the others by {:.3g} or more"
+    by_cosine = "cosine {:.3g} to the others' mean, theirs are {:.3g} or more"
+    copied = {k: f"is a copy of client {clients[of]}'s update" for k, of in copies(gram).items()}
+    # Of several reasons of one client the last stands.
     found = {
-        clients[k]: f"is a copy of client {clients[of]}'s update" for k, of in copies(gram).items()
+        **_low(cosines, state.cosines, rules.deviations, LEAST_COSINE, by_cosine),
+        **_low(gains, state.gains, rules.deviations, LEAST_NATS, by_gain),
+        **_short(gram),
+        **copied,
     }
+    return {clients[k]: reason for k, reason in found.items()}
+
+
+def _short(gram: np.ndarray) -> dict[int, str]:
+    """Index of an update in which next to nothing has been trained -> that."""
     norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
     median = float(np.median(norms)) if len(norms) >= SCORES_NEEDED else 0.0
-    for client, norm in zip(clients, norms, strict=True):
-        if norm < TOO_SHORT * median:
-            found.setdefault(client, f"norm {norm:.3g} is next to nothing, the median {median:.3g}")
-    gains = [score.gain for score in scores]
-    if known := [gain for gain in gains if gain is not None]:
-        least = lowest(known, state.gains, rules.deviations, LEAST_NATS)
-        for client, gain in zip(clients, gains, strict=True):
-            if gain is not None and not gain >= least:
-                why = (
-                    f"lowers the public loss by {gain:.3g} nats, the others by {least:.3g} or more"
-                )
-                found.setdefault(client, why)
-    cosines = [score.cosine for score in scores]
-    known = [cosine for cosine in cosines if cosine is not None]
-    least = lowest(known, state.cosines, rules.deviations, LEAST_COSINE)
-    for client, cosine in zip(clients, cosines, strict=True):
-        if cosine is not None and cosine < least:
-            why = f"cosine {cosine:.3g} to the others' mean, theirs are {least:.3g} or more"
-            found.setdefault(client, why)
-    return found
+    return {
+        k: f"norm {norm:.3g} is next to nothing, the median {median:.3g}"
+        for k, norm in enumerate(norms)
+        if norm < TOO_SHORT * median
+    }
+
+
+def _low(
+    scores: Sequence[float | None],
+    before: Sequence[float],
+    deviations: float,
+    least: float,
+    reason: str,
+) -> dict[int, str]:
+    """Index of a score below those of the others, or that is no number -> the reason.
+
+    Args:
+        before, deviations, least: as of `lowest`.
+        reason: with places for the score and for the lowest of the others.
+    """
+    known = {k: score for k, score in enumerate(scores) if score is not None}
+    bound = lowest(list(known.values()), before, deviations, least)
+    return {k: reason.format(score, bound) for k, score in known.items() if not score >= bound}
 
 
 def lowest(now: Sequence[float], before: Sequence[float], deviations: float, least: float) -> float:
