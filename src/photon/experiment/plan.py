@@ -281,14 +281,14 @@ def _every_step(setting: Setting, clients: int, elements: int) -> Exchange:
 
 
 def _handling(
-    setting: Setting, this: Outline, sent: RoundBytes, fl: Federation, outer: int
+    setting: Setting, outline: Outline, sent: RoundBytes, fl: Federation, outer: int
 ) -> Handling:
     """Every tensor that is read or written counts once: global and local parameters, moments, the
     update; on the server all updates, its state before and after, and the hash of the next base.
     """
-    params = num_bytes(this.params)
-    kept = sum(map(num_bytes, this.moments.values())) if fl.keeps_optimizer else 0
-    kept += _fed_back(this, fl) + _gone_on(this, fl)
+    params = num_bytes(outline.params)
+    kept = sum(map(num_bytes, outline.moments.values())) if fl.keeps_optimizer else 0
+    kept += _fed_back(outline, fl) + _gone_on(outline, fl)
     told = 3 * params if fl.sends_differences else 0
     return Handling(
         load=params + kept,
@@ -300,15 +300,15 @@ def _handling(
     )
 
 
-def _fed_back(this: Outline, fl: Federation) -> int:
+def _fed_back(outline: Outline, fl: Federation) -> int:
     """Bytes of what a client keeps of its codec's losses."""
     is_lossy = kept_codecs(fl).gradient.cast is None
-    return num_bytes(this.params) if is_lossy and fl.feeds_back else 0
+    return num_bytes(outline.params) if is_lossy and fl.feeds_back else 0
 
 
-def _gone_on(this: Outline, fl: Federation) -> int:
+def _gone_on(outline: Outline, fl: Federation) -> int:
     """Bytes of the parameters that a client goes on from, and of those that it was told of."""
-    return trees_kept(fl) * num_bytes({n: this.params[n] for n in this.layers.shared})
+    return trees_kept(fl) * num_bytes(outline.params_of(outline.layers.shared))
 
 
 def _client(inner: Inner, federation: Federation, devices: int) -> Memory:

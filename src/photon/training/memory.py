@@ -7,14 +7,14 @@ what CUDA itself takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from photon.config.federation import Federation
 from photon.config.llm import Inner
 from photon.core.codec import encode, layout
-from photon.core.tree import Tree, num_bytes, num_elements
+from photon.core.tree import num_bytes, num_elements
 from photon.model.activations import scored_rows, scoring_bytes, training_pass
 from photon.training.going_on import trees_kept
 from photon.training.outline import codecs_of, kept_codecs, outline_of, periods_of
@@ -88,24 +88,21 @@ class _Sizes:
 
     def __init__(self, inner: Inner, federation: Federation) -> None:
         self.inner, self.federation = inner, federation
-        self.this = this = outline_of(inner, federation)
-        self.whole = num_bytes(this.params)
-        self.trained = self.whole - num_bytes(self._of(this.layers.frozen))
-        self.shared = num_bytes(self._of(this.layers.shared))
-        self.personal = num_bytes(self._of(this.layers.personal))
-        self.moments = sum(map(num_bytes, this.moments.values()))
-        averaged = {n: this.moments[n] for n in periods_of(federation, this.moments)}
+        self.outline = outline = outline_of(inner, federation)
+        self.whole = num_bytes(outline.params)
+        self.trained = self.whole - num_bytes(outline.params_of(outline.layers.frozen))
+        self.shared = num_bytes(outline.params_of(outline.layers.shared))
+        self.personal = num_bytes(outline.params_of(outline.layers.personal))
+        self.moments = sum(map(num_bytes, outline.moments.values()))
+        averaged = {n: outline.moments[n] for n in periods_of(federation, outline.moments)}
         self.averaged = sum(map(num_bytes, averaged.values()))
         self.codecs, codecs = codecs_of(federation), kept_codecs(federation)
-        sent, lost = encode(self._of(this.layers.shared), codecs.gradient)
+        sent, lost = encode(outline.params_of(outline.layers.shared), codecs.gradient)
         self.sent_update = num_bytes(sent)
         self.lost_update = num_bytes(lost) if federation.feeds_back else 0
         self.sent_moments = sum(
             num_bytes(layout(tree, codecs.of_moment(name))) for name, tree in averaged.items()
         )
-
-    def _of(self, names: Iterable[str]) -> Tree:
-        return {name: self.this.params[name] for name in names}
 
 
 def client_memory(inner: Inner, federation: Federation, rows: int) -> Memory:
@@ -186,13 +183,14 @@ def _trainer(sizes: _Sizes) -> dict[str, int]:
 
 def _steps(sizes: _Sizes, host: ByteCounts, rows: int) -> list[Stage]:
     """The passes of a step, then the optimizer's; a gradient is whole after the first pass."""
-    inner, this = sizes.inner, sizes.this
-    hidden = {n: p for n, p in this.params.items() if p.dim() >= 2 and n not in this.embeddings}
+    inner, outline = sizes.inner, sizes.outline
+    hidden = {
+        n: p for n, p in outline.params.items() if p.dim() >= 2 and n not in outline.embeddings
+    }
     one = training_pass(inner, rows, _blocks_that_keep(sizes), num_elements(hidden))
     before = sizes.trained if 0 < rows < inner.batch_rows else 0
-    table = (
-        4 * inner.model.vocab_size * inner.model.d_model if rows else 0
-    )  # of the embedding: last
+    # The gradient of the embedding's table, which comes last.
+    table = 4 * inner.model.vocab_size * inner.model.d_model if rows else 0
     return [
         _step(sizes, host, "forward", gradients=before + one.output_gradient,
               activations=one.kept, logits=one.loss),
@@ -215,7 +213,7 @@ def _validation(sizes: _Sizes, device: ByteCounts, host: ByteCounts) -> Stage:
 
 def _blocks_that_keep(sizes: _Sizes) -> int:
     """Blocks from the first that holds, or follows, a trained parameter."""
-    layers, count = sizes.this.layers, sizes.inner.model.n_layers
+    layers, count = sizes.outline.layers, sizes.inner.model.n_layers
     trained = set(layers.names) - set(layers.frozen)
     return count - min((_place(name, count) for name in trained), default=count)
 
@@ -230,12 +228,12 @@ def _place(name: str, blocks: int) -> int:
 
 def _step_bytes(sizes: _Sizes) -> int:
     """What the optimizer takes beside moments: of all matrices (ADOPT), or of one."""
-    frozen, name = set(sizes.this.layers.frozen), sizes.inner.optimizer.name
-    trained = {n: p for n, p in sizes.this.params.items() if n not in frozen}
+    frozen, name = set(sizes.outline.layers.frozen), sizes.inner.optimizer.name
+    trained = {n: p for n, p in sizes.outline.params.items() if n not in frozen}
     matrices = {n: p for n, p in trained.items() if p.dim() >= 2}
     if name == "adopt":
         return 2 * num_bytes(matrices)
-    hidden = [4 * p.numel() for n, p in matrices.items() if n not in sizes.this.embeddings]
+    hidden = [4 * p.numel() for n, p in matrices.items() if n not in sizes.outline.embeddings]
     if name == "muon":
         return 4 * max(hidden, default=0)
     return max((4 * p.numel() for p in trained.values()), default=0) if name == "sgd" else 0

@@ -6,7 +6,7 @@ They are made by what makes a run's own, so that a forecast of bytes cannot diff
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -42,7 +42,10 @@ class Outline:
     @property
     def num_sent(self) -> int:
         """Elements of a pseudo-gradient, all fragments together."""
-        return num_elements({name: self.params[name] for name in self.layers.shared})
+        return num_elements(self.params_of(self.layers.shared))
+
+    def params_of(self, names: Iterable[str]) -> Tree:
+        return {name: self.params[name] for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,36 +157,51 @@ def traffic_of(inner: Inner, federation: Federation) -> RoundBytes:
     Raises:
         ConfigError: as `outline_of`.
     """
-    this = outline_of(inner, federation)
-    shared = {name: this.params[name] for name in this.layers.shared}
-    sent = {name: this.moments[name] for name in periods_of(federation, this.moments)}
-    up, down = update_codecs(federation), codecs_of(federation)
-    longer = {n: 2 if federation.secure_aggregation and n in SQUARES else 1 for n in sent}
-    moments_up = {
-        n: longer[n] * num_bytes(layout(tree, up.of_moment(n))) for n, tree in sent.items()
-    }
-    moments_down = {n: num_bytes(layout(tree, down.of_moment(n))) for n, tree in sent.items()}
+    outline, down = outline_of(inner, federation), codecs_of(federation)
+    layers, periods = outline.layers, periods_of(federation, outline.moments)
+    shared = outline.params_of(layers.shared)
 
     def each_round(moments: Mapping[str, int]) -> int:
         """On average over the rounds of their periods."""
-        return round(sum(moments[n] / every for n, every in periods_of(federation, sent).items()))
+        return round(sum(moments[name] / every for name, every in periods.items()))
 
-    def update(names: Iterable[str]) -> int:
-        """Of these parameters, with all their moments."""
-        params = {name: shared[name] for name in names}
-        of = {n: {k: tree[k] for k in params if k in tree} for n, tree in sent.items()}
-        moments = sum(longer[n] * num_bytes(layout(of[n], up.of_moment(n))) for n in of)
-        return num_bytes(layout(params, up.gradient)) + moments
-
-    whole = {name: this.params[name] for name in this.layers.received(newcomers=False)}
+    gradient, moments_up = _update_bytes(outline, federation, shared)
+    fragments = Fragments.of(federation, layers, outline.params).groups
+    updates = [_update_bytes(outline, federation, names) for names in fragments]
+    moments_down = _moment_bytes(outline, federation, shared, down)
     if down.parameters:
         received = num_bytes(layout(shared, down.parameters)) + each_round(moments_down)
     else:
-        received = num_bytes(whole) + sum(moments_down.values())
-    turns = federation.fragments
+        received = num_bytes(outline.params_of(layers.received(newcomers=False)))
+        received += sum(moments_down.values())
     return RoundBytes(
-        up=round((num_bytes(layout(shared, up.gradient)) + each_round(moments_up)) / turns),
-        most_up=max(map(update, Fragments.of(federation, this.layers, this.params).groups)),
-        down=round(received / turns),
-        first_down=num_bytes({n: this.params[n] for n in this.layers.received(True)}),
+        up=round((gradient + each_round(moments_up)) / len(fragments)),
+        most_up=max(size + sum(moments.values()) for size, moments in updates),
+        down=round(received / len(fragments)),
+        first_down=num_bytes(outline.params_of(layers.received(newcomers=True))),
     )
+
+
+def _update_bytes(
+    outline: Outline, federation: Federation, names: Collection[str]
+) -> tuple[int, dict[str, int]]:
+    """Bytes of an update of these parameters: of its pseudo-gradient, and of each moment that is
+    averaged.
+    """
+    codecs = update_codecs(federation)
+    moments = _moment_bytes(outline, federation, names, codecs)
+    if federation.secure_aggregation:  # squares are masked as numbers of 8 bytes
+        moments = {name: size * (2 if name in SQUARES else 1) for name, size in moments.items()}
+    return num_bytes(layout(outline.params_of(names), codecs.gradient)), moments
+
+
+def _moment_bytes(
+    outline: Outline, federation: Federation, names: Collection[str], codecs: Codecs
+) -> dict[str, int]:
+    """Bytes of each moment that is averaged, of these parameters."""
+    found = {}
+    for moment in periods_of(federation, outline.moments):
+        tree = outline.moments[moment]
+        own = {name: tree[name] for name in names if name in tree}
+        found[moment] = num_bytes(layout(own, codecs.of_moment(moment)))
+    return found
