@@ -144,27 +144,25 @@ def _of_links(found: Walk) -> Iterator[Check]:
         yield Check(
             "note", "chain", f"the run has gone back to an earlier round: {', '.join(back)}"
         )
-    if sums := sum(entry.is_sum for one in found.links for entry in one.updates):
+    yield from _of_signatures(found)
+
+
+def _of_signatures(found: Walk) -> Iterator[Check]:
+    """Who has signed the links, and the updates in them."""
+    entries = [entry for one in found.links for entry in one.updates]
+    if sums := sum(entry.is_sum for entry in entries):
         text = f"{sums:,} sums of masked updates: no node can sign what it does not see"
         yield Check("note", "nodes", text)
-    keys = {one.head.key for one in found.links}
-    shown = ", ".join(sorted(fingerprint(key) for key in keys if key))
-    signed = [one for one in found.links if one.head.key]
-    text = f"of {len(signed):,} of {len(found.links):,} links"
-    yield Check(
-        "ok" if signed else "note",
-        "server",
-        f"{text}, with the key {shown}" if signed else "signed by nobody: hashes alone",
-    )
-    entries = [entry for one in found.links for entry in one.updates]
-    nodes = sorted({entry.node for entry in entries if entry.key})
-    count = sum(bool(entry.key) for entry in entries)
-    who = f", by {', '.join(nodes)}" if nodes else ""
-    yield Check(
-        "ok" if count or not entries else "note",
-        "nodes",
-        f"{count:,} of {len(entries):,} updates are signed{who}",
-    )
+    if keys := [one.head.key for one in found.links if one.head.key]:
+        text = f"of {len(keys):,} of {len(found.links):,} links"
+        shown = ", ".join(sorted(map(fingerprint, set(keys))))
+        yield Check("ok", "server", f"{text}, with the key {shown}")
+    else:
+        yield Check("note", "server", "signed by nobody: hashes alone")
+    signers = [entry.node for entry in entries if entry.key]
+    who = f", by {', '.join(sorted(set(signers)))}" if signers else ""
+    text = f"{len(signers):,} of {len(entries):,} updates are signed{who}"
+    yield Check("ok" if signers or not entries else "note", "nodes", text)
 
 
 def _of_configuration(folder: Path, first: Link) -> Iterator[Check]:
