@@ -110,21 +110,9 @@ class Server:
             RoundFailed: a round closed below the quorum.
         """
         run = self.run
-        fl, inner = run.federation, run.inner
-        self._layers = layers_of(fl, list(state.params))
-        self._privacy = Privacy(fl, self.checkpoints.parent, state)
-        participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._participation = self._privacy.choosing(participation)
-        self._fragments = Fragments.of(fl, self._layers, state.params)
-        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
-        tables = frozenset(embedding_names(empty_model(inner)))
-        rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
-        self._rules = replace(rules, tables=tables)
-        kept = run.checkpoints_kept
-        self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
+        self._begin(state)
         state = replace(state, moved=moved(run, state))
         with closing(self._commits):
-            self._phases = Phases.beginning(self.clock)
             with until_spent(self.is_spent):
                 while not is_over(run, state):
                     self._privacy.before(state)
@@ -136,6 +124,22 @@ class Server:
                         self._commit(*done, due)
             self._commits.settle()
         return state
+
+    def _begin(self, state: ServerState) -> None:
+        """Make what the rounds after a committed state go by."""
+        run, fl, inner = self.run, self.run.federation, self.run.inner
+        self._layers = layers_of(fl, list(state.params))
+        self._privacy = Privacy(fl, self.checkpoints.parent, state)
+        participation = Participation.of(fl, inner, RunData.of(*run.reading))
+        self._participation = self._privacy.choosing(participation)
+        self._fragments = Fragments.of(fl, self._layers, state.params)
+        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
+        tables = frozenset(embedding_names(empty_model(inner)))
+        rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
+        self._rules = replace(rules, tables=tables)
+        kept = run.checkpoints_kept
+        self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
+        self._phases = Phases.beginning(self.clock)
 
     def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any]] | None:
         """Run a round; None to try again.
