@@ -101,11 +101,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
         return None
     source = find_run(run.machine, run.mirror, name)
     theirs, facts = read_run(source)
-    if facts["kind"] != FEDERATED:
-        raise RunFolderError(
-            f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
-            "photon.restore_cent_run_uuid"
-        )
+    _require_federated(name, facts["kind"])
     _require_same_count(name, source, theirs.federation, run.federation)
     wanted = -1 if run.machine.resume_round is None else run.machine.resume_round
     manifest = checkpoint_of_round(source / "checkpoints", wanted)
@@ -116,20 +112,22 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     fit = _Fit(source, theirs, run, layers_of(run.federation, list(params)))
     notes: list[str] = []
     state = fit.outer(fit.norms(fit.held(fit.moments(state))), notes)
-    same_data = facts["data_digest"] == data["digest"]
     state = replace(state, is_seeded=False)
+    same_data = facts["data_digest"] == data["digest"]
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
         state = replace(state, last_accepted={})
     with_clients = bool(state.last_accepted)
-    dropped: list[str] = []
-    if lost := fit.why_residuals_are_dropped() if with_clients else None:
-        notes.append(f"what uploads have lost so far is not fed back: {lost}")
-        dropped += ["residual"]
-    if other := fit.why_nobody_goes_on() if with_clients else None:
-        notes.append(f"clients begin at the server's parameters, not at their own: {other}")
-        dropped += ["ahead", "told"]
-    return Copy(source, state, with_clients, tuple(notes), tuple(dropped))
+    dropped = fit.dropped(notes) if with_clients else ()
+    return Copy(source, state, with_clients, tuple(notes), dropped)
+
+
+def _require_federated(name: str, kind: str) -> None:
+    if kind != FEDERATED:
+        raise RunFolderError(
+            f"photon.restore_run_uuid={name}: is no federated run; for a centralised one there is "
+            "photon.restore_cent_run_uuid"
+        )
 
 
 def _require_same_count(name: str, source: Path, theirs: Federation, ours: Federation) -> None:
@@ -203,8 +201,9 @@ class _Fit:
         return replace(state, moments=again)
 
     def _fits(self, sent: Names) -> bool:
-        """Whether what has been averaged so far is what this run averages: a moment may be that of
-        clients alone, or not have had its turn, and so may those of a fragment.
+        """Whether this run averages what the source has averaged so far. A moment may be missing:
+        clients keep it, or its turn had not come; and where fragments take turns, so may some of
+        its parameters.
         """
         before, after = self.theirs.averaging(), self.ours.federation
         is_averaged = periods_of(after, self._trained)
@@ -217,8 +216,8 @@ class _Fit:
     def held(self, state: ServerState) -> ServerState:
         """What clients are taken to hold: parameters that come whole are those of the server.
 
-        The first base of a copy is told whole: what made the last one of the source of that before
-        is in its codecs, and of its layers.
+        Clients of a copy get its first base whole: the source's last difference is in the source's
+        codecs, and of its layers.
         """
         both = self.theirs.federation, self.ours.federation
         told = self.layers.shared if all(one.sends_differences for one in both) else ()
@@ -244,15 +243,26 @@ class _Fit:
             return f"the data is not that of {self.source}"
         return next(self._faults(state), None)
 
-    def why_residuals_are_dropped(self) -> str | None:
-        """A rung's residual may be more than another may send at once."""
+    def dropped(self, notes: list[str]) -> tuple[str, ...]:
+        """Fields of the clients' states that are not taken over; a note says why."""
+        found: tuple[str, ...] = ()
+        if reason := self._why_residuals_are_dropped():
+            notes.append(f"what uploads have lost so far is not fed back: {reason}")
+            found += ("residual",)
+        if reason := self._why_nobody_goes_on():
+            notes.append(f"clients begin at the server's parameters, not at their own: {reason}")
+            found += ("ahead", "told")
+        return found
+
+    def _why_residuals_are_dropped(self) -> str | None:
+        """What one codec has lost may be more than another may send at once."""
         before, after = (one.federation.compression.upload for one in (self.theirs, self.ours))
         if before == after or rounds_only(before) or not self.theirs.federation.feeds_back:
             return None
         return f"fl.compression.upload was {before} in {self.source}, is {after} here"
 
-    def why_nobody_goes_on(self) -> str | None:
-        """What a client has of its own was merged by the groups of the source's parameters."""
+    def _why_nobody_goes_on(self) -> str | None:
+        """What clients go on from fits the fragments of the source; ours may be others."""
         before, after = self.theirs.federation, self.ours.federation
         if not before.goes_on:
             return None
