@@ -38,21 +38,16 @@ class InnerOptimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        rest, hidden = dict(self._parameters), []
+        tables, hidden, rest = embedding_names(model), [], []
+        for name, p in self._parameters.items():
+            is_hidden = config.name == "muon" and p.dim() == 2 and name not in tables
+            (hidden if is_hidden else rest).append(p)
         self._parts: list[Optimizer] = []
-        if config.name == "muon":
-            names = {n for n, p in rest.items() if p.dim() == 2} - set(embedding_names(model))
-            hidden = [rest.pop(name) for name in self._parameters if name in names]
         if hidden:
             numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
             self._parts.append(Muon(hidden, **numbers))
-        decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
-        groups = [
-            {"params": [p for p in rest.values() if p.dim() >= 2], "weight_decay": decay},
-            {"params": [p for p in rest.values() if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        if used := [g for g in groups if g["params"]]:
-            self._parts.append(_elementwise(used, config))
+        if rest:
+            self._parts.append(_elementwise(rest, config))
 
     def step(self, lr: float) -> None:
         """Update the parameters from their gradients."""
@@ -106,7 +101,13 @@ def _copied(value: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
     return place.copy_(value, non_blocking=True)
 
 
-def _elementwise(groups: list[dict], config: OptimizerConfig) -> Optimizer:
+def _elementwise(params: Sequence[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    decay = config.weight_decay / (config.lr if config.name == "decoupled_adamw" else 1.0)
+    groups: list[dict] = [
+        {"params": [p for p in params if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return SGD(groups, lr=config.lr)
     if config.name == "adopt":
