@@ -84,29 +84,34 @@ def held_out_lines(root: Path) -> list[str]:
         for client in clients_of(read_whole(root))
     }
     common = read_part(root / "validation")
-    parts = [common, *(part for parts in own.values() for part in parts.values())]
-    lines = [
-        f"common: {common['text_tokens']:,} tokens, {_percent(common, parts):.1f} % of all, from "
-        + _some_of(common.get("sources", []))
-    ]
+    every = [common, *(part for parts in own.values() for part in parts.values())]
+    first = (
+        f"common: {common['text_tokens']:,} tokens, {_percent(common, every):.1f} % of all, from "
+        + _some_of(_sources(common))
+    )
+    trained = _sources(*(parts["train"] for parts in own.values()))
+    gone = sorted(set(_sources(*every)) - set(trained))
+    plural = "s" if len(gone) > 1 else ""
+    last = f"no training text is left of {len(gone):,} source{plural}: {_some_of(gone)}"
+    return [first, *_held_out_of_clients(own), *([last] if gone else [])]
+
+
+def _held_out_of_clients(own: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     shares = {c: _percent(p["validation"], list(p.values())) for c, p in own.items()}
-    if len(own) <= _SHOWN_CLIENTS:
-        lines += [
-            f"client {client}: {shares[client]:.1f} % of its tokens, from "
-            + _some_of(parts["validation"].get("sources", []))
-            for client, parts in own.items()
-        ]
-    else:
-        lines.append(
+    if len(own) > _SHOWN_CLIENTS:
+        return [
             f"clients {min(own)}-{max(own)}: {min(shares.values()):.1f} to "
             f"{max(shares.values()):.1f} % of each one's tokens"
-        )
-    trained = {name for parts in own.values() for name in parts["train"].get("sources", [])}
-    gone = sorted({name for part in parts for name in part.get("sources", [])} - trained)
-    if gone:
-        plural = "s" if len(gone) > 1 else ""
-        lines.append(f"no training text is left of {len(gone):,} source{plural}: {_some_of(gone)}")
-    return lines
+        ]
+    return [
+        f"client {client}: {shares[client]:.1f} % of its tokens, from "
+        + _some_of(_sources(parts["validation"]))
+        for client, parts in own.items()
+    ]
+
+
+def _sources(*parts: Mapping[str, Any]) -> list[str]:
+    return [name for part in parts for name in part.get("sources", [])]
 
 
 def _some_of(names: Sequence[str]) -> str:
