@@ -213,15 +213,23 @@ def _participation(rounds: Sequence[Record]) -> Plot:
         key=int,
     )
     rounds, note = _standing_out(rounds, [len(r["accepted"]) for r in rounds], len(clients))
-    states = list(STATES)
+    layout = _layout("round", "")
+    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True}
+    layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
+    data = [_what_became(clients, rounds)] if clients else []
+    return Plot("participation", "Who took part", data, layout,
+                "Refused and missing clients say why when pointed at." + note)  # fmt: skip
+
+
+def _what_became(clients: Sequence[str], rounds: Sequence[Record]) -> dict[str, Any]:
+    states, count = list(STATES), len(STATES)
     cells = [[_became(record, client) for record in rounds] for client in clients]
-    count = len(states)
     scale = [
-        [edge, STATES[state]]
-        for i, state in enumerate(states)
+        [edge, colour]
+        for i, colour in enumerate(STATES.values())
         for edge in (i / count, (i + 1) / count)
     ]
-    data = [{
+    return {
         "type": "heatmap", "x": [record["round"] for record in rounds],
         "y": [f"client {client}" for client in clients],
         "z": [[states.index(state) for state, _ in row] for row in cells],
@@ -230,12 +238,7 @@ def _participation(rounds: Sequence[Record]) -> Plot:
         "zmin": -0.5, "zmax": count - 0.5, "colorscale": scale,
         "xgap": int(len(rounds) < MOST_BARS // 2), "ygap": 1,
         "colorbar": {"tickvals": list(range(count)), "ticktext": states},
-    }]  # fmt: skip
-    layout = _layout("round", "")
-    layout["yaxis"] |= {"type": "category", "autorange": "reversed", "automargin": True}
-    layout["height"] = max(260, 120 + 22 * min(len(clients), 40))
-    return Plot("participation", "Who took part", data if clients else [], layout,
-                         "Refused and missing clients say why when pointed at." + note)  # fmt: skip
+    }  # fmt: skip
 
 
 def _standing_out(
