@@ -32,8 +32,8 @@ class Sites:
     ) -> Traffic:
         """Of a round, or of an attempt at one.
 
-        A client that has missed rounds gets a difference for each, as long as the base is longer;
-        those are taken to be of the size of the last one.
+        A client that has missed rounds gets a difference for each, or the base whole where that is
+        shorter. All earlier differences are taken to be of one size: see `_differences`.
 
         Args:
             state: that the round began with.
@@ -63,14 +63,14 @@ class Sites:
         return found
 
     def _note(self, base: Base, state: ServerState) -> None:
-        """Remember the last base that follows from none before it: all get that whole."""
+        """Remember the last base that has no difference to the one before: all get it whole."""
         is_new = self._base not in ("", base.ref.digest)
         if is_new and base.difference is None:
             self._whole_since = state.round + 1
         self._base = base.ref.digest
 
     def _missed(self, client: int, base: Base, state: ServerState) -> int:
-        """Rounds whose differences a client lacks; more than can be if it holds nothing."""
+        """Rounds whose differences a client lacks; `sys.maxsize` where none lead to the base."""
         holds = self._holds.get(client)
         if base.is_seeded or holds == base.ref.digest:
             return 0
@@ -90,8 +90,11 @@ class _Sent(NamedTuple):
 
 
 def _differences(base: Base, state: ServerState) -> tuple[_Sent, _Sent]:
-    """The last difference, and one before it to who gets both: without the moments that the last
-    one tells, unless that is of a fragment, and so of others; where there is none, the base.
+    """The last difference, and an earlier one as it is sent together with the last.
+
+    Then it goes without the moments, which the last one tells anew; but the last one of a fragment
+    tells only those of that fragment, so the earlier one stays as it is. Where there is no
+    difference, the base stands for both.
     """
     last = base.difference
     if last is None:

@@ -49,7 +49,8 @@ class Commits:
     def add(
         self, state: ServerState, record: Mapping[str, Any] | None, said: Said = REDRAWN
     ) -> None:
-        """Commit a state, which must not change until `settle`; once that returns, it has happened.
+        """Begin to commit a state, which must not change until `settle` has returned: then it is on
+        disk.
 
         Args:
             record: the round's line of metrics.jsonl.
@@ -93,7 +94,7 @@ class Commits:
         self._behind.go()
 
     def base(self, state: ServerState, names: tuple[str, ...] | None) -> Base:
-        """What clients of the next round start from, which perhaps is still being written.
+        """What clients of the next round start from; its file may still be being written.
 
         Args:
             names: parameters that they receive; None: all.

@@ -19,14 +19,15 @@ from photon.server.masked import promise
 
 
 def _judge() -> ThreadPoolExecutor:
-    """One thread beside the one that drives the device, without helpers of its own: with those of
-    two threads there are more than cores, and none of OpenMP's waits awake any more, so that each
-    operation of the other thread begins a millisecond late.
+    """One thread beside the one that drives the device, which computes alone.
+
+    If it had OpenMP's threads too, there would be more threads than cores. OpenMP's then sleep as
+    they wait, and each operation of the other thread would begin a millisecond late.
     """
     cores = torch.get_num_threads()
     judge = ThreadPoolExecutor(1, "judge")
     judge.submit(torch.set_num_threads, 1).result()
-    torch.set_num_threads(cores)  # what threads that come later have, too
+    torch.set_num_threads(cores)  # of this thread, and of those that are started later
     return judge
 
 
@@ -38,7 +39,8 @@ class Delivery:
 
     Attributes:
         state: before the round.
-        asking: called before clients are asked, and before one is asked more often than any was.
+        asking: called before clients are asked, before the first of them is asked again, before
+            the first is asked a third time, and so on.
         waiting: clients that nobody trains yet.
         asked: all that have been asked.
         updates: in the order in which they came, those that are late for earlier rounds too.
@@ -95,8 +97,10 @@ class Delivery:
 
     @property
     def arrived(self) -> dict[int, bool]:
-        """Client -> whether what it sent for this round is sound. It is held to be while that is
-        found out, but where another client would have to be asked in its place.
+        """Client -> whether what it sent for this round is sound.
+
+        An update that is still being examined counts as sound. Where there are spares it is waited
+        for, since one of them would be asked in the place of a client whose update is not.
         """
         knows = bool(self.plan.spares)
         return {
@@ -158,8 +162,10 @@ class Delivery:
 
     @property
     def missing(self) -> dict[int, str]:
-        """Client -> why it has no update, of all that were asked; whoever trains on for a later
-        merge is not missing, unless there is nothing to merge.
+        """Client -> why it has no update, of all that were asked.
+
+        In an asynchronous run whoever still trains will be in a later merge, and is not missing. A
+        merge of nothing names all.
         """
         if self.rules.merging is not None and self.sound:
             return {c: why for c, why in self.failed.items() if c not in self.came}

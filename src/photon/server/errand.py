@@ -30,9 +30,13 @@ from photon.wire.messages import (
 )
 
 NEARLY = 0.9
-"""Of the training that a node tells of, that fits into an errand: it has a clock of its own."""
+"""Share of the training that a node tells of which must fit into the errand's time by our clock:
+the node's own runs a little differently.
+"""
 MAX_EXCUSES = 10
-"""Of a client in a round: a node that dies of its base each time is behind no slow link."""
+"""Attempts of a client in a round that do not count, since the base did not arrive. A link may be
+slow; but a node that goes away more often than that dies of its base.
+"""
 
 ReplyT = TypeVar("ReplyT", bound=Closed)
 T = TypeVar("T")
@@ -156,8 +160,8 @@ class Errand:
             self.traffic.were_tensors({}, self.way.kinds)
         except Exception as error:
             failed = dict.fromkeys(self.clients, self._reason(error))
-            # A node whose errand was cancelled may lack what it gets a difference to: the next time
-            # all is sent. One that goes away as pieces come has brought them on, however far.
+            # A node whose last errand was cancelled may lack the base that a difference is to: the
+            # next time it is sent all. One that went away between pieces keeps those that it has.
             excused = is_half_there if isinstance(error, WentAway) else bool(self.way.steps)
             return Outcome(failed=failed, is_excused=excused, traffic=self.traffic)
         has_begun = bool(trained.updates or trained.failed) or not trained.leaving
@@ -202,8 +206,10 @@ class Errand:
         return update
 
     def durations(self, outcome: Outcome, seconds: float) -> list[float]:
-        """Of each client, how long its update took; nothing where what the node tells of its
-        training does not fit: then it had kept updates, or parts of them, of an earlier attempt.
+        """How long the update of each client took: all of them as long as the errand.
+
+        None are given where the node tells of more training than fits into that time. It has then
+        sent what it had kept of an earlier attempt, and the time says nothing.
 
         Args:
             seconds: that the errand took.
@@ -220,9 +226,9 @@ class Errand:
 
 
 def _least_seconds(update: Update, asked: InstructionFacts) -> float:
-    """For how long a client says that it has trained since it was asked.
+    """For how long a client says that it has trained since it was asked, at least.
 
-    Its speed tells of steps that were taken before it was gone on with, too.
+    What it tells covers the steps, too, that it took ahead, before it was asked: they are left out.
     """
     speed = update.metrics.get("tokens_per_second", 0.0)
     whole = update.num_tokens / speed if speed > 0 else 0.0
@@ -231,12 +237,12 @@ def _least_seconds(update: Update, asked: InstructionFacts) -> float:
 
 
 def fault_of(error: Exception) -> str:
-    """What a node, or the store between, has brought about, as a reason: neither ends a server.
+    """An error in what a node, or the store between, has sent, as a reason: neither ends a server.
 
-    An error that nobody has foreseen is one of ours, and is called so.
+    An error that nobody has foreseen is a fault of the server's, and is called so.
 
     Raises:
-        PhotonError: it has nothing to do with them, as a full disk.
+        PhotonError: the error itself, where it is not theirs: a full disk, for one.
     """
     if isinstance(error, PayloadError | DataError):
         return cleaned(str(error))

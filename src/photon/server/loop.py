@@ -316,7 +316,7 @@ class Server:
                    "cohort": list(members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
-        """A part of a round, which begins without the memory that the one before has freed."""
+        """Time a part of a round; what the part before has freed is given back to the system."""
         self.tell({"round": round_number, "phase": name, "since": time.time()})
         return_freed_memory()
         return self._phases.timing(name)
@@ -342,8 +342,8 @@ class Server:
         return after, report
 
     def _commit(self, state: ServerState, record: dict[str, Any], due: bool) -> None:
-        """Validate if that is due, track, and save it behind the next round, which is not closed
-        before.
+        """Validate if that is due, track, and begin to save: that goes on while the next round
+        trains, and has ended before that one closes.
         """
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):

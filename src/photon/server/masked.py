@@ -1,6 +1,6 @@
 """The sum of a round's updates in the place of each: secure aggregation, as the outer loop sees it.
 
-What clients have sent by then says that they have trained. The sum comes as one update that covers
+Before it, each client has only said that it has trained. The sum comes as one update that covers
 all of them, and is judged and merged as any other.
 """
 

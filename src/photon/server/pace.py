@@ -43,12 +43,16 @@ def is_due(run: Run, before: ServerState, after: ServerState) -> bool:
 
 
 def round_of(run: Run, state: ServerState) -> int:
-    """The round that follows a state; of an asynchronous run, that of a synchronous one as far."""
+    """The round that follows a state; in an asynchronous run, the one that a synchronous run would
+    be in after as many steps.
+    """
     return 1 + (state.step // run.inner.local_steps if run.federation.is_async else state.round)
 
 
 def moved(run: Run, state: ServerState) -> tuple[int, ...]:
-    """How often each fragment has moved; all in turn, where a state has counted others, or none."""
+    """How often each fragment has moved. Where the state has not counted these fragments, they are
+    taken to have moved in turn.
+    """
     count = run.federation.fragments
     if len(state.moved) == count:
         return state.moved
@@ -61,8 +65,8 @@ def room(run: Run, state: ServerState, busy: int, *, waits: bool) -> int | None:
 
     Args:
         busy: clients that train, or whose update is not merged yet.
-        waits: whether all that are asked are waited for: then no more are than are merged, nor than
-            the run has tokens left for.
+        waits: whether all that are asked are waited for. Then no more are asked than one merge
+            takes, nor more than the run has tokens left for.
     """
     fl = run.federation
     if not fl.is_async:

@@ -51,7 +51,7 @@ class Privacy:
             name = name_of(self._key)
             before = state.releases, state.round, name, state.asked
             self._ledger = Ledger(folder / FOLDER, *before)
-            price_of(federation, self._ledger.count())  # or what computes it is missing
+            price_of(federation, self._ledger.count())  # fails now where dp-accounting is missing
 
     def choosing(self, participation: Participation) -> Participation:
         """The rules by which cohorts are drawn, from a seed that nobody else knows."""
@@ -61,15 +61,15 @@ class Privacy:
 
     @property
     def blind(self) -> str:
-        """What keeps the digest of a plan, which nodes get, from telling its cohort."""
+        """Salt for the digest of a plan: nodes get that, and could find its cohort by trying."""
         return f"{secret_seed(self._key, 'plans'):x}" if self.settings.is_on else ""
 
     def before(self, state: ServerState) -> None:
         """Called before each round.
 
         Raises:
-            BudgetSpent: it would exceed the budget, if all clients come. One that has been released
-                and was lost afterwards costs nothing again.
+            BudgetSpent: it would exceed the budget, if all clients come. A round that was released
+                already, and lost before its commit, costs nothing again.
         """
         if self.settings.is_on and not self._ledger.has(state.round + 1):
             fl = self.federation
@@ -102,7 +102,7 @@ class Privacy:
         """Note the release, then say how it is made.
 
         Raises:
-            BudgetSpent: nothing has been noted, nor merged.
+            BudgetSpent: it would exceed the budget; nothing has been noted, nor merged.
         """
         fl, clip = self.federation, self.settings.clip_norm
         assert clip is not None
@@ -130,9 +130,11 @@ class Privacy:
             )
 
     def asking(self, round_number: int) -> Callable[[], None]:
-        """What is called before clients are asked for an update of a round, and again before one of
-        them is asked once more than any was: a server could keep what comes of it, even if nothing
-        is merged in the end.
+        """What is called before clients are asked for updates of a round, before the first of them
+        is asked again, before the first is asked a third time, and so on.
+
+        Each noisy update costs its client something: the server could keep it, even if nothing is
+        merged in the end.
         """
         if not shows_noisy_updates(self.federation):
             return lambda: None

@@ -36,7 +36,7 @@ MAX_ATTEMPTS = 3
 """How often a client is tried in a round, on whichever node, before it is left out."""
 POLL_SECONDS = 0.2
 DURATIONS_KEPT = 10_000
-"""Of updates, the newest, by which a client is late: their median is taken at every poll."""
+"""Of the newest updates, whose median says when a client is late; it is taken at every poll."""
 
 
 @dataclass(eq=False, slots=True)
@@ -112,8 +112,8 @@ class RemoteEngine:
         return len(self._training() | self._owing())
 
     def alive(self, should_stop: Callable[[], bool]) -> list[int]:
-        """Clients that can take part: waits for `photon.n_nodes` nodes once, then for a quorum; in
-        an asynchronous run for anybody who trains or can.
+        """Clients that can take part: waits for `photon.n_nodes` nodes the first time, later for a
+        quorum; in an asynchronous run for anybody who trains, or can.
 
         Raises:
             RoundFailed: too few have come within `photon.join_timeout` seconds.

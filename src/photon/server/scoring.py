@@ -85,8 +85,8 @@ class Scoring:
     def _measured(
         self, state: ServerState, clients: Sequence[int], trees: Sequence[Readable]
     ) -> list[float | None]:
-        """By how many nats as much of each update as a round has in common lowers the public loss
-        of what clients held.
+        """Nats by which each update lowers the public loss: `_part` of it, the round's
+        `common_part`, is taken from what clients held.
         """
         if self.public_loss is None or self._part is None:
             return [None] * len(clients)
