@@ -2,9 +2,10 @@
 
 Two runs are neighbours if they differ in what one client contributes: its updates in one, zero in
 their place in the other. A release is then a Gaussian mechanism of sensitivity `clip_norm`, and
-many of them are one with less noise, exactly. Where the cohort is drawn in secret there is a second
-bound, of sampling without replacement. That is known for a client in the place of another, twice as
-far apart, which zero in the place of a client is a case of; the lower of two bounds holds.
+many of them are exactly one with less noise. Where the cohort is drawn in secret there is a second
+bound, of sampling without replacement. It is known for neighbours in which one client stands in the
+place of another: twice as far apart, and zero in a client's place is a case of that. Both bounds
+hold, so the lower one counts.
 """
 
 from __future__ import annotations

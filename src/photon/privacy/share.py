@@ -25,8 +25,8 @@ class Share:
     Attributes:
         factor: by which it is shortened.
         deviation: of the noise.
-        address: of this very pseudo-gradient: training that is repeated and gives others has other
-            noise, or the difference of the two would be seen without any.
+        address: of this very pseudo-gradient. Training that is repeated may give another one: with
+            the same noise on both, their difference would be seen without any.
     """
 
     factor: float

@@ -10,8 +10,8 @@ from photon.errors import ConfigError
 from photon.privacy.accounting import Count, Release, epsilon
 
 LOUD = 10.0
-"""Beyond it noise is longer than what is learned even after a hundred rounds, over which the one
-adds up as their root and the other as their number.
+"""Noise that is so many times as long as a round's sum is longer than what is learned even after a
+hundred rounds: it grows with the root of their number, what is learned with the number.
 """
 
 
@@ -19,12 +19,12 @@ def release_of(fl: Federation, arrived: int, alive: int) -> Release:
     """What a round makes public.
 
     Args:
-        arrived: clients whose updates are merged. Of noise by clients, a client that looks at the
-            sum knows its own share; those that dropped out have added none.
+        arrived: clients whose updates are merged. Where clients add the noise, those that dropped
+            out have added none, and a client that looks at the sum knows its own share.
         alive: clients that the cohort was drawn from. One that looks knows whether it is in it.
 
-    That the cohort is secret counts only if clients keep nothing between rounds: what one sends in
-    a later round would tell in which earlier ones it was, and so who was not.
+    A secret cohort counts only if clients keep nothing between rounds: otherwise what a client
+    sends later would tell in which earlier rounds it was, and so who was not.
     """
     noise = fl.privacy.noise_multiplier
     if fl.privacy.is_by_clients:
@@ -55,8 +55,10 @@ def shows_noisy_updates(fl: Federation) -> bool:
 
 
 def price_of_updates(fl: Federation, updates: int) -> float | None:
-    """The epsilon of what noise by clients leaves to a server that keeps every update, of a client
-    that was asked for so many; None where it has none to keep, or has them bare.
+    """The epsilon of a client towards a server that keeps each of so many updates of that client.
+
+    None where the server has no single update with noise: none came, they are summed under masks,
+    or it adds the noise itself.
     """
     if not shows_noisy_updates(fl) or not updates:
         return None
@@ -71,8 +73,8 @@ class Promise:
     Attributes:
         rounds: until its end, or that of its budget.
         is_cut: whether the budget ends it.
-        sampled: whether the bound of a secret cohort may count, which is for those who do not know
-            it; would_be_sampled: it would if clients kept nothing between rounds.
+        sampled: whether epsilon may count on cohorts being secret; it holds towards those who do
+            not know them. would_be_sampled: it could, if clients kept nothing between rounds.
         epsilon_of_updates: as of `price_of_updates`.
     """
 

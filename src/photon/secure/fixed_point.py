@@ -151,8 +151,7 @@ def plain_mean(
     reaches: Mapping[str, float],
     clients: int,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The mean of updates that are rounded to the same numbers, and masked by nobody: what a secure
-    one is equal to, bit for bit.
+    """The mean of updates that are rounded alike, without masks: the secure one has the same bits.
 
     Args:
         tokens, most_tokens: 1 each where all clients count alike.

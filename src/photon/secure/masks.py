@@ -46,7 +46,7 @@ def agreed(private: bytes, public: bytes, purpose: bytes, context: bytes) -> byt
         context: of the session; with another one the key is another.
 
     Raises:
-        PayloadError: a public key with which nobody can have a secret.
+        PayloadError: the public key is one of those with which every secret is the same.
     """
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 

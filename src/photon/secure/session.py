@@ -28,7 +28,7 @@ from photon.secure.terms import PublicKeys, Sealed, Terms
 
 T = TypeVar("T")
 MOST_TRIED = 1000
-"""Choices of shares for a secret, of which one without a liar is looked for."""
+"""Choices of holders for a secret, until one without a liar is found."""
 Replies = Mapping[int, Mapping[int, bytes]]
 """By client, what it has for or of each other one."""
 
@@ -149,10 +149,11 @@ def remedies(
 
 
 def _secret(terms: Terms, keys: PublicKeys, has_come: bool, client: int, told: Replies) -> bytes:
-    """A client's secret that fits what it told at first, from the shares of any so many others.
+    """A client's secret, from shares of as many holders as the threshold; it fits what the client
+    told at first.
 
-    Those of some who lie are left out where there are more than needed, as long as so many honest
-    ones are found in `MOST_TRIED` choices.
+    Where there are more shares than needed, false ones do no harm: other holders are chosen, up to
+    `MOST_TRIED` times, until only honest ones are among them.
     """
     of = {holder: its[client] for holder, its in told.items()}
     for chosen in _choices(list(told), terms.threshold):
@@ -165,8 +166,10 @@ def _secret(terms: Terms, keys: PublicKeys, has_come: bool, client: int, told: R
 
 
 def _choices(holders: list[int], count: int) -> Iterator[Sequence[int]]:
-    """So many holders of shares, in ever other ways: in all there are; or, where these are too
-    many, neighbours, one of which is without any one liar, and then by lot.
+    """So many holders of shares, chosen in one way after the other.
+
+    In all ways if there are few. Otherwise first as neighbours in a ring, since one such choice is
+    without any single liar; then by lot.
     """
     if math.comb(len(holders), count) <= MOST_TRIED:
         yield from itertools.combinations(holders, count)
@@ -194,7 +197,7 @@ def _opened(
     """The mean, piece by piece, from masked numbers and what undoes their masks.
 
     Raises:
-        RoundFailed: the tokens are none that so many clients can have: the masks are others.
+        RoundFailed: so many clients cannot have so many tokens: masks are left in the sum.
     """
     made = pieces(like)
     tokens = counted(_added_up([its[TOKENS] for its in numbers.values()], added, len(made)))

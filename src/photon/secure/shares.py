@@ -64,7 +64,7 @@ def factors(holders: tuple[int, ...]) -> Mapping[int, int]:
 
 
 def joined(shares: Mapping[int, bytes], by: Mapping[int, int]) -> bytes | None:
-    """The secret that shares are of; None: they are not of one of 32 bytes.
+    """The secret that shares give; None: it would have more than 32 bytes, so they do not fit.
 
     Args:
         shares: by holder.

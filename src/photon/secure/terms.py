@@ -59,8 +59,8 @@ class Terms:
     def fault(self, own: Collection[int], threshold: int) -> str | None:
         """Why a client does not take part, or None.
 
-        Two sets of clients of which each is more than half share one that reveals nothing twice, so
-        that no threshold may be lower.
+        The threshold must be more than half of the cohort: any two sets that large have a client in
+        common, and that one answers only once.
 
         Args:
             own: clients that are asked.
@@ -99,8 +99,8 @@ class Terms:
         return 1.0 / clients if self.alike else self.most_tokens / tokens
 
     def context(self, keys: Mapping[int, PublicKeys]) -> bytes:
-        """What all keys of the session depend on: clients that were told different things, or other
-        keys, make masks that do not cancel.
+        """What all derived keys of the session depend on: if clients were told different terms, or
+        different keys, their masks do not cancel.
         """
         said = [
             asdict(self),

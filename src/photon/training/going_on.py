@@ -52,7 +52,7 @@ def beginning(
     merged: Collection[str],
     alpha: float = 0.0,
 ) -> Beginning:
-    """Where a client begins, and what is to give way to the base later.
+    """Where a client begins, and which of its parameters the base will replace later.
 
     Args:
         base: parameters that the client has been told of.
@@ -104,9 +104,9 @@ def moments_arriving(
 
 
 def own_part(federation: Federation, round_number: int | None = None) -> float:
-    """What a client that goes on has of its last pseudo-gradient, beside the base that it knows.
+    """How much of its last pseudo-gradient a client that goes on adds to the base that it knows.
 
-    All of it; or if it is eager, what the server's next step will have of it at once: its part in
+    All of it; or, if it is eager, as much as the server's next step will take at once: its part in
     the mean, times what the outer optimizer makes of that.
 
     Args:
@@ -134,9 +134,9 @@ def again(federation: Federation, round_number: int | None = None) -> float:
     """Share of the server's last step that a client supposes in the next one, beside its own part.
 
     With a steady pseudo-gradient g, outer SGD makes steps of g lr / (1 - momentum). A client's own
-    stands for one g in that; the rest is 1 - (1 - momentum) / lr of a step. Clients of an outer
-    optimizer whose steps are no multiples of g suppose nothing, eager ones only what is sure, and
-    who keeps a part of its own (fragment_alpha) nothing that is not its own.
+    stands for one g in that; the rest is 1 - (1 - momentum) / lr of a step. Nothing is supposed of
+    an outer optimizer whose steps are no multiples of g; by eager clients, which count on nothing
+    that is not sure; and by those that keep a part of their own (fragment_alpha).
 
     Args:
         round_number: whose outer rate it is; None: the highest.
@@ -150,8 +150,8 @@ def again(federation: Federation, round_number: int | None = None) -> float:
 
 
 def trees_kept(federation: Federation) -> int:
-    """Trees like the parameters that are sent, which a client keeps to go on: where it goes on
-    from, and what it was told of where it will suppose the server's step again.
+    """How many trees of the size of the shared parameters a client keeps to go on: where it goes on
+    from; and what it was told of, if it will suppose the server's step again.
     """
     return 1 + bool(again(federation)) if federation.goes_on else 0
 

@@ -70,7 +70,7 @@ class Trainer:
 
     @torch.no_grad()
     def shift(self, by: Tree, moments: Iterable[tuple[str, str, Tensor]]) -> None:
-        """Add to live parameters, and to live moments, of which means of squares stay positive."""
+        """Add to live parameters and moments; means of squares are not left below zero."""
         own = {PARAMS: self.params, **self.optimizer.moments()}
         for name, value in by.items():
             own[PARAMS][name].add_(like_parameter(value, own[PARAMS][name]))
@@ -173,8 +173,9 @@ class Trainer:
         return loss, unscale_and_clip(self.model, scale, self.config.clip_norm)
 
     def _is_good(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether to take the step, for all processes alike; a bad loss counts as taken where it
-        should stop the run.
+        """Whether to take the step, for all processes alike.
+
+        Where a bad loss is to stop the run the step is taken, and `first_bad_step` finds it.
         """
         if not math.isfinite(float(self.world.sum(loss.clone()))):
             return self.config.nonfinite_loss == "stop"
@@ -187,9 +188,8 @@ class Trainer:
         self.world.sum(measured[0])
         sums, norms = measured[:, : len(taken)].tolist()
         total = self.state.loss_sum
-        for loss in compress(
-            sums, taken
-        ):  # not by `sum`, whose bits depend on where a segment ends
+        # One by one: `sum` rounds otherwise, so that the bits would depend on where segments end.
+        for loss in compress(sums, taken):
             total += loss
         tokens = self.config.batch_rows * self.config.row_length
         return Segment(

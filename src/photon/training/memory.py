@@ -1,8 +1,8 @@
-"""What the stages of a round take: the sum of named parts, the most of all stages.
+"""Memory that a round takes: in each of its stages the sum of named parts, and the most of these.
 
 A part lies on the device that trains, or in the memory of the machine beside it; on a CPU these are
-one. What is counted cannot be taken back by the kernel: files that are mapped are left out, and
-what CUDA itself takes.
+one. Two things are left out: files that are mapped, since the kernel can take their memory back,
+and what CUDA itself takes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ ByteCounts = Mapping[str, int]
 PROGRAM = 280_000_000
 """Python, PyTorch, Photon, and the scratch of matrix products (measured on two cores)."""
 HOLES = 0.3
-"""Of what each step allocates anew: what glibc leaves unused in between (measured)."""
+"""Memory that glibc leaves unused between what each step allocates anew, as a share of that
+(measured).
+"""
 UPDATES_IN_FLIGHT = 2
-"""Of one process: the next client trains while they are written."""
+"""Updates that a process has in memory: the next client trains while one is written."""
 _SHARDED = ("weights", "gradients", "moments")
 
 
@@ -158,8 +160,8 @@ def server_memory(inner: Inner, federation: Federation, outer: int) -> Memory:
 
 
 def client_disk(inner: Inner, federation: Federation, kept: int) -> int:
-    """Most bytes of a client's folder: what it keeps of so many rounds and of the one that is being
-    written, and what an open round goes on from, the last and the next.
+    """Most bytes of a client's folder: the answers of so many rounds and of the one that is being
+    written; and what an open round would resume from, the last and the one that replaces it.
     """
     sizes = _Sizes(inner, federation)
     answer, open_round = _leaving_bytes(sizes), sizes.whole + sizes.moments

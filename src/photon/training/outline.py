@@ -53,11 +53,11 @@ class RoundBytes:
     """Bytes of one client and round.
 
     Attributes:
-        up: its update; where nodes fold those of their clients, the update of a node. Of fragments,
-            like what comes down, on average.
+        up: its update; where nodes fold those of their clients, the update of a node. Where
+            fragments take turns, `up` and `down` are means over their rounds.
         most_up: an update in the round that sends most.
-        down: what it receives: with whole parameters all averaged moments, with differences those
-            that are new.
+        down: what it receives: whole parameters with all averaged moments, or a difference with
+            those moments that are new.
         first_down: what a newcomer receives that cannot make it from the run's seed.
     """
 

@@ -70,7 +70,7 @@ class ParallelModel:
 
     Attributes:
         model: names and holds the parameters.
-        call: what is called; averages gradients over the processes.
+        call: the model's forward pass; the backward pass averages over the processes.
         defer: context in which a backward pass leaves the averaging to the last microbatch.
     """
 

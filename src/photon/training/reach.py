@@ -77,13 +77,13 @@ def _largest_ratio(optimizer: OptimizerConfig) -> float:
 
 
 def matched(moments: Moments, optimizer: OptimizerConfig, step: int) -> Moments:
-    """Moments of different origin, or of a codec, the first cut to what the second allows.
+    """Moments that were averaged or coded apart, the first cut to what the second allows.
 
     Where a client has never seen a token its own second moment is zero, and a mean of first moments
     need not be: a step without bound. And a code of a few bits has the same error for all numbers
     of a block, so that a first moment of nearly zero is read as many times the root of its second.
-    Unbiased, |m| <= sqrt(v) holds of any gradient that stays the same, and keeps later steps within
-    `reach`. ADOPT's first moment is normalised already.
+    The bound is |m| <= sqrt(v) after the correction of their bias: it holds for any gradient that
+    stays the same, and keeps later steps within `reach`. ADOPT's first moment needs none.
 
     Args:
         step: that they have seen.
