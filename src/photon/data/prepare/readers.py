@@ -168,14 +168,22 @@ def _json(
             )
         if first.lstrip().startswith(b"["):
             size = max(1, path.stat().st_size)
+            values = enumerate(array_values(first, file), 1)
             with _parsing(name, name):
-                for place, value in enumerate(array_values(first, file), 1):
-                    if place % 256 == 0:
-                        note_share(raw.tell() / size)
-                    if place > start:
-                        yield place, value
+                yield from _later(values, start, lambda: note_share(raw.tell() / size))
             return
     yield from _json_lines(path, name, start, note_share)
+
+
+def _later(
+    values: Iterable[tuple[int, Any]], start: int, note: Callable[[], None]
+) -> Iterator[tuple[int, Any]]:
+    """Those behind a place; from time to time a note is made of how far this is."""
+    for place, value in values:
+        if place % 256 == 0:
+            note()
+        if place > start:
+            yield place, value
 
 
 def _first_piece(file: IO[bytes]) -> bytes:
