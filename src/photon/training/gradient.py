@@ -50,17 +50,20 @@ def accumulate_gradient(
                 (loss.objective * (scale / tokens)).backward()
             total += loss.cross_entropy
     except torch.OutOfMemoryError as error:
-        advice = (
-            "lower llm_config.device_train_microbatch_size"
-            if microbatch > 1
-            else "set llm_config.fsdp_config.activation_checkpointing=true, shorten "
-            "llm_config.max_seq_len, or take a smaller model or more devices"
-        )
-        raise DeviceError(
-            f"out of memory with {microbatch} rows of {rows.shape[1] - 1} tokens in one forward "
-            f"pass; {advice}"
-        ) from error
+        raise _out_of_memory(microbatch, rows.shape[1] - 1) from error
     return total
+
+
+def _out_of_memory(rows: int, length: int) -> DeviceError:
+    advice = (
+        "lower llm_config.device_train_microbatch_size"
+        if rows > 1
+        else "set llm_config.fsdp_config.activation_checkpointing=true, shorten "
+        "llm_config.max_seq_len, or take a smaller model or more devices"
+    )
+    return DeviceError(
+        f"out of memory with {rows} rows of {length} tokens in one forward pass; {advice}"
+    )
 
 
 @torch.no_grad()
