@@ -36,19 +36,8 @@ def pretrained_parameters(model: ModelConfig, name: str) -> dict[str, Tensor]:
         CheckpointError: no safetensors there.
         MismatchedCheckpoint: weights of another architecture.
     """
-    import transformers
-
-    read: Any = transformers.AutoModelForCausalLM.from_pretrained
     try:
-        with quiet():
-            loaded, found = read(
-                name,
-                config=hf_config(model),
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+        loaded, found = _load(model, name)
     except SafetensorError as error:
         raise CheckpointError(
             f"{name}: its safetensors are damaged or cut off ({first_line(error)}); get the folder "
@@ -62,13 +51,33 @@ def pretrained_parameters(model: ModelConfig, name: str) -> dict[str, Tensor]:
             f"{name}: its weights are of another architecture than {model.hf_config['model_type']} "
             "with these sizes"
         ) from error
+    _require_all(found, name)
+    found = {f"model.{key}": value.detach() for key, value in loaded.named_parameters()}
+    return require_finite(found, name)
+
+
+def _load(model: ModelConfig, name: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model of a folder, and which weights were missing or too many."""
+    import transformers
+
+    read: Any = transformers.AutoModelForCausalLM.from_pretrained
+    with quiet():
+        return read(
+            name,
+            config=hf_config(model),
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+
+
+def _require_all(found: dict[str, Any], name: str) -> None:
     for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
         for key in sorted(map(str, found.get(kind, ()))):
             raise MismatchedCheckpoint(
                 f"{name}: is of another model: {key} is among the {kind.replace('_', ' ')}"
             )
-    found = {f"model.{key}": value.detach() for key, value in loaded.named_parameters()}
-    return require_finite(found, name)
 
 
 def require_finite(params: dict[str, Tensor], where: object) -> dict[str, Tensor]:
