@@ -1,9 +1,12 @@
-"""What a federation is compared with: its data-parallel twin, and one client by itself."""
+"""What a federation is compared with: its data-parallel twin, one client alone, and the floor."""
 
 from __future__ import annotations
 
 from photon.config.resolve import Run
+from photon.evaluation.loss import LossReport, bytes_per_token, unigram_loss
 from photon.machine.device import num_cores
+from photon.run.results import Score
+from photon.run.run_data import VALIDATION, RunData
 
 
 def baselines(run: Run) -> dict[str, Run]:
@@ -34,3 +37,11 @@ def baselines(run: Run) -> dict[str, Run]:
             name="alone", centralized={"client": 0}, inner={"optimizer": {"lr": rate}}
         )
     return wanted
+
+
+def unigram_score(data: RunData, population: int) -> Score:
+    """The floor: token frequencies of all clients' training text, scored on the common set."""
+    validation = data.rows(VALIDATION)
+    loss = unigram_loss([data.client_rows(client) for client in range(population)], validation)
+    report = LossReport(loss, 0.0, 0, bytes_per_token(validation))
+    return Score(val_loss=loss, perplexity=report.perplexity, bits_per_byte=report.bits_per_byte)

@@ -8,6 +8,7 @@ from photon.config.between.resume import LENGTH_OF
 from photon.config.resolve import Run
 from photon.core.tree import num_elements
 from photon.errors import DataError
+from photon.experiment.baselines import unigram_score
 from photon.experiment.centralized_run import train_centrally
 from photon.experiment.course import run_label
 from photon.experiment.federated_run import train_federated
@@ -19,7 +20,6 @@ from photon.run.kinds import FEDERATED
 from photon.run.results import Score, TrainResult
 from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
-from photon.scoring.unigram import unigram_score
 from photon.tracking.external import ExternalTrackers
 
 
