@@ -68,8 +68,8 @@ class Blocks:
         return {"": sent}, None if self.is_root else left[:numel].view(value.shape)
 
     def _room(self, flat: Tensor, before: Tensor | None) -> Tensor:
-        """For what is left, in whole blocks, or for the roots of a piece: where what was left
-        before is, if that can be.
+        """Memory for what is left, in whole blocks, or for the roots of one piece; that of what was
+        left before, where it has the size.
         """
         numel = next(pieces(flat)).stop if self.is_root else flat.numel()
         if before is not None and numel % self.block == 0:
@@ -95,7 +95,9 @@ class Blocks:
     def _encode(
         self, rows: Tensor, numel: int, scale: Tensor, found: Tensor, codes: Tensor
     ) -> None:
-        """Codes and scales of some whole groups or the last one, and what is left in `rows`."""
+        """Write the codes and scales of some whole groups, or of the last one; what they lose stays
+        in `rows`.
+        """
         self._measure(torch.abs(rows, out=found), numel, scale)
         scales.settle_(scale.view(max(1, len(scale) // self.group), -1), self.is_root)
         unit = scale[:, None] * self.grid.unit
@@ -123,7 +125,7 @@ class Blocks:
         bases = numbers(sent, torch.int32, 0, to_scales)
         own = sent[to_scales + first : to_scales + last]
         unit = scales.decoded(bases, own, self.group, first)
-        if self.is_root:  # whose square is no zero
+        if self.is_root:  # its square must not be zero
             unit = torch.where(unit > 0, unit.clamp(min=2.0**-48), unit)
         codes = unpack(sent[to_codes + begin : min(to_codes + after, end)], self.grid.bits)
         if rest := (last - first) * self.block - codes.numel():

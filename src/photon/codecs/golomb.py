@@ -24,7 +24,7 @@ def divisor(count: int, among: int) -> int:
 
 
 def most_bytes(count: int, among: int) -> int:
-    """No fewer than any number of places up to `count` takes.
+    """Bytes that suffice for any number of places up to `count`.
 
     A remainder takes under log2(m) + 1 bits, a quotient's end one. As `m` is rounded by a third at
     the most, all quotients are under 2.2 for a place.
@@ -34,7 +34,7 @@ def most_bytes(count: int, among: int) -> int:
 
 
 def expected_bytes(count: int, among: int) -> int:
-    """That `count` places take which are chosen with equal chance, for few among many."""
+    """Bytes of `count` places that are chosen with equal chance, for few among many."""
     each = math.log2(among / count) + 1.46 if count else 0.0
     return math.ceil(count * each / 8) + 1
 

@@ -11,10 +11,9 @@ _MASKS = {
     2: [(12, 0x000F000F), (6, 0x03030303)],
     1: [(28, 0x0000000F0000000F), (14, 0x0003000300030003), (7, 0x0101010101010101)],
 }
-"""By the bits of a number: what the numbers of a byte are moved by to lie in a byte each, and what
-of it is theirs."""
+"""By the bits of a number: shifts and masks that spread the numbers of one byte to a byte each."""
 _TYPES = {4: torch.int16, 2: torch.int32, 1: torch.int64}
-"""That holds the numbers of one byte, in a byte each."""
+"""By the bits of a number: the type that holds the numbers of one byte, spread to a byte each."""
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

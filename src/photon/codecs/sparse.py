@@ -77,8 +77,8 @@ class Largest:
         return {"": sent}, left.view(value.shape)
 
     def _choose(self, left: Tensor, at: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Numbers of groups, scales, values and places of some whole groups or the last one, which
-        are taken from what is left.
+        """What is sent of some whole groups, or of the last one: numbers of groups, scales, values
+        and places. It is taken away from what is left.
         """
         columns, values = self._picked(left[at])
         groups = max(1, len(values) // self.group)
@@ -86,7 +86,7 @@ class Largest:
         scale = scales.settle_(sizes.view(groups, -1)).view(-1, 1)
         bases, codes = scales.coded(scale.view(groups, -1))
         first = torch.arange(at.start, at.stop, self.block, device=left.device)[:, None]
-        # Of what is not a number something must go, so that it is refused.
+        # Something of what is not a number must be sent, so that it is refused.
         is_sent = (values != 0) & (scale != 0)
         places, each, found = _where(is_sent, first + columns, scale.expand_as(values), values)
         found = found / each
@@ -161,7 +161,7 @@ class Largest:
 
 
 def _where(mask: Tensor, *values: Tensor) -> list[Tensor]:
-    """Of each [rows, columns] what the mask has, in a row; all of it is had without a search."""
+    """What a mask selects of each [rows, columns], in a row; no search where it selects all."""
     if mask.all():
         return [each.reshape(-1) for each in values]
     return [each[mask] for each in values]
@@ -170,8 +170,8 @@ def _where(mask: Tensor, *values: Tensor) -> list[Tensor]:
 def largest(sizes: Tensor, count: int) -> Tensor:
     """[rows, count]: columns of the largest of each row, in any order.
 
-    The largest are in those parts of a row whose own largest are the largest, so that most of a row
-    is only looked at once. Among equal ones any are taken.
+    A row is looked at in parts. The `count` largest are in the `count` parts with the largest
+    maxima, so only these are looked at twice. Among equal ones any are taken.
     """
     width = sizes.shape[1]
     part = 1 << max(0, round(math.log2(width / max(1, count)) / 2))

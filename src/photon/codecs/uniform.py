@@ -90,7 +90,7 @@ class Even:
         return {"": SCALE + packed + packed // 256 + 128}
 
     def bits(self) -> float:
-        """That a code takes in the mean, of normally distributed numbers."""
+        """Mean bits of a code, for normally distributed numbers."""
         entropy = -self.odds[0] * math.log2(self.odds[0])
         entropy -= 2 * sum(odds * math.log2(odds) for odds in self.odds[1:] if odds > 0)
         return max(1.01 * entropy, 1 / self.each)

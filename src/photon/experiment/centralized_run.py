@@ -80,7 +80,7 @@ class _Course:
         self.lines = _step_lines(folder, self.trainer.state.step, job)
 
     def begin(self, outside: ExternalTrackers) -> Tracker:
-        """What takes the records; the first parameters' where that is asked for, and not there."""
+        """What takes the records; scores the first parameters if asked for, and not done yet."""
         run, step = self.run, self.trainer.state.step
         track = self.tasks.adding_to(self._tracker(outside))
         if run.centralized.keeps_first and step == 0:

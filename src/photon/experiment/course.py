@@ -63,7 +63,8 @@ def final_report(
     complete: Tracker,
     record: Callable[[LossReport], dict[str, Any]],
 ) -> LossReport:
-    """The validation of a run's end; the last record has none where the run was made to end there.
+    """The validation of a run's end: that of the last record, or a new one, which is added to it (a
+    run that was cut short has none there).
 
     Args:
         rows: that are scored.

@@ -55,7 +55,7 @@ def train_federated(
     course = _Course(folder, run, job, result, states[0].round)
     shown = [*job.trackers(folder, FEDERATED), *outside.begin("round", states[0].round)]
     track = course.begin(states[0], shown)
-    if not is_over(run, states[0]):  # or it is only to be summed up, for which it needs no node
+    if not is_over(run, states[0]):  # to sum up a run that is over no node is needed
         states.append(course.serve(states, track))
     (state,) = states
     clean_up(folder, run.clears_checkpoints)
@@ -93,7 +93,7 @@ class _Course:
         self.floor = floor.val_loss if floor is not None else None
 
     def begin(self, state: ServerState, shown: Iterable[Tracker]) -> Tracker:
-        """What takes the records; the first parameters' where that is asked for, and not there."""
+        """What takes the records; scores the first parameters if asked for, and not done yet."""
         track = self.tasks.adding_to(to_all([self.lines, *shown]))
         if begins_with_evaluation(self.folder, self.run.inner, state.round):
             start = {"round": 0, **length_of(self.run), "step": 0, "tokens": 0}

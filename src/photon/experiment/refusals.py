@@ -80,7 +80,9 @@ def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str |
 
 
 def absence_warning(fl: Federation) -> str | None:
-    """What becomes of a round that cannot do without those who are kept away; one never is."""
+    """What becomes of a round that needs all clients, of which some may be kept away. (A single
+    client never is.)
+    """
     needs_all = 1 < fl.needed == fl.population and fl.on_failure != "skip"
     if fl.availability == 1.0 or not needs_all:
         return None
@@ -137,7 +139,7 @@ def reach_warning(fl: Federation, inner: Inner) -> str | None:
 
 
 def origin_warning(fl: Federation, trained_before: Sequence[str]) -> str | None:
-    """What epsilon does not count of parameters that somebody has trained."""
+    """What epsilon does not count: what parameters that were trained before tell of the text."""
     if not fl.privacy.is_on or not trained_before:
         return None
     return (
