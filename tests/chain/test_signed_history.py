@@ -115,7 +115,7 @@ def test_all_is_signed_and_kept(made: Path, keys: Path, capsys):
     given = [word for path in kept for word in ("--receipts", str(path))]
     assert command(["verify", str(run), "--keys", str(keys), *given]) == 0
     shown = capsys.readouterr().out
-    assert f"of 4 of 4 links, with the key {fingerprint(seal_of(keys).key)}" in shown
+    assert f"4 of 4 links are signed, with the key {fingerprint(seal_of(keys).key)}" in shown
     assert "6 of 6 updates are signed, by a, b" in shown
     assert shown.count(f"{RECEIPTS}: 4 are of this chain") == 2, "the last round's as well"
     receipt = parsed(Receipt, whole_lines(kept[0])[-1])

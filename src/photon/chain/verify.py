@@ -154,9 +154,9 @@ def _of_signatures(found: Walk) -> Iterator[Check]:
         text = f"{sums:,} sums of masked updates: no node can sign what it does not see"
         yield Check("note", "nodes", text)
     if keys := [one.head.key for one in found.links if one.head.key]:
-        text = f"of {len(keys):,} of {len(found.links):,} links"
+        text = f"{len(keys):,} of {len(found.links):,} links are signed, with the key"
         shown = ", ".join(sorted(map(fingerprint, set(keys))))
-        yield Check("ok", "server", f"{text}, with the key {shown}")
+        yield Check("ok", "server", f"{text} {shown}")
     else:
         yield Check("note", "server", "signed by nobody: hashes alone")
     signers = [entry.node for entry in entries if entry.key]
