@@ -14,7 +14,7 @@ from photon.hub import model_card
 from photon.scoring.candidate import open_candidate
 from photon.scoring.evaluate import Wanted, evaluate
 from photon.scoring.losses import losses_to_score
-from photon.scoring.scores import Finished, ScoreFolder
+from photon.scoring.scores import Finished, ScoreFolder, joined
 from photon.scoring.text_files import read_text_file
 
 
@@ -93,3 +93,42 @@ def test_a_card_shows_scores_that_are_no_numbers():
     score = {"accuracy": None, "stderr": None, "chance": 0.25, "majority": None, "n": 7}
     found = {"composites": [], "tasks": {"piqa": {"score": score}}}
     assert list(model_card._score_lines(found))[2:] == ["| piqa | - ± - | 0.25 | - | 7 |"]
+
+
+def test_a_text_scored_after_the_tasks_leaves_their_scores_in_the_file(make_folder, tmp_path):
+    (tmp_path / "text.txt").write_text("def f(x): return x\n")
+    (tmp_path / "ask.jsonl").write_text('{"context": "a", "continuation": "b"}\n' * 3)
+    task = {"label": "ask", "dataset_uri": "ask.jsonl", "num_fewshot": [0],
+            "icl_task_type": "language_modeling"}  # fmt: skip
+    (tmp_path / "t.yaml").write_text(json.dumps({"icl_tasks": [task], "root_dir": str(tmp_path)}))
+    place = f"eval_gauntlet_config.destination_dir={tmp_path / 'out'}"
+    model, tasks = make_folder("m", 1), f"icl_tasks_config={tmp_path / 't.yaml'}"
+
+    def score(*overrides: str, **wanted) -> tuple[list[str], list[str]]:
+        keys = [place, "photon.device=cpu", *overrides]
+        (found,) = evaluate([model], keys, wanted=Wanted(**wanted))
+        saved = json.loads((Path(found.folder) / "results.json").read_text())
+        return list(saved["tasks"]), list(saved["losses"])
+
+    none = "icl_tasks_config=empty"
+    assert score(tasks) == (["ask/0-shot"], [])
+    texts = (tmp_path / "text.txt",)
+    name = str(texts[0])
+    assert score(none, texts=texts) == (["ask/0-shot"], [name])
+    assert score(none, "icl_tasks_config.limit=2", texts=texts) == ([], [name])
+    assert score(tasks, fresh=True) == (["ask/0-shot"], [])
+
+
+def test_earlier_results_are_of_the_same_model_and_say_nothing_that_was_scored_again():
+    about = {"checkpoint": {"digest": "d"}, "tokenizer": "t", "settings": {"limit": None}}
+    earlier = {**about, "losses": {"a": 1}, "tasks": {"x": 1, "y": 2}, "failures": {"z": "gone"},
+               "composites": [7]}  # fmt: skip
+    result = {**about, "losses": {"b": 3}, "tasks": {"z": 4}, "failures": {}, "composites": []}
+    both = {"losses": {"a": 1, "b": 3}, "tasks": {"x": 1, "y": 2, "z": 4}, "failures": {}}
+    assert joined(earlier, result) == {**about, **both, "composites": [7]}
+    failed = {**result, "tasks": {}, "failures": {"x": "gone"}}
+    assert joined(earlier, failed)["tasks"] == {"y": 2}
+    assert joined(earlier, failed)["composites"] == []
+    assert joined(earlier, {**result, "composites": [8]})["composites"] == [8]
+    other = {**result, "checkpoint": {"digest": "e"}}
+    assert joined(earlier, other) == other

@@ -44,7 +44,7 @@ SUITE = ("icl_tasks_config=tasks_v0.3", "eval_gauntlet_config=eval_gauntlet_v0.3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Numbers of one model; `results.json` holds the same fields.
+    """Numbers of one model; `results.json` holds the same fields, and earlier numbers too.
 
     Attributes:
         model, folder: its name; where results.json is.
@@ -267,7 +267,7 @@ class _Run:
             whole = self.settings.limit is None
             result = replace(result, composites=composites(gauntlet, scores, is_whole=whole))
         if self.world.is_first:
-            self.folder.finish("results.json", as_json(result))
+            self.folder.finish("results.json", as_json(result), fresh=self.wanted.fresh)
             if self.wanted.samples:
                 self.folder.join_samples(result.tasks)
         return result

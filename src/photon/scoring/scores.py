@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -20,6 +21,9 @@ from photon.files import new_file
 
 RULES = 1
 """Raised when the same data would get another score."""
+ABOUT = ("checkpoint", "tokenizer", "settings")
+"""What results depend on besides texts and tasks."""
+KINDS = ("losses", "tasks", "failures")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +93,22 @@ class ScoreFolder:
             kept = {"identity": self._identity(facts), **asdict(done)}
             write_json(self._file(key), finite(kept))
 
-    def finish(self, name: str, result: dict[str, Any]) -> None:
+    def finish(self, name: str, result: dict[str, Any], *, fresh: bool = True) -> None:
         """Write a file of results.
+
+        Args:
+            fresh: without those of an earlier evaluation, see `joined`.
 
         Raises:
             StorageError: the disk is full or refuses.
         """
+        path = self.path / name
         with self._storing():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / name, result)
+            if not fresh:
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                    result = joined(json.loads(path.read_text(encoding="utf-8")), result)
+            write_json(path, result)
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a file of a line of JSON for each row.
@@ -136,6 +147,22 @@ class ScoreFolder:
         """Digest of what a task's score depends on: the model's identity and the task's facts."""
         text = json.dumps([self.identity, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def joined(earlier: Mapping[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Results with those of an earlier evaluation, of the same model and settings, of what this one
+    did not score. Composites stay as long as no score has changed.
+    """
+    if any(earlier[key] != result[key] for key in ABOUT):
+        return result
+    told = {name for kind in KINDS for name in result[kind]}
+    both = {
+        kind: {name: one for name, one in earlier[kind].items() if name not in told} | result[kind]
+        for kind in KINDS
+    }
+    is_same = all(both["tasks"].get(name) == one for name, one in earlier["tasks"].items())
+    composites = result["composites"] or (earlier["composites"] if is_same else [])
+    return {**result, **both, "composites": composites}
 
 
 def _plain(key: str, sample: Sample) -> dict[str, Any]:
