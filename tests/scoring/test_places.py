@@ -120,7 +120,8 @@ def test_a_text_scored_after_the_tasks_leaves_their_scores_in_the_file(make_fold
 
 
 def test_earlier_results_are_of_the_same_model_and_say_nothing_that_was_scored_again():
-    about = {"checkpoint": {"digest": "d"}, "tokenizer": "t", "settings": {"limit": None}}
+    about = {"photon": "1", "checkpoint": {"digest": "d"}, "tokenizer": "t",
+             "settings": {"limit": None}}  # fmt: skip
     earlier = {**about, "losses": {"a": 1}, "tasks": {"x": 1, "y": 2}, "failures": {"z": "gone"},
                "composites": [7]}  # fmt: skip
     result = {**about, "losses": {"b": 3}, "tasks": {"z": 4}, "failures": {}, "composites": []}

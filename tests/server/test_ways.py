@@ -75,7 +75,7 @@ def test_no_message_is_longer_than_it_may_be(depot, tmp_path, holds, steps):
         box.take(piece)
     assert isinstance(train, Train)
     for ticket, one in zip(train.steps or [train.base], way.payloads, strict=True):
-        box._inline.fetch(ticket, one.ref, box._base(one.ref.digest))
+        box._inline.fetch(ticket, one.ref, box._base(one.ref.digest), lambda: False)
         assert box._base(one.ref.digest).read_bytes() == one.path.read_bytes()
 
 
@@ -93,7 +93,7 @@ def test_a_base_that_was_cut_off_goes_on_where_it_was(depot, tmp_path):
         message = conversation.send(pack_reply(message, "n", Kept(until=box.take(piece)), None))
     assert again == [0, *(piece.offset for piece in pieces[3:])]
     (base,) = way.payloads
-    box._inline.fetch(way.base, base.ref, box._base(base.ref.digest))
+    box._inline.fetch(way.base, base.ref, box._base(base.ref.digest), lambda: False)
     assert box._base(base.ref.digest).read_bytes() == base.path.read_bytes()
 
 

@@ -21,7 +21,7 @@ from photon.files import new_file
 
 RULES = 1
 """Raised when the same data would get another score."""
-ABOUT = ("checkpoint", "tokenizer", "settings")
+ABOUT = ("photon", "checkpoint", "tokenizer", "settings")
 """What results depend on besides texts and tasks."""
 KINDS = ("losses", "tasks", "failures")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from photon.container.container import ContainerRef
@@ -10,7 +10,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers
 from photon.wire.chunks import ChunkWriter, read_chunk
 from photon.wire.messages import MAX_INLINE_BYTES, Get, Piece, Put, Ticket
-from photon.wire.transport import NodeSide, Receiving, ServerSide, Transport
+from photon.wire.transport import NodeSide, Receiving, ServerSide, Stop, Transport
 
 
 class InlineServer(ServerSide):
@@ -66,13 +66,7 @@ class InlineNode(NodeSide):
         data = read_chunk(path, wanted.offset, min(wanted.length, MAX_INLINE_BYTES))
         return Piece(data=Buffers(data))
 
-    def fetch(
-        self,
-        ticket: Ticket,
-        ref: ContainerRef,
-        path: Path,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Stop) -> None:
         (self._arriving.pop(ref.digest, None) or _begun(path, ref, ticket)).finish()
 
     def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:

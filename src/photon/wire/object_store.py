@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from photon.errors import ConfigError, DataError, PayloadError, warn
 from photon.wire.messages import Ticket
 from photon.wire.signed_urls import fetch, put_part, side_by_side, upload
 from photon.wire.stores import Origin, require_allowed
-from photon.wire.transport import NodeSide, Receiving, ServerSide, Transport
+from photon.wire.transport import NodeSide, Receiving, ServerSide, Stop, Transport
 
 PART_BYTES = 64 << 20
 VALID = timedelta(days=7)
@@ -126,13 +126,7 @@ class StoreNode(NodeSide):
     def __init__(self, stores: frozenset[Origin]) -> None:
         self.stores = stores
 
-    def fetch(
-        self,
-        ticket: Ticket,
-        ref: ContainerRef,
-        path: Path,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Stop) -> None:
         require_allowed(ticket, self.stores)
         fetch(ticket, ref, path, should_stop)
 

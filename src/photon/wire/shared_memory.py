@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from photon.container.container import ContainerRef, copy_container, verify_container
 from photon.errors import PayloadError, StorageError
 from photon.machine.owned_folder import PATTERN, make_folder
 from photon.wire.messages import Ticket
-from photon.wire.transport import Receiving, ServerSide, Transport
+from photon.wire.transport import Receiving, ServerSide, Stop, Transport
 
 SHARED = Path("/dev/shm")
 
@@ -43,16 +43,11 @@ class SharedMemory(ServerSide):
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
         yield from ()
-        self.fetch(ticket, ref, path)
+        self.fetch(ticket, ref, path, lambda: False)
         self.withdraw(ticket)
 
     @staticmethod
-    def fetch(
-        ticket: Ticket,
-        ref: ContainerRef,
-        path: Path,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def fetch(ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Stop) -> None:
         """Take over the file where the file system allows, else copy it."""
         source = _place(ticket, ref)
         if not source.is_file():

@@ -19,6 +19,8 @@ from photon.wire.stores import Origin
 
 Receiving = Generator[Get, Piece, None]
 """Asks the node that holds a payload for pieces of it."""
+Stop = Callable[[], bool]
+"""Whether what takes long is to end before it is done."""
 
 
 class ServerSide(Protocol):
@@ -58,13 +60,7 @@ class ServerSide(Protocol):
 class NodeSide(Protocol):
     """What a node does with payloads."""
 
-    def fetch(
-        self,
-        ticket: Ticket,
-        ref: ContainerRef,
-        path: Path,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Stop) -> None:
         """Bring a base here, verified.
 
         Args:
