@@ -41,7 +41,9 @@ class Ran:
 
 
 def keys(recipe: Recipe, *shape: str) -> list[str]:
-    """Photon's configuration of the same run."""
+    """Photon's configuration of the same run; clients save once a round, as any preset lets them
+    where rounds are so short.
+    """
     return ["recipe=smoke", "llm_config.compile=false", "fl.strategy_name=nesterov",
             "fl.aggregate_momenta=false", "fl.compression=fp32", "fl.eval_period=null",
             f"fl.n_total_clients={CLIENTS}", f"fl.n_rounds={recipe.rounds}",
@@ -50,6 +52,7 @@ def keys(recipe: Recipe, *shape: str) -> list[str]:
             "llm_config.optimizer.name=adamw", f"llm_config.optimizer.lr={recipe.lr}",
             f"llm_config.optimizer.weight_decay={recipe.weight_decay}",
             f"llm_config.local_steps={recipe.local_steps}",
+            f"llm_config.save_interval={recipe.local_steps}ba",
             f"llm_config.scheduler.schedulers.lr.t_warmup={recipe.warmup}ba",
             f"llm_config.scheduler.schedulers.lr.alpha_f={recipe.floor}",
             "llm_config.scheduler.schedulers.lr.t_max="

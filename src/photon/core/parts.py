@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -56,6 +57,7 @@ def from_parts(kind: type[T], tensors: Tree, facts: Mapping[str, Any]) -> T:
         raise PayloadError(f"{fault}: {error}") from None
 
 
+@cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
     """Types of the fields that are saved and sent."""
     stay = {one.name for one in fields(kind) if one.metadata == STAYS}
