@@ -22,6 +22,7 @@ from photon.core.messages import (
     Update,
 )
 from photon.core.parts import STAYS, from_parts, parts_of
+from photon.core.trust.reputation import Reputation
 from photon.errors import PayloadError
 from photon.training.state import TrainState
 
@@ -39,8 +40,11 @@ STATES = [
         train_seconds=0.1, norms=(Norm(0.5, 1, 0.1), Norm(1.5, 2, 0.2, 1)), bases={3: "x"},
         speeds={4: 1.25},
         noise={"scale": 2.0}, held=tree("a/b"), difference=tree("a/b/codes"), difference_from="x",
-        gathered=0.5, redrawn=3, moved=(2, 1), gains=(0.1,), cosines=(0.2, 0.3), failures={4: 1},
-        quarantined={5: 9}, releases=((1.0, 8.0, 2.0),), asked=4,
+        gathered=0.5, redrawn=3, moved=(2, 1),
+        reputation=Reputation(
+            gains=(0.1,), cosines=(0.2, 0.3), failures={4: 1}, quarantined={5: 9}
+        ),
+        releases=((1.0, 8.0, 2.0),), asked=4,
         averaged={"exp_avg_sq": 3, "exp_avg": 2},
     ),
     ClientState(

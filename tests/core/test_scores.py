@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from photon.core.messages import ServerState
 from photon.core.trust.quarantine import admitted, after_round
+from photon.core.trust.reputation import Reputation
 from photon.core.trust.scores import (
     SCORES_KEPT,
     Score,
@@ -23,7 +22,7 @@ from photon.core.trust.scores import (
 )
 
 RULES = ScoreRules(deviations=6.0, failures=2, rounds=3)
-STATE = ServerState(round=4, step=0, params={}, outer={})
+NOTHING = Reputation()
 
 
 def honest(count: int, seed: int = 0) -> np.ndarray:
@@ -32,11 +31,11 @@ def honest(count: int, seed: int = 0) -> np.ndarray:
     return generator.normal(size=400) + generator.normal(size=(count, 400))
 
 
-def faults(rows: np.ndarray, gains: list[float | None] | None = None, state=STATE):
+def faults(rows: np.ndarray, gains: list[float | None] | None = None, before=NOTHING):
     gram, clients = rows @ rows.T, list(range(10, 10 + len(rows)))
     cosines = cosines_to_others(gram, [1.0] * len(rows))
     scores = [Score(g, c) for g, c in zip(gains or [None] * len(rows), cosines, strict=True)]
-    return score_faults(clients, scores, gram, state, RULES)
+    return score_faults(clients, scores, gram, before, RULES)
 
 
 def test_cosines_are_those_to_the_weighted_mean_of_the_others():
@@ -78,11 +77,12 @@ def test_whoever_turns_around_is_told_by_the_angle():
 
 def test_who_is_left_alone_is_compared_with_nobody():
     """The other of two was refused for its gain: an angle to nobody's mean says nothing."""
-    state = replace(STATE, gains=(0.3,) * 8, cosines=(0.5,) * 8)
+    before = Reputation(gains=(0.3,) * 8, cosines=(0.5,) * 8)
     assert cosines_to_others(np.eye(1), [3.0]) == [None]
-    assert faults(honest(1), [0.3], state) == {}
-    assert set(faults(honest(1), [-1.0], state)) == {10}, "its gain speaks still"
-    assert remembered(state, {10: Score(0.3, None)}) == ((0.3,) * 9, (0.5,) * 8)
+    assert faults(honest(1), [0.3], before) == {}
+    assert set(faults(honest(1), [-1.0], before)) == {10}, "its gain speaks still"
+    after = remembered(before, {10: Score(0.3, None)})
+    assert (after.gains, after.cosines) == ((0.3,) * 9, (0.5,) * 8)
 
 
 def test_copies_are_told_whatever_their_size_and_a_little_noise():
@@ -124,8 +124,8 @@ def test_few_updates_are_judged_by_earlier_ones_too():
     rows = honest(3)
     rows[0] *= -1
     assert faults(rows) == {}
-    known = ServerState(round=4, step=0, params={}, outer={}, cosines=(0.5, 0.52, 0.48, 0.5, 0.51))
-    assert 10 in faults(rows, state=known)
+    known = Reputation(cosines=(0.5, 0.52, 0.48, 0.5, 0.51))
+    assert 10 in faults(rows, before=known)
 
 
 def test_the_threshold_is_the_median_less_so_many_deviations():
@@ -135,31 +135,28 @@ def test_the_threshold_is_the_median_less_so_many_deviations():
     assert lowest([1.0, 2.0], [3.0], 2.0, 0.0) == -math.inf
 
 
-def test_a_state_remembers_the_last_scores():
-    state = ServerState(round=1, step=0, params={}, outer={}, gains=(1.0,), cosines=(0.5,) * 31)
-    gains, cosines = remembered(state, {0: Score(2.0, 0.1), 1: Score(None, 0.2)})
-    assert gains == (1.0, 2.0)
-    assert cosines == (*(0.5,) * 30, 0.1, 0.2)
-    assert len(cosines) == SCORES_KEPT
-
-
-def advance(state: ServerState, accepted=(), refused=()) -> ServerState:
-    return after_round(replace(state, round=state.round + 1), accepted, refused, RULES)
+def test_the_last_scores_are_remembered():
+    before = Reputation(gains=(1.0,), cosines=(0.5,) * 31, quarantined={3: 9})
+    after = remembered(before, {0: Score(2.0, 0.1), 1: Score(None, 0.2)})
+    assert after.gains == (1.0, 2.0)
+    assert after.cosines == (*(0.5,) * 30, 0.1, 0.2)
+    assert len(after.cosines) == SCORES_KEPT
+    assert after.quarantined == {3: 9}
 
 
 def test_who_fails_repeatedly_is_left_out_and_comes_back():
-    state = advance(STATE, accepted=[0, 1], refused=[2])
-    assert (state.failures, state.quarantined) == ({2: 1}, {})
-    assert advance(state, accepted=[0, 1, 2]).failures == {}, "only in a row"
-    state = advance(state, refused=[2])  # round 6
-    assert state.quarantined == {2: 9}
+    first = after_round(NOTHING, 5, [0, 1], [2], RULES)
+    assert (first.failures, first.quarantined) == ({2: 1}, {})
+    assert after_round(first, 6, [0, 1, 2], [], RULES).failures == {}, "only in a row"
+    left_out = after_round(first, 6, [], [2], RULES)
+    assert left_out.quarantined == {2: 9}
     here = [0, 1, 2]
-    assert [admitted(here, state.quarantined, n, 1) for n in (7, 9, 10)] == [[0, 1], [0, 1], here]
-    for _ in range(3):
-        state = advance(state, accepted=[0, 1])
-    assert state.quarantined == {}
-    assert advance(state, refused=[2]).quarantined == {2: 13}, "at once, if it fails again"
-    assert advance(state, accepted=[2]).failures == {}
+    found = [admitted(here, left_out.quarantined, number, 1) for number in (7, 9, 10)]
+    assert found == [[0, 1], [0, 1], here]
+    back = after_round(left_out, 9, [0, 1], [], RULES)
+    assert back.quarantined == {}
+    assert after_round(back, 10, [], [2], RULES).quarantined == {2: 13}, "if it fails again"
+    assert after_round(back, 10, [2], [], RULES).failures == {}
 
 
 def test_as_many_come_back_early_as_a_round_needs():

@@ -12,6 +12,7 @@ from photon.core.codec import BF16, Codecs, encode
 from photon.core.held import advanced
 from photon.core.messages import Norm, ServerState
 from photon.core.parts import parts_of
+from photon.core.trust.reputation import Reputation
 from photon.run import artifact
 from photon.run.base import base_ref, difference_of, received_of
 from photon.run.checkpoint import (
@@ -59,6 +60,18 @@ def test_norms_of_a_state_of_before_are_those_of_today(tmp_path, noted, fragment
     first, second = fragments
     expected = (Norm(6.0, 5, 1.0, first), Norm(7.0, 4, 0.5, second))
     assert load_server_state(path).norms == expected
+
+
+def test_what_a_state_of_before_says_of_its_clients_is_read(tmp_path):
+    """It stood beside all else; of one that is older still, nothing is known."""
+    path = save_server_state(tmp_path, STATE)
+    manifest = json.loads(path.read_text())
+    state = manifest["facts"]["state"]
+    state |= {"gains": [0.5], "quarantined": {"4": 9}}
+    del state["reputation"]
+    path.write_text(json.dumps(manifest | {"check": artifact._check(manifest)}))
+    expected = Reputation(gains=(0.5,), quarantined={4: 9})
+    assert load_server_state(path).reputation == expected
 
 
 def test_a_servers_parameters_are_its_own_and_a_base_is_what_clients_hold(tmp_path):

@@ -14,6 +14,7 @@ from photon.core.loss_scale import LossScale
 from photon.core.outer import EMA, OuterState
 from photon.core.parts import STAYS
 from photon.core.tree import Tree
+from photon.core.trust.reputation import Reputation
 
 Moments = Mapping[str, Tree]
 """Inner-optimizer moments by name (`exp_avg`, ...), each over the parameters that have it."""
@@ -228,9 +229,7 @@ class ServerState:
         gathered: how much of a round has been merged since momentum moved last.
         moved: how often it has, and the average of the parameters with it, by fragment.
         redrawn: the step before which layers were drawn anew last.
-        gains, cosines: scores of the updates accepted lately, oldest first; see `core.trust`.
-        failures: client -> rounds in a row in which its update was refused, where that counts.
-        quarantined: client -> last round that it is left out of.
+        reputation: what earlier rounds say of clients, where updates are scored.
         releases: what has been made public with noise, see `privacy.accounting.Release`.
         asked: updates that one client may have sent at the most, where each has noise of its own.
     """
@@ -257,10 +256,7 @@ class ServerState:
     gathered: float = 0.0
     moved: tuple[int, ...] = ()
     redrawn: int = 0
-    gains: tuple[float, ...] = ()
-    cosines: tuple[float, ...] = ()
-    failures: Mapping[int, int] = field(default_factory=dict)
-    quarantined: Mapping[int, int] = field(default_factory=dict)
+    reputation: Reputation = field(default_factory=Reputation)
     releases: tuple[tuple[float, ...], ...] = ()
     asked: int = 0
 

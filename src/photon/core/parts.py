@@ -7,7 +7,7 @@ becomes a fact, a JSON value. So what is added to a state is saved, sent and res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -82,7 +82,7 @@ def _flat(prefix: str, tree: Mapping[str, Any]) -> dict[str, Tensor]:
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
@@ -90,7 +90,8 @@ def _plain(value: Any) -> Any:
 
 def _restored(hint: Any, value: Any) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
-        return hint(**value)
+        hints = get_type_hints(hint)
+        return hint(**{key: _restored(hints.get(key), one) for key, one in value.items()})
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is tuple:
         return tuple(_restored(arguments[0], one) for one in value)

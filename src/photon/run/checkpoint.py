@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from photon.core.messages import Broadcast, ClientState, Norm, Origin, ServerSta
 from photon.core.outer import EMA
 from photon.core.parts import from_parts, parts_of
 from photon.core.tree import Tree, mismatch
+from photon.core.trust.reputation import Reputation
 from photon.errors import (
     CheckpointError,
     CorruptCheckpoint,
@@ -145,6 +146,9 @@ def _of_today(written: Mapping[str, Any]) -> dict[str, Any]:
         fragments = [0] * (len(steps) - len(noted)) + noted
         each = zip(facts["norms"], steps, rates, fragments, strict=False)
         facts["norms"] = [asdict(Norm(*one)) for one in each]
+    if "reputation" not in facts:  # its fields were the state's own once
+        own = [one.name for one in fields(Reputation)]
+        facts["reputation"] = {name: facts.pop(name) for name in own if name in facts}
     return facts
 
 

@@ -201,7 +201,8 @@ class Server:
     def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
         layers = self._layers
         may_ask = room(self.run, state, self.engine.busy, waits=not self.engine.can_be_late)
-        here = admitted(alive, state.quarantined, state.round + 1, self._rules.quorum)
+        out, needed = state.reputation.quarantined, self._rules.quorum
+        here = admitted(alive, out, state.round + 1, needed)
         steps, spares = self._participation.choose(state, here, may_ask)
         usual = self.run.inner.local_steps
         newcomers = any(client not in state.last_accepted for client in steps)

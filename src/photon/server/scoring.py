@@ -79,7 +79,7 @@ class Scoring:
         clients = [update.client for update in taken]
         gains = self._measured(state, clients, trees)
         scores = [Score(gain, cosine) for gain, cosine in zip(gains, cosines, strict=True)]
-        faults = score_faults(clients, scores, products, state, self.rules)
+        faults = score_faults(clients, scores, products, state.reputation, self.rules)
         return faults, dict(zip(clients, scores, strict=True))
 
     def _measured(
@@ -103,7 +103,7 @@ class Scoring:
     ) -> tuple[ServerState, RoundReport]:
         """State and report of a closed round with its scores, and who is left out from now on."""
         accepted = {client: scores[client] for client in report.accepted if client in scores}
-        gains, cosines = remembered(state, accepted)
-        state = replace(state, gains=gains, cosines=cosines)
-        state = after_round(state, report.accepted, report.refused, self.rules)
-        return state, replace(report, scores=accepted, quarantined=state.quarantined)
+        scored = remembered(state.reputation, accepted)
+        after = after_round(scored, report.round, report.accepted, report.refused, self.rules)
+        report = replace(report, scores=accepted, quarantined=after.quarantined)
+        return replace(state, reputation=after), report

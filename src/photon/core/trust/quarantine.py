@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from photon.core.messages import ServerState
+from photon.core.trust.reputation import Reputation
 from photon.core.trust.scores import ScoreRules
 
 
 def after_round(
-    state: ServerState, accepted: Collection[int], refused: Collection[int], rules: ScoreRules
-) -> ServerState:
-    """The state with who has failed how often in a row, and who is left out until when.
+    before: Reputation,
+    round_number: int,
+    accepted: Collection[int],
+    refused: Collection[int],
+    rules: ScoreRules,
+) -> Reputation:
+    """Who has failed how often in a row after a round, and who is left out until when.
 
     Who comes back from quarantine and fails at once is left out again.
-
-    Args:
-        state: after the round.
     """
-    failures = {c: n for c, n in state.failures.items() if c not in accepted}
-    quarantined = {c: last for c, last in state.quarantined.items() if last > state.round}
+    failures = {c: n for c, n in before.failures.items() if c not in accepted}
+    quarantined = {c: last for c, last in before.quarantined.items() if last > round_number}
     for client in sorted(refused):
         failures[client] = failures.get(client, 0) + 1
         if failures[client] >= rules.failures:
             failures[client] = rules.failures - 1
-            quarantined[client] = state.round + rules.rounds
-    return replace(state, failures=failures, quarantined=quarantined)
+            quarantined[client] = round_number + rules.rounds
+    return replace(before, failures=failures, quarantined=quarantined)
 
 
 def admitted(

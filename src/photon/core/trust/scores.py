@@ -9,12 +9,12 @@ Gauntlet (arXiv:2505.21684); median and MAD, Hampel's filter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from photon.core.messages import ServerState
+from photon.core.trust.reputation import Reputation
 
 SCORES_KEPT = 32
 """Of accepted updates, that a state keeps: what the few of a small round are judged by."""
@@ -120,7 +120,7 @@ def score_faults(
     clients: Sequence[int],
     scores: Sequence[Score],
     gram: np.ndarray,
-    state: ServerState,
+    before: Reputation,
     rules: ScoreRules,
 ) -> dict[int, str]:
     """Clients whose update is refused, with the reason.
@@ -128,7 +128,7 @@ def score_faults(
     Args:
         clients: of the updates, in their order.
         gram: [K, K] inner products of the updates.
-        state: before the round, with the scores of earlier ones.
+        before: with the scores of earlier rounds.
     """
     gains, cosines = [score.gain for score in scores], [score.cosine for score in scores]
     by_gain = "lowers the public loss by {:.3g} nats, the others by {:.3g} or more"
@@ -136,8 +136,8 @@ def score_faults(
     copied = {k: f"is a copy of client {clients[of]}'s update" for k, of in copies(gram).items()}
     # Of several reasons of one client the last stands.
     found = {
-        **_low(cosines, state.cosines, rules.deviations, LEAST_COSINE, by_cosine),
-        **_low(gains, state.gains, rules.deviations, LEAST_NATS, by_gain),
+        **_low(cosines, before.cosines, rules.deviations, LEAST_COSINE, by_cosine),
+        **_low(gains, before.gains, rules.deviations, LEAST_NATS, by_gain),
         **_short(gram),
         **copied,
     }
@@ -190,10 +190,12 @@ def lowest(now: Sequence[float], before: Sequence[float], deviations: float, lea
     return median - deviations * max(deviation, LEAST_SHARE * abs(median), least)
 
 
-def remembered(
-    state: ServerState, accepted: Mapping[int, Score]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Gains and cosines of accepted updates, the last of them, with those of a round."""
+def remembered(before: Reputation, accepted: Mapping[int, Score]) -> Reputation:
+    """With the scores of a round's accepted updates; the last of all are kept."""
     gains = [score.gain for score in accepted.values() if score.gain is not None]
     cosines = [score.cosine for score in accepted.values() if score.cosine is not None]
-    return (*state.gains, *gains)[-SCORES_KEPT:], (*state.cosines, *cosines)[-SCORES_KEPT:]
+    return replace(
+        before,
+        gains=(*before.gains, *gains)[-SCORES_KEPT:],
+        cosines=(*before.cosines, *cosines)[-SCORES_KEPT:],
+    )
