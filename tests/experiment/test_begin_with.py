@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import photon
 from photon.container.container import digest
+from photon.core.trust.reputation import Reputation
 from photon.errors import MismatchedCheckpoint, PhotonWarning, RunFolderError
 from photon.experiment.experiment import train
 from photon.node import client_host
@@ -120,6 +122,19 @@ def test_updates_of_another_kind_are_not_judged_by_the_norms_of_before(
     two = photon.train(smoke(*COPY, KEPT, f"{key}={now}", "fl.n_clients_per_round=1"))
     state = load_server_state(newest_checkpoint(Path(two.folder) / "checkpoints"))
     assert len(state.norms) == (3 if stay else 1)
+
+
+def test_what_a_copy_no_longer_measures_of_updates_says_nothing_in_it(smoke, original, tmp_path):
+    """Without scores nobody would ever let a client out of quarantine before its last round."""
+    original()
+    path = newest_checkpoint(tmp_path / "runs" / "one" / "checkpoints")
+    out, noise = Reputation(quarantined={0: 9}), {"scale": 2.0, "raw": 1.0}
+    judged = replace(load_server_state(path), reputation=out, noise=noise)
+    checkpoint.save_server_state(path.parent, judged)
+    two = photon.train(smoke(*COPY, "fl.accept_failures_cnt=1"))
+    record = two.history[-1]
+    assert record["accepted"] == [0, 1]
+    assert "noise_scale" not in record
 
 
 def test_a_copy_of_another_model_is_refused_by_its_key(smoke, original, tmp_path):

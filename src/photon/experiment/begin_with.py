@@ -17,6 +17,7 @@ from photon.config.schema import Config
 from photon.core.codec import decode, encode, leaves
 from photon.core.messages import ServerState
 from photon.core.outer import EMA, GATHERED, without_ema
+from photon.core.trust.reputation import Reputation
 from photon.errors import MismatchedCheckpoint, RunFolderError
 from photon.hub.warm_start import require_same_architecture
 from photon.model.build import empty_model, parameters_of
@@ -112,7 +113,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     fit = _Fit(source, theirs, run, layers_of(run.federation, list(params)))
     notes: list[str] = []
     state = fit.outer(fit.norms(fit.held(fit.moments(state))), notes)
-    state = replace(state, is_seeded=False)
+    state = replace(fit.measured(state), is_seeded=False)
     same_data = facts["data_digest"] == data["digest"]
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
@@ -230,6 +231,17 @@ class _Fit:
         same_layers = layers_of(before, self.layers.names).shared == self.layers.shared
         is_alike = self._same_inner and same_layers and before.fragments == after.fragments
         return state if is_alike else replace(state, norms=())
+
+    def measured(self, state: ServerState) -> ServerState:
+        """What updates have been scored and measured, where this run goes on with it: nothing else
+        would ever end a quarantine before its last round, or renew a figure.
+        """
+        fl = self.ours.federation
+        return replace(
+            state,
+            reputation=state.reputation if fl.judging.enabled else Reputation(),
+            noise=state.noise if fl.measures_noise else {},
+        )
 
     def why_clients_begin_afresh(self, state: ServerState, *, same_data: bool) -> str | None:
         """Why the clients' states are not taken over; None if they are, or if there are none."""
