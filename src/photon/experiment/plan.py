@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from photon.config.base import Epochs
@@ -135,32 +136,15 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     config = config.with_model(model)
     config = checked(Config, config.but(federation=config.averaging()).model_dump(mode="json"))
     inner, fl, each = config.inner, config.federation, config.machine.devices_per_client
-    cost = model_cost(inner)
-    sent, machine = traffic_of(inner, fl), config.machine
-    told = any((*config.starts, machine.copied_run, machine.centralized_run))
-    first_down = sent.first_down if told else 0
-    seconds = _step_seconds(inner, each, setting, cost)
-    outside, inside = _exchanges(setting, fl.cohort_size, sent)
-    waited = outside.seconds + (inside.seconds if inside else 0.0)
-    outer, outline = outer_trees(fl), outline_of(inner, fl)
+    cost, outline, sent = model_cost(inner), outline_of(inner, fl), traffic_of(inner, fl)
+    first_down = sent.first_down if config.trained_before else 0
+    seconds, outer = _step_seconds(inner, each, setting, cost), outer_trees(fl)
     handling = _handling(setting, outline, sent, fl, outer)
-
-    def with_steps(steps: int) -> Forecast:
-        ahead = min(fl.most_ahead, steps) * seconds
-        return forecast(
-            rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
-            inside=inside, handling=handling, first_down=first_down,
-            overlap=max(setting.overlap, hidden_share(waited, ahead)),
-        )  # fmt: skip
-
+    with_steps = partial(_federated, setting, fl, sent, seconds, first_down, handling)
     return Estimate(
         federated=with_steps(steps),
         with_steps=with_steps,
-        data_parallel=forecast(
-            rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
-            exchange=_every_step(setting, fl.cohort_size, num_trained(fl, outline.params)),
-            overlap=setting.overlap,
-        ),
+        data_parallel=_twin(setting, fl, num_trained(fl, outline.params), seconds, steps),
         step_seconds=seconds,
         traffic=sent,
         first_down=first_down,
@@ -173,6 +157,34 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
         price=setting.price,
         privacy=promise_of(fl),
         noise=noise_warning(fl, outline.num_sent),
+    )
+
+
+def _federated(
+    setting: Setting,
+    fl: Federation,
+    sent: RoundBytes,
+    seconds: float,
+    first_down: int,
+    handling: Handling,
+    steps: int,
+) -> Forecast:
+    """Of a run whose rounds have so many local steps, of so many seconds each."""
+    outside, inside = _exchanges(setting, fl.cohort_size, sent)
+    waited = outside.seconds + (inside.seconds if inside else 0.0)
+    ahead = min(fl.most_ahead, steps) * seconds
+    return forecast(
+        rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
+        inside=inside, handling=handling, first_down=first_down,
+        overlap=max(setting.overlap, hidden_share(waited, ahead)),
+    )  # fmt: skip
+
+
+def _twin(setting: Setting, fl: Federation, elements: int, seconds: float, steps: int) -> Forecast:
+    """Of data-parallel training, which exchanges so many numbers after each step."""
+    return forecast(
+        rounds=fl.rounds * steps, local_steps=1, step_seconds=seconds,
+        exchange=_every_step(setting, fl.cohort_size, elements), overlap=setting.overlap,
     )  # fmt: skip
 
 
