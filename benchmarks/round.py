@@ -53,7 +53,7 @@ from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import JsonlTracker
 from photon.server.commits import Commits
-from photon.server.loop import Server, initial_state
+from photon.server.loop import Effects, Server, initial_state
 
 LOG = RESULTS / "round.jsonl"
 CPU = torch.device("cpu")
@@ -200,10 +200,8 @@ def _serve(folder: RunFolder, run: Run) -> tuple[list[float], tuple[int, int, in
             run=run,
             checkpoints=folder.checkpoints,
             engine=engine,
-            validate=lambda state: {},
-            track=track,
             stop=StopRequest(),
-            written=lambda: lines.last,
+            effects=Effects(validate=lambda state: {}, track=track, written=lambda: lines.last),
         )
         state = server.serve(states.pop())
     kinds = records[-1]["bytes_by_kind"]["up"]

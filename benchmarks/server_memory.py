@@ -40,7 +40,7 @@ from photon.run.outer import outer_of
 from photon.run.preparation import prepare
 from photon.run.run_data import RunData
 from photon.server.depot import Depot
-from photon.server.loop import Server, initial_state
+from photon.server.loop import Effects, Server, initial_state
 from photon.server.remote import RemoteEngine
 from photon.server.roster import Roster
 from photon.wire.enrolment import Register
@@ -137,9 +137,8 @@ def _rounds(megabytes: float, run: Run, engine: RemoteEngine, home: Path) -> flo
         run=run,
         checkpoints=home / "checkpoints",
         engine=engine,
-        validate=lambda state: {},
-        track=lambda record: None,
         stop=StopRequest(),
+        effects=Effects(validate=lambda state: {}, track=lambda record: None),
     )
     begun = time.monotonic()
     server.serve(states.pop())

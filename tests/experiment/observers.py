@@ -49,6 +49,7 @@ from photon.run.trackers import read_lines
 from photon.server import loop as server
 from photon.server import privacy
 from photon.server.remote import RemoteEngine
+from photon.server.rules import rules_of
 from photon.training.layers import layers_of
 from photon.training.loop import Trainer
 
@@ -193,7 +194,8 @@ def served(spoil: Callable[..., list[Update]]) -> Callable[..., Any]:
         )
         save_server_state(folder, state)
         clients = Answers(run.federation.population, spoil, run.inner.tokens_per_step)
-        this = server.Server(run, folder, clients, lambda _: {}, records.append, StopRequest())
+        effects = server.Effects(validate=lambda _: {}, track=records.append)
+        this = server.Server(run, folder, clients, StopRequest(), effects)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PhotonWarning)
             try:
@@ -276,7 +278,7 @@ def waits(config: Config) -> Any:
 def closes(config: Config) -> Any:
     """Seconds after which a round ends, with one missing, and with all but a quorum."""
     size, durations = config.federation.cohort_size, [10.0, 11.0, 15.0]
-    rules = server.rules_of(config.federation, can_be_late=True)
+    rules = rules_of(config.federation, can_be_late=True)
     plan = RoundPlan(round=1, cohort=tuple(range(size)), instructions={}, base_digest="")
 
     def is_over(count: int, seconds: float) -> bool:

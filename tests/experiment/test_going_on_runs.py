@@ -302,16 +302,16 @@ def test_a_client_that_was_not_taken_begins_with_the_base(four, tmp_path, monkey
          "fl.compression=fp32", "fl.aggregate_momenta=false"]
     )  # fmt: skip
     asked = []
-    from photon.server import loop
+    from photon.server import rules
 
-    opened = loop.open_round
+    opened = rules.open_round
 
     def note(state, **given):
         plan = opened(state, **given)
         asked.extend((state, i) for i in plan.instructions.values())
         return plan
 
-    monkeypatch.setattr(loop, "open_round", note)
+    monkeypatch.setattr(rules, "open_round", note)
     photon.train(config)
     for state, one in asked:
         took_part = state.last_accepted.get(one.client, 0) == state.round > 0

@@ -34,7 +34,7 @@ from photon.run.results import TrainResult
 from photon.run.run_data import VALIDATION, RunData
 from photon.run.run_folder import RunFolder
 from photon.run.trackers import JsonlTracker, Tracker, to_all
-from photon.server.loop import Server, initial_state
+from photon.server.loop import Effects, Server, initial_state
 from photon.server.pace import is_over
 from photon.server.records import length_of, loss_record
 from photon.tracking.external import ExternalTrackers
@@ -106,21 +106,16 @@ class _Course:
         beacon = Beacon(folder.path / FILE)
         chain = Chain.opened(folder.path, run.name, job.engine.seal, run.seed)
         with closing(job.engine.make(folder, run, job)) as engine, closing(beacon):
-            server = Server(
-                run=run,
-                checkpoints=folder.checkpoints,
-                engine=engine,
+            effects = Effects(
                 validate=lambda state: self.record(self.score(state)),
                 track=track,
-                stop=job.stop,
                 written=lambda: self.lines.last,
                 committed=mirroring(folder, run),
                 tell=beacon.tell,
-                clock=engine.clock,
-                scoring=scoring_of(run.federation, run.inner, self.validation, job.device),
-                chain=chain,
                 is_spent=lambda: self.lines.complete({"budget_spent": True}),
             )
+            scoring = scoring_of(run.federation, run.inner, self.validation, job.device)
+            server = Server(run, folder.checkpoints, engine, job.stop, effects, scoring, chain)
             return server.serve(states.pop())
 
     def score(self, state: ServerState) -> LossReport:

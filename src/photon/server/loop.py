@@ -17,36 +17,27 @@ from photon.core.diagnostics import noise_scale
 from photon.core.messages import Failure, RoundPlan, RoundReport, ServerState, Update
 from photon.core.outer import OuterOptimizer
 from photon.core.policy import Rules, is_out_of_reach, oldest_taken
-from photon.core.round import close_round, open_round, skip_round
+from photon.core.round import close_round, skip_round
 from photon.core.traffic import Traffic
 from photon.core.tree import Tree
-from photon.core.trust.quarantine import admitted
 from photon.errors import RoundFailed, warn
-from photon.machine.clock import SYSTEM, Clock
 from photon.machine.device import return_freed_memory
 from photon.machine.interrupt import StopRequest
-from photon.model.build import empty_model
-from photon.model.flops import embedding_names
 from photon.run.base import Base
 from photon.run.checkpoint import load_parameters, naming_last_good, round_path
 from photon.run.outer import outer_of
-from photon.run.participation import Participation
-from photon.run.run_data import RunData
 from photon.run.trackers import Tracker
-from photon.server.bounds import Honesty
 from photon.server.bytes_sent import Sites
 from photon.server.commits import Commits
 from photon.server.delivery import Delivery
 from photon.server.engine import Engine
 from photon.server.masked import likeness, sum_of, terms_of, united
-from photon.server.pace import is_due, is_over, merging_of, moved, room, round_of
+from photon.server.pace import is_due, is_over, moved, round_of
 from photon.server.privacy import Privacy, until_spent
 from photon.server.records import Phases, round_record, time_record
 from photon.server.redrawing import redrawn
-from photon.server.rules import rules_of
+from photon.server.rules import Terms
 from photon.server.scoring import Scoring
-from photon.training.fragments import Fragments
-from photon.training.layers import layers_of
 
 Validate = Callable[[ServerState], dict[str, Any]]
 """Scores the parameters of a round; gives the validation keys of a record."""
@@ -62,6 +53,27 @@ def initial_state(params: Tree, outer: OuterOptimizer, *, is_seeded: bool = Fals
     return ServerState(round=0, step=0, params=dict(params), outer=moments, is_seeded=is_seeded)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What rounds do to the world, beside training and their commits.
+
+    Attributes:
+        validate: scores the global parameters.
+        track: takes a record of each round.
+        written: gives the line of metrics.jsonl that was written last, which the commit holds too.
+        committed: called after each commit, in another thread.
+        tell: takes where the round is: its number, phase, cohort, and whose updates are here.
+        is_spent: called where the budget of `fl.privacy` ends the run.
+    """
+
+    validate: Validate
+    track: Tracker
+    written: Callable[[], Mapping[str, Any] | None] = lambda: None
+    committed: Callable[[], None] = lambda: None
+    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
+    is_spent: Callable[[], None] = lambda: None
+
+
 @dataclass
 class Server:
     """Runs the rounds of one run.
@@ -69,37 +81,29 @@ class Server:
     Attributes:
         checkpoints: folder; the checkpoint of the state that is served is there.
         engine: trains the clients.
-        validate: scores the global parameters.
-        track: takes a record of each round.
         stop: asked between steps and rounds.
-        written: gives the line of metrics.jsonl that was written last, which the commit holds too.
-        committed: called after each commit, in another thread.
-        tell: takes where the round is: its number, phase, cohort, and whose updates are here.
-        clock: the engine's.
         scoring: judges the updates of a round beside each other, where that is asked for.
         chain: gets a link of each commit.
-        is_spent: called where the budget of `fl.privacy` ends the run.
+        _terms, _privacy, _commits: as `serve` makes them.
+        _phases, _traffic, _attempts: of the round so far: times, bytes, and attempts that failed.
+        _delivery: of the attempt that goes on, once its round is open.
+        _sites: what clients hold, for counting bytes.
     """
 
     run: Run
     checkpoints: Path
     engine: Engine
-    validate: Validate
-    track: Tracker
     stop: StopRequest
-    written: Callable[[], Mapping[str, Any] | None] = lambda: None
-    committed: Callable[[], None] = lambda: None
-    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None
-    clock: Clock = SYSTEM
+    effects: Effects
     scoring: Scoring | None = None
     chain: Chain | None = None
-    is_spent: Callable[[], None] = lambda: None
-    _attempts: int = 0
-    _missing: Mapping[int, str] = field(default_factory=dict)
-    _plan: RoundPlan | None = None
-    _said: Said = REDRAWN
+    _terms: Terms = field(init=False)
+    _privacy: Privacy = field(init=False)
+    _commits: Commits = field(init=False)
     _phases: Phases = field(init=False)
     _traffic: Traffic = field(default_factory=Traffic)
+    _attempts: int = 0
+    _delivery: Delivery | None = None
     _sites: Sites = field(default_factory=Sites)
 
     def serve(self, state: ServerState) -> ServerState:
@@ -113,7 +117,7 @@ class Server:
         self._begin(state)
         state = replace(state, moved=moved(run, state))
         with closing(self._commits):
-            with until_spent(self.is_spent):
+            with until_spent(self.effects.is_spent):
                 while not is_over(run, state):
                     self._privacy.before(state)
                     self._phases = self._phases.of_next_attempt()
@@ -127,45 +131,49 @@ class Server:
 
     def _begin(self, state: ServerState) -> None:
         """Make what the rounds after a committed state go by."""
-        run, fl, inner = self.run, self.run.federation, self.run.inner
-        self._layers = layers_of(fl, list(state.params))
-        self._privacy = Privacy(fl, self.checkpoints.parent, state)
-        participation = Participation.of(fl, inner, RunData.of(*run.reading))
-        self._participation = self._privacy.choosing(participation)
-        self._fragments = Fragments.of(fl, self._layers, state.params)
-        self._honesty = Honesty(fl, inner, self._layers, self._fragments)
-        tables = frozenset(embedding_names(empty_model(inner)))
-        rules = rules_of(fl, self.engine.can_be_late, merging_of(run))
-        self._rules = replace(rules, tables=tables)
-        kept = run.checkpoints_kept
-        self._commits = Commits(self.checkpoints, state.round, kept, self.committed, self.chain)
-        self._phases = Phases.beginning(self.clock)
+        run, kept = self.run, self.run.checkpoints_kept
+        terms = Terms.of(run, state, self.engine.can_be_late)
+        self._privacy = Privacy(run.federation, self.checkpoints.parent, state)
+        participation = self._privacy.choosing(terms.participation)
+        self._terms = replace(terms, participation=participation)
+        committed = self.effects.committed
+        self._commits = Commits(self.checkpoints, state.round, kept, committed, self.chain)
+        self._phases = Phases.beginning(self.engine.clock)
 
-    def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any]] | None:
+    def _attempt(self, state: ServerState) -> tuple[ServerState, dict[str, Any], Said] | None:
         """Run a round; None to try again.
 
         Returns:
-            The next state and the record: what else came of the round needs no memory any more.
+            The next state, the record, and what the round's link says: what else came of it needs
+            no memory any more.
 
         Raises:
             Interrupted, RoundFailed.
         """
-        self._missing, self._plan = {}, None
+        self._delivery = None
         try:
             after, report = self._run_round(self._with_fresh_layers(state))
-            self._attempts = 0
         except RoundFailed as error:
             self._attempts += 1
-            if self._rules.merging is not None:  # those in training would answer another attempt
+            if self._terms.rules.merging is not None:  # those in training would answer another
                 self.engine.cancel(sys.maxsize)
-            skipped = self._after_failure(state, _naming(error, self._missing))
+            skipped = self._after_failure(state, error)
             if skipped is None:
                 return None
             after, report = skipped
-        if self.chain is not None:
-            self._said = said_of(self._plan, report, self._privacy.blind)
-        seconds, traffic = self._phases.total(), self._traffic
-        self._traffic = Traffic()
+        else:
+            self._attempts = 0
+        return self._counted(state, after, report)
+
+    def _counted(
+        self, state: ServerState, after: ServerState, report: RoundReport
+    ) -> tuple[ServerState, dict[str, Any], Said]:
+        """The state after a round with all that was counted in it, and what is written of it."""
+        delivery, self._delivery = self._delivery, None
+        traffic, self._traffic = self._traffic, Traffic()
+        plan, missing = (delivery.plan, delivery.missing) if delivery else (None, {})
+        said = REDRAWN if self.chain is None else said_of(plan, report, self._privacy.blind)
+        seconds = self._phases.total()
         after = replace(
             after,
             train_seconds=state.train_seconds + seconds,
@@ -174,8 +182,8 @@ class Server:
             releases=self._privacy.told(),
             asked=self._privacy.asked,
         )
-        record = round_record(self.run, state, after, report, self._missing, traffic, seconds)
-        return after, record | self._privacy.record(after)
+        record = round_record(self.run, state, after, report, missing, traffic, seconds)
+        return after, record | self._privacy.record(after), said
 
     def _run_round(self, state: ServerState) -> tuple[ServerState, RoundReport]:
         """Open, deliver, close."""
@@ -184,12 +192,11 @@ class Server:
             alive = self.engine.alive(self._must_stop)
         self._end_if_asked(f"stopped after round {state.round}")
         plan, base = self._open(state, alive)
-        self._plan = plan
-        rules = self._privacy.rules(self._rules, plan, alive)
+        rules = self._privacy.rules(self._terms.rules, plan, alive)
         with self._phases.timing("train"), naming_last_good(self.checkpoints):
             delivery = self._deliver(plan, base, state)
         try:
-            if self._rules.masked:
+            if rules.masked:
                 self._unmask(delivery)
         finally:
             self._count(delivery, base)
@@ -199,38 +206,17 @@ class Server:
             return self._close(delivery, rules)
 
     def _open(self, state: ServerState, alive: Sequence[int]) -> tuple[RoundPlan, Base]:
-        layers = self._layers
-        may_ask = room(self.run, state, self.engine.busy, waits=not self.engine.can_be_late)
-        out, needed = state.reputation.quarantined, self._rules.quorum
-        here = admitted(alive, out, state.round + 1, needed)
-        steps, spares = self._participation.choose(state, here, may_ask)
-        usual = self.run.inner.local_steps
-        newcomers = any(client not in state.last_accepted for client in steps)
-        sent = layers.received(newcomers or bool(self._rules.down.parameters))
-        sent = sent if len(sent) < len(state.params) else None
+        terms = self._terms
+        steps, spares = terms.choose(state, alive, self.engine.busy)
+        sent = terms.sent(state, steps)
         base = self._commits.base(state, sent)
-        fragment, trained = self._fragments.turn(state.round + 1)
-        plan = open_round(
-            state,
-            run=self.run.name,
-            steps=steps,
-            rules=self._rules,
-            base_digest=base.ref.digest,
-            trained=trained if len(trained) < len(state.params) else None,
-            sent=sent,
-            bounds=self._honesty.bounds(state, max(steps.values(), default=usual)),
-        )
-        fl = self.run.federation
-        asked = plan.instructions
-        period = fl.validation_period
-        if fl.validates_clients and period and state.round % period == 0:
-            asked = {c: replace(i, evaluate=True) for c, i in asked.items()}
-        return replace(plan, instructions=asked, spares=spares, fragment=fragment), base
+        return terms.plan(state, steps, spares, sent, base.ref.digest), base
 
     def _deliver(self, plan: RoundPlan, base: Base, state: ServerState) -> Delivery:
         """Have clients trained until nobody is missing, or `core.policy` closes the round."""
         asking = self._privacy.asking(plan.round)
-        delivery = Delivery(plan, state, self._rules, self.clock, asking)
+        rules = self._terms.rules
+        delivery = self._delivery = Delivery(plan, state, rules, self.engine.clock, asking)
         self._tell_training(delivery)
         self._commits.go()
         arrivals = self.engine.run_round(plan, base, delivery.waiting, self._must_stop)
@@ -242,8 +228,7 @@ class Server:
                     break
         finally:
             arrivals.close()
-            self._missing = delivery.missing
-        self.engine.cancel(oldest_taken(plan.round + 1, self._rules))
+        self.engine.cancel(oldest_taken(plan.round + 1, rules))
         if self._commits.has_failed:
             self._commits.settle()
         if not delivery.is_complete:
@@ -266,11 +251,10 @@ class Server:
         try:
             with self._phase("unmask", plan.round):
                 terms = terms_of(plan, list(said), self.run.federation)
-                total = sum_of(terms, parties, like, self._rules.quorum)
+                total = sum_of(terms, parties, like, self._terms.rules.quorum)
         finally:
             self._end_if_asked(f"stopped in round {plan.round}; what clients had done is kept")
             delivery.lose(parties.lost)
-            self._missing = delivery.missing
         delivery.take_sum(united(total, said))
 
     def _count(self, delivery: Delivery, base: Base) -> None:
@@ -304,7 +288,7 @@ class Server:
         delivery.take(arrival)
         self._tell_training(delivery)
         if isinstance(arrival, Failure) and arrival.error is not None:
-            is_lost = is_out_of_reach(delivery.plan, delivery.failed, self._rules)
+            is_lost = is_out_of_reach(delivery.plan, delivery.failed, self._terms.rules)
             if is_lost and self.run.federation.on_failure == "stop":
                 raise arrival.error
             message = f"client {arrival.client} has failed: {arrival.reason}"
@@ -312,13 +296,14 @@ class Server:
 
     def _tell_training(self, delivery: Delivery) -> None:
         plan, arrived = delivery.plan, sorted(delivery.came)
-        members = plan.members if self._rules.merging is None else ()  # others may come as well
-        self.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
-                   "cohort": list(members), "arrived": arrived})  # fmt: skip
+        # Of a merge others may come as well.
+        members = plan.members if self._terms.rules.merging is None else ()
+        self.effects.tell({"round": plan.round, "phase": "train", "since": delivery.begun,
+                           "cohort": list(members), "arrived": arrived})  # fmt: skip
 
     def _phase(self, name: str, round_number: int) -> AbstractContextManager[None]:
         """Time a part of a round; what the part before has freed is given back to the system."""
-        self.tell({"round": round_number, "phase": name, "since": time.time()})
+        self.effects.tell({"round": round_number, "phase": name, "since": time.time()})
         return_freed_memory()
         return self._phases.timing(name)
 
@@ -327,7 +312,7 @@ class Server:
         verdicts, scores = delivery.verdicts, {}
         if self.scoring is not None:
             verdicts, scores = self.scoring.judged(
-                state, plan, delivery.updates, verdicts, self._rules
+                state, plan, delivery.updates, verdicts, self._terms.rules
             )
         outer = outer_of(fl, round_of(self.run, state), state.moved[plan.fragment])
         after, report = close_round(
@@ -342,19 +327,19 @@ class Server:
             after = replace(after, noise=noise)
         return after, report
 
-    def _commit(self, state: ServerState, record: dict[str, Any], due: bool) -> None:
+    def _commit(self, state: ServerState, record: dict[str, Any], said: Said, due: bool) -> None:
         """Validate if that is due, track, and begin to save: that goes on while the next round
         trains, and has ended before that one closes.
         """
         result: dict[str, Any] = {}
         with self._phase("validate", state.round):
             if due:
-                result = self.validate(state)
+                result = self.effects.validate(state)
         went = time_record(self._phases, record, self.engine.devices)
-        self.track({**record, **went, **result})
+        self.effects.track({**record, **went, **result})
         self._phases = self._phases.of_next_round()
         with self._phases.timing("commit"):
-            self._commits.add(state, self.written(), self._said)
+            self._commits.add(state, self.effects.written(), said)
 
     def _after_failure(
         self, state: ServerState, error: RoundFailed
@@ -368,17 +353,21 @@ class Server:
             RoundFailed: the run stops.
         """
         policy, limit = self.run.federation.on_failure, self.run.federation.round_attempts
+        delivery = self._delivery
+        error = _naming(error, delivery.missing if delivery else {})
         if policy == "stop" or (policy == "retry" and self._attempts >= limit):
             raise error
         warn(f"{error}; fl.failed_rounds={policy}")
-        return None if policy == "retry" else skip_round(state, self._plan, self._rules)
+        if policy == "retry":
+            return None
+        return skip_round(state, delivery.plan if delivery else None, self._terms.rules)
 
     def _with_fresh_layers(self, state: ServerState) -> ServerState:
         """The state with `fl.random_layers` drawn anew, where that is due; on disk too."""
-        fresh = redrawn(self.run, state, self._layers)
+        fresh = redrawn(self.run, state, self._terms.layers)
         if fresh is not state:
             with self._phases.timing("commit"):
-                self._commits.add(fresh, self.written())
+                self._commits.add(fresh, self.effects.written())
         return fresh
 
 
