@@ -178,6 +178,33 @@ def test_a_worker_begins_before_it_is_asked(smoke, tmp_path, again):
     assert updates[0].metrics["train_loss"] == updates[1].metrics["train_loss"]
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(5, 3), (3, 3), (2, 0)])
+def test_steps_ahead_are_kept_where_speeds_change_how_many_a_round_has(
+    smoke, tmp_path, steps, kept
+):
+    """A slow client took four of six, and three of the next round before that was open; fewer than
+    it has taken are taken anew.
+    """
+    keys = ["fl.overlap=delayed", "fl.steps_by_speed=true", "llm_config.local_steps=6"]
+    run = resolve(smoke(*keys), cores=1, accelerator=0, run_uuid="r")
+    received = Broadcast(params=parameters_of(build_model(run.inner, run.seed)))
+    first = Instruction(run="r", round=1, client=0, first_step=0, local_steps=4, base_digest="1",
+                        last_accepted=0)  # fmt: skip
+    second = replace(first, round=2, first_step=6, local_steps=steps, base_digest="2",
+                     last_accepted=1, ahead=steps)  # fmt: skip
+    found = []
+    for early in (True, False):
+        host = ClientHost(run, tmp_path / str(early), torch.device("cpu"))
+        host.train(first, received).result()
+        some = iter([False] * 5)
+        host.go_on(lambda some=some, early=early: next(some, True) if early else True)
+        path = host.train(second, received).result()
+        assert host.steps_taken == steps - (kept if early else 0)
+        found.append(checkpoint.load_update(path))
+        host.close()
+    assert digest(dict(found[0].gradient)) == digest(dict(found[1].gradient))
+
+
 def test_a_step_ahead_that_was_left_out_moved_no_moment(smoke, tmp_path, monkeypatch):
     """Averaged moments take the place of the client's as often decayed as these are."""
     keys = ["fl.overlap=delayed", "fl.compression.moments=fp32", "llm_config.nonfinite_loss=skip"]

@@ -164,7 +164,8 @@ class ClientHost:
     def _course(self, instruction: Instruction) -> tuple[Course, bool]:
         """The training that an instruction asks for, and whether it is under way in the trainer."""
         live, self._under_way = self._under_way, None
-        if live is None or not is_of(live.instruction, instruction):
+        done = self.trainer.state.steps_done
+        if live is None or not is_of(live.instruction, instruction, done):
             return Course(instruction), False
         live.instruction = instruction
         return live, True
@@ -181,10 +182,11 @@ class ClientHost:
             return
         self._fixed = {name: base[name] for name in self.layers.frozen}
         steps = instruction.local_steps
+        longest = max(steps, self.inner.local_steps)  # of other clients: a round is as long
         self._foreseen = replace(
             instruction,
             round=number,
-            first_step=instruction.first_step + steps,
+            first_step=instruction.first_step + longest,
             base_digest="",
             last_accepted=instruction.round,
             evaluate=False,

@@ -48,14 +48,18 @@ class Course:
         return {**self.measured.numbers, **self.metrics, **self.spent.metrics}
 
 
-def is_of(begun: Instruction, asked: Instruction) -> bool:
+def is_of(begun: Instruction, asked: Instruction, done: int) -> bool:
     """Whether training that has begun under one instruction is what another asks for.
 
-    Before its base arrives nobody knows that, nor how far the server's step of that round goes, and
-    no step depends on it.
+    Before its base arrives nobody knows that, nor how far the server's step of that round goes, nor
+    how many steps it has, and no step depends on it.
+
+    Args:
+        done: steps that have been taken.
     """
-    foreseen = replace(asked, base_digest="", part=begun.part, again=begun.again)
-    return begun in (asked, foreseen) and asked.ahead > 0
+    unknown = {"base_digest": "", "part": 0.0, "again": 0.0, "local_steps": 0, "ahead": 0}
+    is_alike = replace(begun, **unknown) == replace(asked, **unknown)
+    return is_alike and done <= asked.ahead > 0
 
 
 class Segments:
