@@ -92,6 +92,14 @@ def test_the_steps_it_names_reach_the_target(capsys, keys):
         assert (facts["federated"]["utilization"] >= 0.8) == reached
 
 
+def test_several_devices_of_a_client_hide_nothing_of_an_exchange(capsys):
+    """Nobody trains on them until the base has come."""
+    keys = ("photon.devices_per_client=2", "photon.workers=1")
+    plain, ahead = (plan(capsys, *keys, *more) for more in ((), ("fl.overlap=delayed",)))
+    one = plan(capsys, "fl.overlap=delayed")["federated"]["exchange_seconds"]
+    assert ahead["federated"]["exchange_seconds"] == plain["federated"]["exchange_seconds"] > one
+
+
 def test_sites_send_one_update_each(capsys):
     flat = plan(capsys, "--floor", "0")["federated"]
     nested = plan(capsys, "--floor", "0", "--sites", "2", "--site-bandwidth", "100Gbit")[

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from photon.experiment.refusals import period_warning, reach_warning
+from photon.config.resolve import resolve
+from photon.experiment.refusals import overlap_warning, period_warning, reach_warning
 
 ADAM = "llm_config.optimizer.name=adamw"
 SGD = ("llm_config.optimizer.name=sgd", "fl.max_reach=0.5")
@@ -39,5 +40,25 @@ def test_moments_whose_turn_never_comes_are_told(smoke, keys, said):
 def test_a_bound_that_nothing_is_held_to_is_told(smoke, keys, said):
     config = smoke(*keys)
     found = reach_warning(config.federation, config.inner)
+    assert (found is None) == (said is None)
+    assert (said or "") in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["fl.overlap=eager", "photon.workers=2"], None),
+        (["fl.overlap=none", "photon.workers=0"], None),
+        (["fl.overlap=eager", "fl.overlap_steps=0", "photon.workers=0"], None),
+        (["fl.overlap=eager", "photon.workers=0"], "fl.overlap=eager with photon.workers=0: "),
+        (
+            ["fl.overlap=delayed", "photon.devices_per_client=2", "photon.workers=1"],
+            "photon.devices_per_client=2: ",
+        ),
+    ],
+)
+def test_steps_ahead_that_nobody_takes_are_told(smoke, keys, said):
+    run = resolve(smoke(*keys), cores=4, accelerator=0, run_uuid="r")
+    found = overlap_warning(run.federation, run.machine)
     assert (found is None) == (said is None)
     assert (said or "") in (found or "")

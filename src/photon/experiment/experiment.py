@@ -64,7 +64,7 @@ from photon.run.restore import (
     start_of_centralized,
 )
 from photon.run.results import History, TrainResult, write_summary
-from photon.run.run_data import VALIDATION, RunData
+from photon.run.run_data import RunData
 from photon.run.run_folder import RunFolder, may_go_on, read_facts, read_run, refuse_existing
 from photon.run.run_tokens import encoder_of_data, tokenization_facts
 from photon.run.trackers import read_lines
@@ -259,7 +259,7 @@ class _Command:
         check_tasks(run.scoring, run.inner, data)
         job.warn(start.tokenizer_warning(data.tokenizer), start.layers_warning())
         if kind == FEDERATED:
-            job.warn(*federation_warnings(run, lambda: data.rows(VALIDATION)))
+            job.warn(*federation_warnings(run, data, job.trains_elsewhere))
         return run if job.trains_elsewhere else _fitted(run, kind, job), manifest
 
 

@@ -140,7 +140,8 @@ def make_estimate(config: Config, setting: Setting) -> Estimate:
     first_down = sent.first_down if config.trained_before else 0
     seconds, outer = _step_seconds(inner, each, setting, cost), outer_trees(fl)
     handling = _handling(setting, outline, sent, fl, outer)
-    with_steps = partial(_federated, setting, fl, sent, seconds, first_down, handling)
+    most_ahead = fl.most_ahead if each == 1 else 0  # several devices wait for the base together
+    with_steps = partial(_federated, setting, fl, sent, seconds, most_ahead, first_down, handling)
     return Estimate(
         federated=with_steps(steps),
         with_steps=with_steps,
@@ -165,6 +166,7 @@ def _federated(
     fl: Federation,
     sent: RoundBytes,
     seconds: float,
+    most_ahead: int,
     first_down: int,
     handling: Handling,
     steps: int,
@@ -172,7 +174,7 @@ def _federated(
     """Of a run whose rounds have so many local steps, of so many seconds each."""
     outside, inside = _exchanges(setting, fl.cohort_size, sent)
     waited = outside.seconds + (inside.seconds if inside else 0.0)
-    ahead = min(fl.most_ahead, steps) * seconds
+    ahead = min(most_ahead, steps) * seconds
     return forecast(
         rounds=fl.rounds, local_steps=steps, step_seconds=seconds, exchange=outside,
         inside=inside, handling=handling, first_down=first_down,

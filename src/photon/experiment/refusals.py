@@ -11,7 +11,7 @@ from photon.chain.ledger import merged_in
 from photon.config.evaluation import Scoring
 from photon.config.federation import Federation
 from photon.config.llm import Inner
-from photon.config.resolve import Run
+from photon.config.resolve import Run, RunMachine
 from photon.core.robust.probe import withstands_one
 from photon.data.read.shards import RowSource
 from photon.errors import CheckpointError
@@ -25,6 +25,7 @@ from photon.run.outer import outer_of
 from photon.run.own_layers import require_no_tasks
 from photon.run.releases import FOLDER, NAME, require_rounds
 from photon.run.restore import checkpoint_of_round
+from photon.run.run_data import VALIDATION, RunData
 from photon.training.fragments import turn_of
 from photon.training.layers import layers_of
 from photon.training.outline import check_sent, outline_of
@@ -69,14 +70,19 @@ def require_ledger(fl: Federation, run: Path, wanted: int | None) -> None:
     require_rounds(run / FOLDER / NAME, merged_in(run), since, asked)
 
 
-def federation_warnings(run: Run, public: Callable[[], RowSource]) -> list[str | None]:
-    """What is allowed, and may not be expected; `public` as for `scoring_warnings`."""
+def federation_warnings(run: Run, data: RunData, elsewhere: bool) -> list[str | None]:
+    """What is allowed, and may not be expected.
+
+    Args:
+        elsewhere: whether other machines train, which have workers of their own.
+    """
     fl, inner = run.federation, run.inner
     noise = noise_warning(fl, outline_of(inner, fl).num_sent) if fl.privacy.is_on else None
     origin = origin_warning(fl, run.trained_before)
     bounded = reach_warning(fl, inner)
     others = [absence_warning(fl), merging_warning(fl), period_warning(fl), bounded]
-    return [noise, origin, *others, *scoring_warnings(fl, public)]
+    ahead = None if elsewhere else overlap_warning(fl, run.machine)
+    return [noise, origin, *others, ahead, *scoring_warnings(fl, lambda: data.rows(VALIDATION))]
 
 
 def absence_warning(fl: Federation) -> str | None:
@@ -90,6 +96,19 @@ def absence_warning(fl: Federation) -> str | None:
         f"fl.availability={fl.availability:g}: a round needs the updates of all {fl.population} "
         "clients, so the first in which one cannot take part stops the run; a lower fl.quorum "
         "closes rounds with those who can, fl.failed_rounds=skip passes them by"
+    )
+
+
+def overlap_warning(fl: Federation, machine: RunMachine) -> str | None:
+    """What becomes of steps ahead on this machine, where nobody takes them while updates travel."""
+    if not fl.most_ahead or (machine.workers and machine.devices_per_client == 1):
+        return None
+    key = "photon.devices_per_client" if machine.workers else "photon.workers"
+    value = machine.devices_per_client if machine.workers else machine.workers
+    return (
+        f"fl.overlap={fl.overlap} with {key}={value}: clients begin rounds with parameters of "
+        "their own and yet wait for the server's, since only workers of one device each train on "
+        "meanwhile; take fl.overlap=none"
     )
 
 
