@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
 
+from torch import Tensor
+
 from photon.core.aggregate import Mixture, encoded_mean
-from photon.core.codec import Codecs
+from photon.core.codec import Codec, Codecs
 from photon.core.diagnostics import report_of
 from photon.core.gate import GRADIENT, NORMS_KEPT, Checked, Verdict, check, examined, opened
 from photon.core.held import held_before, in_order, noted, told
@@ -134,24 +136,16 @@ def close_round(
     by = scale(count, rules) * part
     step = outer_step(state, gradients, weights, outer, by, last, mixture)
     moments = _mean_moments(trees, weights, mixture, state, rules.down)
-    held, difference = told(before, step.params, rules.down.parameters)
     report = report_of(plan, updates, checked, weights, step, part)
-    new_state = replace(
+    stepped = replace(
         _counted(state, plan, checked, report, rules),
         params=step.params,
         outer=step.outer,
         is_seeded=False,
         gathered=gathered,
         moved=tuple(n + (moves and at == plan.fragment) for at, n in enumerate(state.moved)),
-        held={**state.held, **held},
-        difference=difference,
-        difference_from=plan.base_digest if difference else "",
-        moments=in_order({**state.moments, **moments}, step.params),
-        averaged=dict(
-            sorted({**state.averaged, **noted(moments, plan.trained, plan.round)}.items())
-        ),
     )
-    return new_state, report
+    return _telling(stepped, plan, before, moments, rules.down.parameters), report
 
 
 def _enough(checked: Checked, plan: RoundPlan, quorum: int) -> int:
@@ -243,6 +237,32 @@ def _mean_moments(
         mean = encoded_mean(rows, weights, codec, own, mixture.of_moments)
         moments[name] = {**own, **mean}
     return moments
+
+
+def _telling(
+    state: ServerState,
+    plan: RoundPlan,
+    before: dict[str, Tensor],
+    moments: Moments,
+    codec: Codec | None,
+) -> ServerState:
+    """The state after its step with what clients are told of that.
+
+    Args:
+        before: parameters as they hold them, of those that come as differences.
+        moments: that the round has averaged, as they are sent.
+        codec: of differences.
+    """
+    held, difference = told(before, state.params, codec)
+    averaged = {**state.averaged, **noted(moments, plan.trained, plan.round)}
+    return replace(
+        state,
+        held={**state.held, **held},
+        difference=difference,
+        difference_from=plan.base_digest if difference else "",
+        moments=in_order({**state.moments, **moments}, state.params),
+        averaged=dict(sorted(averaged.items())),
+    )
 
 
 def _norms(state: ServerState, checked: Checked, plan: RoundPlan) -> tuple[Norm, ...]:
