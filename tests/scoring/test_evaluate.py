@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -435,21 +436,21 @@ def test_a_folder_that_takes_no_results_is_named_before_anything_is_scored(
     assert (Path(found.folder) / "results.json").is_relative_to(tmp_path / "elsewhere")
 
 
-def test_losses_tell_how_far_they_are(make_run, tmp_path):
+def test_losses_tell_how_far_they_are_beside_tasks_too(make_run, suite, tmp_path):
     (text := tmp_path / "text.txt").write_text("def f(x): return x\n" * 60)
-    seen: list[tuple[str, float]] = []
-    evaluate(
-        [make_run()],
-        ["icl_tasks_config=empty"],
-        wanted=Wanted((text,)),
-        progress=lambda what, done: seen.append((what, done)),
-    )
-    assert list(dict.fromkeys(what for what, _ in seen)) == ["validation", str(text)]
-    shares = [done for _, done in seen]
-    assert shares == sorted(shares)
-    assert len(set(shares)) > 4
-    assert max(done for what, done in seen if what == "validation") == pytest.approx(0.5)
-    assert shares[-1] == pytest.approx(1)
+    run = make_run()
+    for tasks, last in ((["icl_tasks_config=empty"], str(text)), (tasks_of(suite, "say"), "say")):
+        progress = MagicMock()
+        evaluate([run], tasks, wanted=Wanted((text,)), progress=progress)
+        seen = [call.args for call in progress.call_args_list]
+        names = list(dict.fromkeys(what for what, _ in seen))
+        assert names[:2] == ["validation", str(text)]
+        assert names[-1].startswith(last)
+        shares = [done for _, done in seen]
+        assert shares == sorted(shares)
+        assert len({done for what, done in seen if what == "validation"}) > 4
+        assert max(done for what, done in seen if what == "validation") > 0.5, "the most text"
+        assert shares[-1] == pytest.approx(1)
 
 
 def test_a_prompt_that_is_no_text_is_refused(make_run, capsys):

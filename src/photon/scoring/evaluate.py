@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ TaskCallback = Callable[[str, float], None]
 
 Loaded = tuple[IclTask, int, list[TaskRow], str]
 """A task, how many examples its prompts have, its rows, and the digest of its file."""
+
+ToDo = tuple[dict[str, Any], str, Callable[[Passes], Any], float]
+"""Where a score goes, its name, how it is had, and about how much text goes through the model."""
 
 SUITE = ("icl_tasks_config=tasks_v0.3", "eval_gauntlet_config=eval_gauntlet_v0.3")
 """What is scored if nothing is asked for and the data is there."""
@@ -188,22 +192,27 @@ class _Run:
 
     def __call__(self) -> Evaluation:
         from_first(self.world, self.folder.require_writable)
-        loaded = self._load()
-        losses = losses_to_score(self.candidate, self.wanted.texts, self.wanted.per_client)
-        for number, (name, found) in enumerate(losses.items()):
-            size = 0.0 if loaded else 1 / len(losses)  # beside tasks they take no time
-            step = _part(self.progress, number * size, size)
-            self._keep(
-                self.result.losses, name, lambda f=found, k=name, s=step: f(self._told(k, s))
-            )
-        work = {key: _work(rows, count) for key, (_, count, rows, _) in loaded.items()}
-        done, total = 0.0, sum(work.values())
-        for key, entry in loaded.items():
-            step = _part(self.progress, done / total, work[key] / total)
-            self._keep(self.result.tasks, key, lambda e=entry, k=key, s=step: self._score(k, e, s))
-            done += work[key]
+        todo = self._todo()
+        done, total = 0.0, sum(work for *_, work in todo) or 1.0
+        for into, key, compute, work in todo:
+            passes = self._told(key, _part(self.progress, done / total, work / total))
+            self._keep(into, key, functools.partial(compute, passes))
+            done += work
             self.progress(key, done / total)
         return self._finish()
+
+    def _todo(self) -> list[ToDo]:
+        """Losses, then tasks."""
+        result, texts = self.result, self.wanted.texts
+        loaded = self._load()
+        losses = losses_to_score(self.candidate, texts, self.wanted.per_client)
+        return [
+            *((result.losses, name, loss, loss.work) for name, loss in losses.items()),
+            *(
+                (result.tasks, key, functools.partial(self._score, key, entry), _work(entry))
+                for key, entry in loaded.items()
+            ),
+        ]
 
     def _told(self, key: str, progress: TaskCallback) -> Passes:
         return replace(self.passes, progress=lambda share: progress(key, share))
@@ -230,14 +239,13 @@ class _Run:
                 loaded[key] = (task, count, rows, digest)
         return loaded
 
-    def _score(self, key: str, entry: Loaded, progress: TaskCallback) -> Finished:
+    def _score(self, key: str, entry: Loaded, passes: Passes) -> Finished:
         task, count, rows, data = entry
         facts = {"task": {**task.model_dump(mode="json"), "num_fewshot": count}, "data": data}
         facts["task"].pop("dataset_uri")
         if (found := self._finished(key, facts)) is not None:
             return found
         begun = time.monotonic()
-        passes = self._told(key, progress)
         score, samples = evaluate_task(
             self.candidate.model, self.candidate.encoder, task, rows, count,
             settings=self.settings, passes=passes,
@@ -273,8 +281,9 @@ class _Run:
         return result
 
 
-def _work(rows: Sequence[TaskRow], count: int) -> float:
+def _work(entry: Loaded) -> float:
     """About how many characters go through the model."""
+    _, count, rows, _ = entry
     some = rows[:: max(1, len(rows) // 50)]
     length = sum(len(str(row.fields)) for row in some) / len(some)
     return len(rows) * length * (count + 1)

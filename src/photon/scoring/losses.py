@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from photon.config.llm import Inner
 from photon.data.manifest import clients_of
 from photon.data.read.shards import RowSource
 from photon.data.tokenizer import load_tokenizer
-from photon.errors import DataError, MismatchedCheckpoint
+from photon.errors import DataError, MismatchedCheckpoint, PhotonError
 from photon.evaluation.likelihood import Passes
-from photon.evaluation.loss import LossReport, held_out_loss, unigram_loss
+from photon.evaluation.loss import LossReport, bytes_per_token, held_out_loss, unigram_loss
 from photon.evaluation.text import evaluate_text
 from photon.run.own_layers import mean_over_clients, worn
 from photon.run.run_data import VALIDATION, RunData, find_data
@@ -41,13 +43,25 @@ class LossScore:
     of_clients: int = 0
 
 
-ToScore = Callable[[Passes], LossScore]
+@dataclass(frozen=True, slots=True)
+class ToScore:
+    """A loss that is still to be had; no text is read before it is called.
+
+    Attributes:
+        work: about how many bytes of text go through the model.
+    """
+
+    score: Callable[[Passes], LossScore]
+    work: float = 0.0
+
+    def __call__(self, passes: Passes) -> LossScore:
+        return self.score(passes)
 
 
 def losses_to_score(
     candidate: Candidate, texts: Sequence[Path], per_client: bool
 ) -> dict[str, ToScore]:
-    """What to compute, by name; nothing is read before it is called.
+    """What to compute, by name.
 
     Returns:
         The validation set if the model's data is known, the clients' parts if asked for, the texts.
@@ -57,15 +71,37 @@ def losses_to_score(
     places = (train.root, train.store, val.root, val.store)
     wanted: dict[str, ToScore] = {}
     if any(places):
-        wanted[VALIDATION] = lambda passes: _part_loss(candidate, passes, VALIDATION)
+        find = functools.cache(lambda: _data_of(candidate))
+        wanted[VALIDATION] = _of_part(candidate, find, VALIDATION)
         for client in _clients(candidate) if per_client else ():
             part = f"client_{client}/{VALIDATION}"
-            wanted[part] = lambda passes, p=part, c=client: _part_loss(candidate, passes, p, c)
+            wanted[part] = _of_part(candidate, find, part, client)
     elif per_client or not (texts or candidate.config.scoring.tasks):
-        wanted[VALIDATION] = _no_data
+        wanted[VALIDATION] = ToScore(_no_data)
     for path in texts:
-        wanted[_text_name(path)] = lambda passes, path=path: _text_loss(candidate, passes, path)
+        score = functools.partial(_text_loss, candidate, path)
+        wanted[_text_name(path)] = ToScore(score, path.stat().st_size if path.exists() else 0)
     return wanted
+
+
+def _of_part(
+    candidate: Candidate, find: Callable[[], RunData], part: str, client: int | None = None
+) -> ToScore:
+    return ToScore(
+        lambda passes: _part_loss(candidate, find(), part, passes, client),
+        _work_of(candidate.config.inner, find, part),
+    )
+
+
+def _work_of(inner: Inner, find: Callable[[], RunData], part: str) -> float:
+    """None of a part that cannot be read: scoring it will say why."""
+    try:
+        rows = find().rows(part)
+    except PhotonError:
+        return 0.0
+    most = inner.validation_batches * inner.validation_rows
+    count = min(len(rows), most) if most > 0 else len(rows)
+    return count * inner.row_length * bytes_per_token(rows)
 
 
 def _text_name(path: Path) -> str:
@@ -82,9 +118,8 @@ def _no_data(_: Passes) -> LossScore:
 
 
 def _part_loss(
-    candidate: Candidate, passes: Passes, part: str, client: int | None = None
+    candidate: Candidate, data: RunData, part: str, passes: Passes, client: int | None
 ) -> LossScore:
-    data = _data_of(candidate)
     rows = data.rows(part)
 
     def score() -> LossReport:
@@ -136,7 +171,7 @@ def _unigram(data: RunData, clients: range, rows: RowSource) -> float | None:
         return None  # the training text need not be here
 
 
-def _text_loss(candidate: Candidate, passes: Passes, path: Path) -> LossScore:
+def _text_loss(candidate: Candidate, path: Path, passes: Passes) -> LossScore:
     text = read_text_file(path)
 
     def score() -> LossReport:
