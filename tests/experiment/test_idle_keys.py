@@ -27,12 +27,13 @@ EXAMPLES: tuple[Example, ...] = (
     ("node", (), "photon.restore_run_uuid=other"),
     ("centralized", (STEPS,), "photon.workers=2"),
     ("centralized", (STEPS,), "photon.step_seconds=0.01"),
-    ("server", (), "photon.devices_per_client=2"),
+    ("hosting", (), "photon.devices_per_client=2"),
+    ("server", (), "photon.workers=2"),
     ("simulated", (), "photon.step_seconds=2"),
     ("federated", (), "photon.worker_timeout=3"),
     ("federated", (), "photon.n_nodes=3"),
     ("simulated", (), "photon.transport_url=s3://b"),
-    ("federated", (), "photon.transport_hosts=[a]"),
+    ("server", (), "photon.transport_hosts=[a]"),
     ("server", (), "photon.transport_url=s3://b"),
     ("federated", (), "fl.round_timeout=3"),
     ("server", (), "fl.buffer=2"),
@@ -85,6 +86,7 @@ EXAMPLES: tuple[Example, ...] = (
     ("federated", (f"{LLM}.optimizer.name=sgd",), f"{LLM}.optimizer.betas=[0.1,0.1]"),
     ("federated", (), f"{LR}.t_cooldown=1"),
     ("federated", (), f"{LLM}.fsdp_config.sharding_strategy=NO_SHARD"),
+    ("centralized", (STEPS,), f"{LLM}.fsdp_config.sharding_strategy=NO_SHARD"),
     ("federated", ("photon.devices_per_client=2",), f"{LLM}.fsdp_config.mixed_precision=DEFAULT"),
     ("federated", ("cleanup_checkpoints_per_round=true",),
      f"{LLM}.save_num_checkpoints_to_keep=5"),
@@ -126,12 +128,19 @@ def test_an_idle_key_gets_a_note_and_changes_nothing(rule, example, make, tmp_pa
         ("node", ["photon.transport_hosts=[a]", "photon.fewest_masked=2", "photon.workers=2",
                   "photon.worker_timeout=9", "photon.step_seconds=1",
                   "dataset.train.root_local=x"]),
+        ("hosting", ["photon.workers=2", "photon.transport_hosts=[a]", "photon.transport=s3"]),
         ("federated", ["photon.devices_per_client=2", f"{LLM}.precision=amp_bf16",
                        f"{LLM}.fsdp_config.mixed_precision=DEFAULT"]),
     ],
 )  # fmt: skip
 def test_a_key_that_counts_gets_no_note(run, keys, make):
     assert not list(idle_overrides(make(*keys), keys, run))
+
+
+def test_shards_of_several_processes_count(make, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    keys = [STEPS, f"{LLM}.fsdp_config.sharding_strategy=NO_SHARD"]
+    assert not list(idle_overrides(make(*keys), keys, "centralized"))
 
 
 def test_who_is_drawn_where_all_are_taken_is_no_matter(make):

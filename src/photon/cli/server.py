@@ -18,6 +18,7 @@ from photon.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from photon.config.explain.idle import Course
     from photon.config.schema import Config
     from photon.say import Say
 
@@ -65,7 +66,8 @@ def command(
 
     console, address = Console(quiet), split_address(listen)
     known = None if insecure else keys
-    config = _config(resume_from, overrides, console.say, elsewhere=host_clients is None)
+    course = "server" if host_clients is None else "hosting"
+    config = _config(resume_from, overrides, console.say, course)
     # Before anything is made: what is refused leaves no run behind.
     require_clients(host_clients, config.federation.population, config.data.train)
     _require_own(known, address)
@@ -78,7 +80,7 @@ def command(
     runs, given = Path(config.machine.runs_folder), config.values_by_key()
     own = own_node(host_clients, address, known, runs, given)
     with own as hint, live_view(console):
-        engine = over_flower(*address, known, hint, _given_options())
+        engine = over_flower(*address, known, hint, _given_options(), course)
         tell = {"say": console.say, "console": console.tracker, "engine": engine}
         if resume_from is None:
             result = train(config, resumes=True, **tell)
@@ -88,7 +90,7 @@ def command(
 
 
 def _config(
-    resume_from: Path | None, overrides: tuple[str, ...], say: Say, *, elsewhere: bool
+    resume_from: Path | None, overrides: tuple[str, ...], say: Say, course: Course
 ) -> Config:
     """Of the run that begins, or goes on."""
     from photon.experiment.experiment import require_run
@@ -100,7 +102,7 @@ def _config(
     if resume_from is not None:
         require_run(resume_from, read_run(resume_from)[1], FLOWER)
         return config_to_go_on(resume_from, overrides)
-    config = config_of_run(overrides, "server", say, elsewhere=elsewhere)
+    config = config_of_run(overrides, course, say, elsewhere=course == "server")
     return config.but(name=config.name or "federation")
 
 

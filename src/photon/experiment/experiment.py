@@ -130,8 +130,8 @@ def resume(
     facts = read_run(path)[1]
     require_run(path, facts, engine.name)
     changed = config_to_go_on(path, overrides)
-    here = facts["kind"] == CENTRALIZED or engine is on_this_machine
-    note_idle(idle_overrides(changed, overrides, facts["kind"] if here else "server"))
+    course = "centralized" if facts["kind"] == CENTRALIZED else engine.course
+    note_idle(idle_overrides(changed, overrides, course))
     return _Command(changed, say, console, engine).go_on(path, facts)
 
 

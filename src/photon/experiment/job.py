@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from photon.config.explain.idle import Course
 from photon.config.resolve import Run
 from photon.errors import ConfigError, warn
 from photon.machine.interrupt import StopRequest
@@ -34,6 +35,7 @@ class EngineFactory:
     Attributes:
         name: kept in run.json: a run goes on with its own engine.
         options: of the command that goes on.
+        course: which keys have an effect.
         seal: signs the run's history; None: there is no key.
     """
 
@@ -41,6 +43,7 @@ class EngineFactory:
     make: Callable[[RunFolder, Run, Job], Engine]
     options: tuple[str, ...] = ()
     seal: Seal | None = None
+    course: Course = "federated"
 
     def facts(self) -> dict[str, Any]:
         return {"engine": self.name, "engine_options": list(self.options)}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from photon.chain.receipts import Trust
+from photon.config.explain.idle import Course
 from photon.config.resolve import Run
 from photon.config.schema import Config
 from photon.errors import ConfigError
@@ -32,12 +33,14 @@ def over_flower(
     keys: Path | None,
     hint: Callable[[], str],
     options: tuple[str, ...],
+    course: Course,
 ) -> EngineFactory:
     """An engine whose nodes come over Flower.
 
     Args:
         options: of the command that goes on.
         hint: see `RemoteEngine`.
+        course: whether a node is beside it.
         keys: folder of `photon keys`; None: no TLS, no keys, whoever comes may take part.
     """
     register = Register(None) if keys is None else read_register(keys / REGISTER)
@@ -48,7 +51,7 @@ def over_flower(
         return remote_engine(folder, run, job, link, register, hint)
 
     seal = None if own is None else server_seal(own.certificate, own.key)
-    return EngineFactory(FLOWER, make, options, seal)
+    return EngineFactory(FLOWER, make, options, seal, course)
 
 
 def run_node(

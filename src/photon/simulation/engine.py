@@ -81,7 +81,7 @@ class Simulation:
     def factory(self) -> EngineFactory:
         """Gives the engine that `experiment` trains with."""
         name = STAND_IN if self.links.trainer == "stand-in" else SIMULATED
-        return EngineFactory(name, self._make, self.options)
+        return EngineFactory(name, self._make, self.options, course="simulated")
 
     def told(self, result: TrainResult) -> TrainResult:
         """The result with what the simulation has found; in the run's `summary.json` too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +13,10 @@ from photon.config.overrides import parse_override
 from photon.config.schema import Config
 from photon.errors import ConfigError, PhotonNote, warn
 
-Course = Literal["federated", "centralized", "server", "simulated", "node"]
-"""What trains: a federation on this machine, no federation, a federation over the network, or over
-links that are made up; or one of its nodes, whose keys are those that are its own.
+Course = Literal["federated", "centralized", "server", "hosting", "simulated", "node"]
+"""What trains: a federation on this machine, no federation, a federation over the network, the same
+with a node beside the server, or over links that are made up; or one of its nodes, whose keys are
+those that are its own.
 """
 
 
@@ -42,8 +44,17 @@ def _is_below(key: str, keys: Sequence[str]) -> bool:
     return any(f"{key}.".startswith(f"{one}.") for one in keys)
 
 
+def _serves(run: Course) -> bool:
+    return run in ("server", "hosting")
+
+
 def _has_nodes(run: Course) -> bool:
-    return run in ("server", "simulated")
+    return _serves(run) or run == "simulated"
+
+
+def _is_alone() -> bool:
+    """No other process of a `torchrun` job beside this one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 LR, LLM, MODEL = "llm_config.scheduler.schedulers.lr", "llm_config", "llm_config.model"
@@ -97,15 +108,17 @@ RULES: tuple[Idle, ...] = (
     Idle(("photon.step_seconds",), lambda c, run: run == "centralized",
          "nobody waits for a centralised run"),
     Idle((*_POOL[1:], "photon.devices_per_client", "photon.step_seconds"),
-         lambda c, run: run == "server", "it is each node's own"),
+         lambda c, run: _serves(run), "it is each node's own"),
+    Idle(("photon.workers",), lambda c, run: run == "server",
+         "it is each node's own; with --host-clients it is of the node beside the server"),
     Idle((*_POOL, "photon.devices_per_client", "photon.step_seconds"),
          lambda c, run: run == "simulated",
          "all sites are in this process, at the speeds of links.yaml"),
     Idle(_POOL[1:], lambda c, run: c.machine.workers == 0, "photon.workers=0 has no workers"),
     Idle(_NODES, lambda c, run: not _has_nodes(run), "it is of `photon server`"),
-    Idle(_TRANSPORT, lambda c, run: run != "server", "it is of `photon server`"),
+    Idle(_TRANSPORT, lambda c, run: not _serves(run), "it is of `photon server`"),
     Idle(("photon.transport_hosts", "photon.fewest_masked"),
-         lambda c, run: run not in ("server", "node"), "it is of `photon node`"),
+         lambda c, run: run not in ("hosting", "node"), "it is of `photon node`"),
     Idle(("photon.transport_url", "photon.transport_hosts"),
          lambda c, run: run != "node" and c.machine.transport != "s3",
          "it is of photon.transport=s3"),
@@ -179,7 +192,7 @@ RULES: tuple[Idle, ...] = (
          lambda c, run: c.machine.centralized_run is None,
          "photon.restore_cent_run_uuid names no run"),
     Idle(("photon.resume_round",),
-         lambda c, run: run != "server" and not (c.name or c.machine.copied_run),
+         lambda c, run: not _serves(run) and not (c.name or c.machine.copied_run),
          "nothing names a run to go on with: give run_uuid"),
     Idle(("compare.centralized_learning_rate",), lambda c, run: not c.compare.centralized,
          "compare.centralized=true trains what it is of"),
@@ -224,6 +237,9 @@ RULES: tuple[Idle, ...] = (
     Idle(("llm_config.fsdp_config.sharding_strategy", "llm_config.fsdp_config.mixed_precision"),
          lambda c, run: run in ("federated", "simulated") and c.machine.devices_per_client == 1,
          "one device trains a client; photon.devices_per_client takes more"),
+    Idle(("llm_config.fsdp_config.sharding_strategy", "llm_config.fsdp_config.mixed_precision"),
+         lambda c, run: run == "centralized" and _is_alone(),
+         "one process trains; torchrun --nproc-per-node starts more"),
     Idle(("llm_config.fsdp_config.mixed_precision",),
          lambda c, run: c.inner.precision == "fp32" or (
              c.inner.sharding is not None and c.inner.sharding.sharding_strategy == "NO_SHARD"),
