@@ -70,10 +70,20 @@ def test_a_key_of_a_composite_that_is_not_there_is_told_what_it_lacks():
         found(f"{key}.weighting=EQUAL")
 
 
-@pytest.mark.parametrize("key", ["llm_config=llama-125m", "seed=3", "~photon.device", "dataset=x"])
+@pytest.mark.parametrize("key", ["llm_config=llama-125m", "seed=3", "~fl.quorum", "dataset=x"])
 def test_what_is_not_of_an_evaluation_is_refused(key):
     with pytest.raises(ConfigError, match="does not belong to an evaluation"):
         found(key)
+
+
+def test_a_deletion_is_null_as_in_training():
+    saved = load_config().but(data={"validation": {"root": "data"}})
+    changed = apply_evaluation_overrides(saved, ["~dataset.val.root_local"])
+    assert changed.data.validation.root is None
+    with pytest.raises(
+        ConfigError, match=r"^photon.device: Input should be a valid string, got null"
+    ):
+        found("~photon.device")
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,7 @@ def test_nan_is_valid_json(make_run, suite, command):
             ["RUN", "icl_tasks_config=empty", "icl_tasks_config.colour=1"],
             "unknown key 'icl_tasks_config.colour'",
         ),
+        (["RUN", "~icl_tasks_config", "~photon.device"], "photon.device: Input should be a valid"),
     ],
 )
 def test_mistakes_are_one_line(make_run, command, arguments, message):

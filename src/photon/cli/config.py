@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from photon.cli.options import complete_key
+from photon.cli.options import complete_key, is_override
 
 
 @click.command(name="config")
@@ -26,8 +26,8 @@ def command(keys: bool, reference: bool, words: tuple[str, ...]) -> None:
     from photon.config.explain.reference import all_keys
     from photon.config.explain.reference import reference as page
 
-    overrides = [word for word in words if "=" in word or word.startswith("~")]
-    asked = [word for word in words if word not in overrides]
+    overrides = [word for word in words if is_override(word)]
+    asked = [word for word in words if not is_override(word)]
     if reference:
         click.echo(page(), nl=False)
     elif keys:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from photon.cli.options import PATH, client_option, is_first_process, json_option, quiet_option
+from photon.cli.options import (
+    PATH,
+    client_option,
+    is_first_process,
+    is_override,
+    json_option,
+    quiet_option,
+)
 from photon.errors import DataError, PhotonNote, warn
 from photon.run.listing import run_named
 from photon.scoring.text_files import read_text_file
@@ -60,8 +67,8 @@ def command(
     photon evaluate runs/a --text book.txt icl_tasks_config=empty
     photon evaluate runs/a --harness lm-eval --tasks arc_easy,piqa
     """
-    models = [run_named(Path(argument)) for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
+    models = [run_named(Path(argument)) for argument in arguments if not is_override(argument)]
+    overrides = [argument for argument in arguments if is_override(argument)]
     if not models:
         raise click.UsageError("name a run folder, a checkpoint or a Hugging Face folder")
     _require_readable(wanted["texts"])

@@ -36,6 +36,11 @@ overrides_argument = click.argument(
 """Any key of the configuration."""
 
 
+def is_override(word: str) -> bool:
+    """Where a command takes other words too: `key=value`, or `~key`, which is `key=null`."""
+    return "=" in word or word.startswith("~")
+
+
 class RunPath(click.Path):
     """A run or a checkpoint in one: its path, or its name as `photon runs` lists it."""
 

@@ -117,8 +117,7 @@ def apply_evaluation_overrides(saved: Config, overrides: Sequence[str]) -> Confi
         key = override.key_or_group
         if key in EVALUATION:
             continue
-        is_own = key.startswith(EVALUATION)
-        if not is_own and (override.is_delete() or not key.startswith(MAY_CHANGE_EVALUATION)):
+        if not key.startswith((*EVALUATION, *MAY_CHANGE_EVALUATION)):
             raise ConfigError(
                 f"{key}: does not belong to an evaluation; set tasks, composites, dataset.val, "
                 "photon.*, or the llm_config keys of evaluation"
