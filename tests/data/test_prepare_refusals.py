@@ -29,6 +29,22 @@ def test_all_files_that_are_not_what_they_are_called_are_named_at_once(prepare, 
         prepare(tmp_path / "text", splits=splits)
 
 
+def test_texts_and_first_records_that_cannot_be_read_are_named_before_any_work(prepare, tmp_path):
+    """They were met in the middle of it, one after the other."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", [f"a text of some length {i}" for i in range(400)])
+    (folder / "b.jsonl").write_text('{"body": "x"}\n' * 9)
+    (folder / "c.txt").write_bytes(b"one\ntwo\xff\n")
+    told = r"b\.jsonl:1: no column 'text'; there are body; .*; 1 more cannot be read: c\.txt"
+    with pytest.raises(DataError, match=told):
+        prepare(folder, shuffle_documents=50)
+    (folder / "b.jsonl").unlink()
+    with pytest.raises(DataError, match=r"c\.txt:2: no UTF-8 at byte 7 of the file; convert"):
+        prepare(folder, shuffle_documents=50)
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+
+
 def test_too_little_text_for_the_clients_is_named(prepare, tmp_path):
     (tmp_path / "a.txt").write_text("much too little")
     with pytest.raises(DataError, match="the text is too small for 2 clients"):

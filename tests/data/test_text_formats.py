@@ -161,7 +161,7 @@ def test_only_the_wanted_columns_of_a_parquet_file_are_read(tmp_path):
             r"dataset\.prepare\.text_column, or leave out what lacks it$",
         ),
         ("a.jsonl", b"{}\n", r"a\.jsonl:1: no column 'text'; there are none; name"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl: no UTF-8 at byte 24"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl:2: no UTF-8 at byte 24"),
         ("a.json", b"[1]", r'a\.json:1: is no JSON object; make it one, as {"text": \.\.\.}, or'),
         (
             "a.json",
@@ -173,7 +173,7 @@ def test_only_the_wanted_columns_of_a_parquet_file_are_read(tmp_path):
         ("a.jsonl", b'{"text": \n', r"a\.jsonl:1: broken JSON"),
         ("a.json", b'[{"text": "x"},', r"a\.json: broken JSON .*; mend the file or remove it"),
         ("a.json", b'{"x": ' + b"[" * 100_000, r"a\.json:1: JSON that is nested too deep"),
-        ("a.txt", b"abc\xfe", r"a\.txt: no UTF-8 at byte 3"),
+        ("a.txt", b"ab\nc\xfe", r"a\.txt:2: no UTF-8 at byte 4"),
         ("a.json.gz", b"no gzip", r"a\.json\.gz: damaged or cut off"),
         ("a.json.gz", gzip.compress(LINES * 50)[:-20], r"a\.json\.gz: damaged or cut off"),
         ("a.txt.zst", b"", r"a\.txt\.zst: damaged or cut off"),

@@ -153,7 +153,8 @@ def _whole_text(path: Path, name: str) -> str:
     try:
         return data.removeprefix(_MARK).decode()
     except UnicodeDecodeError as error:
-        raise _no_utf8(name, error.start) from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _no_utf8(f"{name}:{line}", error.start) from error
 
 
 def _json(
@@ -233,7 +234,7 @@ def _parsing(name: str, where: str, offset: int = 0) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise _no_utf8(name, offset + error.start) from error
+        raise _no_utf8(where, offset + error.start) from error
     except ValueError as error:
         what = "file" if where == name else "line"
         raise DataError(f"{where}: broken JSON ({error}); mend the {what} or remove it") from error
@@ -241,8 +242,8 @@ def _parsing(name: str, where: str, offset: int = 0) -> Iterator[None]:
         raise DataError(f"{where}: JSON that is nested too deep to read; remove it") from error
 
 
-def _no_utf8(name: str, at: int) -> DataError:
-    return DataError(f"{name}: no UTF-8 at byte {at}; convert the file to UTF-8")
+def _no_utf8(where: str, at: int) -> DataError:
+    return DataError(f"{where}: no UTF-8 at byte {at} of the file; convert it to UTF-8")
 
 
 @contextmanager

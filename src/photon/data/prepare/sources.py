@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -101,6 +102,32 @@ class LocalSource:
 
     def _note_share(self, share: float) -> None:
         self._share_of_file = share
+
+
+def require_readable(files: Sequence[SourceFile], columns: Columns) -> None:
+    """Refuse texts that are no UTF-8, and files whose first record is none with these columns.
+
+    That costs little beside tokenizing; what is in the middle of records is found as it is read.
+
+    Raises:
+        DataError: what is wrong with the first, and the names of the others.
+    """
+    faults = [(file.name, why) for file in files if (why := _fault(file, columns)) is not None]
+    if faults:
+        names = ", ".join(name for name, _ in faults[1:])
+        more = f"; {len(faults) - 1:,} more cannot be read: {names}" if names else ""
+        raise DataError(f"{faults[0][1]}{more}")
+
+
+def _fault(file: SourceFile, columns: Columns) -> str | None:
+    """Of Parquet the columns alone are looked at: no row is behind the last."""
+    start = sys.maxsize if file.path.suffix.lower() == ".parquet" else 0
+    read = read_file(file.path, file.name, file.source, columns, start, lambda share: None)
+    try:
+        next(read, None)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def without_copies(files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:

@@ -32,7 +32,14 @@ from photon.data.prepare.pipeline import DatasetSpec, Phase, Progress
 from photon.data.prepare.readers import ENDINGS, Columns
 from photon.data.prepare.routing import ListedRoute, Position, Route, StreamRoute, text_digest
 from photon.data.prepare.sampling import training_texts
-from photon.data.prepare.sources import LocalSource, Source, by_split, changed_file, without_copies
+from photon.data.prepare.sources import (
+    LocalSource,
+    Source,
+    by_split,
+    changed_file,
+    require_readable,
+    without_copies,
+)
 from photon.data.prepare.splits import Split, choose_splits
 from photon.data.tokenizer import open_tokenizer, tokenizer_digest, tokenizer_file, train_tokenizer
 from photon.errors import DataError
@@ -113,7 +120,9 @@ class _Work:
     def plan(self, say: Say) -> Plan:
         files, left_out = self.files()
         parts = zip(by_split(files), self.splits, strict=True)
-        require_sound([f for part, split in parts if split.samples is None for f in part])
+        read = [f for part, split in parts if split.samples is None for f in part]
+        require_sound(read)
+        require_readable(read, self.columns)
         plan = self._local(files, say) if files else self._hub(say)
         return replace(plan, left_out=by_reason(left_out))
 
