@@ -52,7 +52,7 @@ SETTINGS: dict[str, list[str]] = {
     "scored": ["fl.scoring.enabled=true"],
 }
 """Name -> overrides beyond the recipe."""
-BELIEVED = ("copied", "flipped", "flipped x3", "stale", SHUFFLED)
+BELIEVED = ("copied", "flipped", "flipped x3", "stale", "zero", SHUFFLED)
 """Lies that the default settings do not look for: `docs/concepts/robust.md` says what does."""
 
 

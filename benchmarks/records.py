@@ -28,8 +28,20 @@ Record = Mapping[str, Any]
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
-    """What a log has; nothing where there is none."""
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    """What a log has; nothing where there is none.
+
+    Raises:
+        SystemExit: naming the line that is none, as the last one of a program that was killed.
+    """
+    texts = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return [_read(text, f"{log}:{number}") for number, text in enumerate(texts, 1)]
+
+
+def _read(text: str, where: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SystemExit(f"{where}: no record of a benchmark ({error}); remove the line") from None
 
 
 def append(log: Path, record: Mapping[str, Any]) -> None:

@@ -126,3 +126,12 @@ def test_finished_runs_are_not_repeated(bench, tmp_path, monkeypatch):
     per_seed = [("absent", "mean"), ("absent", "median"), ("nan", "median")]
     assert trained == [(*arm, seed) for seed in (1, 2) for arm in per_seed]
     assert len(log.read_text().splitlines()) == 6
+
+
+def test_what_the_default_settings_believe_is_what_they_have_taken(bench):
+    poison, records = bench("poison"), bench("records").lines(bench("poison").LOG)
+    own = [one for one in records if one["setting"] == poison.REFERENCE]
+    taken = {one["attack"] for one in own if one["liars_taken"]}
+    assert "zero" in taken
+    assert taken <= set(poison.BELIEVED)
+    assert not {one["attack"] for one in own if one["liars_refused"]} & set(poison.BELIEVED)

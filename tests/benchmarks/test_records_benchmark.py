@@ -32,6 +32,15 @@ def test_a_line_has_its_provenance(records, tmp_path):
     assert "cores" in made["machine"]
 
 
+def test_a_torn_line_is_named(records, tmp_path):
+    """Of a program that was killed while it wrote."""
+    log = tmp_path / "some.jsonl"
+    records.append(log, {"arm": "a"})
+    log.write_text(log.read_text() + '{"arm": "b", "lo')
+    with pytest.raises(SystemExit, match=r"some\.jsonl:2: no record of a benchmark .*; remove the"):
+        records.lines(log)
+
+
 def test_a_commit_is_that_of_the_checkout(records, monkeypatch, tmp_path):
     git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-C", str(tmp_path)]
     (tmp_path / "src").mkdir()

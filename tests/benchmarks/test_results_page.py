@@ -283,7 +283,7 @@ def test_lies_are_judged_by_the_parameters(bench):
     taken = {"liars_taken": 0, "liars_refused": 2, "reason": "why"}
     lines = [{**record, **taken, "attack": "absent", "digest": "a", "liars_refused": 0},
              {**record, **taken, "attack": "nan", "digest": "a"},
-             {**record, **taken, "attack": "zero", "digest": "b", "val_loss": 4.1},
+             {**record, **taken, "attack": "10^12 tokens", "digest": "b", "val_loss": 4.1},
              {**record, **taken, "attack": "x1000", "digest": "a", "val_loss": None}]  # fmt: skip
     close = {"codec": "bf16", "clients": 8, "parameters": 10, "seconds": 1.0, "megabytes": 5}
     closes = [close | {"rule": "mean", "times": 9.0}, close | {"rule": "krum", "times": 3.1}]
@@ -300,7 +300,7 @@ def test_lies_are_judged_by_the_parameters(bench):
 def test_that_only_what_the_default_looks_for_is_held_against_it(bench):
     trust, record = bench("page.trust"), {"seed": 1, "digest": "a", "reason": ""}
     taken = {"liars_taken": 2, "liars_refused": 0}
-    runs = [("absent", "mean", 4.0), ("zero", "mean", 4.04), ("copied", "mean", 4.2),
+    runs = [("absent", "mean", 4.0), ("nan", "mean", 4.04), ("copied", "mean", 4.2),
             ("copied", "krum", 4.2)]  # fmt: skip
     lines = [{**record, **taken, "attack": attack, "setting": setting, "val_loss": loss}
              for attack, setting, loss in runs]  # fmt: skip
