@@ -454,6 +454,25 @@ def test_losses_tell_how_far_they_are_beside_tasks_too(make_run, suite, tmp_path
         assert shares[-1] == pytest.approx(1)
 
 
+def test_a_run_that_trains_on_is_scored_though_its_newest_checkpoint_goes(make_run, monkeypatch):
+    """Between its choice and its reading; a checkpoint that was named itself has no other."""
+    path, load = make_run(), checkpoint.load_model
+    old = checkpoint.newest_checkpoint(path / "checkpoints")
+
+    def replaced(manifest: Path):
+        if manifest == old:
+            params = dict(load(manifest))
+            checkpoint.save_train_state(
+                manifest.parent, "step_000008", TrainState(params=params, step=8)
+            )
+            manifest.unlink(missing_ok=True)
+        return load(manifest)
+
+    monkeypatch.setattr(checkpoint, "load_model", replaced)
+    (found,) = evaluate([path], ["icl_tasks_config=empty"])
+    assert found.checkpoint["step"] == 8
+
+
 def test_a_prompt_that_is_no_text_is_refused(make_run, capsys):
     prompt = os.fsdecode(b"a\xff")
     assert run(["generate", str(make_run()), prompt]) == 2

@@ -107,6 +107,15 @@ def load_saved_model(path: Path) -> SavedModel:
         CorruptCheckpoint: the bytes are not what was written.
     """
     run, manifest = resolve_checkpoint(path)
+    try:
+        return _load(run, manifest)
+    except CheckpointError:
+        if manifest.exists() or manifest == path:
+            raise
+    return load_saved_model(path)  # a run that trains has removed it meanwhile: it has a newer one
+
+
+def _load(run: Path, manifest: Path) -> SavedModel:
     config, facts = read_run(run)
     params = checkpoint.load_with_way_back(manifest, checkpoint.load_model)
     like = parameters_of(empty_model(config.inner))
