@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import photon.__main__
-from photon.cli.main import run
+from photon.cli.main import COMMANDS, ELSEWHERE, run
 from photon.data.read.shards import Rows
 from photon.data.tokenizer import load_tokenizer
 from photon.run import checkpoint
@@ -184,6 +184,7 @@ LONG = "long" * 75
         (["prepare", "--source", LONG], "File name too long"),
         (["status", LONG], "no run here, nor can one have so long a name"),
         (["traim"], "did you mean 'train'?; see `photon --help`"),
+        (["resume", "runs/a"], "no command 'resume'; did you mean 'train --resume RUN'?"),
         (["data", "shw", "x"], "see `photon data --help`"),
         (["train", "--resum", "x"], "Did you mean '--resume'?; see `photon train --help`"),
         (
@@ -457,3 +458,8 @@ def test_a_text_that_is_not_there_is_said_before_anything_is_scored(photon_comma
     code, out, err = photon_command("evaluate", "runs/any", "--text", str(tmp_path / "no.txt"))
     assert (code, out) == (2, "")
     assert "no.txt: no such file" in err
+
+
+def test_what_other_tools_call_a_command_leads_to_one_that_is_there():
+    assert not ELSEWHERE.keys() & COMMANDS.keys()
+    assert {words.split()[0] for words in ELSEWHERE.values()} <= COMMANDS.keys()

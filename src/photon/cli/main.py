@@ -41,7 +41,16 @@ COMMANDS = {
     "config": ("photon.cli.config", "Show the composed configuration, or explain a key."),
     "completion": ("photon.cli.completion", "Complete words in bash, zsh or fish."),
 }
-
+ELSEWHERE = {
+    "compare": "report RUN OTHER",
+    "eval": "evaluate RUN",
+    "init": "keys init",
+    "resume": "train --resume RUN",
+    "run": "train",
+    "sample": "generate RUN TEXT",
+    "start": "train",
+}
+"""What other tools call a command -> how it is called here."""
 
 FIRST_SECONDS = 10.0
 """By which processes of a machine meet the same error one after the other."""
@@ -68,7 +77,8 @@ class LazyGroup(click.Group):
 
         name = args[0]
         if name not in COMMANDS:
-            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            near = [ELSEWHERE[name]] if name in ELSEWHERE else []
+            near = near or difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"no command {name!r}{hint}")
         return super().resolve_command(ctx, args)
