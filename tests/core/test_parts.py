@@ -36,6 +36,7 @@ STATES = [
     ServerState(
         round=3, step=9, params=tree("z", "a/b"), outer={"momentum": tree("z", "a/b")},
         moments=MOMENTS, num_tokens=7, last_accepted={10: 2, 9: 1}, bytes_up=1, bytes_down=2,
+        descents={10: "x", 9: "y"},
         is_seeded=True,
         train_seconds=0.1, norms=(Norm(0.5, 1, 0.1), Norm(1.5, 2, 0.2, 1)), bases={3: "x"},
         speeds={4: 1.25},
@@ -50,7 +51,7 @@ STATES = [
     ClientState(
         round=2, stream=StreamState(epoch=1, cursor=5), moments=MOMENTS, optimizer_step=4,
         loss_scale=LossScale(factor=8.0, good_steps=3), layers=tree("z"),
-        residual=tree("z", "a/b"), ahead=tree("a/b"), told=tree("z"),
+        residual=tree("z", "a/b"), ahead=tree("a/b"), told=tree("z"), descent="x",
     ),
     TrainState(
         params=tree("z", "a/b"), moments=MOMENTS, optimizer_step=3, step=4, steps_done=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 
@@ -18,6 +19,7 @@ from photon.core.diagnostics import (
     consensus_distance,
     noise_scale,
 )
+from photon.core.held import descent
 from photon.core.messages import Bounds, MomentBound, Norm, ServerState, Update
 from photon.core.outer import sgd
 from photon.core.round import Rules, close_round, open_round, skip_round
@@ -396,3 +398,22 @@ def test_a_spare_takes_the_place_of_one_that_is_not_accepted(fault):
     assert report.accepted == (0, 2)
     assert report.spare == (1,)
     assert list(report.refused) == ([] if fault == "missing" else [3])
+
+
+def test_of_states_it_is_known_what_they_came_of():
+    server, late, rules = late_round()
+    first = descent("", late, lost=False)
+    assert server.descents == {0: first}, "of client 1 nothing was accepted"
+    plan = open_round(server, run="r", steps={0: 5, 1: 5}, rules=rules, base_digest="e")
+    assert {c: one.descent for c, one in plan.instructions.items()} == {0: first, 1: ""}
+    lost = replace(update_of(plan, 0), state_lost=True)
+
+    def after(update: Update) -> Mapping[int, str]:
+        updates = [update]
+        return close_round(copied(server), plan, updates, outer=sgd(lr=1.0), rules=rules)[
+            0
+        ].descents
+
+    assert after(update_of(plan, 0)) == {0: descent(first, lost, lost=False)}
+    assert after(lost) == {0: descent("", lost, lost=True)} != after(update_of(plan, 0))
+    assert after(replace(lost, covers=(0, 1))) == {}, "one of the two began afresh, or both"

@@ -163,3 +163,13 @@ def test_what_it_remembers_of_its_writing_does_not_grow_with_the_rounds(files):
         for client in (0, 1):
             keep(files, ask(client, number, number - 1)).result(LONG)
     assert len(files._written) == 2
+
+
+def test_a_state_that_came_of_something_else_is_not_the_one_asked_for(files):
+    """The round was trained anew on another node: what came of it here was never accepted."""
+    keep(files, ask(0, 1, 0)).result(LONG)
+    following = ask(0, 2, 1)
+    files.read_ahead(following)
+    fresh = ClientState(round=0, stream=StreamState())
+    assert files.before(replace(following, descent="another")) == (fresh, True)
+    assert files.before(following)[1] is False, "of an older server, which does not know"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import photon
 from loopback import final_digest, nodes, train
 from photon.core.policy import oldest_taken
 from photon.core.traffic import Traffic
-from photon.errors import RoundFailed
+from photon.errors import PayloadError, RoundFailed
 from photon.node import hosted_run
 from photon.run.trackers import read_lines
 from photon.server.remote import RemoteEngine
@@ -177,3 +178,27 @@ def test_a_round_without_a_quorum_follows_the_policy(make, four, tmp_path, polic
     records = read_lines(tmp_path / "server" / "r" / "metrics.jsonl")
     assert [r["accepted"] for r in records] == ([[], []] if policy == "skip" else [])
     assert not any("train_loss" in r or "train_perplexity" in r for r in records), "0 would be one"
+
+
+def test_a_state_that_was_never_accepted_is_not_gone_on_from(make, four, tmp_path, monkeypatch):
+    """Node a goes away with its update of round 2, which b trains anew; then b does."""
+    train_now = hosted_run.HostedRun.train
+    homes: list[Path] = []
+
+    def train_there(self, request, should_stop):
+        node = self.folder.path.parent.name
+        if (node, request.round) == ("b", 3):
+            raise PayloadError("away")
+        done = train_now(self, request, should_stop)
+        if (node, request.round) == ("a", 2):
+            (homes[0] / "b.sock").symlink_to(homes[1] / "b.sock")
+            raise PayloadError("away")
+        return done
+
+    monkeypatch.setattr(hosted_run.HostedRun, "train", train_there)
+    shape = ["fl.n_total_clients=1", "fl.n_rounds=3", "photon.n_nodes=1"]
+    with nodes(tmp_path, four, {"a": [0]}) as one, nodes(tmp_path, four, {"b": [0]}) as other:
+        homes += one, other
+        train(make("run_uuid=r", *shape), one)
+    lost = [one["state_lost"] for one in read_lines(tmp_path / "server" / "r" / "metrics.jsonl")]
+    assert lost == [[], [0], [0]], "what a has of round 2 is not what was merged"

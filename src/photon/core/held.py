@@ -1,14 +1,24 @@
-"""What clients hold of the parameters, where they are told no more than how these have changed."""
+"""What clients hold: of the parameters, where they are told no more than how these have changed;
+and which state of their own, where several nodes may have trained the same round of a client.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
 from photon.core.codec import Codec, decode, encode, form_fault
-from photon.core.messages import Broadcast, Difference, Moments, ServerState
+from photon.core.messages import (
+    Broadcast,
+    Difference,
+    Instruction,
+    Moments,
+    ServerState,
+    Update,
+)
 from photon.core.tree import Tree
 from photon.errors import PayloadError
 
@@ -116,3 +126,16 @@ def advance(held: Mapping[str, Tensor], difference: Tree, codec: Codec) -> None:
     """Add an encoded difference to what is held, in place; the same bits wherever that is done."""
     for name, value in decode(difference, held, codec).items():
         held[name].add_(value)
+
+
+def descent(before: str, done: Instruction | Update, *, lost: bool) -> str:
+    """What a client's state after a round has come of, in a word.
+
+    Equal where the same was done from the same beginning. Server and node know it each for itself.
+
+    Args:
+        before: of the state before the round, as the client was told.
+        lost: whether it had to begin afresh.
+    """
+    text = f"{'' if lost else before}:{done.round}:{done.base_digest}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

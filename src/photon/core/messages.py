@@ -39,6 +39,7 @@ class Instruction:
         base_digest: digest of what the client receives and must start from.
         last_accepted: the round of this client's last accepted update, 0 if none; the client
             starts from the state that it had after that round.
+        descent: of that state, see `core.held`; empty: not known, so whichever is there counts.
         evaluate: whether to score the client's own held-out part, before and after training.
         ahead: steps that the client takes from where its last round ended, before the base takes
             the place of that; 0: it begins with the base.
@@ -53,6 +54,7 @@ class Instruction:
     local_steps: int
     base_digest: str
     last_accepted: int
+    descent: str = ""
     evaluate: bool = False
     ahead: int = 0
     part: float = 1.0
@@ -166,7 +168,7 @@ class ClientState:
     """What a client keeps between rounds.
 
     Attributes:
-        round: the round after which this was the state; 0 before the first.
+        round, descent: after which this was the state, 0 before the first; see `core.held`.
         stream: position in the data.
         moments: inner moments; none of those that have travelled or are reset.
         optimizer_step: steps that the moments have seen (AdamW's bias correction).
@@ -186,6 +188,7 @@ class ClientState:
     residual: Mapping[str, Tensor] = field(default_factory=dict)
     ahead: Tree = field(default_factory=dict)
     told: Tree = field(default_factory=dict)
+    descent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +208,7 @@ class ServerState:
     `core.round.close_round` writes over the tensors of one to make the next.
 
     Attributes:
-        round: rounds closed.
-        step: local steps of the run done.
+        round, step: rounds closed, local steps of the run done.
         params: global parameters, float32.
         outer: the outer optimizer's moments.
         held: parameters as clients hold them, of those that come as differences; empty before
@@ -217,10 +219,10 @@ class ServerState:
         moments: averaged inner moments as sent to clients; empty unless they are averaged.
         averaged: of them, as in a `Broadcast`.
         is_seeded: whether all of it follows from the run's seed, so that nobody need be told.
-        num_tokens: target tokens trained on by all clients so far.
         last_accepted: client -> round of its last accepted update.
+        descents: client -> descent of its state after that, where it is known.
         bytes_up, bytes_down: sent so far, clients to server and back.
-        train_seconds: wall time of all rounds so far.
+        num_tokens, train_seconds: target tokens of all clients, wall time of all rounds so far.
         norms: of the pseudo-gradients accepted lately, oldest first: what an outlier is judged by.
         bases: round -> digest of what its clients received, of the rounds whose late updates are
             still taken.
@@ -241,6 +243,7 @@ class ServerState:
     moments: Moments = field(default_factory=dict)
     num_tokens: int = 0
     last_accepted: Mapping[int, int] = field(default_factory=dict)
+    descents: Mapping[int, str] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     train_seconds: float = 0.0
@@ -271,8 +274,7 @@ class MomentBound:
     """What a moment of an honest client is like.
 
     Attributes:
-        names: parameters that have it, in order.
-        norm: most that it has.
+        names, norm: parameters that have it, in order; most that it has.
         before: that of what clients start from; None: there is none yet.
         is_square: whether it averages squares: never negative, and with the ratios of squares.
     """
@@ -291,8 +293,7 @@ class Bounds:
         tokens_per_step: targets of one optimizer step.
         late_steps: most steps that a late update was asked for.
         rate: mean learning rate of the round's steps; 0: nothing can be compared.
-        norm: largest norm of a pseudo-gradient.
-        element: the largest number in one.
+        norm, element: the largest norm of a pseudo-gradient, the largest number in one.
         moments: those that are sent, by name.
     """
 
@@ -358,8 +359,7 @@ class RoundReport:
         client_metrics: per accepted client: what its trainer measured.
         state_lost: clients that had to start from a fresh state.
         late: client -> rounds that its update was late.
-        parameter_norm: norm of the parameters afterwards.
-        outer_norms: norm of each tree of the outer state afterwards.
+        parameter_norm, outer_norms: of the parameters afterwards, of each tree of the outer state.
         gradient_layer_norms, parameter_layer_norms: both by parameter.
         cosine_to_last_step: of the angle between the mean pseudo-gradient and the last step of
             these parameters; None if that is not known.

@@ -17,7 +17,7 @@ from photon.core.aggregate import Mixture, encoded_mean
 from photon.core.codec import Codec, Codecs
 from photon.core.diagnostics import report_of
 from photon.core.gate import GRADIENT, NORMS_KEPT, Checked, Verdict, check, examined, opened
-from photon.core.held import held_before, in_order, noted, told
+from photon.core.held import descent, held_before, in_order, noted, told
 from photon.core.messages import (
     Bounds,
     Instruction,
@@ -69,6 +69,7 @@ def open_round(
             local_steps=steps[client],
             base_digest=base_digest,
             last_accepted=state.last_accepted.get(client, 0),
+            descent=state.descents.get(client, ""),
             ahead=min(rules.ahead, steps[client]) if has_just_merged(state, client) else 0,
             part=rules.part(number),
             again=rules.again(number),
@@ -184,10 +185,22 @@ def _counted(
         step=state.step + _steps_done(state, report, rules),
         num_tokens=state.num_tokens + report.num_tokens,
         last_accepted={**state.last_accepted, **{c: u.round for u in taken for c in u.clients}},
+        descents=_descents(state, taken),
         norms=_norms(state, checked, plan),
         bases=_bases(plan, rules),
         speeds={**state.speeds, **_speeds(taken)},
     )
+
+
+def _descents(state: ServerState, taken: Sequence[Update]) -> dict[int, str]:
+    """Those of the clients' states afterwards; an update of several of which some have lost theirs
+    does not say which.
+    """
+    before = state.descents
+    new = {c: descent(before.get(c, ""), u, lost=u.state_lost) for u in taken for c in u.clients}
+    unknown = {c for u in taken if u.state_lost for c in u.covers}
+    known = {**before, **new}
+    return {client: one for client, one in known.items() if client not in unknown}
 
 
 def _bases(plan: RoundPlan, rules: Rules) -> dict[int, str]:

@@ -117,7 +117,7 @@ def copy_of_run(run: Run, data: Mapping[str, Any]) -> Copy | None:
     same_data = facts["data_digest"] == data["digest"]
     if reason := fit.why_clients_begin_afresh(state, same_data=same_data):
         notes.append(f"clients begin afresh: {reason}")
-        state = replace(state, last_accepted={})
+        state = replace(state, last_accepted={}, descents={})
     with_clients = bool(state.last_accepted)
     dropped = fit.dropped(notes) if with_clients else ()
     return Copy(source, state, with_clients, tuple(notes), dropped)

@@ -24,6 +24,11 @@ def states_kept(checkpoints: int) -> int:
     return checkpoints + 2
 
 
+def _version(instruction: Instruction) -> tuple[int, int, str]:
+    """Of the state that an instruction is for: of whom, after which round, come of what."""
+    return instruction.client, instruction.last_accepted, instruction.descent
+
+
 class ClientFiles:
     """The clients of one folder.
 
@@ -37,7 +42,7 @@ class ClientFiles:
         self.folder, self.forgets, self.kept = folder, forgets, kept
         self.behind = WriteBehind(UPDATES_IN_FLIGHT)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._ahead: dict[tuple[int, int], Future[tuple[ClientState, bool]]] = {}
+        self._ahead: dict[tuple[int, int, str], Future[tuple[ClientState, bool]]] = {}
         self._writing: dict[int, Future[Path]] = {}
         self._written: dict[int, Path] = {}  # the last one of each client
 
@@ -68,17 +73,18 @@ class ClientFiles:
 
     def read_ahead(self, instruction: Instruction) -> None:
         """Begin to read the state that the client of an instruction will need."""
-        key = (instruction.client, instruction.last_accepted)
+        key = _version(instruction)
         if instruction.client not in self._writing or self._writing[instruction.client].done():
             self._ahead = {key: self._reader.submit(self._read_before, instruction)}
 
     def before(self, instruction: Instruction) -> tuple[ClientState, bool]:
-        """The state after the last accepted update; a fresh one, and True, if that is lost.
+        """The state after the last accepted update; a fresh one, and True, if that is lost, or
+        another one is in its place, since the round was trained anew elsewhere.
 
         Raises:
             CorruptCheckpoint: it is damaged.
         """
-        ahead = self._ahead.pop((instruction.client, instruction.last_accepted), None)
+        ahead = self._ahead.pop(_version(instruction), None)
         return self._read_before(instruction) if ahead is None else ahead.result()
 
     def _read_before(self, instruction: Instruction) -> tuple[ClientState, bool]:
@@ -92,7 +98,9 @@ class ClientFiles:
         without = f"client {instruction.client} then begins afresh, as the round's record tells"
         with _removable(path, without):
             verify = path != self._written.get(instruction.client)
-            return checkpoint.load_client_state(path, verify=verify), False
+            state = checkpoint.load_client_state(path, verify=verify)
+        is_another = instruction.descent not in ("", state.descent)
+        return (fresh, True) if is_another else (state, False)
 
     def opened(self, instruction: Instruction) -> tuple[TrainState | None, bool]:
         """The open state of this round, if a segment of it was saved; and whether the base had

@@ -19,6 +19,7 @@ from torch import Tensor
 from photon.config.llm import Inner
 from photon.config.resolve import Run
 from photon.core.codec import read
+from photon.core.held import descent
 from photon.core.messages import (
     Broadcast,
     ClientState,
@@ -113,6 +114,7 @@ class ClientHost:
         course, is_live = self._course(instruction)
         with course.spent.on("load"):
             before, lost = self.files.before(instruction)
+            course.descent = descent(instruction.descent, instruction, lost=lost)
             base, averaged = self._base(instruction, received)
             base = {**self._first, **base, **before.layers}
             arriving = self._arriving(instruction, before)
@@ -133,7 +135,7 @@ class ClientHost:
         self._run(course, instruction.local_steps, should_stop)
         course.metrics |= self._score_own(instruction, "trained_val_loss", course.spent)
         self._residents.trained()
-        self._foresee(instruction, base)
+        self._foresee(course, base)
         return self._finish(course, base, before, lost)
 
     def go_on(self, should_stop: Callable[[], bool]) -> None:
@@ -170,9 +172,10 @@ class ClientHost:
         live.instruction = instruction
         return live, True
 
-    def _foresee(self, instruction: Instruction, base: Tree) -> None:
+    def _foresee(self, course: Course, base: Tree) -> None:
         """Remember what the next round will ask of a client, if this one's update is accepted."""
-        fl, number = self.federation, instruction.round + 1
+        instruction, fl = course.instruction, self.federation
+        number = instruction.round + 1
         if self._foreseen is not None and self._foreseen.round == number:
             return
         self._foreseen = None
@@ -189,6 +192,7 @@ class ClientHost:
             first_step=instruction.first_step + longest,
             base_digest="",
             last_accepted=instruction.round,
+            descent=course.descent,
             evaluate=False,
             ahead=min(fl.most_ahead, steps),
         )
@@ -306,11 +310,10 @@ class ClientHost:
             with spent.on("encode"):
                 out = self._leave(instruction, params, before)
             if out.kept and world.size == 1:
-                self._residents.keep(
-                    instruction.client, instruction.round, self.trainer.optimizer.moments()
-                )
+                live = self.trainer.optimizer.moments()
+                self._residents.keep(instruction.client, instruction.round, live)
             update = self._update(instruction, out, lost, course.numbers)
-            state, landed = self._state_after(instruction, out), self._offload.landed()
+            state, landed = self._state_after(course, out), self._offload.landed()
         except BaseException:
             behind.leave()
             raise
@@ -335,10 +338,11 @@ class ClientHost:
         live = trainer.whole(trees)
         return outgoing(fl, self.layers, params, live, due, before, self._offload, share)
 
-    def _state_after(self, instruction: Instruction, out: Outgoing) -> ClientState:
+    def _state_after(self, course: Course, out: Outgoing) -> ClientState:
         state = self.trainer.state
         return ClientState(
-            round=instruction.round,
+            round=course.instruction.round,
+            descent=course.descent,
             stream=state.streams[0],
             moments=out.kept,
             optimizer_step=state.optimizer_step,

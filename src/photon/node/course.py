@@ -33,6 +33,7 @@ class Course:
         metrics: what else the client will report.
         is_resumed: whether it goes on from a segment that was saved.
         has_arrived: whether the base has taken the place of what it began with.
+        descent: of the client's state afterwards, see `core.held`.
     """
 
     instruction: Instruction
@@ -41,6 +42,7 @@ class Course:
     metrics: dict[str, float] = field(default_factory=dict)
     is_resumed: bool = False
     has_arrived: bool = False
+    descent: str = ""
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -57,8 +59,9 @@ def is_of(begun: Instruction, asked: Instruction, done: int) -> bool:
     Args:
         done: steps that have been taken.
     """
+    known = asked.descent or begun.descent
     unknown = {"base_digest": "", "part": 0.0, "again": 0.0, "local_steps": 0, "ahead": 0}
-    is_alike = replace(begun, **unknown) == replace(asked, **unknown)
+    is_alike = replace(begun, **unknown) == replace(asked, **unknown, descent=known)
     return is_alike and done <= asked.ahead > 0
 
 

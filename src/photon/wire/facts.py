@@ -38,6 +38,7 @@ class InstructionFacts(Closed):
     local_steps: Positive
     base_digest: Name
     last_accepted: Count
+    descent: Annotated[str, Field(strict=True, max_length=64)] = ""
     evaluate: Annotated[bool, Field(strict=True)] = False
     ahead: Count = 0
     part: Share = 1.0

@@ -18,7 +18,7 @@ from photon.errors import PayloadError
 from photon.wire.buffers import Buffers, pack, unpack
 from photon.wire.facts import InstructionFacts, MetricName, Name, Number, Positive, first_fault
 
-PROTOCOL = 12
+PROTOCOL = 13
 MAX_INLINE_BYTES = 64 << 20
 """Payload bytes in one message; larger payloads travel in several, or by another transport."""
 MAX_MESSAGE_BYTES = MAX_INLINE_BYTES + (4 << 20)
