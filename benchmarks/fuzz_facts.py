@@ -16,6 +16,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import wait
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -197,7 +198,10 @@ def answered(plan: RoundPlan, depot: Depot, reply: dict[str, Any]) -> Outcome:
     try:
         while True:
             request = conversation.send(message)
-            message = pack_reply(request, "n", kind({}), None)
+            if isinstance(request, Buffers):
+                message = pack_reply(request, "n", kind({}), None)
+            else:
+                wait([request])
     except StopIteration as done:
         return done.value
 

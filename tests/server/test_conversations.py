@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +14,11 @@ import pytest
 
 from clocks import Clock
 from photon.config import load_config
-from photon.core.messages import Failure, Instruction, RoundPlan, Update
+from photon.container.container import ContainerRef, write_container
+from photon.core.messages import Arrival, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import DataError, PayloadError, StorageError
+from photon.server import depot as depots
 from photon.server import remote
 from photon.server.depot import Way
 from photon.server.errand import MAX_EXCUSES
@@ -34,7 +38,9 @@ from photon.wire.messages import (
     pack_reply,
     unpack_request,
 )
+from photon.wire.transport import ServerSide
 
+LONG = 3.0
 DIGEST = "0" * 64
 STEPS = 10
 
@@ -123,14 +129,16 @@ class Federation:
 
     def train(self, clients: int = 1, ahead: int = 0) -> list[Update | Failure]:
         """What comes of a round."""
+        return [one for one in self.coming(clients, ahead) if one is not None]
+
+    def coming(self, clients: int = 1, ahead: int = 0) -> Iterator[Arrival]:
         given = {
             c: Instruction(run="r", round=1, client=c, first_step=0, local_steps=STEPS,
                            base_digest=DIGEST, last_accepted=0, ahead=ahead)
             for c in range(clients)
         }  # fmt: skip
         plan = RoundPlan(round=1, cohort=tuple(given), instructions=given, base_digest=DIGEST)
-        coming = self.engine.run_round(plan, cast(Any, None), deque(given), lambda: False)
-        return [arrival for arrival in coming if arrival is not None]
+        return self.engine.run_round(plan, cast(Any, None), deque(given), lambda: False)
 
 
 def done(federation: Federation, seconds: float, **said: Any) -> Callable[[Train], Trained]:
@@ -153,6 +161,41 @@ def raising(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+# ---- updates that lie somewhere else ----
+
+
+class Elsewhere(ServerSide):
+    """Brings an update when a test lets it."""
+
+    def __init__(self, brought: Update) -> None:
+        self.may_come, self.brought = threading.Event(), brought
+
+    def receive(self, ticket: dict, ref: ContainerRef, path: Path) -> Iterator[Any]:
+        yield from ()
+        if not self.may_come.wait(LONG):
+            raise PayloadError("nobody has listened while it came")
+        write_container(path, *parts_of(self.brought))
+
+
+def test_the_server_listens_while_an_update_comes_from_elsewhere(tmp_path):
+    federation, there = federation_of(), Elsewhere(update())
+    depot = depots.Depot(tmp_path / "depot", there)
+    depot._base = cast(Any, SimpleNamespace(ref=ContainerRef(DIGEST, 1000)))
+    federation.depot.receive = depot.receive
+    ref = write_container(tmp_path / "sent", *parts_of(update()))
+    ticket = {"via": "s3", **ref.to_json()}
+    federation.link.reply = lambda request: Trained(updates={0: ticket})
+    heard = []
+    for arrival in federation.coming():
+        heard.append(arrival)
+        if heard[-3:] == [None] * 3:
+            there.may_come.set()
+    (arrived,) = filter(None, heard)
+    assert isinstance(arrived, Update), arrived
+    assert federation.engine.take_traffic().clients[0][0] > ref.size
+    depot.close()
 
 
 # ---- conversations that end before they begin ----
@@ -208,7 +251,7 @@ def test_a_session_with_nodes_goes_on_without_one_that_cannot_be_asked():
     def speaks():
         heard.append((yield Buffers(b"")))
 
-    federation.link = federation.engine.link = cast(Any, SimpleNamespace(
+    federation.link = federation.engine._desk.link = cast(Any, SimpleNamespace(
         addresses=lambda: ["x"], send=lambda address, message: address,
         answers=lambda seconds: [("x", "its answer")],
     ))  # fmt: skip

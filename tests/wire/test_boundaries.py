@@ -130,7 +130,7 @@ def test_of_an_update_at_the_server(tmp_path, via):
         ticket["data"] = Buffers(file.read_bytes())
     try:
         with pytest.raises(PayloadError, match=f"of payload {ref.digest[:12]}"):
-            next(depot.receive(0, ticket))
+            list(depot.receive(0, ticket))
     finally:
         depot.close()
         box.close()

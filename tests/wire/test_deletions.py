@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from photon.container.container import ContainerRef, open_container, write_container
-from photon.errors import DataError, PhotonWarning
+from photon.errors import DataError, PayloadError, PhotonWarning
 from photon.wire.object_store import ObjectStore
+
+LONG = 5.0
 
 
 @pytest.fixture
@@ -69,3 +71,34 @@ def test_an_update_that_cannot_be_deleted_has_come(store, tmp_path):
     tensors, facts = open_container(tmp_path / "got", ref)
     assert torch.equal(tensors["w"], torch.arange(5.0))
     assert facts == {"k": 1}
+
+
+def test_a_server_that_ends_waits_for_no_slow_store(store, tmp_path):
+    """Half of the update comes, and then nothing, until the store is closed."""
+    ref = write_container(tmp_path / "p", {"w": torch.ones(1 << 16)}, {})
+    half, ended = (tmp_path / "p").read_bytes()[: ref.size // 2], threading.Event()
+
+    class Stalling(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(206)
+            self.send_header("Content-Length", str(ref.size))
+            self.end_headers()
+            self.wfile.write(half)
+            threading.Timer(0.1, store.close).start()
+            ended.wait(LONG)
+
+        def log_message(self, *_):
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stalling) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        store._remote.sign = lambda method, name, valid: f"{url}/{name}"
+        store._remote.delete = lambda name: None
+        coming = store.receive(granted(store, ref), ref, tmp_path / "got")
+        try:
+            with pytest.raises(PayloadError, match="stopped"):
+                list(coming)
+        finally:
+            ended.set()
+            server.shutdown()

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ from photon.core.parts import from_parts, parts_of
 from photon.core.traffic import kinds_down
 from photon.errors import PayloadError
 from photon.run.base import Base, received_of
+from photon.server.link import Work
 from photon.wire.chunks import UNFINISHED
 from photon.wire.inline import has_payload, in_one_message
 from photon.wire.messages import MOST_STEPS, Get, Piece, Put, Ticket, most_update_bytes
-from photon.wire.transport import ServerSide
+from photon.wire.transport import Receiving, ServerSide
+
+FETCHES = 4
+"""Updates that are brought at a time from where they lie, while the server listens to its nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class Depot:
         self._differences: dict[str, Payload] = {}
         self._tickets: dict[str, Ticket] = {}
         self._coming: set[str] = set()
+        self._fetching = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
 
     def publish(self, plan: RoundPlan, base: Base, in_use: Collection[str] = ()) -> None:
         """Have the base of a round at hand, and forget payloads that nobody needs any more.
@@ -140,8 +146,10 @@ class Depot:
 
     def receive(
         self, client: int, ticket: Ticket
-    ) -> Generator[Get, Piece, tuple[dict[str, Tensor], dict[str, Any]]]:
+    ) -> Generator[Get | Work, Piece | None, tuple[dict[str, Tensor], dict[str, Any]]]:
         """Fetch an update, asking for its pieces where it is in none of the places here.
+
+        Where it lies beside the messages, that is work to be waited for.
 
         Raises:
             PayloadError: it is not what its ticket says.
@@ -152,7 +160,8 @@ class Depot:
         path = self.folder / f"update-{client}-{ref.digest}"
         self._coming.add(path.name)
         try:
-            yield from self.transport.receive(ticket, ref, path)
+            receiving = self.transport.receive(ticket, ref, path)
+            yield from self._brought(receiving) if beside_messages(ticket) else receiving
         finally:
             self._coming.discard(path.name)
         return open_container(path)
@@ -160,6 +169,20 @@ class Depot:
     def close(self) -> None:
         self._forget()
         self.transport.close()
+        self._fetching.shutdown(cancel_futures=True)
+
+    def _brought(self, receiving: Receiving) -> Generator[Get | Work, Piece | None, None]:
+        """Have all between two questions to the node done in the background."""
+        piece = None
+        while True:
+            step = self._fetching.submit(_next_question, receiving, piece)
+            try:
+                yield step
+            finally:
+                step.cancel()  # unless it has begun
+            if (wanted := step.result()) is None:
+                return
+            piece = yield wanted
 
     def _steps(self, holds: str | None) -> list[Payload] | None:
         """Differences that make the open round's base of another one; None: none do."""
@@ -213,6 +236,14 @@ class Depot:
         for path in self.folder.iterdir():
             if path.name not in kept:
                 path.unlink()
+
+
+def _next_question(receiving: Receiving, piece: Piece | None) -> Get | None:
+    """What is asked of the node next; nothing, once the update is here."""
+    try:
+        return next(receiving) if piece is None else receiving.send(piece)
+    except StopIteration:
+        return None
 
 
 def _linked(source: Path, path: Path) -> Path:

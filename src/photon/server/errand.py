@@ -15,10 +15,12 @@ from photon.core.text import cleaned
 from photon.core.traffic import Traffic, kinds_up
 from photon.errors import DataError, PayloadError, PhotonError
 from photon.server.depot import Depot, Way, beside_messages
+from photon.server.link import Work
 from photon.wire.buffers import Buffers
 from photon.wire.facts import InstructionFacts, update_of
 from photon.wire.messages import (
     Closed,
+    Get,
     Kept,
     Piece,
     Ticket,
@@ -40,8 +42,11 @@ slow; but a node that goes away more often than that dies of its base.
 
 ReplyT = TypeVar("ReplyT", bound=Closed)
 T = TypeVar("T")
-Conversation = Generator[Buffers, Buffers | None, T]
-"""Yields messages, takes their answers (None: the node went away), returns what came of it."""
+Conversation = Generator[Buffers | Work, Buffers | None, T]
+"""Yields messages, takes their answers (None: the node went away), returns what came of it.
+
+It also yields work of this machine, and is gone on with once that is done.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,18 @@ class Talk:
         try:
             wanted = next(receiving)
             while True:
-                wanted = receiving.send((yield from self.ask(wanted, Piece)))
+                wanted = receiving.send((yield from self._waited(wanted)))
         except StopIteration as done:
             found = done.value
         self.traffic.sent([client], beside_messages(ticket))
         return found
+
+    def _waited(self, wanted: Get | Work) -> Conversation[Piece | None]:
+        """The piece that a node is asked for; nothing of work, which is done then."""
+        if isinstance(wanted, Get):
+            return (yield from self.ask(wanted, Piece))
+        yield wanted
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol
 
 from photon.wire.buffers import Buffers
 
+Work = Future[Any]
+"""Something that this machine does beside listening."""
+LOOK_SECONDS = 0.02
+"""Between two looks at whether work is done."""
 Answer = tuple[str, Buffers | None]
 """A message's id, and what a node has said to it; None: it went away before."""
 
@@ -72,3 +78,31 @@ class Inbox:
                 if has_room:
                     self._room.release()
             timeout = 0.0
+
+
+class Desk:
+    """A link whose server may wait for work of its own as for a node.
+
+    Once that is done, an answer of no bytes comes in.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self._work: dict[str, Work] = {}
+        self._count = itertools.count()
+
+    def send(self, address: str, said: Buffers | Work) -> str:
+        """Send a message, or wait for work; the id comes back with what comes of it."""
+        if isinstance(said, Buffers):
+            return self.link.send(address, said)
+        name = f"work {next(self._count)}"
+        self._work[name] = said
+        return name
+
+    def answers(self, timeout: float) -> Iterator[Answer]:
+        """See `Link.answers`."""
+        done = [name for name, work in self._work.items() if work.done()]
+        for name in done:
+            del self._work[name]
+            yield name, Buffers(b"")
+        yield from self.link.answers(min(timeout, LOOK_SECONDS) if self._work or done else timeout)

@@ -23,7 +23,7 @@ from photon.secure.fixed_point import Trees
 from photon.server.depot import Depot
 from photon.server.errand import MAX_EXCUSES, Conversation, Errand, Outcome, Talk, fault_of
 from photon.server.farewell import tell_last
-from photon.server.link import Link
+from photon.server.link import Desk, Link
 from photon.server.masked_nodes import OverNodes
 from photon.server.roster import Member, Roster
 from photon.server.rules import rules_of
@@ -92,7 +92,7 @@ class RemoteEngine:
         self._sent = travelling(run.model_dump(mode="json"))
         self._digest = travel_digest(self._sent)
         self.link, self.roster, self.depot = link, roster, depot
-        self._waiting, self._hint = Waiting(say, clock), hint
+        self._desk, self._waiting, self._hint = Desk(link), Waiting(say, clock), hint
         self.durations: deque[float] = deque(maxlen=DURATIONS_KEPT)
         self._all_came, self._traffic = False, Traffic()
         self._errands: dict[str, _UnderWay] = {}
@@ -240,13 +240,13 @@ class RemoteEngine:
 
         def go_on(address: str, one: Conversation[None], answer: Buffers | None) -> None:
             with contextlib.suppress(StopIteration):
-                waiting[self.link.send(address, one.send(answer))] = address, one
+                waiting[self._desk.send(address, one.send(answer))] = address, one
 
         for address, one in conversations.items():
             go_on(address, one, None)
         while waiting and not is_over():
             self.roster.refresh()
-            for name, answer in self.link.answers(POLL_SECONDS):
+            for name, answer in self._desk.answers(POLL_SECONDS):
                 address, one = waiting.pop(name, ("", None))
                 if one is None:
                     self._hear(None, name, answer)
@@ -316,7 +316,7 @@ class RemoteEngine:
         """Take what has come in, greet who is new; gives what came of the open round."""
         arrivals: list[Update | Failure] = []
         self.roster.refresh()
-        for name, answer in self.link.answers(seconds):
+        for name, answer in self._desk.answers(seconds):
             arrivals += self._hear(current, name, answer)
             del answer  # its memory, before the next one comes
         return arrivals
@@ -339,10 +339,10 @@ class RemoteEngine:
     ) -> list[Update | Failure]:
         """Say what comes next in a conversation, at first to no answer; gives what came of it."""
         try:
-            message = one.conversation.send(answer)
+            said = one.conversation.send(answer)
         except StopIteration as done:
             return self._end(current, one, done.value)
-        self._errands[self.link.send(one.address, message)] = one
+        self._errands[self._desk.send(one.address, said)] = one
         return []
 
     def _end(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ class ObjectStore(ServerSide):
     def __init__(self, url: str, run: str) -> None:
         self._remote = RemoteFolder(f"{url.rstrip('/')}/{run}", create=True)
         self._granted: dict[str, int] = {}
+        self._closed = threading.Event()
         self._has_swept = self._has_warned = False
 
     def offer(self, path: Path, ref: ContainerRef) -> Ticket:
@@ -58,7 +60,7 @@ class ObjectStore(ServerSide):
 
     def receive(self, ticket: Ticket, ref: ContainerRef, path: Path) -> Receiving:
         yield from ()
-        fetch(self.locate(ticket), ref, path)
+        fetch(self.locate(ticket), ref, path, self._closed.is_set)
         self.withdraw(ticket)
 
     def locate(self, ticket: Ticket) -> Ticket:
@@ -80,10 +82,11 @@ class ObjectStore(ServerSide):
             if key is None:
                 self._delete(f"base/{ref.digest}", _count(ref.size))
             elif key in self._granted:
-                self._delete(key, min(_count(ref.size), self._granted.pop(key)))
+                self._delete(key, min(_count(ref.size), self._granted.pop(key, 0)))
 
     def close(self) -> None:
-        """Delete what nodes may have put and nobody has fetched."""
+        """Delete what nodes may have put and nobody has fetched, or will any more."""
+        self._closed.set()
         with self._deleting():
             while self._granted:
                 self._delete(*self._granted.popitem())
