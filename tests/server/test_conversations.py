@@ -18,12 +18,13 @@ from photon.container.container import ContainerRef, write_container
 from photon.core.messages import Arrival, Failure, Instruction, RoundPlan, Update
 from photon.core.parts import parts_of
 from photon.errors import DataError, PayloadError, StorageError
+from photon.server import attempts, remote
 from photon.server import depot as depots
-from photon.server import remote
+from photon.server.attempts import MAX_ATTEMPTS
 from photon.server.depot import Way
 from photon.server.errand import MAX_EXCUSES
 from photon.server.link import Answer, Link
-from photon.server.remote import MAX_ATTEMPTS, RemoteEngine
+from photon.server.remote import RemoteEngine
 from photon.server.roster import Member, Roster
 from photon.wire.buffers import Buffers
 from photon.wire.enrolment import Register
@@ -342,7 +343,7 @@ def test_one_that_takes_none_of_them_fails(fetching, reply):
 
 def test_a_difference_to_what_a_node_lacks_is_no_attempt_of_its_clients(monkeypatch):
     """Its last errand was cancelled before all of that had come; then it gets everything."""
-    monkeypatch.setattr(remote, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(attempts, "MAX_ATTEMPTS", 1)
     federation = federation_of(update())
     whole = federation.depot.way
     federation.depot.way = lambda holds: whole(holds) if holds is None else HELD

@@ -20,7 +20,8 @@ from photon.experiment.job import EngineFactory
 from photon.node.service import NodeService
 from photon.run.going_on import how_to_go_on
 from photon.run.run_folder import read_facts
-from photon.server.remote import MAX_ATTEMPTS, RemoteEngine, _OpenRound
+from photon.server.attempts import MAX_ATTEMPTS, Attempts
+from photon.server.remote import RemoteEngine
 from photon.server.roster import Member, Roster
 from photon.wire.chunks import ChunkWriter
 from photon.wire.enrolment import Enrolled, Register
@@ -90,7 +91,7 @@ def test_who_is_awaited_is_said_at_once(make):
     asked = iter([False, False, True])
     assert engine.alive(lambda: next(asked)) == []
     plan: Any = SimpleNamespace(round=3)
-    engine._tell_idle(_OpenRound(plan, deque([1, 3])))
+    engine._tell_idle(Attempts(plan, deque([1, 3]), lines.append))
     assert lines == [
         "waiting     for nodes: 1 here of 2 (photon.n_nodes), with 2 clients of 4 (fl.quorum); "
         "not here: b (clients 1,3); ...",

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from photon.chain.receipts import Outbox
 from photon.config.between.travel import travel_digest, travelling
 from photon.config.resolve import Run
 from photon.core.messages import Arrival, Failure, RoundPlan, Update
-from photon.core.policy import assign, may_be_asked
+from photon.core.policy import may_be_asked
 from photon.core.traffic import Traffic
 from photon.errors import PhotonError, RoundFailed
 from photon.machine.clock import SYSTEM, Clock
 from photon.machine.waiting import Waiting
 from photon.run.base import Base
 from photon.secure.fixed_point import Trees
+from photon.server.attempts import Attempts
 from photon.server.depot import Depot
-from photon.server.errand import MAX_EXCUSES, Conversation, Errand, Outcome, Talk, fault_of
-from photon.server.farewell import tell_last
+from photon.server.errand import Conversation, Errand, Outcome, Talk, fault_of
 from photon.server.link import Desk, Link
 from photon.server.masked_nodes import OverNodes
 from photon.server.roster import Member, Roster
@@ -32,28 +32,16 @@ from photon.wire.enrolment import format_clients
 from photon.wire.facts import InstructionFacts
 from photon.wire.messages import Cancel, Train, pack_request
 
-MAX_ATTEMPTS = 3
-"""How often a client is tried in a round, on whichever node, before it is left out."""
 POLL_SECONDS = 0.2
 DURATIONS_KEPT = 10_000
 """Of the newest updates, whose median says when a client is late; it is taken at every poll."""
-
-
-@dataclass(eq=False, slots=True)
-class _OpenRound:
-    """A round, while its updates may come: who waits for a node, and where each was tried."""
-
-    plan: RoundPlan
-    waiting: deque[int]
-    attempts: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    excuses: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class _UnderWay:
     """An errand that has begun."""
 
-    of: _OpenRound
+    of: Attempts
     address: str
     errand: Errand
     conversation: Conversation[Outcome]
@@ -174,7 +162,7 @@ class RemoteEngine:
     def run_round(
         self, plan: RoundPlan, base: Base, waiting: deque[int], should_stop: Callable[[], bool]
     ) -> Generator[Arrival, None, None]:
-        current = _OpenRound(plan, waiting)
+        current = Attempts(plan, waiting, self.say)
         yield from self._take_late()
         in_use = {p.ref.digest for one in self._errands.values() for p in one.errand.way.payloads}
         self.depot.publish(plan, base, in_use)
@@ -185,12 +173,12 @@ class RemoteEngine:
             yield from self._take_late()
             yield None
 
-    def _is_training(self, current: _OpenRound) -> bool:
+    def _is_training(self, current: Attempts) -> bool:
         if self.run.federation.is_async:  # whoever trains for an earlier merge comes in this one
             return bool(self._errands)
         return any(one.of is current for one in self._errands.values())
 
-    def _tell_idle(self, current: _OpenRound) -> None:
+    def _tell_idle(self, current: Attempts) -> None:
         """A round in which nobody trains, for want of nodes, is a wait like any other."""
         if not current.waiting or self._is_training(current):
             self._waiting.is_over()
@@ -208,7 +196,7 @@ class RemoteEngine:
     def close(self) -> None:
         if self.outbox is not None:
             busy = {one.address for one in self._errands.values()}
-            tell_last(self.outbox, self.run.name, self.roster, self.link, busy)
+            self.roster.tell_last(self.outbox, self.run.name, busy)
         self.cancel(before=sys.maxsize)
         self.link.close()
         self.depot.close()
@@ -261,25 +249,22 @@ class RemoteEngine:
         counted, self._traffic = self._traffic, Traffic()
         return counted
 
-    def _hand_out(self, current: _OpenRound) -> list[Update | Failure]:
+    def _hand_out(self, current: Attempts) -> list[Update | Failure]:
         """Have idle nodes train who waits; gives what came of those that cannot begin."""
         arrivals: list[Update | Failure] = []
         busy = {one.address for one in self._errands.values()}
         hosts = {address: node.clients for address, node in self.roster.members.items()}
-        for address, clients in assign(current.waiting, hosts, busy, current.attempts).items():
-            for client in clients:
-                current.waiting.remove(client)
-                current.attempts[client].append(address)
+        for address, clients in current.place(hosts, busy).items():
             arrivals += self._begin(current, self.roster.members[address], clients)
         return arrivals
 
     def _begin(
-        self, current: _OpenRound, member: Member, clients: list[int]
+        self, current: Attempts, member: Member, clients: list[int]
     ) -> list[Update | Failure]:
         try:
             errand = self._errand(current.plan, member, clients)
         except PhotonError as error:
-            return self._try_again(current, member.name, dict.fromkeys(clients, fault_of(error)))
+            return [*current.try_again(member.name, dict.fromkeys(clients, fault_of(error)))]
         self._holds[member.name] = member, current.plan.base_digest
         begun = _UnderWay(current, member.address, errand, errand.converse(), self.clock())
         return self._go_on(current, begun, None)
@@ -311,7 +296,7 @@ class RemoteEngine:
         return self._all_came and bool(self.busy or self._free())
 
     def _listen(
-        self, current: _OpenRound | None, seconds: float = POLL_SECONDS
+        self, current: Attempts | None, seconds: float = POLL_SECONDS
     ) -> list[Update | Failure]:
         """Take what has come in, greet who is new; gives what came of the open round."""
         arrivals: list[Update | Failure] = []
@@ -322,7 +307,7 @@ class RemoteEngine:
         return arrivals
 
     def _hear(
-        self, current: _OpenRound | None, name: str, answer: Buffers | None
+        self, current: Attempts | None, name: str, answer: Buffers | None
     ) -> list[Update | Failure]:
         one = self._errands.pop(name, None)
         if one is None:
@@ -335,7 +320,7 @@ class RemoteEngine:
         return self._go_on(current, one, answer)
 
     def _go_on(
-        self, current: _OpenRound | None, one: _UnderWay, answer: Buffers | None
+        self, current: Attempts | None, one: _UnderWay, answer: Buffers | None
     ) -> list[Update | Failure]:
         """Say what comes next in a conversation, at first to no answer; gives what came of it."""
         try:
@@ -346,7 +331,7 @@ class RemoteEngine:
         return []
 
     def _end(
-        self, current: _OpenRound | None, one: _UnderWay, outcome: Outcome
+        self, current: Attempts | None, one: _UnderWay, outcome: Outcome
     ) -> list[Update | Failure]:
         node = one.errand.node
         self._traffic.add(outcome.traffic)
@@ -373,28 +358,6 @@ class RemoteEngine:
         self.durations += one.errand.durations(outcome, self.clock() - one.begun)
         arrivals: list[Update | Failure] = [*outcome.updates.values()]
         self._homes |= dict.fromkeys(outcome.updates, one.address)
-        for client in outcome.failed:
-            one.of.excuses[client] += outcome.is_excused
-            if outcome.has_left or (outcome.is_excused and one.of.excuses[client] <= MAX_EXCUSES):
-                one.of.attempts[client].remove(one.address)
         if outcome.has_left:
-            return arrivals + self._wait_for_another(one, outcome.failed)
-        return arrivals + self._try_again(one.of, one.errand.node, outcome.failed)
-
-    def _try_again(
-        self, current: _OpenRound, node: str, failed: Mapping[int, str]
-    ) -> list[Update | Failure]:
-        """Clients without an update wait for another attempt, unless there were enough."""
-        for client, reason in failed.items():
-            may_retry = len(current.attempts[client]) < MAX_ATTEMPTS
-            what = "trying again" if may_retry else "left out of this round"
-            self.say(f"client {client} on node {node}: {reason}; {what}")
-            current.waiting += [client] if may_retry else []
-        return [Failure(client, f"node {node}: {reason}") for client, reason in failed.items()]
-
-    def _wait_for_another(self, one: _UnderWay, clients: Collection[int]) -> list[Failure]:
-        """A node that is being stopped costs its clients no attempt: it may be stopped any time."""
-        self.roster.lost(one.address)
-        self.say(f"node {one.errand.node} is being stopped")
-        one.of.waiting += clients
-        return [Failure(client, f"node {one.errand.node}: was stopped") for client in clients]
+            self.roster.lost(one.address)
+        return arrivals + one.of.settle(one.errand.node, one.address, outcome)

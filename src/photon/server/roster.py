@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import photon
+from photon.chain.receipts import Outbox
 from photon.core.text import cleaned
 from photon.errors import PayloadError
 from photon.machine.clock import SYSTEM, Clock
@@ -28,6 +30,9 @@ HELLO_SECONDS = 20.0
 NAME_SECONDS = 60.0
 """A node that is asked whether it lives, and does not answer for so long, loses its name to the one
 that has come with it; Flower takes as long to see that a node has gone."""
+
+LAST_SECONDS = 10.0
+"""Nobody waits longer for answers to the last word; who misses it hears it when the run goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,23 @@ class Roster:
     def lost(self, address: str) -> None:
         """Forget a node that went away in the middle of something: it is greeted again."""
         self.members.pop(address, None)
+
+    def tell_last(self, outbox: Outbox, run: str, busy: Collection[str]) -> None:
+        """Tell nodes the receipts of links that no instruction follows, and that they lack.
+
+        Args:
+            busy: addresses of those that still train: they would not hear of it in time.
+        """
+        waiting, deadline = {}, time.monotonic() + LAST_SECONDS
+        for member in self.members.values():
+            notice = outbox.notice(run, member.name)
+            if notice is not None and member.address not in busy:
+                waiting[self.link.send(member.address, pack_request(notice))] = member, notice
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for name, answer in self.link.answers(min(left, 1.0)):
+                member, notice = waiting.pop(name, (None, None))
+                if member is not None and answer is not None:
+                    outbox.was_told(member.name, notice)
 
     def _admit(self, address: str, signer: str, intro: Introduction) -> None:
         if intro.name != signer:
