@@ -81,9 +81,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Started]:
         one.close()
 
 
-def make_link(folder: Path, started: Started) -> FlowerLink:
-    return FlowerLink(folder / "flower", "127.0.0.1", 1, None, Register(None), lambda line: None,
-                      started.stop)  # fmt: skip
+def make_link(
+    folder: Path, started: Started, say: Callable[[str], None] = lambda line: None
+) -> FlowerLink:
+    flowers, register = folder / "flower", Register(None)
+    return FlowerLink(flowers, "127.0.0.1", 1, None, register, say, started.stop)
 
 
 @pytest.fixture
@@ -220,8 +222,24 @@ def test_that_a_start_which_is_interrupted_is_no_failure(tmp_path, started, numb
 def test_that_a_relay_which_does_not_come_is_a_failure(tmp_path, started, monkeypatch):
     monkeypatch.setattr(flower, "READY_SECONDS", 0.0)
     started.come = False
-    with pytest.raises(RoundFailed, match="not ready in time"):
+    with pytest.raises(RoundFailed, match="not ready in 0 s"):
         make_link(tmp_path, started)
+
+
+def test_that_a_slow_start_is_waited_for_and_told(tmp_path, started, monkeypatch):
+    """Its process lives: on a busy machine it takes minutes."""
+    assert flower.READY_SECONDS >= 300
+    monkeypatch.setattr(flower, "QUIET_SECONDS", 0.0)
+    started.come, said = False, []
+
+    def stop_then(line: str) -> None:
+        said.append(line)
+        started.stop.signum = 2
+
+    with pytest.raises(Interrupted):
+        make_link(tmp_path, started, stop_then)
+    log = tmp_path / "flower" / "superlink.log"
+    assert said == [f"waiting     for Flower's SuperLink to start; its log is {log}"]
 
 
 def test_that_whoever_is_stopped_at_a_new_start_says_himself_what_is_kept(link, started):

@@ -32,6 +32,7 @@ from photon.machine.guard import Guarded
 from photon.machine.interrupt import StopRequest
 from photon.machine.owned_folder import sockets_folder
 from photon.machine.private_files import keep_from_git
+from photon.machine.waiting import Waiting
 from photon.say import Say
 from photon.server.link import Answer, Inbox, Link
 from photon.wire.buffers import Buffers, RawBytes
@@ -40,7 +41,10 @@ from photon.wire.messages import MAX_MESSAGE_BYTES
 
 HEAD = struct.Struct(">cQQ")
 SEND, NODES, ANSWER, LOST = b"S", b"N", b"A", b"L"
-READY_SECONDS = 90.0
+READY_SECONDS = 600.0
+"""A SuperLink whose process lives may take so long to be ready: on a busy machine it is minutes."""
+QUIET_SECONDS = 10.0
+"""Of its start, in which nothing is said of the wait."""
 MAX_RESTARTS = 5
 """How often a dead SuperLink is replaced within `RESTART_WINDOW` seconds."""
 RESTART_WINDOW = 600.0
@@ -245,18 +249,24 @@ class FlowerLink(Link):
             RoundFailed: the SuperLink has ended, or no relay has come in time.
         """
         assert self._superlink is not None
-        deadline = time.monotonic() + READY_SECONDS
+        log, begun, waiting = self.folder / "superlink.log", time.monotonic(), Waiting(self.say)
         while self._superlink.returncode is None:
-            if time.monotonic() > deadline or self.stop():
+            waited = time.monotonic() - begun
+            if waited > READY_SECONDS or self.stop():
                 break
+            if waited > QUIET_SECONDS:
+                waiting.tell(f"for Flower's SuperLink to start; its log is {log}")
             with contextlib.suppress(TimeoutError):
                 connection, _ = listener.accept()
                 connection.settimeout(None)
                 if frames.receive_bytes(connection, 1024) == token.encode():
                     return connection
         self.stop.raise_if_asked("stopped before the SuperLink was ready")
-        reason = "not ready in time" if self._superlink.returncode is None else "it ended"
-        log = self.folder / "superlink.log"
+        reason = (
+            f"not ready in {READY_SECONDS:.0f} s"
+            if self._superlink.returncode is None
+            else "it ended"
+        )
         raise RoundFailed(f"Flower's ServerApp: {reason}: {last_line(log)}")
 
     def _supervise(self) -> None:
