@@ -63,10 +63,10 @@ def test_a_bad_update_leaves_no_trace_but_its_reason(make, four, tmp_path, monke
     tamper, reason = TAMPERED[how]
     offer = hosted_run.HostedRun._offer
 
-    def offer_worse(self, update, grant):
+    def offer_worse(self, update, grant, late):
         if update.client == 3:
             return offer_instead(self, grant, tamper(update))
-        return offer(self, update, grant)
+        return offer(self, update, grant, late)
 
     shape = ["fl.quorum=3", "fl.n_rounds=1", "photon.n_nodes=1", "fl.round_timeout=20",
              "fl.compression=bf16"]  # fmt: skip
@@ -88,13 +88,13 @@ def test_a_payload_that_is_not_what_its_ticket_says_is_tried_again(
     """Once, then all is well: the kept update is sent again, and nothing is trained twice."""
     offer, spoilt = hosted_run.HostedRun._offer, []
 
-    def offer_worse(self, update, grant):
+    def offer_worse(self, update, grant, late):
         if spoilt or update.client != 1:
-            return offer(self, update, grant)
+            return offer(self, update, grant, late)
         spoilt.append(fault)
         if fault == "another client's":
-            return offer(self, dataclasses.replace(update, client=0), grant)
-        ticket = offer(self, update, grant)
+            return offer(self, dataclasses.replace(update, client=0), grant, late)
+        ticket = offer(self, update, grant, late)
         if fault == "cut short":
             return {**ticket, "data": ticket["data"][:-64]}
         return {key: value for key, value in ticket.items() if key != "data"}
@@ -122,7 +122,7 @@ SAID = {
 def test_a_client_that_says_nonsense_ends_nothing_but_its_part(
     make, four, tmp_path, monkeypatch, what
 ):
-    def offer(self, update, grant):
+    def offer(self, update, grant, late):
         return offer_instead(self, grant, update, SAID[what] if update.client == 3 else {})
 
     monkeypatch.setattr(hosted_run.HostedRun, "_offer", offer)

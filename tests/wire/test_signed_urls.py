@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.server
 import math
+import socket
 import threading
 import time
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -18,7 +20,7 @@ from photon.errors import PayloadError
 from photon.node.mailbox import Mailbox
 from photon.wire import signed_urls
 from photon.wire.chunks import ChunkWriter
-from photon.wire.signed_urls import fetch
+from photon.wire.signed_urls import fetch, upload
 from photon.wire.stores import allowed_stores
 
 
@@ -148,6 +150,23 @@ def test_a_node_that_is_stopped_waits_for_no_slow_link(lossy, tmp_path):
     assert ref.size > sum(end - start for start, end in gaps)
     Lossy.goes_on.set()
     box.bring_base(ticket, [], None, no_seed)
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_a_node_that_is_stopped_waits_for_no_store_that_is_silent(written, tmp_path, way):
+    """It takes the connection, and says nothing."""
+    path, ref = written
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        urls = [f"http://127.0.0.1:{silent.getsockname()[1]}/x"]
+        ticket = {"via": "s3", "urls": urls, "part": 1 << 20, "key": "k"}
+        threading.Timer(0.3, stop.set).start()
+        begun = time.monotonic()
+        go = partial(fetch, ticket, ref, tmp_path / "got")
+        go = go if way == "down" else partial(upload, path, ref, ticket)
+        with pytest.raises(PayloadError, match="stopped"):
+            go(stop.is_set)
+    assert time.monotonic() - begun < 2
 
 
 def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):

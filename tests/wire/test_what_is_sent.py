@@ -130,13 +130,14 @@ def test_what_a_client_keeps_is_what_it_sends(tmp_path):
     path = save_answer(tmp_path / "clients", UPDATE, kept)
     box = Mailbox(tmp_path / "mail")
     run: Any = SimpleNamespace(folder=SimpleNamespace(clients=tmp_path / "clients"), _mailbox=box)
-    ticket = HostedRun._offer(run, load_update(path), {"via": "inline"})
+    never = lambda: False  # noqa: E731
+    ticket = HostedRun._offer(run, load_update(path), {"via": "inline"}, never)
     assert bytes_of(ticket) == artifact.read(path).file("update")[0].read_bytes()
     assert not list((tmp_path / "mail").iterdir())
     tensors, facts = parse_container(memoryview(bytearray(bytes_of(ticket))))
     assert list(tensors) == ["gradient/w"], "no moments of its own"
     assert update_of(tensors, facts).num_tokens == 9
-    folded = HostedRun._offer(run, replace(UPDATE, covers=(3, 4)), {"via": "inline"})
+    folded = HostedRun._offer(run, replace(UPDATE, covers=(3, 4)), {"via": "inline"}, never)
     assert bytes_of(folded) == (tmp_path / "mail" / "client_3").read_bytes() != bytes_of(ticket)
 
 

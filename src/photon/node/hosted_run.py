@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,8 @@ from photon.say import Say
 from photon.training.outline import codecs_of
 from photon.wire.messages import Sign, Ticket, Train, Trained
 
+UPLOAD_SECONDS = 1.0
+"""After a request to stop, in which updates that are done may go out; they are kept in any case."""
 MakeEngine = Callable[[RunFolder, Run, torch.device], LocalEngine]
 """Gives what trains the clients of a run's folder."""
 
@@ -63,6 +68,7 @@ class HostedRun:
     say: Say
     sign: Sign | None = None
     receipts: ReceiptBook | None = None
+    _closed: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(
@@ -107,9 +113,11 @@ class HostedRun:
     def masking(self) -> Masking:
         """Its clients in sessions of secure aggregation."""
         fl, threads = self.run.federation, self.run.machine.threads
-        return Masking(self.run.name, self.folder.clients, fl, self._mailbox, threads)
+        clients, ends = self.folder.clients, self._closed.is_set
+        return Masking(self.run.name, clients, fl, self._mailbox, threads, ends)
 
     def close(self) -> None:
+        self._closed.set()
         self.engine.close()
         self.folder.close()
 
@@ -118,7 +126,7 @@ class HostedRun:
 
         Args:
             should_stop: asked while the base comes, and between steps; then the clients' states are
-                saved.
+                saved. Updates that are done may go out a little longer.
         """
         if self.receipts is not None:
             self.receipts.take(request.notice)
@@ -131,7 +139,8 @@ class HostedRun:
         )
         done, failed = self._trained(plan, Base.at(path, received, ref), should_stop)
         sent = self._sent(done, received.params)
-        updates = {u.client: self._offer(u, request.upload.get(u.client, {})) for u in sent}
+        late, grants = _later(should_stop, UPLOAD_SECONDS), request.upload
+        updates = {u.client: self._offer(u, grants.get(u.client, {}), late) for u in sent}
         signatures = self._signatures(sent, updates)
         return Trained(
             updates=updates, failed=failed, devices=self.engine.devices, signatures=signatures
@@ -183,14 +192,27 @@ class HostedRun:
     def _first_base(self) -> Broadcast:
         return Broadcast(params=parameters_of(build_model(self.run.inner, self.run.seed)))
 
-    def _offer(self, update: Update, grant: Ticket) -> Ticket:
+    def _offer(self, update: Update, grant: Ticket, late: Callable[[], bool]) -> Ticket:
         if update.covers or not update.gradient:  # made to be sent, and not kept
             path = self._mailbox.folder / f"client_{update.client}"
             ref = write_container(path, *parts_of(update))
         else:
             kept = checkpoint.answer_path(self.folder.clients, update.client, update.round)
             path, ref = checkpoint.sent_file(kept)
-        return self._mailbox.offer(path, ref, grant)
+        return self._mailbox.offer(path, ref, grant, late)
+
+
+def _later(should_stop: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """Says the same, but so much later, from when it is asked."""
+    since = math.inf
+
+    def late() -> bool:
+        nonlocal since
+        if should_stop():
+            since = min(since, time.monotonic())
+        return time.monotonic() - since > seconds
+
+    return late
 
 
 def _plan(request: Train) -> RoundPlan:

@@ -129,9 +129,19 @@ class Mailbox:
         self._side(ticket).fetch(ticket, ref, path, should_stop)
         return from_parts(Difference, *open_container(path))
 
-    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
-        """Make an update available in the way that the server has asked for."""
-        return self._side(grant).offer(path, ref, grant)
+    def offer(
+        self,
+        path: Path,
+        ref: ContainerRef,
+        grant: Ticket,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Ticket:
+        """Make an update available in the way that the server has asked for.
+
+        Raises:
+            PayloadError: that is not possible here; or stopped, as asked.
+        """
+        return self._side(grant).offer(path, ref, grant, should_stop)
 
     def close(self) -> None:
         for side in self._sides.values():

@@ -43,13 +43,20 @@ class Masking:
     federation: of that run.
     mailbox: where masked updates wait to be fetched.
     threads: that mask.
+    should_stop: asked while masked updates leave.
     """
 
     def __init__(
-        self, run: str, clients: Path, federation: Federation, mailbox: Mailbox, threads: int
+        self,
+        run: str,
+        clients: Path,
+        federation: Federation,
+        mailbox: Mailbox,
+        threads: int,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.run, self.clients, self.federation = run, clients, federation
-        self._mailbox, self._threads = mailbox, threads
+        self._mailbox, self._threads, self._should_stop = mailbox, threads, should_stop
         self._members: dict[int, Member] = {}
         self._session, self._lock = "", threading.Lock()
 
@@ -118,7 +125,7 @@ class Masking:
             ref = write_container(path, tensors_of(numbers), facts_of(member.terms, client, trees))
         finally:
             scratch.remove()
-        return self._mailbox.offer(path, ref, asked.upload.get(client, {}))
+        return self._mailbox.offer(path, ref, asked.upload.get(client, {}), self._should_stop)
 
     def _reveal(self, asked: Reveal) -> Told:
         def reveal(client: int) -> dict[int, bytes]:

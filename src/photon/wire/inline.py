@@ -69,7 +69,7 @@ class InlineNode(NodeSide):
     def fetch(self, ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Stop) -> None:
         (self._arriving.pop(ref.digest, None) or _begun(path, ref, ticket)).finish()
 
-    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket, should_stop: Stop) -> Ticket:
         ticket = _ticket(path, ref, grant.get("most", MAX_INLINE_BYTES))
         if "data" not in ticket:
             self._waiting[ref.digest] = path

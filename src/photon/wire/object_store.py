@@ -133,9 +133,9 @@ class StoreNode(NodeSide):
         require_allowed(ticket, self.stores)
         fetch(ticket, ref, path, should_stop)
 
-    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket, should_stop: Stop) -> Ticket:
         require_allowed(grant, self.stores)
-        return upload(path, ref, grant)
+        return upload(path, ref, grant, should_stop)
 
 
 def _server(photon: Machine, run: str) -> ObjectStore:

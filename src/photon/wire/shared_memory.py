@@ -27,7 +27,13 @@ class SharedMemory(ServerSide):
     def create(cls, name: str) -> SharedMemory:
         return cls(make_folder(_root(), f"{name}-"))
 
-    def offer(self, path: Path, ref: ContainerRef, grant: Ticket | None = None) -> Ticket:
+    def offer(
+        self,
+        path: Path,
+        ref: ContainerRef,
+        grant: Ticket | None = None,
+        should_stop: Stop = lambda: False,
+    ) -> Ticket:
         place = self.folder / ref.digest
         if not place.exists():
             try:

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from photon.container.container import ContainerRef
@@ -48,33 +48,44 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
 _open = urllib.request.build_opener(_Unmoved).open
 
 
-def upload(path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
+def upload(
+    path: Path, ref: ContainerRef, grant: Ticket, should_stop: Callable[[], bool] = lambda: False
+) -> Ticket:
     """Put a payload where a grant says, part by part.
 
+    Args:
+        should_stop: asked all the time; links that take nothing are given up then.
+
     Raises:
-        PayloadError: it is larger than was granted, or the store refuses.
+        PayloadError: it is larger than was granted, or the store refuses; or stopped, as asked.
     """
     urls, part = _layout(grant, ref)
 
     def put(start: int) -> None:
-        put_part(urls[start // part], path, start, min(part, ref.size - start))
+        put_part(urls[start // part], path, start, min(part, ref.size - start), should_stop)
 
     side_by_side(put, range(0, ref.size, part))
     return {"via": "s3", "key": grant.get("key"), **ref.to_json()}
 
 
-def put_part(url: str, path: Path, start: int, length: int) -> None:
+def put_part(
+    url: str,
+    path: Path,
+    start: int,
+    length: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Put a piece of a file where a signed URL says.
 
     Raises:
-        PayloadError: the store refuses.
+        PayloadError: the store refuses; or stopped, as asked.
     """
 
     def attempt() -> None:
         headers = {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
-        data = _slices(path, start, length)
+        data = _slices(path, start, length, should_stop)
         request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-        _open(request, timeout=TIMEOUT_SECONDS).close()
+        _opened(request, should_stop).close()
 
     _retried(url, attempt)
 
@@ -167,10 +178,12 @@ def _judged(error: Exception) -> tuple[str, bool]:
     return f"{error}{word}", error.code < 500 and error.code not in BUSY
 
 
-def _slices(path: Path, start: int, length: int) -> Iterator[bytes]:
+def _slices(
+    path: Path, start: int, length: int, should_stop: Callable[[], bool]
+) -> Iterator[bytes]:
     with open(path, "rb") as file:
         file.seek(start)
-        while length > 0 and (piece := file.read(min(PIECE_BYTES, length))):
+        while not should_stop() and length > 0 and (piece := file.read(min(PIECE_BYTES, length))):
             length -= len(piece)
             yield piece
 
@@ -198,10 +211,8 @@ def _bring(
 
 def _range(url: str, start: int, end: int, should_stop: Callable[[], bool]) -> Iterator[bytes]:
     """Bytes [start, end) of an object, a piece at a time; fewer where the link is cut."""
-    if should_stop():
-        raise PayloadError("stopped while a payload came; what has come is kept")
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-{end - 1}"})
-    with _open(request, timeout=TIMEOUT_SECONDS) as response:
+    with _opened(request, should_stop) as response:
         if start and response.status != 206:
             where = urllib.parse.urlsplit(url).netloc
             raise PayloadError(f"object store {where}: gives no ranges of objects")
@@ -209,6 +220,26 @@ def _range(url: str, start: int, end: int, should_stop: Callable[[], bool]) -> I
             while start < end and (piece := response.read(min(PIECE_BYTES, end - start))):
                 start += len(piece)
                 yield piece
+
+
+def _opened(
+    request: urllib.request.Request, should_stop: Callable[[], bool]
+) -> http.client.HTTPResponse:
+    """The response to a request; one that is not there when it is time to stop, nobody awaits."""
+    opening: Future[http.client.HTTPResponse] = Future()
+
+    def begin() -> None:
+        try:
+            opening.set_result(_open(request, timeout=TIMEOUT_SECONDS))
+        except Exception as error:
+            opening.set_exception(error)
+
+    if not should_stop():
+        threading.Thread(target=begin, daemon=True).start()
+    while not should_stop():
+        if wait([opening], LOOK_SECONDS).done:
+            return opening.result()
+    raise PayloadError("stopped while a payload was under way; what has come is kept")
 
 
 @contextlib.contextmanager

@@ -71,8 +71,15 @@ class NodeSide(Protocol):
         """
         ...
 
-    def offer(self, path: Path, ref: ContainerRef, grant: Ticket) -> Ticket:
-        """Make an update available as the server has granted; its file stays until `forget`."""
+    def offer(self, path: Path, ref: ContainerRef, grant: Ticket, should_stop: Stop) -> Ticket:
+        """Make an update available as the server has granted; its file stays until `forget`.
+
+        Args:
+            should_stop: asked on the way, where that may be long.
+
+        Raises:
+            PayloadError: it cannot be; or stopped, as asked.
+        """
         ...
 
     def forget(self) -> None:
