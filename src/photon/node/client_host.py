@@ -44,7 +44,7 @@ from photon.training.going_on import Beginning, arrival, beginning, moments_arri
 from photon.training.layers import LayerRoles, layers_of
 from photon.training.loop import Trainer
 from photon.training.offload import Offload
-from photon.training.outgoing import Due, Outgoing, leaving, outgoing
+from photon.training.outgoing import Due, Outgoing, faded, leaving, outgoing
 from photon.training.outline import averaged_in, codecs_of
 from photon.training.parallel import ALONE, World
 from photon.training.reach import matched
@@ -330,9 +330,9 @@ class ClientHost:
         fragment = self._fragments.of_round(instruction.round)
         averaged = averaged_in(fl, moments, instruction.round)
         due = Due(fragment, averaged, instruction.part, instruction.again)
-        faded = _faded(before, instruction.round, fl.compression.residual_decay)
+        residual = faded(before, instruction.round, fl.compression.residual_decay)
         told = before.told if before.round == instruction.round - 1 else {}
-        before = replace(before, residual=faded, told=told)
+        before = replace(before, residual=residual, told=told)
         run_folder = self.files.folder.parent
         share = share_of(fl, run_folder, instruction, params, trainer, fragment)
         live = trainer.whole(trees)
@@ -378,14 +378,6 @@ class ClientHost:
         if client not in self._streams:
             self._streams[client] = JoinedStream([self.data.stream(client)])
         return self._streams[client]
-
-
-def _faded(before: ClientState, round_number: int, decay: float) -> dict[str, Tensor]:
-    """What is fed back of a residual, which fades with every round, of absence too."""
-    factor = decay ** (round_number - before.round)
-    if factor == 1.0:
-        return dict(before.residual)
-    return {name: value * factor for name, value in before.residual.items()}
 
 
 def _done(path: Path) -> Future[Path]:

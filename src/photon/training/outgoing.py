@@ -70,6 +70,14 @@ class Due(NamedTuple):
     again: float = 0.0
 
 
+def faded(before: ClientState, round_number: int, decay: float) -> dict[str, Tensor]:
+    """What is fed back of a residual, which fades with every round, of absence too."""
+    factor = decay ** (round_number - before.round)
+    if factor == 1.0:
+        return dict(before.residual)
+    return {name: value * factor for name, value in before.residual.items()}
+
+
 @torch.no_grad()
 def outgoing(
     federation: Federation,
