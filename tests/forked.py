@@ -14,9 +14,11 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
-LOADED = ["torch", "torch.optim", "photon.cli.train", "photon.experiment.experiment",
-          "photon.hub.warm_start", "photon.node.service", "photon.node.worker",
-          "photon.node.client_host", "photon.node.team", "hydra", "omegaconf"]  # fmt: skip
+LOADED = ["torch", "torch._dynamo", "torch.optim", "photon.cli.train",
+          "photon.experiment.experiment", "photon.hub.warm_start", "photon.node.service",
+          "photon.node.worker", "photon.node.client_host", "photon.node.team", "hydra",
+          "omegaconf"]  # fmt: skip
+"""The compiler, too: torch imports it, in a second, when the first optimizer is made."""
 
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(LOADED)
