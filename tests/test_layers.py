@@ -111,6 +111,23 @@ def test_light_entry_points_do_not_import_torch(code):
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
 
 
+SHAPES = """
+import sys
+from photon.config import load_config
+from photon.model.build import build_model
+from photon.training.outline import outline_of
+for model in ("smoke", "smoke llm_config=mpt-125m"):
+    config = load_config(f"recipe={model}".split())
+    build_model(config.inner, 1)
+    outline_of(config.inner, config.federation)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_a_server_that_trains_nothing_does_not_import_the_compiler_of_torch():
+    subprocess.run([sys.executable, "-c", SHAPES], check=True, capture_output=True)
+
+
 WITHOUT_EXTRAS = """
 import importlib, pkgutil, sys, tomllib
 extras = tomllib.load(open(sys.argv[1], "rb"))["project"]["optional-dependencies"]

@@ -14,7 +14,7 @@ from photon.config.resolve import resolve
 from photon.model.build import build_model
 from photon.training.adopt import Adopt
 from photon.training.muon import Muon
-from photon.training.optim import InnerOptimizer
+from photon.training.optim import InnerOptimizer, first_moments
 
 STEPS = 7
 BETAS = (0.9, 0.99)
@@ -250,3 +250,18 @@ def test_each_optimizer_has_its_own_defaults_and_what_is_given_counts(name, beta
         assert (group["betas"], group["eps"]) == expected
         written = resolve(config, cores=1, accelerator=0, run_uuid="r").inner.optimizer
         assert (written.betas, written.eps) == expected, "the run folder says what was used"
+
+
+@pytest.mark.parametrize("name", ["adamw", "decoupled_adamw", "adopt", "muon", "sgd"])
+def test_first_moments_are_those_of_the_optimizer(name):
+    inner = load_config(["recipe=smoke", f"llm_config.optimizer.name={name}"]).inner
+    model = build_model(inner, 0)
+    model.embedding.weight.requires_grad_(False)
+    ours, theirs = (
+        {key: {n: (t.shape, t.dtype, t.any().item()) for n, t in tree.items()}
+         for key, tree in trees.items()}
+        for trees in (first_moments(model, inner.optimizer),
+                      InnerOptimizer(model, inner.optimizer).moments())
+    )  # fmt: skip
+    assert ours == theirs
+    assert [list(tree) for tree in ours.values()] == [list(tree) for tree in theirs.values()]

@@ -29,7 +29,7 @@ from photon.run.restore import checkpoint_of_round, find_run
 from photon.run.run_folder import RunFolder, read_run
 from photon.run.trackers import copy_lines, read_lines
 from photon.training.layers import LayerRoles, layers_of
-from photon.training.optim import InnerOptimizer
+from photon.training.optim import first_moments
 from photon.training.outline import codecs_of, periods_of
 
 Names = Mapping[str, list[str]]
@@ -311,7 +311,7 @@ class _Fit:
         model = empty_model(self.ours.inner)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name not in self.layers.frozen)
-        return _names(InnerOptimizer(model, self.ours.inner.optimizer).moments())
+        return _names(first_moments(model, self.ours.inner.optimizer))
 
 
 def _names(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -159,6 +159,11 @@ class Block(nn.Module):
         return x + self.ffn(self.ffn_norm(x))
 
 
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    """Without torch's random weights: to draw them on the meta device imports its compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class Decoder(nn.Module):
     """The language model: token ids to logits, or to the loss of given targets."""
 
@@ -179,16 +184,17 @@ class Decoder(nn.Module):
         self.z_loss = inner.z_loss
         self.loss_chunk = loss_chunk(inner)
         self.gradient_of = logits_gradient
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = _embedding(config.vocab_size, config.d_model)
         self.positions = None
         if config.is_mpt and not config.attention.alibi:
-            self.positions = nn.Embedding(self.max_seq_len, config.d_model)
+            self.positions = _embedding(self.max_seq_len, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config, config.d_model)
         self.head = None
         if not config.tied:
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.add_tables()
+        for name in ("cos", "sin", "slopes"):
+            self.register_buffer(name, None, persistent=False)
 
     def add_tables(self, device: torch.device | None = None) -> None:
         """Tables of positions: buffers that are computed, so neither saved nor sent."""

@@ -21,6 +21,8 @@ _MOMENTS = {
     Muon: ("momentum_buffer",),
     SGD: (),
 }
+_ELEMENTWISE: dict[str, type[Optimizer]] = {"sgd": SGD, "adopt": Adopt}
+"""By name; the others are AdamW."""
 
 
 class InnerOptimizer:
@@ -37,17 +39,14 @@ class InnerOptimizer:
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
-        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        tables, hidden, rest = embedding_names(model), [], []
-        for name, p in self._parameters.items():
-            is_hidden = config.name == "muon" and p.dim() == 2 and name not in tables
-            (hidden if is_hidden else rest).append(p)
+        hidden, rest = _divided(model, config)
+        self._parameters = hidden | rest
         self._parts: list[Optimizer] = []
         if hidden:
             numbers = config.model_dump(include={"lr", "weight_decay", "momentum"})
-            self._parts.append(Muon(hidden, **numbers))
+            self._parts.append(Muon(hidden.values(), **numbers))
         if rest:
-            self._parts.append(_elementwise(rest, config))
+            self._parts.append(_elementwise(list(rest.values()), config))
 
     def step(self, lr: float) -> None:
         """Update the parameters from their gradients."""
@@ -92,6 +91,33 @@ class InnerOptimizer:
     def _owned(self, part: Optimizer) -> Sequence[tuple[str, nn.Parameter]]:
         owned = {id(p) for group in part.param_groups for p in group["params"]}
         return [(name, p) for name, p in self._parameters.items() if id(p) in owned]
+
+
+def first_moments(model: nn.Module, config: OptimizerConfig) -> dict[str, dict[str, Tensor]]:
+    """What `InnerOptimizer.moments` gives before the first step, without an optimizer.
+
+    To make one imports torch's compiler, which takes a second.
+    """
+    hidden, rest = _divided(model, config)
+    parts = [(Muon, hidden), (_ELEMENTWISE.get(config.name, AdamW), rest)]
+    return {
+        moment: {name: torch.zeros_like(p.detach()) for name, p in owned.items()}
+        for kind, owned in parts
+        if owned
+        for moment in _MOMENTS[kind]
+    }
+
+
+def _divided(
+    model: nn.Module, config: OptimizerConfig
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """What Muon updates, and what the elementwise optimizer does."""
+    tables, hidden, rest = embedding_names(model), {}, {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            is_hidden = config.name == "muon" and p.dim() == 2 and name not in tables
+            (hidden if is_hidden else rest)[name] = p
+    return hidden, rest
 
 
 def _copied(value: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from photon.model.build import empty_model, parameters_of
 from photon.model.flops import embedding_names
 from photon.training.fragments import Fragments, turn_of
 from photon.training.layers import LayerRoles, layers_of
-from photon.training.optim import InnerOptimizer
+from photon.training.optim import first_moments
 from photon.training.parallel import freeze
 from photon.training.reach import reach
 
@@ -77,7 +77,7 @@ def outline_of(inner: Inner, federation: Federation) -> Outline:
     params = parameters_of(model)
     layers = layers_of(federation, list(params))
     freeze(model, layers.frozen)
-    moments = InnerOptimizer(model, inner.optimizer).moments()
+    moments = first_moments(model, inner.optimizer)
     return Outline(params, layers, moments, frozenset(embedding_names(model)))
 
 
