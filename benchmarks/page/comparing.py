@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 
 import quality_table
 from compression_arms import STEPS
@@ -40,7 +40,7 @@ def claims(records: list[Record]) -> list[Claim]:
     runs = quality_table.gathered(records)
     found = []
     for setting in quality_table.federations(runs):
-        if replace(setting, steps=STEPS) != Setting():
+        if asdict(setting) | {"steps": STEPS} != asdict(Setting()):
             continue
         is_long = setting.steps >= LONG
         for row in quality_table.rows(runs, setting):

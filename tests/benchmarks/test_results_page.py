@@ -334,6 +334,7 @@ def test_the_goals_of_the_recipe_are_judged_in_the_setting_that_they_are_for(ben
         place = {name: getattr(own, name) for name in ("clients", "local_steps", "steps")}
         lines.append(quality(arm, 8, bits, **(twin if arm == "recipe" else {})) | place)
     lines.append(quality("recipe", 2, 1.01, **twin) | {"local_steps": 8})
+    lines.append(quality("recipe", 8, 1.01, **twin) | {"local_steps": 256, "steps": 768})
     near, far, less = bench("page.comparing").claims(lines)
     assert (near.values, near.holds) == (pytest.approx([1.06]), False)
     assert (far.values, far.holds) == (pytest.approx([1.06 / 1.4]), True)
