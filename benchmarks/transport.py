@@ -121,7 +121,7 @@ def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Span
     begun = time.perf_counter()
     ticket = ours.offer(path, ref)
     sent = time.perf_counter()
-    fetch(ticket, ref, target)
+    fetch(ticket, ref, target, lambda: False)
     got = time.perf_counter()
     ours.withdraw(ticket)
     return {"put": sent - begun, "get": got - sent}
@@ -129,9 +129,9 @@ def base(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Span
 
 def update(ours: ObjectStore, path: Path, ref: ContainerRef, target: Path) -> Spans:
     begun = time.perf_counter()
-    ticket = upload(path, ref, ours.grant(1, ref.size))
+    ticket = upload(path, ref, ours.grant(1, ref.size), lambda: False)
     sent = time.perf_counter()
-    fetch(ours.locate(ticket), ref, target)
+    fetch(ours.locate(ticket), ref, target, lambda: False)
     got = time.perf_counter()
     ours.withdraw(ticket)
     return {"put": sent - begun, "get": got - sent}

@@ -237,7 +237,8 @@ def test_a_server_that_goes_back_opens_no_other_sum_of_a_round(make, four, tmp_p
     with nodes(tmp_path, four, PLACES) as sockets:
         result = train(make("run_uuid=back"), sockets)
         folder = tmp_path / "b" / Path(result.folder).name / "clients"
-        again = Masking("back", folder, make().federation, Mailbox(tmp_path / "mail"), threads=1)
+        box = Mailbox(tmp_path / "mail")
+        again = Masking("back", folder, make().federation, box, 1, lambda: False)
         again._members[2] = noted[2, 1]
         with pytest.raises(PayloadError, match=r"opened, of clients 0-3: .*bring all of them back"):
             note(again, 2, [0, 1, 2])
@@ -313,7 +314,7 @@ def test_a_node_masks_by_its_run_s_own_weights_and_cohort(make, tmp_path, said):
              "threshold": 3, "most_tokens": 9, "reaches": {"pseudo-gradient": 1.0},
              "parties": [0, 1, 2, 3], "clients": [0]}  # fmt: skip
     federation = make("run_uuid=n").federation
-    here = Masking("n", tmp_path, federation, Mailbox(tmp_path), threads=1)
+    here = Masking("n", tmp_path, federation, Mailbox(tmp_path), 1, lambda: False)
     assert "not here" in here.answer(Agree.model_validate(usual)).failed[0]
     with pytest.raises(PayloadError, match="that are not the run's"):
         here.answer(Agree.model_validate(usual | said))

@@ -54,7 +54,8 @@ def offer_instead(run, grant, update, said=()):
     """Send this update in place of the one that the node has kept, with other facts if given."""
     tensors, facts = parts_of(update)
     path = run._mailbox.folder / f"worse_{update.client}"
-    return run._mailbox.offer(path, write_container(path, tensors, facts | dict(said)), grant)
+    ref = write_container(path, tensors, facts | dict(said))
+    return run._mailbox.offer(path, ref, grant, lambda: False)
 
 
 @pytest.mark.parametrize("how", TAMPERED)

@@ -16,6 +16,11 @@ def no_seed() -> Broadcast:
     raise AssertionError("the ticket says where the base is")
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 def values(count: int = 50_000) -> dict[str, torch.Tensor]:
     return {"a": torch.arange(float(count)), "b": torch.arange(7)}
 
@@ -29,4 +34,4 @@ def assert_arrived(path: Path, ref: ContainerRef) -> None:
 
 def fetch_ticket(ticket: dict, path: Path) -> None:
     ways = {"shm": SharedMemory.fetch, "s3": fetch}
-    ways[ticket["via"]](ticket, ContainerRef.from_json(ticket), path, lambda: False)
+    ways[ticket["via"]](ticket, ContainerRef.from_json(ticket), path, never)

@@ -108,7 +108,7 @@ def test_of_a_base_at_a_node(tmp_path, base, way):
         ticket["data"] = data
     try:
         with pytest.raises(PayloadError, match=f"of payload {ref.digest[:12]}"):
-            box.bring_base(ticket, [], None, no_seed)
+            box.bring_base(ticket, [], None, no_seed, lambda: False)
         assert not list((tmp_path / "mail").glob("base-*"))
     finally:
         box.close()
@@ -124,7 +124,7 @@ def test_of_an_update_at_the_server(tmp_path, via):
     plan = open_round(STATE, run="r", steps={0: 2}, rules=Rules(quorum=1), base_digest=name.digest)
     depot.publish(plan, Base.at(checkpoint.sent_file(saved)[0], received, name))
     file, ref = checkpoint.sent_file(answer(tmp_path / "clients"))
-    ticket = box.offer(file, ref, depot.grants([0])[0])
+    ticket = box.offer(file, ref, depot.grants([0])[0], lambda: False)
     flip(Path(ticket.get("path", file)))
     if "data" in ticket:
         ticket["data"] = Buffers(file.read_bytes())

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from payloads import assert_arrived, fetch_ticket
+from payloads import assert_arrived, fetch_ticket, never
 
 from photon.errors import PayloadError
 from photon.wire import object_store, signed_urls
@@ -43,9 +43,9 @@ def test_a_base_that_is_there_is_not_sent_again(store, written, tmp_path, monkey
     ticket = store.offer(path, ref)
     sent = []
 
-    def spy(url, path, start, length):
+    def spy(url, path, start, length, should_stop):
         sent.append(start)
-        put_part(url, path, start, length)
+        put_part(url, path, start, length, should_stop)
 
     put_part = object_store.put_part
     monkeypatch.setattr(object_store, "put_part", spy)
@@ -66,7 +66,7 @@ def test_an_update_goes_up_by_signed_urls_and_a_node_needs_no_secret(
     grant = store.grant(1, ref.size)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    ticket = upload(path, ref, grant)
+    ticket = upload(path, ref, grant, never)
     assert "urls" not in ticket
     fetch_ticket(store.locate(ticket), tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
@@ -77,7 +77,7 @@ def test_what_was_granted_is_deleted_when_taken_or_at_the_end(store, written, s3
     store.offer(path, ref)
     taken, left = store.grant(1, ref.size), store.grant(1, ref.size)
     for grant in (taken, left):
-        ticket = upload(path, ref, grant)
+        ticket = upload(path, ref, grant, never)
         places = store.locate(ticket)["urls"]
         assert len(places) == 4
         store.withdraw(ticket) if grant is taken else store.close()
@@ -94,7 +94,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 ):
     path, ref = written
     store.offer(path, ref)
-    upload(path, ref, store.grant(1, ref.size))
+    upload(path, ref, store.grant(1, ref.size), never)
     for name in ("base/" + "0" * 64 + "/00000", "other/00000"):
         store._remote.write(name, b"x")
     same = store._remote.names(f"base/{ref.digest}")
@@ -105,7 +105,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
     assert following._remote.names("base") == same
     assert following._remote.names("update") == []
     assert following._remote.names("other") == ["other/00000"], "that is nobody's business"
-    upload(path, ref, following.grant(1, ref.size))
+    upload(path, ref, following.grant(1, ref.size), never)
     following.offer(path, ref)
     assert len(following._remote.names("update")) == 4, "a round's own updates stay"
     fetch_ticket(ticket, tmp_path / "got")
@@ -115,7 +115,7 @@ def test_what_a_killed_server_has_left_is_deleted_by_the_next(
 def test_updates_that_come_before_the_first_base_goes_out_stay(store, written, tmp_path):
     """The first parameters are made of the seed: nothing is offered until a node asks for them."""
     path, ref = written
-    ticket = upload(path, ref, store.grant(1, ref.size))
+    ticket = upload(path, ref, store.grant(1, ref.size), never)
     store.offer(path, ref)
     fetch_ticket(store.locate(ticket), tmp_path / "got")
     assert_arrived(tmp_path / "got", ref)
@@ -125,23 +125,23 @@ def test_a_node_cannot_point_elsewhere_or_send_more_than_granted(store, written,
     path, ref = written
     store.offer(path, ref)
     grant = store.grant(1, ref.size)
-    ticket = upload(path, ref, grant)
+    ticket = upload(path, ref, grant, never)
     for key in ("base", "../../other", None, 3, grant["key"] + "x"):
         with pytest.raises(PayloadError, match="not asked to be put"):
             store.locate({**ticket, "key": key})
     with pytest.raises(PayloadError, match="more than granted"):
         store.locate({**ticket, "size": 1 << 40})
     with pytest.raises(PayloadError, match="were granted"):
-        upload(path, ref, {**grant, "urls": grant["urls"][:1]})
+        upload(path, ref, {**grant, "urls": grant["urls"][:1]}, never)
     for urls in (None, [], [3], ["file:///etc/passwd"], "http://x"):
         with pytest.raises(PayloadError, match="its ticket"):
-            fetch({**ticket, "urls": urls, "part": 1 << 20}, ref, tmp_path / "got")
+            fetch({**ticket, "urls": urls, "part": 1 << 20}, ref, tmp_path / "got", never)
 
 
 def test_something_else_in_the_store_is_refused(store, written, tmp_path):
     path, ref = written
     store.offer(path, ref)
-    ticket = upload(path, ref, store.grant(1, ref.size))
+    ticket = upload(path, ref, store.grant(1, ref.size), never)
     urls = store.locate(ticket)["urls"]
     store._remote.write(f"{ticket['key']}/00001", bytes(64 << 10))
     with pytest.raises(PayloadError, match=f"not the {ref.size} bytes of payload"):

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 import torch
-from payloads import assert_arrived, fetch_ticket
+from payloads import assert_arrived, fetch_ticket, never
 
 from photon.container import container
 from photon.container.container import (
@@ -98,7 +98,9 @@ def test_no_way_of_a_payload_holds_more_than_pieces_of_it(s3, tmp_path, monkeypa
 
     def there_and_back():
         fetch_ticket(store.offer(path, ref), tmp_path / "down")
-        fetch_ticket(store.locate(upload(path, ref, store.grant(1, ref.size))), tmp_path / "up")
+        fetch_ticket(
+            store.locate(upload(path, ref, store.grant(1, ref.size), never)), tmp_path / "up"
+        )
 
     ways = {
         "write": lambda: write_container(path, tensors, {}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from payloads import assert_arrived, fetch_ticket, no_seed, values
+from payloads import assert_arrived, fetch_ticket, never, no_seed, values
 
 from photon.container.container import open_container, write_container
 from photon.errors import PayloadError, StorageError
@@ -124,9 +124,10 @@ def test_a_node_keeps_no_update_of_an_earlier_base(root, tmp_path):
     for number in range(3):
         base = {"params/w": torch.full((10,), float(number))}
         ref = write_container(tmp_path / "base", base, {})
-        box.bring_base(server.offer(tmp_path / "base", ref), [], None, no_seed)
+        box.bring_base(server.offer(tmp_path / "base", ref), [], None, no_seed, never)
         path = tmp_path / "answer"
-        ticket = box.offer(path, write_container(path, values(number + 1), {}), {"via": "shm"})
+        ref = write_container(path, values(number + 1), {})
+        ticket = box.offer(path, ref, {"via": "shm"}, never)
         kept.append(Path(ticket["path"]))
         if number == 1:
             server.withdraw(ticket)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from payloads import assert_arrived, no_seed
+from payloads import assert_arrived, never, no_seed
 
 from photon.config.schema import Machine
 from photon.container.container import ContainerRef, write_container
@@ -83,7 +83,7 @@ def test_a_link_that_is_cut_again_and_again_carries_all(lossy, written, tmp_path
     """Each span takes more attempts than may fail, and each attempt brings some of it."""
     _, ref = written
     monkeypatch.setattr(Lossy, "cut_after", 10_000)
-    fetch(lossy, ref, tmp_path / "got")
+    fetch(lossy, ref, tmp_path / "got", never)
     assert_arrived(tmp_path / "got", ref)
     assert len(Lossy.served) > signed_urls.ATTEMPTS * -(-ref.size // (64 << 10))
     assert sum(end - start for start, end in Lossy.served) == ref.size
@@ -95,14 +95,14 @@ def test_a_fetch_goes_on_where_an_earlier_one_was_cut(lossy, written, tmp_path, 
     monkeypatch.setattr(Lossy, "cut_after", 10_000)
     monkeypatch.setattr(Lossy, "most", 50_000)
     with pytest.raises(PayloadError, match="IncompleteRead"):
-        fetch(lossy, ref, tmp_path / "got")
+        fetch(lossy, ref, tmp_path / "got", never)
     there = sum(end - start for start, end in Lossy.served)
     assert 50_000 <= there < ref.size
     assert not (tmp_path / "got").exists()
     Lossy.served.clear()
     monkeypatch.setattr(Lossy, "cut_after", -1)
     monkeypatch.setattr(Lossy, "most", math.inf)
-    fetch(lossy, ref, tmp_path / "got")
+    fetch(lossy, ref, tmp_path / "got", never)
     assert_arrived(tmp_path / "got", ref)
     assert sum(end - start for start, end in Lossy.served) == ref.size - there
 
@@ -110,11 +110,11 @@ def test_a_fetch_goes_on_where_an_earlier_one_was_cut(lossy, written, tmp_path, 
 def test_a_busy_store_is_asked_again(lossy, written, tmp_path):
     _, ref = written
     Lossy.refusals += [503, 429, 500]
-    fetch(lossy, ref, tmp_path / "got")
+    fetch(lossy, ref, tmp_path / "got", never)
     assert_arrived(tmp_path / "got", ref)
     Lossy.refusals += [403] * 8
     with pytest.raises(PayloadError, match="HTTP Error 403"):
-        fetch(lossy, ref, tmp_path / "other")
+        fetch(lossy, ref, tmp_path / "other", never)
     assert len(Lossy.refusals) >= 4, "a refusal is not asked again"
 
 
@@ -122,7 +122,7 @@ def test_a_store_without_ranges_is_refused(lossy, written, tmp_path, monkeypatch
     _, ref = written
     monkeypatch.setattr(Lossy, "honours_ranges", False)
     with pytest.raises(PayloadError, match="gives no ranges"):
-        fetch(lossy, ref, tmp_path / "got")
+        fetch(lossy, ref, tmp_path / "got", never)
 
 
 def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, tmp_path):
@@ -130,7 +130,7 @@ def test_an_earlier_fetch_of_something_else_is_not_gone_on_with(lossy, written, 
     other = ContainerRef("0" * 64, ref.size)
     writer = ChunkWriter(tmp_path / "got", other)
     writer.write(0, b"x" * 1000)
-    fetch(lossy, ref, tmp_path / "got")
+    fetch(lossy, ref, tmp_path / "got", never)
     assert_arrived(tmp_path / "got", ref)
 
 
@@ -149,7 +149,7 @@ def test_a_node_that_is_stopped_waits_for_no_slow_link(lossy, tmp_path):
     gaps = ChunkWriter(tmp_path / "mail" / f"base-{ref.digest}", ref).missing()
     assert ref.size > sum(end - start for start, end in gaps)
     Lossy.goes_on.set()
-    box.bring_base(ticket, [], None, no_seed)
+    box.bring_base(ticket, [], None, no_seed, never)
 
 
 @pytest.mark.parametrize("way", ["down", "up"])
@@ -181,7 +181,7 @@ def test_a_node_that_was_killed_goes_on_with_its_base(lossy, tmp_path):
     (folder / "client_0.payload").write_bytes(b"of the process that was killed")
     ticket = {"via": "s3", **lossy, **ref.to_json()}
     box = Mailbox(folder, store)
-    _, found = box.bring_base(ticket, [], None, no_seed)
+    _, found = box.bring_base(ticket, [], None, no_seed, never)
     assert torch.equal(found.params["w"], base["params/w"])
     assert sum(end - start for start, end in Lossy.served) == ref.size - 99_000
     assert [path.name for path in folder.iterdir()] == [f"base-{ref.digest}"]

@@ -77,9 +77,8 @@ class LazyGroup(click.Group):
 
         name = args[0]
         if name not in COMMANDS:
-            near = [ELSEWHERE[name]] if name in ELSEWHERE else []
-            near = near or difflib.get_close_matches(name, COMMANDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, COMMANDS)), "")
+            hint = f"; did you mean {near!r}?" if near else ""
             ctx.fail(f"no command {name!r}{hint}")
         return super().resolve_command(ctx, args)
 

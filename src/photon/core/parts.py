@@ -90,7 +90,7 @@ def _plain(value: Any) -> Any:
 
 def _restored(hint: Any, value: Any) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
-        hints = get_type_hints(hint)
+        hints = _hints(hint)
         return hint(**{key: _restored(hints.get(key), one) for key, one in value.items()})
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is tuple:

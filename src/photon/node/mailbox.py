@@ -63,7 +63,7 @@ class Mailbox:
         steps: Sequence[Ticket],
         codec: Codec | None,
         first: Callable[[], Broadcast],
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool],
     ) -> tuple[Path, Broadcast]:
         """The base that a ticket names, verified; earlier ones are deleted.
 
@@ -130,11 +130,7 @@ class Mailbox:
         return from_parts(Difference, *open_container(path))
 
     def offer(
-        self,
-        path: Path,
-        ref: ContainerRef,
-        grant: Ticket,
-        should_stop: Callable[[], bool] = lambda: False,
+        self, path: Path, ref: ContainerRef, grant: Ticket, should_stop: Callable[[], bool]
     ) -> Ticket:
         """Make an update available in the way that the server has asked for.
 

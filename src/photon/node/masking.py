@@ -53,7 +53,7 @@ class Masking:
         federation: Federation,
         mailbox: Mailbox,
         threads: int,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool],
     ) -> None:
         self.run, self.clients, self.federation = run, clients, federation
         self._mailbox, self._threads, self._should_stop = mailbox, threads, should_stop

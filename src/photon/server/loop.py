@@ -36,7 +36,7 @@ from photon.server.pace import is_due, is_over, moved, round_of
 from photon.server.privacy import Privacy, until_spent
 from photon.server.records import Phases, round_record, time_record
 from photon.server.redrawing import redrawn
-from photon.server.rules import Terms
+from photon.server.rules import RunTerms
 from photon.server.scoring import Scoring
 
 Validate = Callable[[ServerState], dict[str, Any]]
@@ -97,7 +97,7 @@ class Server:
     effects: Effects
     scoring: Scoring | None = None
     chain: Chain | None = None
-    _terms: Terms = field(init=False)
+    _terms: RunTerms = field(init=False)
     _privacy: Privacy = field(init=False)
     _commits: Commits = field(init=False)
     _phases: Phases = field(init=False)
@@ -132,7 +132,7 @@ class Server:
     def _begin(self, state: ServerState) -> None:
         """Make what the rounds after a committed state go by."""
         run, kept = self.run, self.run.checkpoints_kept
-        terms = Terms.of(run, state, self.engine.can_be_late)
+        terms = RunTerms.of(run, state, self.engine.can_be_late)
         self._privacy = Privacy(run.federation, self.checkpoints.parent, state)
         participation = self._privacy.choosing(terms.participation)
         self._terms = replace(terms, participation=participation)

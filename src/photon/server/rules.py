@@ -55,7 +55,7 @@ def rules_of(fl: Federation, can_be_late: bool, merging: Merging | None = None) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class RunTerms:
     """What all rounds of a run go by.
 
     Attributes:
@@ -73,7 +73,7 @@ class Terms:
     honesty: Honesty
 
     @classmethod
-    def of(cls, run: Run, state: ServerState, can_be_late: bool) -> Terms:
+    def of(cls, run: Run, state: ServerState, can_be_late: bool) -> RunTerms:
         """
         Args:
             state: any one of the run.

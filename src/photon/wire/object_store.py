@@ -47,7 +47,8 @@ class ObjectStore(ServerSide):
             name, start = _part(key, index), index * PART_BYTES
             length = min(PART_BYTES, ref.size - start)
             if self._remote.size(name) != length:
-                put_part(self._remote.sign("PUT", name, VALID), path, start, length)
+                url = self._remote.sign("PUT", name, VALID)
+                put_part(url, path, start, length, self._closed.is_set)
 
         side_by_side(put, range(_count(ref.size)))
         return self._readable(key, ref)

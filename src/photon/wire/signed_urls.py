@@ -48,9 +48,7 @@ class _Unmoved(urllib.request.HTTPRedirectHandler):
 _open = urllib.request.build_opener(_Unmoved).open
 
 
-def upload(
-    path: Path, ref: ContainerRef, grant: Ticket, should_stop: Callable[[], bool] = lambda: False
-) -> Ticket:
+def upload(path: Path, ref: ContainerRef, grant: Ticket, should_stop: Callable[[], bool]) -> Ticket:
     """Put a payload where a grant says, part by part.
 
     Args:
@@ -69,11 +67,7 @@ def upload(
 
 
 def put_part(
-    url: str,
-    path: Path,
-    start: int,
-    length: int,
-    should_stop: Callable[[], bool] = lambda: False,
+    url: str, path: Path, start: int, length: int, should_stop: Callable[[], bool]
 ) -> None:
     """Put a piece of a file where a signed URL says.
 
@@ -90,9 +84,7 @@ def put_part(
     _retried(url, attempt)
 
 
-def fetch(
-    ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Callable[[], bool] = lambda: False
-) -> None:
+def fetch(ticket: Ticket, ref: ContainerRef, path: Path, should_stop: Callable[[], bool]) -> None:
     """Bring a payload here, going on where an earlier attempt was cut off; then verify it.
 
     Args:
