@@ -190,7 +190,9 @@ def test_a_stand_in_does_not_go_on_with_what_was_trained(tmp_path, monkeypatch, 
     assert run([*words, "recipe=smoke", "run_uuid=real", "fl.n_rounds=1"]) == 0
     assert run([*words, "--stand-in", "--resume", "runs/real", "fl.n_rounds=2"]) == 2
     assert "its clients train in a simulation; go on with" in capsys.readouterr().err
-    assert run([*words, "--resume", "runs/real", "fl.n_rounds=2"]) == 0
+    assert run([*words, "--resume", "runs/real", "fl.n_rounds=2", "photon.workers=2"]) == 0
+    told = "photon.workers=2: has no effect here: all sites are in this process"
+    assert told in capsys.readouterr().err
 
 
 def test_nothing_waits_for_ever(smoke, simulate):
